@@ -1,0 +1,74 @@
+"""Where the toolkit keeps things: the project's files and the user's cache."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vllm_conda.errors import ConfigError, DiskError
+
+PROJECT_MARKER = "targets.toml"
+CACHE_VARIABLE = "VLLM_CONDA_CACHE"
+
+
+def project_root(start: Path | None = None) -> Path:
+    """Return the nearest folder at or above ``start`` that holds ``targets.toml``.
+
+    Raises:
+        ConfigError: No such folder; the command was run outside a checkout.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / PROJECT_MARKER).is_file():
+            return folder
+    raise ConfigError(
+        f"No {PROJECT_MARKER} in {here} or above it, so this is not a checkout of the project.",
+        "Change to the checkout, or name it with --root.",
+    )
+
+
+def cache_root() -> Path:
+    """Return the toolkit's cache: ``$VLLM_CONDA_CACHE``, else below ``$XDG_CACHE_HOME``."""
+    own = os.environ.get(CACHE_VARIABLE)
+    if own:
+        return Path(own).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vllm-conda"
+
+
+@contextmanager
+def disk_errors(what: str, path: Path) -> Iterator[None]:
+    """Turn the operating system's write errors into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DiskError(
+            f"Cannot write {what} at {path}: {reason}.",
+            "Free space or permissions there, or choose another place with "
+            f"--output or {CACHE_VARIABLE}.",
+        ) from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write ``text`` so that a reader sees the old file or the whole new one.
+
+    Raises:
+        DiskError: The disk is full, read-only or not writable.
+    """
+    with disk_errors("a file", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
