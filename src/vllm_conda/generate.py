@@ -71,12 +71,12 @@ def tiers_inc(targets: Targets) -> str:
 
 def targets_page(targets: Targets) -> str:
     text = f"<!--{_header('').rstrip()} -->\n# Targets\n\n## Jobs\n\n"
-    rows = [
-        (f"`{j.variant_file}`", j.platform, str(j.level), march, ", ".join(tiers))
-        for j in jobs(targets)
-        for march, tiers in [_level(targets, j)]
-    ]
-    text += _table(("variant file", "platform", "level", "floor", "tiers"), rows)
+    lines = []
+    for job in jobs(targets):
+        level = targets.level(targets.platforms[job.platform].family, job.level)
+        file = f"`{job.variant_file}`"
+        lines.append((file, job.platform, str(job.level), level.march, ", ".join(level.tiers)))
+    text += _table(("variant file", "platform", "level", "floor", "tiers"), lines)
     for family, tiers in targets.tiers.items():
         text += f"\n## Tiers of {family}, lowest first\n\n"
         rows = [
@@ -90,11 +90,6 @@ def targets_page(targets: Targets) -> str:
         ]
         text += _table(("tier", "flags", "needs, with those above", "kernel families"), rows)
     return text
-
-
-def _level(targets: Targets, job: Job) -> tuple[str, tuple[str, ...]]:
-    level = targets.level(targets.platforms[job.platform].family, job.level)
-    return level.march, level.tiers
 
 
 def exit_codes_page() -> str:
@@ -150,7 +145,8 @@ def check(root: Path, targets: Targets) -> int:
     if changed:
         names = ", ".join(str(path) for path in changed)
         raise StaleFileError(
-            f"{names}: not what {TARGETS_FILE} generates.", f"Run `{COMMAND}` and commit the result."
+            f"{names}: not what {TARGETS_FILE} generates.",
+            f"Run `{COMMAND}` and commit the result.",
         )
     return sum(1 for _ in generated_files(targets))
 

@@ -125,7 +125,7 @@ def parse_targets(data: dict[str, Any]) -> Targets:
     for scalar in (str, int):
         converter.register_structure_hook(scalar, _exactly)
     converter.register_structure_hook_func(
-        lambda kind: typing.get_origin(kind) is tuple,
+        lambda kind: getattr(kind, "__origin__", None) is tuple,
         lambda value, kind: _array(value, typing.get_args(kind)[0]),
     )
     try:
@@ -200,8 +200,8 @@ def _check_names(targets: Targets) -> None:
             _known(where, "level", str(number), targets.levels[platform.family])
     for family, levels in targets.levels.items():
         _known(f"{TARGETS_FILE}: [levels.{family}]", "family", family, targets.tiers)
-        for number, level in levels.items():
-            where = f"{TARGETS_FILE}: [levels.{family}.{number}]"
+        for key, level in levels.items():
+            where = f"{TARGETS_FILE}: [levels.{family}.{key}]"
             if not level.tiers:
                 raise ConfigError(f"{where}: tiers is empty, so the package would hold no code.")
             for tier in level.tiers:
