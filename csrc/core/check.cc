@@ -8,8 +8,8 @@ struct DtypeInfo {
   int64_t size;
 };
 // Indexed by vk_dtype.
-constexpr DtypeInfo kDtypes[] = {{"float32", 4}, {"bfloat16", 2}, {"float16", 2}, {"int8", 1},
-                                 {"uint8", 1},   {"int32", 4},    {"int64", 8},   {"bool", 1},
+constexpr DtypeInfo kDtypes[] = {{"float32", 4}, {"bfloat16", 2},     {"float16", 2}, {"int8", 1},
+                                 {"uint8", 1},   {"int32", 4},        {"int64", 8},   {"bool", 1},
                                  {"float64", 8}, {"float8_e4m3fn", 1}};
 
 }  // namespace

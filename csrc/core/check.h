@@ -11,14 +11,14 @@
 
 namespace vk {
 
-VK_EXPORT const char* DtypeName(int32_t dtype);
-VK_EXPORT int64_t DtypeSize(int32_t dtype);                // bytes
-VK_EXPORT std::string ShapeString(const vk_tensor& tensor);  // "[2, 3]"
-VK_EXPORT int64_t NumElements(const vk_tensor& tensor);
+const char* DtypeName(int32_t dtype);
+int64_t DtypeSize(int32_t dtype);                  // bytes
+std::string ShapeString(const vk_tensor& tensor);  // "[2, 3]"
+int64_t NumElements(const vk_tensor& tensor);
 
 // An argument under test: `Arg(op, "input", tensor).Dtype({VK_F32}).Dims(2)`.
 // A null tensor is refused at construction; optional arguments are checked only when present.
-class VK_EXPORT Arg {
+class Arg {
  public:
   Arg(const char* op, const char* name, const vk_tensor* tensor);
 
@@ -44,7 +44,7 @@ class VK_EXPORT Arg {
 };
 
 // A tensor seen as rows of its last dimension. Leading dimensions of any strides are allowed.
-class VK_EXPORT Rows {
+class Rows {
  public:
   explicit Rows(const vk_tensor& tensor);
   int64_t count() const { return count_; }

@@ -11,9 +11,9 @@ namespace {
 #if defined(__x86_64__)
 
 // Intel SDM vol. 1, 13.1: the state components that XCR0 must enable.
-constexpr uint64_t kXcr0Avx = 0x6;        // SSE, AVX
-constexpr uint64_t kXcr0Avx512 = 0xe6;    // + opmask, ZMM_Hi256, Hi16_ZMM
-constexpr uint64_t kXcr0Amx = 0x60000;    // XTILECFG, XTILEDATA
+constexpr uint64_t kXcr0Avx = 0x6;      // SSE, AVX
+constexpr uint64_t kXcr0Avx512 = 0xe6;  // + opmask, ZMM_Hi256, Hi16_ZMM
+constexpr uint64_t kXcr0Amx = 0x60000;  // XTILECFG, XTILEDATA
 
 uint64_t ReadXcr0() {
   uint32_t low, high;

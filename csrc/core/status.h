@@ -25,11 +25,11 @@ class Error : public std::exception {
 };
 
 // Throws Error with a printf-style message.
-[[noreturn]] VK_EXPORT void Fail(vk_status status, const char* format, ...)
+[[noreturn]] void Fail(vk_status status, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
 // Records `message` as this thread's last error and returns `status`.
-VK_EXPORT vk_status Record(vk_status status, const char* message) noexcept;
+vk_status Record(vk_status status, const char* message) noexcept;
 
 // Runs `body` and maps what it throws to a status. Every C ABI entry point is one Guard call.
 template <class Body>
@@ -51,11 +51,11 @@ vk_status Guard(Body&& body) noexcept {
 }  // namespace vk
 
 // Refuses the caller's argument with a printf-style sentence: op and argument, got, want.
-#define VK_CHECK(condition, ...)                                   \
-  do {                                                             \
-    if (__builtin_expect(!(condition), 0)) {                       \
-      ::vk::Fail(VK_INVALID_ARGUMENT, __VA_ARGS__);                \
-    }                                                              \
+#define VK_CHECK(condition, ...)                    \
+  do {                                              \
+    if (__builtin_expect(!(condition), 0)) {        \
+      ::vk::Fail(VK_INVALID_ARGUMENT, __VA_ARGS__); \
+    }                                               \
   } while (0)
 
 #endif  // VLLM_KERNELS_CORE_STATUS_H_

@@ -9,9 +9,11 @@
 #include "core/cpu_features.h"
 #include "core/status.h"
 
+// Weak: a package above the family's lowest level, or a build with an option off, lacks some tiers.
 extern "C" {
-#define VK_CPU_TIER(tier, text, needs) extern const vk::TierTable vk_tier_table_##tier;
-#include "vk_cpu_tiers.inc"
+#define VK_CPU_TIER(tier, needs) \
+  extern const vk::TierTable vk_tier_table_##tier __attribute__((weak, visibility("hidden")));
+#include "cpu/generated/tiers.inc"
 #undef VK_CPU_TIER
 }
 
@@ -24,20 +26,32 @@ struct Tier {
   const TierTable* table;
 };
 
-constexpr Tier kTiers[] = {
-#define VK_CPU_TIER(tier, text, needs) {text, needs, &vk_tier_table_##tier},
-#include "vk_cpu_tiers.inc"
+const Tier kTiers[] = {
+#define VK_CPU_TIER(tier, needs) {#tier, needs, &vk_tier_table_##tier},
+#include "cpu/generated/tiers.inc"
 #undef VK_CPU_TIER
 };
 constexpr int kTierCount = sizeof(kTiers) / sizeof(kTiers[0]);
 
-bool Runnable(const Tier& tier) { return (vk_cpu_features() & tier.needs) == tier.needs; }
+bool Built(const Tier& tier) { return tier.table != nullptr; }
+
+bool Runnable(const Tier& tier) {
+  return Built(tier) && (vk_cpu_features() & tier.needs) == tier.needs;
+}
+
+const Tier& LowestBuilt() {
+  for (const Tier& tier : kTiers) {
+    if (Built(tier)) return tier;
+  }
+  Fail(VK_INTERNAL, "this build of vllm-cpu holds no kernels");
+}
 
 // tables[i] serves tier i: its own families, and the nearest lower tier's for the rest.
 std::array<TierTable, kTierCount> MergeTables() {
   std::array<TierTable, kTierCount> merged{};
   for (int i = 0; i < kTierCount; ++i) {
     if (i > 0) merged[i] = merged[i - 1];
+    if (!Built(kTiers[i])) continue;
 #define VK_MERGE(member, Table) \
   if (kTiers[i].table->member != nullptr) merged[i].member = kTiers[i].table->member;
     VK_CPU_FAMILIES(VK_MERGE)
@@ -48,7 +62,9 @@ std::array<TierTable, kTierCount> MergeTables() {
 
 std::string TierNames() {
   std::string names;
-  for (const Tier& tier : kTiers) names += (names.empty() ? "" : ", ") + std::string(tier.name);
+  for (const Tier& tier : kTiers) {
+    if (Built(tier)) names += (names.empty() ? "" : ", ") + std::string(tier.name);
+  }
   return names;
 }
 
@@ -56,7 +72,8 @@ std::string MissingFeatures(uint64_t needs) {
   std::string names;
   const uint64_t missing = needs & ~vk_cpu_features();
   for (int32_t bit = 0; vk_cpu_feature_name(bit) != nullptr; ++bit) {
-    if (missing >> bit & 1) names += (names.empty() ? "" : ", ") + std::string(vk_cpu_feature_name(bit));
+    if (missing >> bit & 1)
+      names += (names.empty() ? "" : ", ") + std::string(vk_cpu_feature_name(bit));
   }
   return names;
 }
@@ -68,12 +85,12 @@ int BestTier() {
   Fail(VK_UNSUPPORTED,
        "this CPU lacks %s, which this build of vllm-cpu needs; install the build for a lower "
        "microarch level",
-       MissingFeatures(kTiers[0].needs).c_str());
+       MissingFeatures(LowestBuilt().needs).c_str());
 }
 
 int FindTier(const char* name) {
   for (int i = 0; i < kTierCount; ++i) {
-    if (std::strcmp(kTiers[i].name, name) != 0) continue;
+    if (!Built(kTiers[i]) || std::strcmp(kTiers[i].name, name) != 0) continue;
     if (Runnable(kTiers[i])) return i;
     Fail(VK_UNSUPPORTED, "tier %s needs %s, which this CPU or its operating system lacks", name,
          MissingFeatures(kTiers[i].needs).c_str());
@@ -116,7 +133,10 @@ extern "C" vk_status vk_cpu_set_isa(const char* name) {
 }
 
 extern "C" const char* vk_cpu_tier(int32_t index, int32_t* runnable) {
-  if (index < 0 || index >= vk::kTierCount) return nullptr;
-  if (runnable != nullptr) *runnable = vk::Runnable(vk::kTiers[index]);
-  return vk::kTiers[index].name;
+  for (const vk::Tier& tier : vk::kTiers) {
+    if (!vk::Built(tier) || index-- != 0) continue;
+    if (runnable != nullptr) *runnable = vk::Runnable(tier);
+    return tier.name;
+  }
+  return nullptr;
 }

@@ -12,13 +12,13 @@
 namespace vk {
 
 // X(member, Table): the families, in alphabetical order.
-#define VK_CPU_FAMILIES(X)        \
-  X(activation, ActivationTable)  \
-  X(attention, AttentionTable)    \
-  X(cache, CacheTable)            \
-  X(gemm, GemmTable)              \
-  X(norm, NormTable)              \
-  X(quant, QuantTable)            \
+#define VK_CPU_FAMILIES(X)       \
+  X(activation, ActivationTable) \
+  X(attention, AttentionTable)   \
+  X(cache, CacheTable)           \
+  X(gemm, GemmTable)             \
+  X(norm, NormTable)             \
+  X(quant, QuantTable)           \
   X(rope, RopeTable)
 
 #define VK_DECLARE_TABLE(member, Table) struct Table;
@@ -48,7 +48,7 @@ VK_EXPORT const char* vk_cpu_isa(void);
 // variable VLLM_KERNELS_CPU_ISA does the same at start.
 VK_EXPORT vk_status vk_cpu_set_isa(const char* name);
 
-// Name of the tier number `index` of this library, lowest first; null past the last one.
+// Name of the tier number `index` (0 is the lowest) of this library; null past the last one.
 // `*runnable` says whether this CPU and OS can run it.
 VK_EXPORT const char* vk_cpu_tier(int32_t index, int32_t* runnable);
 

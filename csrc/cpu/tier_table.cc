@@ -24,7 +24,8 @@ constexpr const Table* TableOrNull(const Table& table) {
 }  // namespace vk::VK_TIER
 
 extern "C" const vk::TierTable VK_CONCAT(vk_tier_table_, VK_TIER) = {
-#define VK_TABLE(member, Table) vk::VK_TIER::TableOrNull<VK_HAS_##member>(vk::VK_TIER::member##_table),
+#define VK_TABLE(member, Table) \
+  vk::VK_TIER::TableOrNull<VK_HAS_##member>(vk::VK_TIER::member##_table),
     VK_CPU_FAMILIES(VK_TABLE)
 #undef VK_TABLE
 };

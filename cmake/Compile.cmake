@@ -1,0 +1,27 @@
+# Flags that all of our own C++ shares.
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Release or RelWithDebInfo" FORCE)
+endif()
+
+set(CMAKE_CXX_STANDARD 17)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+
+add_library(vllm_compile INTERFACE)
+target_include_directories(vllm_compile INTERFACE ${PROJECT_SOURCE_DIR}/csrc)
+target_compile_options(vllm_compile INTERFACE
+  -Wall -Wextra
+  # No path of the build machine inside the binaries: reproducible, and cacheable across folders.
+  -ffile-prefix-map=${PROJECT_SOURCE_DIR}=. -ffile-prefix-map=${PROJECT_BINARY_DIR}=build
+  $<$<STREQUAL:${VLLM_WARNINGS_AS_ERRORS},ON>:-Werror>)
+# Kernels compute what IEEE says, but need neither errno nor trapping behaviour.
+target_compile_options(vllm_compile INTERFACE -fno-math-errno -fno-trapping-math)
+if(VLLM_SANITIZE STREQUAL "ON")
+  target_compile_options(vllm_compile INTERFACE
+    -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  target_link_options(vllm_compile INTERFACE -fsanitize=address,undefined)
+endif()

@@ -1,0 +1,39 @@
+# Parallel compile jobs = min(cores, memory / memory of one compile), printed with the reason.
+
+# Peak resident memory of the largest translation unit (csrc/torch, libtorch stable headers),
+# rounded up; measured with GCC 12.
+set(VLLM_COMPILE_JOB_MIB 1024)
+
+cmake_host_system_information(RESULT vllm_cores QUERY NUMBER_OF_LOGICAL_CORES)
+cmake_host_system_information(RESULT vllm_memory_mib QUERY AVAILABLE_PHYSICAL_MEMORY)
+math(EXPR vllm_memory_jobs "${vllm_memory_mib} / ${VLLM_COMPILE_JOB_MIB}")
+if(vllm_memory_jobs LESS 1)
+  set(vllm_memory_jobs 1)
+endif()
+if(MAX_JOBS)
+  if(NOT MAX_JOBS MATCHES "^[1-9][0-9]*$")
+    message(FATAL_ERROR "vllm-kernels: MAX_JOBS=${MAX_JOBS} is not a positive number")
+  endif()
+  set(vllm_jobs ${MAX_JOBS})
+  set(vllm_jobs_reason "MAX_JOBS")
+elseif(vllm_memory_jobs LESS vllm_cores)
+  set(vllm_jobs ${vllm_memory_jobs})
+  set(vllm_jobs_reason "${vllm_memory_mib} MiB free / ${VLLM_COMPILE_JOB_MIB} MiB a job")
+else()
+  set(vllm_jobs ${vllm_cores})
+  set(vllm_jobs_reason "${vllm_cores} cores")
+endif()
+message(STATUS "vllm-kernels: ${vllm_jobs} compile jobs (${vllm_jobs_reason}); MAX_JOBS overrides")
+set_property(GLOBAL APPEND PROPERTY JOB_POOLS compile=${vllm_jobs})
+set(CMAKE_JOB_POOL_COMPILE compile)
+
+if(NOT VLLM_COMPILER_CACHE STREQUAL "OFF" AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  find_program(VLLM_COMPILER_CACHE_PROGRAM NAMES sccache ccache)
+  if(VLLM_COMPILER_CACHE_PROGRAM)
+    set(CMAKE_CXX_COMPILER_LAUNCHER ${VLLM_COMPILER_CACHE_PROGRAM})
+    message(STATUS "vllm-kernels: compiler cache ${VLLM_COMPILER_CACHE_PROGRAM}")
+  elseif(VLLM_COMPILER_CACHE STREQUAL "ON")
+    message(FATAL_ERROR "vllm-kernels: VLLM_COMPILER_CACHE=ON, but neither sccache nor ccache is "
+                        "on PATH")
+  endif()
+endif()

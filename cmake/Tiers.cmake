@@ -1,0 +1,104 @@
+# One island of object code per instruction-set tier.
+#
+# A tier's `*_tier.cc` files are compiled with the tier's flags, linked into one relocatable object
+# and stripped of every global symbol but the tier's table. Inline functions that the compiler
+# emitted out of line stay inside: the linker could otherwise choose the AVX-512 copy of a shared
+# template for code that runs at the floor.
+
+include(${PROJECT_SOURCE_DIR}/cmake/generated/tiers.cmake)
+include(CheckCXXCompilerFlag)
+
+# vllm_cpu_family(OUT): the family of microarch levels that CMAKE_SYSTEM_PROCESSOR belongs to.
+function(vllm_cpu_family out)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(${out} x86_64 PARENT_SCOPE)
+  else()
+    message(FATAL_ERROR "vllm-kernels: no CPU tiers for ${CMAKE_SYSTEM_PROCESSOR} in targets.toml")
+  endif()
+endfunction()
+
+# vllm_select_tiers(FAMILY LEVEL OUT_TIERS): the tiers of that level, less what options and the
+# compiler leave out. Sets VLLM_TIER_FLAGS_<tier> of those kept to the flags really used.
+function(vllm_select_tiers family level out_tiers)
+  if(NOT level IN_LIST VLLM_LEVELS_${family})
+    list(JOIN VLLM_LEVELS_${family} ", " levels)
+    message(FATAL_ERROR "vllm-kernels: VLLM_CPU_LEVEL=${level} is not a level of ${family} "
+                        "(targets.toml has ${levels})")
+  endif()
+  set(kept "")
+  set(option_of_amx VLLM_CPU_AMXBF16)
+  set(option_of_avx512_bf16 VLLM_CPU_AVX512BF16)
+  foreach(tier IN LISTS VLLM_LEVEL_TIERS_${family}_${level})
+    set(flags ${VLLM_TIER_FLAGS_${tier}})
+    set(option "${option_of_${tier}}")
+    set(wanted AUTO)
+    if(option)
+      set(wanted ${${option}})
+    endif()
+    set(reason "")
+    if(VLLM_CPU_AVX512VNNI STREQUAL "OFF")
+      list(REMOVE_ITEM flags -mavx512vnni)
+    endif()
+    string(JOIN " " flag_text ${flags})
+    string(MAKE_C_IDENTIFIER "VLLM_COMPILER_HAS_${tier}_${flag_text}" cache_name)
+    set(CMAKE_REQUIRED_QUIET ON)
+    check_cxx_compiler_flag("${flag_text}" ${cache_name})
+    if(VLLM_CPU_DISABLE_AVX512 STREQUAL "ON" AND NOT tier STREQUAL "avx2")
+      set(reason "VLLM_CPU_DISABLE_AVX512=ON")
+    elseif(wanted STREQUAL "OFF")
+      set(reason "${option}=OFF")
+    elseif(tier STREQUAL "amx" AND (VLLM_CPU_AVX512BF16 STREQUAL "OFF"))
+      set(reason "VLLM_CPU_AVX512BF16=OFF, which amx builds on")
+    elseif(NOT ${cache_name})
+      set(reason "${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} does not take ${flag_text}")
+      if(wanted STREQUAL "ON")
+        message(FATAL_ERROR "vllm-kernels: ${option}=ON, but ${reason}")
+      endif()
+    endif()
+    if(reason)
+      message(STATUS "vllm-kernels: tier ${tier} left out: ${reason}")
+    else()
+      list(APPEND kept ${tier})
+      set(VLLM_TIER_FLAGS_${tier} ${flags} PARENT_SCOPE)
+    endif()
+  endforeach()
+  if(NOT kept)
+    message(FATAL_ERROR "vllm-kernels: no tier is left for level ${level} of ${family}")
+  endif()
+  message(STATUS "vllm-kernels: level ${level} of ${family}, tiers: ${kept}")
+  set(${out_tiers} ${kept} PARENT_SCOPE)
+endfunction()
+
+# vllm_add_tier_island(TIER OUT_OBJECT): builds the island, sets OUT_OBJECT to its path.
+function(vllm_add_tier_island tier out_object)
+  set(sources ${PROJECT_SOURCE_DIR}/csrc/cpu/tier_table.cc)
+  set(definitions VK_TIER=${tier})
+  get_property(families GLOBAL PROPERTY VLLM_CPU_FAMILIES)
+  foreach(family IN LISTS families)
+    if(family IN_LIST VLLM_TIER_FAMILIES_${tier})
+      file(GLOB family_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cpu/${family}/*_tier.cc)
+      list(APPEND sources ${family_sources})
+      list(APPEND definitions VK_HAS_${family}=1)
+    else()
+      list(APPEND definitions VK_HAS_${family}=0)
+    endif()
+  endforeach()
+  set(target vllm_tier_${tier})
+  add_library(${target} OBJECT ${sources})
+  target_link_libraries(${target} PRIVATE vllm_compile)
+  target_include_directories(${target} SYSTEM PRIVATE ${HIGHWAY_INCLUDE_DIR})
+  target_compile_definitions(${target} PRIVATE ${definitions})
+  # -O3 whatever the build type says: these files are the hot loops. Contraction to FMA is wanted.
+  target_compile_options(${target} PRIVATE ${VLLM_TIER_FLAGS_${tier}}
+    $<$<NOT:$<CONFIG:Debug>>:-O3> -fno-exceptions -fno-rtti -ffp-contract=fast)
+
+  set(object ${PROJECT_BINARY_DIR}/tier_${tier}.o)
+  add_custom_command(
+    OUTPUT ${object}
+    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object}.all $<TARGET_OBJECTS:${target}>
+    COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=vk_tier_table_${tier} ${object}.all ${object}
+    DEPENDS ${target} $<TARGET_OBJECTS:${target}>
+    COMMAND_EXPAND_LISTS VERBATIM
+    COMMENT "Sealing tier ${tier}")
+  set(${out_object} ${object} PARENT_SCOPE)
+endfunction()

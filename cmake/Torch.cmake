@@ -1,0 +1,43 @@
+# PyTorch's stable-ABI headers and libtorch.so, found without importing torch: an import takes
+# seconds and cannot work when cross compiling.
+
+if(VLLM_PYTHON_EXECUTABLE)
+  execute_process(
+    COMMAND ${VLLM_PYTHON_EXECUTABLE} -c
+            "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+    OUTPUT_VARIABLE torch_package OUTPUT_STRIP_TRAILING_WHITESPACE
+    RESULT_VARIABLE torch_result ERROR_QUIET)
+  if(NOT torch_result EQUAL 0)
+    message(FATAL_ERROR "vllm-kernels: VLLM_PYTHON_EXECUTABLE=${VLLM_PYTHON_EXECUTABLE} does not run")
+  endif()
+endif()
+find_path(TORCH_INCLUDE_DIR torch/csrc/stable/library.h HINTS ${torch_package}/include)
+find_library(TORCH_LIBRARY torch HINTS ${torch_package}/lib)
+if(NOT TORCH_INCLUDE_DIR OR NOT TORCH_LIBRARY)
+  message(FATAL_ERROR "vllm-kernels: PyTorch ${VLLM_TORCH_TARGET} or newer is missing (looked for "
+                      "torch/csrc/stable/library.h and libtorch.so); set VLLM_PYTHON_EXECUTABLE to "
+                      "a Python that has it")
+endif()
+file(STRINGS ${TORCH_INCLUDE_DIR}/torch/headeronly/version.h torch_version
+     REGEX "#define TORCH_VERSION_(MAJOR|MINOR) ")
+string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" torch_version "${torch_version}")
+if(torch_version VERSION_LESS VLLM_TORCH_TARGET)
+  message(FATAL_ERROR "vllm-kernels: PyTorch ${torch_version} is too old; the kernels target the "
+                      "stable ABI of ${VLLM_TORCH_TARGET}")
+endif()
+message(STATUS "vllm-kernels: PyTorch ${torch_version} headers, stable ABI ${VLLM_TORCH_TARGET}")
+
+string(REPLACE "." ";" torch_target_parts ${VLLM_TORCH_TARGET})
+list(GET torch_target_parts 0 torch_target_major)
+list(GET torch_target_parts 1 torch_target_minor)
+math(EXPR torch_target_value "(${torch_target_major} << 56) | (${torch_target_minor} << 48)"
+     OUTPUT_FORMAT HEXADECIMAL)
+
+add_library(vllm_torch INTERFACE)
+target_include_directories(vllm_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIR})
+target_compile_definitions(vllm_torch INTERFACE TORCH_TARGET_VERSION=${torch_target_value})
+target_compile_features(vllm_torch INTERFACE cxx_std_20)
+# The symbols live in libtorch_cpu.so, which libtorch.so brings in; naming only libtorch.so keeps
+# one binary good for CPU and CUDA builds of PyTorch.
+target_link_options(vllm_torch INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined)
+target_link_libraries(vllm_torch INTERFACE ${TORCH_LIBRARY})

@@ -1,0 +1,89 @@
+// From torch's stable tensors to the C ABI's views. Validation of dtype and shape is the C ABI's
+// task; only the device is checked here, since the C ABI knows none.
+#ifndef VLLM_KERNELS_TORCH_CONVERT_H_
+#define VLLM_KERNELS_TORCH_CONVERT_H_
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "core/abi.h"
+
+namespace vk::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline int32_t ToDtype(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float:
+      return VK_F32;
+    case ScalarType::BFloat16:
+      return VK_BF16;
+    case ScalarType::Half:
+      return VK_F16;
+    case ScalarType::Char:
+      return VK_I8;
+    case ScalarType::Byte:
+      return VK_U8;
+    case ScalarType::Int:
+      return VK_I32;
+    case ScalarType::Long:
+      return VK_I64;
+    case ScalarType::Bool:
+      return VK_BOOL;
+    case ScalarType::Double:
+      return VK_F64;
+    case ScalarType::Float8_e4m3fn:
+      return VK_F8E4M3;
+    default:
+      return -1;  // refused by the first dtype check, which names the argument
+  }
+}
+
+// The view of one argument; converts to `const vk_tensor*`, null for an absent optional.
+class View {
+ public:
+  View(const char* op, const char* name, const Tensor& tensor) { Fill(op, name, tensor); }
+  View(const char* op, const char* name, const std::optional<Tensor>& tensor) {
+    if (tensor.has_value()) Fill(op, name, *tensor);
+  }
+  operator const vk_tensor*() const { return present_ ? &view_ : nullptr; }
+
+ private:
+  void Fill(const char* op, const char* name, const Tensor& tensor) {
+    if (!tensor.is_cpu()) {
+      throw std::runtime_error(std::string(op) + ": " + name +
+                               " is not on the CPU, want all tensors on one device");
+    }
+    const int64_t ndim = tensor.dim();
+    if (ndim > VK_MAX_DIMS) {
+      throw std::runtime_error(std::string(op) + ": " + name + " has " + std::to_string(ndim) +
+                               " dimensions, want at most " + std::to_string(VK_MAX_DIMS));
+    }
+    const auto sizes = tensor.sizes();
+    const auto strides = tensor.strides();
+    for (int64_t dim = 0; dim < ndim; ++dim) {
+      view_.shape[dim] = sizes[dim];
+      view_.stride[dim] = strides[dim];
+    }
+    view_.data = tensor.data_ptr();
+    view_.dtype = ToDtype(tensor.scalar_type());
+    view_.ndim = static_cast<int32_t>(ndim);
+    present_ = true;
+  }
+
+  vk_tensor view_;
+  bool present_ = false;
+};
+
+// Raises what the C ABI recorded (RuntimeError in Python).
+inline void Check(vk_status status) {
+  if (status != VK_OK) throw std::runtime_error(vk_last_error());
+}
+
+}  // namespace vk::binding
+#endif  // VLLM_KERNELS_TORCH_CONVERT_H_
