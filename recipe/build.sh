@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds and installs one component (VLLM_COMPONENT: core or cpu) into $PREFIX.
+set -euo pipefail
+
+# Jobs and compiler cache of this machine; absent in a feedstock.
+if [[ -n "${VLLM_CONDA_BUILD_SETTINGS:-}" && -f "${VLLM_CONDA_BUILD_SETTINGS}" ]]; then
+  source "${VLLM_CONDA_BUILD_SETTINGS}"
+fi
+
+# No path of the build machine in the binaries, and compiler-cache hits from any folder.
+prefix_maps="-ffile-prefix-map=${SRC_DIR}=/usr/local/src/conda/vllm-kernels"
+prefix_maps+=" -ffile-prefix-map=${PREFIX}=/usr/local"
+if [[ -n "${BUILD_PREFIX:-}" ]]; then
+  prefix_maps+=" -ffile-prefix-map=${BUILD_PREFIX}=/usr/local"
+fi
+export CXXFLAGS="${CXXFLAGS:-} ${prefix_maps}"
+# Paths below are rewritten relative to the working folder before ccache hashes them.
+export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
+
+# Split like a shell word list on purpose: conda's activation sets CMAKE_ARGS that way.
+# shellcheck disable=SC2086
+cmake -S . -B build -G Ninja ${CMAKE_ARGS:-} \
+  -DCMAKE_INSTALL_PREFIX="${PREFIX}" \
+  -DCMAKE_PREFIX_PATH="${PREFIX}" \
+  -DVLLM_TARGET_DEVICE=cpu \
+  -DVLLM_COMPONENTS="${VLLM_COMPONENT}" \
+  -DVLLM_CPU_LEVEL="${VLLM_CPU_LEVEL:-}" \
+  -DVLLM_INSTALL_LAYOUT=conda \
+  -DVLLM_PYTHON_EXECUTABLE="${PYTHON:-${PREFIX}/bin/python}" \
+  -DVLLM_PYTHON_SITE="${SP_DIR:-}"
+cmake --build build
+cmake --install build --component "${VLLM_COMPONENT}" --strip

@@ -1,0 +1,1 @@
+"""Building, testing and publishing the recipe's packages into a local channel."""

@@ -1,0 +1,103 @@
+"""What a failed build's log says: the compiler's first errors, not four thousand lines."""
+
+from __future__ import annotations
+
+import re
+
+from vllm_conda.errors import (
+    BuildFailure,
+    DiskError,
+    MissingToolError,
+    NetworkError,
+    SolveError,
+    VllmCondaError,
+)
+
+_ERROR = re.compile(
+    r"(: (fatal )?error: |^CMake Error|: undefined reference to |internal compiler error"
+    r"|multiple definition of|: command not found|cannot find -l|^ninja: error"
+    r"|vllm-kernels: .* (missing|too old|is not|conflicts))"
+)
+# Lines after a hit that explain it: the source line, the caret, CMake's indented text.
+_CONTEXT = re.compile(r"^\s+(\d+ )?\||^  +\S")
+_WORK = re.compile(r"\S*/work/(?=\S)|\S*\$SRC_DIR/")
+_MAX_LINES = 12
+
+_CAUSES: tuple[tuple[re.Pattern[str], type[VllmCondaError], str, str], ...] = (
+    (
+        re.compile(r"No space left on device|os error 28\b", re.I),
+        DiskError,
+        "the disk is full",
+        "Free space (a build needs about 5 GiB) or choose another cache with VLLM_CONDA_CACHE.",
+    ),
+    (
+        re.compile(r"Read-only file system|os error 30\b|Permission denied \(os error 13\)", re.I),
+        DiskError,
+        "a folder is not writable",
+        "Choose another cache with VLLM_CONDA_CACHE.",
+    ),
+    (
+        re.compile(r"error sending request|dns error|could not resolve host|timed out", re.I),
+        NetworkError,
+        "the channel cannot be reached",
+        "Check the network, or leave --channel out to use the embedded toolchain channel.",
+    ),
+    (
+        re.compile(r"No CMAKE_CXX_COMPILER could be found|CMAKE_CXX_COMPILER-NOTFOUND", re.I),
+        MissingToolError,
+        "no C++ compiler works",
+        "Run `vllm-conda doctor`.",
+    ),
+    (
+        re.compile(r"Cannot solve|failed to resolve dependencies|No candidates were found", re.I),
+        SolveError,
+        "the build environment cannot be solved",
+        "Run `vllm-conda toolchain` to see what the channel holds.",
+    ),
+)
+
+
+def compiler_errors(lines: list[str]) -> list[str]:
+    """Return the first errors in ``lines`` with their context, at most twelve lines.
+
+    The build machine's work folder is cut off, so that names read as in the checkout.
+    """
+    found: list[str] = []
+    keep = False
+    for line in lines:
+        line = line.rstrip()
+        keep = bool(_ERROR.search(line)) or (keep and bool(_CONTEXT.match(line)))
+        text = _WORK.sub("", line)
+        if keep and (text not in found or _CONTEXT.match(line)):
+            found.append(text)
+        if len(found) == _MAX_LINES:
+            break
+    return found
+
+
+def failure(what: str, message: str, lines: list[str], log: str) -> VllmCondaError:
+    """Turn a failed worker into the exception that names cause, first errors and log.
+
+    Args:
+        what: What was being built, for the sentence.
+        message: The worker's error.
+        lines: The log.
+        log: Where the log is kept.
+    """
+    errors = compiler_errors(lines)
+    text = "\n".join([message, *lines[-40:]])
+    for pattern, kind, reason, hint in _CAUSES:
+        # A compiler's own message beats what a pattern guesses, except for a full disk.
+        if pattern.search(text) and (not errors or kind in (DiskError, MissingToolError)):
+            detail = _solver_detail(message, lines) if kind is SolveError else ""
+            return kind(f"Building {what} failed: {reason}.{detail}", f"{hint} Log: {log}")
+    if errors:
+        block = "\n  ".join(errors)
+        return BuildFailure(f"Building {what} failed:\n  {block}\n", f"Full log: {log}")
+    tail = "\n  ".join([line for line in lines if line.strip()][-6:])
+    return BuildFailure(f"Building {what} failed: {message}\n  {tail}\n", f"Full log: {log}")
+
+
+def _solver_detail(message: str, lines: list[str]) -> str:
+    block = [line for line in [*message.splitlines(), *lines] if re.search(r"[├└│─]", line)]
+    return "".join(f"\n  {line}" for line in block[:_MAX_LINES])

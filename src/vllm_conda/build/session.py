@@ -1,0 +1,125 @@
+"""Running workers, and ending what a killed run left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from vllm_conda.paths import write_atomic
+
+_GRACE_SECONDS = 3.0
+
+Event = dict[str, Any]
+
+
+def run_worker(
+    request: Mapping[str, Any],
+    folder: Path,
+    environment: Mapping[str, str],
+    on_event: Callable[[Event], None],
+) -> Event:
+    """Run one worker and return its ``result`` or ``error`` event.
+
+    Args:
+        folder: Workspace; ``session.json`` in it names the running session.
+        on_event: Called for every other event.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vllm_conda.build.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
+        start_new_session=True,
+        text=True,
+        errors="replace",
+    )
+    last: Event = {}
+    try:
+        write_atomic(folder / "session.json", json.dumps({"session": process.pid}))
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(request))
+        process.stdin.close()
+        for line in process.stdout:
+            event = _parse(line)
+            if event["event"] in ("result", "error"):
+                last = event
+            else:
+                on_event(event)
+        process.wait()
+    finally:
+        _end_session(process.pid, folder)
+        process.wait()
+        (folder / "session.json").unlink(missing_ok=True)
+    if not last:
+        reason = f"ended with code {process.returncode}"
+        if process.returncode < 0:
+            reason = f"was killed by {signal.Signals(-process.returncode).name}"
+        last = {"event": "error", "message": f"the build process {reason}", "kind": "Killed"}
+    return last
+
+
+def _parse(line: str) -> Event:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        event = None
+    if isinstance(event, dict) and "event" in event:
+        return event
+    return {"event": "log", "level": "info", "message": line.rstrip("\n")}
+
+
+def end_orphans(folder: Path) -> int:
+    """End the processes that a killed run left compiling in ``folder``; return how many.
+
+    Only processes of the recorded session whose working folder is inside ``folder`` are
+    touched, so that a reused process id is never mistaken for ours.
+    """
+    try:
+        session = int(json.loads((folder / "session.json").read_text())["session"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    count = _end_session(session, folder)
+    (folder / "session.json").unlink(missing_ok=True)
+    return count
+
+
+def _end_session(session: int, folder: Path) -> int:
+    members = _members(session, folder)
+    for number, wait in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
+        for pid in _members(session, folder):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + wait
+        while _members(session, folder) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    return len(members)
+
+
+def _members(session: int, folder: Path) -> list[int]:
+    """Live processes of ``session`` that work inside ``folder``, or the worker itself."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        try:
+            if os.getsid(pid) != session:
+                continue
+            state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            inside = Path(os.readlink(entry / "cwd")).is_relative_to(folder)
+            worker = b"vllm_conda.build.worker" in (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if state != "Z" and (inside or worker):
+            found.append(pid)
+    return found

@@ -1,0 +1,263 @@
+"""The recipe: its staging builds, their source hashes, and rendering."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rattler_build import (
+    RattlerBuildError,
+    RenderConfig,
+    RenderedVariant,
+    Stage0Recipe,
+    VariantConfig,
+)
+from rattler_build.tool_config import PlatformConfig
+
+from vllm_conda.errors import ConfigError, RecipeError, did_you_mean
+from vllm_conda.jobs import Job
+
+RECIPE_FILE = Path("recipe/recipe.yaml")
+TOOLCHAIN_VARIABLE = "VLLM_CONDA_TOOLCHAIN"
+_STAGING_SUFFIX = "-build"
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A staging build: the local files that it compiles and its script."""
+
+    name: str
+    sources: tuple[Path, ...]
+    script: Path
+
+    @property
+    def hash_key(self) -> str:
+        """Variant key that carries the hash of this staging's files."""
+        return f"{self.name.removesuffix(_STAGING_SUFFIX)}_source_hash"
+
+
+@dataclass(frozen=True)
+class Output:
+    """One package of one job, rendered but not built."""
+
+    job: Job
+    name: str
+    version: str
+    build_string: str
+    build_number: int
+    variant: Mapping[str, str]
+    run: tuple[str, ...]
+    staging: str | None
+    fingerprint: str
+    rendered: RenderedVariant = field(repr=False, compare=False)
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.name}-{self.version}-{self.build_string}.conda"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A parsed recipe with the hash of what each staging build compiles."""
+
+    path: Path
+    stagings: tuple[Staging, ...]
+    source_hashes: Mapping[str, str]
+    stage0: Stage0Recipe = field(repr=False, compare=False)
+    data: Mapping[str, Any] = field(repr=False, compare=False)
+
+
+def load_recipe(root: Path) -> Recipe:
+    """Parse ``recipe/recipe.yaml`` and hash the files of its staging builds.
+
+    Raises:
+        RecipeError: The file is missing or malformed, or names a source that is not there.
+    """
+    path = root / RECIPE_FILE
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        stage0 = Stage0Recipe.from_file(path)
+    except FileNotFoundError:
+        raise RecipeError(f"{RECIPE_FILE} does not exist in {root}.") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{RECIPE_FILE} is not valid YAML: {_one_line(error)}.") from None
+    except RattlerBuildError as error:
+        raise RecipeError(f"{RECIPE_FILE}: {_one_line(error)}.") from None
+    if not isinstance(data, dict) or not isinstance(data.get("outputs"), list):
+        raise RecipeError(f"{RECIPE_FILE} has no outputs.")
+    stagings = tuple(_stagings(path.parent, data))
+    hashes = {staging.hash_key: hash_files(root, staging) for staging in stagings}
+    return Recipe(path, stagings, hashes, stage0, data)
+
+
+def _stagings(folder: Path, data: Mapping[str, Any]) -> Iterator[Staging]:
+    for output in data["outputs"]:
+        if "staging" not in output:
+            continue
+        name = output["staging"]["name"]
+        sources = []
+        for source in output.get("source", []):
+            file = (folder / source["path"]).resolve()
+            if not file.exists():
+                raise RecipeError(
+                    f"{RECIPE_FILE}: staging {name!r} names the source {source['path']}, "
+                    "which does not exist."
+                )
+            sources.append(file)
+        yield Staging(name, tuple(sources), folder / output["build"]["script"]["file"])
+
+
+def hash_files(root: Path, staging: Staging) -> str:
+    """Hash path, mode and content of everything that ``staging`` compiles, and its script."""
+    digest = hashlib.sha256()
+    for source in (*staging.sources, staging.script.resolve()):
+        for file in _walk(source):
+            name = os.path.relpath(file, root.resolve())
+            mode = "x" if os.access(file, os.X_OK) else "-"
+            content = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{name}\0{mode}\0{content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _walk(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+        return
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(f for f in folders if f != "__pycache__")
+        for file in sorted(files):
+            if not file.endswith(".pyc"):
+                yield Path(folder) / file
+
+
+def variant_values(root: Path, job: Job, expected: str) -> dict[str, list[str]]:
+    """Read a job's variant file.
+
+    Args:
+        expected: The text that the generator writes; its keys are the known ones.
+
+    Raises:
+        ConfigError: The file is missing, malformed, or has an unknown or missing key.
+    """
+    file = job.variant_file
+    try:
+        data = yaml.safe_load((root / file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist.", "Run `vllm-conda generate`.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}.") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} holds no mapping.", "Run `vllm-conda generate`.")
+    known = yaml.safe_load(expected)
+    for key, values in data.items():
+        if key not in known:
+            raise ConfigError(
+                f"{file}: unknown key {key!r}.{did_you_mean(str(key), known)}",
+                "Run `vllm-conda generate`.",
+            )
+        if not isinstance(values, list) or len(values) != 1 or not isinstance(values[0], str):
+            raise ConfigError(f"{file}: {key} must be a list of one string, got {values!r}.")
+    missing = [key for key in known if key not in data]
+    if missing:
+        raise ConfigError(f"{file}: {missing[0]} is missing.", "Run `vllm-conda generate`.")
+    return data
+
+
+def render(
+    recipe: Recipe,
+    job: Job,
+    variant: Mapping[str, list[str]],
+    overrides: Mapping[str, str] | None = None,
+    toolchain: str = "",
+) -> list[Output]:
+    """Render every output of one job.
+
+    Args:
+        variant: The keys of the job's variant file.
+        overrides: Keys that replace those of the variant file, such as the C library's
+            version of the embedded toolchain channel.
+        toolchain: Fingerprint of the toolchain; part of each staging key and output
+            fingerprint, but of no package hash.
+
+    Raises:
+        RecipeError: The recipe does not render.
+    """
+    keys = {key: values for key, values in variant.items() if key != "target_platform"}
+    keys |= {key: [value] for key, value in (overrides or {}).items()}
+    keys |= {key: [value] for key, value in recipe.source_hashes.items()}
+    config = RenderConfig(platform=PlatformConfig(target_platform=job.platform))
+    with environment({TOOLCHAIN_VARIABLE: toolchain}):
+        try:
+            rendered = recipe.stage0.render(VariantConfig(keys), config)
+        except RattlerBuildError as error:
+            message = _one_line(error)
+            raise RecipeError(f"{RECIPE_FILE} does not render for {job.name}: {message}.") from None
+    common = hash_tree(recipe.path.parent)
+    return [_output(recipe, job, item, f"{common} {toolchain}") for item in rendered]
+
+
+def _output(recipe: Recipe, job: Job, rendered: RenderedVariant, common: str) -> Output:
+    stage1 = rendered.recipe
+    data = stage1.to_dict()
+    caches = [cache.name for cache in stage1.staging_caches]
+    hashes = [recipe.source_hashes[s.hash_key] for s in recipe.stagings if s.name in caches]
+    content = json.dumps([data, rendered.variant, hashes, common], sort_keys=True, default=str)
+    return Output(
+        job=job,
+        name=stage1.package.name,
+        version=stage1.package.version,
+        build_string=str(stage1.build.string),
+        build_number=stage1.build.number,
+        variant=rendered.variant,
+        run=tuple(_spec(item, rendered) for item in stage1.requirements.run),
+        staging=caches[0] if caches else None,
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        rendered=rendered,
+    )
+
+
+def _spec(item: Any, rendered: RenderedVariant) -> str:
+    if isinstance(item, dict) and "pin_subpackage" in item:
+        name = item["pin_subpackage"]["name"]
+        pin = rendered.pin_subpackages.get(name)
+        return f"{name} =={pin.version} {pin.build_string}" if pin else str(name)
+    return str(item)
+
+
+def hash_tree(folder: Path) -> str:
+    """Hash names and contents of all files below ``folder``."""
+    digest = hashlib.sha256()
+    for file in _walk(folder):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(folder)}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables; an empty value unsets. Jinja's ``env.get`` reads them."""
+    before = {key: os.environ.get(key) for key in values}
+    _set({key: value or None for key, value in values.items()})
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for key, value in values.items():
+        if value is None:
+            os.environ.pop(key, None)
+        else:
+            os.environ[key] = value
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()).rstrip(".")
