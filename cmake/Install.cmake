@@ -15,6 +15,7 @@ else()
 endif()
 set(CMAKE_INSTALL_RPATH_USE_LINK_PATH OFF)
 
+# vllm_install_library(TARGET COMPONENT): installs a shared library with the layout's RPATH.
 function(vllm_install_library target component)
   set_target_properties(${target} PROPERTIES
     INSTALL_RPATH "${vllm_rpath}"
@@ -23,7 +24,7 @@ function(vllm_install_library target component)
   install(TARGETS ${target} LIBRARY DESTINATION ${vllm_library_dir} COMPONENT ${component})
 endfunction()
 
-# In a wheel, scikit-build-core installs the Python package itself.
+# vllm_install_python(COMPONENT): installs the Python package. In a wheel, scikit-build-core does it.
 function(vllm_install_python component)
   if(VLLM_INSTALL_LAYOUT STREQUAL "conda")
     install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/vllm_kernels DESTINATION ${VLLM_PYTHON_SITE}

@@ -1,6 +1,7 @@
 # Every knob of the build, in one table. AUTO means: on where compiler and target allow it.
 # Each can also be given as an environment variable of the same name, as upstream vLLM allows.
 
+# vllm_option(NAME DEFAULT HELP [CHOICES...]): a cache entry whose value must be one of CHOICES.
 function(vllm_option name default help)
   set(choices ${ARGN})
   if(DEFINED ENV{${name}} AND NOT DEFINED CACHE{${name}})

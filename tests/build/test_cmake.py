@@ -1,0 +1,163 @@
+"""The build's options: each is truly ON, OFF or AUTO, and a conflict names both options."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALL_TIERS = ["avx2", "avx512", "avx512_bf16", "amx"]
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cmake") is None or shutil.which("ninja") is None,
+    reason="needs cmake and ninja on PATH (./run test puts them there)",
+)
+
+
+@pytest.fixture
+def externals(tmp_path: Path) -> Path:
+    """A prefix with just enough of Highway, oneDNN and PyTorch to configure against."""
+    prefix = tmp_path / "prefix"
+    files = {
+        "include/hwy/highway.h": "",
+        "include/hwy/base.h": "#define HWY_MAJOR 1\n#define HWY_MINOR 2\n",
+        "include/oneapi/dnnl/dnnl.hpp": "",
+        "include/torch/csrc/stable/library.h": "",
+        "include/torch/headeronly/version.h": (
+            "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n"
+        ),
+        "lib/libdnnl.so": "",
+        "lib/libtorch.so": "",
+    }
+    for name, text in files.items():
+        path = prefix / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return prefix
+
+
+def configure(
+    tmp_path: Path, externals: Path, *definitions: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    command = ["cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja"]
+    command += [f"-DCMAKE_PREFIX_PATH={externals}", *[f"-D{text}" for text in definitions]]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def message_of(result: subprocess.CompletedProcess[str]) -> str:
+    return re.sub(r"\s+", " ", result.stdout + result.stderr)
+
+
+def tiers_of(result: subprocess.CompletedProcess[str]) -> list[str]:
+    assert result.returncode == 0, result.stderr
+    match = re.search(r"tiers: (\S+)", result.stdout)
+    assert match, result.stdout
+    return match[1].split(";")
+
+
+@pytest.mark.parametrize(
+    ("definitions", "expected"),
+    [
+        ([], ALL_TIERS),
+        (["VLLM_CPU_LEVEL=4"], ALL_TIERS[1:]),
+        (["VLLM_CPU_AMXBF16=OFF"], ALL_TIERS[:3]),
+        (["VLLM_CPU_AMXBF16=ON"], ALL_TIERS),
+        (["VLLM_CPU_AVX512BF16=OFF"], ALL_TIERS[:2]),
+        (["VLLM_CPU_DISABLE_AVX512=true"], ALL_TIERS[:1]),
+        (["VLLM_CPU_DISABLE_AVX512=0"], ALL_TIERS),
+    ],
+)
+def test_tier_options(
+    tmp_path: Path, externals: Path, definitions: list[str], expected: list[str]
+) -> None:
+    assert tiers_of(configure(tmp_path, externals, *definitions)) == expected
+
+
+def test_option_from_the_environment(tmp_path: Path, externals: Path) -> None:
+    result = configure(tmp_path, externals, VLLM_CPU_DISABLE_AVX512="1")
+    assert tiers_of(result) == ["avx2"]
+
+
+@pytest.mark.parametrize("value", ["OFF", "AUTO"])
+def test_vnni_is_really_left_out(tmp_path: Path, externals: Path, value: str) -> None:
+    assert tiers_of(
+        configure(tmp_path, externals, f"VLLM_CPU_AVX512VNNI={value}", "VLLM_CPU_AMXBF16=OFF")
+    )
+    rules = (tmp_path / "build" / "build.ninja").read_text()
+    assert ("-mavx512vnni" in rules) == (value == "AUTO")
+
+
+@pytest.mark.parametrize(
+    ("definitions", "sentence"),
+    [
+        (
+            ["VLLM_CPU_DISABLE_AVX512=ON", "VLLM_CPU_AMXBF16=ON"],
+            "VLLM_CPU_AMXBF16=ON conflicts with VLLM_CPU_DISABLE_AVX512=ON",
+        ),
+        (
+            ["VLLM_CPU_AVX512BF16=OFF", "VLLM_CPU_AMXBF16=ON"],
+            "VLLM_CPU_AMXBF16=ON conflicts with VLLM_CPU_AVX512BF16=OFF",
+        ),
+        (["VLLM_TARGET_DEVICE=tpu"], "VLLM_TARGET_DEVICE=tpu is not one of: cpu, cuda, rocm"),
+        (["VLLM_CPU_LEVEL=2"], "VLLM_CPU_LEVEL=2 is not a level of x86_64"),
+        (["MAX_JOBS=many"], "MAX_JOBS=many is not a positive number"),
+        (["VLLM_INSTALL_LAYOUT=conda"], "needs VLLM_PYTHON_SITE"),
+    ],
+)
+def test_bad_option(tmp_path: Path, externals: Path, definitions: list[str], sentence: str) -> None:
+    result = configure(tmp_path, externals, *definitions)
+    assert result.returncode != 0
+    assert sentence in message_of(result)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("include/hwy/highway.h", "install libhwy (conda)"),
+        ("include/torch/csrc/stable/library.h", "PyTorch 2.11 or newer is missing"),
+    ],
+)
+def test_missing_library(tmp_path: Path, externals: Path, missing: str, sentence: str) -> None:
+    (externals / missing).unlink()
+    result = configure(tmp_path, externals, "CMAKE_FIND_USE_CMAKE_SYSTEM_PATH=OFF")
+    assert result.returncode != 0
+    assert sentence in message_of(result)
+
+
+def test_torch_too_old(tmp_path: Path, externals: Path) -> None:
+    version = externals / "include/torch/headeronly/version.h"
+    version.write_text(version.read_text().replace("11", "9"))
+    result = configure(tmp_path, externals)
+    assert result.returncode != 0
+    assert "PyTorch 2.9 is too old" in message_of(result)
+
+
+def test_python_that_does_not_run(tmp_path: Path, externals: Path) -> None:
+    result = configure(tmp_path, externals, "VLLM_PYTHON_EXECUTABLE=/nonexistent/python")
+    assert result.returncode != 0
+    assert "does not run" in message_of(result)
+
+
+def test_jobs_are_bounded_by_max_jobs(tmp_path: Path, externals: Path) -> None:
+    result = configure(
+        tmp_path, externals, f"VLLM_PYTHON_EXECUTABLE={sys.executable}", MAX_JOBS="7"
+    )
+    assert "7 compile jobs (MAX_JOBS)" in result.stdout
+
+
+def test_device_empty_needs_no_library(tmp_path: Path, externals: Path) -> None:
+    shutil.rmtree(externals)
+    externals.mkdir()
+    assert configure(tmp_path, externals, "VLLM_TARGET_DEVICE=empty").returncode == 0
