@@ -1,0 +1,69 @@
+"""Which channels a build takes compilers and libraries from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vllm_conda.errors import IntegrityError
+from vllm_conda.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """Channels, what identifies their content, and the variant keys that they dictate."""
+
+    channels: tuple[str, ...]
+    fingerprint: str
+    overrides: Mapping[str, str] = field(default_factory=dict)
+
+
+def toolchain_for(platform: str, channels: Sequence[str], reporter: Reporter) -> Toolchain:
+    """The given channels, or the embedded one, made if it is not there yet."""
+    if channels:
+        named = tuple(_address(channel) for channel in channels)
+        digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
+        return Toolchain(named, f"channels-{digest}", _overrides_of(named, platform))
+    # Imported here: a build against other channels needs none of it.
+    from vllm_conda.toolchain import ensure
+
+    channel = ensure(platform, reporter=reporter)
+    glibc = _sysroot_version(Path(channel.path), platform)
+    return Toolchain((str(channel.url),), str(channel.fingerprint), glibc)
+
+
+def _address(channel: str) -> str:
+    """A local folder as an address; rattler reads a bare name as one on its default server."""
+    path = Path(channel).expanduser()
+    return path.resolve().as_uri() if path.is_dir() else channel
+
+
+def _overrides_of(channels: Sequence[str], platform: str) -> dict[str, str]:
+    for channel in channels:
+        if channel.startswith("file://"):
+            found = _sysroot_version(Path(channel.removeprefix("file://")), platform, strict=False)
+            if found:
+                return found
+    return {}
+
+
+def _sysroot_version(folder: Path, platform: str, strict: bool = True) -> dict[str, str]:
+    """The C library that the channel offers: an embedded channel has the host's, no other."""
+    versions = set()
+    for subdir in (platform, "noarch"):
+        try:
+            data = json.loads((folder / subdir / "repodata.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        records: dict[str, Any] = {**data.get("packages", {}), **data.get("packages.conda", {})}
+        versions |= {r["version"] for r in records.values() if r["name"] == f"sysroot_{platform}"}
+    if not versions and strict:
+        raise IntegrityError(
+            f"The toolchain channel {folder} has no sysroot_{platform}.",
+            "Remove that folder and run `vllm-conda toolchain`.",
+        )
+    return {"c_stdlib_version": max(versions)} if len(versions) == 1 else {}

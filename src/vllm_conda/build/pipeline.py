@@ -1,0 +1,270 @@
+"""`vllm-conda build`: toolchain, render, build what changed, test, publish, install."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rattler_build import Package
+
+from vllm_conda.build import check
+from vllm_conda.build.channel import Toolchain, toolchain_for
+from vllm_conda.build.diagnose import failure
+from vllm_conda.build.logs import JobLog
+from vllm_conda.build.session import run_worker
+from vllm_conda.build.store import Store
+from vllm_conda.build.workspace import (
+    Workspace,
+    locked,
+    seed,
+    worker_environment,
+    workspace_for,
+    write_settings,
+)
+from vllm_conda.errors import TestFailure, UsageError
+from vllm_conda.generate import variant_file
+from vllm_conda.jobs import Job, select
+from vllm_conda.progress import Reporter
+from vllm_conda.recipe import Output, Recipe, load_recipe, render, variant_values
+from vllm_conda.targets import Targets, load_targets
+
+INSTALLED = "vllm-cpu"
+PASSED = "passed"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    ``channels`` empty means the embedded toolchain channel; ``jobs`` none means that CMake
+    decides from cores and memory.
+    """
+
+    root: Path
+    output: Path
+    variants: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    jobs: int | None = None
+
+
+@dataclass
+class Report:
+    """The result, as `--json` prints it."""
+
+    output: str
+    channel: str
+    built: list[dict[str, Any]] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    installed: list[str] = field(default_factory=list)
+    install_command: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that one run renders: the recipe's outputs for every selected job."""
+
+    recipe: Recipe
+    jobs: list[Job]
+    outputs: list[Output]
+    keys: dict[str, dict[str, list[str]]]
+
+    def uses(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for output in self.outputs:
+            found.setdefault(output.file_name, set()).add(output.job.name)
+        return found
+
+    def distinct(self) -> list[Output]:
+        """Each package once: vllm-core is the same from every job of a platform."""
+        return list({output.file_name: output for output in reversed(self.outputs)}.values())[::-1]
+
+
+def make_plan(
+    root: Path, targets: Targets, names: tuple[str, ...], toolchain: Toolchain | None
+) -> Plan:
+    """Render every selected job."""
+    recipe = load_recipe(root)
+    chosen = select(targets, names)
+    outputs: list[Output] = []
+    keys = {}
+    for job in chosen:
+        variant = variant_values(root, job, variant_file(targets, job))
+        overrides = toolchain.overrides if toolchain else {}
+        keys[job.name] = variant | {key: [value] for key, value in overrides.items()}
+        outputs += render(
+            recipe, job, variant, overrides, toolchain.fingerprint if toolchain else ""
+        )
+    return Plan(recipe, chosen, outputs, keys)
+
+
+def build(options: Options, reporter: Reporter) -> Report:
+    """Bring the output channel up to date with the checkout.
+
+    Raises:
+        VllmCondaError: See docs/exit-codes.md; the output folder is as before or better.
+    """
+    started = time.monotonic()
+    targets = load_targets(options.root)
+    load_recipe(options.root)  # bad input fails before the first download
+    jobs = select(targets, options.variants)
+    platforms = sorted({job.platform for job in jobs})
+    if len(platforms) != 1:
+        raise UsageError(
+            f"One run builds one platform, these variants have {', '.join(platforms)}.",
+            "Choose with --variant.",
+        )
+    platform = platforms[0]
+    workspace = workspace_for(options.root)
+    with locked(workspace, options.output.resolve()):
+        toolchain = toolchain_for(platform, options.channels, reporter)
+        plan = make_plan(options.root, targets, options.variants, toolchain)
+        store = Store(options.output, platform, workspace)
+        report = Report(str(options.output), store.url)
+        run = _Run(options, plan, store, workspace, toolchain, reporter, report)
+        run.packages()
+        report.removed = store.settle(plan.uses(), {job.name for job in plan.jobs})
+        run.installation()
+    report.install_command = _install_command(store.url, options.channels, toolchain)
+    report.seconds = round(time.monotonic() - started, 2)
+    return report
+
+
+def _install_command(url: str, channels: Sequence[str], toolchain: Toolchain) -> str:
+    others = " ".join(f"-c {channel}" for channel in (channels or toolchain.channels))
+    return f"conda install -c {url} {others} {INSTALLED}"
+
+
+class _Run:
+    """One run's packages, in the recipe's order."""
+
+    def __init__(
+        self,
+        options: Options,
+        plan: Plan,
+        store: Store,
+        workspace: Workspace,
+        toolchain: Toolchain,
+        reporter: Reporter,
+        report: Report,
+    ) -> None:
+        self.options, self.plan, self.store = options, plan, store
+        self.workspace, self.toolchain = workspace, toolchain
+        self.reporter, self.report = reporter, report
+        self.platform = store.platform
+        self.environment = worker_environment(workspace, toolchain.fingerprint)
+        self.channels = [workspace.folder.as_uri(), *toolchain.channels]
+
+    def packages(self) -> None:
+        """Build, test and publish each package that the store does not hold."""
+        outputs = self.plan.distinct()
+        current = [o for o in outputs if self.store.holds(o.file_name, o.fingerprint)]
+        self.report.unchanged = [output.file_name for output in current]
+        todo = [output for output in outputs if output not in current]
+        if not todo:
+            return
+        seed(
+            self.workspace,
+            self.platform,
+            [self.store.packages / output.file_name for output in current],
+        )
+        write_settings(self.workspace, self.options.jobs)
+        for output in todo:
+            package = self._build(output)
+            tested = self._test(output, package)
+            self.store.publish(package, output.job.name, output.fingerprint, tested)
+
+    def _log(self, output: Output, stage: str) -> Path:
+        return self.options.output / "logs" / output.job.name / f"{output.name}-{stage}.log"
+
+    def _build(self, output: Output) -> Path:
+        request = {
+            "action": "build",
+            "recipe": str(self.plan.recipe.path),
+            "platform": self.platform,
+            "variant": {
+                key: values
+                for key, values in self.plan.keys[output.job.name].items()
+                if key != "target_platform"
+            }
+            | {key: [value] for key, value in self.plan.recipe.source_hashes.items()},
+            "output": [output.name, output.build_string],
+            "folder": str(self.workspace.folder),
+            "channels": list(self.toolchain.channels),
+        }
+        # Builds do not look at the host's CPU: a level-4 package is made on any x86-64 machine.
+        level = f"x86_64_v{output.job.level}"
+        environment = {**self.environment, "CONDA_OVERRIDE_ARCHSPEC": level}
+        started = time.monotonic()
+        name = f"build {output.name} ({output.job.name})"
+        with (
+            self.reporter.task(name) as task,
+            JobLog(self._log(output, "build"), task) as log,
+        ):
+            result = run_worker(request, self.workspace.folder, environment, log.event)
+            if result["event"] == "error":
+                what = f"{output.name} for {output.job.name}"
+                raise failure(what, result["message"], log.lines, str(log.path))
+        self.report.built.append(
+            {
+                "package": output.file_name,
+                "job": output.job.name,
+                "seconds": round(time.monotonic() - started, 2),
+                "log": str(log.path),
+            }
+        )
+        return Path(result["package"])
+
+    def _test(self, output: Output, package: Path) -> str:
+        depends = Package.from_file(package).depends
+        refusal = check.host_refusal(self.toolchain.channels, depends, self.platform)
+        if refusal:
+            reason = f"not run: {refusal}"
+            self.reporter.line(f"  skip  test {output.name} ({output.job.name}): {refusal}")
+            self.report.built[-1]["tests"] = reason
+            return reason
+        request = {"action": "test", "package": str(package), "channels": self.channels}
+        name = f"test {output.name} ({output.job.name})"
+        with self.reporter.task(name) as task, JobLog(self._log(output, "test"), task) as log:
+            result = run_worker(request, self.workspace.folder, self.environment, log.event)
+            if result["event"] == "error":
+                what = f"the test environment of {output.name}"
+                raise failure(what, result["message"], log.lines, str(log.path))
+            if result["failed"]:
+                tail = [line for line in (result["output"] or log.lines) if line.strip()][-12:]
+                block = "\n  ".join(tail)
+                raise TestFailure(
+                    f"{output.file_name}: {len(result['failed'])} of {result['tests']} tests in "
+                    f"the package failed:\n  {block}\n",
+                    f"Full log: {log.path}",
+                )
+        self.report.built[-1]["tests"] = PASSED
+        return PASSED
+
+    def installation(self) -> None:
+        """Solve and install as a user of this machine does, unless that very set was checked."""
+        os.environ["RATTLER_CACHE_DIR"] = self.environment["RATTLER_CACHE_DIR"]
+        channels = [self.store.url, *self.toolchain.channels]
+        identity = self._identity()
+        if self.store.state.installed == identity:
+            return
+        with self.reporter.task(f"install {INSTALLED} into a fresh environment") as task:
+            task.status("solve")
+            records = check.installation(channels, INSTALLED, self.platform)
+            task.status(f"install {len(records)} packages")
+            prefix = self.workspace.folder / "installed"
+            check.install_fresh(records, prefix, self.platform)
+        ours = {output.name for output in self.plan.outputs}
+        self.report.installed = [r.file_name for r in records if r.name.normalized in ours]
+        self.store.mark_installed(identity)
+
+    def _identity(self) -> str:
+        packages = sorted((name, e.sha256) for name, e in self.store.state.packages.items())
+        text = f"{packages} {self.toolchain.fingerprint}"
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,204 @@
+"""The output channel: what is in it, moving packages in whole, and its index."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cattrs
+from rattler.index import index_fs
+
+from vllm_conda.build.workspace import Workspace
+from vllm_conda.paths import disk_errors, write_atomic
+
+STATE_FILE = "build-state.json"
+STATE_SCHEMA = 1
+NOARCH = "noarch"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One published package.
+
+    ``jobs`` are the jobs that hold it (vllm-core is one package for all of a platform);
+    ``tested`` is ``"passed"`` or why its tests did not run on this machine.
+    """
+
+    jobs: tuple[str, ...]
+    fingerprint: str
+    sha256: str
+    size: int
+    mtime_ns: int
+    tested: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What the last runs published; ``installed`` identifies the last checked installation."""
+
+    packages: dict[str, Entry]
+    installed: str = ""
+
+
+class Store:
+    """The output folder as a channel of one platform."""
+
+    def __init__(self, folder: Path, platform: str, workspace: Workspace) -> None:
+        self.folder, self.platform, self.workspace = folder, platform, workspace
+        self.state = self._load()
+
+    @property
+    def packages(self) -> Path:
+        return self.folder / self.platform
+
+    @property
+    def url(self) -> str:
+        return self.folder.resolve().as_uri()
+
+    def _load(self) -> State:
+        """A missing or unreadable state file only means that everything is built again."""
+        try:
+            data = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
+            if data.pop("schema") != STATE_SCHEMA:
+                return State({})
+            return cattrs.structure(data, State)
+        except (OSError, ValueError, KeyError, AttributeError, cattrs.BaseValidationError):
+            return State({})
+
+    def save(self) -> None:
+        data = {"schema": STATE_SCHEMA, **asdict(self.state)}
+        write_atomic(self.folder / STATE_FILE, json.dumps(data, indent=1) + "\n")
+
+    def holds(self, file_name: str, fingerprint: str) -> bool:
+        """Whether the package is there, whole, and built from the same inputs."""
+        entry = self.state.packages.get(file_name)
+        if entry is None or entry.fingerprint != fingerprint:
+            return False
+        try:
+            status = (self.packages / file_name).stat()
+        except OSError:
+            return False
+        if (status.st_size, status.st_mtime_ns) == (entry.size, entry.mtime_ns):
+            return True
+        return _sha256(self.packages / file_name) == entry.sha256
+
+    def publish(self, package: Path, job: str, fingerprint: str, tested: str) -> None:
+        """Move a finished package in by one rename, then record it.
+
+        The rename is within one file system; where the cache is on another, the copy is
+        made in a dot folder next to the channel, which clients never read.
+        """
+        with disk_errors("the package", self.folder):
+            self.packages.mkdir(parents=True, exist_ok=True)
+            waiting = self.workspace.outgoing
+            if waiting.stat().st_dev != self.packages.stat().st_dev:
+                waiting = self.folder / ".incoming"
+                waiting.mkdir(exist_ok=True)
+            copy = waiting / package.name
+            shutil.copyfile(package, copy)
+            with copy.open("rb") as stream:
+                os.fsync(stream.fileno())
+            target = self.packages / package.name
+            os.replace(copy, target)
+            status = target.stat()
+        entry = Entry(
+            jobs=(job,),
+            fingerprint=fingerprint,
+            sha256=_sha256(target),
+            size=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            tested=tested,
+        )
+        self.state = replace(self.state, packages={**self.state.packages, package.name: entry})
+        self.save()
+
+    def mark_installed(self, identity: str) -> None:
+        self.state = replace(self.state, installed=identity)
+        self.save()
+
+    def settle(self, uses: Mapping[str, set[str]], built: set[str]) -> list[str]:
+        """Record which jobs hold which package, index, and only then remove the unused ones.
+
+        Args:
+            uses: For each current package, those of the jobs ``built`` that hold it.
+
+        A package of a job outside ``built`` stays, with the core that it pins; packages that
+        this toolkit did not publish are never touched. Returns the removed names.
+        """
+        left: dict[str, Entry] = {}
+        gone = []
+        for name, entry in self.state.packages.items():
+            jobs = (set(entry.jobs) - built) | uses.get(name, set())
+            left[name] = replace(entry, jobs=tuple(sorted(jobs)))
+            if not jobs:
+                gone.append(name)
+        self._index(set(gone))
+        for name in gone:
+            (self.packages / name).unlink(missing_ok=True)
+            del left[name]
+        if left != self.state.packages:
+            self.state = replace(self.state, packages=left)
+            self.save()
+        shutil.rmtree(self.folder / ".incoming", ignore_errors=True)
+        return gone
+
+    def _index(self, without: set[str]) -> None:
+        """Write repodata where it does not list exactly the packages but ``without``.
+
+        The index is made in the workspace, and every file of it enters by one rename, the
+        packages' list last: a kill leaves the old index or the new one.
+        """
+        present = {path.name for path in self.packages.glob("*.conda")} - without
+        if present and self._indexed() == {name: self._hash(name) for name in present}:
+            return
+        draft = self.workspace.folder / "index"
+        with disk_errors("the channel's index", self.folder):
+            shutil.rmtree(draft, ignore_errors=True)
+            (draft / NOARCH).mkdir(parents=True)
+            (draft / self.platform).mkdir()
+            for name in present:
+                shutil.copy2(self.packages / name, draft / self.platform / name)
+            asyncio.run(index_fs(draft, write_shards=False))
+            for subdir in (NOARCH, self.platform):
+                (self.folder / subdir).mkdir(parents=True, exist_ok=True)
+                for file in sorted((draft / subdir).glob("repodata*"), reverse=True):
+                    self._enter(file, self.folder / subdir / file.name)
+            shutil.rmtree(draft)
+
+    def _enter(self, file: Path, target: Path) -> None:
+        if file.stat().st_dev == target.parent.stat().st_dev:
+            os.replace(file, target)
+            return
+        waiting = self.folder / ".incoming"
+        waiting.mkdir(exist_ok=True)
+        shutil.copyfile(file, waiting / file.name)
+        os.replace(waiting / file.name, target)
+
+    def _hash(self, name: str) -> str:
+        entry = self.state.packages.get(name)
+        return entry.sha256 if entry else _sha256(self.packages / name)
+
+    def _indexed(self) -> dict[str, str]:
+        if not (self.folder / NOARCH / "repodata.json").is_file():
+            return {}
+        try:
+            text = (self.packages / "repodata.json").read_text(encoding="utf-8")
+            records: dict[str, dict[str, Any]] = json.loads(text)["packages.conda"]
+            return {name: record["sha256"] for name, record in records.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

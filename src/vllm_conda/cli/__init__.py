@@ -1,0 +1,107 @@
+"""The command line `vllm-conda`: parsing, exit codes and messages; the library does the work."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from vllm_conda import __version__
+from vllm_conda.errors import INTERRUPTED_EXIT_CODE, UsageError, VllmCondaError, did_you_mean
+
+# Name → module and attribute, imported when used: `--help` needs none of the libraries.
+COMMANDS = {
+    "build": "vllm_conda.cli.build:build",
+    "doctor": "vllm_conda.cli.doctor:doctor",
+    "generate": "vllm_conda.cli.inspect:generate",
+    "matrix": "vllm_conda.cli.inspect:matrix",
+    "render": "vllm_conda.cli.inspect:render",
+    "toolchain": "vllm_conda.toolchain.command:toolchain",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module on first use and suggests near names."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        target = COMMANDS.get(name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise UsageError(
+                f"Unknown command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}",
+                f"Commands: {', '.join(sorted(COMMANDS))}.",
+            )
+        return super().resolve_command(context, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vllm-conda")
+def cli() -> None:
+    """Build, check and ship vLLM's kernels as conda packages.
+
+    \b
+    Example:
+      vllm-conda build --variant linux-64-cpu-x86-64-v3
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code (docs/exit-codes.md)."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
+    except VllmCondaError as error:
+        _report(error, "--json" in words)
+        return error.exit_code
+    except click.ClickException as error:
+        usage = UsageError(error.format_message(), _help_hint(error))
+        _report(usage, "--json" in words)
+        return usage.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("\nStopped; run the same command again to go on.", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    except click.exceptions.Exit as finish:
+        return finish.exit_code
+    except BrokenPipeError:
+        # The reader (such as `head`) has gone; Python would complain while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return 0
+
+
+def _help_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "vllm-conda"
+    return f"See `{command} --help`."
+
+
+def _report(error: VllmCondaError, as_json: bool) -> None:
+    if as_json:
+        document: dict[str, Any] = {
+            "kind": error.kind,
+            "message": error.message,
+            "hint": error.hint,
+            "exit_code": error.exit_code,
+        }
+        print(json.dumps({"error": document}))
+        return
+    print(f"error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  -> {error.hint}", file=sys.stderr)

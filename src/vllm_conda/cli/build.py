@@ -1,0 +1,66 @@
+"""`vllm-conda build`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from vllm_conda.cli.common import (
+    channel_option,
+    json_option,
+    print_json,
+    reporter,
+    root_option,
+    variant_option,
+)
+
+
+@click.command()
+@root_option
+@variant_option
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The channel to fill; default: output/ in the checkout.",
+)
+@channel_option
+@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Parallel compile jobs.")
+@json_option
+def build(
+    root: Path,
+    variants: tuple[str, ...],
+    output: Path | None,
+    channels: tuple[str, ...],
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Build what changed into an indexed local channel, test it, install it.
+
+    \b
+    Makes the embedded toolchain channel first where it is missing. Ends with the
+    `conda install` line. Logs: OUTPUT/logs/JOB/PACKAGE-build.log.
+
+    \b
+    Example:
+      vllm-conda build --variant linux-64-cpu-x86-64-v3 --jobs 2
+    """
+    from vllm_conda.build.pipeline import Options
+    from vllm_conda.build.pipeline import build as run
+
+    options = Options(root, output or root / "output", variants, channels, jobs)
+    with reporter(as_json) as report_to:
+        report = run(options, report_to)
+    if as_json:
+        print_json(dataclasses.asdict(report))
+        return
+    for item in report.built:
+        click.echo(f"built      {item['package']}  ({item['seconds']}s; tests {item['tests']})")
+    for name in report.unchanged:
+        click.echo(f"unchanged  {name}")
+    for name in report.removed:
+        click.echo(f"removed    {name}")
+    if report.installed:
+        click.echo(f"installed  {', '.join(report.installed)} into a fresh environment")
+    click.echo(f"\n{report.seconds}s. Install with:\n  {report.install_command}")

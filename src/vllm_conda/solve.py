@@ -1,0 +1,101 @@
+"""Solving and installing with py-rattler under stated virtual packages."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rattler import (
+    Channel,
+    GenericVirtualPackage,
+    PackageName,
+    RepoDataRecord,
+    Version,
+    VirtualPackage,
+    VirtualPackageOverrides,
+    install,
+    solve,
+)
+from rattler.exceptions import (
+    FetchRepoDataError,
+    GatewayError,
+    InvalidChannelError,
+    InvalidUrlError,
+    SolverError,
+)
+from rattler.package.build_string import BuildString
+from rattler.platform import Subdir
+
+from vllm_conda.errors import NetworkError, SolveError
+
+
+def virtual_packages(specs: Sequence[str] = ()) -> list[GenericVirtualPackage]:
+    """The host's virtual packages, with those of ``specs`` replaced.
+
+    Args:
+        specs: Such as ``__archspec=1=haswell`` or ``__glibc=2.28``; ``__cuda=`` removes one.
+    """
+    found = {
+        generic.name.normalized: generic
+        for generic in (
+            package.into_generic()
+            for package in VirtualPackage.detect(VirtualPackageOverrides.from_env())
+        )
+    }
+    for spec in specs:
+        name, _, rest = spec.partition("=")
+        version, _, build = rest.partition("=")
+        if not version:
+            found.pop(name, None)
+            continue
+        tag = BuildString(build or "0")
+        found[name] = GenericVirtualPackage(PackageName(name), Version(version), tag)
+    return list(found.values())
+
+
+def solve_specs(
+    channels: Sequence[str],
+    specs: Sequence[str],
+    platform: str,
+    virtual: Sequence[GenericVirtualPackage],
+) -> list[RepoDataRecord]:
+    """Solve ``specs`` against ``channels``, the first channel preferred.
+
+    Raises:
+        SolveError: No solution; the message is the solver's explanation.
+        NetworkError: A channel cannot be read.
+    """
+    try:
+        return asyncio.run(
+            solve(
+                [Channel(channel) for channel in channels],
+                list(specs),
+                platforms=[Subdir(platform), Subdir("noarch")],
+                virtual_packages=list(virtual),
+            )
+        )
+    except SolverError as error:
+        reason = str(error).strip()
+        raise SolveError(f"Cannot install {', '.join(specs)}: {reason}") from None
+    except (GatewayError, FetchRepoDataError, InvalidChannelError, InvalidUrlError) as error:
+        reason = str(error).splitlines()[-1].removeprefix("Caused by: ")
+        raise NetworkError(
+            f"Cannot read the channels {', '.join(channels)}: {reason}.",
+            "Check the channel's address and the network.",
+        ) from None
+
+
+def install_records(records: list[RepoDataRecord], prefix: Path, platform: str) -> None:
+    """Link ``records`` into ``prefix``; packages come from the shared package cache."""
+    cache = os.environ.get("RATTLER_CACHE_DIR")
+    asyncio.run(
+        install(
+            records,
+            target_prefix=prefix,
+            cache_dir=Path(cache) / "pkgs" if cache else None,
+            platform=Subdir(platform),
+            show_progress=False,
+        )
+    )
