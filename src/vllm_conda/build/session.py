@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +45,7 @@ def run_worker(
     last: Event = {}
     try:
         write_atomic(folder / "session.json", json.dumps({"session": process.pid}))
-        assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
-        for line in process.stdout:
+        for line in _converse(process, json.dumps(request)):
             event = _parse(line)
             if event["event"] in ("result", "error"):
                 last = event
@@ -64,6 +62,15 @@ def run_worker(
             reason = f"was killed by {signal.Signals(-process.returncode).name}"
         last = {"event": "error", "message": f"the build process {reason}", "kind": "Killed"}
     return last
+
+
+def _converse(process: subprocess.Popen[str], request: str) -> Iterator[str]:
+    if process.stdin is None or process.stdout is None:
+        raise ValueError("the worker was started without pipes")
+    with suppress(BrokenPipeError):  # it died at once; its exit code says so
+        process.stdin.write(request)
+        process.stdin.close()
+    yield from process.stdout
 
 
 def _parse(line: str) -> Event:
@@ -116,7 +123,7 @@ def _members(session: int, folder: Path) -> list[int]:
             if os.getsid(pid) != session:
                 continue
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            inside = Path(os.readlink(entry / "cwd")).is_relative_to(folder)
+            inside = (entry / "cwd").readlink().is_relative_to(folder)
             worker = b"vllm_conda.build.worker" in (entry / "cmdline").read_bytes()
         except OSError:
             continue

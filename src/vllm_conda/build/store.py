@@ -106,7 +106,7 @@ class Store:
             with copy.open("rb") as stream:
                 os.fsync(stream.fileno())
             target = self.packages / package.name
-            os.replace(copy, target)
+            copy.replace(target)
             status = target.stat()
         entry = Entry(
             jobs=(job,),
@@ -174,12 +174,12 @@ class Store:
 
     def _enter(self, file: Path, target: Path) -> None:
         if file.stat().st_dev == target.parent.stat().st_dev:
-            os.replace(file, target)
+            file.replace(target)
             return
         waiting = self.folder / ".incoming"
         waiting.mkdir(exist_ok=True)
         shutil.copyfile(file, waiting / file.name)
-        os.replace(waiting / file.name, target)
+        (waiting / file.name).replace(target)
 
     def _hash(self, name: str) -> str:
         entry = self.state.packages.get(name)

@@ -50,7 +50,13 @@ def matrix(root: Path, as_json: bool) -> None:
     print_table(
         ("job", "platform", "level", "floor", "tiers"),
         [
-            (str(r["name"]), str(r["platform"]), str(r["level"]), str(r["march"]), _join(r["tiers"]))
+            (
+                str(r["name"]),
+                str(r["platform"]),
+                str(r["level"]),
+                str(r["march"]),
+                _join(r["tiers"]),
+            )
             for r in rows
         ],
     )
