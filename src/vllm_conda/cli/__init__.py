@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code (docs/exit-codes.md)."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
+        # Without standalone mode click returns an Exit's code instead of raising it.
+        code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
     except VllmCondaError as error:
         _report(error, "--json" in words)
         return error.exit_code
@@ -77,13 +78,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("\nStopped; run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
-    except click.exceptions.Exit as finish:
-        return finish.exit_code
     except BrokenPipeError:
         # The reader (such as `head`) has gone; Python would complain while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    return 0
+    return code if isinstance(code, int) else 0
 
 
 def _help_hint(error: click.ClickException) -> str:
