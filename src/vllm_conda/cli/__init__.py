@@ -19,6 +19,7 @@ from vllm_conda.errors import INTERRUPTED_EXIT_CODE, UsageError, VllmCondaError,
 COMMANDS = {
     "build": "vllm_conda.cli.build:build",
     "doctor": "vllm_conda.cli.doctor:doctor",
+    "exec": "vllm_conda.cli.execute:execute",
     "generate": "vllm_conda.cli.inspect:generate",
     "matrix": "vllm_conda.cli.inspect:matrix",
     "render": "vllm_conda.cli.inspect:render",

@@ -1,0 +1,84 @@
+"""Environments solved from our channels, kept in the cache by exactly what they hold."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock
+from rattler.shell import ActivationVariables, activate
+
+from vllm_conda.build.check import identity
+from vllm_conda.build.workspace import Workspace
+from vllm_conda.paths import disk_errors
+from vllm_conda.progress import Reporter
+from vllm_conda.solve import install_records, solve_specs, virtual_packages
+
+COMPLETE = ".complete"
+KEPT = 3
+# What of the caller's environment a command in the new one may see: the rest (PYTHONPATH,
+# LD_LIBRARY_PATH, another prefix's variables) would shadow what was just installed.
+PASSED_ON = ("HOME", "LANG", "TERM", "TMPDIR", "USER", "CI", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
+PASSED_ON_PREFIXES = ("VLLM_",)
+
+
+def ensure_environment(
+    channels: Sequence[str],
+    specs: Sequence[str],
+    platform: str,
+    workspace: Workspace,
+    reporter: Reporter,
+) -> Path:
+    """Solve ``specs`` under this machine's virtual packages and install them once.
+
+    The prefix is named after the very packages in it, so a rebuilt package gives a new one; the
+    least recently used beyond a few are removed.
+
+    Raises:
+        SolveError: No set of packages satisfies the specs on this machine.
+        NetworkError: A channel cannot be read.
+        DiskError: No space for the prefix.
+    """
+    records = solve_specs(channels, specs, platform, virtual_packages())
+    home = workspace.folder / "envs"
+    prefix = home / identity(records)[:16]
+    with disk_errors("an environment", home):
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(home / ".lock"):
+            if not (prefix / COMPLETE).is_file():
+                shutil.rmtree(prefix, ignore_errors=True)
+                with reporter.task(f"install {', '.join(specs)}") as task:
+                    task.status(f"{len(records)} packages")
+                    install_records(records, prefix, platform)
+                (prefix / COMPLETE).touch()
+            os.utime(prefix)
+            _remove_oldest(home)
+    return prefix
+
+
+def _remove_oldest(home: Path) -> None:
+    prefixes = [path for path in home.iterdir() if path.is_dir()]
+    prefixes.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for prefix in prefixes[KEPT:]:
+        shutil.rmtree(prefix, ignore_errors=True)
+
+
+def run_in(prefix: Path, command: Sequence[str], folder: Path) -> int:
+    """Run ``command`` in the activated ``prefix`` from ``folder``; returns its exit status."""
+    variables = ActivationVariables(None, ["/usr/bin", "/bin"])
+    script = activate(prefix, variables).script
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+    }
+    # The caller's PATH stays out: a compiler or a Python of the machine must not be found first.
+    environment["PATH"] = "/usr/bin:/bin"
+    shell = shutil.which("bash") or "/bin/bash"
+    done = subprocess.run(
+        [shell, "-c", f'{script}\nexec "$@"', "bash", *command], cwd=folder, env=environment
+    )
+    return done.returncode
