@@ -2,11 +2,20 @@
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 
+# scikit-build-core passes site-packages folders; wheels such as oneDNN's put headers and libraries
+# into the prefix above them.
+foreach(folder IN LISTS CMAKE_PREFIX_PATH)
+  if(folder MATCHES "^(.+)/lib(64)?/python[0-9.]+/site-packages$")
+    list(APPEND CMAKE_PREFIX_PATH ${CMAKE_MATCH_1})
+  endif()
+endforeach()
+
 # Highway is used header-only: the tier's flags choose the target at compile time.
 find_path(HIGHWAY_INCLUDE_DIR hwy/highway.h)
 if(NOT HIGHWAY_INCLUDE_DIR)
   message(FATAL_ERROR "vllm-kernels: Highway's headers (hwy/highway.h) are missing; install "
-                      "libhwy (conda) or libhwy-dev >= 1.2 (Debian), or set HIGHWAY_INCLUDE_DIR")
+                      "libhwy (conda) or libhwy-dev >= 1.2 (Debian 13, Ubuntu 25.04), or set "
+                      "CMAKE_PREFIX_PATH to the prefix that holds include/hwy")
 endif()
 file(STRINGS ${HIGHWAY_INCLUDE_DIR}/hwy/base.h highway_version REGEX "#define HWY_(MAJOR|MINOR) ")
 string(REGEX REPLACE ".*HWY_MAJOR ([0-9]+).*HWY_MINOR ([0-9]+).*" "\\1.\\2" highway_version
@@ -20,8 +29,8 @@ find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
 find_library(ONEDNN_LIBRARY NAMES dnnl libdnnl.so.3)
 if(NOT ONEDNN_INCLUDE_DIR OR NOT ONEDNN_LIBRARY)
   message(FATAL_ERROR "vllm-kernels: oneDNN 3 (dnnl.hpp and libdnnl.so.3) is missing; install "
-                      "onednn (conda) or libdnnl-dev >= 3 (Debian), or set ONEDNN_INCLUDE_DIR and "
-                      "ONEDNN_LIBRARY")
+                      "onednn (conda), onednn-devel-cpu-gomp (pip) or libdnnl-dev >= 3 (Debian), or "
+                      "set CMAKE_PREFIX_PATH to the prefix that holds it")
 endif()
 add_library(vllm_onednn INTERFACE)
 target_include_directories(vllm_onednn SYSTEM INTERFACE ${ONEDNN_INCLUDE_DIR})

@@ -24,10 +24,29 @@ function(vllm_install_library target component)
   install(TARGETS ${target} LIBRARY DESTINATION ${vllm_library_dir} COMPONENT ${component})
 endfunction()
 
+# vllm_write_dist_info(OUT_DIR): the dist-info lets pip list the package, and tells the package its
+# version and requirements. There is no RECORD: only conda may remove the files.
+function(vllm_write_dist_info out_dir)
+  set(dir ${PROJECT_BINARY_DIR}/vllm_kernels-${PROJECT_VERSION}.dist-info)
+  file(CONFIGURE OUTPUT ${dir}/METADATA @ONLY CONTENT "\
+Metadata-Version: 2.4
+Name: vllm-kernels
+Version: @PROJECT_VERSION@
+Summary: @PROJECT_DESCRIPTION@
+License-Expression: Apache-2.0
+Requires-Python: >=@VLLM_PYTHON_MIN@
+Requires-Dist: torch>=@VLLM_TORCH_TARGET@
+")
+  file(WRITE ${dir}/INSTALLER "conda\n")
+  set(${out_dir} ${dir} PARENT_SCOPE)
+endfunction()
+
 # vllm_install_python(COMPONENT): installs the Python package. In a wheel, scikit-build-core does it.
 function(vllm_install_python component)
   if(VLLM_INSTALL_LAYOUT STREQUAL "conda")
     install(DIRECTORY ${PROJECT_SOURCE_DIR}/src/vllm_kernels DESTINATION ${VLLM_PYTHON_SITE}
             COMPONENT ${component} PATTERN __pycache__ EXCLUDE PATTERN "*.pyc" EXCLUDE)
+    vllm_write_dist_info(dist_info)
+    install(DIRECTORY ${dist_info} DESTINATION ${VLLM_PYTHON_SITE} COMPONENT ${component})
   endif()
 endfunction()

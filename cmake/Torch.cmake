@@ -1,22 +1,31 @@
 # PyTorch's stable-ABI headers and libtorch.so, found without importing torch: an import takes
 # seconds and cannot work when cross compiling.
 
-if(VLLM_PYTHON_EXECUTABLE)
-  execute_process(
-    COMMAND ${VLLM_PYTHON_EXECUTABLE} -c
-            "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
-    OUTPUT_VARIABLE torch_package OUTPUT_STRIP_TRAILING_WHITESPACE
-    RESULT_VARIABLE torch_result ERROR_QUIET)
-  if(NOT torch_result EQUAL 0)
-    message(FATAL_ERROR "vllm-kernels: VLLM_PYTHON_EXECUTABLE=${VLLM_PYTHON_EXECUTABLE} does not run")
-  endif()
+set(torch_python "${VLLM_PYTHON_EXECUTABLE}")
+if(NOT torch_python AND SKBUILD)
+  set(torch_python "${Python_EXECUTABLE}")
 endif()
+# pip's build isolation hides the environment that it installs into by means of PYTHONPATH; -E
+# looks past that. The bindings are compiled against the stable ABI, so its PyTorch is the one to
+# use, and no second one of some gigabytes is downloaded for the build.
+foreach(flag "" -E)
+  if(torch_python AND NOT torch_package)
+    execute_process(
+      COMMAND ${torch_python} ${flag} -c
+              "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '')"
+      OUTPUT_VARIABLE torch_package OUTPUT_STRIP_TRAILING_WHITESPACE
+      RESULT_VARIABLE torch_result ERROR_QUIET)
+    if(NOT torch_result EQUAL 0)
+      message(FATAL_ERROR "vllm-kernels: VLLM_PYTHON_EXECUTABLE=${torch_python} does not run")
+    endif()
+  endif()
+endforeach()
 find_path(TORCH_INCLUDE_DIR torch/csrc/stable/library.h HINTS ${torch_package}/include)
 find_library(TORCH_LIBRARY torch HINTS ${torch_package}/lib)
 if(NOT TORCH_INCLUDE_DIR OR NOT TORCH_LIBRARY)
   message(FATAL_ERROR "vllm-kernels: PyTorch ${VLLM_TORCH_TARGET} or newer is missing (looked for "
-                      "torch/csrc/stable/library.h and libtorch.so); set VLLM_PYTHON_EXECUTABLE to "
-                      "a Python that has it")
+                      "torch/csrc/stable/library.h and libtorch.so); run `pip install torch` first, or "
+                      "set VLLM_PYTHON_EXECUTABLE to a Python that has it")
 endif()
 file(STRINGS ${TORCH_INCLUDE_DIR}/torch/headeronly/version.h torch_version
      REGEX "#define TORCH_VERSION_(MAJOR|MINOR) ")
