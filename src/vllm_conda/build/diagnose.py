@@ -66,6 +66,8 @@ def compiler_errors(lines: list[str]) -> list[str]:
     keep = False
     for line in lines:
         line = line.rstrip()
+        if line.startswith("+"):  # bash's trace of the script repeats commands
+            continue
         keep = bool(_ERROR.search(line)) or (keep and bool(_CONTEXT.match(line)))
         text = _WORK.sub("", line)
         if keep and (text not in found or _CONTEXT.match(line)):

@@ -15,6 +15,7 @@ _STAGES = (
     (re.compile(r"^Restoring staging cache"), "restore the staging build"),
     (re.compile(r"^Building new staging cache"), "set up the environments"),
     (re.compile(r"^Successfully updated the host environment|^✔ .*host environment"), "configure"),
+    (re.compile(r"^Restored \d+ files from staging"), "package"),
     (re.compile(r"^Copying done"), "check linking"),
     (re.compile(r"^Compressing archive"), "compress"),
     (re.compile(r"^Running test|^Running tests"), "test"),
@@ -28,7 +29,7 @@ class JobLog:
     def __init__(self, path: Path, task: Task) -> None:
         self.path, self.task = path, task
         self.lines: list[str] = []
-        self._stage = ""
+        self._seen: set[str] = set()
         self._shown = -1
 
     def __enter__(self) -> JobLog:
@@ -66,6 +67,6 @@ class JobLog:
                 self.task.status(f"compile {done}/{total}")
             return
         for pattern, stage in _STAGES:
-            if pattern.match(line.strip()) and stage != self._stage:
-                self._stage = stage
+            if pattern.match(line.strip()) and stage not in self._seen:
+                self._seen.add(stage)
                 self.task.status(stage)

@@ -83,7 +83,10 @@ class Plan:
 
     def distinct(self) -> list[Output]:
         """Each package once: vllm-core is the same from every job of a platform."""
-        return list({output.file_name: output for output in reversed(self.outputs)}.values())[::-1]
+        found: dict[str, Output] = {}
+        for output in self.outputs:
+            found.setdefault(output.file_name, output)
+        return list(found.values())
 
 
 def make_plan(

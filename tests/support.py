@@ -1,0 +1,127 @@
+"""A checkout with the real recipe and table, small sources and a channel of dummy packages.
+
+Rendering, staging, packaging, testing, publishing and solving are the real ones; only what
+compiles is replaced, so that a whole build takes seconds and needs no network.
+"""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_SCHEMAS = ROOT.parent / "shared" / "schemas"
+
+# Installs one line per input, so that a package's content shows what it was built from.
+BUILD_SCRIPT = """
+set -euo pipefail
+source "${VLLM_CONDA_BUILD_SETTINGS:-/dev/null}"
+out=$PREFIX/lib/vllm_kernels
+mkdir -p "$out"
+if grep -rn 'SYNTAX ERROR' csrc; then
+  echo "$SRC_DIR/csrc/cpu/norm/norm.cc:3:1: error: expected unqualified-id before 'SYNTAX'"
+  echo "    3 | SYNTAX ERROR"
+  echo "      | ^~~~~~"
+  exit 1
+fi
+for ((i = 1; i <= ${SLOW_STEPS:-0}; i++)); do echo "[$i/${SLOW_STEPS}] step"; sleep 0.1; done
+if [[ $VLLM_COMPONENT == core ]]; then
+  mkdir -p "$SP_DIR/vllm_kernels"
+  cp -r src/vllm_kernels/. "$SP_DIR/vllm_kernels/"
+  cat csrc/core/* > "$out/libvllm_kernels_core.so"
+  cat csrc/torch/* > "$out/libvllm_kernels_ops.so"
+else
+  { echo "level=$VLLM_CPU_LEVEL"; cat csrc/core/* csrc/cpu/*/*; } > "$out/libvllm_kernels_cpu.so"
+fi
+"""
+
+SOURCES = {
+    "CMakeLists.txt": "project\n",
+    "LICENSE": "licence\n",
+    "cmake/Options.cmake": "options\n",
+    "csrc/core/status.cc": "core\n",
+    "csrc/cpu/norm/norm.cc": "norm\n",
+    "csrc/torch/CMakeLists.txt": "torch\n",
+    "csrc/torch/ops.cc": "ops\n",
+    "csrc/torch/ops.def": "schemas\n",
+    "csrc/torch/convert.h": "convert\n",
+    "csrc/torch/cpu/norm.cc": "binding\n",
+    "src/vllm_kernels/__init__.py": "version = 1\n",
+}
+
+_PYTHON = "mkdir -p $PREFIX/bin && printf '#!/bin/sh\\nexit 0\\n' > $PREFIX/bin/python && chmod +x $PREFIX/bin/python"
+
+# name: (version, run requirements, run_exports, script)
+DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {
+    "python": ("3.12.1", [], {}, _PYTHON),
+    "pytorch": ("2.13.0", ["python"], {"weak": ["pytorch >=2.13,<2.14"]}, ""),
+    "gxx_linux-64": ("12.2.0", [], {}, ""),
+    "sysroot_linux-64": ("2.17", [], {"strong": ["__glibc >=2.17"]}, ""),
+    "cmake": ("3.31.0", [], {}, ""),
+    "ninja": ("1.12.0", [], {}, ""),
+    "onednn": ("3.7.2", [], {"weak": ["onednn >=3.7.2,<4"]}, ""),
+    "libhwy": ("1.2.0", [], {"weak": ["libhwy >=1.2.0,<1.3"]}, ""),
+    "_openmp_mutex": ("4.5", [], {"strong": ["_openmp_mutex >=4.5"]}, ""),
+}
+# What archspec calls the CPUs of each level; enough of them for the tests.
+LEVEL_NAMES = {
+    1: "x86_64|nocona|core2",
+    2: "x86_64_v2|nehalem|westmere",
+    3: "x86_64_v3|haswell|zen2",
+    4: "x86_64_v4|icelake|sapphirerapids|zen4|cascadelake|skylake_avx512",
+}
+
+
+def dummy_channel(folder: Path) -> str:
+    """Build the dummy packages into ``folder``; returns its address."""
+    for name, (version, run, exports, script) in DUMMIES.items():
+        _build(folder, name, version, {"run": run, "run_exports": exports}, script)
+    for level in LEVEL_NAMES:
+        names = "|".join(LEVEL_NAMES[n] for n in LEVEL_NAMES if n >= level)
+        provider = {"run": [f"__archspec[version='1.*', build='^({names})$']"]}
+        _build(folder, "_x86_64-microarch-level", str(level), provider, "")
+        exports = {"run_exports": {"strong": [f"_x86_64-microarch-level >={level}"]}}
+        _build(folder, "x86_64-microarch-level", str(level), exports, "")
+    for left in ("bld", "src_cache", "build_cache"):
+        shutil.rmtree(folder / left, ignore_errors=True)
+    return folder.as_uri()
+
+
+def _build(
+    folder: Path, name: str, version: str, requirements: dict[str, Any], script: str
+) -> None:
+    recipe = {
+        "package": {"name": name, "version": version},
+        "build": {"number": 0, "string": f"external_{version.replace('.', '_')}"},
+        "requirements": requirements,
+    }
+    recipe["build"]["script"] = script or "mkdir -p $PREFIX/share && touch $PREFIX/share/" + name
+    home = folder / "recipes" / f"{name}-{version}"
+    home.mkdir(parents=True, exist_ok=True)
+    stage0 = Stage0Recipe.from_dict(recipe, recipe_dir=home)
+    for variant in stage0.render(VariantConfig({})):
+        variant.run_build(
+            tool_config=ToolConfiguration(test_strategy="skip"), output_dir=folder, channels=[]
+        )
+
+
+def checkout(folder: Path) -> Path:
+    """Make the small checkout in ``folder``."""
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "targets.toml", folder)
+    shutil.copytree(ROOT / "variants", folder / "variants")
+    shutil.copytree(ROOT / "recipe", folder / "recipe")
+    (folder / "recipe" / "build.sh").write_text(textwrap.dedent(BUILD_SCRIPT))
+    for name, text in SOURCES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def names(report_items: list[dict[str, Any]]) -> list[str]:
+    """Package names of a report's ``built`` list."""
+    return [item["package"].rsplit("-", 2)[0] for item in report_items]

@@ -1,0 +1,254 @@
+"""The recipe rules of docs and design, each shown on the rendered recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import support
+from support import ROOT, SHARED_SCHEMAS
+from vllm_conda.errors import ConfigError, RecipeError
+from vllm_conda.generate import variant_file
+from vllm_conda.jobs import Job, jobs
+from vllm_conda.recipe import Output, load_recipe, render, variant_values
+from vllm_conda.targets import load_targets
+
+TARGETS = load_targets(ROOT)
+JOBS = jobs(TARGETS)
+AXES = {"cpu-build": {"microarch_level"}, "core-build": set()}
+
+
+def outputs(root: Path, toolchain: str = "") -> dict[tuple[str, str], Output]:
+    recipe = load_recipe(root)
+    return {
+        (job.name, output.name): output
+        for job in JOBS
+        for output in render(
+            recipe,
+            job,
+            variant_values(root, job, variant_file(TARGETS, job)),
+            toolchain=toolchain,
+        )
+    }
+
+
+def staging_key(output: Output) -> str:
+    """What rattler-build keys a staging build by: its rendered script and requirements."""
+    return json.dumps([cache.to_dict() for cache in output.rendered.recipe.staging_caches])
+
+
+def recipe_data() -> dict[str, Any]:
+    data: dict[str, Any] = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+    return data
+
+
+def test_recipe_matches_the_schema() -> None:
+    data = recipe_data()
+    if SHARED_SCHEMAS.is_dir():
+        jsonschema = pytest.importorskip("jsonschema")
+        schema = json.loads((SHARED_SCHEMAS / "recipe.schema.json").read_text())
+        jsonschema.Draft202012Validator(schema).validate(data)
+    # Without the schema at hand: rattler-build's own parser refuses unknown keys.
+    assert load_recipe(ROOT).stage0.schema_version == 1
+    assert data["schema_version"] == 1
+
+
+def test_version_is_that_of_the_table() -> None:
+    context = recipe_data()["context"]
+    assert context["version"] == TARGETS.project.version
+    assert context["python_min"] == TARGETS.project.python_min
+    assert context["torch_min"] == TARGETS.project.torch_target
+
+
+def test_outputs_of_every_job() -> None:
+    for job in JOBS:
+        names = [name for (found, name) in outputs(ROOT) if found == job.name]
+        assert names == ["vllm-core", "vllm-cpu", "vllm-kernels"]
+
+
+def test_core_and_metapackage_are_one_package_for_all_jobs() -> None:
+    found = outputs(ROOT)
+    for name in ("vllm-core", "vllm-kernels"):
+        files = {found[job.name, name].file_name for job in JOBS}
+        assert len(files) == 1, files
+    assert "microarch_level" not in found[JOBS[0].name, "vllm-core"].variant
+
+
+def test_levels_differ_in_hash_and_staging_key() -> None:
+    cpu = [outputs(ROOT)[job.name, "vllm-cpu"] for job in JOBS]
+    assert len({output.file_name for output in cpu}) == len(JOBS)
+    assert len({staging_key(output) for output in cpu}) == len(JOBS)
+
+
+def test_higher_level_has_the_higher_build_number() -> None:
+    numbers = [outputs(ROOT)[job.name, "vllm-cpu"].build_number for job in JOBS]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_staging_scripts_name_every_axis_and_the_source_hash() -> None:
+    for output in recipe_data()["outputs"]:
+        if "staging" not in output:
+            continue
+        name = output["staging"]["name"]
+        script = output["build"]["script"]
+        text = " ".join(script["env"].values())
+        for axis in AXES[name]:
+            assert re.search(rf"\b{axis}\b", text), f"{name}: {axis} is not in script.env"
+        assert f"{name.removesuffix('-build')}_source_hash" in text
+        assert "VLLM_CONDA_TOOLCHAIN" in text
+    cpu = {key for key in variant_values(ROOT, JOBS[0], variant_file(TARGETS, JOBS[0]))}
+    others = {"target_platform", "c_compiler", "cxx_compiler", "c_stdlib", "c_stdlib_version"}
+    assert cpu - others == AXES["cpu-build"], "a new axis: add it to script.env and AXES"
+
+
+def test_context_names_no_axis() -> None:
+    text = json.dumps(recipe_data()["context"])
+    assert "microarch_level" not in text
+    assert "_hash" not in text
+
+
+@pytest.mark.parametrize(
+    ("file", "core", "cpu"),
+    [
+        ("csrc/cpu/norm/norm.cc", False, True),
+        ("csrc/torch/cpu/norm.cc", False, True),
+        ("csrc/torch/convert.h", False, True),
+        ("csrc/torch/ops.cc", True, False),
+        ("src/vllm_kernels/__init__.py", True, False),
+        ("csrc/core/status.cc", True, True),
+        ("CMakeLists.txt", True, True),
+        ("recipe/build.sh", True, True),
+        ("targets.toml", True, True),
+    ],
+)
+def test_a_source_file_changes_exactly_the_builds_that_use_it(
+    tmp_path: Path, file: str, core: bool, cpu: bool
+) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    before = outputs(root)
+    path = root / file
+    path.write_text(path.read_text() + "\n# changed\n")
+    after = outputs(root)
+    for job in JOBS:
+        keys = {
+            name: staging_key(before[job.name, name]) != staging_key(after[job.name, name])
+            for name in ("vllm-core", "vllm-cpu")
+        }
+        assert keys == {"vllm-core": core, "vllm-cpu": cpu}
+        changed = {
+            name
+            for name in ("vllm-core", "vllm-cpu", "vllm-kernels")
+            if before[job.name, name].file_name != after[job.name, name].file_name
+        }
+        # vllm-cpu pins vllm-core exactly, so its package follows a new core.
+        expected = {"vllm-core", "vllm-cpu"} if core else {"vllm-cpu"}
+        assert changed == expected
+
+
+def test_new_toolchain_means_new_builds_of_the_same_packages() -> None:
+    old, new = outputs(ROOT, "one"), outputs(ROOT, "two")
+    for key, output in old.items():
+        assert output.file_name == new[key].file_name
+        assert output.fingerprint != new[key].fingerprint
+        if output.staging:
+            assert staging_key(output) != staging_key(new[key])
+
+
+def test_package_tests_are_part_of_the_fingerprint(tmp_path: Path) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    before = outputs(root)
+    (root / "recipe" / "tests" / "check_cpu.py").write_text("raise SystemExit(1)\n")
+    after = outputs(root)
+    key = (JOBS[0].name, "vllm-cpu")
+    assert before[key].file_name == after[key].file_name
+    assert before[key].fingerprint != after[key].fingerprint
+
+
+def test_linking_rules_hold_for_every_output() -> None:
+    for output in outputs(ROOT).values():
+        linking = output.rendered.recipe.build.to_dict()["dynamic_linking"]
+        assert linking["overlinking_behavior"] == "error"
+        assert linking["overdepending_behavior"] == "error"
+        assert linking["missing_dso_allowlist"] == ["*/libcuda.so.*"]
+        assert all(not path.startswith("/") for path in linking["rpaths"])
+
+
+def test_core_is_python_version_independent_and_cpu_has_no_python_dependency() -> None:
+    found = outputs(ROOT)
+    core = found[JOBS[0].name, "vllm-core"]
+    assert core.rendered.recipe.build.to_dict()["python"]["version_independent"] is True
+    assert set(core.run) == {"python >=3.10", "pytorch >=2.11"}
+    cpu = found[JOBS[0].name, "vllm-cpu"]
+    assert cpu.run == (f"vllm-core =={core.version} {core.build_string}",)
+
+
+def test_every_library_output_carries_tests() -> None:
+    for output in recipe_data()["outputs"]:
+        if "package" in output:
+            assert output["tests"], output["package"]["name"]
+    for name in ("check_core.py", "check_cpu.py"):
+        assert (ROOT / "recipe" / "tests" / name).is_file()
+
+
+def test_secrets_keep_machine_settings_out_of_the_key() -> None:
+    for output in recipe_data()["outputs"]:
+        if "staging" in output:
+            script = output["build"]["script"]
+            assert script["secrets"] == ["VLLM_CONDA_BUILD_SETTINGS"]
+            assert not {"MAX_JOBS", "CCACHE_DIR"} & set(script["env"])
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("outputs: [", "not valid YAML"),
+        ("schema_version: 1\n", "recipe.yaml"),
+        ("recipe: {name: x}\noutputs:\n  - pakage: {name: y}\n", "recipe.yaml"),
+    ],
+)
+def test_malformed_recipe(tmp_path: Path, text: str, part: str) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    (root / "recipe" / "recipe.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=part):
+        load_recipe(root)
+
+
+def test_recipe_that_does_not_render(tmp_path: Path) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    path = root / "recipe" / "recipe.yaml"
+    path.write_text(path.read_text().replace('compiler("cxx")', 'compilr("cxx")'))
+    with pytest.raises(RecipeError, match=r"does not render for linux-64-cpu.*compilr"):
+        outputs(root)
+
+
+def test_missing_source(tmp_path: Path) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    (root / "csrc" / "torch" / "ops.cc").unlink()
+    with pytest.raises(RecipeError, match=r"'core-build' names the source \.\./csrc/torch/ops\.cc"):
+        load_recipe(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("microarch_levle: ['3']\n", ["unknown key 'microarch_levle'", "'microarch_level'?"]),
+        ("microarch_level: 3\n", ["microarch_level must be a list of one string, got 3"]),
+        ("microarch_level: ['3']\n", ["target_platform is missing"]),
+        ("- a\n", ["holds no mapping"]),
+        ("a: [\n", ["not valid YAML"]),
+    ],
+)
+def test_malformed_variant_file(tmp_path: Path, text: str, parts: list[str]) -> None:
+    job: Job = JOBS[0]
+    (tmp_path / "variants").mkdir()
+    (tmp_path / job.variant_file).write_text(text)
+    with pytest.raises(ConfigError, match=job.name) as caught:
+        variant_values(tmp_path, job, variant_file(TARGETS, job))
+    for part in parts:
+        assert part in str(caught.value)
