@@ -69,6 +69,30 @@ template <>
 HWY_INLINE VF RoundTo<float>(VF value) {
   return value;
 }
+// The upper half of a float32 is a bfloat16, so nothing needs to be packed. The addition rounds to
+// nearest, ties to even, subnormals like the rest; it would carry a NaN into the sign.
+template <>
+HWY_INLINE VF RoundTo<hwy::bfloat16_t>(VF value) {
+  const hn::RebindToUnsigned<DF> du;
+  const auto bits = hn::BitCast(du, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+  const VF upper = hn::BitCast(DF(), hn::And(rounded, hn::Set(du, 0xFFFF0000u)));
+  return hn::IfThenElse(hn::IsNaN(value), value, upper);
+}
+
+// Calls body(first, count) for each vector of [0, size): `count` is the full lane count, as a
+// constant, until the last one.
+template <class Body>
+HWY_INLINE void ForVectors(size_t size, const Body& body) {
+  const size_t lanes = hn::Lanes(DF());
+  size_t i = 0;
+  for (; i + lanes <= size; i += lanes) body(i, lanes);
+  if (i < size) body(i, size - i);
+}
+// Put after a lambda's parameters: without it the compiler may leave a body that is called twice
+// out of line, and the constant is lost.
+#define VK_INLINE_LAMBDA HWY_ATTR __attribute__((always_inline))
 
 }  // namespace VK_TIER_NAMESPACE
 }  // namespace vk

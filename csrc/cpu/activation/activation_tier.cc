@@ -1,9 +1,65 @@
 #include "cpu/activation/activation.h"
-#include "cpu/vec.h"
+
+#include "cpu/math.h"
 
 namespace vk::VK_TIER {
+namespace {
+
+// Each function is x times a distribution function of x. Written so, none cancels for negative x.
+struct Silu {
+  HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, Sigmoid(x)); }
+};
+
+struct Gelu {
+  HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, NormalCdf(x)); }
+};
+
+// (1 + tanh u) / 2 is the sigmoid of 2 u.
+struct GeluTanh {
+  HWY_INLINE VF operator()(VF x) const {
+    const VF slope = hn::Set(DF(), 1.59576912f);  // 2 sqrt(2 / pi)
+    const VF cubic = hn::Set(DF(), 1.59576912f * 0.044715f);
+    const VF u = hn::Mul(x, hn::MulAdd(hn::Mul(x, x), cubic, slope));
+    return hn::Mul(x, Sigmoid(u));
+  }
+};
+
+struct GeluQuick {
+  HWY_INLINE VF operator()(VF x) const {
+    return hn::Mul(x, Sigmoid(hn::Mul(x, hn::Set(DF(), 1.702f))));
+  }
+};
+
+template <class T, class Activation>
+void Gated(void* out, const void* gate, const void* up, size_t count) {
+  T* to = static_cast<T*>(out);
+  const T* x = static_cast<const T*>(gate);
+  const T* y = static_cast<const T*>(up);
+  ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
+    const VF activated = RoundTo<T>(Activation()(LoadUpTo(x + i, n)));
+    StoreUpTo(hn::Mul(activated, LoadUpTo(y + i, n)), to + i, n);
+  });
+}
+
+template <class T, class Activation>
+void Plain(void* out, const void* input, size_t count) {
+  T* to = static_cast<T*>(out);
+  const T* x = static_cast<const T*>(input);
+  ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
+    StoreUpTo(Activation()(LoadUpTo(x + i, n)), to + i, n);
+  });
+}
+
+}  // namespace
+
+#define VK_GATED(Activation) \
+  {Gated<float, Activation>, Gated<hwy::bfloat16_t, Activation>, Gated<hwy::float16_t, Activation>}
+#define VK_PLAIN(Activation) \
+  {Plain<float, Activation>, Plain<hwy::bfloat16_t, Activation>, Plain<hwy::float16_t, Activation>}
 
 extern const ActivationTable activation_table;
-const ActivationTable activation_table = {0};
+const ActivationTable activation_table = {
+    VK_GATED(Silu), VK_GATED(Gelu), VK_GATED(GeluTanh), VK_PLAIN(GeluTanh), VK_PLAIN(GeluQuick),
+};
 
 }  // namespace vk::VK_TIER

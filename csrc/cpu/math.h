@@ -1,0 +1,122 @@
+// Float32 elementary functions on whole vectors, for `*_tier.cc` files only. Accuracies are maxima
+// over the stated range against float64. The polynomials are minimax fits (Remez exchange) of the
+// function named beside them, with coefficients rounded to float32, lowest degree first.
+#ifndef VLLM_KERNELS_CPU_MATH_H_
+#define VLLM_KERNELS_CPU_MATH_H_
+
+#include "cpu/vec.h"
+
+namespace vk {
+namespace VK_TIER_NAMESPACE {
+
+// max(x, low) and min(x, high) that keep a NaN. x86's own instructions return their second operand
+// when either is NaN; elsewhere the comparison does it.
+HWY_INLINE VF AtLeast(VF x, VF low) {
+#if HWY_ARCH_X86
+  return hn::Max(low, x);
+#else
+  return hn::IfThenElse(hn::Lt(x, low), low, x);
+#endif
+}
+HWY_INLINE VF AtMost(VF x, VF high) {
+#if HWY_ARCH_X86
+  return hn::Min(high, x);
+#else
+  return hn::IfThenElse(hn::Gt(x, high), high, x);
+#endif
+}
+
+// c0 + c1 x + c2 x^2 + ... by Horner's rule.
+HWY_INLINE VF Polynomial(VF, float c0) { return hn::Set(DF(), c0); }
+template <class... Coefficients>
+HWY_INLINE VF Polynomial(VF x, float c0, Coefficients... higher) {
+  return hn::MulAdd(Polynomial(x, higher...), x, hn::Set(DF(), c0));
+}
+
+// value * 2^n for integral n in [-252, 254]; a subnormal product is rounded once.
+HWY_INLINE VF MulByPow2(VF value, VF n) {
+#if defined(__AVX512F__)
+  return VF{_mm512_scalef_ps(value.raw, n.raw)};
+#else
+  // One factor cannot reach the subnormals, so the exponent is split.
+  const hn::RebindToSigned<DF> di;
+  const auto exponent = hn::ConvertTo(di, n);
+  const auto first = hn::ShiftRight<1>(exponent);
+  const auto bias = hn::Set(di, 127);
+  const auto power = [&](hn::Vec<decltype(di)> e) HWY_ATTR {
+    return hn::BitCast(DF(), hn::ShiftLeft<23>(hn::Add(e, bias)));
+  };
+  return hn::Mul(hn::Mul(value, power(first)), power(hn::Sub(exponent, first)));
+#endif
+}
+
+// a / b for finite b in [2^-60, 2^60] and |a| <= b: within 1 ulp, without the long latency of a
+// division where the CPU offers an estimate good enough for one correction step.
+HWY_INLINE VF Quotient(VF a, VF b) {
+#if defined(__AVX512F__)
+  const VF inverse = VF{_mm512_rcp14_ps(b.raw)};
+  const VF estimate = hn::Mul(a, inverse);
+  return hn::MulAdd(hn::NegMulAdd(estimate, b, a), inverse, estimate);
+#else
+  return hn::Div(a, b);
+#endif
+}
+
+// e^x for x <= 0: 1 ulp, subnormal results included; 0 for -infinity, NaN for NaN.
+HWY_INLINE VF ExpOfNegative(VF x) {
+  x = AtLeast(x, hn::Set(DF(), -104.0f));  // below, the result rounds to 0
+  const VF n = hn::Round(hn::Mul(x, hn::Set(DF(), 1.44269504f)));
+  // r = x - n ln 2, with ln 2 in two parts; |r| <= ln(2) / 2.
+  VF r = hn::NegMulAdd(n, hn::Set(DF(), 0.69314575f), x);
+  r = hn::NegMulAdd(n, hn::Set(DF(), 1.4286068e-06f), r);
+  // (e^r - 1 - r) / r^2
+  const VF q = Polynomial(r, 0.49999994f, 0.16666521f, 0.041668374f, 0.008368647f, 0.0013814965f);
+  const VF e = hn::Add(hn::MulAdd(hn::Mul(r, r), q, r), hn::Set(DF(), 1.0f));
+  return MulByPow2(e, n);
+}
+
+// 1 / (1 + e^-x): 2.3 ulp, also where it is near 0. From e^-|x|, which cannot overflow.
+HWY_INLINE VF Sigmoid(VF x) {
+  const VF one = hn::Set(DF(), 1.0f);
+  const VF e = ExpOfNegative(hn::Or(x, hn::SignBit(DF())));
+  return Quotient(hn::IfNegativeThenElse(x, e, one), hn::Add(one, e));
+}
+
+// tanh x: 2 ulp.
+HWY_INLINE VF Tanh(VF x) {
+  const VF magnitude = hn::Abs(x);
+  const VF square = hn::Mul(x, x);
+  // (tanh(x) / x - 1) / x^2: near 0 the quotient below would cancel.
+  const VF p =
+      Polynomial(square, -0.33333284f, 0.13331515f, -0.053745147f, 0.020655228f, -0.0057216384f);
+  const VF small = hn::MulAdd(hn::Mul(x, square), p, x);
+  const VF one = hn::Set(DF(), 1.0f);
+  const VF e = ExpOfNegative(hn::Mul(magnitude, hn::Set(DF(), -2.0f)));
+  const VF large = hn::CopySign(Quotient(hn::Sub(one, e), hn::Add(one, e)), x);
+  return hn::IfThenElse(hn::Lt(magnitude, hn::Set(DF(), 0.625f)), small, large);
+}
+
+// The standard normal distribution function, (1 + erf(x / sqrt 2)) / 2: 5.2 ulp (3.1e-7
+// relative), also in the lower tail, where 1 + erf would cancel.
+HWY_INLINE VF NormalCdf(VF x) {
+  // Past 15 the tail is below the smallest subnormal; the bound keeps infinity out of a * a.
+  const VF a = AtMost(hn::Abs(x), hn::Set(DF(), 15.0f));
+  const VF square = hn::Mul(a, a);
+  const VF lost = hn::MulSub(a, a, square);  // rounding error of the square, which e^ would amplify
+  const VF half = hn::Set(DF(), 0.5f);
+  VF e = ExpOfNegative(hn::Mul(square, hn::Set(DF(), -0.5f)));
+  e = hn::NegMulAdd(e, hn::Mul(lost, half), e);
+  // With u = (a - 3) / (a + 3): (a + 3) e^(a^2 / 2) erfc(a / sqrt 2) / 2.
+  const VF one = hn::Set(DF(), 1.0f);
+  const VF three = hn::Set(DF(), 3.0f);
+  const VF inverse = Quotient(one, hn::Add(a, three));
+  const VF p = Polynomial(hn::Mul(hn::Sub(a, three), inverse), 0.7290837f, -0.5093322f, 0.23001775f,
+                          -0.047258306f, -0.010463008f, 0.0069379057f, 0.0010193927f,
+                          -0.0009465609f, -0.00020680367f, 5.0178143e-05f);
+  const VF tail = hn::Mul(hn::Mul(p, inverse), e);
+  return hn::IfNegativeThenElse(x, tail, hn::Sub(one, tail));
+}
+
+}  // namespace VK_TIER_NAMESPACE
+}  // namespace vk
+#endif  // VLLM_KERNELS_CPU_MATH_H_
