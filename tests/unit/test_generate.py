@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-
 from support import ROOT
+
 from vllm_conda import errors
 from vllm_conda.errors import StaleFileError
 from vllm_conda.generate import check, generate, generated_files, tiers_cmake, tiers_inc
@@ -61,7 +62,7 @@ def test_tier_macro_lists_each_tier_once_lowest_first() -> None:
     rows = re.findall(r"^VK_CPU_TIER\((\w+), (.+)\)$", tiers_inc(TARGETS), re.M)
     assert [name for name, _ in rows] == list(TARGETS.tiers["x86_64"])
     masks = [set(mask.split(" | ")) for _, mask in rows]
-    assert all(low < high for low, high in zip(masks, masks[1:], strict=False))
+    assert all(low < high for low, high in itertools.pairwise(masks))
 
 
 def test_feature_names_exist_in_the_header() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-
 import support
+import yaml
 from support import ROOT, SHARED_SCHEMAS
+
 from vllm_conda.errors import ConfigError, RecipeError
 from vllm_conda.generate import variant_file
 from vllm_conda.jobs import Job, jobs
@@ -102,7 +102,7 @@ def test_staging_scripts_name_every_axis_and_the_source_hash() -> None:
             assert re.search(rf"\b{axis}\b", text), f"{name}: {axis} is not in script.env"
         assert f"{name.removesuffix('-build')}_source_hash" in text
         assert "VLLM_CONDA_TOOLCHAIN" in text
-    cpu = {key for key in variant_values(ROOT, JOBS[0], variant_file(TARGETS, JOBS[0]))}
+    cpu = set(variant_values(ROOT, JOBS[0], variant_file(TARGETS, JOBS[0])))
     others = {"target_platform", "c_compiler", "cxx_compiler", "c_stdlib", "c_stdlib_version"}
     assert cpu - others == AXES["cpu-build"], "a new axis: add it to script.env and AXES"
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
 from support import ROOT
+
 from vllm_conda.errors import ConfigError
 from vllm_conda.targets import load_targets, parse_targets, tomllib
 
@@ -25,7 +26,7 @@ def broken(change: Callable[[dict[str, Any]], Any]) -> str:
 def test_features_accumulate_from_lower_tiers() -> None:
     targets = load_targets(ROOT)
     tiers = list(targets.tiers["x86_64"])
-    for lower, higher in zip(tiers, tiers[1:], strict=False):
+    for lower, higher in itertools.pairwise(tiers):
         below = targets.features("x86_64", lower)
         assert targets.features("x86_64", higher)[: len(below)] == below
         assert len(targets.features("x86_64", higher)) > len(below)

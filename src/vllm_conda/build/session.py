@@ -70,7 +70,8 @@ def _converse(process: subprocess.Popen[str], request: str) -> Iterator[str]:
     with suppress(BrokenPipeError):  # it died at once; its exit code says so
         process.stdin.write(request)
         process.stdin.close()
-    yield from process.stdout
+    with process.stdout as lines:
+        yield from lines
 
 
 def _parse(line: str) -> Event:

@@ -1,0 +1,215 @@
+"""`vllm-conda build` on the real recipe, with dummy compilers and small sources."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+from rattler_build import Package
+from vllm_conda.build.pipeline import Options, Report, build
+from vllm_conda.progress import Mode, Reporter
+
+V3, V4 = "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CONDA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("RATTLER_CACHE_DIR", str(tmp_path / "cache" / "rattler"))
+    monkeypatch.setenv("PYTHONPATH", str(support.ROOT / "src"))
+    # What is tested here must not depend on the machine's CPU.
+    monkeypatch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
+
+
+def run(root: Path, channel: str, *variants: str, events: io.StringIO | None = None) -> Report:
+    reporter = Reporter(Mode.JSON, events or io.StringIO())
+    options = Options(root, root / "output", tuple(variants), (channel,), 2)
+    return build(options, reporter)
+
+
+def packages(root: Path) -> dict[str, Path]:
+    return {path.name: path for path in sorted((root / "output" / "linux-64").glob("*.conda"))}
+
+
+def by_name(root: Path, name: str) -> list[Path]:
+    return [path for file, path in packages(root).items() if file.rsplit("-", 2)[0] == name]
+
+
+def indexed(root: Path, subdir: str = "linux-64") -> dict[str, dict[str, Any]]:
+    text = (root / "output" / subdir / "repodata.json").read_text()
+    records: dict[str, dict[str, Any]] = json.loads(text)["packages.conda"]
+    return records
+
+
+def content(package: Path, folder: Path, file: str) -> str:
+    from rattler.package_streaming import extract
+
+    extract(package, folder)
+    return (folder / file).read_text()
+
+
+def test_full_build_then_nothing_then_one_kernel_file(
+    checkout: Path, dummies: str, tmp_path: Path
+) -> None:
+    first = run(checkout, dummies)
+    assert support.names(first.built) == ["vllm-core", "vllm-cpu", "vllm-kernels", "vllm-cpu"]
+    assert all(item["tests"] == "passed" for item in first.built)
+    assert set(indexed(checkout)) == set(packages(checkout))
+    assert indexed(checkout, "noarch") == {}
+    assert first.install_command.endswith(" vllm-cpu")
+    assert (checkout / "output").as_uri() in first.install_command
+    # The solver takes the level-4 package on a level-4 machine.
+    assert any(name.endswith("_400.conda") for name in first.installed)
+
+    before = {name: path.stat().st_mtime_ns for name, path in packages(checkout).items()}
+    second = run(checkout, dummies)
+    assert second.built == []
+    assert second.installed == []
+    assert sorted(second.unchanged) == sorted(before)
+    assert {n: p.stat().st_mtime_ns for n, p in packages(checkout).items()} == before
+
+    (checkout / "csrc/cpu/norm/norm.cc").write_text("norm, second edition\n")
+    third = run(checkout, dummies)
+    assert support.names(third.built) == ["vllm-cpu", "vllm-cpu"]
+    assert len(third.removed) == 2
+    assert set(indexed(checkout)) == set(packages(checkout))
+    for number, package in enumerate(by_name(checkout, "vllm-cpu")):
+        text = content(package, tmp_path / str(number), "lib/vllm_kernels/libvllm_kernels_cpu.so")
+        assert "norm, second edition" in text
+
+
+def test_two_variants_never_share_a_binary(checkout: Path, dummies: str, tmp_path: Path) -> None:
+    run(checkout, dummies)
+    for package in by_name(checkout, "vllm-cpu"):
+        level = Package.from_file(package).build_number // 100
+        folder = tmp_path / str(level)
+        text = content(package, folder, "lib/vllm_kernels/libvllm_kernels_cpu.so")
+        assert text.splitlines()[0] == f"level={level}"
+
+
+def test_python_only_change_rebuilds_core_and_repackages_cpu_without_compiling(
+    checkout: Path, dummies: str
+) -> None:
+    run(checkout, dummies)
+    (checkout / "src/vllm_kernels/__init__.py").write_text("version = 2\n")
+    report = run(checkout, dummies)
+    assert support.names(report.built) == ["vllm-core", "vllm-cpu", "vllm-cpu"]
+    logs = {item["package"].rsplit("-", 2)[0]: Path(item["log"]).read_text() for item in report.built}
+    assert "Building new staging cache" in logs["vllm-core"]
+    assert "Building new staging cache" not in logs["vllm-cpu"]
+    assert "Restored" in logs["vllm-cpu"]
+
+
+def test_core_is_the_same_from_either_job_alone(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies, V3)
+    core = [path.name for path in by_name(checkout, "vllm-core")]
+    report = run(checkout, dummies, V4)
+    assert [path.name for path in by_name(checkout, "vllm-core")] == core
+    assert support.names(report.built) == ["vllm-cpu"]
+    assert report.removed == []
+
+
+def test_one_variant_keeps_what_the_other_needs(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies)
+    (checkout / "csrc/torch/ops.cc").write_text("ops, second edition\n")
+    run(checkout, dummies, V3)
+    cores = {path.name for path in by_name(checkout, "vllm-core")}
+    assert len(cores) == 2, "the level-4 package still pins the old core"
+    run(checkout, dummies)
+    assert len(by_name(checkout, "vllm-core")) == 1
+    assert set(indexed(checkout)) == set(packages(checkout))
+
+
+def test_no_file_is_owned_twice(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies, V4)
+    owners: dict[str, str] = {}
+    for name, path in packages(checkout).items():
+        for file in Package.from_file(path).files:
+            assert file not in owners, f"{file} is in {name} and {owners[file]}"
+            owners[file] = name
+    assert {f for f in owners if f.startswith("site-packages/vllm_kernels/")}
+    assert "lib/vllm_kernels/libvllm_kernels_cpu.so" in owners
+
+
+def test_dependencies_of_the_finished_packages(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies)
+    core = Package.from_file(by_name(checkout, "vllm-core")[0])
+    assert core.noarch == "python"
+    assert core.subdir == "linux-64"
+    assert set(core.depends) == {"python >=3.10", "pytorch >=2.11", "__glibc >=2.17"}
+    for path in by_name(checkout, "vllm-cpu"):
+        package = Package.from_file(path)
+        level = package.build_number // 100
+        names = {spec.split()[0] for spec in package.depends}
+        assert f"_x86_64-microarch-level >={level}" in package.depends
+        assert f"vllm-core =={core.version} {core.build_string}" in package.depends
+        assert "__glibc >=2.17" in package.depends
+        assert not names & {"python", "pytorch", "libhwy", "python_abi"}
+
+
+def test_foreign_packages_in_the_output_are_kept_and_indexed(
+    checkout: Path, dummies: str, tmp_path: Path
+) -> None:
+    run(checkout, dummies, V3)
+    source = Path(dummies.removeprefix("file://")) / "linux-64"
+    foreign = next(source.glob("cmake-*.conda"))
+    target = checkout / "output" / "linux-64" / foreign.name
+    target.write_bytes(foreign.read_bytes())
+    run(checkout, dummies, V3)
+    assert foreign.name in indexed(checkout)
+    (checkout / "csrc/cpu/norm/norm.cc").write_text("again\n")
+    run(checkout, dummies, V3)
+    assert target.is_file()
+    assert set(indexed(checkout)) == set(packages(checkout))
+
+
+def test_a_package_that_changed_in_the_output_is_built_again(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies, V3)
+    victim = by_name(checkout, "vllm-cpu")[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[: len(whole) // 2])
+    report = run(checkout, dummies, V3)
+    assert support.names(report.built) == ["vllm-cpu"]
+    Package.from_file(victim)
+
+
+def test_level_above_the_machine_is_built_but_its_tests_are_skipped_with_the_reason(
+    checkout: Path, dummies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_ARCHSPEC", "haswell")
+    report = run(checkout, dummies)
+    tests = {item["job"]: item["tests"] for item in report.built if "vllm-cpu" in item["package"]}
+    assert tests[V3] == "passed"
+    assert "below _x86_64-microarch-level >=4" in tests[V4]
+    assert any(name.endswith("_300.conda") for name in report.installed)
+
+
+def test_progress_events_name_each_package_and_stage(checkout: Path, dummies: str) -> None:
+    events = io.StringIO()
+    run(checkout, dummies, V3, events=events)
+    lines = [json.loads(line) for line in events.getvalue().splitlines()]
+    ended = [event["task"] for event in lines if event["event"] == "end"]
+    assert f"build vllm-core ({V3})" in ended
+    assert f"test vllm-cpu ({V3})" in ended
+    stages = {event["stage"] for event in lines if event["event"] == "stage"}
+    assert {"set up the environments", "compress"} <= stages
+
+
+def test_logs_are_kept_per_job_and_package(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies)
+    logs = checkout / "output" / "logs"
+    found = {str(path.relative_to(logs)) for path in logs.rglob("*.log")}
+    assert f"{V3}/vllm-core-build.log" in found
+    assert f"{V4}/vllm-cpu-build.log" in found
+    assert f"{V4}/vllm-cpu-test.log" in found
+
+
+def test_nothing_but_channel_logs_and_state_in_the_output(checkout: Path, dummies: str) -> None:
+    run(checkout, dummies)
+    names = {entry.name for entry in os.scandir(checkout / "output")}
+    assert names == {"linux-64", "noarch", "logs", "build-state.json"}
