@@ -1,0 +1,201 @@
+"""Small calls of every op, for comparing an implementation with the reference.
+
+A check calls ops of the given provider (``torch.ops.vllm_kernels`` or the references) and returns
+what they computed. Provider-owned state, such as the layout of a KV cache or a packed weight,
+stays inside a check: only results are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Run = Callable[[Any, torch.dtype], list[Tensor]]
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class Check:
+    """`run(provider, dtype)` calls `ops` and returns their results; once for each of `dtypes`."""
+
+    ops: tuple[str, ...]
+    run: Run
+    dtypes: tuple[torch.dtype, ...] = FLOATS
+
+
+CHECKS: list[Check] = []
+
+
+def _check(*ops: str, dtypes: tuple[torch.dtype, ...] = FLOATS) -> Callable[[Run], Run]:
+    def register(run: Run) -> Run:
+        CHECKS.append(Check(ops, run, dtypes))
+        return run
+
+    return register
+
+
+def _activation(name: str, width: int) -> Run:
+    def run(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+        x = torch.randn(5, width, dtype=dtype) * 3
+        out = torch.empty(5, 67, dtype=dtype)
+        getattr(ops, name)(out, x)
+        return [out]
+
+    return run
+
+
+# 67 columns: whole vectors of every tier and a rest.
+for _name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"):
+    CHECKS.append(Check((_name,), _activation(_name, 134)))
+for _name in ("gelu_new", "gelu_fast", "gelu_quick", "gelu_tanh"):
+    CHECKS.append(Check((_name,), _activation(_name, 67)))
+
+
+@_check("rms_norm")
+def _rms_norm(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    x, weight = torch.randn(5, 131, dtype=dtype), torch.randn(131, dtype=dtype)
+    out = torch.empty_like(x)
+    ops.rms_norm(out, x, weight, 1e-6)
+    return [out]
+
+
+@_check("fused_add_rms_norm")
+def _fused_add_rms_norm(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    x, residual = torch.randn(5, 131, dtype=dtype), torch.randn(5, 131, dtype=dtype)
+    ops.fused_add_rms_norm(x, residual, torch.randn(131, dtype=dtype), 1e-6)
+    return [x, residual]
+
+
+@_check("rotary_embedding")
+def _rotary_embedding(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    results = []
+    for is_neox in (True, False):
+        positions = torch.tensor([0, 3, 17, 63, 5])
+        query, key = torch.randn(5, 4 * 64, dtype=dtype), torch.randn(5, 2 * 64, dtype=dtype)
+        angles = torch.outer(torch.arange(64.0), 10000.0 ** -(torch.arange(24) / 24))
+        cache = torch.cat((angles.cos(), angles.sin()), -1).to(dtype)
+        ops.rotary_embedding(positions, query, key, 64, cache, is_neox)
+        results += [query, key]
+    return results
+
+
+@_check("compute_slot_mapping_kernel_impl", dtypes=(torch.int64,))
+def _slot_mapping(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    starts = torch.tensor([0, 3, 4], dtype=torch.int32)
+    slots = torch.full((6,), -1, dtype=dtype)
+    table = torch.tensor([[4, 1], [7, 2]], dtype=torch.int32)
+    ops.compute_slot_mapping_kernel_impl(starts, torch.tensor([15, 16, 17, 20]), table, slots, 16)
+    return [slots]
+
+
+@_check(
+    "cpu_attn_has_isa",
+    "get_scheduler_metadata",
+    "cpu_attn_reshape_and_cache",
+    "cpu_attention_with_kv_cache",
+)
+def _attention(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """A prefill of 21 tokens and a decode at 70, grouped heads, causal; window and soft cap."""
+    isa = "amx" if dtype is torch.bfloat16 and ops.cpu_attn_has_isa("amx") else "vec"
+    heads, kv_heads, head, block = 4, 2, 64, 32
+    lengths, new = [21, 70], [21, 1]
+    starts = torch.tensor([0, 21, 22], dtype=torch.int32)
+    seq_lens = torch.tensor(lengths, dtype=torch.int32)
+    table = torch.tensor([[3, 0, 0], [1, 4, 2]], dtype=torch.int32)
+    # Keys and values are two halves of one buffer, as the engine has them.
+    cache = torch.zeros(6, kv_heads, block, 2 * head, dtype=dtype)
+    keys, values = cache[..., :head], cache[..., head:]
+    for row, length in enumerate(lengths):
+        position = torch.arange(length)
+        slots = table[row, position // block].long() * block + position % block
+        key = torch.randn(length, kv_heads, head, dtype=dtype)
+        value = torch.randn(length, kv_heads, head, dtype=dtype)
+        ops.cpu_attn_reshape_and_cache(key, value, keys, values, slots, isa)
+    query = torch.randn(sum(new), heads, head, dtype=dtype)
+    results = []
+    for window, softcap in ((-1, 0.0), (16, 30.0)):
+        plan = ops.get_scheduler_metadata(
+            len(new), heads, kv_heads, head, seq_lens, dtype, starts, True, window, isa, True, None
+        )
+        out = torch.zeros_like(query)
+        ops.cpu_attention_with_kv_cache(
+            query, keys, values, out, starts, seq_lens, head**-0.5, True, None, window, table,
+            softcap, plan, None, None,
+        )  # fmt: skip
+        results.append(out)
+    return results
+
+
+@_check("static_scaled_int8_quant")
+def _static_quant(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    x, scale = torch.randn(5, 131, dtype=dtype), torch.tensor([0.02])
+    results = []
+    for azp in (None, torch.tensor([-7], dtype=torch.int32)):
+        out = torch.empty(5, 131, dtype=torch.int8)
+        ops.static_scaled_int8_quant(out, x, scale, azp)
+        results.append(out)
+    return results
+
+
+@_check("dynamic_scaled_int8_quant")
+def _dynamic_quant(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    x = torch.randn(5, 131, dtype=dtype)
+    results = []
+    for azp in (None, torch.empty(5, 1, dtype=torch.int32)):
+        out, scale = torch.empty(5, 131, dtype=torch.int8), torch.empty(5, 1)
+        ops.dynamic_scaled_int8_quant(out, x, scale, azp)
+        results += [out, scale]
+    return results
+
+
+@_check(
+    "is_onednn_acl_supported",
+    "create_onednn_mm_handler",
+    "onednn_mm",
+    "release_dnnl_matmul_handler",
+    dtypes=(torch.float32, torch.bfloat16),
+)
+def _matmul(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    if ops.is_onednn_acl_supported() not in (True, False):
+        raise RuntimeError("is_onednn_acl_supported did not answer with a bool")
+    weight = torch.randn(96, 160, dtype=dtype) / 8
+    handle = ops.create_onednn_mm_handler(weight.t(), 32)
+    results = []
+    for rows, bias in ((1, None), (5, torch.randn(96, dtype=dtype))):
+        out = torch.empty(rows, 96, dtype=dtype)
+        a = torch.randn(rows, 160, dtype=dtype)
+        ops.onednn_mm(out, a, bias, torch.tensor(handle, dtype=torch.int64))
+        results.append(out)
+    ops.release_dnnl_matmul_handler(handle)
+    return results
+
+
+@_check(
+    "create_onednn_scaled_mm_handler",
+    "onednn_scaled_mm",
+    dtypes=(torch.float32, torch.bfloat16),
+)
+def _scaled_matmul(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    weight = torch.randint(-127, 128, (96, 160), dtype=torch.int8)
+    scales = torch.rand(96, 1) * 1e-2
+    handle = ops.create_onednn_scaled_mm_handler(weight.t(), scales, dtype, True, False, 32)
+    out = torch.empty(5, 96, dtype=dtype)
+    a = torch.randint(-127, 128, (5, 160), dtype=torch.int8)
+    ops.onednn_scaled_mm(
+        out, a, torch.rand(5, 1) * 1e-2, None, None, torch.randn(96, dtype=dtype),
+        torch.tensor(handle, dtype=torch.int64),
+    )  # fmt: skip
+    ops.release_dnnl_matmul_handler(handle)
+    return [out]
+
+
+@_check("init_cpu_memory_env", dtypes=(torch.int64,))
+def _memory_env(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """No node named: nothing changes in this process."""
+    ops.init_cpu_memory_env([])
+    return []
