@@ -1,0 +1,122 @@
+"""Wheels by name through the machine's own pip (its index, mirrors and proxies apply)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
+from vllm_conda.errors import ConfigError, MissingToolError, NetworkError
+from vllm_conda.progress import Reporter
+from vllm_conda.toolchain import fetch
+from vllm_conda.toolchain.host import Host
+from vllm_conda.toolchain.store import Store, disk_errors, key_of, remove
+
+BATCH = 8  # wheels per pip process: start-up is paid once a batch, a kill loses one batch
+_NETWORK = re.compile(r"connect|network|resol|timed out|retries|proxy|no matching|ssl", re.I)
+
+
+def choose(name: str, rows: Iterable[str], python: str) -> str:
+    """The one requirement of ``rows`` whose marker holds for CPython ``python`` (``3.11.7``).
+
+    Raises:
+        ConfigError: none or several apply, or a row is not ``name==version``.
+    """
+    environment = {
+        "python_version": ".".join(python.split(".")[:2]),
+        "python_full_version": python,
+    }
+    chosen = []
+    for row in rows:
+        requirement = Requirement(row)
+        if len(requirement.specifier) != 1 or next(iter(requirement.specifier)).operator != "==":
+            raise ConfigError(f"packages.toml: [pip] {name}: {row!r} is not pinned with ==.")
+        if requirement.marker is None or requirement.marker.evaluate(environment):
+            chosen.append(f"{requirement.name}{requirement.specifier}")
+    if len(chosen) != 1:
+        raise ConfigError(
+            f"packages.toml: [pip] {name}: {len(chosen)} requirements apply to Python {python}."
+        )
+    return chosen[0]
+
+
+def _key(requirement: str, host: Host) -> str:
+    return f"{requirement}-{key_of(requirement, host.py, host.platform)[:8]}"
+
+
+class PipClient:
+    """Fetches pinned requirements."""
+
+    def __init__(self, store: Store, host: Host, reporter: Reporter) -> None:
+        self.store, self.host, self.reporter = store, host, reporter
+
+    def cached(self, requirement: str) -> fetch.Artifact | None:
+        """The wheel of an earlier run."""
+        return fetch.cached(self.store, "pip", _key(requirement, self.host))
+
+    def fetch(self, requirements: list[str]) -> dict[str, fetch.Artifact]:
+        """Download wheels, at most ``BATCH`` a call.
+
+        Raises:
+            NetworkError: pip could not reach or find one.
+            MissingToolError: the running Python has no pip.
+        """
+        scratch = self.store.scratch("pip")
+        try:
+            with disk_errors(scratch):
+                (scratch / "tmp").mkdir()
+                (scratch / "dl").mkdir()
+            command = [
+                sys.executable, "-m", "pip", "download", "--no-deps", "--quiet",
+                "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
+                "--only-binary", ":all:", "--dest", str(scratch / "dl"), *requirements,
+            ]  # fmt: skip
+            env = {**os.environ, "TMPDIR": str(scratch / "tmp")}
+            label = requirements[0] + (f" +{len(requirements) - 1}" if requirements[1:] else "")
+            with fetch.growing(self.reporter, f"pip download {label}", scratch, None):
+                code, text = fetch.run_client(command, env, scratch)
+            if code:
+                raise self._failure(requirements, text)
+            return self._keep(requirements, scratch / "dl")
+        finally:
+            remove(scratch)
+
+    def _keep(self, requirements: list[str], folder: Path) -> dict[str, fetch.Artifact]:
+        wanted = {canonicalize_name(Requirement(row).name): row for row in requirements}
+        found = {}
+        for file in sorted(folder.iterdir()):
+            name, version, _, _ = parse_wheel_filename(file.name)
+            row = wanted[name]
+            key = _key(row, self.host)
+            found[row] = fetch.record(self.store, "pip", key, name, str(version), file)
+        return found
+
+    def _failure(self, requirements: list[str], text: str) -> Exception:
+        reason = fetch.last_error(text)
+        if "No module named pip" in text:
+            return MissingToolError(
+                f"The running Python ({sys.executable}) has no pip.",
+                f"Run: {shlex.quote(sys.executable)} -m ensurepip",
+            )
+        if "No space left" in text or "Errno 28" in text:
+            from vllm_conda.errors import DiskError
+
+            return DiskError(f"pip ran out of disk space in {self.store.root}.", "Free space there.")
+        rows = shlex.join(requirements)
+        return NetworkError(
+            f"pip could not download {', '.join(requirements)}: {reason}.",
+            "Run again with network, or on a connected machine run "
+            f"`pip download --no-deps --only-binary :all: -d wheels {rows}`, copy the folder "
+            "here and set PIP_FIND_LINKS to it.",
+        )
+
+
+def requirements_of(pins: Mapping[str, tuple[str, ...]], host: Host) -> dict[str, str]:
+    """Name in ``[pip]`` -> the requirement for this Python."""
+    return {name: choose(name, rows, host.python) for name, rows in pins.items()}

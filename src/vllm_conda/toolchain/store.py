@@ -1,0 +1,173 @@
+"""The cache folder: atomic writes, hashes, one lock, and disk errors as one sentence.
+
+Nothing in it is visible under its final name before it is whole: files and folders are
+made under ``tmp/`` and renamed, so that a killed run leaves only rubbish in ``tmp/``.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vllm_conda.errors import BusyError, DiskError
+from vllm_conda.progress import Reporter
+
+CACHE_VARIABLE = "VLLM_CONDA_CACHE"
+LOCK_WAIT_SECONDS = 900.0
+_DISK_ERRNOS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "it is not writable",
+    errno.EPERM: "it is not writable",
+    errno.EFBIG: "the file size limit is reached",
+}
+
+
+def default_cache() -> Path:
+    """``$VLLM_CONDA_CACHE``, else ``$XDG_CACHE_HOME/vllm-conda``, else ``~/.cache/vllm-conda``."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vllm-conda"
+
+
+def disk_error(error: OSError, where: Path) -> DiskError | None:
+    """The DiskError for an OSError that the disk caused, else None."""
+    reason = _DISK_ERRNOS.get(error.errno or 0)
+    if reason is None:
+        return None
+    hint = f"Free space there, or set {CACHE_VARIABLE} to a folder on another disk."
+    return DiskError(f"Cannot write to {error.filename or where}: {reason}.", hint)
+
+
+@contextmanager
+def disk_errors(where: Path) -> Iterator[None]:
+    """Turns disk-full and not-writable OSErrors into DiskError."""
+    try:
+        yield
+    except OSError as error:
+        if (known := disk_error(error, where)) is not None:
+            raise known from error
+        raise
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def key_of(*parts: str) -> str:
+    """A 24-digit key that changes when any part does."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(f"{len(part)}:{part}".encode())
+    return digest.hexdigest()[:24]
+
+
+class Store:
+    """The folders of one cache."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.downloads = self.root / "downloads"
+        self.packages = self.root / "packages"
+        self.channels = self.root / "channels"
+        self.requests = self.root / "requests"
+        self.tmp = self.root / "tmp"
+
+    def prepare(self) -> None:
+        """Make the folders; raises DiskError when that cannot be done."""
+        with disk_errors(self.root):
+            for folder in (self.downloads, self.packages, self.channels, self.requests, self.tmp):
+                folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self, reporter: Reporter, wait: float = LOCK_WAIT_SECONDS) -> Iterator[None]:
+        """Hold the cache alone; the kernel releases the lock of a killed process.
+
+        Raises:
+            BusyError: another process still holds it after ``wait`` seconds.
+        """
+        self.prepare()
+        lock = FileLock(self.root / "lock")
+        try:
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                if wait <= 0:
+                    raise
+                reporter.line(f"Another run uses {self.root}; waiting up to {wait:.0f} s for it.")
+                lock.acquire(timeout=wait)
+        except Timeout as error:
+            raise BusyError(
+                f"Another process holds the cache {self.root}.",
+                f"Wait for it, or set {CACHE_VARIABLE} to another folder.",
+            ) from error
+        try:
+            # The lock is ours, so whatever lies in tmp/ was left by a killed run.
+            for rubbish in self.tmp.iterdir():
+                remove(rubbish)
+            yield
+        finally:
+            lock.release()
+
+    def scratch(self, name: str) -> Path:
+        """A new empty folder on the cache's file system."""
+        with disk_errors(self.tmp):
+            return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.tmp))
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write JSON atomically."""
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.tmp)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(value, file, indent=1, sort_keys=True)
+                os.replace(name, path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def publish(self, made: Path, final: Path) -> None:
+        """Rename a finished folder to its final name, replacing what is there."""
+        with disk_errors(final):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.exists():
+                old = self.scratch("old")
+                os.replace(final, old / "x")
+                os.replace(made, final)
+                remove(old)
+            else:
+                os.replace(made, final)
+
+
+def read_json(path: Path) -> Any | None:
+    """Parsed JSON, or None when the file is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder tree, whatever is left of it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

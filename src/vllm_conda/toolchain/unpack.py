@@ -1,0 +1,124 @@
+"""Sources as plain folders: wheels, Debian packages, the running CPython.
+
+A wheel becomes what a prefix would hold (``lib/pythonX.Y/site-packages``, ``bin``); a set
+of Debian packages one folder each, with merged ``/usr``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from installer import install
+from installer.destinations import SchemeDictionaryDestination
+from installer.records import RecordEntry
+from installer.sources import WheelFile
+from installer.utils import Scheme
+
+from vllm_conda.errors import IntegrityError
+from vllm_conda.toolchain.cpython import PREFIX_TOKEN
+from vllm_conda.toolchain.fetch import Artifact
+from vllm_conda.toolchain.store import disk_errors, remove
+
+
+@dataclass
+class Wheel:
+    """An unpacked wheel: its folder and its ``name = module:function`` entry points."""
+
+    root: Path
+    entry_points: list[str] = field(default_factory=list)
+
+
+class _Destination(SchemeDictionaryDestination):
+    """Notes the entry points: a noarch package declares them instead of holding scripts."""
+
+    entry_points: list[str]
+
+    def write_script(
+        self, name: str, module: str, attr: str, section: str
+    ) -> RecordEntry:  # pragma: no cover - thin
+        self.entry_points.append(f"{name} = {module}:{attr}")
+        return super().write_script(name, module, attr, section)  # type: ignore[arg-type]
+
+
+def unpack_wheel(file: Path, root: Path, site: str) -> Wheel:
+    """Install a wheel below ``root``; scripts start with the prefix token.
+
+    Args:
+        site: Place of site-packages in a prefix, for example ``lib/python3.11/site-packages``.
+    """
+    schemes = {
+        "purelib": str(root / site),
+        "platlib": str(root / site),
+        "scripts": str(root / "bin"),
+        "headers": str(root / "include"),
+        "data": str(root),
+    }
+    destination = _Destination(schemes, f"{PREFIX_TOKEN}/bin/python", "posix")
+    destination.entry_points = []
+    with disk_errors(root), WheelFile.open(file) as source:
+        install(source, destination, {"INSTALLER": b"conda\n"})
+    return Wheel(root, destination.entry_points)
+
+
+def unpack_deb(file: Path, root: Path) -> None:
+    """Extract a .deb below ``root`` with ``/bin``, ``/lib*`` and ``/sbin`` merged into ``/usr``."""
+    raw = root.with_name(root.name + ".raw")
+    with disk_errors(root):
+        raw.mkdir(parents=True)
+        done = subprocess.run(
+            ["dpkg-deb", "--extract", str(file), str(raw)], capture_output=True, text=True
+        )
+        if done.returncode:
+            if "No space left" in done.stderr:
+                raise OSError(28, "No space left on device", str(root))
+            raise IntegrityError(f"dpkg-deb cannot read {file}: {done.stderr.strip()}.")
+        for top in sorted(raw.iterdir()):
+            graft(top, root / _merged(top.name))
+        _relative_links(root)
+    remove(raw)
+
+
+def _merged(path: str) -> str:
+    """A path of the root folder with ``/bin``, ``/lib*`` and ``/sbin`` merged into ``/usr``."""
+    top = path.split("/")[0]
+    return f"usr/{path}" if top in ("bin", "sbin") or top.startswith("lib") else path
+
+
+def _relative_links(root: Path) -> None:
+    """Absolute links of a package mean its own root folder, not this machine's."""
+    for base, folders, names in os.walk(root):
+        for name in [*folders, *names]:
+            path = Path(base, name)
+            if path.is_symlink() and os.path.isabs(goal := os.readlink(path)):
+                path.unlink()
+                path.symlink_to(os.path.relpath(root / _merged(goal.lstrip("/")), base))
+
+
+def graft(source: Path, target: Path) -> None:
+    """Move a tree into another one that may hold some of the same folders."""
+    for base, _, names in os.walk(source):
+        inside = target / os.path.relpath(base, source)
+        inside.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(base, name), inside / name)
+        for name in os.listdir(base):
+            path = os.path.join(base, name)
+            if os.path.islink(path):
+                os.replace(path, inside / name)
+
+
+def unpack_debs(artifacts: Iterable[Artifact], root: Path) -> None:
+    """Extract each package into ``root/NAME``."""
+    for artifact in artifacts:
+        unpack_deb(artifact.path, root / artifact.name)
+
+
+def drop_tree(path: Path) -> None:
+    """Delete an unpacked tree that no later package reads."""
+    shutil.rmtree(path, ignore_errors=True)

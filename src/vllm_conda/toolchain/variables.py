@@ -1,0 +1,72 @@
+"""Variables of the data file, from the machine and from what was downloaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from vllm_conda.errors import ConfigError, MissingToolError
+from vllm_conda.toolchain.apt_client import upstream_version
+from vllm_conda.toolchain.fetch import Artifact
+from vllm_conda.toolchain.host import Host
+from vllm_conda.toolchain.microarch import build_matcher
+from vllm_conda.toolchain.model import Package
+
+Sources = Mapping[str, Sequence[Artifact]]
+
+
+def shared(host: Host, sources: Sources) -> dict[str, str]:
+    """Variables that every entry may use.
+
+    Args:
+        sources: Source name (``apt:compiler``, ``pip:numpy``) -> its artifacts.
+    """
+    major, minor = host.py.split(".")
+    variables = {
+        "py": host.py,
+        "py_nodot": f"{major}{minor}",
+        "py_next": f"{major}.{int(minor) + 1}",
+        "site": f"lib/python{host.py}/site-packages",
+        "triplet": host.triplet,
+        "deb_triplet": host.triplet.replace("_", "-"),
+        "conda_triplet": host.conda_triplet,
+        "family": host.family,
+    }
+    if "apt:compiler" in sources:
+        debs = {one.name: one.version for one in sources["apt:compiler"]}
+        majors = [match[1] for name in debs if (match := re.fullmatch(r"gcc-(\d+)", name))]
+        if len(majors) != 1 or "libc6" not in debs:
+            raise MissingToolError("apt offers no complete C++ compiler for this suite.")
+        variables["gcc"] = majors[0]
+        variables["glibc"] = upstream_version(debs["libc6"])
+    return variables
+
+
+def of_instance(host: Host, instance: Mapping[str, str]) -> dict[str, str]:
+    """Variables of one ``each`` combination and what follows from them."""
+    variables = dict(instance)
+    if "level" in instance:
+        level = int(instance["level"])
+        name = host.family.replace("_", "-")
+        variables["archspec"] = build_matcher(host.family, level)
+        variables["march"] = name if level == 1 else f"{name}-v{level}"
+    return variables
+
+
+def version_of(package: Package, host: Host, sources: Sources) -> str:
+    """The package's version: its own, or that of the download it names.
+
+    ``package`` has its variables filled in already, except ``{version}`` itself.
+    """
+    if package.version:
+        return package.version
+    source, _, name = package.version_source().partition("/")
+    if source == "host:cpython":
+        return host.python
+    artifacts = sources[source]
+    if source.startswith("pip:"):
+        return artifacts[0].version.split("+")[0]
+    for artifact in artifacts:
+        if artifact.name == name:
+            return upstream_version(artifact.version)
+    raise ConfigError(f"packages.toml: {package.name}: {source} has no package {name!r}.")
