@@ -112,15 +112,16 @@ def runnable_tiers() -> list[str]:
 def run() -> Outcome:
     """Compare every op on every runnable tier with its reference."""
     failures = list(_uncovered())
-    if failures:
-        return Outcome([], 0, 0, failures)
     tiers = runnable_tiers()
+    choices: list[str | None] = [*tiers] or [None]
     provider = references()
     comparisons = 0
     for check in CHECKS:
+        if not all(hasattr(provider, op) for op in check.ops):
+            continue  # said by _uncovered
         for dtype in check.dtypes:
             expected = _run(check, provider, dtype)
-            for tier in tiers or [None]:
+            for tier in choices:
                 comparisons += 1
                 with _tier(tier):
                     said = list(compare(check, dtype, expected))
