@@ -1,12 +1,107 @@
+// Attention over the paged key/value cache: any mix of prefill and decode requests in one call.
 #ifndef VLLM_KERNELS_CPU_ATTENTION_ATTENTION_H_
 #define VLLM_KERNELS_CPU_ATTENTION_ATTENTION_H_
 
+#include <cstddef>
+#include <cstdint>
+
 #include "core/abi.h"
+
+extern "C" {
+
+// The arguments of one attention call; T is float32, bfloat16 or float16, one for all four.
+typedef struct vk_attention_args {
+  const vk_tensor* query;            // T [tokens, heads, head_size], last dimension contiguous
+  const vk_tensor* key_cache;        // T [blocks, kv_heads, block_size, head_size], likewise
+  const vk_tensor* value_cache;      // T, the shape of key_cache, likewise
+  const vk_tensor* output;           // T, the shape of query, likewise; written
+  const vk_tensor* query_start_loc;  // int32 [requests + 1], first query token of each request
+  const vk_tensor* seq_lens;         // int32 [>= requests], keys of each request, queries included
+  const vk_tensor* block_table;      // int32 [>= requests, max_blocks], cache block of each page
+  const vk_tensor* alibi_slopes;     // float32 [heads] or null (Press et al. 2022)
+  const vk_tensor* sinks;            // float32 or T [heads] or null: a logit without a value
+  const vk_tensor* dynamic_causal;   // bool [>= requests] or null: overrides `causal` per request
+  double scale;                      // multiplies query . key
+  double softcap;                    // logits become softcap * tanh(logit / softcap); 0: no cap
+  int64_t sliding_window;            // keys in (q - window, q], or (q - window, q + window) where
+                                     // not causal; -1: no window
+  int32_t causal;                    // keys after the query's own position are masked
+  const char* kv_cache_dtype;        // "auto": the cache has the query's dtype
+} vk_attention_args;
+
+// output = softmax(scale * query . keys + bias) . values, in float32 with the online softmax of
+// Milakov and Gimelshein 2018, tiled as in FlashAttention (Dao et al. 2022) and split along the
+// keys where requests x heads are too few for the threads (Flash-Decoding, Dao et al. 2023).
+// Query head h reads key/value head h / (heads / kv_heads). A row without a visible key is 0.
+// VK_INVALID_ARGUMENT: dtype, shape, stride, lengths or a block index; VK_UNSUPPORTED:
+// kv_cache_dtype or head size (multiples of 8 up to 1024 are served).
+VK_EXPORT vk_status vk_cpu_attention(const vk_attention_args* args);
+
+// Length in int32 of the scheduler metadata, which is opaque to the engine. The plan is made from
+// seq_lens in each call (a few microseconds), so it can never be stale; the metadata is a stamp.
+#define VK_ATTENTION_METADATA_LENGTH 4
+VK_EXPORT vk_status vk_cpu_attention_metadata(int64_t requests, int64_t heads, int64_t kv_heads,
+                                              int64_t head_size, int32_t* metadata);
+
+// Whether the engine may ask for the layout `isa` ("vec", "vec16", "amx"): the cache has the same
+// layout for all, so what counts is that this CPU can run the kernels behind the name.
+VK_EXPORT vk_status vk_cpu_attention_has_isa(const char* isa, int32_t* has);
+
+}  // extern "C"
 
 namespace vk {
 
+// What all tasks of a call share. Strides count elements.
+struct AttentionProblem {
+  const void* query;
+  const void* key;
+  const void* value;
+  void* output;
+  int64_t query_token_stride, query_head_stride;
+  int64_t output_token_stride, output_head_stride;
+  int64_t key_block_stride, key_head_stride, key_slot_stride;
+  int64_t value_block_stride, value_head_stride, value_slot_stride;
+  const float* alibi_slopes;             // null or [heads]
+  const float* sinks;                    // null or [heads]
+  int32_t head_size, block_size, group;  // group: query heads per key/value head
+  int32_t window;                        // INT32_MAX: none
+  float scale, softcap;                  // softcap 0: none
+};
+
+// A tile of consecutive query tokens of one request, times the query heads of one key/value head,
+// against a range of keys. Row r of the tile is token r / group, head r % group.
+struct AttentionTask {
+  const int32_t* blocks;  // the request's row of the block table
+  int64_t first_token;    // row of `query` and `output`
+  int32_t tokens;
+  int32_t first_position;  // of the first token within its request
+  int32_t seq_len;
+  int32_t kv_head;
+  int32_t key_begin, key_end;  // visible to some row; empty where none is
+  int32_t causal;
+  int32_t split_group;  // -1, or the index of the tasks whose results are merged
+  int32_t partial;      // slot of the partial result where split_group >= 0
+};
+
+// A partial result: rows x padded head size of unnormalised output, then maxima, then sums.
+struct AttentionPartials {
+  const float* first;
+  size_t stride;  // floats from one partial to the next
+  int32_t count;
+};
+
+// The index of each array is vk_dtype (float32, bfloat16, float16).
 struct AttentionTable {
-  int placeholder;
+  int32_t tile_rows;     // rows that keep the kernels busy
+  int32_t key_multiple;  // splits along the keys start at multiples of this
+  size_t (*scratch_bytes)(int32_t head_size, int32_t rows);
+  size_t (*partial_floats)(int32_t head_size, int32_t rows);
+  // Writes the output, or `partial` where that is not null. `scratch` is aligned to 64 bytes.
+  void (*attend[3])(const AttentionProblem& problem, const AttentionTask& task, void* scratch,
+                    float* partial);
+  // Writes the output of one split group; `task` is any of its tasks.
+  void (*merge[3])(const AttentionProblem& problem, const AttentionTask& task,
+                   const AttentionPartials& partials, void* scratch);
 };
 
 }  // namespace vk

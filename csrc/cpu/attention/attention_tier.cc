@@ -1,9 +1,73 @@
 #include "cpu/attention/attention.h"
-#include "cpu/vec.h"
+
+#include "cpu/attention/decode.h"
+#include "cpu/attention/prefill.h"
 
 namespace vk::VK_TIER {
+namespace {
+
+constexpr int32_t kTileRows = 64;
+// Steps start at multiples of this, so that sixteen keys never straddle two cache blocks.
+constexpr int32_t kKeyMultiple = 16;
+
+template <class T, class Engine>
+void AttendWith(const AttentionProblem& problem, const AttentionTask& task, void* scratch,
+                float* partial) {
+  Arena arena(scratch);
+  Tile tile(arena, task.tokens * problem.group, problem.head_size);
+  Engine engine(arena, tile);
+  tile.Start(problem, task);
+  engine.Start(problem, task);
+  const LogitRule rule(problem);
+  const int32_t begin = task.key_begin / kKeyMultiple * kKeyMultiple;
+  for (int32_t first = begin; first < task.key_end; first += Engine::kKeys) {
+    engine.Step(problem, task, rule, first, HWY_MIN(Engine::kKeys, task.key_end - first));
+  }
+  if (partial != nullptr) {
+    WritePartial(tile, partial);
+  } else {
+    WriteOutput<T>(problem, task, tile);
+  }
+}
+
+template <class T>
+void Attend(const AttentionProblem& problem, const AttentionTask& task, void* scratch,
+            float* partial) {
+  if (task.tokens * problem.group <= Decode<T>::kMaxRows) {
+    AttendWith<T, Decode<T>>(problem, task, scratch, partial);
+  } else {
+    AttendWith<T, Prefill<T, FloatPacking<T>>>(problem, task, scratch, partial);
+  }
+}
+
+template <class Engine>
+size_t EngineBytes(int32_t head_size, int32_t rows) {
+  Arena arena(nullptr);
+  Tile tile(arena, rows, head_size);
+  Engine engine(arena, tile);
+  return arena.used();
+}
+
+// Enough for every dtype: floats take the most.
+size_t ScratchBytes(int32_t head_size, int32_t rows) {
+  return HWY_MAX(EngineBytes<Decode<float>>(head_size, rows),
+                 (EngineBytes<Prefill<float, FloatPacking<float>>>(head_size, rows)));
+}
+
+size_t FloatsOfPartial(int32_t head_size, int32_t rows) {
+  return PartialFloats(rows, RoundUp(head_size, kHeadMultiple));
+}
+
+}  // namespace
 
 extern const AttentionTable attention_table;
-const AttentionTable attention_table = {0};
+const AttentionTable attention_table = {
+    kTileRows,
+    kKeyMultiple,
+    ScratchBytes,
+    FloatsOfPartial,
+    {Attend<float>, Attend<hwy::bfloat16_t>, Attend<hwy::float16_t>},
+    {Merge<float>, Merge<hwy::bfloat16_t>, Merge<hwy::float16_t>},
+};
 
 }  // namespace vk::VK_TIER

@@ -1,0 +1,112 @@
+"""Attention over the paged key/value cache, request by request in float32 (float64 stays)."""
+
+from __future__ import annotations
+
+import torch
+
+_METADATA_BYTES = 16
+
+
+def get_scheduler_metadata(
+    num_req: int,
+    num_heads_q: int,
+    num_heads_kv: int,
+    head_dim: int,
+    seq_lens: torch.Tensor,
+    dtype: torch.dtype,
+    query_start_loc: torch.Tensor,
+    casual: bool,
+    window_size: int,
+    isa_hint: str,
+    enable_kv_split: bool,
+    dynamic_causal: torch.Tensor | None,
+) -> torch.Tensor:
+    """Opaque int8 tensor; the reference plans nothing, so it holds nothing."""
+    return torch.zeros(_METADATA_BYTES, dtype=torch.int8, device=seq_lens.device)
+
+
+def cpu_attn_has_isa(isa: str) -> bool:
+    """No instruction set is needed, so only the portable layouts ("vec", "vec16") are there."""
+    return isa in ("vec", "vec16")
+
+
+def _visible(
+    queries: int, keys: int, causal: bool, window: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask [queries, keys] of the visible keys, and their distance from the query."""
+    query = torch.arange(keys - queries, keys, device=device).unsqueeze(1)
+    distance = torch.arange(keys, device=device).unsqueeze(0) - query
+    visible = torch.ones_like(distance, dtype=torch.bool)
+    if causal:
+        visible &= distance <= 0
+    if window != -1:
+        visible &= distance.abs() < window
+    return visible, distance
+
+
+def cpu_attention_with_kv_cache(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    output: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    seq_lens: torch.Tensor,
+    scale: float,
+    causal: bool,
+    alibi_slopes: torch.Tensor | None,
+    sliding_window_size: int,
+    block_table: torch.Tensor,
+    softcap: float,
+    scheduler_metadata: torch.Tensor,
+    s_aux: torch.Tensor | None,
+    dynamic_causal: torch.Tensor | None,
+    k_scale: float = 1.0,
+    v_scale: float = 1.0,
+    kv_cache_dtype: str = "auto",
+) -> None:
+    """Write ``output`` [tokens, heads, head_size]; see csrc/cpu/attention/attention.h.
+
+    ``query`` as ``output``; caches [blocks, kv_heads, block_size, head_size]; ``query_start_loc``
+    int32 [requests + 1]; ``seq_lens`` int32 [requests]; ``block_table`` int32 [requests,
+    max_blocks]; ``alibi_slopes`` (Press et al. 2022) and the sinks ``s_aux`` [heads];
+    ``dynamic_causal`` bool [requests]. The scales belong to quantised caches: NotImplementedError
+    unless ``kv_cache_dtype`` is "auto".
+    """
+    if kv_cache_dtype != "auto":
+        raise NotImplementedError(
+            f"cpu_attention_with_kv_cache: kv_cache_dtype is {kv_cache_dtype!r}, want 'auto'"
+        )
+    wide = torch.promote_types(query.dtype, torch.float32)
+    kv_heads, block_size, head_size = key_cache.shape[1:]
+    group = query.shape[1] // kv_heads
+    starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
+    for index, (begin, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+        if begin == end:
+            continue
+        length, queries = lengths[index], end - begin
+        blocks = block_table[index, : -(-length // block_size)].long()
+        # Pages that no query sees may be freed: their table entries mean nothing.
+        blocks = blocks.clamp(0, key_cache.shape[0] - 1)
+        key, value = (
+            cache[blocks].transpose(1, 2).reshape(-1, kv_heads, head_size)[:length].to(wide)
+            for cache in (key_cache, value_cache)
+        )
+        grouped = query[begin:end].to(wide).unflatten(1, (kv_heads, group))
+        logits = torch.einsum("qhgd,khd->hgqk", grouped, key) * scale
+        if softcap > 0:
+            logits = softcap * torch.tanh(logits / softcap)
+        is_causal = causal if dynamic_causal is None else bool(dynamic_causal[index])
+        visible, distance = _visible(queries, length, is_causal, sliding_window_size, query.device)
+        if alibi_slopes is not None:
+            logits += alibi_slopes.to(wide).view(kv_heads, group, 1, 1) * distance
+        logits.masked_fill_(~visible, float("-inf"))
+        if s_aux is not None:
+            sink = s_aux.to(wide).view(kv_heads, group, 1, 1).expand(-1, -1, queries, 1)
+            weights = torch.cat((logits, sink), -1).softmax(-1)[..., :-1]
+        else:
+            weights = logits.softmax(-1)
+        # A row without a visible key is 0/0 above.
+        weights = weights.masked_fill(~visible, 0.0)
+        seen = visible.any(0)
+        value = value.masked_fill(~seen.view(-1, 1, 1), 0.0)
+        output[begin:end] = torch.einsum("hgqk,khd->qhgd", weights, value).flatten(1, 2)
