@@ -1,9 +1,47 @@
 // The one place where the schemas of the namespace meet the dispatcher. Device libraries only add
-// implementations (STABLE_TORCH_LIBRARY_IMPL).
+// implementations (VK_BINDINGS).
 #include <torch/csrc/stable/library.h>
 
-STABLE_TORCH_LIBRARY(vllm_kernels, library) {
-#define VK_OP(family, schema) library.def(schema);
+#include <exception>
+#include <string>
+#include <string_view>
+
+#include "core/abi.h"
+
+namespace {
+
+using torch::stable::detail::StableLibrary;
+
+constexpr std::string_view kSchemas[] = {
+#define VK_OP(family, schema) schema,
 #include "torch/ops.def"
 #undef VK_OP
+};
+
+std::string_view NameOf(std::string_view schema) { return schema.substr(0, schema.find('(')); }
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(vllm_kernels, library) {
+  for (const std::string_view schema : kSchemas) library.def(schema.data());
+}
+
+// Defines the op of that name in another namespace too, with the same schema (the engine calls its
+// ops in a namespace of its own). Null, or what went wrong (valid until the thread's next call).
+extern "C" VK_EXPORT const char* vk_torch_define(const char* name_space, const char* op) {
+  thread_local std::string message;
+  try {
+    for (const std::string_view schema : kSchemas) {
+      if (NameOf(schema) != op) continue;
+      // Never deleted: that would take the definition back while the interpreter may still call.
+      auto* library = new StableLibrary(StableLibrary::Kind::FRAGMENT, name_space, nullptr,
+                                        __FILE__, __LINE__);
+      library->def(schema.data());
+      return nullptr;
+    }
+    message = std::string("no op of that name: ") + op;
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  return message.c_str();
 }

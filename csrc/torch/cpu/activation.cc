@@ -1,6 +1,7 @@
 #include "cpu/activation/activation.h"
 
 #include "torch/convert.h"
+#include "torch/registry.h"
 
 namespace vk::binding {
 namespace {
@@ -24,7 +25,7 @@ VK_ACTIVATIONS(VK_BIND)
 }  // namespace
 }  // namespace vk::binding
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_kernels, CPU, library) {
+VK_BINDINGS(CPU, library) {
 #define VK_REGISTER(name, out_name) library.impl(#name, TORCH_BOX(&vk::binding::Call_##name));
   VK_ACTIVATIONS(VK_REGISTER)
 }

@@ -1,6 +1,7 @@
 #include "cpu/norm/norm.h"
 
 #include "torch/convert.h"
+#include "torch/registry.h"
 
 namespace vk::binding {
 namespace {
@@ -22,7 +23,7 @@ void FusedAddRmsNorm(const Tensor& input, const Tensor& residual,
 }  // namespace
 }  // namespace vk::binding
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_kernels, CPU, library) {
+VK_BINDINGS(CPU, library) {
   library.impl("rms_norm", TORCH_BOX(&vk::binding::RmsNorm));
   library.impl("fused_add_rms_norm", TORCH_BOX(&vk::binding::FusedAddRmsNorm));
 }
