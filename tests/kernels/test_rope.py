@@ -33,7 +33,7 @@ def expected(
     turn = torch.complex(cos, -sin if inverse else sin).unsqueeze(1)
     part = heads[..., offset : offset + rot_dim].double()
     pairs = part.unflatten(-1, (2, -1)).mT if is_neox else part.unflatten(-1, (-1, 2))
-    turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turn)
+    turned = torch.view_as_real(torch.complex(pairs[..., 0], pairs[..., 1]) * turn)
     size = pairs.abs().sum(-1, keepdim=True).expand_as(pairs)
     result, bound = heads.double().clone(), torch.zeros_like(heads, dtype=torch.float64)
     for target, value in ((result, turned), (bound, size)):
