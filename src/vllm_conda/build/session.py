@@ -32,7 +32,8 @@ def run_worker(
         folder: Workspace; ``session.json`` in it names the running session.
         on_event: Called for every other event.
     """
-    process = subprocess.Popen(
+    last: Event = {}
+    with subprocess.Popen(
         [sys.executable, "-m", "vllm_conda.build.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -41,21 +42,19 @@ def run_worker(
         start_new_session=True,
         text=True,
         errors="replace",
-    )
-    last: Event = {}
-    try:
-        write_atomic(folder / "session.json", json.dumps({"session": process.pid}))
-        for line in _converse(process, json.dumps(request)):
-            event = _parse(line)
-            if event["event"] in ("result", "error"):
-                last = event
-            else:
-                on_event(event)
-        process.wait()
-    finally:
-        _end_session(process.pid, folder)
-        process.wait()
-        (folder / "session.json").unlink(missing_ok=True)
+    ) as process:
+        try:
+            write_atomic(folder / "session.json", json.dumps({"session": process.pid}))
+            for line in _converse(process, json.dumps(request)):
+                event = _parse(line)
+                if event["event"] in ("result", "error"):
+                    last = event
+                else:
+                    on_event(event)
+            process.wait()
+        finally:
+            _end_session(process.pid, folder)
+            (folder / "session.json").unlink(missing_ok=True)
     if not last:
         reason = f"ended with code {process.returncode}"
         if process.returncode < 0:
@@ -70,8 +69,7 @@ def _converse(process: subprocess.Popen[str], request: str) -> Iterator[str]:
     with suppress(BrokenPipeError):  # it died at once; its exit code says so
         process.stdin.write(request)
         process.stdin.close()
-    with process.stdout as lines:
-        yield from lines
+    yield from process.stdout
 
 
 def _parse(line: str) -> Event:
