@@ -9,7 +9,10 @@ from vllm_conda.toolchain.model import Activation
 
 _HEADER = "# Written by vllm-conda from toolchain/packages.toml.\n"
 # During a package build the flags point to the host environment, else to the active one.
-_PREFIX = 'if [ "${CONDA_BUILD:-0}" = 1 ]; then _tc_prefix="$PREFIX"; else _tc_prefix="$CONDA_PREFIX"; fi\n'
+_PREFIX = (
+    'if [ "${CONDA_BUILD:-0}" = 1 ]; then _tc_prefix="$PREFIX"; '
+    'else _tc_prefix="$CONDA_PREFIX"; fi\n'
+)
 
 
 def _backup(name: str, stem: str) -> str:

@@ -15,10 +15,17 @@ from pathlib import Path
 
 from vllm_conda.errors import DiskError, MissingToolError, NetworkError
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import fetch
+from vllm_conda.toolchain import fetch as downloads
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import AptSet
-from vllm_conda.toolchain.store import Store, disk_errors, key_of, read_json, remove
+from vllm_conda.toolchain.store import (
+    FREE_SPACE,
+    Store,
+    disk_errors,
+    key_of,
+    read_json,
+    remove,
+)
 
 _URI_LINE = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>\S*)$", re.M)
 _KEYRINGS = ("debian-archive-keyring", "ubuntu-archive-keyring")
@@ -70,15 +77,15 @@ class AptClient:
         key = key_of(suite, self.host.deb_arch, str(wanted.closure), *wanted.names)
         return self.store.downloads / "apt" / f"{suite}-{key}.json"
 
-    def cached(self, wanted: AptSet) -> list[fetch.Artifact] | None:
+    def cached(self, wanted: AptSet) -> list[downloads.Artifact] | None:
         """The set as an earlier run left it, or None when a file is missing."""
         keys = read_json(self.manifest(wanted))
         if not isinstance(keys, list):
             return None
-        found = [fetch.cached(self.store, "apt", str(key)) for key in keys]
+        found = [downloads.cached(self.store, "apt", str(key)) for key in keys]
         return [one for one in found if one] if all(found) else None
 
-    def fetch(self, wanted: AptSet) -> list[fetch.Artifact]:
+    def fetch(self, wanted: AptSet) -> list[downloads.Artifact]:
         """Download what is missing of the set.
 
         Raises:
@@ -92,7 +99,7 @@ class AptClient:
             env = {**os.environ, "APT_CONFIG": str(self._configure(suite, scratch)), "LC_ALL": "C"}
             self._update(suite, scratch, env)
             uris = self._uris(wanted, scratch, env)
-            found = {uri.key: fetch.cached(self.store, "apt", uri.key) for uri in uris}
+            found = {uri.key: downloads.cached(self.store, "apt", uri.key) for uri in uris}
             missing = [uri for uri in uris if found[uri.key] is None]
             if missing:
                 found.update(self._download(suite, missing, scratch, env))
@@ -116,7 +123,7 @@ class AptClient:
             "--format", "$(CREATED_BY) $(COMPONENT) $(RELEASE) $(REPO_URI)",
         ]  # fmt: skip
         env = {k: v for k, v in os.environ.items() if k != "APT_CONFIG"}
-        code, text = fetch.run_client(command, {**env, "LC_ALL": "C"}, scratch)
+        code, text = downloads.run_client(command, {**env, "LC_ALL": "C"}, scratch)
         sites = [
             line.split()[3]
             for line in text.splitlines()
@@ -133,9 +140,9 @@ class AptClient:
         """Write the private configuration; returns its path."""
         state = self.store.root / "apt" / suite
         env = {k: v for k, v in os.environ.items() if k != "APT_CONFIG"}
-        code, acquire = fetch.run_client(["apt-config", "dump", "Acquire"], env, scratch)
+        code, acquire = downloads.run_client(["apt-config", "dump", "Acquire"], env, scratch)
         if code:
-            raise MissingToolError(f"apt-config failed: {fetch.last_error(acquire)}.")
+            raise MissingToolError(f"apt-config failed: {downloads.last_error(acquire)}.")
         keyrings = [
             str(path)
             for name in _KEYRINGS
@@ -178,10 +185,10 @@ class AptClient:
 
     def _update(self, suite: str, scratch: Path, env: dict[str, str]) -> None:
         lists = self.store.root / "apt" / suite / "lists"
-        with fetch.growing(self.reporter, f"apt-get update ({suite})", lists / "partial", None):
+        with downloads.growing(self.reporter, f"apt-get update ({suite})", lists / "partial", None):
             # Without Error-Mode an unreachable mirror is only a warning.
             command = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]
-            code, text = fetch.run_client(command, env, scratch)
+            code, text = downloads.run_client(command, env, scratch)
         if code:
             raise self._failure(f"the package list of {suite}", text, "apt-get update")
 
@@ -190,33 +197,33 @@ class AptClient:
             command = ["apt-get", "install", "--yes", "--print-uris", *wanted.names]
         else:
             command = ["apt-get", "download", "--print-uris", *wanted.names]
-        code, text = fetch.run_client(command, env, scratch)
+        code, text = downloads.run_client(command, env, scratch)
         uris = parse_uris(text)
         if code or not uris:
             raise MissingToolError(
                 f"apt cannot provide {', '.join(wanted.names)} from {self.suite(wanted)}: "
-                f"{fetch.last_error(text)}.",
+                f"{downloads.last_error(text)}.",
                 f"Look it up with: apt-cache policy {shlex.join(wanted.names)}",
             )
         return uris
 
     def _download(
         self, suite: str, missing: list[Uri], scratch: Path, env: dict[str, str]
-    ) -> dict[str, fetch.Artifact]:
+    ) -> dict[str, downloads.Artifact]:
         folder = scratch / "debs"
         folder.mkdir()
         command = ["apt-get", "download", *(f"{uri.name}={uri.version}" for uri in missing)]
         total = sum(uri.size for uri in missing)
         label = f"apt-get download {len(missing)} packages ({suite})"
-        with fetch.growing(self.reporter, label, folder, total):
-            code, text = fetch.run_client(command, env, folder)
+        with downloads.growing(self.reporter, label, folder, total):
+            code, text = downloads.run_client(command, env, folder)
         by_key = {uri.key: uri for uri in missing}
         found = {}
         # Whatever arrived is kept, so that the next run only fetches the rest.
         for file in sorted(folder.glob("*.deb")):
             uri = by_key[urllib.parse.unquote(file.name)[: -len(".deb")]]
             if file.stat().st_size == uri.size:
-                found[uri.key] = fetch.record(
+                found[uri.key] = downloads.record(
                     self.store, "apt", uri.key, uri.name, uri.version, file
                 )
         if code or len(found) != len(missing):
@@ -226,8 +233,8 @@ class AptClient:
 
     def _failure(self, what: str, text: str, command: str) -> Exception:
         if "No space left" in text or "not enough" in text.lower():
-            return DiskError(f"apt ran out of disk space in {self.store.root}.", "Free space there.")
+            return DiskError(f"apt ran out of disk space in {self.store.root}.", FREE_SPACE)
         return NetworkError(
-            f"apt could not fetch {what}: {fetch.last_error(text)}.",
+            f"apt could not fetch {what}: {downloads.last_error(text)}.",
             f"Run again with network; `{command}` shows whether the host's mirror answers.",
         )

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 from vllm_conda import __version__
-from vllm_conda.errors import ConfigError, IntegrityError, VllmCondaError, did_you_mean
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.store import (
-    Store,
-    default_cache,
-    disk_errors,
-    key_of,
-    read_json,
-    remove,
-    sha256,
-)
+from vllm_conda.toolchain.store import Store, default_cache, key_of, read_json
 
 # Modules that decide what a package holds: an edit there makes new packages.
 _CONTENT_MODULES = (
     "activation", "assemble", "cpython", "elf", "microarch", "model", "stage", "unpack",
     "variables",
 )  # fmt: skip
-WORKERS = 2
 
 
 @dataclass(frozen=True)
@@ -79,7 +62,8 @@ class Channel:
 
 
 @cache
-def _code_key() -> str:
+def code_key() -> str:
+    """Key of the code that decides what packages hold."""
     folder = Path(__file__).parent
     texts = [(folder / f"{name}.py").read_text(encoding="utf-8") for name in _CONTENT_MODULES]
     return key_of(__version__, *texts)
@@ -87,7 +71,7 @@ def _code_key() -> str:
 
 def request_key(host: Host, text: str) -> str:
     """Key of everything that is known before any download."""
-    return key_of(text, _code_key(), *(str(value) for value in asdict(host).values()))
+    return key_of(text, code_key(), *(str(value) for value in asdict(host).values()))
 
 
 def _load(path: Path, fingerprint: str, rows: object) -> Channel | None:
@@ -108,9 +92,12 @@ def _load(path: Path, fingerprint: str, rows: object) -> Channel | None:
     return Channel(path, path.as_uri(), tuple(packages), fingerprint)
 
 
-def ensure(
-    platform: str = "linux-64", *, reporter: Reporter, cache: Path | None = None
-) -> Channel:
+def request_file(store: Store, host: Host, text: str) -> Path:
+    """Where the cache keeps the answer to this request."""
+    return store.requests / f"{host.platform}-{request_key(host, text)}.json"
+
+
+def ensure(platform: str = "linux-64", *, reporter: Reporter, cache: Path | None = None) -> Channel:
     """Make the toolchain channel, or return it at once when it is already there.
 
     Args:
@@ -130,18 +117,20 @@ def ensure(
     host = host_module.detect(platform)
     text = model.catalog_text()
     store = Store(cache or default_cache())
-    request = store.requests / f"{platform}-{request_key(host, text)}.json"
-    if (channel := _finished(store, request)) is not None:
+    request = request_file(store, host, text)
+    if (channel := finished(store, request)) is not None:
         return channel
     with store.locked(reporter):
-        if (channel := _finished(store, request)) is not None:
+        if (channel := finished(store, request)) is not None:
             return channel
+        # Imported late: rattler-build and installer cost more than a finished answer does.
         from vllm_conda.toolchain.maker import Maker
 
         return Maker(store, host, reporter, model.parse(text)).make(request)
 
 
-def _finished(store: Store, request: Path) -> Channel | None:
+def finished(store: Store, request: Path) -> Channel | None:
+    """The channel that answers the request, if it is whole."""
     known = read_json(request)
     if not isinstance(known, dict) or "fingerprint" not in known:
         return None

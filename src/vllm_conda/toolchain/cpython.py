@@ -19,7 +19,7 @@ from vllm_conda.errors import MissingToolError
 from vllm_conda.toolchain import elf
 from vllm_conda.toolchain.host import Host
 
-PREFIX_TOKEN = "@VLLM_CONDA_PREFIX@"
+PREFIX_TOKEN = "@VLLM_CONDA_PREFIX@"  # noqa: S105 - a placeholder, not a secret
 
 # Not part of what conda-forge's python offers a build either, or not relocatable:
 # test suites, Tk (needs X11 libraries), NIS (needs Kerberos), generated caches.
@@ -28,8 +28,8 @@ _DROPPED = re.compile(
     r"EXTERNALLY-MANAGED|config-[^/]*/(libpython[^/]*\.a|python\.o))(/|$)|"
     r"/lib-dynload/(_tkinter|nis|_test\w*|_ctypes_test|_xx\w+|xx\w+)\."
 )
-# Provided by the libgcc and libstdcxx packages.
-_FROM_PACKAGES = ("libgcc_s.so.1", "libstdc++.so.6")
+# Provided by the libgcc, libstdcxx and libzlib packages, which other packages need as well.
+_FROM_PACKAGES = ("libgcc_s.so.1", "libstdc++.so.6", "libz.so.1")
 
 
 def _folder_files(top: Path) -> Iterator[Path]:
@@ -78,8 +78,8 @@ def _links(py: str) -> dict[str, str]:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_symlink() and not os.path.isabs(os.readlink(source)):
-        target.symlink_to(os.readlink(source))
+    if source.is_symlink() and not source.readlink().is_absolute():
+        target.symlink_to(source.readlink())
     else:
         shutil.copy2(source, target)
 

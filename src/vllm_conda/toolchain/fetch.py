@@ -11,7 +11,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_conda.errors import IntegrityError, MissingToolError
@@ -76,7 +76,7 @@ def record(store: Store, client: str, key: str, name: str, version: str, file: P
     with disk_errors(scratch):
         size, digest = file.stat().st_size, sha256(file)
         kept = scratch / file.name
-        os.replace(file, kept)
+        file.replace(kept)
         store.write_json(
             scratch / "artifact.json",
             {"name": name, "version": version, "file": file.name, "sha256": digest, "size": size},
@@ -103,8 +103,14 @@ def run_client(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> tup
     """
     try:
         done = subprocess.run(
-            command, env=dict(env), cwd=cwd, text=True, errors="replace",
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command,
+            env=dict(env),
+            cwd=cwd,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
     except FileNotFoundError as error:
         raise MissingToolError(f"{command[0]} is not installed on this machine.") from error
@@ -121,7 +127,7 @@ def growing(reporter: Reporter, name: str, folder: Path, total: float | None) ->
         for base, _, names in os.walk(folder):
             for file in names:
                 with suppress(OSError):
-                    found += os.lstat(os.path.join(base, file)).st_size
+                    found += Path(base, file).lstat().st_size
         return found
 
     with reporter.task(name, total) as task:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +21,11 @@ from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import fetch, variables
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.assemble import assemble, build_string
-from vllm_conda.toolchain.channel import Channel, PackageFile, _code_key
+from vllm_conda.toolchain.channel import Channel, PackageFile, code_key
 from vllm_conda.toolchain.cpython import make_tree
 from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.model import Catalog, Package, Rule, canonical, resolve, substitute
+from vllm_conda.toolchain.model import AptSet, Catalog, Package, Rule, canonical, resolve
 from vllm_conda.toolchain.pip_client import BATCH, PipClient, requirements_of
 from vllm_conda.toolchain.stage import stage
 from vllm_conda.toolchain.store import Store, disk_errors, key_of, read_json, remove, sha256
@@ -85,17 +87,16 @@ class Maker:
             if missing:
                 # The largest first, so that the last worker does not end alone on it.
                 missing.sort(key=self._weight, reverse=True)
-                with self.reporter.task("assemble packages", len(missing)) as task:
+                total = sum(self._weight(job) for job in missing)
+                with self.reporter.task(f"make {len(missing)} packages", total) as task:
 
                     def build(job: Job) -> tuple[str, PackageFile]:
                         built = self._build(job)
-                        task.advance(1)
-                        task.status(job.title)
+                        task.advance(self._weight(job))
+                        task.status(f"{job.title} from {built.source}")
                         return job.key, built
 
-                    made.update(
-                        run_all(BUILDS, [lambda job=job: build(job) for job in missing])  # type: ignore[misc]
-                    )
+                    made.update(run_all(BUILDS, [partial(build, job) for job in missing]))
             channel = self._index(jobs, made)
         finally:
             remove(self._trees_root)
@@ -125,16 +126,15 @@ class Maker:
         rest = [row for row in pip_missing if not row.startswith("torch==")]
         batches += [rest[start : start + BATCH] for start in range(0, len(rest), BATCH)]
         rows: dict[str, Artifact] = {}
-        calls: list[Callable[[], None]] = [
-            lambda batch=batch: rows.update(self.pip.fetch(batch))  # type: ignore[misc]
-            for batch in batches
-        ]
-        calls += [
-            lambda name=name: self.sources.update(  # type: ignore[misc]
-                {f"apt:{name}": self.apt.fetch(self.catalog.apt[name])}
-            )
-            for name in apt_missing
-        ]
+
+        def pip(batch: list[str]) -> None:
+            rows.update(self.pip.fetch(batch))
+
+        def apt(name: str) -> None:
+            self.sources[f"apt:{name}"] = self.apt.fetch(self.catalog.apt[name])
+
+        calls = [partial(pip, batch) for batch in batches]
+        calls += [partial(apt, name) for name in apt_missing]
         try:
             run_all(DOWNLOADS, calls)
         except NetworkError as error:
@@ -154,7 +154,7 @@ class Maker:
         ]
         return list(dict.fromkeys(found))
 
-    def _from_cache(self, pips: dict[str, str], apts: dict[str, object]) -> list[Artifact]:
+    def _from_cache(self, pips: dict[str, str], apts: dict[str, AptSet]) -> list[Artifact]:
         for name, row in pips.items():
             if (wheel := self.pip.cached(row)) is not None:
                 self.sources[f"pip:{name}"] = [wheel]
@@ -193,14 +193,12 @@ class Maker:
         return found
 
     def _inputs(self, package: Package) -> list[Artifact]:
-        globs = [
-            (rule.source, glob) for rule in package.files for glob in (rule.debs or ("*",))
-        ]
+        globs = [(rule.source, glob) for rule in package.files for glob in (rule.debs or ("*",))]
         chosen = []
         for source in package.sources():
             for one in self.sources.get(source, []):
                 if one.client == "pip" or any(
-                    named == source and Path(one.name).match(glob) for named, glob in globs
+                    named == source and fnmatchcase(one.name, glob) for named, glob in globs
                 ):
                     chosen.append(one)
         return chosen
@@ -209,7 +207,7 @@ class Maker:
         inputs = [f"{one.name}={one.version}:{one.sha256}" for one in self._inputs(package)]
         if "host:cpython" in package.sources() or package.compile:
             inputs.append(f"{self.host.python_home}:{self.host.python_build}")
-        return key_of(_code_key(), canonical(package), version, *inputs)
+        return key_of(code_key(), canonical(package), version, *inputs)
 
     def _weight(self, job: Job) -> int:
         return sum(one.size for one in self._inputs(job.package))
@@ -261,9 +259,7 @@ class Maker:
             root = work / "stage"
             root.mkdir()
             staged = stage(package, trees, root)
-            file = assemble(
-                package, job.version, self.host.platform, staged, entry_points, work
-            )
+            file = assemble(package, job.version, self.host.platform, staged, entry_points, work)
             built = PackageFile(
                 name=package.name,
                 version=job.version,
@@ -275,7 +271,7 @@ class Maker:
             )
             kept = self.store.scratch("package")
             with disk_errors(kept):
-                os.replace(file, kept / built.file_name)
+                file.replace(kept / built.file_name)
             self.store.write_json(kept / "package.json", asdict(built))
             self.store.publish(kept, self.store.packages / job.key)
             return built
@@ -309,9 +305,7 @@ def without_scripts(package: Package, entry_points: Sequence[str]) -> Package:
     """A noarch package declares its entry points; the installer writes the scripts."""
     names = tuple(f"bin/{row.split('=')[0].strip()}" for row in entry_points)
     rules = package.files or (Rule(f"pip:{package.wheel}"),)
-    return replace(
-        package, files=tuple(replace(rule, drop=(*rule.drop, *names)) for rule in rules)
-    )
+    return replace(package, files=tuple(replace(rule, drop=(*rule.drop, *names)) for rule in rules))
 
 
 def _in_own_loop(folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
-import archspec.cpu
+import archspec.cpu  # type: ignore[import-untyped]
 
 from vllm_conda.errors import ConfigError
 

@@ -254,9 +254,7 @@ def _package(name: str, table: dict[str, Any]) -> Package:
         rows = table.pop(key, [])
         nested[key] = tuple(_checked(kind, row, f"{where} {key}") for row in rows)
     if "activation" in table:
-        nested["activation"] = _checked(
-            Activation, table.pop("activation"), f"{where} activation"
-        )
+        nested["activation"] = _checked(Activation, table.pop("activation"), f"{where} activation")
     package: Package = _checked(Package, table, where, name=name, **nested)
     for kind_name in package.run_exports:
         if kind_name not in RUN_EXPORT_KINDS:
@@ -286,9 +284,7 @@ def parse(text: str) -> Catalog:
     tables = ("platforms", "pip", "apt", "packages")
     for key in data:
         if key not in tables:
-            raise ConfigError(
-                f"{DATA_FILE}: the unknown key {key!r}.{did_you_mean(key, tables)}"
-            )
+            raise ConfigError(f"{DATA_FILE}: the unknown key {key!r}.{did_you_mean(key, tables)}")
     pip = {
         name: (rows,) if isinstance(rows, str) else tuple(rows)
         for name, rows in data.get("pip", {}).items()

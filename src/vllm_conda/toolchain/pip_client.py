@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,14 +11,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from vllm_conda.errors import ConfigError, MissingToolError, NetworkError
+from vllm_conda.errors import ConfigError, DiskError, MissingToolError, NetworkError
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import fetch
+from vllm_conda.toolchain import fetch as downloads
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.store import Store, disk_errors, key_of, remove
+from vllm_conda.toolchain.store import FREE_SPACE, Store, disk_errors, key_of, remove
 
 BATCH = 8  # wheels per pip process: start-up is paid once a batch, a kill loses one batch
-_NETWORK = re.compile(r"connect|network|resol|timed out|retries|proxy|no matching|ssl", re.I)
 
 
 def choose(name: str, rows: Iterable[str], python: str) -> str:
@@ -56,11 +54,11 @@ class PipClient:
     def __init__(self, store: Store, host: Host, reporter: Reporter) -> None:
         self.store, self.host, self.reporter = store, host, reporter
 
-    def cached(self, requirement: str) -> fetch.Artifact | None:
+    def cached(self, requirement: str) -> downloads.Artifact | None:
         """The wheel of an earlier run."""
-        return fetch.cached(self.store, "pip", _key(requirement, self.host))
+        return downloads.cached(self.store, "pip", _key(requirement, self.host))
 
-    def fetch(self, requirements: list[str]) -> dict[str, fetch.Artifact]:
+    def fetch(self, requirements: list[str]) -> dict[str, downloads.Artifact]:
         """Download wheels, at most ``BATCH`` a call.
 
         Raises:
@@ -79,35 +77,33 @@ class PipClient:
             ]  # fmt: skip
             env = {**os.environ, "TMPDIR": str(scratch / "tmp")}
             label = requirements[0] + (f" +{len(requirements) - 1}" if requirements[1:] else "")
-            with fetch.growing(self.reporter, f"pip download {label}", scratch, None):
-                code, text = fetch.run_client(command, env, scratch)
+            with downloads.growing(self.reporter, f"pip download {label}", scratch, None):
+                code, text = downloads.run_client(command, env, scratch)
             if code:
                 raise self._failure(requirements, text)
             return self._keep(requirements, scratch / "dl")
         finally:
             remove(scratch)
 
-    def _keep(self, requirements: list[str], folder: Path) -> dict[str, fetch.Artifact]:
+    def _keep(self, requirements: list[str], folder: Path) -> dict[str, downloads.Artifact]:
         wanted = {canonicalize_name(Requirement(row).name): row for row in requirements}
         found = {}
         for file in sorted(folder.iterdir()):
             name, version, _, _ = parse_wheel_filename(file.name)
             row = wanted[name]
             key = _key(row, self.host)
-            found[row] = fetch.record(self.store, "pip", key, name, str(version), file)
+            found[row] = downloads.record(self.store, "pip", key, name, str(version), file)
         return found
 
     def _failure(self, requirements: list[str], text: str) -> Exception:
-        reason = fetch.last_error(text)
+        reason = downloads.last_error(text)
         if "No module named pip" in text:
             return MissingToolError(
                 f"The running Python ({sys.executable}) has no pip.",
                 f"Run: {shlex.quote(sys.executable)} -m ensurepip",
             )
         if "No space left" in text or "Errno 28" in text:
-            from vllm_conda.errors import DiskError
-
-            return DiskError(f"pip ran out of disk space in {self.store.root}.", "Free space there.")
+            return DiskError(f"pip ran out of disk space in {self.store.root}.", FREE_SPACE)
         rows = shlex.join(requirements)
         return NetworkError(
             f"pip could not download {', '.join(requirements)}: {reason}.",

@@ -44,7 +44,7 @@ def walk(root: Path) -> Iterator[str]:
     for base, folders, names in os.walk(root):
         folders.sort()
         inside = os.path.relpath(base, root)
-        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        links = [name for name in folders if Path(base, name).is_symlink()]
         for name in sorted([*names, *links]):
             yield name if inside == "." else f"{inside}/{name}"
 
@@ -63,9 +63,9 @@ def map_path(path: str, rule: Rule) -> str | None:
 def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_symlink():
-        goal = os.readlink(source)
+        goal = source.readlink()
         # An absolute link points outside any prefix; it would be broken or wrong there.
-        if not os.path.isabs(goal):
+        if not goal.is_absolute():
             target.symlink_to(goal)
     else:
         os.link(source, target)
@@ -164,9 +164,12 @@ def _finish(package: Package, root: Path) -> Staged:
             continue
         if elf.is_elf(path):
             binaries.append((place, path))
-        elif path.stat().st_size <= _TEXT_LIMIT and not place.endswith(".pyc"):
-            if token in path.read_bytes():
-                prefix_files.append(place)
+        elif (
+            path.stat().st_size <= _TEXT_LIMIT
+            and not place.endswith(".pyc")
+            and token in path.read_bytes()
+        ):
+            prefix_files.append(place)
     done: set[str] = set()
     for row in package.rpath:
         chosen = [

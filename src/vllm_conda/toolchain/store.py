@@ -24,6 +24,7 @@ from vllm_conda.progress import Reporter
 
 CACHE_VARIABLE = "VLLM_CONDA_CACHE"
 LOCK_WAIT_SECONDS = 900.0
+FREE_SPACE = f"Free space there, or set {CACHE_VARIABLE} to a folder on another disk."
 _DISK_ERRNOS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -47,8 +48,7 @@ def disk_error(error: OSError, where: Path) -> DiskError | None:
     reason = _DISK_ERRNOS.get(error.errno or 0)
     if reason is None:
         return None
-    hint = f"Free space there, or set {CACHE_VARIABLE} to a folder on another disk."
-    return DiskError(f"Cannot write to {error.filename or where}: {reason}.", hint)
+    return DiskError(f"Cannot write to {error.filename or where}: {reason}.", FREE_SPACE)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ class Store:
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(value, file, indent=1, sort_keys=True)
-                os.replace(name, path)
+                Path(name).replace(path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
                 raise
@@ -150,11 +150,11 @@ class Store:
             final.parent.mkdir(parents=True, exist_ok=True)
             if final.exists():
                 old = self.scratch("old")
-                os.replace(final, old / "x")
-                os.replace(made, final)
+                final.replace(old / "x")
+                made.replace(final)
                 remove(old)
             else:
-                os.replace(made, final)
+                made.replace(final)
 
 
 def read_json(path: Path) -> Any | None:

@@ -7,18 +7,15 @@ of Debian packages one folder each, with merged ``/usr``.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 from installer import install
 from installer.destinations import SchemeDictionaryDestination
 from installer.records import RecordEntry
 from installer.sources import WheelFile
-from installer.utils import Scheme
 
 from vllm_conda.errors import IntegrityError
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
@@ -39,9 +36,7 @@ class _Destination(SchemeDictionaryDestination):
 
     entry_points: list[str]
 
-    def write_script(
-        self, name: str, module: str, attr: str, section: str
-    ) -> RecordEntry:  # pragma: no cover - thin
+    def write_script(self, name: str, module: str, attr: str, section: str) -> RecordEntry:
         self.entry_points.append(f"{name} = {module}:{attr}")
         return super().write_script(name, module, attr, section)  # type: ignore[arg-type]
 
@@ -95,30 +90,23 @@ def _relative_links(root: Path) -> None:
     for base, folders, names in os.walk(root):
         for name in [*folders, *names]:
             path = Path(base, name)
-            if path.is_symlink() and os.path.isabs(goal := os.readlink(path)):
+            if path.is_symlink() and (goal := path.readlink()).is_absolute():
                 path.unlink()
-                path.symlink_to(os.path.relpath(root / _merged(goal.lstrip("/")), base))
+                inside = goal.relative_to("/").as_posix()
+                path.symlink_to(os.path.relpath(root / _merged(inside), base))
 
 
 def graft(source: Path, target: Path) -> None:
     """Move a tree into another one that may hold some of the same folders."""
-    for base, _, names in os.walk(source):
+    for base, folders, names in os.walk(source):
         inside = target / os.path.relpath(base, source)
         inside.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            os.replace(os.path.join(base, name), inside / name)
-        for name in os.listdir(base):
-            path = os.path.join(base, name)
-            if os.path.islink(path):
-                os.replace(path, inside / name)
+        links = [name for name in folders if Path(base, name).is_symlink()]
+        for name in [*names, *links]:
+            Path(base, name).replace(inside / name)
 
 
 def unpack_debs(artifacts: Iterable[Artifact], root: Path) -> None:
     """Extract each package into ``root/NAME``."""
     for artifact in artifacts:
         unpack_deb(artifact.path, root / artifact.name)
-
-
-def drop_tree(path: Path) -> None:
-    """Delete an unpacked tree that no later package reads."""
-    shutil.rmtree(path, ignore_errors=True)
