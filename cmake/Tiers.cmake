@@ -92,12 +92,17 @@ function(vllm_add_tier_island tier out_object)
   target_compile_options(${target} PRIVATE ${VLLM_TIER_FLAGS_${tier}}
     $<$<NOT:$<CONFIG:Debug>>:-O3> -fno-exceptions -fno-rtti -ffp-contract=fast)
 
+  # A section of its own, under a name that no linker merges into .text, tells the finished library's
+  # audit (vllm_conda.audit.isa) what belongs to the tier, stripped or not.
+  set(script ${PROJECT_BINARY_DIR}/tier_${tier}.ld)
+  file(CONFIGURE OUTPUT ${script} CONTENT "SECTIONS { .tier.@tier@ : { *(.text .text.*) } }\n" @ONLY)
   set(object ${PROJECT_BINARY_DIR}/tier_${tier}.o)
   add_custom_command(
     OUTPUT ${object}
-    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -o ${object}.all $<TARGET_OBJECTS:${target}>
+    COMMAND ${CMAKE_LINKER} -r --force-group-allocation -T ${script} -o ${object}.all
+            $<TARGET_OBJECTS:${target}>
     COMMAND ${CMAKE_OBJCOPY} --keep-global-symbol=vk_tier_table_${tier} ${object}.all ${object}
-    DEPENDS ${target} $<TARGET_OBJECTS:${target}>
+    DEPENDS ${target} $<TARGET_OBJECTS:${target}> ${script}
     COMMAND_EXPAND_LISTS VERBATIM
     COMMENT "Sealing tier ${tier}")
   set(${out_object} ${object} PARENT_SCOPE)

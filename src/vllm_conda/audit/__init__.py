@@ -1,0 +1,1 @@
+"""Checks that a finished package keeps what its name promises."""

@@ -1,0 +1,221 @@
+"""No instruction above the floor outside its tier: in what is built, and in planted faults."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from vllm_conda.audit import isa
+from vllm_conda.errors import AuditFailure, ConfigError
+from vllm_conda.targets import load_targets
+
+ROOT = Path(__file__).parents[2]
+TARGETS = load_targets(ROOT)
+FAMILY = "x86_64"
+V3 = isa.allowed_features(TARGETS, FAMILY, 3)
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which("g++") is None or shutil.which("objcopy") is None,
+    reason="needs g++ and objcopy on PATH",
+)
+
+# Functions that each need one extension; `asm` so that no optimiser chooses another encoding.
+SOURCES = {
+    "v3": "float v3(float a, float b, float c) { return a * b + c; }",
+    "zmm": 'extern "C" void zmm() { asm volatile("vpxord %zmm0, %zmm0, %zmm0"); }',
+    "mask": 'extern "C" void mask() { asm volatile("kmovw %eax, %k1"); }',
+    "xmm16": 'extern "C" void xmm16() { asm volatile("vaddps %xmm16, %xmm1, %xmm2"); }',
+    "bf16": 'extern "C" void bf16() { asm volatile("vdpbf16ps %zmm0, %zmm1, %zmm2"); }',
+    "fp16": 'extern "C" void fp16() { asm volatile("vaddph %zmm0, %zmm1, %zmm2"); }',
+    "vnni": 'extern "C" void vnni() { asm volatile("vpdpbusd %zmm0, %zmm1, %zmm2"); }',
+    "avxvnni": 'extern "C" void avxvnni() { asm volatile("{vex} vpdpbusd %ymm0, %ymm1, %ymm2"); }',
+    "tile": 'extern "C" void tile() { asm volatile("tdpbf16ps %tmm0, %tmm1, %tmm2"); }',
+    "byte": 'extern "C" void byte() { asm volatile(".byte 0x06"); }',  # no 64-bit instruction
+}
+
+
+def library(folder: Path, common: list[str], tiers: dict[str, list[str]] | None = None) -> Path:
+    """A shared library with these functions in common code and in tiers' sections."""
+    folder.mkdir(exist_ok=True)
+    objects = []
+    for tier, names in {"": common, **(tiers or {})}.items():
+        source = folder / f"code{tier}.cc"
+        source.write_text("\n".join(SOURCES[name] for name in names))
+        target = source.with_suffix(".o")
+        subprocess.run(
+            ["g++", "-c", "-O2", "-fPIC", "-march=x86-64-v3", source, "-o", target], check=True
+        )
+        if tier:
+            rename = f".text={isa.TIER_PREFIX}{tier}"
+            subprocess.run(["objcopy", "--rename-section", rename, target], check=True)
+        objects.append(target)
+    path = folder / "lib.so"
+    subprocess.run(["g++", "-shared", "-nostartfiles", *objects, "-o", path], check=True)
+    return path
+
+
+def built() -> list[Path]:
+    """Libraries of the build tree that the tests run on, and of the packages in output/."""
+    folder = os.environ.get("VLLM_KERNELS_LIBRARY_DIR")
+    return sorted(Path(folder).glob("libvllm_kernels_*.so")) if folder else []
+
+
+def packages() -> list[Path]:
+    return sorted((ROOT / "output").glob("linux-64/vllm-c*.conda"))
+
+
+def assert_keeps_its_promise(path: Path) -> None:
+    level, allowed = isa.promised_features(path, TARGETS, FAMILY)
+    leaks = isa.find_leaks(path, allowed)
+    said = "\n".join(str(leak) for leak in leaks[:20])
+    assert not leaks, f"{path.name} (level {level}): {len(leaks)} instructions too new\n{said}"
+    assert isa.tier_initialisers(path) == []
+
+
+@pytest.mark.skipif(not built(), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree")
+@pytest.mark.parametrize("path", built(), ids=lambda path: path.name)
+def test_build_tree(path: Path) -> None:
+    assert_keeps_its_promise(path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not packages(), reason="output/ holds no package (./run build makes them)")
+@pytest.mark.parametrize("package", packages(), ids=lambda path: path.name)
+def test_package(tmp_path: Path, package: Path) -> None:
+    """The finished, stripped and relinked libraries."""
+    from rattler.package_streaming import extract
+
+    extract(package, tmp_path)
+    libraries = sorted(tmp_path.glob("lib/vllm_kernels/*.so"))
+    assert libraries
+    for path in libraries:
+        assert_keeps_its_promise(path)
+
+
+@pytest.mark.skipif(not built(), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree")
+def test_every_tier_has_its_section() -> None:
+    path = next(path for path in built() if path.name == "libvllm_kernels_cpu.so")
+    level, allowed = isa.promised_features(path, TARGETS, FAMILY)
+    expected = {name.removeprefix(isa.TIER_PREFIX) for name in allowed if name}
+    # A tier with tables only, no code of its own, has no section.
+    assert set(isa.tiers_of(path)) <= expected
+    assert TARGETS.level(FAMILY, level).tiers[0] in isa.tiers_of(path)
+
+
+@needs_compiler
+@pytest.mark.skipif(not built(), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree")
+def test_leak_planted_into_the_built_library(tmp_path: Path) -> None:
+    """One zmm instruction written over common code is found, also without symbols."""
+    original = next(path for path in built() if path.name == "libvllm_kernels_cpu.so")
+    path = Path(shutil.copy(original, tmp_path))
+    subprocess.run(["strip", path], check=True)
+    with path.open("rb") as stream:
+        text = ELFFile(stream).get_section_by_name(".text")
+        offset, address = text["sh_offset"], text["sh_addr"]
+    with path.open("r+b") as stream:
+        stream.seek(offset)
+        stream.write(bytes.fromhex("62f17d48efc0"))  # vpxord %zmm0, %zmm0, %zmm0
+    _, allowed = isa.promised_features(path, TARGETS, FAMILY)
+    leaks = isa.find_leaks(path, allowed)
+    assert [leak.address for leak in leaks if leak.features == ("AVX512F",)] == [address]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("name", "feature"),
+    [
+        ("zmm", "AVX512F"),
+        ("mask", "AVX512F"),
+        ("xmm16", "AVX512VL"),
+        ("bf16", "AVX512_BF16"),
+        ("fp16", "AVX512_FP16"),
+        ("vnni", "AVX512_VNNI"),
+        ("avxvnni", "AVX_VNNI"),
+        ("tile", "AMX_BF16"),
+    ],
+)
+@pytest.mark.parametrize("stripped", [False, True])
+def test_leak_into_common_code(tmp_path: Path, name: str, feature: str, stripped: bool) -> None:
+    path = library(tmp_path, ["v3", name])
+    if stripped:
+        subprocess.run(["strip", "--strip-all", path], check=True)
+    leaks = isa.find_leaks(path, V3)
+    assert leaks
+    assert all(feature in leak.features for leak in leaks)
+    assert {leak.section for leak in leaks} == {".text"}
+    assert leaks[0].function == name  # exported, so the dynamic symbols still name it
+
+
+@needs_compiler
+def test_bytes_that_are_no_instruction_are_refused(tmp_path: Path) -> None:
+    leaks = isa.find_leaks(library(tmp_path, ["byte"]), V3)
+    assert leaks[0].features == ("INVALID",)
+    assert str(leaks[0]).startswith(".text 0x")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("tier", "names", "found"),
+    [
+        ("avx2", ["zmm"], {"zmm"}),
+        ("avx512", ["zmm", "mask", "xmm16"], set()),
+        ("avx512", ["zmm", "bf16"], {"bf16"}),
+        ("avx512_bf16", ["zmm", "bf16", "vnni"], set()),
+        ("avx512_bf16", ["tile"], {"tile"}),
+        ("avx512_bf16", ["avxvnni"], {"avxvnni"}),
+        ("amx", ["zmm", "bf16", "vnni", "fp16", "tile"], set()),
+    ],
+)
+def test_tier_may_use_its_own_flags_only(
+    tmp_path: Path, tier: str, names: list[str], found: set[str]
+) -> None:
+    path = library(tmp_path, ["v3"], {tier: names})
+    assert isa.tiers_of(path) == [tier]
+    assert {leak.function for leak in isa.find_leaks(path, V3)} == found
+
+
+@needs_compiler
+def test_level_4_library_holds_no_tier_below(tmp_path: Path) -> None:
+    path = library(tmp_path, ["zmm"], {"avx2": ["v3"]})
+    with pytest.raises(AuditFailure, match=r"\.tier\.avx2 belongs to no tier"):
+        isa.find_leaks(path, isa.allowed_features(TARGETS, FAMILY, 4))
+
+
+@needs_compiler
+def test_library_without_tiers_may_use_level_1_only(tmp_path: Path) -> None:
+    path = library(tmp_path, ["v3"])
+    level, allowed = isa.promised_features(path, TARGETS, FAMILY)
+    assert level == 1
+    assert {"FMA"} == {
+        feature for leak in isa.find_leaks(path, allowed) for feature in leak.features
+    }
+
+
+@needs_compiler
+def test_static_initialiser_in_a_tier_is_found(tmp_path: Path) -> None:
+    source = tmp_path / "init.cc"
+    source.write_text(
+        '__attribute__((constructor, section(".tier.avx512"))) static void start() {}\n'
+        "__attribute__((constructor)) static void common() {}\n"
+    )
+    path = tmp_path / "init.so"
+    subprocess.run(["g++", "-shared", "-fPIC", source, "-o", path], check=True)
+    subprocess.run(["strip", path], check=True)
+    assert isa.tier_initialisers(path) == [".tier.avx512"]
+
+
+def test_unknown_flag_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="Did you mean '-mavx512fp16'"):
+        isa.flag_features(["-mavx512fp61"])
+
+
+def test_not_a_library(tmp_path: Path) -> None:
+    path = tmp_path / "lib.so"
+    path.write_text("hello")
+    with pytest.raises(AuditFailure, match="is not an ELF file"):
+        isa.tiers_of(path)
