@@ -175,7 +175,7 @@ def test_linking_rules_hold_for_every_output() -> None:
         linking = output.rendered.recipe.build.to_dict()["dynamic_linking"]
         assert linking["overlinking_behavior"] == "error"
         assert linking["overdepending_behavior"] == "error"
-        assert linking["missing_dso_allowlist"] == ["*/libcuda.so.*"]
+        assert linking["missing_dso_allowlist"] == ["*/libcuda.so.*", "lib/libgomp.so.*"]
         assert all(not path.startswith("/") for path in linking["rpaths"])
 
 
