@@ -1,9 +1,16 @@
-#include "cpu/gemm/gemm.h"
-#include "cpu/vec.h"
+#include "cpu/gemm/gemm_tier.h"
 
 namespace vk::VK_TIER {
 
 extern const GemmTable gemm_table;
-const GemmTable gemm_table = {0};
+const GemmTable gemm_table = {
+#if VK_GEMM_AMX
+    {&gemm_dot_f32, &gemm_amx_bf16, &gemm_dot_f16, &gemm_amx_i8},
+#else
+    {&gemm_dot_f32, &gemm_dot_bf16, &gemm_dot_f16, &gemm_dot_i8},
+#endif
+    {GemmFinishFloat<float>, GemmFinishFloat<hwy::bfloat16_t>, GemmFinishFloat<hwy::float16_t>},
+    {GemmFinishScaled<float>, GemmFinishScaled<hwy::bfloat16_t>, GemmFinishScaled<hwy::float16_t>},
+};
 
 }  // namespace vk::VK_TIER

@@ -1,0 +1,68 @@
+// What a tier offers for matrix multiplication, and the memory layout that all tiers share.
+//
+// Packed weights: panels of kPanel columns, [N / 64][K / unit][64][unit], where `unit` values of K
+// that one dot-product instruction consumes lie together: 1 (f32, f16), 2 (bf16), 4 (int8). This
+// is oneDNN's BA16a64b{unit}a too, so that oneDNN can multiply with the same copy. K and N are
+// padded with zeros.
+#ifndef VLLM_KERNELS_CPU_GEMM_GEMM_TABLE_H_
+#define VLLM_KERNELS_CPU_GEMM_GEMM_TABLE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace vk {
+
+constexpr size_t kPanel = 64;  // columns
+
+// One panel times some rows of packed A, over a part of K.
+struct GemmBlock {
+  const char* a;          // packed, at the first step of this part
+  size_t a_group_stride;  // bytes between groups of `GemmKernel::group` rows
+  const char* b;          // the panel, at the first step of this part
+  const char* b_next;     // what will be read after it (a hint for prefetching), or null
+  void* sums;             // [rows rounded up to `group`][kPanel] float, or int32 for int8
+  size_t rows;
+  size_t steps;  // of `GemmKernel::step` values of K
+  bool first;    // sums start at zero instead of their present content
+};
+
+// How one tier multiplies one dtype.
+struct GemmKernel {
+  size_t step;              // values of K that one step consumes
+  size_t group;             // rows that are packed together
+  size_t group_step_bytes;  // packed bytes of such a group per step
+  size_t block_steps;       // steps per part of K where many rows share the panel
+  size_t few_rows;          // up to here the panel is read once: K is not split
+  int32_t a_shift;          // what packing adds to int8 a; the caller subtracts it times sum_k b
+  // Packs row `row` (of `to`, in group row / group) of `depth` values; pads up to whole steps.
+  void (*pack_row)(char* to, size_t group_stride, size_t row, const void* from, size_t depth);
+  void (*multiply)(const GemmBlock& block);
+};
+
+// From sums to rows of c: (sums - a_shift * b_sums) * b_scales - azp * azp_adj, times a_scale, plus
+// bias for int8; sums + bias for floats.
+struct GemmFinish {
+  const void* sums;  // [rows][kPanel]
+  void* c;
+  size_t c_stride;  // elements
+  size_t rows, columns;
+  const void* bias;  // dtype of c, or null
+  // The rest for int8 only; pointers are at this panel's first column, or at the first row.
+  int32_t a_shift;
+  const int32_t* b_sums;
+  const float* b_scales;
+  const float* a_scales;
+  size_t a_scale_stride;  // 0: one scale for all rows
+  const int32_t* azp;     // or null
+  size_t azp_stride;
+  const float* azp_adj;
+};
+
+struct GemmTable {
+  const GemmKernel* kernel[4];  // by vk_dtype of a: float32, bfloat16, float16, int8
+  void (*finish[3])(const GemmFinish& finish);         // by vk_dtype of c, sums are float
+  void (*finish_scaled[3])(const GemmFinish& finish);  // sums are int32
+};
+
+}  // namespace vk
+#endif  // VLLM_KERNELS_CPU_GEMM_GEMM_TABLE_H_

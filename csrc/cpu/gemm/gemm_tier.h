@@ -1,0 +1,30 @@
+// What the gemm family's tier files share. For `*_tier.cc` files only.
+#ifndef VLLM_KERNELS_CPU_GEMM_GEMM_TIER_H_
+#define VLLM_KERNELS_CPU_GEMM_GEMM_TIER_H_
+
+#include "cpu/gemm/gemm_table.h"
+#include "cpu/vec.h"
+
+#if defined(__AMX_BF16__) && defined(__AMX_INT8__)
+#define VK_GEMM_AMX 1
+#else
+#define VK_GEMM_AMX 0
+#endif
+
+namespace vk::VK_TIER {
+
+// Vector kernels (gemm_dot_tier.cc).
+extern const GemmKernel gemm_dot_f32, gemm_dot_bf16, gemm_dot_f16, gemm_dot_i8;
+#if VK_GEMM_AMX
+// Tile kernels (gemm_amx_tier.cc).
+extern const GemmKernel gemm_amx_bf16, gemm_amx_i8;
+#endif
+
+// Sums to rows of c, by dtype of c (gemm_finish_tier.cc).
+template <class T>
+void GemmFinishFloat(const GemmFinish& finish);
+template <class T>
+void GemmFinishScaled(const GemmFinish& finish);
+
+}  // namespace vk::VK_TIER
+#endif  // VLLM_KERNELS_CPU_GEMM_GEMM_TIER_H_

@@ -1,0 +1,52 @@
+// Packed weights (layout: gemm_table.h) and the handles that name them.
+#ifndef VLLM_KERNELS_CPU_GEMM_GEMM_WEIGHTS_H_
+#define VLLM_KERNELS_CPU_GEMM_GEMM_WEIGHTS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "core/abi.h"
+
+namespace vk {
+
+struct FreeDeleter {
+  void operator()(void* memory) const;
+};
+using Bytes = std::unique_ptr<char, FreeDeleter>;
+
+// Uninitialised memory, aligned to cache lines; large blocks to huge pages, which it asks for:
+// streaming weights through 4 KiB pages spends its time in page walks. Throws std::bad_alloc.
+Bytes AllocateBytes(size_t size);
+
+// One packed matrix; immutable once it has a handle.
+struct GemmWeights {
+  int32_t dtype = VK_F32;
+  size_t depth = 0, columns = 0;  // K, N
+  size_t padded_depth = 0, panels = 0;
+  Bytes data;
+
+  // int8 only. The arrays are padded to whole panels.
+  bool scaled = false, dynamic = false, use_azp = false;
+  std::vector<int32_t> sums;   // sum_k b[k, n]
+  std::vector<float> scales;   // b_scales, one per column
+  std::vector<float> azp_adj;  // scales[n] * sums[n]
+
+  size_t panel_bytes() const;
+  const char* panel(size_t index) const { return data.get() + index * panel_bytes(); }
+};
+
+// Packs b [K, N] (float32, bfloat16, float16 or int8; any strides), on all threads.
+std::unique_ptr<GemmWeights> PackGemmWeights(const vk_tensor& b);
+
+// The weights become immutable and get a number above 0 that is never given out again.
+int64_t AddGemmHandle(std::unique_ptr<GemmWeights> weights);
+
+// Keeps the weights alive while the caller uses them. Both throw Error(VK_INVALID_ARGUMENT), with
+// a sentence that starts with `op`, for a number that names no weights or released ones.
+std::shared_ptr<const GemmWeights> FindGemmHandle(const char* op, int64_t handle);
+void RemoveGemmHandle(const char* op, int64_t handle);
+
+}  // namespace vk
+#endif  // VLLM_KERNELS_CPU_GEMM_GEMM_WEIGHTS_H_
