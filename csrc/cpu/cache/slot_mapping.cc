@@ -1,0 +1,98 @@
+#include "core/check.h"
+#include "cpu/cache/cache.h"
+
+namespace {
+
+using vk::Arg;
+
+constexpr const char* kOp = "compute_slot_mapping_kernel_impl";
+
+// Tokens of a request mostly follow one another, so the block is looked up (and the division done)
+// only where a position leaves that of the token before.
+class BlockWalk {
+ public:
+  BlockWalk(int64_t request, const int32_t* blocks, int64_t max_blocks, int64_t block_size)
+      : request_(request), blocks_(blocks), max_blocks_(max_blocks), block_size_(block_size) {}
+
+  int64_t Slot(int64_t position) {
+    // One unsigned comparison for both ends.
+    if (static_cast<uint64_t>(position) - first_ >= length_) Enter(position);
+    return position + shift_;
+  }
+
+ private:
+  void Enter(int64_t position) {
+    const int64_t index = position / block_size_;
+    VK_CHECK(position >= 0 && index < max_blocks_,
+             "%s: positions has %lld for request %lld, want 0 to %lld (block_table has %lld blocks "
+             "of %lld a request)",
+             kOp, static_cast<long long>(position), static_cast<long long>(request_),
+             static_cast<long long>(max_blocks_ * block_size_ - 1),
+             static_cast<long long>(max_blocks_), static_cast<long long>(block_size_));
+    VK_CHECK(blocks_[index] >= 0, "%s: block_table[%lld, %lld] is %d, want 0 or more", kOp,
+             static_cast<long long>(request_), static_cast<long long>(index), blocks_[index]);
+    first_ = index * block_size_;
+    length_ = block_size_;
+    shift_ = (blocks_[index] - index) * block_size_;
+  }
+
+  const int64_t request_;
+  const int32_t* const blocks_;
+  const int64_t max_blocks_, block_size_;
+  uint64_t first_ = 0, length_ = 0;  // length 0: no block yet
+  int64_t shift_ = 0;
+};
+
+void CheckStarts(const int32_t* start, int64_t requests, int64_t tokens) {
+  for (int64_t r = 0; r < requests; ++r) {
+    VK_CHECK(start[r] >= 0 && start[r] <= start[r + 1],
+             "%s: query_start_loc goes from %d to %d at index %lld, want it to start at 0 or more "
+             "and not to decrease",
+             kOp, start[r], start[r + 1], static_cast<long long>(r));
+  }
+  VK_CHECK(start[requests] <= tokens,
+           "%s: query_start_loc ends at %d, want at most the %lld elements that positions and "
+           "slot_mapping both have",
+           kOp, start[requests], static_cast<long long>(tokens));
+}
+
+void ComputeSlotMapping(const vk_tensor* query_start_loc, const vk_tensor* positions,
+                        const vk_tensor* block_table, const vk_tensor* slot_mapping,
+                        int64_t block_size) {
+  const Arg starts(kOp, "query_start_loc", query_start_loc), position(kOp, "positions", positions);
+  const Arg table(kOp, "block_table", block_table), slots(kOp, "slot_mapping", slot_mapping);
+  starts.Dtype({VK_I32}).Dims(1).Contiguous();
+  position.Dtype({VK_I64}).Dims(1).Contiguous();
+  table.Dtype({VK_I32}).Dims(2).LastDimContiguous();
+  slots.Dtype({VK_I64}).Dims(1).Contiguous();
+  VK_CHECK(block_size > 0, "%s: block_size is %lld, want more than 0", kOp,
+           static_cast<long long>(block_size));
+  const int64_t requests = starts.size(0) - 1;
+  VK_CHECK(requests >= 0, "%s: query_start_loc is empty, want [requests + 1]", kOp);
+  VK_CHECK(requests <= table.size(0),
+           "%s: block_table has shape %s, want a row for each of the %lld requests of "
+           "query_start_loc",
+           kOp, vk::ShapeString(*block_table).c_str(), static_cast<long long>(requests));
+  const int32_t* start = static_cast<const int32_t*>(query_start_loc->data);
+  CheckStarts(start, requests, std::min(position.size(0), slots.size(0)));
+
+  const int64_t* from = static_cast<const int64_t*>(positions->data);
+  int64_t* to = static_cast<int64_t*>(slot_mapping->data);
+  const int32_t* blocks = static_cast<const int32_t*>(block_table->data);
+  for (int64_t r = 0; r < requests; ++r) {
+    BlockWalk walk(r, blocks + r * table.stride(0), table.size(1), block_size);
+    for (int64_t t = start[r]; t < start[r + 1]; ++t) to[t] = walk.Slot(from[t]);
+  }
+}
+
+}  // namespace
+
+extern "C" vk_status vk_cpu_compute_slot_mapping(const vk_tensor* query_start_loc,
+                                                 const vk_tensor* positions,
+                                                 const vk_tensor* block_table,
+                                                 const vk_tensor* slot_mapping,
+                                                 int64_t block_size) {
+  return vk::Guard([&] {
+    ComputeSlotMapping(query_start_loc, positions, block_table, slot_mapping, block_size);
+  });
+}
