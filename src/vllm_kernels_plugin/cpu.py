@@ -1,0 +1,115 @@
+"""The engine's CPU platform with our kernels in the places that it leaves to PyTorch.
+
+Upstream calls its attention, cache and matrix-multiplication ops on the CPU but neither the norms
+nor the gated activations. Both have public hooks: providers of `vllm.ir` ops and out-of-tree
+classes of `CustomOp`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.platforms.cpu import CpuPlatform
+
+from vllm_kernels_plugin import needs
+from vllm_kernels_plugin.refusal import PluginError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+PROVIDER = "vllm_kernels"
+
+
+class KernelsCpuPlatform(CpuPlatform):
+    """CpuPlatform whose norms and activations are ours."""
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        super().check_and_update_config(vllm_config)
+        try:
+            needs.check(vllm_config)
+        except PluginError as error:
+            # The configuration's validation shows a ValueError's text without a traceback.
+            raise ValueError(str(error)) from None
+
+    @classmethod
+    def import_ir_kernels(cls) -> None:
+        """Called in every process that runs a model, before the model is built."""
+        super().import_ir_kernels()
+        _register_norms()
+        _register_activations()
+
+    @classmethod
+    def get_default_ir_op_priority(cls, vllm_config: VllmConfig) -> Any:
+        from vllm.config.compilation import CompilationMode
+        from vllm.config.kernel import IrOpPriorityConfig
+
+        # Compiled, Inductor fuses the engine's own norm with what stands beside it.
+        eager = vllm_config.compilation_config.mode == CompilationMode.NONE
+        return IrOpPriorityConfig.with_default([PROVIDER, "native"] if eager else ["native"])
+
+
+def _register_norms() -> None:
+    from vllm import ir
+
+    if PROVIDER in ir.ops.rms_norm.impls:
+        return
+    ops = torch.ops.vllm_kernels
+
+    def plain(
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        epsilon: float,
+        variance_size: int | None = None,
+    ) -> bool:
+        # The engine's own op also knows a norm over part of the row and, for Gemma, a weight in
+        # float32; both stay with it.
+        return variance_size is None and (weight is None or weight.dtype == x.dtype)
+
+    def fused(
+        x: torch.Tensor,
+        x_residual: torch.Tensor,
+        weight: torch.Tensor | None,
+        epsilon: float,
+        variance_size: int | None = None,
+    ) -> bool:
+        return plain(x, weight, epsilon, variance_size)
+
+    @ir.ops.rms_norm.register_impl(PROVIDER, supports_args=plain, supported=True)  # type: ignore[untyped-decorator]
+    def rms_norm(
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        epsilon: float,
+        variance_size: int | None = None,
+    ) -> torch.Tensor:
+        result = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        ops.rms_norm(result, x, weight, epsilon)
+        return result
+
+    @ir.ops.fused_add_rms_norm.register_impl(  # type: ignore[untyped-decorator]
+        PROVIDER, supports_args=fused, supported=True, inplace=True
+    )
+    def fused_add_rms_norm(
+        x: torch.Tensor,
+        x_residual: torch.Tensor,
+        weight: torch.Tensor | None,
+        epsilon: float,
+        variance_size: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ops.fused_add_rms_norm(x, x_residual, weight, epsilon)
+        return x, x_residual
+
+
+def _register_activations() -> None:
+    from vllm.model_executor.custom_op import op_registry_oot
+    from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
+
+    for base in (SiluAndMul, GeluAndMul):
+        if base.__name__ in op_registry_oot:
+            continue
+        # `forward_cuda` is the engine's call of `self.op`, whatever the device.
+        served = type(f"Kernels{base.__name__}", (base,), {"forward_cpu": base.forward_cuda})
+        base.register_oot(served)
+        # Registration renames the class to its key; switches such as `+silu_and_mul` go by this.
+        served.name = base.name  # type: ignore[attr-defined]

