@@ -25,7 +25,7 @@ PREFIX_TOKEN = "@VLLM_CONDA_PREFIX@"  # noqa: S105 - a placeholder, not a secret
 # test suites, Tk (needs X11 libraries), NIS (needs Kerberos), generated caches.
 _DROPPED = re.compile(
     r"(^|/)(__pycache__|site-packages|dist-packages|test|tests|idle_test|turtledemo|"
-    r"EXTERNALLY-MANAGED|config-[^/]*/(libpython[^/]*\.a|python\.o))(/|$)|"
+    r"EXTERNALLY-MANAGED|sitecustomize\.py|config-[^/]*/(libpython[^/]*\.a|python\.o))(/|$)|"
     r"/lib-dynload/(_tkinter|nis|_test\w*|_ctypes_test|_xx\w+|xx\w+)\."
 )
 # Provided by the libgcc, libstdcxx and libzlib packages, which other packages need as well.
@@ -44,7 +44,7 @@ def _folder_files(top: Path) -> Iterator[Path]:
                 yield path
 
 
-def _layout(py: str) -> list[tuple[Path, str]]:
+def _layout(py: str, triplet: str) -> list[tuple[Path, str]]:
     """(host file or folder, place in the prefix) pairs of the running interpreter."""
     variables = sysconfig.get_config_vars()
     home = Path(variables["installed_base"])
@@ -52,6 +52,8 @@ def _layout(py: str) -> list[tuple[Path, str]]:
     pairs = [
         (Path(sysconfig.get_path("stdlib")), f"lib/python{py}"),
         (Path(sysconfig.get_path("include")), f"include/python{py}"),
+        # Debian keeps pyconfig.h in a folder for each architecture.
+        (home / "include" / triplet / f"python{py}", f"include/{triplet}/python{py}"),
         (home / "bin" / f"python{py}", f"bin/python{py}"),
     ]
     for name in (f"python{py}-config", f"pydoc{py}", f"2to3-{py}", f"idle{py}"):
@@ -84,6 +86,28 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def _undo_debian_layout(stdlib: Path) -> None:
+    """Debian's Python looks for packages in dist-packages; a conda prefix has site-packages.
+
+    Does nothing for a CPython without Debian's patches.
+    """
+    if "deb_system" not in sysconfig.get_scheme_names():
+        return
+    for path in (stdlib / "sysconfig.py", stdlib / "sysconfig" / "__init__.py"):
+        if path.is_file():
+            changed = path.read_bytes().replace(b"= 'posix_local'", b"= 'posix_prefix'")
+            path.write_bytes(changed)
+    # The site module is frozen into the executable, so that its text cannot be changed.
+    packages = stdlib / "site-packages"
+    bridge = stdlib / "dist-packages" / "site-packages.pth"
+    bridge.parent.mkdir()
+    place = f"lib/{stdlib.name}/{packages.name}"
+    bridge.write_text(
+        f"import os, site, sys; site.addsitedir(os.path.join(sys.prefix, {place!r}))\n",
+        encoding="utf-8",
+    )
+
+
 def _built_prefix() -> str:
     """The prefix that the interpreter was configured with; a moved one keeps naming it."""
     module = importlib.import_module(sysconfig._get_sysconfigdata_name())  # type: ignore[attr-defined]
@@ -92,10 +116,16 @@ def _built_prefix() -> str:
 
 def _tokenize(root: Path, py: str, homes: set[str]) -> None:
     """Put the token where scripts and build settings name the host's prefix."""
-    token = PREFIX_TOKEN.encode()
+    library = sysconfig.get_config_var("LIBDIR")
     names = "|".join(re.escape(home) for home in sorted(homes, key=len, reverse=True))
     # A prefix ends where its path component ends: /usr must not match in /usr2.
-    pattern = re.compile(rb"(?:" + names.encode() + rb")(?![\w.-])")
+    end = r"(?![\w.-])"
+    pattern = re.compile(f"(?P<library>{re.escape(library)}){end}|(?:{names}){end}".encode())
+    token = PREFIX_TOKEN.encode()
+
+    def place_of(match: re.Match[bytes]) -> bytes:
+        return token + b"/lib" if match["library"] else token
+
     places = ("bin", "lib/pkgconfig", f"lib/python{py}/config-*", f"lib/python{py}")
     for path in (path for place in places for path in sorted(root.glob(f"{place}/*"))):
         if path.is_symlink() or not path.is_file():
@@ -106,7 +136,7 @@ def _tokenize(root: Path, py: str, homes: set[str]) -> None:
         if b"\0" in content or not pattern.search(content):
             continue
         mode = path.stat().st_mode
-        path.write_bytes(pattern.sub(token, content))
+        path.write_bytes(pattern.sub(place_of, content))
         path.chmod(mode)
 
 
@@ -117,19 +147,15 @@ def make_tree(host: Host, root: Path) -> None:
         MissingToolError: the interpreter lacks a part, as distribution builds do without
             their -dev packages, or uses a layout that cannot be relocated.
     """
-    if "deb_system" in sysconfig.get_scheme_names():
-        raise MissingToolError(
-            f"The Python of {host.python_home} uses its distribution's own folder scheme, which "
-            "does not work in another prefix.",
-            "Run with a CPython from python.org, pyenv, uv or conda.",
-        )
     py = host.py
-    for source, place in _layout(py):
+    for source, place in _layout(py, host.triplet):
         if source.is_dir():
             for file in _folder_files(source):
                 _copy(file, root / place / file.relative_to(source))
         elif source.exists():
-            _copy(source, root / place)
+            # Only libpython's links have their goal in the tree.
+            own = source if "libpython" in source.name else source.resolve()
+            _copy(own, root / place)
     for required in (f"bin/python{py}", f"lib/python{py}/os.py", f"include/python{py}/Python.h"):
         if not (root / required).exists():
             raise MissingToolError(
@@ -140,6 +166,7 @@ def make_tree(host: Host, root: Path) -> None:
     for link, target in _links(py).items():
         if not (root / link).exists() and (root / link).parent.joinpath(target).exists():
             (root / link).symlink_to(target)
+    _undo_debian_layout(root / f"lib/python{py}")
     _tokenize(root, py, {host.python_home, _built_prefix()})
     _take_libraries(root)
 
