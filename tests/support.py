@@ -59,7 +59,8 @@ _PYTHON = "mkdir -p $PREFIX/bin && printf '#!/bin/sh\\nexit 0\\n' > $PREFIX/bin/
 # name: (version, run requirements, run_exports, script)
 DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {
     "python": ("3.12.1", [], {}, _PYTHON),
-    "pytorch": ("2.13.0", ["python"], {"weak": ["pytorch >=2.13,<2.14"]}, ""),
+    "libtorch": ("2.13.0", [], {"weak": ["libtorch >=2.13,<2.14"]}, ""),
+    "pytorch": ("2.13.0", ["python", "libtorch ==2.13.0"], {"weak": ["pytorch >=2.13,<2.14"]}, ""),
     "gxx_linux-64": ("12.2.0", [], {}, ""),
     "sysroot_linux-64": ("2.17", [], {"strong": ["__glibc >=2.17"]}, ""),
     "cmake": ("3.31.0", [], {}, ""),

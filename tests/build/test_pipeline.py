@@ -99,7 +99,9 @@ def test_python_only_change_rebuilds_core_and_repackages_cpu_without_compiling(
     (checkout / "src/vllm_kernels/__init__.py").write_text("version = 2\n")
     report = run(checkout, dummies)
     assert support.names(report.built) == ["vllm-core", "vllm-cpu", "vllm-cpu"]
-    logs = {item["package"].rsplit("-", 2)[0]: Path(item["log"]).read_text() for item in report.built}
+    logs = {
+        item["package"].rsplit("-", 2)[0]: Path(item["log"]).read_text() for item in report.built
+    }
     assert "Building new staging cache" in logs["vllm-core"]
     assert "Building new staging cache" not in logs["vllm-cpu"]
     assert "Restored" in logs["vllm-cpu"]
@@ -141,7 +143,12 @@ def test_dependencies_of_the_finished_packages(checkout: Path, dummies: str) -> 
     core = Package.from_file(by_name(checkout, "vllm-core")[0])
     assert core.noarch == "python"
     assert core.subdir == "linux-64"
-    assert set(core.depends) == {"python >=3.10", "pytorch >=2.11", "__glibc >=2.17"}
+    assert set(core.depends) == {
+        "python >=3.10",
+        "pytorch >=2.11",
+        "libtorch >=2.11",
+        "__glibc >=2.17",
+    }
     for path in by_name(checkout, "vllm-cpu"):
         package = Package.from_file(path)
         level = package.build_number // 100
@@ -149,6 +156,7 @@ def test_dependencies_of_the_finished_packages(checkout: Path, dummies: str) -> 
         assert f"_x86_64-microarch-level >={level}" in package.depends
         assert f"vllm-core =={core.version} {core.build_string}" in package.depends
         assert "__glibc >=2.17" in package.depends
+        assert "libtorch >=2.11" in package.depends
         assert not names & {"python", "pytorch", "libhwy", "python_abi"}
 
 

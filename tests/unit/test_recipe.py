@@ -183,9 +183,9 @@ def test_core_is_python_version_independent_and_cpu_has_no_python_dependency() -
     found = outputs(ROOT)
     core = found[JOBS[0].name, "vllm-core"]
     assert core.rendered.recipe.build.to_dict()["python"]["version_independent"] is True
-    assert set(core.run) == {"python >=3.10", "pytorch >=2.11"}
+    assert set(core.run) == {"python >=3.10", "pytorch >=2.11", "libtorch >=2.11"}
     cpu = found[JOBS[0].name, "vllm-cpu"]
-    assert cpu.run == (f"vllm-core =={core.version} {core.build_string}",)
+    assert cpu.run == (f"vllm-core =={core.version} {core.build_string}", "libtorch >=2.11")
 
 
 def test_every_library_output_carries_tests() -> None:
