@@ -1,0 +1,71 @@
+"""How long a newcomer waits: `./run build` from an empty cache, again, and after an edit.
+
+Clones the committed state into an empty folder and gives it an empty cache, so that nothing of the
+machine's earlier work helps. Whole-process wall-clock seconds; one run each, since a cold build
+cannot be repeated cheaply. Downloads count: they go through the machine's own registries.
+
+    python benchmarks/bench_build.py --json benchmarks/results/build.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TOUCHED = "csrc/cpu/norm/norm_tier.cc"
+LIMITS = {"cold": 600.0, "unchanged": 15.0, "one kernel file": 60.0}
+
+
+def timed(command: list[str], folder: Path, environment: dict[str, str]) -> float:
+    started = time.perf_counter()
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
+    return seconds
+
+
+def measure(scratch: Path) -> dict[str, float]:
+    clone = scratch / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    environment = {**os.environ, "VLLM_CONDA_CACHE": str(scratch / "cache")}
+    build = ["./run", "build"]
+    seconds = {"cold": timed(build, clone, environment)}
+    print(f"cold             {seconds['cold']:7.1f} s", flush=True)
+    seconds["unchanged"] = timed(build, clone, environment)
+    print(f"unchanged        {seconds['unchanged']:7.1f} s", flush=True)
+    # A changed constant, so that neither the compiler cache nor a content hash can answer.
+    with (clone / TOUCHED).open("a", encoding="utf-8") as stream:
+        stream.write(f"\nnamespace {{ constexpr auto kEdited [[maybe_unused]] = {time.time_ns()}; }}\n")
+    seconds["one kernel file"] = timed(build, clone, environment)
+    print(f"one kernel file  {seconds['one kernel file']:7.1f} s", flush=True)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="vllm-build-") as scratch:
+        seconds = measure(Path(scratch))
+    document = {
+        "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
+        "limits_s": LIMITS,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+    if arguments.json:
+        arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
