@@ -1,0 +1,19 @@
+#include <vector>
+
+#include "cpu/memory.h"
+#include "torch/convert.h"
+
+namespace vk::binding {
+namespace {
+
+void InitCpuMemoryEnv(std::vector<int64_t> node_ids) {
+  Check(vk_cpu_bind_memory(node_ids.data(), static_cast<int64_t>(node_ids.size())));
+}
+
+}  // namespace
+}  // namespace vk::binding
+
+// No tensor tells the device, so the key is not CPU.
+STABLE_TORCH_LIBRARY_IMPL(vllm_kernels, CompositeExplicitAutograd, library) {
+  library.impl("init_cpu_memory_env", TORCH_BOX(&vk::binding::InitCpuMemoryEnv));
+}
