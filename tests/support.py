@@ -68,7 +68,8 @@ DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {
     "ccache": ("4.14", [], {}, ""),
     "onednn": ("3.7.2", [], {"weak": ["onednn >=3.7.2,<4"]}, ""),
     "libhwy": ("1.2.0", [], {"weak": ["libhwy >=1.2.0,<1.3"]}, ""),
-    "_openmp_mutex": ("4.5", [], {"strong": ["_openmp_mutex >=4.5"]}, ""),
+    "_openmp_mutex": ("4.5", [], {}, ""),
+    "libgomp": ("12.2.0", ["_openmp_mutex"], {"strong": ["_openmp_mutex >=4.5"]}, ""),
 }
 # What archspec calls the CPUs of each level; enough of them for the tests.
 LEVEL_NAMES = {

@@ -199,7 +199,7 @@ def render(
         except RattlerBuildError as error:
             message = _one_line(error)
             raise RecipeError(f"{RECIPE_FILE} does not render for {job.name}: {message}.") from None
-    common = hash_tree(recipe.path.parent)
+    common = hash_tree(recipe.path.parent / "tests")
     return [_output(recipe, job, item, f"{common} {toolchain}") for item in rendered]
 
 
