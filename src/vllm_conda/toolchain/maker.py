@@ -76,7 +76,7 @@ class Maker:
         self._tree_locks: dict[str, threading.Lock] = {}
         self._trees_root = store.scratch("trees")
 
-    def make(self, request: Path) -> Channel:
+    def make(self, request: Path, title: str = "Toolchain channel") -> Channel:
         """Fetch, build, index; record the result under ``request``."""
         started = time.monotonic()
         try:
@@ -103,7 +103,7 @@ class Maker:
         rows = [asdict(package) for package in channel.packages]
         self.store.write_json(request, {"fingerprint": channel.fingerprint, "packages": rows})
         self.reporter.line(
-            f"Toolchain channel with {len(channel.packages)} packages "
+            f"{title} with {len(channel.packages)} packages "
             f"({len(missing)} made now) in {time.monotonic() - started:.0f} s: {channel.path}"
         )
         return channel
