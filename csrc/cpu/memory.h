@@ -7,9 +7,10 @@
 extern "C" {
 
 // Binds memory that this thread, and threads it starts later, touch from now on to NUMA nodes
-// (set_mempolicy(2), MPOL_BIND); pages that the process already has stay. `count` 0 changes nothing. Where the kernel has no NUMA support
-// or the container forbids the call, nothing happens either: placement changes no result.
-// VK_INVALID_ARGUMENT for a negative number or a node that does not exist.
+// (set_mempolicy(2), MPOL_BIND); pages that the process already has stay. `count` 0 changes
+// nothing. Where the kernel has no NUMA support or the container forbids the call, nothing happens
+// either: placement changes no result. VK_INVALID_ARGUMENT for a negative number or a node that
+// does not exist.
 VK_EXPORT vk_status vk_cpu_bind_memory(const int64_t* node_ids, int64_t count);
 
 }  // extern "C"
