@@ -50,7 +50,8 @@ def find_library(name: str) -> Path | None:
 
 def load_error(path: Path, cause: OSError) -> LoadError:
     """What the dynamic linker's message means for the user, in one sentence."""
-    text = str(cause)
+    # torch.ops.load_library hides the linker's message behind one of its own.
+    text = str(cause.__cause__ or cause).removeprefix(f"{path}: ")
     if re.search(r"undefined symbol: (aoti_torch|torch_)|libtorch", text):
         return LoadError(
             f"{path} needs torch >= {torch_minimum()}, found {torch.__version__} ({text})"

@@ -1,6 +1,7 @@
 #include "cpu/cache/cache.h"
 
 #include "torch/convert.h"
+#include "torch/registry.h"
 
 namespace vk::binding {
 namespace {
@@ -27,7 +28,7 @@ void ComputeSlotMapping(const Tensor& query_start_loc, const Tensor& positions,
 }  // namespace
 }  // namespace vk::binding
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_kernels, CPU, library) {
+VK_BINDINGS(CPU, library) {
   library.impl("cpu_attn_reshape_and_cache", TORCH_BOX(&vk::binding::ReshapeAndCache));
   library.impl("compute_slot_mapping_kernel_impl", TORCH_BOX(&vk::binding::ComputeSlotMapping));
 }

@@ -1,6 +1,7 @@
 #include "cpu/quant/quant.h"
 
 #include "torch/convert.h"
+#include "torch/registry.h"
 
 namespace vk::binding {
 namespace {
@@ -22,7 +23,7 @@ void DynamicScaledInt8Quant(const Tensor& result, const Tensor& input, const Ten
 }  // namespace
 }  // namespace vk::binding
 
-STABLE_TORCH_LIBRARY_IMPL(vllm_kernels, CPU, library) {
+VK_BINDINGS(CPU, library) {
   library.impl("static_scaled_int8_quant", TORCH_BOX(&vk::binding::StaticScaledInt8Quant));
   library.impl("dynamic_scaled_int8_quant", TORCH_BOX(&vk::binding::DynamicScaledInt8Quant));
 }

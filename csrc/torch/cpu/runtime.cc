@@ -2,6 +2,7 @@
 
 #include "cpu/memory.h"
 #include "torch/convert.h"
+#include "torch/registry.h"
 
 namespace vk::binding {
 namespace {
@@ -14,6 +15,6 @@ void InitCpuMemoryEnv(std::vector<int64_t> node_ids) {
 }  // namespace vk::binding
 
 // No tensor tells the device, so the key is not CPU.
-STABLE_TORCH_LIBRARY_IMPL(vllm_kernels, CompositeExplicitAutograd, library) {
+VK_BINDINGS(CompositeExplicitAutograd, library) {
   library.impl("init_cpu_memory_env", TORCH_BOX(&vk::binding::InitCpuMemoryEnv));
 }

@@ -1,0 +1,101 @@
+"""python -m vllm_kernels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+
+import pytest
+
+pytest.importorskip("torch", reason="vllm_kernels needs PyTorch")
+
+try:
+    from vllm_kernels import __version__, _doctor, backends
+    from vllm_kernels._libraries import cpu_kernels
+except ImportError as missing:
+    pytest.skip(f"vllm_kernels does not import: {missing}", allow_module_level=True)
+
+Python = Callable[..., "subprocess.CompletedProcess[str]"]
+
+needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-cpu is not built here")
+
+MAPS = """\
+7f00-7f01 r-xp 00000000 fe:01 11 /venv/torch/lib/libgomp-24e2ab19.so.1.0.0
+7f01-7f02 r--p 00000000 fe:01 11 /venv/torch/lib/libgomp-24e2ab19.so.1.0.0
+7f02-7f03 r-xp 00000000 fe:01 {inode} {path}
+7f03-7f04 rw-p 00000000 00:00 0
+7f04-7f05 r-xp 00000000 fe:01 12 /usr/lib/libgomp_not.txt/other.so
+7ffc-7ffd r-xp 00000000 00:00 0 [vdso]
+"""
+
+
+@pytest.mark.parametrize(
+    ("inode", "path", "count"),
+    [
+        (11, "/venv/lib/libgomp.so.1", 1),  # a hard link to the same file
+        (13, "/usr/lib/libgomp.so.1.0.0", 2),
+        (13, "/opt/lib with space/libiomp5.so", 2),
+        (13, "/usr/lib/libm.so.6", 1),
+    ],
+)
+def test_openmp_runtimes_are_counted_by_file(inode: int, path: str, count: int) -> None:
+    assert len(_doctor.mapped_libraries(MAPS.format(inode=inode, path=path))) == count
+
+
+@needs_cpu
+def test_report(python: Python) -> None:
+    result = python("-m", "vllm_kernels", "--json")
+    report = json.loads(result.stdout)
+    assert result.returncode == (1 if report["problems"] else 0)
+    assert report["version"] == __version__
+    assert report["backends"] == ["cpu"]
+    assert all(library["loaded"] for library in report["libraries"])
+    versions = {library["abi_version"] for library in report["libraries"]} - {None}
+    assert len(versions) == 1
+    kernels = cpu_kernels()
+    assert kernels
+    assert report["cpu"]["tiers"] == list(kernels.tiers())
+    runnable = [tier for tier, can in kernels.tiers().items() if can]
+    assert report["cpu"]["active"] == runnable[-1]
+    assert set(report["cpu"]["blocked"]) == set(kernels.tiers()) - set(runnable)
+
+
+@needs_cpu
+def test_forced_tier_is_shown(python: Python) -> None:
+    kernels = cpu_kernels()
+    assert kernels
+    lowest = next(iter(kernels.tiers()))
+    result = python("-m", "vllm_kernels", VLLM_KERNELS_CPU_ISA=lowest)
+    assert f"CPU tier      {lowest} (VLLM_KERNELS_CPU_ISA={lowest}), of" in result.stdout
+
+
+@needs_cpu
+def test_unknown_forced_tier_is_a_problem(python: Python) -> None:
+    result = python("-m", "vllm_kernels", VLLM_KERNELS_CPU_ISA="sse9")
+    assert result.returncode == 1
+    assert "problem       no CPU kernel can run: unknown CPU tier 'sse9'" in result.stdout
+
+
+class _Old(_doctor._libraries.Kernels):
+    """A library whose upper tiers this CPU lacks."""
+
+    def __init__(self) -> None:
+        pass
+
+    def set_isa(self, name: str | None) -> None:
+        raise RuntimeError(f"tier {name} needs amx_tile, which this CPU lacks")
+
+
+def test_why_not_higher() -> None:
+    blocked = _doctor._blocked(_Old(), {"avx2": True, "amx": False})
+    assert blocked == {"amx": "tier amx needs amx_tile, which this CPU lacks"}
+
+
+def test_old_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_doctor.torch, "__version__", "2.9.1+cu128")
+    assert any("torch 2.9.1+cu128 is older than" in said for said in _doctor._problems())
+
+
+def test_usage_error(python: Python) -> None:
+    assert python("-m", "vllm_kernels", "--jsn").returncode == 2
