@@ -22,6 +22,7 @@ from vllm_conda.toolchain.store import (
     FREE_SPACE,
     Store,
     disk_errors,
+    disk_failed,
     key_of,
     read_json,
     remove,
@@ -232,8 +233,9 @@ class AptClient:
         return found
 
     def _failure(self, what: str, text: str, command: str) -> Exception:
-        if "No space left" in text or "not enough" in text.lower():
-            return DiskError(f"apt ran out of disk space in {self.store.root}.", FREE_SPACE)
+        if disk_failed(text, self.store.root):
+            reason = downloads.last_error(text)
+            return DiskError(f"apt could not write to {self.store.root}: {reason}.", FREE_SPACE)
         return NetworkError(
             f"apt could not fetch {what}: {downloads.last_error(text)}.",
             f"Run again with network; `{command}` shows whether the host's mirror answers.",

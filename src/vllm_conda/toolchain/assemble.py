@@ -12,7 +12,7 @@ from vllm_conda.errors import BuildFailure
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 from vllm_conda.toolchain.model import Package
 from vllm_conda.toolchain.stage import Staged
-from vllm_conda.toolchain.store import disk_errors
+from vllm_conda.toolchain.store import disk_errors, disk_failed
 
 # zstd level 1: the channel is local and made once, and pytorch alone is 700 MB.
 PACKAGE_FORMAT = "conda:1"
@@ -111,8 +111,8 @@ def assemble(
                 no_include_recipe=True,
             )
         except rattler_build.RattlerBuildError as error:
-            if "os error 28" in str(error) or "No space left" in str(error):
-                raise OSError(28, "No space left on device", str(work)) from error
+            if (full := disk_failed(str(error), work)) is not None:
+                raise full from error
             raise BuildFailure(f"rattler-build could not pack {package.name}: {error}.") from error
     file = Path(result.packages[0])
     shutil.rmtree(work / "out" / "bld", ignore_errors=True)

@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
 from importlib.resources import files as resource_files
 from pathlib import Path
 from typing import Any, Literal
@@ -310,7 +309,6 @@ def catalog_text() -> str:
     return (resource_files(__package__) / DATA_FILE).read_text(encoding="utf-8")
 
 
-@cache
 def load(path: Path | None = None) -> Catalog:
     """The shipped catalog, or the one in ``path``."""
     return parse(path.read_text(encoding="utf-8") if path else catalog_text())

@@ -15,7 +15,7 @@ from vllm_conda.errors import ConfigError, DiskError, MissingToolError, NetworkE
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import fetch as downloads
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.store import FREE_SPACE, Store, disk_errors, key_of, remove
+from vllm_conda.toolchain.store import FREE_SPACE, Store, disk_errors, disk_failed, key_of, remove
 
 BATCH = 8  # wheels per pip process: start-up is paid once a batch, a kill loses one batch
 
@@ -102,8 +102,8 @@ class PipClient:
                 f"The running Python ({sys.executable}) has no pip.",
                 f"Run: {shlex.quote(sys.executable)} -m ensurepip",
             )
-        if "No space left" in text or "Errno 28" in text:
-            return DiskError(f"pip ran out of disk space in {self.store.root}.", FREE_SPACE)
+        if disk_failed(text, self.store.root):
+            return DiskError(f"pip could not write to {self.store.root}: {reason}.", FREE_SPACE)
         rows = shlex.join(requirements)
         return NetworkError(
             f"pip could not download {', '.join(requirements)}: {reason}.",

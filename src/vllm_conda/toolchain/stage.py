@@ -15,7 +15,7 @@ from vllm_conda.toolchain import elf
 from vllm_conda.toolchain.activation import activate_script, deactivate_script
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 from vllm_conda.toolchain.model import Package, Rule
-from vllm_conda.toolchain.store import disk_errors
+from vllm_conda.toolchain.store import disk_errors, disk_failed
 
 _TEXT_LIMIT = 4 << 20
 
@@ -136,8 +136,8 @@ def _compile(root: Path) -> None:
         "-x", r"_sysconfigdata|lib2to3/tests|bad_coding|badsyntax|/templates/", str(root / "lib"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
-    if "No space left" in done.stdout + done.stderr:
-        raise OSError(28, "No space left on device", str(root))
+    if (full := disk_failed(done.stdout + done.stderr, root)) is not None:
+        raise full
 
 
 def stage(package: Package, trees: Mapping[str, Sequence[Path]], root: Path) -> Staged:

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -41,6 +42,23 @@ def default_cache() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "vllm-conda"
+
+
+_NOTHING_FREE = 1 << 20
+_DISK_TEXT = re.compile(
+    r"no space left on device|disk quota exceeded|file too large|read-only file system|"
+    r"enough free space|os error (?:27|28|30|122)",
+    re.IGNORECASE,
+)
+
+
+def disk_failed(text: str, where: Path) -> OSError | None:
+    """The OSError behind another program's message, when the disk caused it.
+
+    A program that ran out of space does not always say so; then the disk itself tells.
+    """
+    full = _DISK_TEXT.search(text) or shutil.disk_usage(where).free < _NOTHING_FREE
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where)) if full else None
 
 
 def disk_error(error: OSError, where: Path) -> DiskError | None:

@@ -20,7 +20,7 @@ from installer.sources import WheelFile
 from vllm_conda.errors import IntegrityError
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 from vllm_conda.toolchain.fetch import Artifact
-from vllm_conda.toolchain.store import disk_errors, remove
+from vllm_conda.toolchain.store import disk_errors, disk_failed, remove
 
 
 @dataclass
@@ -70,8 +70,8 @@ def unpack_deb(file: Path, root: Path) -> None:
             ["dpkg-deb", "--extract", str(file), str(raw)], capture_output=True, text=True
         )
         if done.returncode:
-            if "No space left" in done.stderr:
-                raise OSError(28, "No space left on device", str(root))
+            if (full := disk_failed(done.stderr, root)) is not None:
+                raise full
             raise IntegrityError(f"dpkg-deb cannot read {file}: {done.stderr.strip()}.")
         for top in sorted(raw.iterdir()):
             graft(top, root / _merged(top.name))
