@@ -82,7 +82,10 @@ def compiler_errors(lines: list[str]) -> list[str]:
 def script_errors(lines: list[str]) -> list[str]:
     """Return why a package's test failed: Python's exceptions, else what it printed last."""
     ends = [n for n, line in enumerate(lines) if line.startswith("Script failed")]
-    lines = [line[:_MAX_WIDTH] for line in lines[: ends[0] if ends else None] if line.strip()]
+    lines = lines[: ends[0] if ends else None]
+    # bash's trace starts the last command's output.
+    starts = [n for n, line in enumerate(lines) if line.startswith("+ ")]
+    lines = [line[:_MAX_WIDTH] for line in lines[starts[-1] if starts else 0 :] if line.strip()]
     raised = [line for line in lines if _EXCEPTION.match(line)]
     return (raised or lines)[-_MAX_LINES:]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,13 +135,13 @@ def build(options: Options, reporter: Reporter) -> Report:
         run.packages()
         report.removed = store.settle(plan.uses(), {job.name for job in plan.jobs})
         run.installation()
-    report.install_command = _install_command(store.url, options.channels, toolchain)
+    report.install_command = _install_command(store.url, toolchain)
     report.seconds = round(time.monotonic() - started, 2)
     return report
 
 
-def _install_command(url: str, channels: Sequence[str], toolchain: Toolchain) -> str:
-    others = " ".join(f"-c {channel}" for channel in (channels or toolchain.channels))
+def _install_command(url: str, toolchain: Toolchain) -> str:
+    others = " ".join(f"-c {channel}" for channel in toolchain.channels)
     return f"conda install -c {url} {others} {INSTALLED}"
 
 
