@@ -6,7 +6,7 @@ import logging
 import os
 
 import vllm_kernels
-from vllm_kernels_plugin import serve
+from vllm_kernels_plugin import compiler, serve
 from vllm_kernels_plugin.engine import CPU_MODULES
 from vllm_kernels_plugin.refusal import PluginError
 
@@ -35,6 +35,7 @@ def _activate_cpu() -> str:
     # The engine has no latent-attention backend for the CPU; so told, it expands the keys and
     # values of such models and runs them as ordinary attention.
     os.environ.setdefault("VLLM_MLA_DISABLE", "1")
+    compiler.disable_where_missing(logger)
     logger.info(
         "vllm_kernels %s serves %d ops to the engine on the CPU (%s)",
         vllm_kernels.__version__,

@@ -11,6 +11,7 @@ from importlib.resources import files as resource_files
 from pathlib import Path
 from typing import Any
 
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.markers import default_environment
 from packaging.metadata import Metadata
 from packaging.requirements import Requirement
@@ -216,4 +217,10 @@ def _python_abi(py: str) -> tuple[str, ...]:
 
 
 def _license(metadata: Metadata) -> str:
-    return metadata.license_expression or _UNSTATED_LICENSE
+    """The SPDX expression that the metadata states, in its own field or in the older one."""
+    if metadata.license_expression:
+        return metadata.license_expression
+    try:
+        return canonicalize_license_expression(metadata.license or "")
+    except InvalidLicenseExpression:
+        return _UNSTATED_LICENSE

@@ -1,0 +1,251 @@
+"""Small models with random weights and a tokenizer of their own, made without any network.
+
+Runs in the engine's environment. Weights are drawn in float32 and stored in bfloat16, so that runs
+in both share the same numbers. They are wider than an untrained model's: greedy decoding then has
+clear margins, and what it chooses depends on the context that attention sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+VOCABULARY = 512
+SEED = 20260901
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
+PAD, BOS, EOS = 0, 1, 2
+COMPLETE = ".complete"
+
+_SMALL: Mapping[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "intermediate_size": 512,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+    "tie_word_embeddings": False,
+}
+# Windows and caps as in the real models, a window far below the prompts' lengths.
+_GEMMA: Mapping[str, Any] = {
+    "head_dim": 64,
+    "sliding_window": 32,
+    "query_pre_attn_scalar": 64,
+    "tie_word_embeddings": True,
+    "hidden_activation": "gelu_pytorch_tanh",
+}
+# The real latent and head sizes: the engine's layout of keys and values depends on them.
+_LATENT: Mapping[str, Any] = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 128,
+    "v_head_dim": 128,
+    "moe_intermediate_size": 128,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to make.
+
+    Attributes:
+        config: Configuration class in transformers.
+        settings: Its arguments, besides those of every small model.
+        experts: It routes tokens to experts.
+        base: Arguments that ``settings`` add to.
+    """
+
+    config: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    experts: bool = False
+    base: Mapping[str, Any] = field(default_factory=lambda: _SMALL)
+
+
+MODELS: Mapping[str, Model] = {
+    "llama": Model("LlamaConfig", {"head_dim": 64}),
+    "qwen3": Model("Qwen3Config", {"head_dim": 64}),
+    "gemma2": Model(
+        "Gemma2Config",
+        {**_GEMMA, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
+    ),
+    "gemma3": Model(
+        "Gemma3TextConfig",
+        {**_GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
+    ),
+    "mixtral": Model(
+        "MixtralConfig",
+        {
+            "head_dim": 64,
+            "intermediate_size": 256,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": None,
+        },
+        experts=True,
+    ),
+    "qwen3_moe": Model(
+        "Qwen3MoeConfig",
+        {
+            "head_dim": 64,
+            "moe_intermediate_size": 128,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+        experts=True,
+    ),
+    "deepseek_v2": Model(
+        "DeepseekV2Config",
+        {
+            **_LATENT,
+            "q_lora_rank": None,
+            "n_group": 1,
+            "topk_group": 1,
+            "topk_method": "greedy",
+            "num_experts_per_tok": 2,
+            "routed_scaling_factor": 1.0,
+            "norm_topk_prob": False,
+        },
+        experts=True,
+    ),
+    "deepseek_v3": Model(
+        "DeepseekV3Config",
+        {
+            **_LATENT,
+            "q_lora_rank": 128,
+            "n_group": 4,
+            "topk_group": 2,
+            "num_experts_per_tok": 4,
+            "routed_scaling_factor": 2.5,
+            "norm_topk_prob": True,
+            # The engine creates the routing bias only where the file names this method.
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+        },
+        experts=True,
+    ),
+    # For measurements: the size class of half a billion parameters.
+    "llama_500m": Model(
+        "LlamaConfig",
+        {
+            "vocab_size": 32000,
+            "hidden_size": 1024,
+            "num_hidden_layers": 24,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "intermediate_size": 4864,
+        },
+    ),
+}
+
+
+def make(name: str, folder: Path) -> Path:
+    """Make the model below ``folder`` unless it is there, whole; return its folder."""
+    path = folder / name
+    if (path / COMPLETE).is_file():
+        return path
+    entry = MODELS[name]
+    config = getattr(transformers, entry.config)(**{**entry.base, **entry.settings})
+    torch.manual_seed(SEED)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    draw_weights(model)
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD
+    )
+    model.to(torch.bfloat16)
+    for tensor_name, tensor in _tensors(model):
+        if _routing_bias(tensor_name):
+            tensor.data = tensor.data.float()
+    model.save_pretrained(path)
+    make_tokenizer(path)
+    (path / COMPLETE).touch()
+    return path
+
+
+def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    for name, tensor in model.named_buffers():
+        # Rotary frequencies and embedding scales follow from the configuration.
+        if _routing_bias(name):
+            yield name, tensor
+
+
+def _routing_bias(name: str) -> bool:
+    return name.endswith("e_score_correction_bias")
+
+
+def draw_weights(model: Any) -> None:
+    """Draw every weight, rounded to bfloat16."""
+    generator = torch.Generator().manual_seed(SEED)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    gemma = "gemma" in model.config.model_type
+    with torch.no_grad():
+        for name, tensor in _tensors(model):
+            mean, deviation = _distribution(name, tensor, tied, gemma)
+            drawn = mean + deviation * torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(drawn.to(torch.bfloat16).to(tensor.dtype))
+
+
+def _distribution(name: str, tensor: torch.Tensor, tied: bool, gemma: bool) -> tuple[float, float]:
+    """Mean and standard deviation of a weight."""
+    if _routing_bias(name):
+        return 0.0, 0.2
+    if tensor.dim() == 1:
+        if "norm" not in name:
+            return 0.0, 0.05
+        if not gemma:
+            return 1.0, 0.1
+        # Gemma adds one to its norm weights. With tied embeddings a token's own embedding wins
+        # unless what the layers add is large.
+        return (5.0 if "post_" in name else 0.0), 0.1
+    if "embed_tokens" in name:
+        return 0.0, 0.08 if tied else 0.7
+    if "lm_head" in name:
+        return 0.0, 2.4 / math.sqrt(tensor.shape[-1])
+    return 0.0, 1.3 / math.sqrt(tensor.shape[-1])
+
+
+def make_tokenizer(path: Path) -> None:
+    """Write a byte-level tokenizer with a chat template."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Any text does; this module's own has enough different words.
+    tokenizer.train_from_iterator([Path(__file__).read_text(encoding="utf-8")], trainer)
+    pad, bos, eos, unknown = SPECIAL_TOKENS
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        unk_token=unknown,
+    )
+    fast.chat_template = (
+        "{% for message in messages %}{{ bos_token }}{{ message['role'] }}: "
+        "{{ message['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}{{ bos_token }}assistant:{% endif %}"
+    )
+    fast.save_pretrained(path)

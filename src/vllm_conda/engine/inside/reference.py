@@ -1,0 +1,104 @@
+"""What transformers says: the tokens that greedy decoding should give, and how close a miss is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """When a token that is not transformers' choice counts as right.
+
+    Attributes:
+        gap: Nats below the largest log-probability at which two tokens are a near tie.
+        logprob: Largest difference of a token's log-probability.
+        outliers: Share of tokens that may miss both.
+    """
+
+    gap: float
+    logprob: float
+    outliers: float
+
+
+def tolerance(dtype: str, experts: bool) -> Tolerance:
+    """In float32 the tokens are the same. In 16 bits rounding decides near ties, and of a router
+    with random weights also which expert is taken, which changes a token entirely."""
+    if dtype == "float32":
+        return Tolerance(gap=1e-3, logprob=2e-3, outliers=0.0)
+    return Tolerance(gap=0.2, logprob=0.25, outliers=0.08 if experts else 0.03)
+
+
+@dataclass
+class Verdict:
+    """What comparing a run's tokens found."""
+
+    prompts: int = 0
+    exact: int = 0
+    tokens: int = 0
+    chosen: int = 0
+    near_ties: int = 0
+    misses: int = 0
+    worst_gap: float = 0.0
+    worst_logprob: float = 0.0
+    differences: list[float] = field(default_factory=list)
+
+    def right(self, allowed: Tolerance) -> bool:
+        """Whether the misses, in tokens and in log-probabilities, are few enough."""
+        if self.misses > allowed.outliers * self.tokens:
+            return False
+        far = sum(difference > allowed.logprob for difference in self.differences)
+        return far <= allowed.outliers * len(self.differences)
+
+
+class Reference:
+    """A model in transformers, with its plainest attention."""
+
+    def __init__(self, path: Path, dtype: str) -> None:
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), attn_implementation="eager"
+        ).eval()
+        # The engine is told to ignore the end of the text.
+        self.model.generation_config.eos_token_id = None
+
+    @torch.no_grad()
+    def continuation(self, prompt: Sequence[int], length: int) -> list[int]:
+        """The tokens that greedy decoding appends to ``prompt``."""
+        found = self.model.generate(
+            torch.tensor([list(prompt)]), max_new_tokens=length, do_sample=False, pad_token_id=0
+        )
+        return list(found[0, len(prompt) :].tolist())
+
+    @torch.no_grad()
+    def log_probabilities(self, prompt: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """``[len(tokens), vocabulary]`` float32: before each of ``tokens``, given those before."""
+        logits = self.model(torch.tensor([[*prompt, *tokens]])).logits
+        return torch.log_softmax(logits[0, len(prompt) - 1 : -1].float(), dim=-1)
+
+    def judge(
+        self,
+        verdict: Verdict,
+        allowed: Tolerance,
+        prompt: Sequence[int],
+        tokens: Sequence[int],
+        logprobs: Sequence[float] | None = None,
+    ) -> None:
+        """Add one prompt's tokens to ``verdict``: each against the choice after the same prefix."""
+        verdict.prompts += 1
+        verdict.exact += self.continuation(prompt, len(tokens)) == list(tokens)
+        expected = self.log_probabilities(prompt, tokens)
+        for index, token in enumerate(tokens):
+            gap = float(expected[index].max() - expected[index, token])
+            verdict.tokens += 1
+            verdict.chosen += gap == 0
+            verdict.near_ties += 0 < gap <= allowed.gap
+            verdict.misses += gap > allowed.gap
+            verdict.worst_gap = max(verdict.worst_gap, gap)
+            if logprobs is not None:
+                difference = abs(float(expected[index, token]) - logprobs[index])
+                verdict.differences.append(difference)
+                verdict.worst_logprob = max(verdict.worst_logprob, difference)

@@ -1,0 +1,210 @@
+"""Builds ``vllm-engine`` from upstream's source distribution into a channel of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from rattler.index import index_fs
+from rattler_build import RenderConfig, Stage0Recipe, VariantConfig
+from rattler_build.tool_config import PlatformConfig
+
+from vllm_conda.build.channel import Toolchain, toolchain_for
+from vllm_conda.build.diagnose import failure, script_errors
+from vllm_conda.build.logs import JobLog
+from vllm_conda.build.session import Event, run_worker
+from vllm_conda.build.workspace import Workspace, worker_environment, workspace_for
+from vllm_conda.engine import channel, wheels
+from vllm_conda.environment import ensure_environment
+from vllm_conda.errors import IntegrityError, NetworkError, TestFailure
+from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.progress import Reporter
+from vllm_conda.recipe import environment, hash_tree
+from vllm_conda.toolchain import fetch
+from vllm_conda.toolchain.fetch import Artifact
+from vllm_conda.toolchain.store import Store, default_cache, key_of, remove
+
+NAME = "vllm-engine"
+RECIPE = Path("recipe/engine/recipe.yaml")
+SDIST_VARIABLE = "VLLM_ENGINE_SDIST"
+# Upstream's setup.py runs even to name the version of what is downloaded.
+SDIST_ENVIRONMENT = (
+    "python", "pip", "jinja2", "packaging", "pytorch", "setuptools", "setuptools-rust",
+    "setuptools-scm", "wheel",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The engine's package and the channels that an environment with it is solved from."""
+
+    package: Path
+    channels: tuple[str, ...]
+
+
+def ensure(root: Path, platform: str, output: Path, reporter: Reporter) -> Engine:
+    """Build ``vllm-engine`` into ``output`` unless it is there, from the same inputs.
+
+    Args:
+        root: The checkout.
+        output: The channel's folder.
+
+    Raises:
+        VllmCondaError: A download, the build or the package's own tests failed.
+    """
+    toolchain = toolchain_for(platform, (), reporter)
+    dependencies = channel.ensure(platform, reporter=reporter)
+    others = (dependencies.url, *toolchain.channels)
+    stamp = output / f"{NAME}.fingerprint"
+    fingerprint = key_of(hash_tree((root / RECIPE).parent), *others)
+    workspace = workspace_for(root)
+    with disk_errors("the engine's channel", output):
+        output.mkdir(parents=True, exist_ok=True)
+    with FileLock(output / ".lock"):
+        found = sorted((output / "noarch").glob(f"{NAME}-*.conda"))
+        if len(found) != 1 or not stamp.is_file() or stamp.read_text().strip() != fingerprint:
+            stamp.unlink(missing_ok=True)
+            sdist = fetch_sdist(others, platform, workspace, reporter)
+            build = _Build(root, platform, output, others, toolchain, workspace, reporter)
+            found = [build.run(sdist.path)]
+            write_atomic(stamp, f"{fingerprint}\n")
+    return Engine(found[0], (output.resolve().as_uri(), *others))
+
+
+def fetch_sdist(
+    channels: Sequence[str], platform: str, workspace: Workspace, reporter: Reporter
+) -> Artifact:
+    """The pinned source distribution, by name through pip, or from the cache.
+
+    Raises:
+        NetworkError: pip could not fetch it.
+        IntegrityError: It is not the pinned file.
+    """
+    pin = wheels.load().engine
+    store = Store(default_cache())
+    key = f"vllm-{pin.version}-sdist"
+    cached = fetch.cached(store, "pip", key)
+    if cached is not None and cached.sha256 == pin.sha256 and fetch.intact(cached):
+        return cached
+    prefix = ensure_environment(channels, SDIST_ENVIRONMENT, platform, workspace, reporter)
+    with store.locked(reporter):
+        scratch = store.scratch("engine")
+        try:
+            file = _download(prefix, pin.version, scratch, reporter)
+            artifact = fetch.record(store, "pip", key, "vllm", pin.version, file)
+        finally:
+            remove(scratch)
+        if artifact.sha256 != pin.sha256:
+            fetch.forget(store, artifact)
+            raise IntegrityError(
+                f"vllm {pin.version} has the SHA-256 {artifact.sha256}, {wheels.DATA_FILE} pins "
+                f"{pin.sha256}.",
+                "The registry serves another file under this version; find out which is right.",
+            )
+    return artifact
+
+
+def _download(prefix: Path, version: str, scratch: Path, reporter: Reporter) -> Path:
+    target = scratch / "dl"
+    command = [
+        str(prefix / "bin" / "python"), "-m", "pip", "download", "--no-deps", "--quiet",
+        "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
+        "--no-binary", "vllm", "--no-build-isolation", "--dest", str(target), f"vllm=={version}",
+    ]  # fmt: skip
+    environment_of_pip = {
+        key: value for key, value in os.environ.items() if not key.startswith("PYTHON")
+    }
+    environment_of_pip |= {
+        "PATH": f"{prefix}/bin:/usr/bin:/bin",
+        "TMPDIR": str(scratch),
+        "VLLM_TARGET_DEVICE": "empty",
+        # Without it the metadata's version differs from the file's, which pip refuses.
+        "VLLM_VERSION_OVERRIDE": version,
+    }
+    with fetch.growing(reporter, f"pip download vllm=={version}", scratch, None):
+        code, text = fetch.run_client(command, environment_of_pip, scratch)
+    files = sorted(target.glob("vllm-*.tar.gz"))
+    if code or len(files) != 1:
+        raise NetworkError(
+            f"pip could not download vllm=={version}: {fetch.last_error(text)}.",
+            "Run again with network.",
+        )
+    return files[0]
+
+
+@dataclass(frozen=True)
+class _Build:
+    root: Path
+    platform: str
+    output: Path
+    channels: tuple[str, ...]
+    toolchain: Toolchain
+    workspace: Workspace
+    reporter: Reporter
+
+    def run(self, sdist: Path) -> Path:
+        """Build, test and publish; returns the package in the channel."""
+        recipe = self.root / RECIPE
+        folder = self.workspace.folder / "engine"
+        with disk_errors("the engine's build folder", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        variables = {
+            **worker_environment(self.workspace, self.toolchain.fingerprint),
+            SDIST_VARIABLE: str(sdist),
+        }
+        with environment({SDIST_VARIABLE: str(sdist)}):
+            config = RenderConfig(platform=PlatformConfig(target_platform=self.platform))
+            (rendered,) = Stage0Recipe.from_file(recipe).render(VariantConfig(), config)
+        request = {
+            "action": "build",
+            "recipe": str(recipe),
+            "platform": self.platform,
+            "variant": {},
+            "output": [NAME, str(rendered.recipe.build.string)],
+            "folder": str(folder),
+            "channels": list(self.channels),
+        }
+        built = Path(self._work("build", request, folder, variables)["package"])
+        # An environment for the package's tests needs it in a channel, so it is published into a
+        # draft first.
+        draft = folder / "draft"
+        self._index(built, draft)
+        channels = [draft.as_uri(), *self.channels]
+        test = {"action": "test", "package": str(built), "channels": channels}
+        self._work("test", test, folder, variables)
+        self._index(built, self.output)
+        return self.output / "noarch" / built.name
+
+    def _work(
+        self, stage: str, request: Mapping[str, object], folder: Path, variables: Mapping[str, str]
+    ) -> Event:
+        path = self.output / "logs" / f"{NAME}-{stage}.log"
+        with self.reporter.task(f"{stage} {NAME}") as task, JobLog(path, task) as log:
+            result = run_worker(request, folder, variables, log.event)
+            if result["event"] == "error":
+                raise failure(NAME, result["message"], log.lines, str(log.path))
+            if result.get("failed"):
+                block = "\n  ".join(script_errors(log.lines))
+                raise TestFailure(
+                    f"{NAME}: tests in the package failed:\n  {block}\n", f"Full log: {log.path}"
+                )
+        return result
+
+    def _index(self, package: Path, folder: Path) -> None:
+        """Make ``folder`` a channel of exactly this package."""
+        noarch = folder / "noarch"
+        with disk_errors("the engine's channel", folder):
+            for subdir in (noarch, folder / self.platform):
+                subdir.mkdir(parents=True, exist_ok=True)
+            copy = noarch / f".{package.name}"
+            shutil.copyfile(package, copy)
+            copy.replace(noarch / package.name)
+            for old in noarch.glob(f"{NAME}-*.conda"):
+                if old.name != package.name:
+                    old.unlink()
+            asyncio.run(index_fs(folder, write_shards=False))
