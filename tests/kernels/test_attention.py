@@ -120,7 +120,7 @@ def test_head_sizes(
     make(Problem(lengths, heads=4, kv_heads=2, head_size=head_size), dtype).check()
 
 
-@pytest.mark.parametrize("heads, kv_heads", [(1, 1), (4, 4), (6, 2), (7, 1), (24, 3), (71, 1)])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (7, 1), (24, 3), (71, 1)])
 def test_groups(tier: str, dtype: torch.dtype, heads: int, kv_heads: int) -> None:
     make(Problem(MIXED, heads=heads, kv_heads=kv_heads), dtype).check()
 
@@ -156,7 +156,7 @@ def test_features(tier: str, dtype: torch.dtype, problem: Problem) -> None:
 
 @pytest.mark.parametrize("case", range(25))
 def test_random_combinations(tier: str, dtype: torch.dtype, case: int) -> None:
-    rng = random.Random(case)
+    rng = random.Random(case)  # noqa: S311  test data
     lengths = []
     for _ in range(rng.randint(1, 5)):
         queries = rng.choice([1, 1, 2, 5, rng.randint(1, 150)])
@@ -235,7 +235,8 @@ def test_tokens_past_the_last_request_stay(tier: str, dtype: torch.dtype) -> Non
     batch = make(Problem(((2, 20), (3, 30))), dtype)
     batch.args["query_start_loc"][-1] = 4
     output = batch.run()
-    assert output[:4].isfinite().all() and output[4].isnan().all()
+    assert output[:4].isfinite().all()
+    assert output[4].isnan().all()
 
 
 def test_freed_pages_outside_the_window(tier: str, dtype: torch.dtype) -> None:
@@ -373,11 +374,12 @@ def test_metadata_serves_the_attention_call(tier: str) -> None:
 
 
 def test_metadata_refuses_heads_that_do_not_divide() -> None:
-    with pytest.raises(RuntimeError, match="num_heads_q is 7, want a positive multiple of .* 2"):
+    with pytest.raises(RuntimeError, match=r"num_heads_q is 7, want a positive multiple of .* 2"):
         metadata(num_heads_q=7)
 
 
 def test_has_isa(tier: str) -> None:
-    assert ops.cpu_attn_has_isa("vec") and ops.cpu_attn_has_isa("vec16")
+    assert ops.cpu_attn_has_isa("vec")
+    assert ops.cpu_attn_has_isa("vec16")
     assert ops.cpu_attn_has_isa("amx") == (tier == "amx")
     assert not ops.cpu_attn_has_isa("neon")

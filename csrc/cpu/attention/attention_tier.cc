@@ -1,6 +1,8 @@
 #include "cpu/attention/attention.h"
 
+#include "cpu/attention/amx.h"
 #include "cpu/attention/decode.h"
+#include "cpu/attention/pair.h"
 #include "cpu/attention/prefill.h"
 
 namespace vk::VK_TIER {
@@ -16,6 +18,7 @@ void AttendWith(const AttentionProblem& problem, const AttentionTask& task, void
   Arena arena(scratch);
   Tile tile(arena, task.tokens * problem.group, problem.head_size);
   Engine engine(arena, tile);
+  [[maybe_unused]] const typename Engine::Scope scope{};
   tile.Start(problem, task);
   engine.Start(problem, task);
   const LogitRule rule(problem);
@@ -30,13 +33,30 @@ void AttendWith(const AttentionProblem& problem, const AttentionTask& task, void
   }
 }
 
+// The kernel for many rows of T.
+template <class T>
+struct PrefillOf {
+  using Engine = Prefill<T, FloatPacking<T>>;
+};
+#if defined(__AMX_BF16__)
+template <>
+struct PrefillOf<hwy::bfloat16_t> {
+  using Engine = PrefillAmx;
+};
+#elif defined(__AVX512BF16__)
+template <>
+struct PrefillOf<hwy::bfloat16_t> {
+  using Engine = Prefill<hwy::bfloat16_t, PairPacking>;
+};
+#endif
+
 template <class T>
 void Attend(const AttentionProblem& problem, const AttentionTask& task, void* scratch,
             float* partial) {
   if (task.tokens * problem.group <= Decode<T>::kMaxRows) {
     AttendWith<T, Decode<T>>(problem, task, scratch, partial);
   } else {
-    AttendWith<T, Prefill<T, FloatPacking<T>>>(problem, task, scratch, partial);
+    AttendWith<T, typename PrefillOf<T>::Engine>(problem, task, scratch, partial);
   }
 }
 
@@ -48,10 +68,11 @@ size_t EngineBytes(int32_t head_size, int32_t rows) {
   return arena.used();
 }
 
-// Enough for every dtype: floats take the most.
+// Enough for every dtype.
 size_t ScratchBytes(int32_t head_size, int32_t rows) {
-  return HWY_MAX(EngineBytes<Decode<float>>(head_size, rows),
-                 (EngineBytes<Prefill<float, FloatPacking<float>>>(head_size, rows)));
+  size_t bytes = EngineBytes<Decode<float>>(head_size, rows);
+  bytes = HWY_MAX(bytes, EngineBytes<PrefillOf<float>::Engine>(head_size, rows));
+  return HWY_MAX(bytes, EngineBytes<PrefillOf<hwy::bfloat16_t>::Engine>(head_size, rows));
 }
 
 size_t FloatsOfPartial(int32_t head_size, int32_t rows) {

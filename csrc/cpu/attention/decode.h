@@ -30,6 +30,7 @@ HWY_INLINE void StoreSums(VF a, VF b, VF c, VF e, float* to) {
 template <class T>
 class Decode {
  public:
+  struct Scope {};  // no machine state to set up
   // More rows fill the lanes of the kernels that put rows into lanes.
   static constexpr int32_t kMaxRows = kLanes / 2;
   static constexpr int32_t kKeys = 64;  // a step's keys and values stay in the L1 cache

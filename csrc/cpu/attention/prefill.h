@@ -42,6 +42,7 @@ class Prefill {
   using Element = typename Mac::Element;
 
  public:
+  struct Scope {};  // no machine state to set up
   static constexpr int32_t kKeys = 64;
 
   Prefill(Arena& arena, const Tile& tile)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 _METADATA_BYTES = 16
@@ -80,7 +82,7 @@ def cpu_attention_with_kv_cache(
     kv_heads, block_size, head_size = key_cache.shape[1:]
     group = query.shape[1] // kv_heads
     starts, lengths = query_start_loc.tolist(), seq_lens.tolist()
-    for index, (begin, end) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
+    for index, (begin, end) in enumerate(pairwise(starts)):
         if begin == end:
             continue
         length, queries = lengths[index], end - begin
@@ -91,7 +93,7 @@ def cpu_attention_with_kv_cache(
             cache[blocks].transpose(1, 2).reshape(-1, kv_heads, head_size)[:length].to(wide)
             for cache in (key_cache, value_cache)
         )
-        grouped = query[begin:end].to(wide).unflatten(1, (kv_heads, group))
+        grouped = query[begin:end].to(wide).reshape(queries, kv_heads, group, head_size)
         logits = torch.einsum("qhgd,khd->hgqk", grouped, key) * scale
         if softcap > 0:
             logits = softcap * torch.tanh(logits / softcap)

@@ -1,0 +1,149 @@
+"""Paged attention against scaled_dot_product_attention, with and without the gather it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import harness
+import torch
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+import vllm_kernels  # noqa: F401  registers the ops
+
+ops = torch.ops.vllm_kernels
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
+HEADS, KV_HEADS, BLOCK = 32, 8, 128
+GROUP = HEADS // KV_HEADS
+HEAD_SIZES = (128, 64)
+DECODE = [(batch, context) for batch in (1, 8, 32) for context in (128, 2048, 8192)]
+PREFILL = (128, 512, 2048)
+CACHE_BYTES_MAX = 1 << 30
+
+
+@dataclass
+class Paged:
+    """Requests of one length each: `tokens` queries (the last ones) over `context` keys."""
+
+    batch: int
+    tokens: int
+    context: int
+    head_size: int
+    dtype: torch.dtype
+
+    def __post_init__(self) -> None:
+        pages = -(-self.context // BLOCK)
+        blocks = self.batch * pages
+        # As the engine's: K and V are halves of one buffer.
+        both = torch.randn(blocks, KV_HEADS, 2, BLOCK, self.head_size).to(self.dtype)
+        self.key_cache, self.value_cache = both[:, :, 0], both[:, :, 1]
+        self.table = torch.randperm(blocks).to(torch.int32).view(self.batch, pages)
+        total = self.batch * self.tokens
+        self.query = torch.randn(total, HEADS, self.head_size).to(self.dtype)
+        self.output = torch.empty_like(self.query)
+        self.starts = torch.arange(0, total + 1, self.tokens, dtype=torch.int32)
+        self.lengths = torch.full((self.batch,), self.context, dtype=torch.int32)
+        self.metadata = torch.zeros(16, dtype=torch.int8)
+
+    def ours(self) -> None:
+        ops.cpu_attention_with_kv_cache(
+            self.query,
+            self.key_cache,
+            self.value_cache,
+            self.output,
+            self.starts,
+            self.lengths,
+            self.head_size**-0.5,
+            True,
+            None,
+            -1,
+            self.table,
+            0.0,
+            self.metadata,
+            None,
+            None,
+        )
+
+    def gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [batch, kv_heads, context, head_size] as SDPA wants them."""
+        blocks = self.table.flatten()
+
+        def gather(cache: torch.Tensor) -> torch.Tensor:
+            pages = cache.index_select(0, blocks).view(self.batch, -1, *cache.shape[1:])
+            return pages.transpose(1, 2).flatten(2, 3)[:, :, : self.context]
+
+        return gather(self.key_cache), gather(self.value_cache)
+
+    def queries(self) -> torch.Tensor:
+        return self.query.view(self.batch, self.tokens, HEADS, -1).transpose(1, 2)
+
+    def grouped(self) -> torch.Tensor:
+        """One query token: the heads of a group as the rows of one head, nothing to repeat."""
+        return self.query.view(self.batch, KV_HEADS, GROUP, -1)
+
+    def verify(self, expected: torch.Tensor) -> None:
+        """Both sides must compute the same before their times mean anything."""
+        self.ours()
+        actual = self.output.view_as(expected) if self.tokens == 1 else self.output
+        torch.testing.assert_close(actual, expected, rtol=0, atol=2e-2)
+
+
+def _bytes(paged: Paged) -> int:
+    keys = paged.batch * KV_HEADS * paged.context * paged.head_size
+    return 2 * keys * paged.query.element_size() + 2 * paged.query.nbytes
+
+
+def _decode(batch: int, context: int, head_size: int, name: str) -> Iterator[harness.Case]:
+    paged = Paged(batch, 1, context, head_size, DTYPES[name])
+    label = f"b{batch} ctx{context} d{head_size} {name}"
+
+    def gather_sdpa() -> torch.Tensor:
+        return sdpa(paged.queries(), *paged.gathered(), enable_gqa=True)
+
+    def gather_grouped() -> torch.Tensor:
+        return sdpa(paged.grouped(), *paged.gathered())
+
+    paged.verify(gather_grouped())
+    peers: dict[str, Callable[[], object]] = {
+        "eager": gather_sdpa,
+        "grouped": gather_grouped,
+        "compile": harness.compiled(gather_grouped),
+    }
+    yield harness.Case(label, "decode", paged.ours, peers, bytes_moved=_bytes(paged))
+    key, value = (part.contiguous() for part in paged.gathered())
+    peers = {
+        "eager": lambda: sdpa(paged.queries(), key, value, enable_gqa=True),
+        "grouped": lambda: sdpa(paged.grouped(), key, value),
+    }
+    yield harness.Case(
+        f"{label}, gathered", "decode*", paged.ours, peers, bytes_moved=_bytes(paged)
+    )
+
+
+def _prefill(tokens: int, head_size: int, name: str) -> harness.Case:
+    paged = Paged(1, tokens, tokens, head_size, DTYPES[name])
+    key, value = (part.contiguous() for part in paged.gathered())
+
+    def eager() -> torch.Tensor:
+        return sdpa(paged.queries(), key, value, is_causal=True, enable_gqa=True)
+
+    paged.verify(eager()[0].transpose(0, 1))
+    flops = 2 * tokens * (tokens + 1) * HEADS * head_size
+    peers = {"eager": eager, "compile": harness.compiled(eager)}
+    return harness.Case(f"t{tokens} d{head_size} {name}", "prefill", paged.ours, peers, flops=flops)
+
+
+def cases() -> Iterator[harness.Case]:
+    """`decode` includes the peers' gather; for `decode*` it is done beforehand, untimed."""
+    for name, dtype in DTYPES.items():
+        for head_size in HEAD_SIZES:
+            for tokens in PREFILL:
+                yield _prefill(tokens, head_size, name)
+            for batch, context in DECODE:
+                cache = 2 * batch * context * KV_HEADS * head_size * dtype.itemsize
+                if cache <= CACHE_BYTES_MAX:
+                    yield from _decode(batch, context, head_size, name)
+
+
+if __name__ == "__main__":
+    raise SystemExit(harness.main("attention", cases))
