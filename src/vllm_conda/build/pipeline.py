@@ -288,7 +288,7 @@ class _Run:
             check.install_fresh(records, prefix, self.platform)
         ours = {output.name for output in self.plan.outputs}
         self.report.installed = [r.file_name for r in records if r.name.normalized in ours]
-        self.store.mark_installed(identity)
+        self.store.mark_installed(identity, self.toolchain.channels)
 
     def _identity(self) -> str:
         packages = sorted((name, e.sha256) for name, e in self.store.state.packages.items())

@@ -41,10 +41,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class State:
-    """What the last runs published; ``installed`` identifies the last checked installation."""
+    """What the last runs published.
+
+    ``installed`` identifies the last checked installation; ``channels`` are those that the
+    packages were built against and that a user needs besides this one.
+    """
 
     packages: dict[str, Entry]
     installed: str = ""
+    channels: tuple[str, ...] = ()
 
 
 class Store:
@@ -119,8 +124,8 @@ class Store:
         self.state = replace(self.state, packages={**self.state.packages, package.name: entry})
         self.save()
 
-    def mark_installed(self, identity: str) -> None:
-        self.state = replace(self.state, installed=identity)
+    def mark_installed(self, identity: str, channels: tuple[str, ...]) -> None:
+        self.state = replace(self.state, installed=identity, channels=channels)
         self.save()
 
     def settle(self, uses: Mapping[str, set[str]], built: set[str]) -> list[str]:

@@ -115,4 +115,5 @@ def main() -> int:
 
 if __name__ == "__main__":
     os.chdir(Path("/"))  # keeps no folder busy; every path in the request is absolute
-    sys.exit(main())
+    # No finalization: rattler's threads may abort it after the work is done.
+    os._exit(main())

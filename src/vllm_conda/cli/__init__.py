@@ -64,8 +64,30 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code (docs/exit-codes.md)."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """Run the command line and return the exit code (docs/exit-codes.md).
+
+    Without ``arguments`` the process's own are taken, and the process ends here.
+    """
+    if arguments is not None:
+        return _run(list(arguments))
+    code = _run(sys.argv[1:])
+    leave(code)
+    return code
+
+
+def leave(code: int) -> None:
+    """End the process without Python's finalization where py-rattler is loaded.
+
+    Its worker threads may still hold a reference to the interpreter, which then aborts: a
+    finished build would end with SIGABRT.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if "rattler" in sys.modules or "rattler_build" in sys.modules:
+        os._exit(code)
+
+
+def _run(words: list[str]) -> int:
     try:
         # Without standalone mode click returns an Exit's code instead of raising it.
         code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
