@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Build with AddressSanitizer and UBSan, and run the kernel tests on that build.
+
+    python scripts/asan.py [-D...] [pytest arguments]
+
+Runs on the Python that starts it, which needs PyTorch and pytest; Highway and oneDNN are looked
+for in its prefix and in CMAKE_PREFIX_PATH. The build is kept in build/asan. Exit code: that of
+the step that failed; a sanitizer's finding ends pytest with its report on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "asan"
+TESTS = ["tests/kernels"]
+
+
+def build(definitions: list[str]) -> int:
+    """Configure and build; the exit code of the first step that fails, else 0."""
+    prefixes = [sys.prefix, *filter(None, [os.environ.get("CMAKE_PREFIX_PATH", "")])]
+    configure = [
+        *("cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja"),
+        "-DVLLM_SANITIZE=ON",
+        f"-DVLLM_PYTHON_EXECUTABLE={sys.executable}",
+        f"-DCMAKE_PREFIX_PATH={';'.join(prefixes).replace(':', ';')}",
+        *definitions,
+    ]
+    return (
+        subprocess.run(configure, check=False).returncode
+        or subprocess.run(["cmake", "--build", str(BUILD)], check=False).returncode
+    )
+
+
+def preload() -> str:
+    """The sanitizer's run-time library, and libstdc++.
+
+    Python is linked with neither. ASan must come first in the process, and it can only wrap the
+    throwing of exceptions if libstdc++ is there when it starts.
+    """
+    cache = (BUILD / "CMakeCache.txt").read_text(encoding="utf-8")
+    match = re.search(r"^CMAKE_CXX_COMPILER:\w+=(.+)$", cache, re.MULTILINE)
+    compiler = match[1] if match else "c++"
+    found = []
+    for name in ("libasan.so", "libstdc++.so.6"):
+        asked = [compiler, f"-print-file-name={name}"]
+        path = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        if not Path(path).is_absolute():
+            sys.exit(f"asan: {compiler} has no {name}; install its sanitizer run-time library")
+        found.append(path)
+    return ":".join(found)
+
+
+def main(arguments: list[str]) -> int:
+    """Build, then test."""
+    definitions = [word for word in arguments if word.startswith("-D")]
+    if code := build(definitions):
+        return code
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": preload(),
+        # CPython and PyTorch free little at exit; leaks of ours would drown among theirs.
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "VLLM_KERNELS_LIBRARY_DIR": str(BUILD / "lib"),
+    }
+    rest = [word for word in arguments if word not in definitions]
+    paths = [] if any(not word.startswith("-") for word in rest) else TESTS
+    pytest = [sys.executable, "-m", "pytest", *rest, *paths]
+    return subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
