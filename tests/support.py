@@ -54,7 +54,11 @@ SOURCES = {
     "src/vllm_kernels/__init__.py": "version = 1\n",
 }
 
-_PYTHON = "mkdir -p $PREFIX/bin && printf '#!/bin/sh\\nexit 0\\n' > $PREFIX/bin/python && chmod +x $PREFIX/bin/python"
+PYTHON_SCRIPT = (
+    "mkdir -p $PREFIX/bin && printf '#!/bin/sh\\n%s\\n' '{body}' > $PREFIX/bin/python "
+    "&& chmod +x $PREFIX/bin/python"
+)
+_PYTHON = PYTHON_SCRIPT.format(body="exit 0")
 
 # name: (version, run requirements, run_exports, script)
 DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {

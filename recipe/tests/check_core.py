@@ -1,6 +1,7 @@
 """Runs in the installed package: schemas, reference implementations, fakes."""
 
 import torch
+
 import vllm_kernels
 
 x = torch.randn(3, 128)

@@ -1,10 +1,12 @@
 """Runs in the installed package: the CPU library loads, serves the ops and computes."""
 
 import torch
+
 import vllm_kernels
 from vllm_kernels.selftest import main
 
-assert "cpu" in vllm_kernels.backends(), vllm_kernels.backends()
+if "cpu" not in vllm_kernels.backends():
+    raise SystemExit(f"the CPU library is not in use: {vllm_kernels.backends()}")
 
 x = torch.randn(5, 4096, dtype=torch.bfloat16)
 weight = torch.randn(4096, dtype=torch.bfloat16)

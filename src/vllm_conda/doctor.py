@@ -129,7 +129,9 @@ def _apt() -> Finding:
     if shutil.which("apt-get") and shutil.which("dpkg-deb"):
         sources = [*Path("/etc/apt").glob("sources.list*"), *Path("/etc/apt").glob("*/*.sources")]
         if sources:
-            return Finding("apt", "ok", (_output(["apt-get", "--version"]) or "apt").splitlines()[0])
+            return Finding(
+                "apt", "ok", (_output(["apt-get", "--version"]) or "apt").splitlines()[0]
+            )
         return Finding("apt", "missing", "no package sources", "Add them to /etc/apt/sources.list.")
     hint = "Use a Debian or Ubuntu machine, or --channel with a conda channel that has compilers."
     return Finding("apt", "missing", "apt-get or dpkg-deb not found", hint)

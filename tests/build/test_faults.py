@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import support
 from rattler_build import Package
+
 from vllm_conda import errors
 from vllm_conda.build.pipeline import Options, build
 from vllm_conda.build.workspace import workspace_for
@@ -134,13 +135,8 @@ def test_failing_package_test_is_not_published(
     # A python that fails, so that the tests which travel in the package fail.
     channel = tmp_path / "failing"
     shutil.copytree(Path(dummies.removeprefix("file://")), channel)
-    script = (
-        "mkdir -p $PREFIX/bin; printf '#!/bin/sh\\necho no module; exit 1\\n' > $PREFIX/bin/python"
-    )
-    requirements: dict[str, Any] = {"run": []}
-    support.build_dummy(
-        channel, "python", "3.13.0", requirements, script + "; chmod +x $PREFIX/bin/python"
-    )
+    script = support.PYTHON_SCRIPT.format(body="echo no module; exit 1")
+    support.build_dummy(channel, "python", "3.13.0", {"run": []}, script)
     done = cli(checkout, channel.as_uri())
     assert done.returncode == errors.TestFailure.exit_code
     assert "vllm-core" in done.stderr

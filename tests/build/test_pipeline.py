@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import support
 from rattler_build import Package
+
 from vllm_conda.build.pipeline import Options, Report, build
 from vllm_conda.progress import Mode, Reporter
 

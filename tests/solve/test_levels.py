@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import support
+
 from vllm_conda.build.pipeline import Options, build
 from vllm_conda.progress import Mode, Reporter
 
@@ -22,9 +23,7 @@ V2 = ["nehalem", "x86_64_v2", "x86_64"]
 
 
 @pytest.fixture(scope="module")
-def dummy_channels(
-    tmp_path_factory: pytest.TempPathFactory, dummies: str
-) -> list[str]:
+def dummy_channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str]:
     """The output of a build with dummy compilers, and their channel."""
     root = support.checkout(tmp_path_factory.mktemp("solve") / "checkout")
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -13,7 +14,13 @@ from typing import Any
 import click
 
 from vllm_conda import __version__
-from vllm_conda.errors import INTERRUPTED_EXIT_CODE, UsageError, VllmCondaError, did_you_mean
+from vllm_conda.errors import (
+    INTERRUPTED_EXIT_CODE,
+    DiskError,
+    UsageError,
+    VllmCondaError,
+    did_you_mean,
+)
 
 # Name → module and attribute, imported when used: `--help` needs none of the libraries.
 COMMANDS = {
@@ -25,6 +32,9 @@ COMMANDS = {
     "render": "vllm_conda.cli.inspect:render",
     "toolchain": "vllm_conda.toolchain.command:toolchain",
 }
+
+
+_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class LazyGroup(click.Group):
@@ -91,6 +101,7 @@ def _run(words: list[str]) -> int:
     try:
         # Without standalone mode click returns an Exit's code instead of raising it.
         code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
+        sys.stdout.flush()
     except VllmCondaError as error:
         _report(error, "--json" in words)
         return error.exit_code
@@ -105,6 +116,12 @@ def _run(words: list[str]) -> int:
         # The reader (such as `head`) has gone; Python would complain while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in _DISK_ERRNOS:
+            raise
+        full = DiskError(f"{error}.", "Free space, or set VLLM_CONDA_CACHE to another disk.")
+        _report(full, "--json" in words)
+        return full.exit_code
     return code if isinstance(code, int) else 0
 
 

