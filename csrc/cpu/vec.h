@@ -10,6 +10,38 @@ namespace VK_TIER_NAMESPACE {
 using DF = hn::ScalableTag<float>;
 using VF = hn::Vec<DF>;
 
+using VU32 = hn::Vec<hn::RebindToUnsigned<DF>>;
+using VBF16 = hn::Vec<hn::Rebind<hwy::bfloat16_t, DF>>;
+
+// The bits of `value` rounded to its upper half (a bfloat16), to nearest, ties to even, subnormals
+// like the rest; the lower half is undefined. A NaN is only made quiet: the addition would carry it
+// into the sign.
+HWY_INLINE VU32 RoundUpperHalf(VF value) {
+  const hn::RebindToUnsigned<DF> du;
+  const VU32 bits = hn::BitCast(du, value);
+  const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const VU32 rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+  const VU32 quiet = hn::Or(bits, hn::Set(du, 0x00400000));
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
+}
+
+HWY_INLINE VBF16 ToBF16Portable(VF value) {
+  const hn::Rebind<uint16_t, DF> du16;
+  const VU32 upper = hn::ShiftRight<16>(RoundUpperHalf(value));
+  return hn::BitCast(hn::Rebind<hwy::bfloat16_t, DF>(), hn::TruncateTo(du16, upper));
+}
+
+HWY_INLINE VBF16 ToBF16(VF value) {
+#if defined(__AVX512BF16__)
+  // The instruction takes subnormals for zeros, which PyTorch does not.
+  constexpr int kSubnormal = 0x20;
+  if (HWY_LIKELY(_mm512_fpclass_ps_mask(value.raw, kSubnormal) == 0)) {
+    return VBF16{reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value.raw))};
+  }
+#endif
+  return ToBF16Portable(value);
+}
+
 // Full vector of hn::Lanes(DF()) values.
 HWY_INLINE VF LoadF32(const float* HWY_RESTRICT from) { return hn::LoadU(DF(), from); }
 template <class T>  // hwy::bfloat16_t or hwy::float16_t
@@ -35,6 +67,10 @@ HWY_INLINE void StoreF32(VF value, T* HWY_RESTRICT to) {
   hn::StoreU(hn::DemoteTo(half, value), half, to);
 }
 
+HWY_INLINE void StoreF32(VF value, hwy::bfloat16_t* HWY_RESTRICT to) {
+  hn::StoreU(ToBF16(value), hn::Rebind<hwy::bfloat16_t, DF>(), to);
+}
+
 HWY_INLINE void StoreF32N(VF value, float* HWY_RESTRICT to, size_t count) {
   hn::StoreN(value, DF(), to, count);
 }
@@ -42,6 +78,10 @@ template <class T>
 HWY_INLINE void StoreF32N(VF value, T* HWY_RESTRICT to, size_t count) {
   const hn::Rebind<T, DF> half;
   hn::StoreN(hn::DemoteTo(half, value), half, to, count);
+}
+
+HWY_INLINE void StoreF32N(VF value, hwy::bfloat16_t* HWY_RESTRICT to, size_t count) {
+  hn::StoreN(ToBF16(value), hn::Rebind<hwy::bfloat16_t, DF>(), to, count);
 }
 
 // A full vector where `count` allows, else the first `count` values: the loop body of a row.
@@ -69,16 +109,15 @@ template <>
 HWY_INLINE VF RoundTo<float>(VF value) {
   return value;
 }
-// The upper half of a float32 is a bfloat16, so nothing needs to be packed. The addition rounds to
-// nearest, ties to even, subnormals like the rest; it would carry a NaN into the sign.
 template <>
 HWY_INLINE VF RoundTo<hwy::bfloat16_t>(VF value) {
+#if defined(__AVX512BF16__)
+  return hn::PromoteTo(DF(), ToBF16(value));
+#else
+  // Nothing needs to be packed.
   const hn::RebindToUnsigned<DF> du;
-  const auto bits = hn::BitCast(du, value);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
-  const VF upper = hn::BitCast(DF(), hn::And(rounded, hn::Set(du, 0xFFFF0000u)));
-  return hn::IfThenElse(hn::IsNaN(value), value, upper);
+  return hn::BitCast(DF(), hn::And(RoundUpperHalf(value), hn::Set(du, 0xFFFF0000u)));
+#endif
 }
 
 // Calls body(first, count) for each vector of [0, size): `count` is the full lane count, as a

@@ -36,8 +36,7 @@ HWY_INLINE Pair LoadPairs(const hwy::bfloat16_t* from) {
 HWY_INLINE void StorePairs(Pair pair, hwy::bfloat16_t* to) {
   const auto x = hn::BitCast(Words(), RoundTo<hwy::bfloat16_t>(pair.x));
   const auto y = hn::BitCast(Words(), RoundTo<hwy::bfloat16_t>(pair.y));
-  const auto upper = hn::And(y, hn::Set(Words(), 0xFFFF0000u));  // a NaN is not truncated yet
-  hn::StoreU(hn::Or(hn::ShiftRight<16>(x), upper), Words(), reinterpret_cast<uint32_t*>(to));
+  hn::StoreU(hn::Or(hn::ShiftRight<16>(x), y), Words(), reinterpret_cast<uint32_t*>(to));
 }
 
 HWY_INLINE Pair LoadPairs(const hwy::float16_t* from) {
