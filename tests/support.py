@@ -70,7 +70,6 @@ DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {
     "cmake": ("3.31.0", [], {}, ""),
     "ninja": ("1.12.0", [], {}, ""),
     "ccache": ("4.14", [], {}, ""),
-    "onednn": ("3.7.2", [], {"weak": ["onednn >=3.7.2,<4"]}, ""),
     "libhwy": ("1.2.0", [], {"weak": ["libhwy >=1.2.0,<1.3"]}, ""),
     "_openmp_mutex": ("4.5", [], {}, ""),
     "libgomp": ("12.2.0", ["_openmp_mutex"], {"strong": ["_openmp_mutex >=4.5"]}, ""),
