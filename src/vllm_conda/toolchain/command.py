@@ -34,6 +34,10 @@ def toolchain(platform: str, only_list: bool, as_json: bool) -> None:
     """Make the embedded toolchain channel from pip and apt and print its address.
 
     A channel that is already there is returned at once.
+
+    \b
+    Example:
+      vllm-conda toolchain --json
     """
     if only_list:
         _list(platform, as_json)
