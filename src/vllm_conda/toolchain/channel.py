@@ -74,7 +74,7 @@ def request_key(host: Host, text: str) -> str:
     return key_of(text, code_key(), *(str(value) for value in asdict(host).values()))
 
 
-def _load(path: Path, fingerprint: str, rows: object) -> Channel | None:
+def load(path: Path, fingerprint: str, rows: object) -> Channel | None:
     """The channel that an earlier run finished, if all its files are still there."""
     if not isinstance(rows, list):
         return None
@@ -135,4 +135,4 @@ def finished(store: Store, request: Path) -> Channel | None:
     if not isinstance(known, dict) or "fingerprint" not in known:
         return None
     fingerprint = str(known["fingerprint"])
-    return _load(store.channels / fingerprint, fingerprint, known.get("packages"))
+    return load(store.channels / fingerprint, fingerprint, known.get("packages"))

@@ -21,7 +21,7 @@ from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import fetch, variables
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.assemble import assemble, build_string
-from vllm_conda.toolchain.channel import Channel, PackageFile, code_key
+from vllm_conda.toolchain.channel import Channel, PackageFile, code_key, load
 from vllm_conda.toolchain.cpython import make_tree
 from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
@@ -265,7 +265,7 @@ class Maker:
                 version=job.version,
                 build=build_string(package),
                 subdir=file.parent.name,
-                source=", ".join(package.sources()) or "this file",
+                source=", ".join(package.sources()) or "packages.toml",
                 sha256=sha256(file),
                 size=file.stat().st_size,
             )
@@ -283,6 +283,10 @@ class Maker:
     def _index(self, jobs: Sequence[Job], made: dict[str, PackageFile]) -> Channel:
         fingerprint = key_of(*sorted(job.key for job in jobs))
         final = self.store.channels / fingerprint
+        packages = sorted(made.values(), key=lambda one: (one.name, one.version, one.build))
+        # Another request may have led to the same packages.
+        if (there := load(final, fingerprint, [asdict(one) for one in packages])) is not None:
+            return there
         scratch = self.store.scratch("channel")
         with disk_errors(scratch):
             for job in jobs:
@@ -297,7 +301,6 @@ class Maker:
             with self.reporter.task("index channel"):
                 _in_own_loop(scratch)
         self.store.publish(scratch, final)
-        packages = sorted(made.values(), key=lambda one: (one.name, one.version, one.build))
         return Channel(final, final.as_uri(), tuple(packages), fingerprint)
 
 
