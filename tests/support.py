@@ -70,6 +70,7 @@ DUMMIES: dict[str, tuple[str, list[str], dict[str, list[str]], str]] = {
     "cmake": ("3.31.0", [], {}, ""),
     "ninja": ("1.12.0", [], {}, ""),
     "ccache": ("4.14", [], {}, ""),
+    "onednn": ("3.7.2", [], {"weak": ["onednn >=3.7.2,<4"]}, ""),
     "libhwy": ("1.2.0", [], {"weak": ["libhwy >=1.2.0,<1.3"]}, ""),
     "_openmp_mutex": ("4.5", [], {}, ""),
     "libgomp": ("12.2.0", ["_openmp_mutex"], {"strong": ["_openmp_mutex >=4.5"]}, ""),
@@ -130,14 +131,15 @@ def checkout(folder: Path) -> Path:
 
 
 def _listed() -> dict[str, str]:
-    """A line for each single file that the recipe lists as a source."""
+    """A file for each source of the recipe, or in it where it is a folder."""
     data = yaml.safe_load((ROOT / "recipe" / "recipe.yaml").read_text())
     paths = {
         (ROOT / "recipe" / source["path"]).resolve()
         for output in data["outputs"]
         for source in output.get("source", [])
     }
-    return {str(path.relative_to(ROOT)): f"{path.name}\n" for path in paths if path.is_file()}
+    files = (path / "listed.txt" if path.is_dir() else path for path in paths)
+    return {str(path.relative_to(ROOT)): f"{path.name}\n" for path in files}
 
 
 def names(report_items: list[dict[str, Any]]) -> list[str]:
