@@ -56,8 +56,35 @@ def preload() -> str:
     return ":".join(found)
 
 
+# Half of the input's storage is given back, so the kernel reads past the end of what is left.
+PLANTED = """
+import sys, torch, vllm_kernels
+vllm_kernels.set_cpu_isa(sys.argv[1])
+x, out = torch.ones(1, 2048), torch.empty(1, 2048)
+x.untyped_storage().resize_(x.nbytes // 2)
+torch.ops.vllm_kernels.rms_norm(out, x, None, 1e-6)
+"""
+TIERS = "from vllm_kernels.selftest import runnable_tiers; print(*runnable_tiers())"
+
+
+def prove(environment: dict[str, str]) -> None:
+    """Exit where the sanitizer misses a planted overflow: clean tests would mean nothing then."""
+
+    def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    listed = python(TIERS)
+    if listed.returncode != 0:
+        sys.exit(f"asan: the build does not load: {listed.stderr[-2000:]}")
+    for tier in listed.stdout.split():
+        if "heap-buffer-overflow" not in python(PLANTED, tier).stderr:
+            sys.exit(f"asan: an overflow planted in tier {tier} was not reported")
+    print(f"asan: planted overflows are reported in {listed.stdout.strip()}", flush=True)
+
+
 def main(arguments: list[str]) -> int:
-    """Build, then test."""
+    """Build, prove that faults are seen, then test."""
     definitions = [word for word in arguments if word.startswith("-D")]
     if code := build(definitions):
         return code
@@ -68,7 +95,9 @@ def main(arguments: list[str]) -> int:
         "ASAN_OPTIONS": "detect_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "VLLM_KERNELS_LIBRARY_DIR": str(BUILD / "lib"),
+        "PYTHONPATH": str(ROOT / "src"),
     }
+    prove(environment)
     rest = [word for word in arguments if word not in definitions]
     paths = [] if any(not word.startswith("-") for word in rest) else TESTS
     pytest = [sys.executable, "-m", "pytest", *rest, *paths]
