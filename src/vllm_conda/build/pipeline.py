@@ -20,6 +20,7 @@ from vllm_conda.build.store import Store
 from vllm_conda.build.workspace import (
     Workspace,
     locked,
+    prune_stagings,
     seed,
     worker_environment,
     workspace_for,
@@ -183,6 +184,7 @@ class _Run:
             package = self._build(output)
             tested = self._test(output, package)
             self.store.publish(package, output.job.name, output.fingerprint, tested)
+        prune_stagings(self.workspace)
 
     def _log(self, output: Output, stage: str) -> Path:
         return self.options.output / "logs" / output.job.name / f"{output.name}-{stage}.log"
@@ -279,6 +281,11 @@ class _Run:
         channels = [self.store.url, *self.toolchain.channels]
         identity = self._identity()
         if self.store.state.installed == identity:
+            return
+        found = self.store.state.packages
+        tested = [e.tested for name, e in found.items() if name.startswith(f"{INSTALLED}-")]
+        if PASSED not in tested:
+            self.reporter.line(f"  skip  install {INSTALLED}: {', '.join(sorted(set(tested)))}")
             return
         with self.reporter.task(f"install {INSTALLED} into a fresh environment") as task:
             task.status("solve")

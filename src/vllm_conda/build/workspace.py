@@ -17,6 +17,8 @@ from vllm_conda.build.session import end_orphans
 from vllm_conda.errors import BusyError
 from vllm_conda.paths import cache_root, disk_errors, write_atomic
 
+# Staging builds kept for repackaging: a core and each level's kernels, twice.
+KEPT_STAGINGS = 6
 SETTINGS_VARIABLE = "VLLM_CONDA_BUILD_SETTINGS"
 
 
@@ -97,6 +99,13 @@ def seed(workspace: Workspace, platform: str, packages: Iterable[Path]) -> None:
             folder.mkdir(parents=True)
         for package in packages:
             shutil.copy2(package, target / package.name)
+
+
+def prune_stagings(workspace: Workspace) -> None:
+    """Remove all but the newest staging builds; each source change leaves one."""
+    folders = (workspace.folder / "build_cache").glob("staging_*")
+    for folder in sorted(folders, key=lambda path: path.stat().st_mtime)[:-KEPT_STAGINGS]:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_settings(workspace: Workspace, jobs: int | None) -> None:
