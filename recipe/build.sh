@@ -4,6 +4,7 @@ set -euo pipefail
 
 # Jobs and compiler cache of this machine; absent in a feedstock.
 if [[ -n "${VLLM_CONDA_BUILD_SETTINGS:-}" && -f "${VLLM_CONDA_BUILD_SETTINGS}" ]]; then
+  # shellcheck source=/dev/null
   source "${VLLM_CONDA_BUILD_SETTINGS}"
 fi
 
