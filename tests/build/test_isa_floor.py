@@ -59,28 +59,40 @@ def library(folder: Path, common: list[str], tiers: dict[str, list[str]] | None 
     return path
 
 
-def built() -> list[Path]:
-    """Libraries of the build tree that the tests run on, and of the packages in output/."""
+# The libraries of each package, as cmake/Install.cmake's components have them.
+COMPONENTS = {"core": ("core", "ops"), "cpu": ("cpu", "cpu_torch")}
+
+
+def built(component: str) -> list[Path]:
+    """Libraries of one component in the build tree that the tests run on."""
     folder = os.environ.get("VLLM_KERNELS_LIBRARY_DIR")
-    return sorted(Path(folder).glob("libvllm_kernels_*.so")) if folder else []
+    names = [f"libvllm_kernels_{name}.so" for name in COMPONENTS[component]]
+    return [path for name in names if folder and (path := Path(folder) / name).is_file()]
+
+
+needs_build = pytest.mark.skipif(
+    not built("cpu"), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree"
+)
 
 
 def packages() -> list[Path]:
     return sorted((ROOT / "output").glob("linux-64/vllm-c*.conda"))
 
 
-def assert_keeps_its_promise(path: Path) -> None:
-    level, allowed = isa.promised_features(path, TARGETS, FAMILY)
-    leaks = isa.find_leaks(path, allowed)
-    said = "\n".join(str(leak) for leak in leaks[:20])
-    assert not leaks, f"{path.name} (level {level}): {len(leaks)} instructions too new\n{said}"
-    assert isa.tier_initialisers(path) == []
+def assert_promise_is_kept(libraries: list[Path]) -> None:
+    assert libraries
+    level, allowed = isa.promised_features(libraries, TARGETS, FAMILY)
+    for path in libraries:
+        leaks = isa.find_leaks(path, allowed)
+        said = "\n".join(str(leak) for leak in leaks[:20])
+        assert not leaks, f"{path.name} (level {level}): {len(leaks)} instructions too new\n{said}"
+        assert isa.tier_initialisers(path) == []
 
 
-@pytest.mark.skipif(not built(), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree")
-@pytest.mark.parametrize("path", built(), ids=lambda path: path.name)
-def test_build_tree(path: Path) -> None:
-    assert_keeps_its_promise(path)
+@needs_build
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_build_tree(component: str) -> None:
+    assert_promise_is_kept(built(component))
 
 
 @pytest.mark.slow
@@ -91,28 +103,24 @@ def test_package(tmp_path: Path, package: Path) -> None:
     from rattler.package_streaming import extract
 
     extract(package, tmp_path)
-    libraries = sorted(tmp_path.glob("lib/vllm_kernels/*.so"))
-    assert libraries
-    for path in libraries:
-        assert_keeps_its_promise(path)
+    assert_promise_is_kept(sorted(tmp_path.glob("lib/vllm_kernels/*.so")))
 
 
-@pytest.mark.skipif(not built(), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree")
-def test_every_tier_has_its_section() -> None:
-    path = next(path for path in built() if path.name == "libvllm_kernels_cpu.so")
-    level, allowed = isa.promised_features(path, TARGETS, FAMILY)
-    expected = {name.removeprefix(isa.TIER_PREFIX) for name in allowed if name}
+@needs_build
+def test_lowest_tier_has_its_section() -> None:
+    libraries = built("cpu")
+    level, allowed = isa.promised_features(libraries, TARGETS, FAMILY)
+    found = isa.tiers_of(libraries[0])
     # A tier with tables only, no code of its own, has no section.
-    assert set(isa.tiers_of(path)) <= expected
-    assert TARGETS.level(FAMILY, level).tiers[0] in isa.tiers_of(path)
+    assert set(found) <= {name.removeprefix(isa.TIER_PREFIX) for name in allowed if name}
+    assert TARGETS.level(FAMILY, level).tiers[0] in found
 
 
 @needs_compiler
-@pytest.mark.skipif(not built(), reason="VLLM_KERNELS_LIBRARY_DIR names no build tree")
+@needs_build
 def test_leak_planted_into_the_built_library(tmp_path: Path) -> None:
     """One zmm instruction written over common code is found, also without symbols."""
-    original = next(path for path in built() if path.name == "libvllm_kernels_cpu.so")
-    path = Path(shutil.copy(original, tmp_path))
+    path = Path(shutil.copy(built("cpu")[0], tmp_path))
     subprocess.run(["strip", path], check=True)
     with path.open("rb") as stream:
         text = ELFFile(stream).get_section_by_name(".text")
@@ -120,7 +128,7 @@ def test_leak_planted_into_the_built_library(tmp_path: Path) -> None:
     with path.open("r+b") as stream:
         stream.seek(offset)
         stream.write(bytes.fromhex("62f17d48efc0"))  # vpxord %zmm0, %zmm0, %zmm0
-    _, allowed = isa.promised_features(path, TARGETS, FAMILY)
+    _, allowed = isa.promised_features([path], TARGETS, FAMILY)
     leaks = isa.find_leaks(path, allowed)
     assert [leak.address for leak in leaks if leak.features == ("AVX512F",)] == [address]
 
@@ -189,7 +197,7 @@ def test_level_4_library_holds_no_tier_below(tmp_path: Path) -> None:
 @needs_compiler
 def test_library_without_tiers_may_use_level_1_only(tmp_path: Path) -> None:
     path = library(tmp_path, ["v3"])
-    level, allowed = isa.promised_features(path, TARGETS, FAMILY)
+    level, allowed = isa.promised_features([path], TARGETS, FAMILY)
     assert level == 1
     assert {"FMA"} == {
         feature for leak in isa.find_leaks(path, allowed) for feature in leak.features

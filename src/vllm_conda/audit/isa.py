@@ -237,16 +237,17 @@ def _load_time_calls(elf: ELFFile) -> Iterator[int]:
 
 
 def promised_features(
-    path: Path, targets: Targets, family: str
+    libraries: Iterable[Path], targets: Targets, family: str
 ) -> tuple[int, dict[str, frozenset[str]]]:
-    """The level that a library was built for, told by its lowest tier, and what that allows.
+    """The level that one package's libraries were built for, and what that allows each of them.
 
-    A library without tiers is the same in every package, so it may only use level 1.
+    Their lowest tier tells the level. A package without tiers is the same for every CPU, so it
+    may only use level 1.
     """
-    tiers = tiers_of(path)
+    tiers = {tier for path in libraries for tier in tiers_of(path)}
     if not tiers:
         return 1, {"": level_features(1)}
     for number, level in targets.levels[family].items():
         if level.tiers[0] in tiers:
             return int(number), allowed_features(targets, family, int(number))
-    raise AuditFailure(f"{path}: no level of {family} begins with one of {', '.join(tiers)}.")
+    raise AuditFailure(f"No level of {family} begins with one of the tiers {', '.join(tiers)}.")
