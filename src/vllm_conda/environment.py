@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from filelock import FileLock
 from rattler.shell import ActivationVariables, activate
@@ -66,8 +67,12 @@ def _remove_oldest(home: Path) -> None:
         shutil.rmtree(prefix, ignore_errors=True)
 
 
-def run_in(prefix: Path, command: Sequence[str], folder: Path) -> int:
-    """Run ``command`` in the activated ``prefix`` from ``folder``; returns its exit status."""
+def run_in(prefix: Path, command: Sequence[str], folder: Path, log: IO[str] | None = None) -> int:
+    """Run ``command`` in the activated ``prefix`` from ``folder``; returns its exit status.
+
+    Args:
+        log: Takes what the command prints; the default is the caller's own output.
+    """
     variables = ActivationVariables(None, ["/usr/bin", "/bin"])
     script = activate(prefix, variables).script
     environment = {
@@ -79,6 +84,10 @@ def run_in(prefix: Path, command: Sequence[str], folder: Path) -> int:
     environment["PATH"] = "/usr/bin:/bin"
     shell = shutil.which("bash") or "/bin/bash"
     done = subprocess.run(
-        [shell, "-c", f'{script}\nexec "$@"', "bash", *command], cwd=folder, env=environment
+        [shell, "-c", f'{script}\nexec "$@"', "bash", *command],
+        cwd=folder,
+        env=environment,
+        stdout=log,
+        stderr=subprocess.STDOUT if log else None,
     )
     return done.returncode

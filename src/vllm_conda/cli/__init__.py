@@ -26,6 +26,7 @@ from vllm_conda.errors import (
 COMMANDS = {
     "build": "vllm_conda.cli.build:build",
     "doctor": "vllm_conda.cli.doctor:doctor",
+    "engine": "vllm_conda.cli.engine:engine",
     "exec": "vllm_conda.cli.execute:execute",
     "generate": "vllm_conda.cli.inspect:generate",
     "matrix": "vllm_conda.cli.inspect:matrix",

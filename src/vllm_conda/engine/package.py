@@ -47,17 +47,20 @@ class Engine:
     channels: tuple[str, ...]
 
 
-def ensure(root: Path, platform: str, output: Path, reporter: Reporter) -> Engine:
+def ensure(
+    root: Path, platform: str, output: Path, channels: Sequence[str], reporter: Reporter
+) -> Engine:
     """Build ``vllm-engine`` into ``output`` unless it is there, from the same inputs.
 
     Args:
         root: The checkout.
         output: The channel's folder.
+        channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
 
     Raises:
         VllmCondaError: A download, the build or the package's own tests failed.
     """
-    toolchain = toolchain_for(platform, (), reporter)
+    toolchain = toolchain_for(platform, channels, reporter)
     dependencies = channel.ensure(platform, reporter=reporter)
     others = (dependencies.url, *toolchain.channels)
     stamp = output / f"{NAME}.fingerprint"

@@ -32,6 +32,7 @@ def prompts(vocabulary: int, count: int) -> list[list[int]]:
 def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
     """Tokens and log-probabilities of every prompt, all in one batch and the last one alone."""
     from vllm import LLM, SamplingParams
+    from vllm.config import CompilationMode
     from vllm.platforms import current_platform
 
     llm = LLM(
@@ -43,6 +44,7 @@ def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
         enforce_eager=eager,
         disable_log_stats=True,
     )
+    compilation = llm.llm_engine.vllm_config.compilation_config
     chosen = prompts(llm.get_tokenizer().vocab_size, count)
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=0)
     requests = [{"prompt_token_ids": prompt} for prompt in chosen]
@@ -50,6 +52,8 @@ def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
     (alone,) = llm.generate(requests[-1:], sampling, use_tqdm=False)
     return {
         "platform": type(current_platform).__name__,
+        # Without a compiler the plugin makes a compiled run an eager one.
+        "mode": "eager" if compilation.mode == CompilationMode.NONE else "compiled",
         "prompts": chosen,
         "tokens": [list(output.token_ids) for output in outputs],
         "logprobs": [
@@ -103,7 +107,7 @@ def main() -> None:
     row = {
         "model": options.model,
         "dtype": options.dtype,
-        "mode": "eager" if options.eager else "compiled",
+        "mode": found["mode"],
         "platform": found["platform"],
         **compare(path, options.dtype, MODELS[options.model].experts, found),
     }

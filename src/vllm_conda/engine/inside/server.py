@@ -1,0 +1,243 @@
+"""Starts `vllm serve` on a small model and talks to it with the OpenAI client over loopback.
+
+Runs in the engine's environment: `python server.py MODEL --models DIR --result FILE`. Completion
+and chat requests, whole and streamed, then many at once; tokens compared with transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOOPBACK = "127.0.0.1"
+SERVED_NAME = "small"
+PROMPT = "the quick brown fox"
+TOKENS = 16
+MODEL_LENGTH = 512
+START_SECONDS = 400.0
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS}
+# Token identifiers with the text, and no stop at the text's end: what is compared.
+EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
+
+
+@contextmanager
+def serving(path: Path, dtype: str, eager: bool, log: Path) -> Iterator[str]:
+    """The address of a running server; it is stopped at the end."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(path), "--host", LOOPBACK,
+        "--port", str(port), "--dtype", dtype, "--max-model-len", str(MODEL_LENGTH),
+        "--max-num-seqs", "64", "--served-model-name", SERVED_NAME,
+        *(["--enforce-eager"] if eager else []),
+    ]  # fmt: skip
+    address = f"http://{LOOPBACK}:{port}"
+    with log.open("w") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            _wait(process, address, log)
+            yield address
+        finally:
+            _stop(process)
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=2):  # noqa: S310 - loopback
+                return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                lines = log.read_text(errors="replace").splitlines()[-20:]
+                raise SystemExit("vllm serve did not start:\n" + "\n".join(lines)) from None
+        time.sleep(0.5)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server and the workers in its session."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(30)
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def words(count: int) -> list[str]:
+    """Different prompts of different lengths."""
+    draw = random.Random(11)  # noqa: S311 - test data
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    return [
+        " ".join(
+            "".join(draw.choices(letters, k=draw.randrange(2, 8)))
+            for _ in range(draw.randrange(2, 24))
+        )
+        for _ in range(count)
+    ]
+
+
+class Client:
+    """Requests to the server, and what transformers says to each."""
+
+    def __init__(self, address: str, path: Path, dtype: str) -> None:
+        import openai
+        import transformers
+        from reference import Reference
+
+        self.client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=300)
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        self.reference = Reference(path, dtype)
+
+    async def completion(self, prompt: str) -> tuple[str, list[int]]:
+        """Text and tokens of a completion."""
+        found = await self.client.completions.create(
+            model=SERVED_NAME, prompt=prompt, extra_body=EXTRA, **GREEDY
+        )
+        return found.choices[0].text, list(found.choices[0].token_ids)
+
+    async def completion_stream(self, prompt: str) -> str:
+        """The same text, in pieces."""
+        pieces = await self.client.completions.create(
+            model=SERVED_NAME, prompt=prompt, stream=True, extra_body=EXTRA, **GREEDY
+        )
+        return "".join([piece.choices[0].text async for piece in pieces if piece.choices])
+
+    async def chat(self, content: str) -> tuple[str, list[int]]:
+        """Text and tokens of a chat's answer."""
+        found = await self.client.chat.completions.create(
+            model=SERVED_NAME,
+            messages=[{"role": "user", "content": content}],
+            extra_body=EXTRA,
+            **GREEDY,
+        )
+        return found.choices[0].message.content, list(found.choices[0].token_ids)
+
+    async def chat_stream(self, content: str) -> str:
+        """The same answer, in pieces."""
+        pieces = await self.client.chat.completions.create(
+            model=SERVED_NAME,
+            messages=[{"role": "user", "content": content}],
+            stream=True,
+            extra_body=EXTRA,
+            **GREEDY,
+        )
+        return "".join(
+            [piece.choices[0].delta.content or "" async for piece in pieces if piece.choices]
+        )
+
+    def expected(self, prompt: str) -> list[int]:
+        """transformers' tokens after a completion's prompt."""
+        return list(self.reference.continuation(self.tokenizer(prompt).input_ids, TOKENS))
+
+    def expected_chat(self, content: str) -> list[int]:
+        """transformers' tokens after a chat."""
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        return list(self.reference.continuation(ids, TOKENS))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the server said."""
+
+    completion: tuple[str, list[int]]
+    completion_stream: str
+    chat: tuple[str, list[int]]
+    chat_stream: str
+    concurrent: list[tuple[str, list[int]]]
+    concurrent_seconds: float
+
+
+async def converse(client: Client, many: Sequence[str]) -> Answers:
+    """Every kind of request, then ``many`` at once."""
+    completion = await client.completion(PROMPT)
+    completion_stream = await client.completion_stream(PROMPT)
+    chat = await client.chat(PROMPT)
+    chat_stream = await client.chat_stream(PROMPT)
+    started = time.monotonic()
+    found = await asyncio.gather(*(client.completion(one) for one in many))
+    seconds = time.monotonic() - started
+    return Answers(completion, completion_stream, chat, chat_stream, list(found), seconds)
+
+
+def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, Any]:
+    """Which answers are right."""
+    found = {
+        "completion": answers.completion[1] == client.expected(PROMPT),
+        "completion_stream": answers.completion_stream == answers.completion[0],
+        "chat": answers.chat[1] == client.expected_chat(PROMPT),
+        "chat_stream": answers.chat_stream == answers.chat[0],
+    }
+    wrong = sum(
+        tokens != client.expected(one)
+        for one, (_, tokens) in zip(many, answers.concurrent, strict=True)
+    )
+    return {
+        **found,
+        "concurrent_requests": len(many),
+        "concurrent_wrong": wrong,
+        "concurrent_seconds": round(answers.concurrent_seconds, 2),
+        "right": all(found.values()) and wrong == 0,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--result", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--concurrent", type=int, default=64)
+    options = parser.parse_args()
+    # Read by the engine's modules when they are imported.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    # A terminated program stops its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from models import make
+
+    path = make(options.model, options.models)
+    started = time.monotonic()
+    with serving(path, options.dtype, options.eager, options.log) as address:
+        start_seconds = time.monotonic() - started
+        client = Client(address, path, options.dtype)
+        many = words(options.concurrent)
+        answers = asyncio.run(converse(client, many))
+    # The server has gone: transformers has the cores to itself.
+    row = {
+        "model": options.model,
+        "dtype": options.dtype,
+        "mode": "serve",
+        "start_seconds": round(start_seconds, 1),
+        **compare(client, many, answers),
+    }
+    options.result.write_text(json.dumps(row) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

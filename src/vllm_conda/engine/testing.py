@@ -1,0 +1,198 @@
+"""The engine on the finished packages: small models against transformers, and its server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm_conda.build.workspace import workspace_for
+from vllm_conda.engine import package
+from vllm_conda.environment import ensure_environment, run_in
+from vllm_conda.errors import TestFailure
+from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.progress import Reporter
+from vllm_conda.recipe import environment
+
+SPECS = (package.NAME, "vllm-cpu")
+MODELS = (
+    "llama",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "mixtral",
+    "qwen3_moe",
+    "deepseek_v2",
+    "deepseek_v3",
+)
+DTYPES = ("float32", "bfloat16")
+PROGRAMS = Path(__file__).parent / "inside"
+FILES_CHECK = Path("recipe/engine/tests/check_engine.py")
+# A build tree, a forced tier or another plugin mode of the caller would test something else.
+CLEARED = (
+    "VLLM_KERNELS_BACKEND",
+    "VLLM_KERNELS_CPU_ISA",
+    "VLLM_KERNELS_LIBRARY_DIR",
+    "VLLM_KERNELS_PLUGIN",
+    "VLLM_PLUGINS",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the engine.
+
+    Attributes:
+        program: ``trial`` (`LLM.generate`) or ``server`` (`vllm serve`).
+        arguments: More of the program's arguments.
+    """
+
+    program: str
+    model: str
+    dtype: str
+    eager: bool
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        mode = "eager" if self.eager else "compiled"
+        return f"{self.program} {self.model} {self.dtype} {mode}"
+
+    def command(self, models: Path, result: Path, log: Path) -> list[str]:
+        """The program's command line in the environment."""
+        words = [
+            "python", str(PROGRAMS / f"{self.program}.py"), self.model, "--models", str(models),
+            "--result", str(result), "--dtype", self.dtype, *self.arguments,
+        ]  # fmt: skip
+        if self.eager:
+            words.append("--eager")
+        if self.program == "server":
+            words += ["--log", str(log.with_suffix(".server.log"))]
+        return words
+
+
+@dataclass(frozen=True)
+class Options:
+    """Arguments of one test run.
+
+    Attributes:
+        output: The channel with vllm-core and vllm-cpu.
+        channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
+        models: Models to run; empty for the selection below.
+        full: Every model, type and mode, and the server with 64 requests at once; otherwise one
+            model, compiled, and the server.
+    """
+
+    root: Path
+    output: Path
+    platform: str
+    channels: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    full: bool = False
+
+
+def cases(options: Options) -> list[Case]:
+    """The runs that the options ask for."""
+    if not options.full:
+        models = options.models or MODELS[:1]
+        found = [Case("trial", model, "float32", eager=False) for model in models]
+        return [*found, Case("server", models[0], "float32", True, ("--concurrent", "8"))]
+    models = options.models or MODELS
+    found = [
+        Case("trial", model, dtype, eager)
+        for dtype in DTYPES
+        for eager in (False, True)
+        for model in models
+    ]
+    return [*found, Case("server", models[0], "float32", False, ("--concurrent", "64"))]
+
+
+def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
+    """Run every case; return what each found.
+
+    Raises:
+        TestFailure: A run failed or gave wrong tokens, or the engine's files are not upstream's.
+        VllmCondaError: The engine's package or environment could not be made.
+    """
+    engine = package.ensure(
+        options.root, options.platform, options.output / "engine", options.channels, reporter
+    )
+    workspace = workspace_for(options.root)
+    channels = [options.output.resolve().as_uri(), *engine.channels]
+    prefix = ensure_environment(channels, SPECS, options.platform, workspace, reporter)
+    folder = workspace.folder / "engine-test"
+    with disk_errors("the test's folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    settings = {**dict.fromkeys(CLEARED, ""), "VLLM_CACHE_ROOT": str(folder / "cache")}
+    with environment(settings):
+        _check_files(prefix, options, folder, reporter)
+        rows = [_run(case, prefix, folder, options, reporter) for case in cases(options)]
+    write_atomic(options.output / "engine-test.json", json.dumps(rows, indent=1) + "\n")
+    wrong = [row for row in rows if not row["right"]]
+    if wrong:
+        lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)
+        raise TestFailure(
+            f"{len(wrong)} of {len(rows)} runs of the engine are not right:\n  {lines}",
+            f"Logs: {options.output / 'logs' / 'engine-test'}",
+        )
+    return rows
+
+
+def _check_files(prefix: Path, options: Options, folder: Path, reporter: Reporter) -> None:
+    path = _log_path(options, "files")
+    with reporter.task("compare the engine's files with upstream's"), path.open("w") as log:
+        code = run_in(prefix, ["python", str(options.root / FILES_CHECK)], folder, log)
+    if code:
+        raise TestFailure(
+            "The installed engine is not upstream's: " + _last_line(path), f"Full log: {path}"
+        )
+
+
+def _run(
+    case: Case, prefix: Path, folder: Path, options: Options, reporter: Reporter
+) -> dict[str, Any]:
+    result = folder / "result.json"
+    result.unlink(missing_ok=True)
+    path = _log_path(options, case.name.replace(" ", "-"))
+    started = time.monotonic()
+    with reporter.task(case.name) as task, path.open("w") as log:
+        command = case.command(folder / "models", result, path)
+        code = run_in(prefix, command, folder, log)
+        row: dict[str, Any] = {"case": case.name}
+        if code or not result.is_file():
+            row |= {"right": False, "failure": _last_line(path)}
+        else:
+            row |= json.loads(result.read_text(encoding="utf-8"))
+        task.status("right" if row["right"] else "WRONG")
+    row["seconds"] = round(time.monotonic() - started, 1)
+    return row
+
+
+def _log_path(options: Options, name: str) -> Path:
+    path = options.output / "logs" / "engine-test" / f"{name}.log"
+    with disk_errors("a log", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no output"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One line a run: what ran, how the tokens compare, how long it took."""
+    lines = []
+    for row in rows:
+        if "tokens" in row:
+            found = f"{row['chosen']}/{row['tokens']} tokens, {row['near_ties']} near ties"
+            found += f", {row['misses']} misses; {row['exact']}/{row['prompts']} prompts exact"
+        else:
+            total = row["concurrent_requests"]
+            found = f"{total - row['concurrent_wrong']}/{total} concurrent requests"
+            found += f" in {row['concurrent_seconds']} s"
+        lines.append([row["case"], row["mode"], found, f"{row['seconds']} s"])
+    return lines
