@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,6 +197,44 @@ def test_weights_are_copied_and_serve_every_tier(dtype: torch.dtype) -> None:
                 ops.onednn_mm(c, a, None, handler)
                 assert torch.equal(c, exact), name
     KERNELS.set_isa(None)
+
+
+ENGINE_PROBE = """
+import sys
+import torch
+import vllm_kernels
+from vllm_kernels._libraries import cpu_kernels
+ops = torch.ops.vllm_kernels
+for tier in sys.argv[1:]:
+    cpu_kernels().set_isa(tier)
+    print(f"tier={tier}", flush=True)
+    for dtype in (torch.float32, torch.bfloat16):
+        for rows in (1, 300):
+            a, c = torch.ones(rows, 64, dtype=dtype), torch.zeros(rows, 128, dtype=dtype)
+            b = torch.ones(64, 128, dtype=dtype)
+            handler = torch.tensor([ops.create_onednn_mm_handler(b, 0)])
+            ops.onednn_mm(c, a, None, handler)
+            assert (c == 64).all()
+"""
+
+
+def test_onednn_serves_the_best_tier_only() -> None:
+    """oneDNN cannot be forced to a tier once it runs, so a forced tier must never reach it."""
+    from tests.kernels.conftest import TIERS
+
+    tiers = [name for name, runnable in TIERS.items() if runnable]
+    run = subprocess.run(
+        [sys.executable, "-c", ENGINE_PROBE, *tiers, tiers[0]],
+        env={**os.environ, "ONEDNN_VERBOSE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    _, *outputs = run.stdout.split("tier=")
+    products = [output.count(",matmul,") for output in outputs]
+    # float32 with many rows where oneDNN has a kernel for the layout, and nothing else.
+    want = 1 if "avx512" in tiers else 0
+    assert products == [0] * (len(tiers) - 1) + [want, 0], run.stdout
 
 
 def test_acl_is_not_used() -> None:

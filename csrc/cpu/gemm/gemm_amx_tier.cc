@@ -15,7 +15,6 @@ constexpr size_t kTileRows = 16, kTileBytes = 1024;
 constexpr size_t kBRowBytes = kPanel * 4;  // 64 columns of 4 bytes of K
 constexpr size_t kBStepBytes = kTileRows * kBRowBytes;
 constexpr size_t kSumsRowBytes = kPanel * 4;
-constexpr size_t kCacheLine = 64;
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -40,29 +39,10 @@ struct I8Tiles {
     if constexpr (Tiles::kValueBytes == 1) _tile_dpbssd(sum, a, b);   \
   } while (0)
 
-// Lines of the next part of B, fetched into the L2 cache little by little while this one is used.
-class Prefetcher {
- public:
-  Prefetcher(const char* from, size_t bytes, size_t calls)
-      : next_(from), end_(from == nullptr ? from : from + bytes) {
-    lines_ = (bytes / kCacheLine + calls - 1) / (calls == 0 ? 1 : calls);
-  }
-  HWY_INLINE void Fetch() {
-    for (size_t line = 0; line < lines_ && next_ < end_; ++line, next_ += kCacheLine) {
-      _mm_prefetch(next_, _MM_HINT_T1);
-    }
-  }
-
- private:
-  const char* next_;
-  const char* end_;
-  size_t lines_;
-};
-
 // 32 rows x 32 columns. Tiles: 0..3 sums, 4 and 5 A, 6 and 7 B.
 template <class Tiles>
 void Multiply32x32(const char* a, size_t a_stride, const char* b, char* sums, size_t steps,
-                   bool first, Prefetcher& prefetcher) {
+                   bool first, Fetcher& fetcher) {
   char* lower = sums + kTileRows * kSumsRowBytes;
   if (first) {
     _tile_zero(0);
@@ -79,7 +59,7 @@ void Multiply32x32(const char* a, size_t a_stride, const char* b, char* sums, si
     _tile_loadd(6, b, kBRowBytes);
     _tile_loadd(4, a, 64);
     VK_TILE_DOT(0, 4, 6);
-    prefetcher.Fetch();
+    fetcher.Fetch();
     _tile_loadd(7, b + 64, kBRowBytes);
     VK_TILE_DOT(1, 4, 7);
     _tile_loadd(5, a + a_stride, 64);
@@ -95,7 +75,7 @@ void Multiply32x32(const char* a, size_t a_stride, const char* b, char* sums, si
 // 16 rows x 64 columns. Tiles: 0..3 sums, 4 A, 5..7 B.
 template <class Tiles>
 void Multiply16x64(const char* a, const char* b, char* sums, size_t steps, bool first,
-                   Prefetcher& prefetcher) {
+                   Fetcher& fetcher) {
   if (first) {
     _tile_zero(0);
     _tile_zero(1);
@@ -111,7 +91,7 @@ void Multiply16x64(const char* a, const char* b, char* sums, size_t steps, bool 
     _tile_loadd(4, a, 64);
     _tile_loadd(5, b, kBRowBytes);
     VK_TILE_DOT(0, 4, 5);
-    prefetcher.Fetch();
+    fetcher.Fetch();
     _tile_loadd(6, b + 64, kBRowBytes);
     VK_TILE_DOT(1, 4, 6);
     _tile_loadd(7, b + 128, kBRowBytes);
@@ -131,19 +111,18 @@ void Multiply(const GemmBlock& block) {
   char* sums = static_cast<char*>(block.sums);
   const size_t pairs = block.rows / 32 + (block.rows % 32 > kTileRows);
   const size_t calls = (pairs * 2 + (block.rows > pairs * 32)) * block.steps;
-  Prefetcher prefetcher(block.b_next, block.b_next == nullptr ? 0 : block.steps * kBStepBytes,
-                        calls);
+  Fetcher fetcher(block.b_next, block.steps * kBStepBytes, calls);
   // One half of the panel for all rows, then the other: it stays in the L1 cache.
   for (size_t half = 0; half < 2; ++half) {
     for (size_t pair = 0; pair < pairs; ++pair) {
       Multiply32x32<Tiles>(block.a + 2 * pair * block.a_group_stride, block.a_group_stride,
                            block.b + half * 128, sums + pair * 32 * kSumsRowBytes + half * 128,
-                           block.steps, block.first, prefetcher);
+                           block.steps, block.first, fetcher);
     }
   }
   if (block.rows > pairs * 32) {
     Multiply16x64<Tiles>(block.a + 2 * pairs * block.a_group_stride, block.b,
-                         sums + pairs * 32 * kSumsRowBytes, block.steps, block.first, prefetcher);
+                         sums + pairs * 32 * kSumsRowBytes, block.steps, block.first, fetcher);
   }
   _tile_release();
 }

@@ -17,6 +17,8 @@ using D16 = hn::Repartition<int16_t, DI>;
 
 constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);
 constexpr size_t kMaxRows = 6;
+// How far ahead of its use a panel is fetched that is read once: bandwidth times latency.
+constexpr size_t kFetchAhead = 4096;
 
 // Vectors of a panel that are summed at once for `rows` rows: what the register file holds besides
 // B and the broadcast. One row takes more, to hide the latency of its few sums.
@@ -24,6 +26,9 @@ constexpr size_t VectorsFor(size_t rows) {
   if (kLanes == 16) return 4;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
 }
+
+// Up to here all sums of a panel fit into registers, so that it is read once and K is not split.
+constexpr size_t kFewRows = kLanes == 16 ? kMaxRows : 1;
 
 template <class T>
 HWY_INLINE T Read(const char* from) {
@@ -62,6 +67,7 @@ struct DotF16 {
     return LoadF32(reinterpret_cast<const hwy::float16_t*>(b));
   }
   static HWY_INLINE Sum Add(Sum sum, const char* a, B b) { return DotF32::Add(sum, a, b); }
+  static HWY_INLINE void Widen(const char* b, float* to) { hn::Store(Load(b), DF(), to); }
   static void PackRow(char* to, const void* from, size_t depth) {
     WidenRow(to, static_cast<const hwy::float16_t*>(from), depth);
   }
@@ -107,6 +113,11 @@ struct DotBf16 {
   }
   static HWY_INLINE Sum Add(Sum sum, const char* a, const B& b) {
     return DotF32::Add(DotF32::Add(sum, a, b.even), a + 4, b.odd);
+  }
+  static HWY_INLINE void Widen(const char* b, float* to) {
+    const B wide = Load(b);
+    hn::Store(wide.even, DF(), to);
+    hn::Store(wide.odd, DF(), to + kPanel);
   }
   static void PackRow(char* to, const void* from, size_t depth) {
     DotF16::WidenRow(to, static_cast<const Value*>(from), depth);
@@ -165,6 +176,8 @@ struct DotI8 {
 
 template <class Dot>
 constexpr size_t kBVectorBytes = kLanes * Dot::kDepth * sizeof(typename Dot::Value);
+template <class Dot>
+constexpr size_t kBStepBytes = kPanel / kLanes * kBVectorBytes<Dot>;
 
 HWY_INLINE VF LoadSum(const float* from) { return hn::LoadU(DF(), from); }
 HWY_INLINE VI LoadSum(const int32_t* from) { return hn::LoadU(DI(), from); }
@@ -177,7 +190,7 @@ using SumLane = hn::TFromV<typename Dot::Sum>;
 // kRows rows times kVectors vectors of columns.
 template <class Dot, size_t kRows, size_t kVectors>
 HWY_INLINE void MultiplyStrip(const char* a, size_t a_stride, const char* b, SumLane<Dot>* sums,
-                              size_t steps, bool first) {
+                              size_t steps, bool first, Fetcher& fetcher) {
   typename Dot::Sum sum[kRows][kVectors];
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t v = 0; v < kVectors; ++v) {
@@ -185,8 +198,8 @@ HWY_INLINE void MultiplyStrip(const char* a, size_t a_stride, const char* b, Sum
                         : LoadSum(sums + r * kPanel + v * kLanes);
     }
   }
-  constexpr size_t b_step = kPanel / kLanes * kBVectorBytes<Dot>;
-  for (size_t s = 0; s < steps; ++s, a += Dot::kABytes, b += b_step) {
+  for (size_t s = 0; s < steps; ++s, a += Dot::kABytes, b += kBStepBytes<Dot>) {
+    fetcher.Fetch();
     for (size_t v = 0; v < kVectors; ++v) {
       const typename Dot::B column = Dot::Load(b + v * kBVectorBytes<Dot>);
       for (size_t r = 0; r < kRows; ++r) sum[r][v] = Dot::Add(sum[r][v], a + r * a_stride, column);
@@ -198,45 +211,76 @@ HWY_INLINE void MultiplyStrip(const char* a, size_t a_stride, const char* b, Sum
 }
 
 template <class Dot, size_t kRows>
-void MultiplyRows(const GemmBlock& block, size_t row) {
+void MultiplyRows(const GemmBlock& block, size_t row, Fetcher& fetcher) {
   constexpr size_t vectors = VectorsFor(kRows);
   SumLane<Dot>* sums = static_cast<SumLane<Dot>*>(block.sums) + row * kPanel;
   const char* a = block.a + row * block.a_group_stride;
   for (size_t v = 0; v < kPanel / kLanes; v += vectors) {
     MultiplyStrip<Dot, kRows, vectors>(a, block.a_group_stride, block.b + v * kBVectorBytes<Dot>,
-                                       sums + v * kLanes, block.steps, block.first);
+                                       sums + v * kLanes, block.steps, block.first, fetcher);
   }
 }
 
 template <class Dot>
+Fetcher MakeFetcher(const GemmBlock& block, size_t strips) {
+  // A panel that is read once is fetched shortly before its use, and on into the next panel.
+  if (block.rows <= kFewRows) {
+    return Fetcher(block.b + kFetchAhead, block.steps * kBStepBytes<Dot>, block.steps);
+  }
+  const size_t calls = strips * (kPanel / kLanes / VectorsFor(kMaxRows)) * block.steps;
+  return Fetcher(block.b_next, block.steps * kBStepBytes<Dot>, calls);
+}
+
+template <class Dot>
 void Multiply(const GemmBlock& block) {
-  for (size_t row = 0; row < block.rows;) {
+  const size_t strips = (block.rows + kMaxRows - 1) / kMaxRows;
+  Fetcher fetcher = MakeFetcher<Dot>(block, strips);
+  size_t row = 0;
+  for (size_t strip = 0; strip < strips; ++strip) {
     // Strips of nearly equal height: 8 rows are 4 + 4, since 6 + 2 would leave lanes idle.
-    const size_t left = block.rows - row;
-    const size_t strips = (left + kMaxRows - 1) / kMaxRows;
-    const size_t rows = (left + strips - 1) / strips;
+    const size_t rows = (block.rows - row + strips - strip - 1) / (strips - strip);
     switch (rows) {
       case 1:
-        MultiplyRows<Dot, 1>(block, row);
+        MultiplyRows<Dot, 1>(block, row, fetcher);
         break;
       case 2:
-        MultiplyRows<Dot, 2>(block, row);
+        MultiplyRows<Dot, 2>(block, row, fetcher);
         break;
       case 3:
-        MultiplyRows<Dot, 3>(block, row);
+        MultiplyRows<Dot, 3>(block, row, fetcher);
         break;
       case 4:
-        MultiplyRows<Dot, 4>(block, row);
+        MultiplyRows<Dot, 4>(block, row, fetcher);
         break;
       case 5:
-        MultiplyRows<Dot, 5>(block, row);
+        MultiplyRows<Dot, 5>(block, row, fetcher);
         break;
       default:
-        MultiplyRows<Dot, 6>(block, row);
+        MultiplyRows<Dot, 6>(block, row, fetcher);
         break;
     }
     row += rows;
   }
+}
+
+// A part of a panel as the loops read it: it stays in the L1 cache while all rows pass by.
+constexpr size_t kPartBytes = 32768;
+
+// Where many rows share a part of B, widening it once is cheaper than once per strip of rows.
+template <class Dot>
+void MultiplyWidened(const GemmBlock& block) {
+  if (block.rows <= 2 * kMaxRows) return Multiply<Dot>(block);
+  alignas(64) float wide[kPartBytes / sizeof(float)];
+  for (size_t s = 0; s < block.steps; ++s) {
+    for (size_t v = 0; v < kPanel / kLanes; ++v) {
+      Dot::Widen(block.b + s * kBStepBytes<Dot> + v * kBVectorBytes<Dot>,
+                 wide + s * Dot::kDepth * kPanel + v * kLanes);
+    }
+  }
+  GemmBlock widened = block;
+  widened.b = reinterpret_cast<const char*>(wide);
+  widened.steps *= Dot::kDepth;
+  Multiply<DotF32>(widened);
 }
 
 template <class Dot>
@@ -248,22 +292,31 @@ void PackRow(char* to, size_t group_stride, size_t row, const void* from, size_t
   Dot::PackRow(to, from, depth);
 }
 
-// A part of a panel that stays in the L1 cache while all rows pass by.
-constexpr size_t kL1PartBytes = 32768;
+template <class Dot, void (*kMultiply)(const GemmBlock&), size_t kStepBytes>
+constexpr GemmKernel MakeKernel() {
+  return {Dot::kDepth, 1,           Dot::kABytes, kPartBytes / kStepBytes,
+          kFewRows,    Dot::kShift, PackRow<Dot>, kMultiply};
+}
 
 template <class Dot>
-constexpr GemmKernel MakeKernel() {
-  return {Dot::kDepth,  1,
-          Dot::kABytes, kL1PartBytes / (kPanel * Dot::kDepth * sizeof(typename Dot::Value)),
-          kMaxRows,     Dot::kShift,
-          PackRow<Dot>, Multiply<Dot>};
+constexpr GemmKernel MakeDirect() {
+  return MakeKernel<Dot, Multiply<Dot>, kBStepBytes<Dot>>();
+}
+
+template <class Dot>
+constexpr GemmKernel MakeWidened() {
+  return MakeKernel<Dot, MultiplyWidened<Dot>, Dot::kDepth * kPanel * sizeof(float)>();
 }
 
 }  // namespace
 
-const GemmKernel gemm_dot_f32 = MakeKernel<DotF32>();
-const GemmKernel gemm_dot_bf16 = MakeKernel<DotBf16>();
-const GemmKernel gemm_dot_f16 = MakeKernel<DotF16>();
-const GemmKernel gemm_dot_i8 = MakeKernel<DotI8>();
+const GemmKernel gemm_dot_f32 = MakeDirect<DotF32>();
+#if defined(__AVX512BF16__)
+const GemmKernel gemm_dot_bf16 = MakeDirect<DotBf16>();
+#else
+const GemmKernel gemm_dot_bf16 = MakeWidened<DotBf16>();
+#endif
+const GemmKernel gemm_dot_f16 = MakeWidened<DotF16>();
+const GemmKernel gemm_dot_i8 = MakeDirect<DotI8>();
 
 }  // namespace vk::VK_TIER

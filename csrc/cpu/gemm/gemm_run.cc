@@ -4,6 +4,7 @@
 
 #include "core/check.h"
 #include "cpu/dispatch.h"
+#include "cpu/gemm/gemm_onednn.h"
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/parallel.h"
 
@@ -13,7 +14,7 @@ namespace {
 // Rows of A that pass by while a part of a panel stays in a near cache.
 constexpr size_t kChunkRows = 256;
 // Panels whose sums are kept while K goes by in parts, so that they stay in the L2 cache.
-constexpr size_t kGroupPanels = 8;
+constexpr size_t kGroupPanels = 16;
 // Packed A up to this size is read again from the L2 cache for every panel; above, by groups.
 constexpr size_t kNearBytes = 512 << 10;
 // Packed A of one pass: bounds the scratch memory.
@@ -40,7 +41,8 @@ char* Scratch(size_t size) {
 struct Plan {
   size_t steps;         // whole K
   size_t block_steps;   // a part of K
-  size_t group_stride;  // packed A, bytes
+  size_t group_stride;  // packed A, bytes between the groups of one part
+  size_t part_stride;   // packed A, bytes between parts
   size_t pass_rows;     // at most
   size_t chunk_rows;
   size_t groups;
@@ -53,14 +55,16 @@ struct Plan {
 Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows) {
   Plan plan;
   plan.steps = DivideUp(weights.depth, kernel.step);
+  plan.block_steps =
+      rows <= kernel.few_rows ? plan.steps : std::min(plan.steps, kernel.block_steps);
+  plan.block_steps = std::max<size_t>(1, plan.block_steps);
   // Rows at a power-of-two distance would all fall into one set of the L1 cache.
   const size_t pad = kernel.group == 1 ? 64 : 0;
-  plan.group_stride = plan.steps * kernel.group_step_bytes + pad;
-  const size_t row_bytes = std::max<size_t>(1, plan.group_stride / kernel.group);
-  const size_t chunks = std::max<size_t>(1, kPassBytes / (row_bytes * kChunkRows));
-  plan.pass_rows = std::min(rows, chunks * kChunkRows);
+  plan.group_stride = plan.block_steps * kernel.group_step_bytes + pad;
+  const size_t chunk_bytes = kChunkRows / kernel.group * plan.group_stride * plan.parts();
+  plan.pass_rows = std::min(rows, std::max<size_t>(1, kPassBytes / chunk_bytes) * kChunkRows);
+  plan.part_stride = DivideUp(plan.pass_rows, kernel.group) * plan.group_stride;
   plan.chunk_rows = std::min(plan.pass_rows, kChunkRows);
-  plan.block_steps = rows <= kernel.few_rows ? std::max<size_t>(1, plan.steps) : kernel.block_steps;
 
   const size_t threads = omp_in_parallel() ? 1 : omp_get_max_threads();
   const size_t row_chunks = DivideUp(plan.pass_rows, plan.chunk_rows);
@@ -84,8 +88,7 @@ class Runner {
         kernel_(*table_.kernel[call.weights.dtype]),
         plan_(MakePlan(weights_, kernel_, call.c.shape[0])),
         part_bytes_(plan_.block_steps * kernel_.step * kPanel * DtypeSize(weights_.dtype)) {
-    const size_t groups = DivideUp(plan_.pass_rows, kernel_.group);
-    const size_t a_bytes = DivideUp(groups * plan_.group_stride, 4096) * 4096;
+    const size_t a_bytes = DivideUp(plan_.parts() * plan_.part_stride, 4096) * 4096;
     packed_a_ = Scratch(a_bytes + plan_.slots * plan_.sums_bytes);
     sums_ = packed_a_ + a_bytes;
   }
@@ -109,15 +112,20 @@ class Runner {
   }
 
  private:
+  // Part by part, so that what a chunk of rows needs of one part lies together.
   void PackA(size_t first, size_t count) const {
     const size_t value_bytes = DtypeSize(call_.a.dtype);
+    const size_t part_depth = plan_.block_steps * kernel_.step;
     const char* a = static_cast<const char*>(call_.a.data);
     const int64_t stride = call_.a.stride[0] * static_cast<int64_t>(value_bytes);
-    const int64_t grain = GrainFor(weights_.depth * value_bytes);
-    ParallelFor(count, grain, [&](int64_t begin, int64_t end) {
+    ParallelFor(count, GrainFor(weights_.depth * value_bytes), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
-        kernel_.pack_row(packed_a_, plan_.group_stride, row,
-                         a + static_cast<int64_t>(first + row) * stride, weights_.depth);
+        const char* from = a + static_cast<int64_t>(first + row) * stride;
+        char* to = packed_a_;
+        for (size_t k = 0; k < weights_.depth; k += part_depth, to += plan_.part_stride) {
+          kernel_.pack_row(to, plan_.group_stride, row, from + k * value_bytes,
+                           std::min(part_depth, weights_.depth - k));
+        }
       }
     });
   }
@@ -130,7 +138,8 @@ class Runner {
     const size_t begin = weights_.panels * group / plan_.groups;
     const size_t end = weights_.panels * (group + 1) / plan_.groups;
     const char* a = packed_a_ + chunk / kernel_.group * plan_.group_stride;
-    const bool near = rows * plan_.group_stride / kernel_.group <= kNearBytes;
+    const size_t a_bytes = rows * plan_.group_stride / kernel_.group * plan_.parts();
+    const bool near = a_bytes <= kNearBytes;
     // Panels of the group that take turns on one part of K.
     const size_t together = near ? 1 : end - begin;
     for (size_t panel = begin; panel < end; panel += together) {
@@ -148,7 +157,7 @@ class Runner {
       const size_t steps = std::min(plan_.block_steps, plan_.steps - step);
       for (size_t panel = begin; panel < end; ++panel) {
         char* panel_sums = sums + (panel - begin) * sums_bytes;
-        GemmBlock block{a + step * kernel_.group_step_bytes,
+        GemmBlock block{a + part * plan_.part_stride,
                         plan_.group_stride,
                         weights_.panel(panel) + part * part_bytes_,
                         NextPart(panel, part, begin, end),
@@ -212,7 +221,7 @@ class Runner {
 
 void RunGemm(const GemmCall& call) {
   if (call.c.shape[0] == 0 || call.c.shape[1] == 0) return;
-  Runner(call).Run();
+  if (!RunOnednn(call)) Runner(call).Run();
 }
 
 }  // namespace vk

@@ -16,7 +16,7 @@ constexpr size_t kPanel = 64;  // columns
 
 // One panel times some rows of packed A, over a part of K.
 struct GemmBlock {
-  const char* a;          // packed, at the first step of this part
+  const char* a;          // packed, this part
   size_t a_group_stride;  // bytes between groups of `GemmKernel::group` rows
   const char* b;          // the panel, at the first step of this part
   const char* b_next;     // what will be read after it (a hint for prefetching), or null

@@ -13,6 +13,28 @@
 
 namespace vk::VK_TIER {
 
+// Fetches lines into the L2 cache a few at a time, so that loads of B overlap with arithmetic on
+// what is there.
+class Fetcher {
+ public:
+  // `calls` of Fetch() cover `bytes` from `from`; null: nothing is fetched.
+  Fetcher(const char* from, size_t bytes, size_t calls)
+      : next_(from), end_(from == nullptr ? nullptr : from + bytes), lines_(1) {
+    if (calls != 0) lines_ = (bytes / kLine + calls - 1) / calls;
+  }
+  HWY_INLINE void Fetch() {
+    for (size_t line = 0; line < lines_ && next_ < end_; ++line, next_ += kLine) {
+      __builtin_prefetch(next_, 0, 2);
+    }
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+  const char* next_;
+  const char* end_;
+  size_t lines_;
+};
+
 // Vector kernels (gemm_dot_tier.cc).
 extern const GemmKernel gemm_dot_f32, gemm_dot_bf16, gemm_dot_f16, gemm_dot_i8;
 #if VK_GEMM_AMX
