@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import importlib.metadata as metadata
+import shutil
 
 from packaging.requirements import Requirement
 
@@ -28,6 +29,8 @@ for row in engine.requires or []:
         continue
     if requirement.name == "setuptools":
         continue  # for triton, which needs it on Python 3.12 and newer; pytorch states its own
+    if requirement.name == "ninja" and shutil.which("ninja"):
+        continue  # conda's package is the program, which has no Python metadata
     try:
         version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError:
