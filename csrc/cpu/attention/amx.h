@@ -1,5 +1,5 @@
-// Prefill on AMX tiles, for `*_tier.cc` files. Logits are computed transposed, keys x rows: keys are
-// then the first operand of tdpbf16ps and are read straight from the cache, unpacked.
+// Prefill on AMX tiles, for `*_tier.cc` files. Logits are computed transposed, keys x rows: keys
+// are then the first operand of tdpbf16ps and are read straight from the cache, unpacked.
 #ifndef VLLM_KERNELS_CPU_ATTENTION_AMX_H_
 #define VLLM_KERNELS_CPU_ATTENTION_AMX_H_
 
@@ -14,8 +14,8 @@ namespace vk::VK_TIER {
 constexpr int32_t kTile = 16;       // rows of a tile, and 32-bit elements of its rows
 constexpr int32_t kTileBytes = 64;  // of a row
 
-// The compilers' tile intrinsics do not tell that they read memory: stores before them would be moved
-// behind or dropped. `reached` is memory that the intrinsic behind the barrier reads.
+// The compilers' tile intrinsics do not tell that they read memory: stores before them would be
+// moved behind or dropped. `reached` is memory that the intrinsic behind the barrier reads.
 HWY_INLINE void TileBarrier(const void* reached) { __asm__ volatile("" ::"r"(reached) : "memory"); }
 
 // All eight tiles 16 x 64 bytes while it lives; what the caller had configured comes back after.
@@ -128,7 +128,7 @@ class PrefillAmx {
 
  public:
   using Scope = TileScope;
-  static constexpr int32_t kKeys = 128;
+  static constexpr int32_t kKeys = 256;  // each step loads and stores the output once
 
   PrefillAmx(Arena& arena, const Tile& tile)
       : tile_(tile),
@@ -141,13 +141,7 @@ class PrefillAmx {
         probabilities_(arena.Take<uint32_t>(size_t(kKeys) / 2 * tile.padded_rows)) {}
 
   void Start(const AttentionProblem& problem, const AttentionTask& task) {
-    hwy::ZeroBytes(query_, sizeof(uint32_t) * tile_.padded_head / 2 * tile_.padded_rows);
-    for (int32_t row = 0; row < tile_.rows; ++row) {
-      PairPacking::PackQuery(
-          QueryRow(static_cast<const T*>(problem.query), problem.query_token_stride,
-                   problem.query_head_stride, problem, task, row),
-          tile_.head_size, query_ + row, tile_.padded_rows);
-    }
+    for (int32_t row = 0; row < tile_.padded_rows; row += kTile) PackQuery(problem, task, row);
     hwy::ZeroBytes(tile_.out, sizeof(float) * tile_.padded_rows * tile_.padded_head);
     added_ = false;
   }
@@ -161,7 +155,29 @@ class PrefillAmx {
     Accumulate(count);
   }
 
+  void Finish() { PairPacking::RestoreColumns(tile_); }
+
  private:
+  // Transposes sixteen rows; `keys_` is free until the first step.
+  void PackQuery(const AttentionProblem& problem, const AttentionTask& task, int32_t first) {
+    const size_t pairs = tile_.padded_head / 2;
+    for (int32_t i = 0; i < kTile; ++i) {
+      uint32_t* to = keys_ + i * pairs;
+      if (first + i >= tile_.rows) {
+        hwy::ZeroBytes(to, pairs * sizeof(*to));
+        continue;
+      }
+      PairPacking::PackKey(
+          QueryRow(static_cast<const T*>(problem.query), problem.query_token_stride,
+                   problem.query_head_stride, problem, task, first + i),
+          tile_.head_size, to);
+    }
+    const size_t ld = tile_.padded_rows;
+    for (size_t pair = 0; pair < pairs; pair += kTile) {
+      Transpose16(keys_ + pair, pairs, query_ + pair * ld + first, ld);
+    }
+  }
+
   int32_t row_tiles() const { return tile_.padded_rows / kTile; }
 
   void Logits(const AttentionProblem& problem, int32_t count) {

@@ -26,6 +26,7 @@ void AttendWith(const AttentionProblem& problem, const AttentionTask& task, void
   for (int32_t first = begin; first < task.key_end; first += Engine::kKeys) {
     engine.Step(problem, task, rule, first, HWY_MIN(Engine::kKeys, task.key_end - first));
   }
+  engine.Finish();
   if (partial != nullptr) {
     WritePartial(tile, partial);
   } else {

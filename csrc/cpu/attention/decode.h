@@ -65,6 +65,8 @@ class Decode {
     });
   }
 
+  void Finish() {}
+
  private:
   static constexpr int kDotRows = kLanes == 16 ? 4 : 2;  // x 4 keys: accumulators
   static constexpr int kSumRows = 4;                     // x kMicroVectors

@@ -34,6 +34,8 @@ struct FloatPacking {
   static void PackValues(const T* const* from, int32_t, int32_t head_size, float* to) {
     PackRow(*from, head_size, to);
   }
+  static constexpr int32_t kColumnMultiple = kLanes;
+  static void RestoreColumns(const Tile&) {}  // PackValues keeps their order
 };
 
 template <class T, class Packing>
@@ -83,10 +85,12 @@ class Prefill {
       Packing::PackValues(rows_.values + i * Mac::kSteps, count - i * Mac::kSteps, tile_.head_size,
                           values_ + i * tile_.padded_head);
     }
-    PackedProduct<Mac>(tile_.rows, RoundUp(tile_.head_size, kLanes), key_steps,
+    PackedProduct<Mac>(tile_.rows, RoundUp(tile_.head_size, Packing::kColumnMultiple), key_steps,
                        {probabilities_, 1, ld}, values_, tile_.padded_head, tile_.out,
                        tile_.padded_head, tile_.correction);
   }
+
+  void Finish() { Packing::RestoreColumns(tile_); }
 
  private:
   // Float probabilities replace the logits.
