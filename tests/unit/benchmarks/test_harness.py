@@ -11,8 +11,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from built import require_kernels
 
-torch = pytest.importorskip("torch", reason="the harness needs PyTorch")
+require_kernels()
+
+import torch
 
 ROOT = Path(__file__).parents[3]
 
@@ -20,10 +23,6 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    try:
-        import vllm_kernels  # noqa: F401
-    except ImportError as missing:
-        pytest.skip(f"vllm_kernels does not import: {missing}")
     return importlib.import_module("harness")
 
 

@@ -7,14 +7,13 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from built import require_kernels
 
-pytest.importorskip("torch", reason="vllm_kernels needs PyTorch")
+require_kernels()
 
-try:
-    from vllm_kernels import __version__, _doctor, backends
-    from vllm_kernels._libraries import cpu_kernels
-except ImportError as missing:
-    pytest.skip(f"vllm_kernels does not import: {missing}", allow_module_level=True)
+
+from vllm_kernels import __version__, _doctor, backends
+from vllm_kernels._libraries import cpu_kernels
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from built import require_kernels
 
-pytest.importorskip("torch", reason="vllm_kernels needs PyTorch")
+require_kernels()
 
-try:
-    from vllm_kernels import _libraries, backends
-except ImportError as missing:
-    pytest.skip(f"vllm_kernels does not import: {missing}", allow_module_level=True)
+
+from vllm_kernels import _libraries, backends
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 

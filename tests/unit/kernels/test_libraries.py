@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from built import require_kernels
 
-torch = pytest.importorskip("torch", reason="vllm_kernels needs PyTorch")
+require_kernels()
 
-try:
-    from vllm_kernels import _libraries
-except ImportError as missing:
-    pytest.skip(f"vllm_kernels does not import: {missing}", allow_module_level=True)
+import torch
+
+from vllm_kernels import _libraries
 
 Build = Callable[..., Path]
 

@@ -7,15 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from built import require_kernels
 
 from vllm_conda.targets import load_targets
 
-pytest.importorskip("torch", reason="vllm_kernels needs PyTorch")
+require_kernels()
 
-try:
-    from vllm_kernels import _metadata
-except ImportError as missing:
-    pytest.skip(f"vllm_kernels does not import: {missing}", allow_module_level=True)
+
+from vllm_kernels import _metadata
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from built import require_kernels
 
-torch = pytest.importorskip("torch", reason="vllm_kernels needs PyTorch")
+require_kernels()
 
-try:
-    from vllm_kernels import _fake, _ops, backends, reference, selftest
-    from vllm_kernels._selftest_checks import CHECKS, Check
-except ImportError as missing:
-    pytest.skip(f"vllm_kernels does not import: {missing}", allow_module_level=True)
+import torch
+
+from vllm_kernels import _fake, _ops, backends, reference, selftest
+from vllm_kernels._selftest_checks import CHECKS, Check
 
 ROOT = Path(__file__).parents[3]
 ops = torch.ops.vllm_kernels
