@@ -112,6 +112,19 @@ PREFILL = ((5, 5), (33, 33), (70, 200), (16, 300))
 MIXED = ((1, 70), (40, 40), (0, 0), (3, 129), (1, 1), (65, 260))
 
 
+def test_reference_agrees_with_sdpa() -> None:
+    """The reference that the kernels are held to is itself held to PyTorch's own attention."""
+    batch = make(Problem(((20, 20),), heads=6, kv_heads=2), torch.float32)
+    caches = (batch.args["key_cache"], batch.args["value_cache"])
+    pages = batch.args["block_table"][0, :2].long()
+    key, value = (cache[pages].transpose(0, 1).flatten(1, 2)[:, :20].double() for cache in caches)
+    query = batch.args["query"].transpose(0, 1).double()
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query, key.repeat_interleave(3, 0), value.repeat_interleave(3, 0), is_causal=True
+    )
+    torch.testing.assert_close(batch.expected(), expected.transpose(0, 1))
+
+
 @pytest.mark.parametrize("lengths", [DECODE, PREFILL, MIXED], ids=["decode", "prefill", "mixed"])
 @pytest.mark.parametrize("head_size", [32, 40, 64, 80, 96, 112, 128, 192, 256, 576])
 def test_head_sizes(
