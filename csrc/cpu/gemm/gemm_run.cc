@@ -11,16 +11,22 @@
 namespace vk {
 namespace {
 
-// Rows of A that pass by while a part of a panel stays in a near cache.
-constexpr size_t kChunkRows = 256;
+// Rows of A that pass by while a part of a panel stays in a near cache: at most, and how few are
+// worth a thread's reading all of B for.
+constexpr size_t kChunkRows = 256, kOwnChunkRows = 128;
+// Chunks of equal height are rounded to whole pairs of tiles.
+constexpr size_t kRowMultiple = 32;
 // Panels whose sums are kept while K goes by in parts, so that they stay in the L2 cache.
 constexpr size_t kGroupPanels = 16;
 // Packed A up to this size is read again from the L2 cache for every panel; above, by groups.
 constexpr size_t kNearBytes = 512 << 10;
-// Packed A of one pass: bounds the scratch memory.
-constexpr size_t kPassBytes = size_t{16} << 20;
+// Bound on packed A: scratch memory.
+constexpr size_t kPackedBytes = size_t{16} << 20;
+// Rows of A below this size are packed by one thread: waking another costs as much.
+constexpr size_t kPackBytesPerThread = 128 << 10;
 
 size_t DivideUp(size_t value, size_t divisor) { return (value + divisor - 1) / divisor; }
+size_t RoundUp(size_t value, size_t multiple) { return DivideUp(value, multiple) * multiple; }
 
 // Memory that lives as long as the calling thread and only grows: allocating megabytes for every
 // call would spend more time on page faults than on small products.
@@ -36,21 +42,32 @@ char* Scratch(size_t size) {
   return memory.get();
 }
 
-// How one pass (rows that are packed together) is cut into items for threads: chunks of rows times
-// groups of panels, numbered with the groups of a chunk in a row.
+// How the work is cut into items for threads: chunks of rows times groups of panels, numbered with
+// the groups of a chunk in a row. A is packed in one of two ways. `own`: there is a chunk for every
+// thread, which packs what it works on, so that threads never wait for each other and read A from
+// their own cache. Else in passes: all threads pack some rows, wait, and share them.
 struct Plan {
   size_t steps;         // whole K
   size_t block_steps;   // a part of K
   size_t group_stride;  // packed A, bytes between the groups of one part
   size_t part_stride;   // packed A, bytes between parts
-  size_t pass_rows;     // at most
+  bool own;
+  size_t pass_rows;  // at most
   size_t chunk_rows;
   size_t groups;
   size_t slots;       // threads
+  size_t a_bytes;     // packed A: per slot if `own`, else per pass
   size_t sums_bytes;  // per slot
 
   size_t parts() const { return std::max<size_t>(1, DivideUp(steps, block_steps)); }
+  size_t scratch_bytes() const { return a_bytes * (own ? slots : 1) + sums_bytes * slots; }
 };
+
+// Rows of equal chunks, at most kChunkRows each, whose number is a multiple of `threads`.
+size_t EqualChunks(size_t rows, size_t threads) {
+  const size_t chunks = DivideUp(rows, threads * kChunkRows) * threads;
+  return RoundUp(DivideUp(rows, chunks), kRowMultiple);
+}
 
 Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows) {
   Plan plan;
@@ -62,20 +79,23 @@ Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows)
   const size_t pad = kernel.group == 1 ? 64 : 0;
   plan.group_stride = plan.block_steps * kernel.group_step_bytes + pad;
   const size_t chunk_bytes = kChunkRows / kernel.group * plan.group_stride * plan.parts();
-  plan.pass_rows = std::min(rows, std::max<size_t>(1, kPassBytes / chunk_bytes) * kChunkRows);
-  plan.part_stride = DivideUp(plan.pass_rows, kernel.group) * plan.group_stride;
-  plan.chunk_rows = std::min(plan.pass_rows, kChunkRows);
 
   const size_t threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const size_t row_chunks = DivideUp(plan.pass_rows, plan.chunk_rows);
+  plan.own = rows >= threads * kOwnChunkRows && threads * chunk_bytes <= kPackedBytes;
+  const size_t passes_rows = std::max<size_t>(1, kPackedBytes / chunk_bytes) * kChunkRows;
+  plan.pass_rows = plan.own ? rows : std::min(rows, passes_rows);
+  plan.chunk_rows = std::min(plan.pass_rows, EqualChunks(plan.pass_rows, plan.own ? threads : 1));
+  const size_t area_rows = plan.own ? plan.chunk_rows : plan.pass_rows;
+  plan.part_stride = DivideUp(area_rows, kernel.group) * plan.group_stride;
+  plan.a_bytes = RoundUp(plan.parts() * plan.part_stride, 4096);
+
   // As many items as fill all threads equally.
-  size_t items = row_chunks * DivideUp(weights.panels, kGroupPanels);
-  items = DivideUp(items, threads) * threads;
-  plan.groups = std::min(weights.panels, DivideUp(items, row_chunks));
-  plan.slots = std::min(threads, row_chunks * plan.groups);
-  const size_t group_panels = DivideUp(weights.panels, plan.groups);
-  const size_t padded_rows = DivideUp(plan.chunk_rows, kernel.group) * kernel.group;
-  plan.sums_bytes = padded_rows * kPanel * sizeof(float) * group_panels;
+  const size_t chunks = DivideUp(plan.pass_rows, plan.chunk_rows);
+  const size_t items = RoundUp(chunks * DivideUp(weights.panels, kGroupPanels), threads);
+  plan.groups = std::min(weights.panels, DivideUp(items, chunks));
+  plan.slots = std::min(threads, chunks * plan.groups);
+  const size_t padded_rows = RoundUp(plan.chunk_rows, kernel.group);
+  plan.sums_bytes = padded_rows * kPanel * sizeof(float) * DivideUp(weights.panels, plan.groups);
   return plan;
 }
 
@@ -88,62 +108,75 @@ class Runner {
         kernel_(*table_.kernel[call.weights.dtype]),
         plan_(MakePlan(weights_, kernel_, call.c.shape[0])),
         part_bytes_(plan_.block_steps * kernel_.step * kPanel * DtypeSize(weights_.dtype)) {
-    const size_t a_bytes = DivideUp(plan_.parts() * plan_.part_stride, 4096) * 4096;
-    packed_a_ = Scratch(a_bytes + plan_.slots * plan_.sums_bytes);
-    sums_ = packed_a_ + a_bytes;
+    scratch_ = Scratch(plan_.scratch_bytes());
   }
 
   void Run() const {
     const size_t rows = call_.c.shape[0];
     for (size_t row = 0; row < rows; row += plan_.pass_rows) {
       const size_t count = std::min(plan_.pass_rows, rows - row);
-      PackA(row, count);
+      if (!plan_.own) PackShared(row, count);
       const size_t items = DivideUp(count, plan_.chunk_rows) * plan_.groups;
       const size_t slots = std::min(plan_.slots, items);
       ParallelFor(slots, 1, [&](int64_t begin, int64_t end) {
         for (int64_t slot = begin; slot < end; ++slot) {
-          const size_t last = items * (slot + 1) / slots;
-          for (size_t item = items * slot / slots; item < last; ++item) {
-            RunItem(row, count, item, sums_ + slot * plan_.sums_bytes);
-          }
+          RunSlot(row, count, slot, items * slot / slots, items * (slot + 1) / slots);
         }
       });
     }
   }
 
  private:
-  // Part by part, so that what a chunk of rows needs of one part lies together.
-  void PackA(size_t first, size_t count) const {
+  // Packs rows [begin, end), counted from row `first` of A, part by part: what a chunk of rows
+  // needs of one part lies together.
+  void PackRows(char* area, size_t first, size_t begin, size_t end) const {
     const size_t value_bytes = DtypeSize(call_.a.dtype);
     const size_t part_depth = plan_.block_steps * kernel_.step;
     const char* a = static_cast<const char*>(call_.a.data);
     const int64_t stride = call_.a.stride[0] * static_cast<int64_t>(value_bytes);
-    ParallelFor(count, GrainFor(weights_.depth * value_bytes), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const char* from = a + static_cast<int64_t>(first + row) * stride;
-        char* to = packed_a_;
-        for (size_t k = 0; k < weights_.depth; k += part_depth, to += plan_.part_stride) {
-          kernel_.pack_row(to, plan_.group_stride, row, from + k * value_bytes,
-                           std::min(part_depth, weights_.depth - k));
-        }
+    for (size_t row = begin; row < end; ++row) {
+      const char* from = a + static_cast<int64_t>(first + row) * stride;
+      char* to = area;
+      for (size_t k = 0; k < weights_.depth; k += part_depth, to += plan_.part_stride) {
+        kernel_.pack_row(to, plan_.group_stride, row, from + k * value_bytes,
+                         std::min(part_depth, weights_.depth - k));
       }
-    });
+    }
   }
 
-  // One chunk of rows times one group of panels. `first` is the first row of the pass.
-  void RunItem(size_t first, size_t count, size_t item, char* sums) const {
-    const size_t chunk = item / plan_.groups * plan_.chunk_rows;
-    const size_t rows = std::min(plan_.chunk_rows, count - chunk);
-    const size_t group = item % plan_.groups;
+  void PackShared(size_t first, size_t count) const {
+    const size_t row_bytes = std::max<size_t>(1, weights_.depth * DtypeSize(call_.a.dtype));
+    const int64_t grain = DivideUp(kPackBytesPerThread, row_bytes);
+    ParallelFor(count, grain,
+                [&](int64_t begin, int64_t end) { PackRows(scratch_, first, begin, end); });
+  }
+
+  // Items [begin, end) of the pass that starts at row `first`.
+  void RunSlot(size_t first, size_t count, size_t slot, size_t begin, size_t end) const {
+    char* own_a = scratch_ + slot * plan_.a_bytes;
+    char* sums = scratch_ + plan_.a_bytes * (plan_.own ? plan_.slots : 1) + slot * plan_.sums_bytes;
+    for (size_t item = begin; item < end; ++item) {
+      const size_t chunk = item / plan_.groups * plan_.chunk_rows;
+      const size_t rows = std::min(plan_.chunk_rows, count - chunk);
+      const size_t group = item % plan_.groups;
+      const char* a = scratch_ + chunk / kernel_.group * plan_.group_stride;
+      if (plan_.own) {
+        if (item == begin || group == 0) PackRows(own_a, first + chunk, 0, rows);
+        a = own_a;
+      }
+      RunItem(a, first + chunk, rows, group, sums);
+    }
+  }
+
+  // One chunk of rows, packed at `a`, times one group of panels.
+  void RunItem(const char* a, size_t row, size_t rows, size_t group, char* sums) const {
     const size_t begin = weights_.panels * group / plan_.groups;
     const size_t end = weights_.panels * (group + 1) / plan_.groups;
-    const char* a = packed_a_ + chunk / kernel_.group * plan_.group_stride;
     const size_t a_bytes = rows * plan_.group_stride / kernel_.group * plan_.parts();
-    const bool near = a_bytes <= kNearBytes;
     // Panels of the group that take turns on one part of K.
-    const size_t together = near ? 1 : end - begin;
+    const size_t together = a_bytes <= kNearBytes ? 1 : end - begin;
     for (size_t panel = begin; panel < end; panel += together) {
-      RunPanels(a, first + chunk, rows, panel, panel + together, sums);
+      RunPanels(a, row, rows, panel, panel + together, sums);
     }
   }
 
@@ -213,8 +246,7 @@ class Runner {
   const GemmKernel& kernel_;
   const Plan plan_;
   const size_t part_bytes_;  // of a panel, per part of K
-  char* packed_a_;
-  char* sums_;
+  char* scratch_;
 };
 
 }  // namespace
