@@ -25,7 +25,12 @@ platform_option = click.option("--platform", default="linux-64", show_default=Tr
 
 @click.group()
 def engine() -> None:
-    """Package an unmodified vLLM engine and run it on the kernels."""
+    """Package an unmodified vLLM engine and run it on the kernels.
+
+    \b
+    Example:
+      vllm-conda engine build
+    """
 
 
 @engine.command("build")
