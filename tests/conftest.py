@@ -1,6 +1,6 @@
 """Fixtures of several test folders; its place puts `support` on the import path.
 
-`support` is imported where it is used: the kernels' tests run in an environment without the toolkit.
+`support` is imported where it is used: the kernels' tests run without the toolkit.
 """
 
 from __future__ import annotations
