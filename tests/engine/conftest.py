@@ -1,0 +1,70 @@
+"""A stand-in for the engine's package: what the plugin asks of it, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+PLATFORMS = """
+def absent():
+    return None
+
+
+def broken():
+    raise RuntimeError("no driver")
+
+
+builtin_platform_plugins = {"cuda": broken, "cpu": absent}
+"""
+
+
+@dataclass
+class Engine:
+    """A folder with a package `vllm`, put in front of the import path of a child process."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def write(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text), encoding="utf-8")
+
+    def version(self, version: str) -> None:
+        metadata = f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n"
+        self.write("vllm-0.dist-info/METADATA", metadata)
+
+    def run(self, code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run ``code`` in a fresh interpreter that sees the engine and our sources."""
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("VLLM_KERNELS_PLUGIN", "VLLM_KERNELS_CPU_ISA", "TORCH_COMPILE_DISABLE")
+        }
+        environment |= {"PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT / 'src'}", **variables}
+        logs = "level='INFO', format='%(levelname)s %(message)s'"
+        prelude = f"import logging; logging.basicConfig({logs})\n"
+        return subprocess.run(
+            [sys.executable, "-c", prelude + textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            timeout=120,
+        )
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    """An engine of the supported version, without platforms and kernels of its own."""
+    made = Engine(tmp_path)
+    made.write("vllm/__init__.py", "")
+    made.write("vllm/platforms/__init__.py", PLATFORMS)
+    made.version("0.26.0")
+    return made

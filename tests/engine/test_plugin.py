@@ -1,0 +1,193 @@
+"""The platform plugin in processes of its own: registration is once a process."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import Engine
+
+PLATFORM = "vllm_kernels_plugin.cpu.KernelsCpuPlatform"
+ASK = "from vllm_kernels_plugin import platform; print(platform())"
+
+
+def test_serves_native_kernels_without_forwarding(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch
+        from vllm_kernels import _ops
+        has = torch._C._dispatch_has_kernel_for_dispatch_key
+        served = [n for n in _ops.names() if hasattr(torch.ops._C, n)]
+        assert set(served) == {{n for n in _ops.names() if _ops.kernel_keys(n)}}
+        for name in served:
+            for key in _ops.kernel_keys(name):
+                assert has(f"_C::{{name}}", key), (name, key)
+        from vllm_kernels_plugin import serve
+        from vllm_kernels import _backends
+        forwarded = {{k.split("/")[1] for k in serve._fragment()._op_impls if "/Meta" not in k}}
+        # Python forwards what it implements itself, and nothing that a library does.
+        print("forwarded", sorted(forwarded - set(_backends.reference_ops())))
+        x, w = torch.randn(3, 64), torch.randn(64)
+        ours, theirs = torch.empty_like(x), torch.empty_like(x)
+        torch.ops.vllm_kernels.rms_norm(ours, x, w, 1e-6)
+        torch.ops._C.rms_norm(theirs, x, w, 1e-6)
+        assert torch.equal(ours, theirs)
+        schema = str(torch.ops._C.silu_and_mul.default._schema)
+        assert schema == "_C::silu_and_mul(Tensor($0! -> ) result, Tensor input) -> ()", schema
+        print("served", len(served))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == PLATFORM
+    assert lines[1] == "forwarded []"
+    assert int(lines[2].split()[1]) >= 20
+    assert "serves" in done.stderr
+    assert "instruction-set tier" in done.stderr
+
+
+def test_compiled_code_calls_served_ops(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch
+        def norm(x, w):
+            out = torch.empty_like(x)
+            torch.ops._C.rms_norm(out, x, w, 1e-6)
+            return out * 2
+        x, w = torch.randn(3, 64), torch.randn(64)
+        compiled = torch.compile(norm, backend="aot_eager", fullgraph=True)
+        assert torch.equal(compiled(x, w), norm(x, w))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_asking_twice_registers_once(engine: Engine) -> None:
+    done = engine.run(f"{ASK}\nprint(platform())")
+    assert done.stdout.split() == [PLATFORM, PLATFORM], done.stderr
+    assert done.stderr.count("serves") == 1
+
+
+def test_reference_code_serves_without_kernels(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch
+        x, out = torch.randn(2, 8), torch.empty(2, 4)
+        torch.ops._C.silu_and_mul(out, x)
+        torch.testing.assert_close(out, torch.nn.functional.silu(x[:, :4]) * x[:, 4:])
+        """,
+        VLLM_KERNELS_BACKEND="reference",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "PyTorch reference code, which is slow" in done.stderr
+
+
+def test_stands_in_for_native_modules(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        {ASK}
+        import importlib.util
+        import vllm._C, vllm._C_AVX2, vllm._C_AVX512
+        print(importlib.util.find_spec("vllm._C").name)
+        """
+    )
+    assert done.stdout.split() == [PLATFORM, "vllm._C"], done.stderr
+
+
+def test_switched_off(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch, sys
+        print(hasattr(torch.ops._C, "rms_norm"), "vllm._C" in sys.modules)
+        """,
+        VLLM_KERNELS_PLUGIN="0",
+    )
+    assert done.stdout.split() == ["None", "False", "False"], done.stderr
+    assert "VLLM_KERNELS_PLUGIN=0" in done.stderr
+
+
+def test_engine_with_own_kernels_is_left_alone(engine: Engine) -> None:
+    engine.write("vllm/_C.py", "raise AssertionError('must not be imported')")
+    left = engine.run(ASK)
+    assert left.stdout.split() == ["None"], left.stderr
+    assert "brings kernels of its own (vllm._C)" in left.stderr
+    forced = engine.run(ASK + "\nimport vllm._C", VLLM_KERNELS_PLUGIN="force")
+    assert forced.stdout.split() == [PLATFORM], forced.stderr
+
+
+BAD = [
+    ("1.0.0", {}, "vLLM 1.0.0 is not supported: these kernels (vllm-kernels "),
+    ("0.26.0", {"VLLM_KERNELS_PLUGIN": "on"}, "VLLM_KERNELS_PLUGIN=on is not one of: auto, 0"),
+    ("0.26.0", {"VLLM_KERNELS_BACKEND": "x"}, "VLLM_KERNELS_BACKEND=x is not one of"),
+    ("0.26.0", {"VLLM_KERNELS_CPU_ISA": "sse2"}, "sse2"),
+    ("0.26.0", {"VLLM_KERNELS_LIBRARY_DIR": "/nowhere"}, "libvllm_kernels_core.so is in none of"),
+]
+
+
+@pytest.mark.parametrize(("version", "variables", "sentence"), BAD)
+def test_refusal_is_the_engines_error(
+    engine: Engine, version: str, variables: dict[str, str], sentence: str
+) -> None:
+    engine.version(version)
+    done = engine.run(
+        """
+        from vllm_kernels_plugin import platform
+        import importlib
+        module, name = platform().rsplit(".", 1)
+        platform()
+        getattr(importlib.import_module(module), name)()
+        """,
+        **variables,
+    )
+    assert done.returncode != 0
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
+    assert sentence in done.stderr.splitlines()[-1]
+
+
+def test_refusal_leaves_the_engines_own_platform(engine: Engine) -> None:
+    engine.version("1.0.0")
+    engine.write("vllm/platforms/__init__.py", "builtin_platform_plugins = {'cpu': lambda: 'x.Y'}")
+    done = engine.run(ASK)
+    assert done.stdout.split() == ["None"]
+    assert "ERROR vllm_kernels cannot serve this engine: vLLM 1.0.0" in done.stderr
+
+
+def test_other_packages_ops_are_not_overwritten(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        import torch
+        other = torch.library.Library("_C", "FRAGMENT")
+        other.define("rms_norm(Tensor x) -> Tensor")
+        {ASK}
+        """
+    )
+    assert done.stdout.split() == ["vllm_kernels_plugin.refusal.Refusal"], done.stderr
+    assert "another package has already defined torch.ops._C.rms_norm" in done.stderr
+
+
+def test_without_compiler_torch_compile_is_off(engine: Engine) -> None:
+    code = f"""
+        {ASK}
+        import os, torch
+        print(os.environ.get("TORCH_COMPILE_DISABLE"))
+        calls = []
+        torch.compile(lambda: calls.append(1), backend=lambda graph, inputs: 1 / 0)()
+        print(len(calls))
+    """
+    done = engine.run(code, CXX="/nowhere/g++")
+    assert done.stdout.split() == [PLATFORM, "1", "1"], done.stderr
+    assert "no C++ compiler (/nowhere/g++) was found" in done.stderr
+    kept = engine.run(
+        f"{ASK}\nimport os; print(os.environ.get('TORCH_COMPILE_DISABLE'))", CXX="true"
+    )
+    assert kept.stdout.split() == [PLATFORM, "None"], kept.stderr
+
+
+def test_latent_attention_is_expanded_unless_asked(engine: Engine) -> None:
+    code = f"{ASK}\nimport os; print(os.environ['VLLM_MLA_DISABLE'])"
+    assert engine.run(code).stdout.split()[1] == "1"
+    assert engine.run(code, VLLM_MLA_DISABLE="0").stdout.split()[1] == "0"
