@@ -34,8 +34,8 @@ extern "C" VK_EXPORT const char* vk_torch_define(const char* name_space, const c
     for (const std::string_view schema : kSchemas) {
       if (NameOf(schema) != op) continue;
       // Never deleted: that would take the definition back while the interpreter may still call.
-      auto* library = new StableLibrary(StableLibrary::Kind::FRAGMENT, name_space, nullptr,
-                                        __FILE__, __LINE__);
+      auto* library =
+          new StableLibrary(StableLibrary::Kind::FRAGMENT, name_space, nullptr, __FILE__, __LINE__);
       library->def(schema.data());
       return nullptr;
     }
