@@ -59,7 +59,8 @@ def report(shape: str, figures: dict[str, dict[str, float]]) -> None:
         print(
             f"{shape:8} {name:10} {row['tokens_per_second']:9.1f} tok/s  decode "
             f"{row['decode_tokens_per_second']:9.1f} tok/s  first "
-            f"{row['first_token'] * 1e3:9.1f} ms  between {row['between_tokens'] * 1e3:8.2f} ms  kernels {ratio:6.2f}x",
+            f"{row['first_token'] * 1e3:9.1f} ms  between "
+            f"{row['between_tokens'] * 1e3:8.2f} ms  kernels {ratio:6.2f}x",
             flush=True,
         )
 
