@@ -148,10 +148,9 @@ def test_recorded_table_is_fresh(run_all: ModuleType) -> None:
 
 
 def test_every_family_has_a_benchmark(run_all: ModuleType) -> None:
-    from vllm_conda.targets import load_targets
-
-    tiers = load_targets(ROOT).tiers.values()
-    families = {family for tier in tiers for entry in tier.values() for family in entry.families}
+    folders = [path.name for path in (ROOT / "csrc" / "cpu").iterdir() if path.is_dir()]
+    families = {name for name in folders if name != "generated"}
+    assert families
     assert families <= set(run_all.families())
 
 

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Run the kernels' tests in an environment that holds the finished packages.
+
+    python scripts/test_installed.py [pytest arguments]
+
+First the kernels as installed, without the checkout's sources on the path; then the tests of the
+Python package and the benchmark harness, which start interpreters with the checkout's sources on
+the installed libraries. Runs on the environment's own Python; exit code of the step that failed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+INSTALLED = ["-o", "pythonpath=", "tests/kernels"]
+SOURCES = ["tests/unit/kernels", "tests/unit/benchmarks"]
+
+
+def main(arguments: list[str]) -> int:
+    """Both runs; the second is left out where the first fails."""
+    libraries = Path(sys.prefix) / "lib" / "vllm_kernels"
+    for tests, variables in (
+        (INSTALLED, {}),
+        (SOURCES, {"VLLM_KERNELS_LIBRARY_DIR": str(libraries)}),
+    ):
+        command = [sys.executable, "-m", "pytest", *arguments, *tests]
+        code = subprocess.run(
+            command, cwd=ROOT, env={**os.environ, **variables}, check=False
+        ).returncode
+        if code != 0:
+            return code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
