@@ -76,6 +76,8 @@ def test_reference_code_serves_without_kernels(engine: Engine) -> None:
         x, out = torch.randn(2, 8), torch.empty(2, 4)
         torch.ops._C.silu_and_mul(out, x)
         torch.testing.assert_close(out, torch.nn.functional.silu(x[:, :4]) * x[:, 4:])
+        # The engine asks whether it is there and else takes PyTorch's own.
+        assert not hasattr(torch.ops._C, "create_onednn_mm_handler")
         """,
         VLLM_KERNELS_BACKEND="reference",
     )
