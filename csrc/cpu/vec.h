@@ -13,16 +13,17 @@ using VF = hn::Vec<DF>;
 using VU32 = hn::Vec<hn::RebindToUnsigned<DF>>;
 using VBF16 = hn::Vec<hn::Rebind<hwy::bfloat16_t, DF>>;
 
-// The bits of `value` rounded to its upper half (a bfloat16), to nearest, ties to even, subnormals
-// like the rest; the lower half is undefined. A NaN is only made quiet: the addition would carry it
-// into the sign.
+// The bits of `value`, a result of arithmetic, rounded to its upper half (a bfloat16): to nearest,
+// ties to even, subnormals like the rest. The lower half is undefined.
 HWY_INLINE VU32 RoundUpperHalf(VF value) {
   const hn::RebindToUnsigned<DF> du;
-  const VU32 bits = hn::BitCast(du, value);
+  const hn::RebindToSigned<DF> di;
+  // A NaN of many ones becomes the plain quiet one, positive or negative: the addition would carry
+  // it into the sign. All other values are below these bounds.
+  const auto positive = hn::Min(hn::BitCast(di, value), hn::Set(di, 0x7FC00000));
+  const VU32 bits = hn::Min(hn::BitCast(du, positive), hn::Set(du, 0xFFC00000u));
   const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  const VU32 rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
-  const VU32 quiet = hn::Or(bits, hn::Set(du, 0x00400000));
-  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
+  return hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
 }
 
 HWY_INLINE VBF16 ToBF16Portable(VF value) {
