@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from vllm_kernels._libraries import cpu_kernels
+
 ops = torch.ops.vllm_kernels
 
 # Unit roundoff of c, with room for the float32 sum.
@@ -183,20 +185,19 @@ def test_no_depth(tier: str, dtype: torch.dtype, m: int) -> None:
 
 
 def test_weights_are_copied_and_serve_every_tier(dtype: torch.dtype) -> None:
-    from tests.kernels.conftest import KERNELS, TIERS
-
+    kernels = cpu_kernels()
+    assert kernels is not None
     a, weight = integers(20, 77, limit=2, dtype=dtype), integers(90, 77, limit=2, dtype=dtype)
     exact = (a.double() @ weight.double().t()).to(dtype)
-    assert KERNELS is not None
     with handle(weight.t()) as handler:
         weight.zero_()
-        for name, runnable in TIERS.items():
+        for name, runnable in kernels.tiers().items():
             if runnable:
-                KERNELS.set_isa(name)
+                kernels.set_isa(name)
                 c = torch.empty(20, 90, dtype=dtype)
                 ops.onednn_mm(c, a, None, handler)
                 assert torch.equal(c, exact), name
-    KERNELS.set_isa(None)
+    kernels.set_isa(None)
 
 
 ENGINE_PROBE = """
@@ -220,9 +221,9 @@ for tier in sys.argv[1:]:
 
 def test_onednn_serves_the_best_tier_only() -> None:
     """oneDNN cannot be forced to a tier once it runs, so a forced tier must never reach it."""
-    from tests.kernels.conftest import TIERS
-
-    tiers = [name for name, runnable in TIERS.items() if runnable]
+    kernels = cpu_kernels()
+    assert kernels is not None
+    tiers = [name for name, runnable in kernels.tiers().items() if runnable]
     run = subprocess.run(
         [sys.executable, "-c", ENGINE_PROBE, *tiers, tiers[0]],
         env={**os.environ, "ONEDNN_VERBOSE": "1"},
@@ -248,6 +249,9 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+@pytest.mark.skipif(
+    "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps freed memory"
+)
 @pytest.mark.skipif(
     "libasan" in os.environ.get("LD_PRELOAD", ""), reason="AddressSanitizer keeps freed memory"
 )

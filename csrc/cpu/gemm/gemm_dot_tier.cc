@@ -221,55 +221,46 @@ void MultiplyRows(const GemmBlock& block, size_t row, Fetcher& fetcher) {
   }
 }
 
+// `b_bytes`: what one part of B takes in memory.
 template <class Dot>
-Fetcher MakeFetcher(const GemmBlock& block, size_t strips) {
+Fetcher MakeFetcher(const GemmBlock& block, size_t strips, size_t b_bytes) {
   // A panel that is read once is fetched shortly before its use, and on into the next panel.
-  if (block.rows <= kFewRows) {
-    return Fetcher(block.b + kFetchAhead, block.steps * kBStepBytes<Dot>, block.steps);
-  }
+  if (block.rows <= kFewRows) return Fetcher(block.b + kFetchAhead, b_bytes, block.steps);
   const size_t calls = strips * (kPanel / kLanes / VectorsFor(kMaxRows)) * block.steps;
-  return Fetcher(block.b_next, block.steps * kBStepBytes<Dot>, calls);
+  return Fetcher(block.b_next, b_bytes, calls);
+}
+
+template <class Dot>
+void MultiplyStrips(const GemmBlock& block, size_t b_bytes) {
+  using Rows = void(const GemmBlock&, size_t, Fetcher&);
+  static constexpr Rows* kRows[kMaxRows] = {MultiplyRows<Dot, 1>, MultiplyRows<Dot, 2>,
+                                            MultiplyRows<Dot, 3>, MultiplyRows<Dot, 4>,
+                                            MultiplyRows<Dot, 5>, MultiplyRows<Dot, 6>};
+  const size_t strips = (block.rows + kMaxRows - 1) / kMaxRows;
+  Fetcher fetcher = MakeFetcher<Dot>(block, strips, b_bytes);
+  size_t row = 0;
+  for (size_t left = strips; left > 0; --left) {
+    // Strips of nearly equal height: 8 rows are 4 + 4, since 6 + 2 would leave lanes idle.
+    const size_t rows = (block.rows - row + left - 1) / left;
+    kRows[rows - 1](block, row, fetcher);
+    row += rows;
+  }
 }
 
 template <class Dot>
 void Multiply(const GemmBlock& block) {
-  const size_t strips = (block.rows + kMaxRows - 1) / kMaxRows;
-  Fetcher fetcher = MakeFetcher<Dot>(block, strips);
-  size_t row = 0;
-  for (size_t strip = 0; strip < strips; ++strip) {
-    // Strips of nearly equal height: 8 rows are 4 + 4, since 6 + 2 would leave lanes idle.
-    const size_t rows = (block.rows - row + strips - strip - 1) / (strips - strip);
-    switch (rows) {
-      case 1:
-        MultiplyRows<Dot, 1>(block, row, fetcher);
-        break;
-      case 2:
-        MultiplyRows<Dot, 2>(block, row, fetcher);
-        break;
-      case 3:
-        MultiplyRows<Dot, 3>(block, row, fetcher);
-        break;
-      case 4:
-        MultiplyRows<Dot, 4>(block, row, fetcher);
-        break;
-      case 5:
-        MultiplyRows<Dot, 5>(block, row, fetcher);
-        break;
-      default:
-        MultiplyRows<Dot, 6>(block, row, fetcher);
-        break;
-    }
-    row += rows;
-  }
+  MultiplyStrips<Dot>(block, block.steps * kBStepBytes<Dot>);
 }
 
 // A part of a panel as the loops read it: it stays in the L1 cache while all rows pass by.
 constexpr size_t kPartBytes = 32768;
 
-// Where many rows share a part of B, widening it once is cheaper than once per strip of rows.
+// Where more rows share a part of B, widening it once is cheaper than once per strip of rows.
+constexpr size_t kDirectRows = 4 * kMaxRows;
+
 template <class Dot>
 void MultiplyWidened(const GemmBlock& block) {
-  if (block.rows <= 2 * kMaxRows) return Multiply<Dot>(block);
+  if (block.rows <= kDirectRows) return Multiply<Dot>(block);
   alignas(64) float wide[kPartBytes / sizeof(float)];
   for (size_t s = 0; s < block.steps; ++s) {
     for (size_t v = 0; v < kPanel / kLanes; ++v) {
@@ -280,15 +271,16 @@ void MultiplyWidened(const GemmBlock& block) {
   GemmBlock widened = block;
   widened.b = reinterpret_cast<const char*>(wide);
   widened.steps *= Dot::kDepth;
-  Multiply<DotF32>(widened);
+  MultiplyStrips<DotF32>(widened, block.steps * kBStepBytes<Dot>);
 }
 
 template <class Dot>
 void PackRow(char* to, size_t group_stride, size_t row, const void* from, size_t depth) {
   to += row * group_stride;
   // The last step's values past `depth` meet zeros of B, but must not be NaN.
-  if (depth % Dot::kDepth != 0)
+  if (depth % Dot::kDepth != 0) {
     std::memset(to + depth / Dot::kDepth * Dot::kABytes, 0, Dot::kABytes);
+  }
   Dot::PackRow(to, from, depth);
 }
 

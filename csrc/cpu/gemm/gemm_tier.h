@@ -17,12 +17,18 @@ namespace vk::VK_TIER {
 // what is there.
 class Fetcher {
  public:
-  // `calls` of Fetch() cover `bytes` from `from`; null: nothing is fetched.
+  // `calls` of Fetch() cover `bytes` from `from`, evenly: a burst would fill the queues that loads
+  // need too. Null: nothing is fetched.
   Fetcher(const char* from, size_t bytes, size_t calls)
-      : next_(from), end_(from == nullptr ? nullptr : from + bytes), lines_(1) {
-    if (calls != 0) lines_ = (bytes / kLine + calls - 1) / calls;
+      : next_(from), end_(from == nullptr ? nullptr : from + bytes) {
+    const size_t lines = bytes / kLine;
+    if (calls == 0 || lines == 0) return;
+    lines_ = (lines + calls - 1) / calls;
+    period_ = HWY_MAX(size_t{1}, calls / lines);
   }
   HWY_INLINE void Fetch() {
+    if (++tick_ < period_) return;
+    tick_ = 0;
     for (size_t line = 0; line < lines_ && next_ < end_; ++line, next_ += kLine) {
       __builtin_prefetch(next_, 0, 2);
     }
@@ -32,7 +38,7 @@ class Fetcher {
   static constexpr size_t kLine = 64;
   const char* next_;
   const char* end_;
-  size_t lines_;
+  size_t lines_ = 0, period_ = 1, tick_ = 0;
 };
 
 // Vector kernels (gemm_dot_tier.cc).

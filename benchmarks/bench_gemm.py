@@ -1,0 +1,121 @@
+"""Products with packed weights against PyTorch eager and torch.compile with frozen weights.
+
+float: `onednn_mm` against F.linear, eager and compiled with `freezing`, which packs weights too.
+int8: `onednn_scaled_mm` on quantized activations against `_int_mm` with scales (eager and
+compiled), oneDNN's quantized linear with packed weights as PyTorch calls it, and our own product
+in bfloat16. The first case reads as many bytes as a bfloat16 4096 x 4096 matrix holds: the limit
+of every product with one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from harness import Call, Case, compiled, main
+from torch._inductor import config as inductor
+
+import vllm_kernels  # noqa: F401
+
+ops = torch.ops.vllm_kernels
+
+DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
+# K, N and rows: hidden x hidden and the up projection of an 8 B model, that of a 0.5 B model.
+SHAPES = {
+    (4096, 4096): (1, 4, 8, 16, 32, 128, 512, 2048),
+    (4096, 14336): (1, 8, 128, 512),
+    (896, 4864): (1, 4, 8, 16, 32, 128, 512, 2048),
+}
+DECODE_ROWS = 32
+
+
+class Handle:
+    """A handle that lives as long as the calls that use it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self.tensor = torch.tensor([number], dtype=torch.int64)
+
+    def __del__(self) -> None:
+        ops.release_dnnl_matmul_handler(self._number)
+
+
+def _frozen_linear(a: torch.Tensor, weight: torch.Tensor) -> Call:
+    module = torch.nn.Linear(1, 1, bias=False)
+    module.weight = torch.nn.Parameter(weight, requires_grad=False)
+    with inductor.patch(freezing=True):
+        return compiled(module.eval(), a)
+
+
+def _ours(a: torch.Tensor, weight: torch.Tensor) -> Call:
+    handle = Handle(ops.create_onednn_mm_handler(weight.t(), 0))
+    c = torch.empty(a.shape[0], weight.shape[0], dtype=a.dtype)
+    return lambda: ops.onednn_mm(c, a, None, handle.tensor)
+
+
+def _label(name: str, m: int, k: int, n: int) -> tuple[str, str]:
+    return f"{name} {m} x {k} x {n}", "decode" if m <= DECODE_ROWS else "prefill"
+
+
+def _float(name: str, m: int, k: int, n: int) -> Case:
+    a, weight = torch.randn(m, k, dtype=DTYPES[name]), torch.randn(n, k, dtype=DTYPES[name])
+    return Case(
+        *_label(name, m, k, n),
+        _ours(a, weight),
+        {"eager": lambda: F.linear(a, weight), "compile": _frozen_linear(a, weight)},
+        bytes_moved=weight.nbytes + a.nbytes + m * n * a.element_size(),
+        flops=2 * m * k * n if m > DECODE_ROWS else None,
+    )
+
+
+def _scaled(
+    a: torch.Tensor, weight: torch.Tensor, a_scales: torch.Tensor, b_scales: torch.Tensor
+) -> torch.Tensor:
+    return (torch._int_mm(a, weight.t()).float() * a_scales * b_scales).bfloat16()
+
+
+def _torch_onednn(a: torch.Tensor, weight: torch.Tensor, b_scales: torch.Tensor) -> Call:
+    """What torch.compile emits for a statically quantized linear: one scale for all of a."""
+    packed = torch.ops.onednn.qlinear_prepack(weight, list(a.shape))
+    zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
+    return lambda: torch.ops.onednn.qlinear_pointwise(
+        a, 0.1, 0, packed, b_scales, zeros, None, 1.0, 0, torch.bfloat16, "none", [], ""
+    )
+
+
+def _int8(m: int, k: int, n: int) -> Case:
+    a, weight = (torch.randint(-128, 128, size, dtype=torch.int8) for size in ((m, k), (n, k)))
+    a_scales, b_scales = torch.rand(m, 1), torch.rand(n)
+    handle = Handle(
+        ops.create_onednn_scaled_mm_handler(weight.t(), b_scales, torch.bfloat16, True, False, 0)
+    )
+    c = torch.empty(m, n, dtype=torch.bfloat16)
+    return Case(
+        *_label("int8", m, k, n),
+        lambda: ops.onednn_scaled_mm(c, a, a_scales, None, None, None, handle.tensor),
+        {
+            "eager": lambda: _scaled(a, weight, a_scales, b_scales),
+            "compile": compiled(_scaled, a, weight, a_scales, b_scales),
+            "onednn": _torch_onednn(a, weight, b_scales),
+            "ours bf16": _ours(torch.randn(m, k).bfloat16(), weight.bfloat16()),
+        },
+        bytes_moved=weight.nbytes + a.nbytes + c.nbytes,
+        flops=2 * m * k * n if m > DECODE_ROWS else None,
+    )
+
+
+def cases() -> Iterator[Case]:
+    memory = torch.ones(4096 * 4096 * 2 // 8, dtype=torch.int64)
+    yield Case("read 32 MiB", "decode", lambda: memory.sum(), {}, bytes_moved=memory.nbytes)
+    for (k, n), rows in SHAPES.items():
+        for m in rows:
+            for name in DTYPES:
+                # Plain float arithmetic on the largest would take most of the run.
+                if name == "bf16" or m * k * n <= 512 * 4096 * 4096:
+                    yield _float(name, m, k, n)
+            yield _int8(m, k, n)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("gemm", cases))
