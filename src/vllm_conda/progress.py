@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -29,7 +29,7 @@ class Mode(Enum):
 
 
 class Task:
-    """One unit of work. ``advance`` moves it, ``status`` names its stage."""
+    """One unit of work. ``advance`` moves it by bytes, ``status`` names its stage."""
 
     def __init__(self, reporter: Reporter, name: str, total: float | None) -> None:
         self.reporter, self.name, self.total = reporter, name, total
@@ -63,7 +63,7 @@ class Reporter:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                DownloadColumn(),
+                TextColumn("{task.fields[amount]}"),
                 TimeElapsedColumn(),
                 TextColumn("{task.fields[stage]}"),
                 console=self.console,
@@ -96,7 +96,7 @@ class Reporter:
         """Context of one task; prints start and end in plain mode."""
         task = Task(self, name, total)
         if self._progress is not None:
-            task.bar = self._progress.add_task(name, total=total, stage="")
+            task.bar = self._progress.add_task(name, total=total, stage="", amount="")
         try:
             yield task
         finally:
@@ -112,7 +112,10 @@ class Reporter:
 
     def _update(self, task: Task) -> None:
         if self._progress is not None and task.bar is not None:
-            self._progress.update(task.bar, completed=task.done)
+            # Only downloads and packages count something, and they count bytes.
+            total = f"/{decimal(int(task.total))}" if task.total else ""
+            amount = f"{decimal(int(task.done))}{total}"
+            self._progress.update(task.bar, completed=task.done, amount=amount)
 
     def _stage(self, task: Task, stage: str) -> None:
         if self._progress is not None and task.bar is not None:

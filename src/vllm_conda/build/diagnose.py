@@ -20,7 +20,7 @@ _ERROR = re.compile(
 )
 # Lines after a hit that explain it: the source line, the caret, CMake's indented text.
 _CONTEXT = re.compile(r"^\s+(\d+ )?\||^  +\S")
-_WORK = re.compile(r"\S*/work/(?=\S)|\S*\$SRC_DIR/")
+_WORK = re.compile(r"\S*[/]work[/](?=\S)|\S*\$SRC_DIR/")
 _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warning): ")
 _MAX_LINES = 12
 _MAX_WIDTH = 300
