@@ -1,6 +1,7 @@
 #include "cpu/gemm/gemm_run.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "core/check.h"
 #include "cpu/dispatch.h"
@@ -18,8 +19,8 @@ constexpr size_t kChunkRows = 256, kOwnChunkRows = 128;
 constexpr size_t kRowMultiple = 32;
 // Panels whose sums are kept while K goes by in parts, so that they stay in the L2 cache.
 constexpr size_t kGroupPanels = 16;
-// Packed A up to this size is read again from the L2 cache for every panel; above, by groups.
-constexpr size_t kNearBytes = 512 << 10;
+// Packed A up to this size stays in the L2 cache itself; a group then only serves to share work.
+constexpr size_t kNearBytes = 512 << 10, kNearGroupPanels = 8;
 // Bound on packed A: scratch memory.
 constexpr size_t kPackedBytes = size_t{16} << 20;
 // Rows of A below this size are packed by one thread: waking another costs as much.
@@ -52,6 +53,7 @@ struct Plan {
   size_t group_stride;  // packed A, bytes between the groups of one part
   size_t part_stride;   // packed A, bytes between parts
   bool own;
+  bool near;         // a chunk's packed rows stay in the L2 cache
   size_t pass_rows;  // at most
   size_t chunk_rows;
   size_t groups;
@@ -91,11 +93,13 @@ Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows)
 
   // As many items as fill all threads equally.
   const size_t chunks = DivideUp(plan.pass_rows, plan.chunk_rows);
-  const size_t items = RoundUp(chunks * DivideUp(weights.panels, kGroupPanels), threads);
+  plan.near = plan.chunk_rows * plan.group_stride / kernel.group * plan.parts() <= kNearBytes;
+  const size_t group_panels = plan.near ? kNearGroupPanels : kGroupPanels;
+  const size_t items = RoundUp(chunks * DivideUp(weights.panels, group_panels), threads);
   plan.groups = std::min(weights.panels, DivideUp(items, chunks));
   plan.slots = std::min(threads, chunks * plan.groups);
-  const size_t padded_rows = RoundUp(plan.chunk_rows, kernel.group);
-  plan.sums_bytes = padded_rows * kPanel * sizeof(float) * DivideUp(weights.panels, plan.groups);
+  const size_t kept_panels = plan.near ? 1 : DivideUp(weights.panels, plan.groups);
+  plan.sums_bytes = RoundUp(plan.chunk_rows, kernel.group) * kPanel * sizeof(float) * kept_panels;
   return plan;
 }
 
@@ -116,11 +120,15 @@ class Runner {
     for (size_t row = 0; row < rows; row += plan_.pass_rows) {
       const size_t count = std::min(plan_.pass_rows, rows - row);
       if (!plan_.own) PackShared(row, count);
-      const size_t items = DivideUp(count, plan_.chunk_rows) * plan_.groups;
-      const size_t slots = std::min(plan_.slots, items);
-      ParallelFor(slots, 1, [&](int64_t begin, int64_t end) {
+      const size_t chunks = DivideUp(count, plan_.chunk_rows);
+      const size_t turns = plan_.own ? chunks : chunks * plan_.groups;
+      // Threads take turns as they get ready: one that the system holds up delays nobody much.
+      std::atomic<size_t> next{0};
+      ParallelFor(std::min(plan_.slots, turns), 1, [&](int64_t begin, int64_t end) {
         for (int64_t slot = begin; slot < end; ++slot) {
-          RunSlot(row, count, slot, items * slot / slots, items * (slot + 1) / slots);
+          for (size_t turn; (turn = next.fetch_add(1, std::memory_order_relaxed)) < turns;) {
+            plan_.own ? RunChunk(row, count, slot, turn) : RunItem(row, count, slot, turn);
+          }
         }
       });
     }
@@ -151,30 +159,35 @@ class Runner {
                 [&](int64_t begin, int64_t end) { PackRows(scratch_, first, begin, end); });
   }
 
-  // Items [begin, end) of the pass that starts at row `first`.
-  void RunSlot(size_t first, size_t count, size_t slot, size_t begin, size_t end) const {
-    char* own_a = scratch_ + slot * plan_.a_bytes;
-    char* sums = scratch_ + plan_.a_bytes * (plan_.own ? plan_.slots : 1) + slot * plan_.sums_bytes;
-    for (size_t item = begin; item < end; ++item) {
-      const size_t chunk = item / plan_.groups * plan_.chunk_rows;
-      const size_t rows = std::min(plan_.chunk_rows, count - chunk);
-      const size_t group = item % plan_.groups;
-      const char* a = scratch_ + chunk / kernel_.group * plan_.group_stride;
-      if (plan_.own) {
-        if (item == begin || group == 0) PackRows(own_a, first + chunk, 0, rows);
-        a = own_a;
-      }
-      RunItem(a, first + chunk, rows, group, sums);
+  // A whole chunk of the rows, by one thread.
+  void RunChunk(size_t first, size_t count, size_t slot, size_t chunk) const {
+    const size_t row = chunk * plan_.chunk_rows;
+    const size_t rows = std::min(plan_.chunk_rows, count - row);
+    char* a = scratch_ + slot * plan_.a_bytes;
+    PackRows(a, first + row, 0, rows);
+    for (size_t group = 0; group < plan_.groups; ++group) {
+      RunGroup(a, first + row, rows, group, Sums(slot));
     }
   }
 
-  // One chunk of rows, packed at `a`, times one group of panels.
-  void RunItem(const char* a, size_t row, size_t rows, size_t group, char* sums) const {
+  // One group of panels times one chunk of the rows that PackShared() packed.
+  void RunItem(size_t first, size_t count, size_t slot, size_t item) const {
+    const size_t row = item / plan_.groups * plan_.chunk_rows;
+    const size_t rows = std::min(plan_.chunk_rows, count - row);
+    const char* a = scratch_ + row / kernel_.group * plan_.group_stride;
+    RunGroup(a, first + row, rows, item % plan_.groups, Sums(slot));
+  }
+
+  char* Sums(size_t slot) const {
+    return scratch_ + plan_.a_bytes * (plan_.own ? plan_.slots : 1) + slot * plan_.sums_bytes;
+  }
+
+  // `rows` rows from `row` on, packed at `a`.
+  void RunGroup(const char* a, size_t row, size_t rows, size_t group, char* sums) const {
     const size_t begin = weights_.panels * group / plan_.groups;
     const size_t end = weights_.panels * (group + 1) / plan_.groups;
-    const size_t a_bytes = rows * plan_.group_stride / kernel_.group * plan_.parts();
     // Panels of the group that take turns on one part of K.
-    const size_t together = a_bytes <= kNearBytes ? 1 : end - begin;
+    const size_t together = plan_.near ? 1 : end - begin;
     for (size_t panel = begin; panel < end; panel += together) {
       RunPanels(a, row, rows, panel, panel + together, sums);
     }
