@@ -37,7 +37,17 @@ def fake_library(tmp_path: Path) -> Callable[..., Path]:
     def build(name: str, code: str, *flags: str) -> Path:
         path = tmp_path / "lib" / f"lib{name}.so"
         path.parent.mkdir(exist_ok=True)
-        command = [os.environ.get("CC", "gcc"), "-shared", "-fPIC", "-x", "c", "-", "-o", str(path), *flags]
+        command = [
+            os.environ.get("CC", "gcc"),
+            "-shared",
+            "-fPIC",
+            "-x",
+            "c",
+            "-",
+            "-o",
+            str(path),
+            *flags,
+        ]
         subprocess.run(command, input=code, text=True, check=True)
         return path
 
