@@ -4,7 +4,7 @@
     python scripts/test_installed.py [pytest arguments]
 
 First the kernels as installed, without the checkout's sources on the path; then the tests of the
-Python package and the benchmark harness, which start interpreters with the checkout's sources on
+Python package, the plugin and the benchmark harness, which start interpreters with the checkout's sources on
 the installed libraries. Runs on the environment's own Python; exit code of the step that failed.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTALLED = ["-o", "pythonpath=", "tests/kernels"]
-SOURCES = ["tests/unit/kernels", "tests/unit/benchmarks"]
+SOURCES = ["tests/unit/kernels", "tests/unit/benchmarks", "tests/engine"]
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from support import ROOT
+
+ROOT = Path(__file__).parents[2]
 
 PLATFORMS = """
 def absent():

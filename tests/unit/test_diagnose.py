@@ -7,7 +7,8 @@ import pytest
 from vllm_conda import errors
 from vllm_conda.build.diagnose import compiler_errors, failure, script_errors
 
-GCC = """
+GCC = (
+    """
 + cmake --build build
 [3/52] Building CXX object csrc/cpu/CMakeFiles/norm.dir/norm/norm_tier.cc.o
 FAILED: csrc/cpu/CMakeFiles/norm.dir/norm/norm_tier.cc.o
@@ -18,7 +19,10 @@ WORK/csrc/cpu/norm/norm_tier.cc:41:3: error: 'x' was not declared
 $SRC_DIR/csrc/cpu/norm/norm.cc:7:10: fatal error: nothere.h: No such file or directory
     7 | #include "nothere.h"
 ninja: build stopped: subcommand failed.
-""".strip().replace("WORK", "/bld/vllm-cpu/work").splitlines()
+""".strip()
+    .replace("WORK", "/bld/vllm-cpu/work")
+    .splitlines()
+)
 
 
 def test_compiler_errors_keep_the_source_line_and_cut_the_work_folder() -> None:
