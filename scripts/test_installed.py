@@ -4,8 +4,8 @@
     python scripts/test_installed.py [pytest arguments]
 
 First the kernels as installed, without the checkout's sources on the path; then the tests of the
-Python package, the plugin and the benchmark harness, which start interpreters with the checkout's sources on
-the installed libraries. Runs on the environment's own Python; exit code of the step that failed.
+Python package, the engine's plugin and the benchmark harness, which start interpreters with the
+checkout's sources on the installed libraries. Exit code: that of the step that failed.
 """
 
 from __future__ import annotations
