@@ -4,6 +4,17 @@ if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Release or RelWithDebInfo" FORCE)
 endif()
 
+# The libtorch headers are C++20, which older compilers know in part only. Newer tiers need more: a
+# compiler that does not take a tier's flags leaves that tier out (cmake/Tiers.cmake).
+set(vllm_oldest_GNU 11)
+set(vllm_oldest_Clang 14)
+if(DEFINED vllm_oldest_${CMAKE_CXX_COMPILER_ID}
+   AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS vllm_oldest_${CMAKE_CXX_COMPILER_ID})
+  message(FATAL_ERROR "vllm-kernels: compiler ${CMAKE_CXX_COMPILER_ID} "
+                      "${CMAKE_CXX_COMPILER_VERSION} is too old; "
+                      "${vllm_oldest_${CMAKE_CXX_COMPILER_ID}} or newer is needed, set CXX to it")
+endif()
+
 set(CMAKE_CXX_STANDARD 17)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)

@@ -144,6 +144,16 @@ def test_torch_too_old(tmp_path: Path, externals: Path) -> None:
     assert "PyTorch 2.9 is too old" in message_of(result)
 
 
+def test_compiler_too_old(tmp_path: Path, externals: Path) -> None:
+    """A real compiler that says it is GCC 9."""
+    compiler = tmp_path / "g++-9"
+    compiler.write_text('#!/bin/sh\nexec g++ -U__GNUC__ -D__GNUC__=9 "$@"\n')
+    compiler.chmod(0o755)
+    result = configure(tmp_path, externals, f"CMAKE_CXX_COMPILER={compiler}")
+    assert result.returncode != 0
+    assert re.search(r"compiler GNU 9\S* is too old; 11 or newer", message_of(result))
+
+
 def test_python_that_does_not_run(tmp_path: Path, externals: Path) -> None:
     result = configure(tmp_path, externals, "VLLM_PYTHON_EXECUTABLE=/nonexistent/python")
     assert result.returncode != 0

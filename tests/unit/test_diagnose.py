@@ -52,6 +52,11 @@ def test_a_thousand_errors_become_twelve_lines() -> None:
         ("ld: a.o: undefined reference to `f'", errors.BuildFailure, "undefined reference to `f'"),
         ("g++: internal compiler error: Killed", errors.BuildFailure, "internal compiler error"),
         ("No CMAKE_CXX_COMPILER could be found.", errors.MissingToolError, "no C++ compiler"),
+        (
+            "  vllm-kernels: compiler GNU 9.4.0 is too old; 11 or newer is needed, set CXX to it",
+            errors.MissingToolError,
+            "too old",
+        ),
         ("write failed: No space left on device (os error 28)", errors.DiskError, "disk is full"),
         ("error sending request for url (https://x.invalid)", errors.NetworkError, "reached"),
         ("something else", errors.BuildFailure, "something else"),

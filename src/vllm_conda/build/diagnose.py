@@ -51,6 +51,12 @@ _CAUSES: tuple[tuple[re.Pattern[str], type[VllmCondaError], str, str], ...] = (
         "Run `vllm-conda doctor`.",
     ),
     (
+        re.compile(r"compiler \S+\s+\S+\s+is\s+too\s+old"),
+        MissingToolError,
+        "the C++ compiler is too old",
+        "Use GCC 11 or newer, or leave --channel out to use the embedded toolchain channel.",
+    ),
+    (
         re.compile(r"failed to (resolve dependencies|setup test environment)", re.I),
         SolveError,
         "the environment cannot be solved",
