@@ -1,32 +1,59 @@
-"""torch.compile without a C++ compiler: off, said once, instead of a traceback from a worker."""
+"""torch.compile without a C++ compiler: graphs as traced, not a traceback from a worker."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
 
-# torch.compile's CPU backend writes C++ and compiles it when a model is first run.
-DISABLE_VARIABLE = "TORCH_COMPILE_DISABLE"
 DEFAULT_COMPILER = "g++"
+SUPPRESS_VARIABLE = "TORCHDYNAMO_SUPPRESS_ERRORS"
+# Set for the processes that this one starts: they need not say it again.
+SAID_VARIABLE = "VLLM_KERNELS_NO_COMPILER_SAID"
 
 
-def disable_where_missing(logger: logging.Logger) -> None:
-    """Switch torch.compile off in this process and those it starts, where it could not work.
+def name() -> str:
+    """The compiler that PyTorch would run."""
+    return os.environ.get("CXX") or DEFAULT_COMPILER
 
-    The engine takes the variable for `--enforce-eager`: it then calls our ops where it would have
-    had Inductor generate code.
+
+@functools.lru_cache(maxsize=1)
+def backend() -> str:
+    """Back end of torch.compile that works here.
+
+    Inductor, the default, writes C++ for a CPU. `eager` runs the traced graph as it is, with our
+    ops in it, and still saves the model's Python code at every step.
     """
-    name = os.environ.get("CXX") or DEFAULT_COMPILER
-    if shutil.which(name) or os.environ.get(DISABLE_VARIABLE):
-        return
-    os.environ[DISABLE_VARIABLE] = "1"
-    # PyTorch has read the variable already.
-    import torch._dynamo
+    return "inductor" if shutil.which(name()) else "eager"
 
-    torch._dynamo.config.disable = True
-    logger.warning(
-        "no C++ compiler (%s) was found, which torch.compile needs on the CPU: the model runs "
-        "eagerly on the installed kernels; `conda install cxx-compiler` enables compilation",
-        name,
-    )
+
+def prepare(logger: logging.Logger) -> None:
+    """Let functions that ask for Inductor by name run uncompiled, here and in child processes."""
+    if backend() == "inductor":
+        return
+    if SUPPRESS_VARIABLE not in os.environ:
+        os.environ[SUPPRESS_VARIABLE] = "1"
+        # PyTorch has read the variable already.
+        import torch._dynamo
+
+        torch._dynamo.config.suppress_errors = True
+    # Each such function comes with a traceback of a hundred lines that says what is said here.
+    logging.getLogger("torch._dynamo.convert_frame").addFilter(_keep)
+    if not os.environ.get(SAID_VARIABLE):
+        os.environ[SAID_VARIABLE] = "1"
+        logger.warning(
+            "no C++ compiler (%s) was found, so torch.compile traces the model without generating "
+            "code for it; `conda install cxx-compiler` enables that",
+            name(),
+        )
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    """Whether to keep a record: all but the report that the compiler is missing."""
+    cause = record.exc_info[1] if record.exc_info else None
+    while cause is not None:
+        if "InvalidCxxCompiler" in f"{type(cause).__name__} {cause}":
+            return False
+        cause = cause.__cause__
+    return True

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import needs
+from vllm_kernels_plugin import compiler, needs
 from vllm_kernels_plugin.refusal import PluginError
 
 if TYPE_CHECKING:
@@ -24,9 +24,13 @@ PROVIDER = "vllm_kernels"
 class KernelsCpuPlatform(CpuPlatform):
     """CpuPlatform whose norms and activations are ours."""
 
+    simple_compile_backend = compiler.backend()
+
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         super().check_and_update_config(vllm_config)
+        # Upstream takes Inductor for every model that is compiled.
+        vllm_config.compilation_config.backend = cls.get_compile_backend()
         try:
             needs.check(vllm_config)
         except PluginError as error:
@@ -45,9 +49,10 @@ class KernelsCpuPlatform(CpuPlatform):
         from vllm.config.compilation import CompilationMode
         from vllm.config.kernel import IrOpPriorityConfig
 
-        # Compiled, Inductor fuses the engine's own norm with what stands beside it.
-        eager = vllm_config.compilation_config.mode == CompilationMode.NONE
-        return IrOpPriorityConfig.with_default([PROVIDER, "native"] if eager else ["native"])
+        # Inductor fuses the engine's own norm with what stands beside it.
+        compilation = vllm_config.compilation_config
+        fused = compilation.mode != CompilationMode.NONE and compilation.backend == "inductor"
+        return IrOpPriorityConfig.with_default(["native"] if fused else [PROVIDER, "native"])
 
 
 def _register_norms() -> None:

@@ -35,7 +35,7 @@ def _activate_cpu() -> str:
     # The engine has no latent-attention backend for the CPU; so told, it expands the keys and
     # values of such models and runs them as ordinary attention.
     os.environ.setdefault("VLLM_MLA_DISABLE", "1")
-    compiler.disable_where_missing(logger)
+    compiler.prepare(logger)
     logger.info(
         "vllm_kernels %s serves %d ops to the engine on the CPU (%s)",
         vllm_kernels.__version__,

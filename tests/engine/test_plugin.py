@@ -171,22 +171,34 @@ def test_other_packages_ops_are_not_overwritten(engine: Engine) -> None:
     assert "another package has already defined torch.ops._C.rms_norm" in done.stderr
 
 
-def test_without_compiler_torch_compile_is_off(engine: Engine) -> None:
+NO_COMPILER = {"CXX": "/nowhere/g++"}
+
+
+def test_without_compiler_models_are_traced(engine: Engine) -> None:
     code = f"""
         {ASK}
-        import os, torch
-        print(os.environ.get("TORCH_COMPILE_DISABLE"))
-        calls = []
-        torch.compile(lambda: calls.append(1), backend=lambda graph, inputs: 1 / 0)()
-        print(len(calls))
+        from vllm_kernels_plugin import compiler
+        print(compiler.backend())
     """
-    done = engine.run(code, CXX="/nowhere/g++")
-    assert done.stdout.split() == [PLATFORM, "1", "1"], done.stderr
-    assert "no C++ compiler (/nowhere/g++) was found" in done.stderr
-    kept = engine.run(
-        f"{ASK}\nimport os; print(os.environ.get('TORCH_COMPILE_DISABLE'))", CXX="true"
+    done = engine.run(code, **NO_COMPILER)
+    assert done.stdout.split() == [PLATFORM, "eager"], done.stderr
+    assert done.stderr.count("no C++ compiler (/nowhere/g++) was found") == 1
+    kept = engine.run(code, CXX="true")
+    assert kept.stdout.split() == [PLATFORM, "inductor"], kept.stderr
+    assert "C++ compiler" not in kept.stderr
+
+
+def test_without_compiler_functions_for_inductor_run_uncompiled(engine: Engine) -> None:
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch
+        print(torch.compile(lambda x: x + 1)(torch.ones(3)).tolist())
+        """,
+        **NO_COMPILER,
     )
-    assert kept.stdout.split() == [PLATFORM, "None"], kept.stderr
+    assert done.stdout.split("\n")[1] == "[2.0, 2.0, 2.0]", done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_latent_attention_is_expanded_unless_asked(engine: Engine) -> None:

@@ -29,6 +29,11 @@ MODELS = (
     "deepseek_v3",
 )
 DTYPES = ("float32", "bfloat16")
+# How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
+# environment of these packages alone; with the machine's compiler.
+MODES = ("eager", "traced", "inductor")
+# Hides the machine's own compiler, which the environment does not hold.
+NO_COMPILER = "no-compiler"
 PROGRAMS = Path(__file__).parent / "inside"
 FILES_CHECK = Path("recipe/engine/tests/check_engine.py")
 # A build tree, a forced tier or another plugin mode of the caller would test something else.
@@ -47,27 +52,29 @@ class Case:
 
     Attributes:
         program: ``trial`` (`LLM.generate`) or ``server`` (`vllm serve`).
+        mode: One of :data:`MODES`.
         arguments: More of the program's arguments.
     """
 
     program: str
     model: str
     dtype: str
-    eager: bool
+    mode: str
     arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        mode = "eager" if self.eager else "compiled"
-        return f"{self.program} {self.model} {self.dtype} {mode}"
+        return f"{self.program} {self.model} {self.dtype} {self.mode}"
 
     def command(self, models: Path, result: Path, log: Path) -> list[str]:
         """The program's command line in the environment."""
+        compiler = [] if self.mode == "inductor" else ["env", f"CXX={NO_COMPILER}"]
         words = [
-            "python", str(PROGRAMS / f"{self.program}.py"), self.model, "--models", str(models),
-            "--result", str(result), "--dtype", self.dtype, *self.arguments,
+            *compiler, "python", str(PROGRAMS / f"{self.program}.py"), self.model,
+            "--models", str(models), "--result", str(result), "--dtype", self.dtype,
+            *self.arguments,
         ]  # fmt: skip
-        if self.eager:
+        if self.mode == "eager":
             words.append("--eager")
         if self.program == "server":
             words += ["--log", str(log.with_suffix(".server.log"))]
@@ -82,8 +89,8 @@ class Options:
         output: The channel with vllm-core and vllm-cpu.
         channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
         models: Models to run; empty for the selection below.
-        full: Every model, type and mode, and the server with 64 requests at once; otherwise one
-            model, compiled, and the server.
+        full: Every model and type, traced and eager, and the server with 64 requests at once;
+            otherwise one model, traced, and the server.
     """
 
     root: Path
@@ -98,16 +105,18 @@ def cases(options: Options) -> list[Case]:
     """The runs that the options ask for."""
     if not options.full:
         models = options.models or MODELS[:1]
-        found = [Case("trial", model, "float32", eager=False) for model in models]
-        return [*found, Case("server", models[0], "float32", True, ("--concurrent", "8"))]
+        found = [Case("trial", model, "float32", "traced") for model in models]
+        return [*found, Case("server", models[0], "float32", "eager", ("--concurrent", "8"))]
     models = options.models or MODELS
     found = [
-        Case("trial", model, dtype, eager)
+        Case("trial", model, dtype, mode)
         for dtype in DTYPES
-        for eager in (False, True)
-        for model in models
+        for mode in MODES
+        for model in (models[:1] if mode == "inductor" else models)
     ]
-    return [*found, Case("server", models[0], "float32", False, ("--concurrent", "64"))]
+    found += [Case("trial", model, "float16", "traced") for model in models[:1]]
+    many = ("--concurrent", "64")
+    return [*found, *(Case("server", models[0], "float32", mode, many) for mode in MODES[:2])]
 
 
 def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
@@ -166,6 +175,8 @@ def _run(
             row |= {"right": False, "failure": _last_line(path)}
         else:
             row |= json.loads(result.read_text(encoding="utf-8"))
+            if row["mode"] not in (case.mode, "serve"):
+                row |= {"right": False, "failure": f"the engine ran the model {row['mode']}"}
         task.status("right" if row["right"] else "WRONG")
     row["seconds"] = round(time.monotonic() - started, 1)
     return row

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import random
 import statistics
 import time
 from pathlib import Path
 from typing import Any
+
+import program
 
 
 def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) -> dict[str, float]:
@@ -45,27 +46,30 @@ def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) ->
     }
 
 
-def measure(path: Path, shapes: list[tuple[int, int]], tokens: int, rounds: int, dtype: str) -> Any:
+def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespace) -> Any:
     """Rounds by shape."""
     from vllm import LLM, SamplingParams
 
     longest = max(length for _, length in shapes)
     llm = LLM(
         model=str(path),
-        dtype=dtype,
-        max_model_len=longest + tokens,
+        dtype=options.dtype,
+        enforce_eager=options.eager,
+        max_model_len=longest + options.tokens,
         max_num_seqs=max(batch for batch, _ in shapes),
         seed=0,
         enable_prefix_caching=False,
         disable_log_stats=True,
     )
     draw = random.Random(3)  # noqa: S311 - test data
-    sampling = SamplingParams(temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False)
+    sampling = SamplingParams(
+        temperature=0, max_tokens=options.tokens, ignore_eos=True, detokenize=False
+    )
     vocabulary = llm.llm_engine.model_config.get_vocab_size()
     found = {}
     for batch, length in shapes:
         rows = []
-        for number in range(rounds + 1):
+        for number in range(options.rounds + 1):
             prompts = [[draw.randrange(4, vocabulary) for _ in range(length)] for _ in range(batch)]
             rows.append(one_round(llm.llm_engine, prompts, sampling, f"{batch}x{length}-{number}"))
         found[f"{batch}x{length}"] = rows[1:]
@@ -73,25 +77,20 @@ def measure(path: Path, shapes: list[tuple[int, int]], tokens: int, rounds: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--shape", action="append", required=True)
-    parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--dtype", default="bfloat16")
-    options = parser.parse_args()
-    # Read by the engine's modules when they are imported.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    arguments = program.parser(__doc__)
+    arguments.set_defaults(dtype="bfloat16")
+    arguments.add_argument("--shape", action="append", required=True)
+    arguments.add_argument("--tokens", type=int, default=32)
+    arguments.add_argument("--rounds", type=int, default=1)
+    options = arguments.parse_args()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    program.surroundings()
     from models import make
 
     shapes = [(int(batch), int(length)) for batch, length in (s.split("x") for s in options.shape)]
     path = make(options.model, options.models)
-    found = measure(path, shapes, options.tokens, options.rounds, options.dtype)
-    options.result.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    found = measure(path, shapes, options)
+    program.write(options.result, found)
 
 
 if __name__ == "__main__":

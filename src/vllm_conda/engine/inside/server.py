@@ -6,9 +6,7 @@ and chat requests, whole and streamed, then many at once; tokens compared with t
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import os
 import random
 import signal
@@ -22,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import program
 
 LOOPBACK = "127.0.0.1"
 SERVED_NAME = "small"
@@ -204,19 +204,11 @@ def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--concurrent", type=int, default=64)
-    options = parser.parse_args()
-    # Read by the engine's modules when they are imported.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    arguments = program.parser(__doc__)
+    arguments.add_argument("--log", type=Path, required=True)
+    arguments.add_argument("--concurrent", type=int, default=64)
+    options = arguments.parse_args()
+    surroundings = program.surroundings()
     # A terminated program stops its server too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from models import make
@@ -233,10 +225,11 @@ def main() -> None:
         "model": options.model,
         "dtype": options.dtype,
         "mode": "serve",
+        **surroundings,
         "start_seconds": round(start_seconds, 1),
         **compare(client, many, answers),
     }
-    options.result.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    program.write(options.result, row)
 
 
 if __name__ == "__main__":

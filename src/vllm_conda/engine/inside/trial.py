@@ -6,13 +6,12 @@ Writes one JSON object; exit status 0 says that it was written, not that the tok
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import program
 
 # Shorter and longer than a window and a cache block, and one token more or less than both.
 PROMPT_LENGTHS = (5, 17, 31, 33, 64, 100, 127, 129, 200, 3)
@@ -52,8 +51,12 @@ def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
     (alone,) = llm.generate(requests[-1:], sampling, use_tqdm=False)
     return {
         "platform": type(current_platform).__name__,
-        # Without a compiler the plugin makes a compiled run an eager one.
-        "mode": "eager" if compilation.mode == CompilationMode.NONE else "compiled",
+        # What the engine made of it: `inductor` with a C++ compiler, `traced` without.
+        "mode": (
+            "eager"
+            if compilation.mode == CompilationMode.NONE
+            else {"eager": "traced"}.get(compilation.backend, compilation.backend)
+        ),
         "prompts": chosen,
         "tokens": [list(output.token_ids) for output in outputs],
         "logprobs": [
@@ -88,18 +91,10 @@ def compare(path: Path, dtype: str, experts: bool, found: dict[str, Any]) -> dic
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--models", type=Path, required=True)
-    parser.add_argument("--result", type=Path, required=True)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--eager", action="store_true")
-    parser.add_argument("--prompts", type=int, default=6)
-    options = parser.parse_args()
-    # Read by the engine's modules when they are imported.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    arguments = program.parser(__doc__)
+    arguments.add_argument("--prompts", type=int, default=6)
+    options = arguments.parse_args()
+    surroundings = program.surroundings()
     from models import MODELS, make
 
     path = make(options.model, options.models)
@@ -109,9 +104,10 @@ def main() -> None:
         "dtype": options.dtype,
         "mode": found["mode"],
         "platform": found["platform"],
+        **surroundings,
         **compare(path, options.dtype, MODELS[options.model].experts, found),
     }
-    options.result.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    program.write(options.result, row)
 
 
 if __name__ == "__main__":

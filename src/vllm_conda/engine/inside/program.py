@@ -1,0 +1,39 @@
+"""What the programs of the engine's test share: arguments, quiet surroundings, the result file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from isolate import cut_network
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that every program takes."""
+    found = argparse.ArgumentParser(description=description)
+    found.add_argument("model")
+    found.add_argument("--models", type=Path, required=True, help="folder that keeps the models")
+    found.add_argument("--result", type=Path, required=True, help="file to write")
+    found.add_argument("--dtype", default="float32")
+    found.add_argument("--eager", action="store_true")
+    return found
+
+
+def surroundings() -> dict[str, Any]:
+    """Prepare the process before the engine is imported, which reads these variables then.
+
+    Returns:
+        What the result says of it: whether the network was really out of reach.
+    """
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    return {"network": "cut" if cut_network() else "not cut: this user may not unshare it"}
+
+
+def write(path: Path, row: dict[str, Any]) -> None:
+    """Write a program's one JSON object."""
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
