@@ -1,0 +1,114 @@
+// Vectors of elements: one load or store instruction of up to 16 bytes each.
+#ifndef VLLM_KERNELS_CUDA_COMMON_VEC_CUH_
+#define VLLM_KERNELS_CUDA_COMMON_VEC_CUH_
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cuda/common/dtype.cuh"
+
+namespace vk::cuda {
+
+template <class T, int N>
+struct alignas(sizeof(T) * N) Vec {
+  T data[N];
+  __device__ __forceinline__ T& operator[](int i) { return data[i]; }
+  __device__ __forceinline__ const T& operator[](int i) const { return data[i]; }
+};
+
+// Elements of one 16-byte access.
+template <class T>
+inline constexpr int kVecSize = 16 / sizeof(T);
+
+namespace internal {
+
+template <int kBytes>
+struct WordOf {
+  using type = std::conditional_t<
+      kBytes == 1, uint8_t,
+      std::conditional_t<kBytes == 2, uint16_t, std::conditional_t<kBytes == 4, uint32_t, uint2>>>;
+};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+
+template <class To, class From>
+__device__ __forceinline__ To BitCast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+}  // namespace internal
+
+// `from` is aligned to the vector's size.
+template <int N, class T>
+__device__ __forceinline__ Vec<T, N> LoadVec(const T* from) {
+  using Word = typename internal::WordOf<sizeof(T) * N>::type;
+  return internal::BitCast<Vec<T, N>>(*reinterpret_cast<const Word*>(from));
+}
+
+template <int N, class T>
+__device__ __forceinline__ void StoreVec(T* to, const Vec<T, N>& vec) {
+  using Word = typename internal::WordOf<sizeof(T) * N>::type;
+  *reinterpret_cast<Word*>(to) = internal::BitCast<Word>(vec);
+}
+
+// The same where the kernel will not touch these lines again: they leave the caches first.
+template <int N, class T>
+__device__ __forceinline__ Vec<T, N> LoadStreaming(const T* from) {
+  using Word = typename internal::WordOf<sizeof(T) * N>::type;
+  return internal::BitCast<Vec<T, N>>(__ldcs(reinterpret_cast<const Word*>(from)));
+}
+
+template <int N, class T>
+__device__ __forceinline__ void StoreStreaming(T* to, const Vec<T, N>& vec) {
+  using Word = typename internal::WordOf<sizeof(T) * N>::type;
+  __stcs(reinterpret_cast<Word*>(to), internal::BitCast<Word>(vec));
+}
+
+// Two at a time where the hardware converts pairs: float8 from 8.9 on, bfloat16 from 8.0 on.
+template <class T, int N>
+__device__ __forceinline__ Vec<T, N> FromFloats(const float (&x)[N]) {
+  Vec<T, N> out;
+  if constexpr (N % 2 == 0 && (std::is_same_v<T, E4M3> || std::is_same_v<T, E5M2>)) {
+    constexpr __nv_fp8_interpretation_t kind = std::is_same_v<T, E4M3> ? __NV_E4M3 : __NV_E5M2;
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const __nv_fp8x2_storage_t pair =
+          __nv_cvt_float2_to_fp8x2(make_float2(x[i], x[i + 1]), __NV_SATFINITE, kind);
+      out[i].__x = static_cast<__nv_fp8_storage_t>(pair & 0xFF);
+      out[i + 1].__x = static_cast<__nv_fp8_storage_t>(pair >> 8);
+    }
+  } else if constexpr (N % 2 == 0 && std::is_same_v<T, BFloat16>) {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(x[i], x[i + 1]);
+      out[i] = pair.x;
+      out[i + 1] = pair.y;
+    }
+  } else if constexpr (N % 2 == 0 && std::is_same_v<T, Half>) {
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      const __half2 pair = __floats2half2_rn(x[i], x[i + 1]);
+      out[i] = __low2half(pair);
+      out[i + 1] = __high2half(pair);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = FromFloat<T>(x[i]);
+  }
+  return out;
+}
+
+template <class T, int N>
+__device__ __forceinline__ void ToFloats(const Vec<T, N>& vec, float (&x)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) x[i] = ToFloat(vec[i]);
+}
+
+}  // namespace vk::cuda
+#endif  // VLLM_KERNELS_CUDA_COMMON_VEC_CUH_
