@@ -27,7 +27,7 @@ def main() -> int:
         "ruff format": [python, "-m", "ruff", "format", "--quiet", "--diff", "."],
         "mypy": [python, "-m", "mypy", "--no-error-summary"],
         "generated files": [python, "-m", "vllm_conda", "generate", "--check"],
-        "clang-format": ["clang-format", "--dry-run", "--Werror", *tracked("*.cc", "*.h")],
+        "clang-format": ["clang-format", "--dry-run", "--Werror", *tracked("*.cc", "*.h", "*.cu", "*.cuh")],
         "cmake-lint": ["cmake-lint", "--suppress-decorations", "-c", ".cmake-format.yaml", "--",
                        *cmake],
         "shellcheck": ["shellcheck", *tracked("*.sh", ".ci/run")],

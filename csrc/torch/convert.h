@@ -44,6 +44,26 @@ inline int32_t ToDtype(ScalarType type) {
   }
 }
 
+// The C ABI's view of a tensor on any device.
+inline vk_tensor ToView(const char* op, const char* name, const Tensor& tensor) {
+  const int64_t ndim = tensor.dim();
+  if (ndim > VK_MAX_DIMS) {
+    throw std::runtime_error(std::string(op) + ": " + name + " has " + std::to_string(ndim) +
+                             " dimensions, want at most " + std::to_string(VK_MAX_DIMS));
+  }
+  vk_tensor view;
+  const auto sizes = tensor.sizes();
+  const auto strides = tensor.strides();
+  for (int64_t dim = 0; dim < ndim; ++dim) {
+    view.shape[dim] = sizes[dim];
+    view.stride[dim] = strides[dim];
+  }
+  view.data = tensor.data_ptr();
+  view.dtype = ToDtype(tensor.scalar_type());
+  view.ndim = static_cast<int32_t>(ndim);
+  return view;
+}
+
 // The view of one argument; converts to `const vk_tensor*`, null for an absent optional.
 class View {
  public:
@@ -59,20 +79,7 @@ class View {
       throw std::runtime_error(std::string(op) + ": " + name +
                                " is not on the CPU, want all tensors on one device");
     }
-    const int64_t ndim = tensor.dim();
-    if (ndim > VK_MAX_DIMS) {
-      throw std::runtime_error(std::string(op) + ": " + name + " has " + std::to_string(ndim) +
-                               " dimensions, want at most " + std::to_string(VK_MAX_DIMS));
-    }
-    const auto sizes = tensor.sizes();
-    const auto strides = tensor.strides();
-    for (int64_t dim = 0; dim < ndim; ++dim) {
-      view_.shape[dim] = sizes[dim];
-      view_.stride[dim] = strides[dim];
-    }
-    view_.data = tensor.data_ptr();
-    view_.dtype = ToDtype(tensor.scalar_type());
-    view_.ndim = static_cast<int32_t>(ndim);
+    view_ = ToView(op, name, tensor);
     present_ = true;
   }
 
