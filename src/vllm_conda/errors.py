@@ -123,6 +123,13 @@ class BusyError(VllmCondaError):
     kind = "busy"
 
 
+class UnservedError(VllmCondaError):
+    """A node type of a site gets no packages from the channels."""
+
+    exit_code = 15
+    kind = "unserved"
+
+
 INTERRUPTED_EXIT_CODE = 130
 
 

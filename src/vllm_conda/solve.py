@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rattler import (
     Channel,
+    Gateway,
     GenericVirtualPackage,
     PackageName,
     RepoDataRecord,
@@ -60,25 +62,38 @@ def solve_specs(
     specs: Sequence[str],
     platform: str,
     virtual: Sequence[GenericVirtualPackage],
+    gateway: Gateway | None = None,
 ) -> list[RepoDataRecord]:
     """Solve ``specs`` against ``channels``, the first channel preferred.
+
+    Args:
+        gateway: Keeps the channels' indices between solves; the default reads them anew.
 
     Raises:
         SolveError: No solution; the message is the solver's explanation.
         NetworkError: A channel cannot be read.
     """
     try:
-        return asyncio.run(
-            solve(
-                [Channel(channel) for channel in channels],
-                list(specs),
-                platforms=[Subdir(platform), Subdir("noarch")],
-                virtual_packages=list(virtual),
+        with channel_errors(channels):
+            return asyncio.run(
+                solve(
+                    [Channel(channel) for channel in channels],
+                    list(specs),
+                    gateway=gateway,
+                    platforms=[Subdir(platform), Subdir("noarch")],
+                    virtual_packages=list(virtual),
+                )
             )
-        )
     except SolverError as error:
         reason = str(error).strip()
         raise SolveError(f"Cannot install {', '.join(specs)}: {reason}") from None
+
+
+@contextmanager
+def channel_errors(channels: Sequence[str]) -> Iterator[None]:
+    """Turn py-rattler's errors on reading ``channels`` into one sentence."""
+    try:
+        yield
     except (GatewayError, FetchRepoDataError, InvalidChannelError, InvalidUrlError) as error:
         reason = str(error).splitlines()[-1].removeprefix("Caused by: ")
         raise NetworkError(

