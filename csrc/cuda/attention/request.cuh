@@ -1,0 +1,156 @@
+// Requests, rows and masks: which keys a row of a tile sees, and where they are.
+#ifndef VLLM_KERNELS_CUDA_ATTENTION_REQUEST_CUH_
+#define VLLM_KERNELS_CUDA_ATTENTION_REQUEST_CUH_
+
+#include <climits>
+#include <cstdint>
+
+#include "cuda/attention/problem.h"
+#include "cuda/attention/ptx.cuh"
+
+namespace vk::cuda::attention {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+
+struct Request {
+  int32_t index;
+  int32_t first_token;  // row of query and out
+  int32_t query_len, seq_len;
+  int32_t right;  // keys after the query's position that it sees
+};
+
+__device__ __forceinline__ Request LoadRequest(const Problem& p, int32_t index) {
+  Request request;
+  request.index = index;
+  request.first_token = p.query_start[index];
+  request.query_len = p.query_start[index + 1] - request.first_token;
+  request.seq_len = p.seq_lens != nullptr ? p.seq_lens[index]
+                                          : p.key_start[index + 1] - p.key_start[index];
+  const bool causal = p.dynamic_causal != nullptr ? p.dynamic_causal[index] : p.causal;
+  request.right = causal ? min(p.window_right, 0) : p.window_right;
+  return request;
+}
+
+// Keys [begin, end) that some of the query tokens [first, last] of the request see.
+struct KeyRange {
+  int32_t begin, end;
+};
+
+__device__ __forceinline__ KeyRange VisibleKeys(const Problem& p, const Request& request,
+                                                int32_t first, int32_t last) {
+  const int32_t offset = request.seq_len - request.query_len;
+  KeyRange range;
+  // 64 bits: a window may be any 32-bit number.
+  range.begin = static_cast<int32_t>(
+      max(int64_t{0}, int64_t{first} + offset - p.window_left));
+  range.end = static_cast<int32_t>(
+      max(int64_t{0}, min(int64_t{request.seq_len}, int64_t{last} + offset + request.right + 1)));
+  range.begin = min(range.begin, range.end);
+  return range;
+}
+
+// The keys [low, high] of one row; none where high < low.
+struct RowMask {
+  int32_t low, high;
+  int32_t position;
+  float slope;  // of ALiBi, times log2(e)
+};
+
+__device__ __forceinline__ RowMask LoadRowMask(const Problem& p, const Request& request,
+                                               int32_t token, int32_t head) {
+  RowMask mask{0, -1, 0, 0.0f};
+  if (token >= request.query_len) return mask;
+  const KeyRange range = VisibleKeys(p, request, token, token);
+  mask.low = range.begin;
+  mask.high = range.end - 1;
+  mask.position = request.seq_len - request.query_len + token;
+  if (p.alibi != nullptr) {
+    mask.slope = p.alibi[request.index * p.alibi_request_stride + head] * kLog2E;
+  }
+  return mask;
+}
+
+// Scores to base-2 logits: the factors that all elements of a tile share.
+struct Logits {
+  float scale;      // of a score, times log2(e); with a cap: of a score over the cap
+  float cap;        // times log2(e); 0: none
+  bool alibi;
+};
+
+__device__ __forceinline__ float Scale(const float* scales, int64_t request_stride,
+                                       int64_t head_stride, int32_t request, int32_t kv_head) {
+  return scales == nullptr ? 1.0f : scales[request * request_stride + kv_head * head_stride];
+}
+
+__device__ __forceinline__ Logits LoadLogits(const Problem& p, int32_t request, int32_t kv_head) {
+  const float scale = p.scale * Scale(p.k_scale, p.k_scale_request_stride, p.k_scale_head_stride,
+                                      request, kv_head);
+  Logits logits;
+  logits.alibi = p.alibi != nullptr;
+  logits.cap = p.softcap * kLog2E;
+  logits.scale = p.softcap > 0.0f ? scale / p.softcap : scale * kLog2E;
+  return logits;
+}
+
+__device__ __forceinline__ float ToLogit(const Logits& logits, const RowMask& mask, int32_t key,
+                                         float score) {
+  float x = score * logits.scale;
+  if (logits.cap > 0.0f) x = logits.cap * Tanh(x);
+  if (logits.alibi) x += mask.slope * static_cast<float>(key - mask.position);
+  return key >= mask.low && key <= mask.high ? x : -INFINITY;
+}
+
+template <class T>
+__device__ __forceinline__ float SinkLogit(const Problem& p, int32_t head) {
+  const float sink = p.sinks_are_float ? static_cast<const float*>(p.sinks)[head]
+                                       : ToFloat(static_cast<const T*>(p.sinks)[head]);
+  return sink * kLog2E;
+}
+
+// Where the keys (or values) of one request and head are. Pages that the mask hides may have been
+// given back, so their entries of the block table are not trusted.
+struct KeyRows {
+  const char* base;
+  const int32_t* table;  // null: packed
+  int64_t block_stride, slot_stride;  // bytes
+  int32_t block_size, block_shift, blocks;
+
+  __device__ __forceinline__ int32_t Page(int32_t key) const {
+    return block_shift >= 0 ? key >> block_shift : key / block_size;
+  }
+  // Block of a key: only for keys that are visible to some row.
+  __device__ __forceinline__ int32_t Block(int32_t key) const {
+    return table == nullptr ? 0 : table[Page(key)];
+  }
+  __device__ __forceinline__ const char* Row(int32_t key, int32_t block) const {
+    const int32_t slot = table == nullptr ? key : key - Page(key) * block_size;
+    return base + block * block_stride + slot * slot_stride;
+  }
+};
+
+template <class KV>
+__device__ __forceinline__ KeyRows MakeKeyRows(const Problem& p, const Request& request,
+                                               int32_t kv_head, bool values) {
+  const int64_t head_stride = values ? p.value_head_stride : p.key_head_stride;
+  const int64_t slot_stride = values ? p.value_slot_stride : p.key_slot_stride;
+  KeyRows rows;
+  rows.base = static_cast<const char*>(values ? p.value : p.key) +
+              kv_head * head_stride * static_cast<int64_t>(sizeof(KV));
+  if (p.block_table == nullptr) {
+    rows.base += p.key_start[request.index] * slot_stride * static_cast<int64_t>(sizeof(KV));
+    rows.table = nullptr;
+  } else {
+    rows.table = p.block_table + request.index * p.table_stride;
+  }
+  rows.block_stride = (values ? p.value_block_stride : p.key_block_stride) *
+                      static_cast<int64_t>(sizeof(KV));
+  rows.slot_stride = slot_stride * static_cast<int64_t>(sizeof(KV));
+  rows.block_size = p.block_size;
+  rows.block_shift = p.block_shift;
+  rows.blocks = p.blocks;
+  return rows;
+}
+
+}  // namespace vk::cuda::attention
+#endif  // VLLM_KERNELS_CUDA_ATTENTION_REQUEST_CUH_

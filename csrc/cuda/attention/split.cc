@@ -1,0 +1,35 @@
+#include "cuda/attention/split.h"
+
+#include <algorithm>
+
+namespace vk::cuda::attention {
+namespace {
+
+constexpr int64_t kMaxSplits = 64;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+}  // namespace
+
+SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t tile,
+                     int32_t warps) {
+  // A split writes and the merge reads 8 bytes a row and column, so short splits only pay where
+  // multiprocessors would be idle.
+  const int64_t min_keys = blocks >= 2 * slots ? 2048 : blocks >= slots ? 1024 : 256;
+  const int64_t min_tiles = std::max<int64_t>(CeilDiv(min_keys, tile), warps);
+  const int64_t most = std::clamp<int64_t>(CeilDiv(max_keys, min_tiles * tile), 1, kMaxSplits);
+  // Share of the slots that are busy on average, over the waves that `splits` take.
+  auto busy = [&](int64_t splits) {
+    const double waves = static_cast<double>(blocks * splits) / static_cast<double>(slots);
+    return waves / static_cast<double>(CeilDiv(blocks * splits, slots));
+  };
+  double best = 0;
+  for (int64_t splits = 1; splits <= most; ++splits) best = std::max(best, busy(splits));
+  int64_t splits = 1;
+  while (busy(splits) < 0.95 * best) ++splits;
+  // Requests differ in length: one long request must not be the work of one block.
+  splits = std::max(splits, std::min(most, CeilDiv(max_keys, 8192)));
+  return {static_cast<int32_t>(splits), static_cast<int32_t>(min_tiles)};
+}
+
+}  // namespace vk::cuda::attention

@@ -1,0 +1,31 @@
+// How a decode request's keys are split: the same arithmetic on host and device.
+#ifndef VLLM_KERNELS_CUDA_ATTENTION_SPLIT_H_
+#define VLLM_KERNELS_CUDA_ATTENTION_SPLIT_H_
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define VK_HOST_DEVICE __host__ __device__
+#else
+#define VK_HOST_DEVICE
+#endif
+
+namespace vk::cuda::attention {
+
+// Tiles of one split where `total` tiles go to at most `splits` of at least `minimum`.
+VK_HOST_DEVICE inline int32_t SplitLength(int32_t total, int32_t splits, int32_t minimum) {
+  const int32_t even = (total + splits - 1) / splits;
+  return even > minimum ? even : minimum;
+}
+
+struct SplitPlan {
+  int32_t splits;
+  int32_t min_tiles;
+};
+
+// `blocks` of work without a split, for `slots` blocks at once; at most `max_keys` keys in tiles of
+// `tile`, a warp a tile.
+SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t tile, int32_t warps);
+
+}  // namespace vk::cuda::attention
+#endif  // VLLM_KERNELS_CUDA_ATTENTION_SPLIT_H_
