@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -57,6 +58,13 @@ def tiers_cmake(targets: Targets) -> str:
             lines.append(f"set(VLLM_LEVEL_MARCH_{family}_{number} {level.march})")
             lines.append(f"set(VLLM_LEVEL_TIERS_{family}_{number} {' '.join(level.tiers)})")
     return _header("#") + "\n".join(lines) + "\n"
+
+
+def cuda_json(targets: Targets) -> str:
+    """The ``[cuda]`` tables for the build, whose Python may lack a TOML parser."""
+    head = json.dumps(_header("").strip())
+    tables = json.dumps(dataclasses.asdict(targets.cuda), indent=1)
+    return f'{{"generated": {head},\n"cuda": {tables}}}\n'
 
 
 def tiers_inc(targets: Targets) -> str:
@@ -118,6 +126,7 @@ def generated_files(targets: Targets) -> Iterator[tuple[Path, str]]:
         yield Path(job.variant_file), variant_file(targets, job)
     yield Path("conda_build_config.yaml"), conda_build_config(targets)
     yield Path("cmake/generated/tiers.cmake"), tiers_cmake(targets)
+    yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
     yield Path("docs/generated/targets.md"), targets_page(targets)
     yield Path("docs/exit-codes.md"), exit_codes_page()

@@ -12,6 +12,7 @@ from typing import Any
 import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
+from vllm_conda.cuda.table import Cuda, check_cuda_table
 from vllm_conda.errors import ConfigError, did_you_mean
 
 if sys.version_info >= (3, 11):
@@ -75,6 +76,7 @@ class Targets:
     platforms: dict[str, Platform]
     levels: dict[str, dict[str, Level]]
     tiers: dict[str, dict[str, Tier]]
+    cuda: Cuda
 
     def level(self, family: str, number: int) -> Level:
         return self.levels[family][str(number)]
@@ -122,7 +124,7 @@ def load_targets(root: Path) -> Targets:
 def parse_targets(data: dict[str, Any]) -> Targets:
     """Turn parsed TOML into :class:`Targets`; errors as in :func:`load_targets`."""
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    for scalar in (str, int):
+    for scalar in (str, int, bool):
         converter.register_structure_hook(scalar, _exactly)
     converter.register_structure_hook_func(
         lambda kind: getattr(kind, "__origin__", None) is tuple,
@@ -184,6 +186,7 @@ def _note(error: BaseException) -> tuple[str, ...]:
 
 
 def _check_names(targets: Targets) -> None:
+    check_cuda_table(targets.cuda, TARGETS_FILE)
     if targets.schema != SCHEMA:
         raise ConfigError(
             f"{TARGETS_FILE}: schema is {targets.schema}, this toolkit reads {SCHEMA}.",

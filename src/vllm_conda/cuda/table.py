@@ -1,0 +1,237 @@
+"""Typed model of the ``[cuda]`` tables of ``targets.toml``. Standard library only (see package)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm_conda.cuda.arch import Code, parse_code, parse_version
+from vllm_conda.errors import ConfigError, did_you_mean
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Arch:
+    """One compute capability.
+
+    Attributes:
+        gpus: Devices of that capability, for people.
+        generation: NVIDIA's name, which ``TORCH_CUDA_ARCH_LIST`` accepts too.
+        since: First CUDA version that compiles it.
+        last: Last CUDA version that compiles it; empty: it still does.
+        specific: First CUDA version with ``a`` code; empty: there is none.
+        portable: First CUDA version with ``f`` code; empty: there is none.
+        family: The capability whose ``f`` code runs here; empty: its own.
+        tegra: A system on chip: no other capability's machine code runs on it, nor its elsewhere.
+    """
+
+    gpus: str
+    generation: str
+    since: str
+    last: str = ""
+    specific: str = ""
+    portable: str = ""
+    family: str = ""
+    tegra: bool = False
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A CUDA version that packages are built with.
+
+    Attributes:
+        driver: Oldest Linux driver that runs the packages (minor-version compatibility).
+        gcc: Oldest and newest major version of GCC that nvcc takes.
+        archs: What is compiled unless asked otherwise.
+        extra_archs: More of them, by platform.
+        platforms: Platforms with packages for this toolkit.
+        c_stdlib_version: glibc that conda-forge's build needs; empty: the platform's.
+        feedstock: conda-forge builds for it, the embedded toolchain channel does not hold it.
+    """
+
+    driver: str
+    gcc: tuple[int, ...]
+    archs: tuple[str, ...]
+    platforms: tuple[str, ...]
+    extra_archs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    c_stdlib_version: str = ""
+    feedstock: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """Files of a family with an architecture list of their own: ``*_NAME.cu``.
+
+    ``define`` is set for the whole family where the part is in the build.
+    """
+
+    archs: tuple[str, ...]
+    define: str
+    cuda: str = ""
+    mib: int = 0
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kernel family: one library.
+
+    Attributes:
+        title: What the kernels do, for messages and tables.
+        archs: ``all`` (every architecture asked for), and entries such as ``8.0`` or ``9.0a``.
+        cuda: First CUDA version that compiles it; empty: any of the table.
+        ptx: Whether PTX of the highest plain architecture goes along where PTX is asked for.
+        mib: Peak memory of one nvcc on its largest file, one architecture, in MiB.
+        seconds: Compile time of the family for one architecture on one core, for the docs.
+        parts: Files with lists of their own, by file suffix.
+    """
+
+    title: str
+    archs: tuple[str, ...]
+    cuda: str = ""
+    ptx: bool = True
+    mib: int = 1024
+    seconds: int = 0
+    cutlass: bool = False
+    parts: dict[str, Part] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A choice of architectures that makes a package of its own.
+
+    Attributes:
+        archs: What is compiled; empty: the toolkit's own list.
+        lowest: Lowest ``__cuda_arch`` that the package serves; empty: the lowest of ``archs``.
+        below: First ``__cuda_arch`` above that it does not; empty: no bound (PTX reaches further).
+        cuda: First CUDA version that has the slice; empty: any.
+    """
+
+    archs: tuple[str, ...] = ()
+    lowest: str = ""
+    below: str = ""
+    cuda: str = ""
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """The ``[cuda]`` tables; mappings keep the file's order."""
+
+    minimum: str
+    refused: dict[str, str]
+    archs: dict[str, Arch]
+    toolkits: dict[str, Toolkit]
+    families: dict[str, Family]
+    slices: dict[str, Slice]
+
+    def known(self, code: Code) -> bool:
+        """Whether the table has the capability, and code of that kind exists for it."""
+        arch = self.archs.get(code.capability)
+        return arch is not None and bool(self.since(code))
+
+    def since(self, code: Code) -> str:
+        """First CUDA version that compiles ``code``; empty where none does."""
+        arch = self.archs[code.capability]
+        return {"": arch.since, "a": arch.specific, "f": arch.portable}[code.suffix]
+
+    def compiles(self, cuda: str, code: Code) -> bool:
+        """Whether the toolkit ``cuda`` compiles ``code``."""
+        since, last = self.since(code), self.archs[code.capability].last
+        version = parse_version(cuda)
+        return (
+            bool(since)
+            and parse_version(since) <= version
+            and (not last or version <= parse_version(last))
+        )
+
+    def runs_on(self, code: Code, capability: str) -> bool:
+        """Whether machine code for ``code`` runs on a GPU of ``capability``, without PTX."""
+        if code.capability == capability:
+            return True
+        if code.suffix == "a":
+            return False
+        mine, gpu = self.archs[code.capability], self.archs[capability]
+        if code.suffix == "f":
+            return gpu.family == code.capability
+        own, other = parse_version(code.capability), parse_version(capability)
+        return own[0] == other[0] and own[1] < other[1] and not mine.tegra and not gpu.tegra
+
+    def default_archs(self, cuda: str, platform: str = "") -> tuple[str, ...]:
+        """The toolkit's own list, as a request (``12.0+PTX``)."""
+        entry = self.toolkits[cuda]
+        return (*entry.extra_archs.get(platform, ()), *entry.archs)
+
+
+def check_cuda_table(cuda: Cuda, where: str) -> None:
+    """Refuse names that point nowhere and versions that are none.
+
+    Raises:
+        ConfigError: Names table and key.
+    """
+    for name, arch in cuda.archs.items():
+        place = f"{where}: [cuda.archs.{name!r}]"
+        for key in ("since", "last", "specific", "portable"):
+            _version(place, key, getattr(arch, key), optional=key != "since")
+        _version(place, "key", name)
+        if arch.family:
+            _known(place, "family", arch.family, cuda.archs)
+    for name, toolkit in cuda.toolkits.items():
+        place = f"{where}: [cuda.toolkits.{name!r}]"
+        _version(place, "key", name)
+        if len(toolkit.gcc) != 2 or toolkit.gcc[0] > toolkit.gcc[1]:
+            raise ConfigError(f"{place}: gcc must be [oldest, newest], got {list(toolkit.gcc)}.")
+        for entry in (*toolkit.archs, *(a for more in toolkit.extra_archs.values() for a in more)):
+            code = _code(place, entry.removesuffix("+PTX"), cuda)
+            if not cuda.compiles(name, code):
+                raise ConfigError(f"{place}: CUDA {name} does not compile {code}.")
+    for name, family in cuda.families.items():
+        place = f"{where}: [cuda.families.{name}]"
+        _list(place, family.archs, family.cuda, cuda)
+        for part, entry_of in family.parts.items():
+            _list(f"{place[:-1]}.parts.{part}]", entry_of.archs, entry_of.cuda, cuda)
+    for name, piece in cuda.slices.items():
+        place = f"{where}: [cuda.slices.{name}]"
+        for key in ("lowest", "below", "cuda"):
+            _version(place, key, getattr(piece, key), optional=True)
+        for entry in piece.archs:
+            _code(place, entry.removesuffix("+PTX"), cuda)
+        if piece.archs and not piece.lowest:
+            raise ConfigError(f"{place}: lowest is missing beside archs.")
+
+
+def _list(place: str, archs: tuple[str, ...], minimum: str, cuda: Cuda) -> None:
+    if not archs:
+        raise ConfigError(f"{place}: archs is empty, so nothing would be compiled.")
+    _version(place, "cuda", minimum, optional=True)
+    for entry in archs:
+        if entry != ALL:
+            _code(place, entry, cuda)
+
+
+def _code(place: str, text: str, cuda: Cuda) -> Code:
+    try:
+        code = parse_code(text)
+    except ValueError as error:
+        raise ConfigError(f"{place}: {error}.") from None
+    _known(place, "architecture", code.capability, cuda.archs)
+    if not cuda.known(code):
+        raise ConfigError(f"{place}: {code.capability} has no {code.suffix!r} code ({text}).")
+    return code
+
+
+def _version(place: str, key: str, text: str, optional: bool = False) -> None:
+    if text or not optional:
+        try:
+            parse_version(text)
+        except ValueError:
+            raise ConfigError(
+                f"{place}: {key} must be MAJOR.MINOR such as 12.4, got {text!r}."
+            ) from None
+
+
+def _known(where: str, what: str, word: str, choices: dict[str, Any]) -> None:
+    if word not in choices:
+        raise ConfigError(
+            f"{where}: unknown {what} {word!r}.{did_you_mean(word, choices)}",
+            f"Known: {', '.join(choices)}.",
+        )
