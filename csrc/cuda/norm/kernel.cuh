@@ -1,0 +1,227 @@
+// The kernel of every norm: a row a block, read once and kept in registers.
+#ifndef VLLM_KERNELS_CUDA_NORM_KERNEL_CUH_
+#define VLLM_KERNELS_CUDA_NORM_KERNEL_CUH_
+
+#include <algorithm>
+
+#include "cuda/common/quantize.cuh"
+#include "cuda/common/reduce.cuh"
+#include "cuda/common/row.cuh"
+#include "cuda/norm/launch.h"
+
+namespace vk::cuda::norm {
+
+enum class Kind { kPlain, kStatic, kPerToken, kPerGroup };
+
+// What one thread holds of a row: `kPieces` pieces of N columns, a block apart. With kPieces 0 the
+// row is too long for registers, and every pass reads it again.
+template <class T, bool kResidual, int kPieces, bool kAligned>
+class Row {
+ public:
+  static constexpr int N = kVecSize<T>;
+
+  __device__ __forceinline__ Row(const Problem& problem, int64_t row)
+      : input_(static_cast<const T*>(problem.input) + problem.input_rows.Offset(row)),
+        residual_(static_cast<const T*>(problem.residual) +
+                  (kResidual ? problem.residual_rows.Offset(row) : 0)),
+        width_(problem.width) {
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const int64_t column = Column(piece);
+      if (column < width_) {
+        LoadPiece<kAligned>(input_, column, width_, held_[piece]);
+      } else {
+        for (float& x : held_[piece]) x = 0.0f;
+      }
+    }
+    if constexpr (kResidual) {
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) {
+        if (Column(piece) < width_) AddResidual(Column(piece), held_[piece]);
+      }
+    }
+  }
+
+  // body(column, x) for all pieces; in registers, x may be changed for the next pass. Every thread
+  // of the block makes the same number of calls: past the end, x is 0 and column >= width.
+  template <class Body>
+  __device__ __forceinline__ void ForEach(const Body& body) {
+    if constexpr (kPieces > 0) {
+#pragma unroll
+      for (int piece = 0; piece < kPieces; ++piece) body(Column(piece), held_[piece]);
+    } else {
+      const int64_t pieces = (width_ + int64_t{blockDim.x} * N - 1) / (int64_t{blockDim.x} * N);
+      for (int64_t piece = 0; piece < pieces; ++piece) {
+        const int64_t column = Column(piece);
+        float x[N] = {};
+        if (column < width_) {
+          LoadPiece<kAligned>(input_, column, width_, x);
+          if constexpr (kResidual) AddResidual(column, x);
+        }
+        body(column, x);
+      }
+    }
+  }
+
+ private:
+  static __device__ __forceinline__ int64_t Column(int64_t piece) {
+    return (piece * blockDim.x + threadIdx.x) * N;
+  }
+
+  __device__ __forceinline__ void AddResidual(int64_t column, float (&x)[N]) const {
+    float more[N];
+    LoadPiece<kAligned>(residual_, column, width_, more);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] += more[i];
+  }
+
+  const T* input_;
+  const T* residual_;
+  int64_t width_;
+  float held_[kPieces > 0 ? kPieces : 1][N];
+};
+
+template <class Q>
+__device__ __forceinline__ float ScaleOf(float abs_max, const float* upper_bound) {
+  if (upper_bound != nullptr) abs_max = fminf(abs_max, *upper_bound);
+  return fmaxf(__fdiv_rn(abs_max, kQuantMax<Q>), MinScale<Q>());
+}
+
+// Largest |x| of the group that neighbouring lanes hold; every one of them gets it.
+template <int N>
+__device__ __forceinline__ float GroupMax(float abs_max, int group_size) {
+  abs_max = ReduceLanes<64 / N>(abs_max, Max());
+  if (group_size == 128) {
+    abs_max = fmaxf(abs_max, __shfl_xor_sync(0xFFFFFFFFu, abs_max, 64 / N));
+  }
+  return abs_max;
+}
+
+// At most this many threads, whole warps: four pieces take more registers than 1024 threads have.
+template <int kPieces>
+inline constexpr int kMaxThreads = kPieces == 4 ? 512 : 1024;
+
+// Out: the type written.
+template <class T, class Out, Kind kKind, bool kResidual, int kPieces, bool kAligned>
+__global__ void __launch_bounds__(kMaxThreads<kPieces>)
+    NormKernel(const __grid_constant__ Problem problem) {
+  constexpr int N = kVecSize<T>;
+  __shared__ float scratch[2][32];
+  const int64_t index = blockIdx.x, width = problem.width;
+  Row<T, kResidual, kPieces, kAligned> row(problem, index);
+  const T* weight = static_cast<const T*>(problem.weight);
+  if (weight != nullptr) weight += index / problem.rows_per_weight * problem.weight_stride;
+
+  float sum = 0.0f;
+  row.ForEach([&](int64_t, const float (&x)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
+  });
+  sum = ReduceBlock(sum, Sum(), scratch[0]);
+  const float factor = rsqrtf(__fdiv_rn(sum, static_cast<float>(width)) + problem.epsilon);
+
+  const auto normed = [&](int64_t column, const float (&x)[N], float (&y)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) y[i] = RoundTo<T>(x[i] * factor);
+    if (weight != nullptr) {
+      float w[N];
+      LoadPiece<kAligned>(weight, column, width, w);
+#pragma unroll
+      for (int i = 0; i < N; ++i) y[i] = RoundTo<T>(y[i] * w[i]);
+    }
+  };
+
+  Quantizer<Out> quantizer(1.0f);
+  float static_inverse = 1.0f;
+  if constexpr (kKind == Kind::kStatic) static_inverse = 1.0f / *problem.scale;
+  if constexpr (kKind == Kind::kPerToken) {
+    float abs_max = 0.0f;
+    row.ForEach([&](int64_t column, const float (&x)[N]) {
+      if (column >= width) return;
+      float y[N];
+      normed(column, x, y);
+#pragma unroll
+      for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
+    });
+    const float scale = ScaleOf<Out>(ReduceBlock(abs_max, Max(), scratch[1]), problem.scale_ub);
+    if (threadIdx.x == 0) problem.scales[index] = scale;
+    quantizer = Quantizer<Out>(scale);
+  }
+
+  T* residual = static_cast<T*>(problem.residual);
+  if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
+  Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
+  row.ForEach([&](int64_t column, const float (&x)[N]) {
+    float y[N] = {};
+    if (column < width) normed(column, x, y);
+    if constexpr (kKind == Kind::kPerGroup) {
+      float abs_max = 0.0f;
+#pragma unroll
+      for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
+      const float scale = ScaleOf<Out>(GroupMax<N>(abs_max, problem.group_size), problem.scale_ub);
+      if (column < width && column % problem.group_size == 0) {
+        problem.scales[index * problem.scale_row_stride +
+                       column / problem.group_size * problem.scale_group_stride] = scale;
+      }
+      quantizer = Quantizer<Out>(scale);
+    }
+    if (column >= width) return;
+    if constexpr (kResidual) StorePiece<kAligned>(residual, column, width, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if constexpr (kKind == Kind::kStatic) y[i] *= static_inverse;
+      if constexpr (kKind == Kind::kPerToken || kKind == Kind::kPerGroup) y[i] = quantizer(y[i]);
+    }
+    StorePiece<kAligned>(result, column, width, y);
+  });
+}
+
+template <class T, class Out, Kind kKind, bool kResidual>
+void LaunchRows(const Problem& problem, const Launch& launch) {
+  const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
+  const auto run = [&](auto kernel, int64_t per_thread) {
+    const int64_t threads =
+        per_thread > 0 ? CeilDiv(CeilDiv(pieces, per_thread), 32) * 32 : int64_t{1024};
+    kernel<<<GridX(launch.op, problem.rows), static_cast<unsigned>(threads), 0, launch.stream>>>(
+        problem);
+    CheckLaunch(launch.op);
+  };
+  // Few rows leave multiprocessors idle: their blocks are made as wide as they get. With many, two
+  // vectors a thread keep more bytes in flight for a block's barrier.
+  const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
+  const int64_t per_thread = few ? 1 : Tuned("VK_NORM_PIECES", 2);
+  DispatchBool(launch.aligned, [&](auto aligned) {
+    constexpr bool kAligned = decltype(aligned)::value;
+    if (pieces > 2 * kMaxThreads<2>) {
+      run(NormKernel<T, Out, kKind, kResidual, 0, kAligned>, 0);
+    } else if (per_thread == 4 && pieces <= 4 * kMaxThreads<4>) {
+      run(NormKernel<T, Out, kKind, kResidual, 4, kAligned>, 4);
+    } else if (pieces > kMaxThreads<1> || per_thread >= 2) {
+      run(NormKernel<T, Out, kKind, kResidual, 2, kAligned>, 2);
+    } else {
+      run(NormKernel<T, Out, kKind, kResidual, 1, kAligned>, 1);
+    }
+  });
+}
+
+// Over the element types and the residual; Out<T> is what is written.
+template <Kind kKind, template <class> class Out>
+void LaunchKind(const Problem& problem, const Launch& launch) {
+  if (problem.rows == 0 || problem.width == 0) return;
+  DispatchFloating(launch.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (problem.residual != nullptr) {
+      LaunchRows<T, typename Out<T>::type, kKind, true>(problem, launch);
+    } else {
+      LaunchRows<T, typename Out<T>::type, kKind, false>(problem, launch);
+    }
+  });
+}
+
+template <class T>
+using ToE4M3 = Type<E4M3>;
+template <class T>
+using ToInt8 = Type<int8_t>;
+
+}  // namespace vk::cuda::norm
+#endif  // VLLM_KERNELS_CUDA_NORM_KERNEL_CUH_

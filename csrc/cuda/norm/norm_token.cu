@@ -1,0 +1,10 @@
+#include "cuda/norm/kernel.cuh"
+
+namespace vk::cuda::norm {
+
+void LaunchPerToken(const Problem& problem, const Launch& launch) {
+  if (launch.result_dtype == VK_I8) return LaunchKind<Kind::kPerToken, ToInt8>(problem, launch);
+  LaunchKind<Kind::kPerToken, ToE4M3>(problem, launch);
+}
+
+}  // namespace vk::cuda::norm
