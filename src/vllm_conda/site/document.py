@@ -79,10 +79,9 @@ def parse_document(text: str, name: str) -> Document:
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        what = " ".join(part for part in (error.problem, error.context) if part)
-        raise ConfigError(f"{name}{line}: not valid YAML: {what}.", _hint(error)) from None
+        raise ConfigError(
+            f"{name}{_line(error)}: not valid YAML: {_what(error)}.", _hint(error)
+        ) from None
     except yaml.YAMLError as error:  # a character that YAML does not allow
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{name}: not valid YAML: {reason}.") from None
@@ -91,6 +90,20 @@ def parse_document(text: str, name: str) -> Document:
     if root is not None:
         document.data = _Converter(document).convert(root, (), frozenset())
     return document
+
+
+def _line(error: yaml.MarkedYAMLError) -> str:
+    """Where it begins: what is never closed is noticed at the end of the file only."""
+    at_end = "end" in (error.problem or "") and "stream" in (error.problem or "")
+    marks = [error.problem_mark, error.context_mark]
+    mark = next((mark for mark in (reversed(marks) if at_end else marks) if mark), None)
+    return f":{mark.line + 1}" if mark else ""
+
+
+def _what(error: yaml.MarkedYAMLError) -> str:
+    problem, context = error.problem or "", error.context or ""
+    both = (context, problem) if problem.startswith("but ") else (problem, context)
+    return " ".join(part for part in both if part)
 
 
 def _hint(error: yaml.MarkedYAMLError) -> str:

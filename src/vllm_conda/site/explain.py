@@ -22,7 +22,7 @@ from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Mac
 
 # Refusals are mostly about the first ones: they are tried first.
 PROPERTIES = (GLIBC, ARCHSPEC, CUDA, CUDA_ARCH, LINUX)
-_MISSING = re.compile(r"─ ([^_\s][^\n]*?), for which no candidates were found")
+_MISSING = re.compile(r"─ (\S[^\n]*?), for which no candidates were found")
 # Below everything that a package asks for, so that it stands for "any version".
 _ANY = "0"
 
@@ -96,7 +96,9 @@ def _not_the_node(search: _Search, node: Node, solver: str) -> Refusal:
     lacking = list(dict.fromkeys(_MISSING.findall(explanation)))
     if lacking:
         name = lacking[0].split()[0]
-        if name not in search.channels.names(node.platform):
+        if name.startswith("__"):
+            text = f"needs {lacking[0].removesuffix(' *')}, which no {node.platform} node has"
+        elif name not in search.channels.names(node.platform):
             text = f"needs {lacking[0].removesuffix(' *')}: " + _no_package(
                 search.channels, name, node.platform
             )

@@ -102,6 +102,11 @@ def _site(document: Document) -> Site:
             f"{document.name} is empty.",
             "Start from an example: `vllm-conda solve --example leonardo --show > site.yaml`.",
         )
+    if not isinstance(document.data, dict):
+        raise ConfigError(
+            f"{document.place(())}: expected a mapping of keys to values, "
+            f"got {_kind(document.data)}."
+        )
     _schema(document)
     converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     converter.register_structure_hook(str, _text)
@@ -122,7 +127,7 @@ def _site(document: Document) -> Site:
 
 def _schema(document: Document) -> None:
     """First of all: in a file of a newer schema the other keys may be other ones."""
-    if isinstance(document.data, dict) and document.data.get("schema") not in (None, str(SCHEMA)):
+    if document.data.get("schema") not in (None, str(SCHEMA)):
         raise ConfigError(
             f"{document.place(('schema',))}: this toolkit reads schema {SCHEMA}, "
             f"got {document.data['schema']!r}.",
