@@ -32,12 +32,13 @@ endfunction()
 #            name                      default  help                                                      choices
 # general
 vllm_option(VLLM_TARGET_DEVICE        auto     "kernels: device library to build"                        cpu cuda rocm empty auto)
-vllm_option(VLLM_COMPONENTS           all      "kernels: components to build"                            all core cpu)
+vllm_option(VLLM_COMPONENTS           all      "kernels: components to build"                            all core cpu cuda)
 vllm_option(VLLM_PYTHON_EXECUTABLE    ""       "kernels: Python whose PyTorch the bindings compile against")
 vllm_option(VLLM_INSTALL_LAYOUT       wheel    "kernels: conda = lib/vllm_kernels, wheel = in the package" conda wheel)
 vllm_option(VLLM_PYTHON_SITE          ""       "kernels: site-packages folder of the conda layout")
 # build machine
 vllm_option(MAX_JOBS                  ""       "kernels: parallel compile jobs; empty = min(cores, memory)")
+vllm_option(NVCC_THREADS              ""       "cuda: architectures that one nvcc compiles at once; empty = 1")
 vllm_option(VLLM_COMPILER_CACHE       AUTO     "kernels: sccache or ccache where found"                  ON OFF AUTO)
 vllm_option(VLLM_WARNINGS_AS_ERRORS   ON       "kernels: -Werror for our own C++"                        ON OFF)
 vllm_option(VLLM_SANITIZE             OFF      "kernels: AddressSanitizer and UBSan"                     ON OFF)
@@ -47,15 +48,19 @@ vllm_option(VLLM_CPU_DISABLE_AVX512   OFF      "cpu: leave out every AVX-512 and
 vllm_option(VLLM_CPU_AVX512BF16       AUTO     "cpu: tier avx512_bf16"                                   ON OFF AUTO)
 vllm_option(VLLM_CPU_AVX512VNNI       AUTO     "cpu: VNNI instructions in tiers avx512_bf16 and amx"     ON OFF AUTO)
 vllm_option(VLLM_CPU_AMXBF16          AUTO     "cpu: tier amx"                                           ON OFF AUTO)
+# CUDA
+vllm_option(VLLM_CUDA_ARCHS           ""       "cuda: architectures, as 8.0;9.0a;12.0+PTX; empty = TORCH_CUDA_ARCH_LIST, CUDAARCHS, targets.toml")
+vllm_option(VLLM_CUDA_FAMILIES        ""       "cuda: kernel families to build; empty = all that can be")
+vllm_option(VLLM_CUTLASS_SRC_DIR      ""       "cuda: CUTLASS's folder; empty = searched in the prefix")
 
 if(VLLM_TARGET_DEVICE STREQUAL "auto")
   set(vllm_device cpu)
 else()
   set(vllm_device ${VLLM_TARGET_DEVICE})
 endif()
-if(vllm_device MATCHES "^(cuda|rocm)$")
+if(vllm_device STREQUAL "rocm")
   message(FATAL_ERROR "vllm-kernels: VLLM_TARGET_DEVICE=${vllm_device} has no kernels in this "
-                      "source tree yet; use cpu or empty")
+                      "source tree yet; use cpu, cuda or empty")
 endif()
 foreach(tier_option VLLM_CPU_AVX512BF16 VLLM_CPU_AVX512VNNI VLLM_CPU_AMXBF16)
   if(VLLM_CPU_DISABLE_AVX512 STREQUAL "ON" AND ${tier_option} STREQUAL "ON")
