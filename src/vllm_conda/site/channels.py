@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +15,6 @@ from vllm_conda.site import virtual
 from vllm_conda.site.model import PLATFORMS
 from vllm_conda.site.virtual import Machine
 from vllm_conda.solve import channel_errors, solve_specs
-
-# Of a version spec such as `>=9.0,<10.0a0` or `12.*`, without what follows the numbers.
-_NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)*")
 
 
 def channel_address(channel: str, base: Path) -> str:
@@ -82,7 +78,7 @@ class Channels:
         return [platform for platform in PLATFORMS if name in self.names(platform)]
 
     def bounds(self, specs: Sequence[str], platform: str) -> Mapping[str, set[str]]:
-        """Virtual package -> the versions that packages reachable from ``specs`` compare with."""
+        """Virtual package -> the version specs on it of all that ``specs`` may bring."""
         key = (platform, tuple(specs))
         if key not in self._bounds:
             texts = set()
@@ -91,8 +87,7 @@ class Channels:
             found: dict[str, set[str]] = {}
             for text in texts:
                 match = MatchSpec(text)
-                name = match.name.normalized
-                found.setdefault(name, set()).update(_NUMBER.findall(match.version or ""))
+                found.setdefault(match.name.normalized, set()).add(match.version or "")
             self._bounds[key] = found
         return self._bounds[key]
 

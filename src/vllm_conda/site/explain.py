@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rattler import MatchSpec, Version
@@ -23,6 +23,8 @@ from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Mac
 # Refusals are mostly about the first ones: they are tried first.
 PROPERTIES = (GLIBC, ARCHSPEC, CUDA, CUDA_ARCH, LINUX)
 _MISSING = re.compile(r"─ (\S[^\n]*?), for which no candidates were found")
+# One comparison of a version spec: `>=9.0`, `<10.0a0`, `12.*`.
+_COMPARISON = re.compile(r"([<>=!~]*)\s*(\d+(?:\.\d+)*)")
 # Below everything that a package asks for, so that it stands for "any version".
 _ANY = "0"
 
@@ -56,7 +58,7 @@ def explain(
     absent = _absent(channels, specs, node.platform)
     if absent:
         return Refusal("package", absent[0], "", absent[1], solver)
-    search = _Search(channels, specs, node, machine)
+    search = _Search(channels, specs, node, machine, solver)
     missing = search.smallest()
     if not missing:
         return _not_the_node(search, node, solver)
@@ -114,30 +116,44 @@ class _Search:
     """Solves with properties of the node opened."""
 
     def __init__(
-        self, channels: Channels, specs: Sequence[str], node: Node, machine: Machine
+        self,
+        channels: Channels,
+        specs: Sequence[str],
+        node: Node,
+        machine: Machine,
+        solver: str,
     ) -> None:
         self.channels = channels
         self.specs = specs
         self.node = node
         self.machine = machine
         bounds = channels.bounds(specs, node.platform)
-        self.values = {
-            name: self._candidates(name, sorted(bounds.get(name, ()), key=_key))
-            for name in PROPERTIES
-            if name in bounds
-        }
+        names = [name for name in PROPERTIES if name in bounds]
+        # Every try is a solve, so what the solver complains of comes first.
+        names.sort(key=lambda name: not re.search(rf"\b{name}\b", solver))
+        self.values: dict[str, list[str]] = {}
+        self.floors: dict[str, list[str]] = {}
+        for name in names:
+            if name == ARCHSPEC:
+                self.values[name] = list(cpu.cpus(cpu.family_of(node.platform)))
+            else:
+                self._candidates(name, bounds[name])
 
-    def _candidates(self, name: str, bounds: Sequence[str]) -> list[str]:
-        """Lowest first: around every bound, below and above all of them."""
-        if name == ARCHSPEC:
-            return list(cpu.cpus(cpu.family_of(self.node.platform)))
-        values = {_ANY, *bounds, *(_above(b) for b in bounds)}
-        values |= {below for b in bounds if (below := _below(b))}
-        if bounds:
-            values.add(str(_key(bounds[-1])[0] + 1))
+    def _candidates(self, name: str, specs: Iterable[str]) -> None:
+        """Lowest first: ``values`` around every bound, ``floors`` where a range may begin."""
+        values, floors = {_ANY}, {_ANY}
+        bounds = set()
+        for spec in specs:
+            for operator, bound in _COMPARISON.findall(spec):
+                floors.add(_above(bound) if operator in (">", "!=") else bound)
+                values |= {_above(bound), _below(bound), str(_key(bound)[0] + 1)}
+                bounds.add(bound)
         if name in self.machine:
             values.add(self.machine[name])
-        return sorted(values, key=_key)
+        # Of 10 and 10.0 the one that a package writes.
+        found = {_key(value): value for value in (*values, *bounds) if value}
+        self.values[name] = [found[key] for key in sorted(found)]
+        self.floors[name] = sorted(floors, key=_key)
 
     def everything(self) -> Opened:
         return self.values
@@ -152,9 +168,9 @@ class _Search:
 
     def smallest(self) -> tuple[str, ...]:
         """The fewest properties that must be others; none where that does not help."""
-        if self.failure(self.everything()):
-            return ()
         for size in range(1, len(self.values) + 1):
+            if size == 2 and self.failure(self.everything()):
+                return ()
             for names in itertools.combinations(self.values, size):
                 if not self.failure({name: self.values[name] for name in names}):
                     return names
@@ -171,7 +187,7 @@ class _Search:
             return self._cpu(solves)
         has = self.machine.get(name, "")
         own = _key(has) if has else ()
-        higher = [value for value in self.values[name] if not has or _key(value) > own]
+        higher = [value for value in self.floors[name] if not has or _key(value) > own]
         lowest = next((value for value in higher if solves(value)), None)
         if lowest is not None:
             return self._version(name, _at_least(lowest), has)
@@ -202,20 +218,22 @@ class _Search:
     def _cpu(self, solves: Callable[[str], bool]) -> Refusal:
         own = self.machine[ARCHSPEC]
         family = cpu.family_of(self.node.platform)
-        level = next((name for name in cpu.levels(family) if solves(name)), None)
+        mine = cpu.level_of(own)
+        levels = [mine, *(name for name in cpu.levels(family) if not cpu.runs(own, name))]
+        level = next((name for name in levels if solves(name)), None)
         if level is None:
             names = [name for name in cpu.cpus(family) if solves(name)]
             needs = " or ".join(names[:3])
             text = f"needs a CPU such as {needs}, the node's is {own}"
             return Refusal(ARCHSPEC, needs, own, text, "")
-        if cpu.runs(own, level):
+        if level == mine and level != own:
             text = (
                 f"the channels' level packages do not list the node's CPU {own}; "
-                f"CONDA_OVERRIDE_ARCHSPEC={cpu.level_of(own)} names its level"
+                f"CONDA_OVERRIDE_ARCHSPEC={mine} names its level"
             )
             return Refusal(ARCHSPEC, level, own, text, "")
         needs = cpu.level_words(level)
-        has = cpu.level_words(cpu.level_of(own))
+        has = cpu.level_words(mine)
         # "x86_64 level 3 ... level 2" rather than the family's name twice.
         has = has.removeprefix(f"{family} ")
         text = f"needs {needs}, the node's CPU {own} is {has}"
