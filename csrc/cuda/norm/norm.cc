@@ -1,6 +1,7 @@
 #include "cuda/norm/norm.h"
 
 #include "core/check.h"
+#include "cuda/common/group_scales.h"
 #include "cuda/norm/launch.h"
 
 namespace {
@@ -95,20 +96,11 @@ class Norm {
     VK_CHECK(problem.width % group_size == 0,
              "%s: input has shape %s, want a multiple of group_size %lld in the last dimension",
              op_, vk::ShapeString(input_.tensor()).c_str(), static_cast<long long>(group_size));
-    const Arg arg(op_, "scale", scale);
-    arg.Dtype({VK_F32}).Dims(2);
-    const int64_t groups = problem.width / group_size;
-    // Where both readings of a square tensor fit, its strides tell which is meant.
-    const bool by_group = transposed && arg.size(0) == groups && arg.size(1) == problem.rows &&
-                          (arg.stride(1) == 1 || groups != problem.rows);
-    if (!by_group) {
-      VK_CHECK(arg.size(0) == problem.rows && arg.size(1) == groups,
-               "%s: scale has shape %s, want [%lld, %lld]%s", op_, vk::ShapeString(*scale).c_str(),
-               static_cast<long long>(problem.rows), static_cast<long long>(groups),
-               transposed ? " or its transpose" : "");
-    }
-    problem.scale_row_stride = arg.stride(by_group ? 1 : 0);
-    problem.scale_group_stride = arg.stride(by_group ? 0 : 1);
+    Arg(op_, "scale", scale).Dtype({VK_F32});
+    const auto strides = vk::cuda::GroupScaleStrides(op_, "scale", *scale, problem.rows,
+                                                     problem.width / group_size, transposed);
+    problem.scale_row_stride = strides.row;
+    problem.scale_group_stride = strides.group;
     problem.group_size = static_cast<int32_t>(group_size);
     problem.scales = static_cast<float*>(scale->data);
   }

@@ -1,0 +1,74 @@
+// Activation functions, plain, gated ("GLU Variants Improve Transformer", Shazeer 2020) and gated
+// with quantisation. All compute in float32 and round to the tensors' dtype once; unless said
+// otherwise the gated ones round the activated half too before the product, as PyTorch does when it
+// runs them as two ops. Tensors are on the current GPU; work is enqueued on `stream` (a
+// cudaStream_t), nothing is allocated or waited for.
+#ifndef VLLM_KERNELS_CUDA_ACTIVATION_ACTIVATION_H_
+#define VLLM_KERNELS_CUDA_ACTIVATION_ACTIVATION_H_
+
+#include <stdbool.h>
+
+#include "core/abi.h"
+
+extern "C" {
+
+// out[..., i] = act(input[..., i]) * input[..., d + i] for i < d
+//   input: [..., 2 d], float32 | bfloat16 | float16, last dimension contiguous
+//   out:   [..., d], the input's dtype, last dimension contiguous
+// silu(x) = x / (1 + e^-x)
+VK_EXPORT vk_status vk_cuda_silu_and_mul(const vk_tensor* out, const vk_tensor* input,
+                                         void* stream);
+// out[..., i] = input[..., i] * silu(input[..., d + i])
+VK_EXPORT vk_status vk_cuda_mul_and_silu(const vk_tensor* out, const vk_tensor* input,
+                                         void* stream);
+// gelu(x) = x (1 + erf(x / sqrt 2)) / 2 (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016)
+VK_EXPORT vk_status vk_cuda_gelu_and_mul(const vk_tensor* out, const vk_tensor* input,
+                                         void* stream);
+// gelu_tanh(x) = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, from the same paper
+VK_EXPORT vk_status vk_cuda_gelu_tanh_and_mul(const vk_tensor* out, const vk_tensor* input,
+                                              void* stream);
+// fatrelu(x) = x where x > threshold, else 0 ("ProSparse", Song et al. 2024)
+VK_EXPORT vk_status vk_cuda_fatrelu_and_mul(const vk_tensor* out, const vk_tensor* input,
+                                            double threshold, void* stream);
+// act(x) = g / (1 + e^(-alpha g)), g = min(x, limit); the other half u becomes
+// min(max(u, -limit), limit) + beta
+VK_EXPORT vk_status vk_cuda_silu_and_mul_with_clamp(const vk_tensor* out, const vk_tensor* input,
+                                                    double limit, double alpha, double beta,
+                                                    void* stream);
+
+// out[..., i] = (u + 1) g / (1 + e^(-alpha g)), g = min(input[..., 2 i], limit),
+// u = min(max(input[..., 2 i + 1], -limit), limit), rounded once (the gpt-oss model card, 2025)
+VK_EXPORT vk_status vk_cuda_swigluoai_and_mul(const vk_tensor* out, const vk_tensor* input,
+                                              double alpha, double limit, void* stream);
+
+// out = act(input), elementwise
+//   input, out: one shape of any rank from 1 and one dtype, last dimension contiguous; may be one
+//   tensor
+// gelu_new, gelu_fast and gelu_tanh are three spellings of gelu_tanh(x).
+VK_EXPORT vk_status vk_cuda_gelu_new(const vk_tensor* out, const vk_tensor* input, void* stream);
+VK_EXPORT vk_status vk_cuda_gelu_fast(const vk_tensor* out, const vk_tensor* input, void* stream);
+VK_EXPORT vk_status vk_cuda_gelu_tanh(const vk_tensor* out, const vk_tensor* input, void* stream);
+// gelu_quick(x) = x / (1 + e^(-1.702 x))
+VK_EXPORT vk_status vk_cuda_gelu_quick(const vk_tensor* out, const vk_tensor* input, void* stream);
+// relu_squared(x) = max(x, 0)^2 ("Primer", So et al. 2021)
+VK_EXPORT vk_status vk_cuda_relu_squared(const vk_tensor* out, const vk_tensor* input,
+                                         void* stream);
+
+// result = float8(y * (1 / scale)), y what silu_and_mul writes; saturated, a NaN stays one
+//   result: float8_e4m3fn [..., d]; scale: float32, one element
+VK_EXPORT vk_status vk_cuda_silu_and_mul_quant(const vk_tensor* result, const vk_tensor* input,
+                                               const vk_tensor* scale, void* stream);
+
+// y = silu(gate) * up, not rounded, quantised with a scale for each group of `group_size` (64 or
+// 128) neighbouring columns, measured and written:
+//   scale = max(min(max |y| / qmax, scale_ub), least), qmax 448 for float8_e4m3fn and 127 for int8,
+//   least 1 / (512 qmax) for float8 and 2^-23 for int8; out = y / scale, saturated
+//   out: float8_e4m3fn | int8 [..., d], d a multiple of group_size
+//   scales: float32, [rows, groups] of any strides; with is_scale_transposed also [groups, rows]
+//   scale_ub: float32, one element, with float8 only, or null
+VK_EXPORT vk_status vk_cuda_silu_and_mul_per_block_quant(
+    const vk_tensor* out, const vk_tensor* input, const vk_tensor* scales, int64_t group_size,
+    const vk_tensor* scale_ub, bool is_scale_transposed, void* stream);
+
+}  // extern "C"
+#endif  // VLLM_KERNELS_CUDA_ACTIVATION_ACTIVATION_H_

@@ -1,0 +1,107 @@
+#include "cuda/activation/kernel.cuh"
+
+namespace vk::cuda::activation {
+namespace {
+
+// act(gate) * up for one pair.
+template <Gate kGate, class T>
+__device__ __forceinline__ float Gated(const Problem& problem, float gate, float up) {
+  if constexpr (kGate == Gate::kSilu) {
+    return RoundTo<T>(Silu<T>(gate)) * up;
+  } else if constexpr (kGate == Gate::kSiluOfUp) {
+    return gate * RoundTo<T>(Silu<T>(up));
+  } else if constexpr (kGate == Gate::kGelu) {
+    return RoundTo<T>(gate * normcdff(gate)) * up;
+  } else if constexpr (kGate == Gate::kGeluTanh) {
+    return RoundTo<T>(GeluTanh<T>(gate)) * up;
+  } else if constexpr (kGate == Gate::kFatrelu) {
+    // A NaN is not greater, and would be lost without the second test.
+    return (gate > problem.limit || gate != gate ? gate : 0.0f) * up;
+  } else {
+    // The comparisons keep a NaN, which fminf and fmaxf drop.
+    const float limit = problem.limit;
+    const float g = gate > limit ? RoundTo<T>(limit) : gate;
+    float u = up > limit ? RoundTo<T>(limit) : up;
+    u = u < -limit ? RoundTo<T>(-limit) : u;
+    const float activated = g * Sigmoid<T>(problem.alpha * g);
+    return RoundTo<T>(activated) * (u + problem.beta);
+  }
+}
+
+template <Gate kGate, class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ Problem problem) {
+  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
+  if (index >= problem.count) return;
+  Piece<T, kAligned> piece(problem, index);
+#pragma unroll
+  for (int i = 0; i < piece.N; ++i) {
+    piece.gate[i] = Gated<kGate, T>(problem, piece.gate[i], piece.up[i]);
+  }
+  T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(piece.row);
+  StorePiece<kAligned>(out, piece.column, problem.width, piece.gate);
+}
+
+// Gates and the other half alternate, so a vector of the output comes of two of the input.
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads)
+    InterleavedKernel(const __grid_constant__ Problem problem) {
+  constexpr int N = kVecSize<T>;
+  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
+  if (index >= problem.count) return;
+  const FastDiv::Result at = problem.pieces(index);
+  const int64_t column = int64_t{at.remainder} * N;
+  const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
+  float pairs[2][N], y[N];
+  LoadPiece<kAligned>(from, 2 * column, 2 * problem.width, pairs[0]);
+  if (kAligned || 2 * column + N < 2 * problem.width) {
+    LoadPiece<kAligned>(from, 2 * column + N, 2 * problem.width, pairs[1]);
+  }
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float gate = pairs[2 * i / N][2 * i % N], up = pairs[2 * i / N][2 * i % N + 1];
+    const float limit = problem.limit;
+    const float g = gate > limit ? limit : gate;
+    const float u = up > limit ? limit : up < -limit ? -limit : up;
+    y[i] = (u + 1.0f) * (g * Sigmoid<T>(problem.alpha * g));
+  }
+  T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(at.quotient);
+  StorePiece<kAligned>(out, column, problem.width, y);
+}
+
+template <Gate kGate>
+void LaunchGate(const Problem& problem, const Launch& launch) {
+  DispatchFloating(launch.dtype, [&](auto type) {
+    DispatchBool(launch.aligned, [&](auto aligned) {
+      using T = typename decltype(type)::type;
+      constexpr bool kAligned = decltype(aligned)::value;
+      if constexpr (kGate == Gate::kSwigluOai) {
+        LaunchPieces(InterleavedKernel<T, kAligned>, problem, launch);
+      } else {
+        LaunchPieces(GatedKernel<kGate, T, kAligned>, problem, launch);
+      }
+    });
+  });
+}
+
+}  // namespace
+
+void LaunchGated(Gate gate, const Problem& problem, const Launch& launch) {
+  switch (gate) {
+    case Gate::kSilu:
+      return LaunchGate<Gate::kSilu>(problem, launch);
+    case Gate::kSiluOfUp:
+      return LaunchGate<Gate::kSiluOfUp>(problem, launch);
+    case Gate::kGelu:
+      return LaunchGate<Gate::kGelu>(problem, launch);
+    case Gate::kGeluTanh:
+      return LaunchGate<Gate::kGeluTanh>(problem, launch);
+    case Gate::kFatrelu:
+      return LaunchGate<Gate::kFatrelu>(problem, launch);
+    case Gate::kSiluClamp:
+      return LaunchGate<Gate::kSiluClamp>(problem, launch);
+    case Gate::kSwigluOai:
+      return LaunchGate<Gate::kSwigluOai>(problem, launch);
+  }
+}
+
+}  // namespace vk::cuda::activation

@@ -1,0 +1,44 @@
+// Between the checks (activation.cc) and the kernels (*.cu).
+#ifndef VLLM_KERNELS_CUDA_ACTIVATION_LAUNCH_H_
+#define VLLM_KERNELS_CUDA_ACTIVATION_LAUNCH_H_
+
+#include "cuda/common/fast_div.h"
+#include "cuda/common/launch.h"
+
+namespace vk::cuda::activation {
+
+// What a kernel is told; passed by value. Strides count elements.
+struct Problem {
+  const void* input;
+  void* out;
+  const float* scale;     // of silu_and_mul_quant
+  const float* scale_ub;  // null: none
+  float* scales;          // of silu_and_mul_per_block_quant
+  RowMap input_rows, out_rows;
+  int64_t rows, width;  // of out
+  int64_t up;           // columns from the first half to the second
+  FastDiv pieces;       // vectors of input elements that a row of out has
+  uint32_t count;       // pieces of all rows
+  int64_t scale_row_stride, scale_group_stride;
+  int32_t group_size;
+  float limit, alpha, beta;  // parameters of the activation
+};
+
+struct Launch {
+  const char* op;
+  int32_t dtype;      // vk_dtype of input
+  int32_t out_dtype;  // vk_dtype of out
+  bool aligned;       // all rows start at, and have, whole 16-byte vectors of input elements
+  cudaStream_t stream;
+};
+
+enum class Gate { kSilu, kSiluOfUp, kGelu, kGeluTanh, kFatrelu, kSiluClamp, kSwigluOai };
+enum class Unary { kGeluTanh, kGeluQuick, kReluSquared };
+
+void LaunchGated(Gate gate, const Problem& problem, const Launch& launch);
+void LaunchUnary(Unary unary, const Problem& problem, const Launch& launch);
+void LaunchSiluQuant(const Problem& problem, const Launch& launch);
+void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch);
+
+}  // namespace vk::cuda::activation
+#endif  // VLLM_KERNELS_CUDA_ACTIVATION_LAUNCH_H_
