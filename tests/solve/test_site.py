@@ -396,6 +396,17 @@ def test_command_prints_the_matrix_and_its_code(tmp_path: Path, addresses: list[
     assert "1 of 2 node types are not served: centos7" in refused.stderr
 
 
+def test_login_node_is_served_by_its_override_line(tmp_path: Path, addresses: list[str]) -> None:
+    done = run("--example", "mixed", "vllm-cuda", *options(addresses), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "login: refused vllm-cuda: needs __cuda >= 12, the node has no GPU driver" in done.stdout
+    assert "on login, for gpu: CONDA_OVERRIDE_CUDA=12.8" in done.stdout
+    # No line helps against what the compute node itself lacks.
+    other = run("--example", "mixed", "vllm-flashmla", *options(addresses), cwd=tmp_path)
+    assert other.returncode == UnservedError.exit_code
+    assert "2 of 2 node types are not served: login, gpu" in other.stderr
+
+
 def test_json_is_one_document(tmp_path: Path, addresses: list[str]) -> None:
     done = run("--example", "avx2", "--json", *options(addresses), cwd=tmp_path)
     assert done.returncode == UnservedError.exit_code
@@ -407,7 +418,11 @@ def test_json_is_one_document(tmp_path: Path, addresses: list[str]) -> None:
     ]
     assert "__archspec=1=zen2" in epyc["virtual_packages"]
     refusal = centos7["requests"][0]["refusal"]
-    assert (refusal["missing"], refusal["needs"], refusal["has"]) == ("__glibc", ">= 2.28", "2.17")
+    assert (refusal["missing"], refusal["needs"], refusal["has"]) == (
+        ["__glibc"],
+        ">= 2.28",
+        "2.17",
+    )
 
 
 def test_lock_and_explicit_files(tmp_path: Path, addresses: list[str]) -> None:

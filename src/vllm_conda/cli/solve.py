@@ -87,7 +87,7 @@ def solve(
     _check_specs(specs)
     from vllm_conda.site.channels import Channels
     from vllm_conda.site.lock import write_locks
-    from vllm_conda.site.overrides import advise
+    from vllm_conda.site.overrides import advise, unserved
     from vllm_conda.site.preflight import check_site
 
     used = Channels(_addresses(site, path, channels, root))
@@ -98,7 +98,7 @@ def solve(
         print_json(_document(site, used, results, advice, written))
     else:
         _print(results, advice, written)
-    return _verdict(results, as_json)
+    return _verdict(unserved(results, advice), len(results), as_json)
 
 
 def _site_and_specs(words: Sequence[str], example: str | None) -> tuple[Path, tuple[str, ...]]:
@@ -212,11 +212,12 @@ def _document(
     written: Sequence[Path],
 ) -> dict[str, Any]:
     from vllm_conda.site import virtual
+    from vllm_conda.site.overrides import unserved
 
     return {
         "site": site.site,
         "channels": list(channels.addresses),
-        "served": all(result.served for result in results),
+        "served": not unserved(results, advice),
         "nodes": [
             {
                 "node": result.name,
@@ -262,7 +263,7 @@ def _request(answer: Answer) -> dict[str, Any]:
         "refusal": None
         if refusal is None
         else {
-            "missing": refusal.missing,
+            "missing": list(refusal.missing),
             "needs": refusal.needs,
             "has": refusal.has,
             "text": refusal.text,
@@ -271,15 +272,14 @@ def _request(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _verdict(results: Sequence[NodeResult], as_json: bool) -> int:
+def _verdict(refused: Sequence[str], count: int, as_json: bool) -> int:
     from vllm_conda.errors import UnservedError
 
-    refused = [result.name for result in results if not result.served]
     if not refused:
         return 0
     if as_json:  # the document says it; a second one would break a reader
         return UnservedError.exit_code
     raise UnservedError(
-        f"{len(refused)} of {len(results)} node types are not served: {', '.join(refused)}.",
+        f"{len(refused)} of {count} node types are not served: {', '.join(refused)}.",
         "The lines above say what each lacks.",
     )

@@ -36,14 +36,14 @@ class Refusal:
     """Why a node type gets nothing.
 
     Args:
-        missing: ``__glibc`` and the like; ``package`` where the channels lack something.
+        missing: ``__glibc`` and the like, mostly one; none where the channels lack something.
         needs: What would do, such as ``>= 2.28``.
         has: What the node has; empty for nothing.
         text: The sentence.
         solver: The solver's own explanation.
     """
 
-    missing: str
+    missing: tuple[str, ...]
     needs: str
     has: str
     text: str
@@ -57,14 +57,14 @@ def explain(
     solver = error.message
     absent = _absent(channels, specs, node.platform)
     if absent:
-        return Refusal("package", absent[0], "", absent[1], solver)
+        return Refusal((), absent[0], "", absent[1], solver)
     search = _Search(channels, specs, node, machine, solver)
     missing = search.smallest()
     if not missing:
         return _not_the_node(search, node, solver)
     found = [search.requirement(name, missing) for name in missing]
     return Refusal(
-        missing=found[0].missing,
+        missing=tuple(missing),
         needs=found[0].needs,
         has=found[0].has,
         text="; ".join(refusal.text for refusal in found),
@@ -106,10 +106,10 @@ def _not_the_node(search: _Search, node: Node, solver: str) -> Refusal:
             )
         else:
             text = f"needs {lacking[0]}, which the channels lack for {node.platform}"
-        return Refusal("package", lacking[0], "", text, solver)
+        return Refusal((), lacking[0], "", text, solver)
     lines = [line.strip("│├└─ ") for line in explanation.splitlines()[1:]]
     reason = "; ".join(line for line in lines if line) or explanation
-    return Refusal("package", "", "", f"no node could have it: {reason}", solver)
+    return Refusal((), "", "", f"no node could have it: {reason}", solver)
 
 
 class _Search:
@@ -213,7 +213,7 @@ class _Search:
             text = f"needs {wanted}, the node's lowest GPU has {has} (of {kinds})"
         else:
             text = f"needs {wanted}, the node's GPU has {has}"
-        return Refusal(name, needs, has, text, "")
+        return Refusal((name,), needs, has, text, "")
 
     def _cpu(self, solves: Callable[[str], bool]) -> Refusal:
         own = self.machine[ARCHSPEC]
@@ -225,19 +225,19 @@ class _Search:
             names = [name for name in cpu.cpus(family) if solves(name)]
             needs = " or ".join(names[:3])
             text = f"needs a CPU such as {needs}, the node's is {own}"
-            return Refusal(ARCHSPEC, needs, own, text, "")
+            return Refusal((ARCHSPEC,), needs, own, text, "")
         if level == mine and level != own:
             text = (
                 f"the channels' level packages do not list the node's CPU {own}; "
                 f"CONDA_OVERRIDE_ARCHSPEC={mine} names its level"
             )
-            return Refusal(ARCHSPEC, level, own, text, "")
+            return Refusal((ARCHSPEC,), level, own, text, "")
         needs = cpu.level_words(level)
         has = cpu.level_words(mine)
         # "x86_64 level 3 ... level 2" rather than the family's name twice.
         has = has.removeprefix(f"{family} ")
         text = f"needs {needs}, the node's CPU {own} is {has}"
-        return Refusal(ARCHSPEC, level, own, text, "")
+        return Refusal((ARCHSPEC,), level, own, text, "")
 
 
 def _key(version: str) -> tuple[int, ...]:

@@ -60,6 +60,25 @@ def advise(results: Sequence[NodeResult], channels: Channels) -> list[Advice]:
     return found
 
 
+def unserved(results: Sequence[NodeResult], advice: Sequence[Advice]) -> list[str]:
+    """Node types that get nothing.
+
+    A login node that is refused for its lack of a GPU alone is served: packages for the compute
+    nodes are solved there under a line of ``advice`` that was seen to work.
+    """
+    usable = {one.login for one in advice if one.verified and one.variables}
+    return [
+        result.name
+        for result in results
+        if not result.served and not (result.name in usable and _lacks_gpu_only(result))
+    ]
+
+
+def _lacks_gpu_only(result: NodeResult) -> bool:
+    missing = {answer.refusal.missing for answer in result.answers if answer.refusal}
+    return CUDA not in result.machine and missing <= {(CUDA,), (CUDA_ARCH,), (CUDA, CUDA_ARCH)}
+
+
 def _pair(login: NodeResult, compute: NodeResult, channels: Channels) -> Advice:
     variables = _variables(login, compute)
     machine = _overridden(login.machine, variables)

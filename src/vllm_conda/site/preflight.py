@@ -108,7 +108,7 @@ def _other_gpus(
         except SolveError as error:
             found = explain(channels, pinned, node, other, error)
             text = f"needs {CUDA_ARCH} {found.needs}, but the node also has a GPU of {arch}"
-            return Refusal(CUDA_ARCH, found.needs, arch, text, error.message)
+            return Refusal((CUDA_ARCH,), found.needs, arch, text, error.message)
     return None
 
 
