@@ -489,6 +489,17 @@ def test_wrong_use_is_one_sentence(tmp_path: Path, words: list[str], code: int, 
     assert "Traceback" not in done.stderr
 
 
+def test_guide_shows_what_is_printed(tmp_path: Path, addresses: list[str]) -> None:
+    guide = (support.ROOT / "docs" / "site.md").read_text()
+    _, _, rest = guide.partition("```yaml\n")
+    example, _, rest = rest.partition("```\n")
+    shown = rest.partition("```\n")[2].partition("```\n")[0]
+    (tmp_path / "site.yaml").write_text(example)
+    done = run("site.yaml", *options(addresses), cwd=tmp_path)
+    printed = (done.stdout + done.stderr).splitlines()
+    assert [line.rstrip() for line in printed] == shown.splitlines()
+
+
 @pytest.mark.slow
 def test_built_channel(tmp_path: Path) -> None:
     """The checkout's own packages: a level-3 and a level-4 CPU with this machine's C library."""

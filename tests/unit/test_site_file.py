@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from vllm_conda.cli import main
 from vllm_conda.errors import ConfigError
 from vllm_conda.site.examples import example_names, example_path
-from vllm_conda.site.model import load_site, parse_site
+from vllm_conda.site.model import Node, Site, load_site, parse_site
 
 HEAD = "schema: 1\nsite: test\n"
 NODE = "nodes:\n  gpu:\n    platform: linux-64\n    glibc: 2.34\n    archspec: zen4\n"
@@ -255,3 +257,11 @@ def test_examples_are_marked_as_such(name: str) -> None:
     assert site.site == name
     assert site.description.endswith("an example")
     assert example_path(name).read_text().startswith("# An example")
+
+
+def test_guide_lists_every_key_and_its_example_is_good() -> None:
+    guide = (ROOT / "docs" / "site.md").read_text()
+    for field in (*dataclasses.fields(Site), *dataclasses.fields(Node)):
+        assert f"\n| `{field.name}` | " in guide
+    example = guide.partition("```yaml\n")[2].partition("```")[0]
+    assert list(parse_site(example, "docs/site.md").nodes) == ["login", "a100", "old"]

@@ -37,8 +37,8 @@ class Refusal:
 
     Args:
         missing: ``__glibc`` and the like, mostly one; none where the channels lack something.
-        needs: What would do, such as ``>= 2.28``.
-        has: What the node has; empty for nothing.
+        needs: What of the first would do, such as ``>= 2.28``.
+        has: What of it the node has; empty for nothing.
         text: The sentence.
         solver: The solver's own explanation.
     """
