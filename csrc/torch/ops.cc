@@ -12,8 +12,13 @@ namespace {
 
 using torch::stable::detail::StableLibrary;
 
-constexpr std::string_view kSchemas[] = {
-#define VK_OP(family, schema) schema,
+struct Op {
+  const char* family;
+  std::string_view schema;
+};
+
+constexpr Op kOps[] = {
+#define VK_OP(family, schema) {#family, schema},
 #include "torch/ops.def"
 #undef VK_OP
 };
@@ -23,7 +28,7 @@ std::string_view NameOf(std::string_view schema) { return schema.substr(0, schem
 }  // namespace
 
 STABLE_TORCH_LIBRARY(vllm_kernels, library) {
-  for (const std::string_view schema : kSchemas) library.def(schema.data());
+  for (const Op& op : kOps) library.def(op.schema.data());
 }
 
 // Defines the op of that name in another namespace too, with the same schema (the engine calls its
@@ -31,12 +36,12 @@ STABLE_TORCH_LIBRARY(vllm_kernels, library) {
 extern "C" VK_EXPORT const char* vk_torch_define(const char* name_space, const char* op) {
   thread_local std::string message;
   try {
-    for (const std::string_view schema : kSchemas) {
-      if (NameOf(schema) != op) continue;
+    for (const Op& one : kOps) {
+      if (NameOf(one.schema) != op) continue;
       // Never deleted: that would take the definition back while the interpreter may still call.
       auto* library =
           new StableLibrary(StableLibrary::Kind::FRAGMENT, name_space, nullptr, __FILE__, __LINE__);
-      library->def(schema.data());
+      library->def(one.schema.data());
       return nullptr;
     }
     message = std::string("no op of that name: ") + op;
@@ -44,4 +49,12 @@ extern "C" VK_EXPORT const char* vk_torch_define(const char* name_space, const c
     message = error.what();
   }
   return message.c_str();
+}
+
+// The kernel family that the op belongs to; null for an unknown op.
+extern "C" VK_EXPORT const char* vk_torch_family(const char* op) {
+  for (const Op& one : kOps) {
+    if (NameOf(one.schema) == op) return one.family;
+  }
+  return nullptr;
 }

@@ -9,13 +9,14 @@ from collections.abc import Callable
 
 import torch
 
-from vllm_kernels import _libraries, _ops, reference
+from vllm_kernels import _cuda, _libraries, _ops, reference
 
 BACKEND_VARIABLE = "VLLM_KERNELS_BACKEND"
 CHOICES = ("auto", "reference")
 
 _logger = logging.getLogger("vllm_kernels")
 _loaded: list[str] = []
+_bindings: list[str] = []
 _reference_ops: list[str] = []
 
 
@@ -30,6 +31,11 @@ def requested() -> str:
 def backends() -> tuple[str, ...]:
     """What serves the ops: device backends in use (``cpu``), ``reference`` where none is."""
     return tuple(_loaded) or ("reference",)
+
+
+def bindings() -> tuple[str, ...]:
+    """Names of the loaded libraries that implement ops, without ``lib`` and ``.so``."""
+    return tuple(_bindings)
 
 
 def reference_ops() -> tuple[str, ...]:
@@ -47,40 +53,76 @@ def load() -> None:
         return
     if _libraries.cpu_kernels() is not None and _libraries.load_ops(_libraries.CPU_BINDING):
         _loaded.append("cpu")
+        _bindings.append(_libraries.CPU_BINDING)
+    for family in _cuda.wanted():
+        if not _libraries.load_ops(family.library):
+            raise _libraries.LoadError(
+                f"lib{family.library}.so is missing, which {_summary_path()} lists: reinstall "
+                "vllm-cuda"
+            )
+        _bindings.append(family.library)
+        if "cuda" not in _loaded:
+            _loaded.append("cuda")
+
+
+def _summary_path() -> str:
+    installed = _cuda.build()
+    return str(installed.path) if installed else _cuda.SUMMARY
+
+
+def _without_kernel(name: str) -> bool:
+    """Whether tensors of some device would find no kernel of the op."""
+    keys = _ops.kernel_keys(name)
+    if "CompositeExplicitAutograd" in keys:
+        return False
+    devices = ["CPU"] if torch.version.cuda is None else ["CPU", "CUDA"]
+    return not all(device in keys for device in devices)
 
 
 def register_references(library: torch.library.Library) -> None:
-    """Let the references serve every op that no device library implements."""
-    bare = [name for name in _ops.names() if not _ops.kernel_keys(name)]
+    """Let the references serve every op and device that no device library implements."""
+    bare = [name for name in _ops.names() if _without_kernel(name)]
     for name, function in reference.implementations(bare).items():
+        alone = not _ops.kernel_keys(name)
         library.impl(  # type: ignore[no-untyped-call]
-            name, _announced(function), "CompositeExplicitAutograd"
+            name, _announced(name, function), "CompositeExplicitAutograd"
         )
-        _reference_ops.append(name)
+        if alone:
+            _reference_ops.append(name)
 
 
-def _announced(function: Callable[..., object]) -> Callable[..., object]:
+def _announced(name: str, function: Callable[..., object]) -> Callable[..., object]:
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> object:
-        _announce()
+        _announce(name, _device(args, kwargs))
         return function(*args, **kwargs)
 
     return call
 
 
-@functools.lru_cache(maxsize=1)
-def _announce() -> None:
-    """Say, at the first call and once a process, that the slow path is taken."""
+def _device(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
+    """Device type of the first tensor."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.Tensor):
+            return value.device.type
+    return "cpu"
+
+
+@functools.cache
+def _announce(name: str, device: str) -> None:
+    """Say, at an op's first call on a device, that the slow path is taken, and why."""
     if requested() == "reference":
-        _logger.info("%s=reference: ops run as PyTorch reference code", BACKEND_VARIABLE)
-    elif _loaded:
+        _logger.info("%s=reference: %s runs as PyTorch reference code", BACKEND_VARIABLE, name)
+    elif device == "cuda":
+        why = _cuda.reason(_libraries.family_of(name))
+        _logger.warning("%s runs as PyTorch reference code on the GPU: %s", name, why)
+    elif "cpu" in _loaded:
         _logger.warning(
-            "the installed backend (%s) has no kernel for %s: PyTorch reference code runs instead",
-            ", ".join(_loaded),
-            ", ".join(_reference_ops),
+            "the installed CPU kernels have none for %s: PyTorch reference code runs instead", name
         )
     else:
         _logger.warning(
-            "no kernels are installed, so ops run as PyTorch reference code, which is slow; "
-            "install them with `conda install vllm-cpu`"
+            "no CPU kernels are installed, so %s runs as PyTorch reference code, which is slow; "
+            "install them with `conda install vllm-cpu`",
+            name,
         )

@@ -172,6 +172,24 @@ def cpu_kernels() -> Kernels | None:
     return kernels
 
 
+@lru_cache(maxsize=1)
+def _ops_library() -> ctypes.CDLL | None:
+    path = find_library(OPS)
+    if path is None:
+        return None
+    library = ctypes.CDLL(str(path))
+    library.vk_torch_family.restype = ctypes.c_char_p
+    library.vk_torch_family.argtypes = [ctypes.c_char_p]
+    return library
+
+
+def family_of(op: str) -> str:
+    """The kernel family of an op, as csrc/torch/ops.def says; empty where it is unknown."""
+    library = _ops_library()
+    family = library.vk_torch_family(op.encode()) if library else None
+    return family.decode() if family else ""
+
+
 def load_ops(name: str) -> bool:
     """Load a library whose static initialisers register ops; False where it is absent."""
     path = find_library(name)

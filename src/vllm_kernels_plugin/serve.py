@@ -52,8 +52,8 @@ def serve() -> tuple[str, ...]:
             "uninstall the other vLLM plugin or kernel package"
         )
     _define(names)
-    if "cpu" in _backends.backends():
-        _implement(_libraries.CPU_BINDING)
+    for binding in _backends.bindings():
+        _implement(binding)
     for name in names:
         _forward_missing(name)
         if fake := _fake.fake_of(name):

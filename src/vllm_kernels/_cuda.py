@@ -1,0 +1,173 @@
+"""The CUDA kernel families: which are installed, which serve this machine's GPUs, and why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from vllm_kernels import _driver, _libraries
+
+SUMMARY = "cuda.json"  # written by vllm_conda.cuda.configure, beside the libraries
+_SCHEMA = 1
+PREFIX = "vllm_kernels_cuda_"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One installed family.
+
+    Attributes:
+        archs: Machine code in the library (``9.0a``).
+        ptx: Capabilities that it has PTX of, which newer GPUs' drivers compile.
+        serves: Capabilities known to the build, and the code that runs there.
+    """
+
+    name: str
+    title: str
+    archs: tuple[str, ...]
+    ptx: tuple[str, ...]
+    serves: Mapping[str, str]
+
+    @property
+    def library(self) -> str:
+        return PREFIX + self.name
+
+    def code_for(self, capability: str) -> str | None:
+        """What would run on a GPU of ``capability``: ``9.0a``, ``PTX 12.0``, or None."""
+        if code := self.serves.get(capability):
+            return code
+        newer = [base for base in self.ptx if _numbers(base) <= _numbers(capability)]
+        return f"PTX {newer[-1]}" if newer else None
+
+    @property
+    def content(self) -> str:
+        """``8.0 9.0a``, and PTX as PyTorch spells it."""
+        words = [f"{arch}+PTX" if arch in self.ptx else arch for arch in self.archs]
+        return " ".join([*words, *(f"{a}+PTX" for a in self.ptx if a not in self.archs)])
+
+
+@dataclass(frozen=True)
+class Build:
+    """The installed vllm-cuda, as its summary says."""
+
+    path: Path
+    cuda: str
+    driver: str
+    families: Mapping[str, Family]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+@lru_cache(maxsize=1)
+def build() -> Build | None:
+    """The installed vllm-cuda, or None. LoadError where its summary cannot be read."""
+    for folder in _libraries.library_dirs():
+        path = folder / SUMMARY
+        if path.is_file():
+            return _read(path)
+    return None
+
+
+def _read(path: Path) -> Build:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["schema"] != _SCHEMA:
+            raise _libraries.LoadError(
+                f"{path} has schema {data['schema']}, this vllm_kernels reads {_SCHEMA}: install "
+                "vllm-core and vllm-cuda of one version"
+            )
+        families = {
+            name: Family(
+                name,
+                entry["title"],
+                tuple(entry["archs"]),
+                tuple(entry["ptx"]),
+                entry["serves"],
+            )
+            for name, entry in data["families"].items()
+        }
+        return Build(path, data["cuda"], data["driver"], families, data["left_out"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _libraries.LoadError(f"{path} is damaged ({error!r}): reinstall vllm-cuda") from None
+
+
+def unusable() -> str | None:
+    """Why no CUDA kernel can be used in this process, one clause; None where they can."""
+    installed = build()
+    if installed is None:
+        return "vllm-cuda is not installed; install it with `conda install vllm-cuda`"
+    if torch.version.cuda is None:
+        return (
+            f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build of pytorch"
+        )
+    if _numbers(torch.version.cuda)[0] != _numbers(installed.cuda)[0]:
+        return (
+            f"vllm-cuda was built with CUDA {installed.cuda} and PyTorch with "
+            f"{torch.version.cuda}; both must be of one major version"
+        )
+    if not _driver.has_cuda():
+        return "this machine has no NVIDIA driver (libcuda.so.1)"
+    if _driver.hidden():
+        return f"{_driver.VISIBLE_VARIABLE} hides every GPU"
+    driver = _driver.driver()
+    if driver is None:  # without NVML the launch itself has to tell
+        return None
+    if not driver.gpus:
+        return f"the NVIDIA driver ({driver.version}) finds no GPU"
+    if _numbers(driver.cuda)[0] < _numbers(installed.cuda)[0]:
+        return (
+            f"the NVIDIA driver {driver.version} serves CUDA {driver.cuda} at most, and CUDA "
+            f"{installed.cuda} needs driver {installed.driver} or newer"
+        )
+    return None
+
+
+def family_problem(family: Family) -> str | None:
+    """Why the family's library serves none of the GPUs here; None where it does serve one."""
+    driver = _driver.driver()
+    if driver is None:
+        return None
+    problems = [_gpu_problem(family, gpu, driver) for gpu in driver.gpus]
+    return None if None in problems else problems[0]
+
+
+def _gpu_problem(family: Family, gpu: _driver.Gpu, driver: _driver.Driver) -> str | None:
+    code = family.code_for(gpu.capability)
+    if code is None:
+        return f"this build has {family.content}; this GPU is {gpu.capability} ({gpu.name})"
+    installed = build()
+    if code.startswith("PTX") and installed and _numbers(driver.cuda) < _numbers(installed.cuda):
+        return (
+            f"this build has {family.content}; this GPU is {gpu.capability} ({gpu.name}), which "
+            f"needs a driver for CUDA {installed.cuda} to compile the PTX, and driver "
+            f"{driver.version} serves {driver.cuda}"
+        )
+    return None
+
+
+def reason(name: str) -> str:
+    """Why the family ``name`` is not in use, for messages."""
+    if why := unusable():
+        return why
+    installed = build()
+    if installed is None or name not in installed.families:
+        why = installed.left_out.get(name, "has no kernels in this version") if installed else ""
+        return f"{name}: left out of this build: it {why}"
+    family = installed.families[name]
+    return f"{name}: {family_problem(family) or 'has no kernel for this op'}"
+
+
+def wanted() -> list[Family]:
+    """The families to load: those with code for a GPU of this machine."""
+    installed = build()
+    if installed is None or unusable():
+        return []
+    return [family for family in installed.families.values() if family_problem(family) is None]
