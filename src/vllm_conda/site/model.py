@@ -350,7 +350,7 @@ def spec_problem(spec: str) -> str:
     try:
         name = MatchSpec(spec, strict=True).name
     except InvalidMatchSpecError as error:
-        return str(error).strip().rstrip(".")
+        return str(error).strip().splitlines()[0].rstrip(".")
     if name is None or name.as_package_name() is None:
         return "it names no package"
     if name.normalized.startswith("__"):
