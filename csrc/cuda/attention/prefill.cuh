@@ -13,8 +13,9 @@ namespace vk::cuda::attention {
 template <class T, class KV, int kHead>
 struct PrefillTraits {
   static constexpr int kThreads = 128;
-  // 32 rows a warp halve the reads of keys from shared memory; more columns leave no registers.
-  static constexpr int kTiles = kHead <= 128 ? 2 : 1;
+  // 32 rows a warp halve the reads of keys from shared memory; more columns, or the conversion of
+  // float8 keys, leave no registers for them.
+  static constexpr int kTiles = kHead <= (sizeof(KV) == 1 ? 64 : 128) ? 2 : 1;
   static constexpr int kRows = 64 * kTiles;
   static constexpr int kKeys = kHead <= 64 ? 64 : 32;
   static constexpr int kQueryBytes = kRows * kRowBytes<T, kHead>;
