@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -432,12 +433,12 @@ def test_lock_and_explicit_files(tmp_path: Path, addresses: list[str]) -> None:
     run("--example", "avx2", "--lock", "locks", *options(addresses), cwd=tmp_path)
     assert sorted(path.name for path in locks.iterdir()) == ["epyc.lock", "epyc.txt"]
     lock = LockFile.from_path(locks / "epyc.lock")
-    (platform,) = lock.platforms()
-    assert "__glibc=2.34=0" in platform.virtual_packages
+    (locked,) = lock.platforms()
+    assert "__glibc=2.34=0" in locked.virtual_packages
     environment = lock.default_environment()
     assert environment is not None
     assert [str(c).rstrip("/") for c in environment.channels()] == addresses
-    records = environment.conda_repodata_records_for_platform(platform)
+    records = environment.conda_repodata_records_for_platform(locked)
     assert records is not None
     assert "vllm-cpu-0.26.0-h3_300.conda" in [record.file_name for record in records]
     explicit = ExplicitEnvironmentSpec.from_path(locks / "epyc.txt")
@@ -453,6 +454,31 @@ def test_shown_example_is_a_site_file(tmp_path: Path, addresses: list[str]) -> N
     solved = run("site.yaml", "vllm-cuda", *options(addresses), cwd=tmp_path)
     assert solved.returncode == 0, solved.stderr
     assert "cuda130_1130" in solved.stdout
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="describes itself as a Zen 4")
+def test_this_machine_as_a_site_file(
+    tmp_path: Path, addresses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = run("--describe", cwd=tmp_path)
+    assert real.returncode == 0, real.stderr
+    here = parse_site(real.stdout, "here").nodes["this-node"]
+    detected = {p.name.normalized: p for p in solving.virtual_packages()}
+    assert here.glibc == str(detected["__glibc"].version)
+    assert here.archspec == str(detected["__archspec"].build_string)
+    for name, value in {
+        "GLIBC": "2.35",
+        "ARCHSPEC": "zen4",
+        "CUDA": "12.8",
+        "CUDA_ARCH": "9.0",
+    }.items():
+        monkeypatch.setenv(f"CONDA_OVERRIDE_{name}", value)
+    (tmp_path / "site.yaml").write_text(run("--describe", cwd=tmp_path).stdout)
+    node = load_site(tmp_path / "site.yaml").nodes["this-node"]
+    assert (node.glibc, node.archspec, node.cuda) == ("2.35", "zen4", "12.8")
+    assert node.cuda_arch == ("9.0",)
+    done = run("site.yaml", "vllm-cuda", *options(addresses), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_channels_of_the_site_file_are_relative_to_it(tmp_path: Path, addresses: list[str]) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--example", metavar="NAME", help="Take a packaged example instead of SITE.YAML.")
 @click.option("--examples", "list_examples", is_flag=True, help="List the packaged examples.")
 @click.option("--show", is_flag=True, help="Print the site file instead of solving it.")
+@click.option("--describe", is_flag=True, help="Print this machine as a site file.")
 @click.option(
     "--channel",
     "-c",
@@ -50,6 +51,7 @@ def solve(
     example: str | None,
     list_examples: bool,
     show: bool,
+    describe: bool,
     channels: tuple[str, ...],
     each: bool,
     lock_folder: Path | None,
@@ -73,6 +75,11 @@ def solve(
 
     if list_examples:
         return _list_examples(as_json)
+    if describe:
+        from vllm_conda.site.describe import describe_machine
+
+        click.echo(describe_machine(), nl=False)
+        return 0
     if each and lock_folder:
         raise UsageError(
             "--each solves several environments a node type, --lock writes one.",

@@ -1,0 +1,37 @@
+"""The machine at hand as a site file with one node type."""
+
+from __future__ import annotations
+
+from rattler.platform import Subdir
+
+from vllm_conda.errors import UsageError
+from vllm_conda.site.model import PLATFORMS, SCHEMA
+from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX
+from vllm_conda.solve import virtual_packages
+
+
+def describe_machine() -> str:
+    """A site file of what py-rattler detects here, ``CONDA_OVERRIDE_*`` included.
+
+    Raises:
+        UsageError: Not a Linux machine of a supported platform.
+    """
+    platform = str(Subdir.current())
+    if platform not in PLATFORMS:
+        raise UsageError(
+            f"This machine is {platform}, node types are {', '.join(PLATFORMS)}.",
+            "Run it on the node.",
+        )
+    found = {package.name.normalized: package for package in virtual_packages()}
+    lines = [f"schema: {SCHEMA}", "site: here", "", "nodes:", "  this-node:", "    role: compute"]
+    lines.append(f"    platform: {platform}")
+    for key, name in (("glibc", GLIBC), ("linux", LINUX)):
+        if name in found:
+            lines.append(f"    {key}: {found[name].version}")
+    if ARCHSPEC in found:
+        lines.append(f"    archspec: {found[ARCHSPEC].build_string}")
+    if CUDA in found and CUDA_ARCH in found:
+        lines.append(f"    cuda: {found[CUDA].version}")
+        lines.append("    # The lowest of this machine; name every kind of GPU in it.")
+        lines.append(f"    cuda_arch: [{found[CUDA_ARCH].version}]")
+    return "\n".join(lines) + "\n"
