@@ -16,7 +16,12 @@ class FastDiv {
     magic_ = static_cast<uint32_t>((((uint64_t{1} << shift_) - divisor) << 32) / divisor + 1);
   }
 
-  uint32_t divisor() const { return divisor_; }
+#ifdef __CUDACC__
+  __host__ __device__
+#endif
+      uint32_t divisor() const {
+    return divisor_;
+  }
 
   struct Result {
     uint32_t quotient, remainder;

@@ -14,7 +14,7 @@ namespace vk::cuda::norm {
 enum class Kind { kPlain, kStatic, kPerToken, kPerGroup };
 
 // What one thread holds of a row: `kPieces` pieces of N columns, a block apart. With kPieces 0 the
-// row is too long for registers, and every pass reads it again.
+// row is too long for registers, or not aligned, and every pass reads it again.
 template <class T, bool kResidual, int kPieces, bool kAligned>
 class Row {
  public:
@@ -180,8 +180,8 @@ template <class T, class Out, Kind kKind, bool kResidual>
 void LaunchRows(const Problem& problem, const Launch& launch) {
   const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    const int64_t threads =
-        per_thread > 0 ? CeilDiv(CeilDiv(pieces, per_thread), 32) * 32 : int64_t{1024};
+    const int64_t needed = CeilDiv(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32) * 32;
+    const int64_t threads = std::min<int64_t>(needed, 1024);
     kernel<<<GridX(launch.op, problem.rows), static_cast<unsigned>(threads), 0, launch.stream>>>(
         problem);
     CheckLaunch(launch.op);
@@ -190,18 +190,17 @@ void LaunchRows(const Problem& problem, const Launch& launch) {
   // vectors a thread keep more bytes in flight for a block's barrier.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
   const int64_t per_thread = few ? 1 : Tuned("VK_NORM_PIECES", 2);
-  DispatchBool(launch.aligned, [&](auto aligned) {
-    constexpr bool kAligned = decltype(aligned)::value;
-    if (pieces > 2 * kMaxThreads<2>) {
-      run(NormKernel<T, Out, kKind, kResidual, 0, kAligned>, 0);
-    } else if (per_thread == 4 && pieces <= 4 * kMaxThreads<4>) {
-      run(NormKernel<T, Out, kKind, kResidual, 4, kAligned>, 4);
-    } else if (pieces > kMaxThreads<1> || per_thread >= 2) {
-      run(NormKernel<T, Out, kKind, kResidual, 2, kAligned>, 2);
-    } else {
-      run(NormKernel<T, Out, kKind, kResidual, 1, kAligned>, 1);
-    }
-  });
+  if (!launch.aligned) {
+    run(NormKernel<T, Out, kKind, kResidual, 0, false>, 0);
+  } else if (pieces > 2 * kMaxThreads<2>) {
+    run(NormKernel<T, Out, kKind, kResidual, 0, true>, 0);
+  } else if (per_thread == 4 && pieces <= 4 * kMaxThreads<4>) {
+    run(NormKernel<T, Out, kKind, kResidual, 4, true>, 4);
+  } else if (pieces > kMaxThreads<1> || per_thread >= 2) {
+    run(NormKernel<T, Out, kKind, kResidual, 2, true>, 2);
+  } else {
+    run(NormKernel<T, Out, kKind, kResidual, 1, true>, 1);
+  }
 }
 
 // Over the element types and the residual; Out<T> is what is written.
