@@ -264,6 +264,16 @@ def test_gpu_node_with_the_cpu_build_is_pointed_out(channels: Channels) -> None:
     assert not asked_for.notes
 
 
+def test_channels_without_cuda_packages(tmp_path: Path) -> None:
+    channel = site_channel.Channel(tmp_path / "channel")
+    channel.add("linux-64", "vllm-cpu", "1", "h0_0")
+    channel.add("linux-64", "vllm-kernels", "1", "h0_0", ["vllm-cpu"])
+    result = one(Channels([channel.write()]), ["vllm-kernels"], **GPU)
+    assert result.notes == (
+        "gets the CPU build although it has GPUs: the channels have no vllm-cuda",
+    )
+
+
 def test_each_spec_by_itself(channels: Channels) -> None:
     result = check_site(site_of(node()), channels, ["vllm-cpu", "vllm-cuda"], each=True)[0]
     assert [answer.refusal is None for answer in result.answers] == [True, False]
@@ -443,9 +453,9 @@ def test_lock_and_explicit_files(tmp_path: Path, addresses: list[str]) -> None:
     assert "vllm-cpu-0.26.0-h3_300.conda" in [record.file_name for record in records]
     explicit = ExplicitEnvironmentSpec.from_path(locks / "epyc.txt")
     assert str(explicit.platform) == "linux-64"
-    assert sorted(p.url.rpartition("/")[2].partition("#")[0] for p in explicit.packages) == sorted(
-        record.file_name for record in records
-    )
+    order = [p.url.rpartition("/")[2].partition("#")[0] for p in explicit.packages]
+    assert sorted(order) == sorted(record.file_name for record in records)
+    assert order.index("python-3.12.1-h0_0.conda") < order.index("vllm-core-0.26.0-h0_0.conda")
 
 
 def test_shown_example_is_a_site_file(tmp_path: Path, addresses: list[str]) -> None:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from rattler import Channel, LockChannel, LockFile, LockPlatform, RepoDataRecord
+from rattler import Channel, LockChannel, LockFile, LockPlatform, PackageRecord, RepoDataRecord
 
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.site import virtual
@@ -63,7 +63,10 @@ def explicit_text(result: NodeResult, records: Sequence[RepoDataRecord]) -> str:
         f"# platform: {result.node.platform}",
         "@EXPLICIT",
     ]
-    for record in records:
+    # As `conda list --explicit`: a package after those that its install scripts may call.
+    found = {record.name.normalized: record for record in records}
+    for package in PackageRecord.sort_topologically(list(records)):
+        record = found[package.name.normalized]
         md5 = f"#{record.md5.hex()}" if record.md5 else ""
         lines.append(f"{record.url}{md5}")
     return "\n".join(lines) + "\n"

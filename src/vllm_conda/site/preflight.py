@@ -124,7 +124,11 @@ def _fallback(
             continue
         if CPU_PACKAGE in [spec_name(spec) for spec in answer.specs]:
             continue
-        refusal = _ask(channels, (CUDA_PACKAGE,), node, machine).refusal
-        if refusal:
-            return (f"gets the CPU build although it has GPUs: {refusal.text}",)
+        if not channels.platforms_with(CUDA_PACKAGE):
+            why = f"the channels have no {CUDA_PACKAGE}"
+        elif refusal := _ask(channels, (CUDA_PACKAGE,), node, machine).refusal:
+            why = refusal.text
+        else:
+            continue
+        return (f"gets the CPU build although it has GPUs: {why}",)
     return ()
