@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812  PyTorch's own convention
 
+from vllm_kernels.reference import quant
+
 
 def _gated(
     out: torch.Tensor, input: torch.Tensor, activation: Callable[[torch.Tensor], torch.Tensor]
@@ -57,3 +59,79 @@ def gelu_quick(out: torch.Tensor, input: torch.Tensor) -> None:
     """``out = x / (1 + e^(-1.702 x))``."""
     x = input.float()
     out.copy_(x * torch.sigmoid(1.702 * x))
+
+
+def relu_squared(out: torch.Tensor, input: torch.Tensor) -> None:
+    """``out = max(x, 0)^2`` ("Primer", So et al. 2021)."""
+    out.copy_(F.relu(input.float()).square())
+
+
+def mul_and_silu(out: torch.Tensor, input: torch.Tensor) -> None:
+    """``out = first half * silu(second half)``."""
+    first, second = input.chunk(2, dim=-1)
+    out.copy_(first * F.silu(second))
+
+
+def fatrelu_and_mul(out: torch.Tensor, input: torch.Tensor, threshold: float) -> None:
+    """``out = (gate where gate > threshold, else 0) * up`` ("ProSparse", Song et al. 2024)."""
+    _gated(out, input, lambda gate: torch.where(gate <= threshold, 0.0, gate))
+
+
+def silu_and_mul_with_clamp(
+    result: torch.Tensor, input: torch.Tensor, limit: float, alpha: float = 1.0, beta: float = 0.0
+) -> None:
+    """``result = g * sigmoid(alpha g) * (u + beta)``, with the gate and the other half clamped.
+
+    g = min(gate, limit), u = min(max(up, -limit), limit); the activated half is rounded.
+    """
+    gate, up = input.chunk(2, dim=-1)
+    g, u = gate.clamp(max=limit).float(), up.clamp(-limit, limit).float()
+    result.copy_((g * torch.sigmoid(alpha * g)).to(input.dtype).float() * (u + beta))
+
+
+def swigluoai_and_mul(
+    out: torch.Tensor, input: torch.Tensor, alpha: float = 1.702, limit: float = 7.0
+) -> None:
+    """``out = (u + 1) * g * sigmoid(alpha g)`` in float32, rounded once (gpt-oss, 2025).
+
+    Gates are the even columns of ``input``: g = min(input[..., ::2], limit);
+    u = min(max(input[..., 1::2], -limit), limit).
+    """
+    gate, up = input[..., ::2].float(), input[..., 1::2].float()
+    g, u = gate.clamp(max=limit), up.clamp(-limit, limit)
+    out.copy_((u + 1) * (g * torch.sigmoid(alpha * g)))
+
+
+def silu_and_mul_quant(result: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
+    """``silu_and_mul``, then ``static_scaled_fp8_quant`` with one scale.
+
+    ``result``: float8_e4m3fn [..., d]; ``scale``: float32, one element.
+    """
+    gate, up = input.chunk(2, dim=-1)
+    y = (F.silu(gate) * up).float()
+    result.copy_(quant.to_float8(y * (1.0 / scale.reshape(()))))
+
+
+def silu_and_mul_per_block_quant(
+    out: torch.Tensor,
+    input: torch.Tensor,
+    scales: torch.Tensor,
+    group_size: int,
+    scale_ub: torch.Tensor | None = None,
+    is_scale_transposed: bool = False,
+) -> None:
+    """``silu(gate) * up`` in float32, quantised by a measured scale for each group of columns.
+
+    ``out``: float8_e4m3fn or int8 [..., d]; ``scales``: float32 [rows, d / group_size], written:
+    max |y| over the type's largest value (448 or 127), at most ``scale_ub``; with
+    ``is_scale_transposed`` also [d / group_size, rows].
+    """
+    gate, up = input.float().chunk(2, dim=-1)
+    y = quant.in_groups(F.silu(gate) * up, group_size)
+    largest = quant.LARGEST[out.dtype]
+    measured = y.abs().amax(-1, keepdim=True) / largest
+    if scale_ub is not None:
+        measured = torch.minimum(measured, scale_ub.reshape(()))
+    measured = measured.clamp_min(quant.LEAST_SCALE[out.dtype])
+    quant.put_group_scales(scales, measured, is_scale_transposed)
+    out.copy_(quant.saturated(y / measured, out.dtype).flatten(-2))

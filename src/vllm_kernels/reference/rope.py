@@ -45,3 +45,32 @@ def rotary_embedding(
             part.copy_(torch.stack(turned, dim=-1).flatten(-2))
         if rotated.data_ptr() != heads.data_ptr():
             heads.copy_(rotated.view(heads.shape))
+
+
+def fused_qk_norm_rope(
+    qkv: torch.Tensor,
+    num_heads_q: int,
+    num_heads_k: int,
+    num_heads_v: int,
+    head_dim: int,
+    eps: float,
+    q_weight: torch.Tensor,
+    k_weight: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+    position_ids: torch.Tensor,
+    forced_token_heads_per_warp: int = -1,
+) -> None:
+    """Norm each head of the queries and keys of ``qkv``, then rotate it; in float32, in place.
+
+    ``qkv``: [tokens, (num_heads_q + num_heads_k + num_heads_v) * head_dim]; the weights:
+    [head_dim]; ``position_ids``: int64 [tokens]; ``cos_sin_cache`` as in ``rotary_embedding``, of
+    at most head_dim columns. The last argument is a hint to the kernel.
+    """
+    split = num_heads_q * head_dim, num_heads_k * head_dim, num_heads_v * head_dim
+    query, key, _ = qkv.split(split, dim=-1)
+    for heads, weight in ((query, q_weight), (key, k_weight)):
+        wide = heads.float().reshape(len(heads), -1, head_dim)
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()
+        rotary_embedding(position_ids, wide, None, head_dim, cos_sin_cache.float(), is_neox)
+        heads.copy_(wide.flatten(-2))
