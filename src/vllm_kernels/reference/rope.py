@@ -67,8 +67,9 @@ def fused_qk_norm_rope(
     [head_dim]; ``position_ids``: int64 [tokens]; ``cos_sin_cache`` as in ``rotary_embedding``, of
     at most head_dim columns. The last argument is a hint to the kernel.
     """
-    split = num_heads_q * head_dim, num_heads_k * head_dim, num_heads_v * head_dim
-    query, key, _ = qkv.split(split, dim=-1)
+    keys = num_heads_q * head_dim
+    values = keys + num_heads_k * head_dim
+    query, key = qkv[:, :keys], qkv[:, keys:values]
     for heads, weight in ((query, q_weight), (key, k_weight)):
         wide = heads.float().reshape(len(heads), -1, head_dim)
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()
