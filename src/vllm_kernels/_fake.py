@@ -45,11 +45,75 @@ def _scheduler_metadata(
     return seq_lens.new_empty((size,), dtype=torch.int8)
 
 
+def _repacked(b_q_weight: torch.Tensor, size_k: int, size_n: int, num_bits: int) -> torch.Tensor:
+    return b_q_weight.new_empty((size_k // 16, size_n * num_bits // 2), dtype=torch.int32)
+
+
+def _gptq_repacked(
+    b_q_weight: torch.Tensor,
+    perm: torch.Tensor,
+    size_k: int,
+    size_n: int,
+    num_bits: int,
+    *_: object,
+) -> torch.Tensor:
+    return _repacked(b_q_weight, size_k, size_n, num_bits)
+
+
+def _awq_repacked(
+    b_q_weight: torch.Tensor, size_k: int, size_n: int, num_bits: int, *_: object
+) -> torch.Tensor:
+    return _repacked(b_q_weight, size_k, size_n, num_bits)
+
+
+def _marlin_gemm(
+    a: torch.Tensor,
+    c: torch.Tensor | None,
+    b_q_weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    b_scales: torch.Tensor,
+    a_scales: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
+    b_zeros: torch.Tensor | None,
+    g_idx: torch.Tensor | None,
+    perm: torch.Tensor | None,
+    workspace: torch.Tensor,
+    b_type_id: int,
+    size_m: int,
+    size_n: int,
+    *_: object,
+) -> torch.Tensor:
+    return a.new_empty((size_m, size_n))
+
+
+def _like(tensor: torch.Tensor, *_: object) -> torch.Tensor:
+    return tensor.new_empty(tensor.shape)
+
+
+def _gptq_gemm(a: torch.Tensor, b_q_weight: torch.Tensor, *_: object) -> torch.Tensor:
+    return a.new_empty((a.shape[0], b_q_weight.shape[1]))
+
+
+def _awq_gemm(in_feats: torch.Tensor, kernel: torch.Tensor, *_: object) -> torch.Tensor:
+    return in_feats.new_empty((in_feats.shape[0], kernel.shape[1] * 8))
+
+
+def _awq_dequantize(kernel: torch.Tensor, scales: torch.Tensor, *_: object) -> torch.Tensor:
+    return scales.new_empty((kernel.shape[0], kernel.shape[1] * 8))
+
+
 # Ops whose result the schema alone does not tell.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
     "create_onednn_mm_handler": _handle,
     "create_onednn_scaled_mm_handler": _handle,
+    "gptq_marlin_repack": _gptq_repacked,
+    "awq_marlin_repack": _awq_repacked,
+    "marlin_gemm": _marlin_gemm,
+    "permute_cols": _like,
+    "gptq_gemm": _gptq_gemm,
+    "awq_gemm": _awq_gemm,
+    "awq_dequantize": _awq_dequantize,
 }
 
 

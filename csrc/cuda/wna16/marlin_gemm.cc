@@ -1,0 +1,164 @@
+// The host's side of products with repacked weights.
+#include <cuda_runtime.h>
+
+#include <atomic>
+
+#include "cuda/common/launch.h"
+#include "cuda/wna16/marlin_instances.h"
+#include "cuda/wna16/marlin_plan.h"
+#include "cuda/wna16/marlin_problem.h"
+#include "cuda/wna16/permute.h"
+#include "cuda/wna16/wna16.h"
+
+namespace vk::wna16 {
+namespace {
+
+constexpr char kOp[] = "marlin_gemm";
+constexpr int64_t kAlignment = 256;
+// From so many tokens on, the matrix units pay for weights that are dequantized to memory first.
+constexpr int64_t kDequantizeTokens = 512;
+
+std::atomic<int> forced_shape{-1}, forced_stages{-1}, forced_blocks{-1};
+
+DeviceLimits Limits() {
+  const cuda::Device& device = cuda::CurrentDevice(kOp);
+  if (device.capability < 80) {
+    Fail(VK_UNSUPPORTED, "%s: the GPU is %d.%d, want compute capability 8.0 or newer", kOp,
+         device.capability / 10, device.capability % 10);
+  }
+  return {device.multiprocessors, device.shared_bytes};
+}
+
+Plan PlanOf(const MarlinProblem& problem, int64_t locks) {
+  PlanOverride force;
+  force.shape = forced_shape;
+  force.stages = forced_stages;
+  force.blocks = forced_blocks;
+  return MakePlan(problem.m, problem.n, problem.k, problem.type, Limits(), locks, force);
+}
+
+int64_t CopyBytes(const MarlinProblem& problem) {
+  if (!problem.copies_a) return 0;
+  const int64_t bytes = static_cast<int64_t>(problem.m) * problem.k * 2;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+KernelTable Kernels(const MarlinProblem& problem) {
+  const bool bf16 = problem.dtype == VK_BF16;
+  switch (problem.type) {
+    case WeightType::kU4B8:
+      return bf16 ? MarlinKernelsBf16U4B8() : MarlinKernelsHalfU4B8();
+    case WeightType::kU4:
+      return bf16 ? MarlinKernelsBf16U4() : MarlinKernelsHalfU4();
+    case WeightType::kU8B128:
+      return bf16 ? MarlinKernelsBf16U8B128() : MarlinKernelsHalfU8B128();
+    default:
+      return bf16 ? MarlinKernelsBf16Fp8() : MarlinKernelsHalfFp8();
+  }
+}
+
+void CheckNoGroupIndex(const MarlinProblem& problem) {
+  if (problem.g_idx != nullptr) {
+    Fail(VK_UNSUPPORTED,
+         "%s: no kernel for act_order over a part of K (is_k_full is false), want the product with "
+         "dequantized weights",
+         kOp);
+  }
+}
+
+void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_tensor* workspace,
+         const vk_tensor* scratch, cudaStream_t stream) {
+  const MarlinProblem problem = CheckProblem(kOp, given);
+  CheckNoGroupIndex(problem);
+  const Arg out(kOp, "c", c);
+  out.SameDtype(Arg(kOp, "a", given->a)).Dims(2).Size(0, problem.m).Size(1, problem.n);
+  out.Contiguous();
+  VK_CHECK(reinterpret_cast<uintptr_t>(c->data) % 16 == 0,
+           "%s: c starts at %p, want a multiple of 16 bytes", kOp, c->data);
+  Arg(kOp, "workspace", workspace).Dtype({VK_I32}).Dims(1).Contiguous();
+  const int64_t locks = workspace->shape[0];
+  VK_CHECK(locks > 0, "%s: workspace is empty, want at least one int32, zero", kOp);
+  if (problem.m == 0) return;
+
+  const Plan plan = PlanOf(problem, locks);
+  const int64_t copy_bytes = CopyBytes(problem);
+  const int64_t bytes = scratch != nullptr ? NumElements(*scratch) : 0;
+  VK_CHECK(bytes >= copy_bytes + plan.partial_bytes, "%s: scratch has %lld bytes, want %lld", kOp,
+           static_cast<long long>(bytes), static_cast<long long>(copy_bytes + plan.partial_bytes));
+  unsigned char* const memory = bytes > 0 ? static_cast<unsigned char*>(scratch->data) : nullptr;
+
+  MarlinParams params{};
+  params.a = problem.a;
+  params.lda = problem.lda;
+  if (problem.copies_a) {
+    PermuteColumns(kOp, memory, problem.a, problem.lda, problem.perm, problem.m, problem.k, stream);
+    params.a = memory;
+    params.lda = problem.k;
+  }
+  params.weights = problem.weights;
+  params.scales = problem.scales;
+  params.zeros = problem.zeros;
+  params.bias = problem.bias;
+  params.c = c->data;
+  params.partials =
+      plan.partial_bytes > 0 ? reinterpret_cast<float*>(memory + copy_bytes) : nullptr;
+  params.locks = static_cast<int32_t*>(workspace->data);
+  params.m = problem.m;
+  params.n = problem.n;
+  params.k = problem.k;
+  params.group = problem.group;
+  params.per_channel = problem.per_channel;
+  params.m_tiles = plan.m_tiles;
+  params.k_steps = plan.k_steps;
+  params.steps = plan.steps;
+  params.block_steps = plan.block_steps;
+  params.lock_by_tile = plan.lock_by_tile;
+  params.stages = plan.stages;
+
+  const void* const kernel = Kernels(problem)[plan.shape];
+  cuda::CheckCuda(
+      kOp, "reserving shared memory",
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes));
+  void* arguments[] = {&params};
+  const cudaError_t error =
+      cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(plan.blocks)),
+                       dim3(static_cast<unsigned>(kShapes[plan.shape].threads)), arguments,
+                       static_cast<size_t>(plan.shared_bytes), stream);
+  if (error != cudaSuccess) cuda::CheckLaunch(kOp);
+}
+
+}  // namespace
+}  // namespace vk::wna16
+
+extern "C" {
+
+vk_status vk_cuda_marlin_scratch(const vk_marlin_problem* problem, int64_t locks, int64_t* bytes) {
+  return vk::Guard([&] {
+    const auto checked = vk::wna16::CheckProblem(vk::wna16::kOp, problem);
+    vk::wna16::CheckNoGroupIndex(checked);
+    VK_CHECK(locks > 0, "%s: workspace is empty, want at least one int32, zero", vk::wna16::kOp);
+    *bytes = vk::wna16::CopyBytes(checked);
+    if (checked.m > 0) *bytes += vk::wna16::PlanOf(checked, locks).partial_bytes;
+  });
+}
+
+vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* problem,
+                              const vk_tensor* workspace, const vk_tensor* scratch, void* stream) {
+  return vk::Guard(
+      [&] { vk::wna16::Run(c, problem, workspace, scratch, static_cast<cudaStream_t>(stream)); });
+}
+
+int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* problem) {
+  const bool act_order = problem->g_idx != nullptr && vk::NumElements(*problem->g_idx) > 0;
+  if (vk::wna16::forced_shape >= 0) return 0;
+  return problem->m >= vk::wna16::kDequantizeTokens || (act_order && !problem->is_k_full);
+}
+
+int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks) {
+  vk::wna16::forced_shape = shape;
+  vk::wna16::forced_stages = stages;
+  vk::wna16::forced_blocks = blocks;
+  return vk::wna16::kShapeCount;
+}
+
+}  // extern "C"

@@ -1,0 +1,493 @@
+// c = a @ dequantized(weights) + bias for few tokens: as fast as the weights stream from memory.
+//
+// Blocks take equal shares of all steps (tile of c x 64 * kWarpsK of K), whatever tile these belong
+// to ("stream-K": Osama et al., "Stream-K: Work-centric Parallel Decomposition for Dense
+// Matrix-Matrix Multiplication on the GPU", 2023). A tile that several blocks share is added up by
+// the last one to finish, always in the order of K: the result does not depend on who that is.
+// Weights, activations, scales and zero points pass through a pipeline of cp.async stages that does
+// not drain between tiles. Numbers: weights are exact in the 16-bit type, products are summed in
+// float32 per group of K, and each such sum is multiplied by its scale in float32.
+#ifndef VLLM_KERNELS_CUDA_WNA16_MARLIN_KERNEL_CUH_
+#define VLLM_KERNELS_CUDA_WNA16_MARLIN_KERNEL_CUH_
+
+#include "cuda/wna16/dequant.cuh"
+#include "cuda/wna16/marlin_params.h"
+#include "cuda/wna16/ptx.cuh"
+
+namespace vk::wna16 {
+
+template <class T, WeightType kType, class S>
+class MarlinBlock {
+ public:
+  __device__ __forceinline__ MarlinBlock(const MarlinParams& params, unsigned char* shared)
+      : p_(params),
+        stages_(shared),
+        rest_(shared + params.stages * Bytes::kStage),
+        lane_(static_cast<int>(threadIdx.x) % kLanes),
+        warp_n_(static_cast<int>(threadIdx.x) / kLanes % S::kWarpsN),
+        warp_k_(static_cast<int>(threadIdx.x) / kLanes / S::kWarpsN) {
+    unit_ = warp_n_ * S::kTiles / 4;
+    first_tile_ = warp_n_ * S::kTiles % 4;
+  }
+
+  __device__ __forceinline__ void Run() {
+    const int begin = static_cast<int>(blockIdx.x) * p_.block_steps;
+    const int end = min(begin + p_.block_steps, p_.steps);
+    if (begin >= end) return;
+    load_step_ = begin;
+    Seek(begin / p_.k_steps);
+    load_k_ = begin % p_.k_steps;
+    for (int stage = 0; stage < p_.stages - 1; ++stage) LoadNext(stage, end);
+
+    int tile = begin / p_.k_steps;
+    int k_step = begin % p_.k_steps;
+    int first = k_step;  // of this block in this tile
+    int stage = 0;
+    Clear();
+    for (int step = begin; step < end; ++step) {
+      Wait();
+      __syncthreads();
+      LoadNext(stage == 0 ? p_.stages - 1 : stage - 1, end);
+      Multiply(stages_ + stage * Bytes::kStage);
+      if (++stage == p_.stages) stage = 0;
+      if (++k_step == p_.k_steps || step + 1 == end) {
+        Finish(tile, first > 0 || k_step < p_.k_steps);
+        Clear();
+        ++tile;
+        k_step = first = 0;
+      }
+    }
+  }
+
+ private:
+  using Bytes = SharedBytes<S, kType>;
+  static constexpr bool kHasZeros = kType == WeightType::kU4;
+  static constexpr int kUnitBytes = UnitWords(Bits(kType)) * 4;
+  static constexpr int kBlockBytes = 4 * kUnitBytes;  // 64 columns x 64 of K
+
+  // Points the loader at the weights and tokens of `tile`.
+  __device__ __forceinline__ void Seek(int tile) {
+    load_n_ = tile / p_.m_tiles * S::kN;
+    load_m_ = tile % p_.m_tiles * S::kTokens;
+  }
+
+  // Starts the copies of the next step into `stage`; after the last step, an empty group.
+  __device__ __forceinline__ void LoadNext(int stage, int end) {
+    if (load_step_ < end) {
+      unsigned char* const base = stages_ + stage * Bytes::kStage;
+      LoadWeights(base);
+      LoadTokens(base + Bytes::kWeights);
+      LoadScales(base + Bytes::kWeights + Bytes::kTokens);
+      ++load_step_;
+      if (++load_k_ == p_.k_steps) {
+        load_k_ = 0;
+        Seek(load_step_ / p_.k_steps);
+      }
+    }
+    CopyCommit();
+  }
+
+  __device__ __forceinline__ void LoadWeights(unsigned char* to) {
+    constexpr int kVectors = Bytes::kWeights / 16;
+    constexpr int kBlockVectors = kBlockBytes / 16;
+    const unsigned char* const from = static_cast<const unsigned char*>(p_.weights);
+    const uint64_t policy = EvictFirstPolicy();
+#pragma unroll
+    for (int i = 0; i < (kVectors + S::kThreads - 1) / S::kThreads; ++i) {
+      const int vector = static_cast<int>(threadIdx.x) + i * S::kThreads;
+      if (kVectors % S::kThreads != 0 && vector >= kVectors) break;
+      const int column = load_n_ / kUnitN + vector / kBlockVectors / S::kWarpsK;
+      const int row = load_k_ * S::kWarpsK + vector / kBlockVectors % S::kWarpsK;
+      const bool valid = column * kUnitN < p_.n && row * 64 < p_.k;
+      const int64_t block = static_cast<int64_t>(column) * (p_.k / 64) + row;
+      const unsigned char* const source =
+          valid ? from + block * kBlockBytes + vector % kBlockVectors * 16 : from;
+      CopyAsyncOnce16(to + vector * 16, source, valid, policy);
+    }
+  }
+
+  // Rows of 64 of K = 128 bytes; their eight 16-byte parts are permuted by the row's number, so
+  // that eight rows of one part lie in different banks.
+  __device__ __forceinline__ void LoadTokens(unsigned char* to) {
+    constexpr int kVectors = Bytes::kTokens / 16;
+    const unsigned char* const from = static_cast<const unsigned char*>(p_.a);
+#pragma unroll
+    for (int i = 0; i < (kVectors + S::kThreads - 1) / S::kThreads; ++i) {
+      const int vector = static_cast<int>(threadIdx.x) + i * S::kThreads;
+      if (kVectors % S::kThreads != 0 && vector >= kVectors) break;
+      const int part = vector % 8;
+      const int token = vector / 8 % S::kTokens;
+      const int chunk = vector / 8 / S::kTokens;
+      const int row = load_m_ + token;
+      const int k = (load_k_ * S::kWarpsK + chunk) * 64 + part * 8;
+      const bool valid = row < p_.m && k < p_.k;
+      const unsigned char* const source =
+          valid ? from + (static_cast<int64_t>(row) * p_.lda + k) * 2 : from;
+      CopyAsync16(to + (chunk * S::kTokens + token) * 128 + (part ^ (token & 7)) * 16, source,
+                  valid);
+    }
+  }
+
+  __device__ __forceinline__ void LoadScales(unsigned char* to) {
+    const int rows = p_.group == 32 ? 2 : 1;  // in 64 of K
+    if (!p_.per_channel) {
+      LoadRows<S::kN / 8>(to, static_cast<const unsigned char*>(p_.scales), p_.n * 2, load_n_ * 2,
+                          rows);
+    }
+    if constexpr (kHasZeros) {
+      LoadRows<S::kN / 32>(to + Bytes::kScales, reinterpret_cast<const unsigned char*>(p_.zeros),
+                           p_.n / 2, load_n_ / 2, rows);
+    }
+  }
+
+  // `rows` rows of kRowVectors x 16 bytes for each 64 of K, from rows of `row_bytes` at `offset`.
+  template <int kRowVectors>
+  __device__ __forceinline__ void LoadRows(unsigned char* to, const unsigned char* from,
+                                           int row_bytes, int offset, int rows) {
+    for (int vector = static_cast<int>(threadIdx.x); vector < S::kWarpsK * rows * kRowVectors;
+         vector += S::kThreads) {
+      const int part = vector % kRowVectors;
+      const int row = vector / kRowVectors;  // chunk * rows + row of the chunk
+      const int chunk = rows == 2 ? row / 2 : row;
+      const int k = rows == 2 ? load_k_ * S::kK + row * 32 : (load_k_ * S::kWarpsK + row) * 64;
+      const bool valid = k < p_.k && offset + part * 16 < row_bytes;
+      const unsigned char* const source =
+          valid ? from + static_cast<int64_t>(k / p_.group) * row_bytes + offset + part * 16 : from;
+      CopyAsync16(to + ((chunk * 2 + (row - chunk * rows)) * kRowVectors + part) * 16, source,
+                  valid);
+    }
+  }
+
+  // Until the oldest stage has arrived; every step commits one group.
+  __device__ __forceinline__ void Wait() {
+    switch (p_.stages) {
+      case 2:
+        return CopyWait<0>();
+      case 3:
+        return CopyWait<1>();
+      case 4:
+        return CopyWait<2>();
+      case 5:
+        return CopyWait<3>();
+      case 6:
+        return CopyWait<4>();
+      case 7:
+        return CopyWait<5>();
+      default:
+        return CopyWait<6>();
+    }
+  }
+
+  __device__ __forceinline__ void Clear() {
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) {
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) total_[i][j][e] = 0;
+      }
+    }
+  }
+
+  // This warp's 64 of K of one stage.
+  __device__ __forceinline__ void Multiply(const unsigned char* base) {
+    const unsigned char* const weights = base + (unit_ * S::kWarpsK + warp_k_) * kBlockBytes;
+    const unsigned char* const tokens = base + Bytes::kWeights + warp_k_ * S::kTokens * 128;
+    const unsigned char* const scales =
+        base + Bytes::kWeights + Bytes::kTokens +
+        (warp_k_ * 2 * S::kN + unit_ * kUnitN + lane_ / 4 * 8 + first_tile_ * 2) * 2;
+    const unsigned char* const zeros = base + Bytes::kWeights + Bytes::kTokens + Bytes::kScales +
+                                       (warp_k_ * 2 * S::kN + unit_ * kUnitN) / 2 + lane_ / 4 * 4;
+    float sum[S::kTiles][S::kTokenTiles][4];
+    uint32_t zero[S::kTiles][2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const bool split = p_.group == 32;
+      if constexpr (kHasZeros) {
+        if (half == 0 || split) LoadZeros(zero, zeros + (half != 0 ? S::kN / 2 : 0));
+      }
+#pragma unroll
+      for (int quarter = 0; quarter < 2; ++quarter) {
+        const int slice = 2 * half + quarter;
+        uint32_t b[S::kTokenTiles][2];
+        LoadFragments(b, tokens, slice);
+        uint32_t words[S::kTiles * Bits(kType) / 4];
+        LoadWords(words, weights + slice * kUnitBytes);
+#pragma unroll
+        for (int i = 0; i < S::kTiles; ++i) {
+          uint32_t a[4];
+          if constexpr (kType == WeightType::kU4B8) {
+            Dequant4<T>(a, words[i], Magic<T>::kZero8, Magic<T>::kZero8);
+          } else if constexpr (kType == WeightType::kU4) {
+            Dequant4<T>(a, words[i], zero[i][0], zero[i][1]);
+          } else {
+            Dequant8<T, kType>(a, words[2 * i], words[2 * i + 1]);
+          }
+#pragma unroll
+          for (int j = 0; j < S::kTokenTiles; ++j) {
+            if (slice == 0) {
+              const float none[4] = {0, 0, 0, 0};
+              T::Mma(sum[i][j], a, b[j], none);
+            } else {
+              T::Mma(sum[i][j], a, b[j], sum[i][j]);
+            }
+          }
+        }
+      }
+      if (half == 1) {
+        AddScaled(sum, scales + (split ? S::kN * 2 : 0));
+      } else if (split) {
+        AddScaled(sum, scales);
+#pragma unroll
+        for (int i = 0; i < S::kTiles; ++i) {
+#pragma unroll
+          for (int j = 0; j < S::kTokenTiles; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) sum[i][j][e] = 0;
+          }
+        }
+      }
+    }
+  }
+
+  // Pairs of base + zero point for the two row halves of each tile, from the lane's word of eight.
+  __device__ __forceinline__ void LoadZeros(uint32_t (&zero)[S::kTiles][2],
+                                            const unsigned char* from) {
+    uint32_t word = *reinterpret_cast<const uint32_t*>(from) >> (4 * first_tile_);
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i, word >>= 4) {
+      const uint32_t pair = AndOr<0x000f000f, Magic<T>::kBase>(word);
+      zero[i][0] = __byte_perm(pair, pair, 0x1010);
+      zero[i][1] = __byte_perm(pair, pair, 0x3232);
+    }
+  }
+
+  // The fragments of all tokens for the 16 of K number `slice`.
+  __device__ __forceinline__ void LoadFragments(uint32_t (&b)[S::kTokenTiles][2],
+                                                const unsigned char* tokens, int slice) {
+    const int part = (2 * slice + lane_ / 8 % 2) ^ (lane_ & 7);
+    if constexpr (S::kTokenTiles == 1) {
+      LoadMatrix2(b[0], tokens + (lane_ & 7) * 128 + part * 16);
+    } else {
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; j += 2) {
+        uint32_t four[4];
+        LoadMatrix4(four, tokens + ((j + lane_ / 16) * 8 + (lane_ & 7)) * 128 + part * 16);
+        b[j][0] = four[0];
+        b[j][1] = four[1];
+        b[j + 1][0] = four[2];
+        b[j + 1][1] = four[3];
+      }
+    }
+  }
+
+  __device__ __forceinline__ void LoadWords(uint32_t (&words)[S::kTiles * Bits(kType) / 4],
+                                            const unsigned char* unit) {
+    if constexpr (Bits(kType) == 4 && S::kTiles == 4) {
+      Unpack(words, 0, *reinterpret_cast<const uint4*>(unit + lane_ * 16));
+    } else if constexpr (Bits(kType) == 4) {
+      const uint2 two = *reinterpret_cast<const uint2*>(unit + lane_ * 16 + first_tile_ * 4);
+      words[0] = two.x;
+      words[1] = two.y;
+    } else {
+      const unsigned char* const from = unit + first_tile_ / 2 * 512 + lane_ * 16;
+#pragma unroll
+      for (int i = 0; i < S::kTiles / 2; ++i) {
+        Unpack(words, 4 * i, *reinterpret_cast<const uint4*>(from + i * 512));
+      }
+    }
+  }
+
+  template <int kWords>
+  static __device__ __forceinline__ void Unpack(uint32_t (&words)[kWords], int at, uint4 vector) {
+    words[at] = vector.x;
+    words[at + 1] = vector.y;
+    words[at + 2] = vector.z;
+    words[at + 3] = vector.w;
+  }
+
+  // total += scale * sum; scales per channel wait until the end.
+  __device__ __forceinline__ void AddScaled(const float (&sum)[S::kTiles][S::kTokenTiles][4],
+                                            const unsigned char* scales) {
+    uint32_t pairs[S::kTiles];
+    if (p_.per_channel) {
+#pragma unroll
+      for (int i = 0; i < S::kTiles; ++i) pairs[i] = 0;
+    } else if constexpr (S::kTiles == 4) {
+      Unpack(pairs, 0, *reinterpret_cast<const uint4*>(scales));
+    } else {
+      const uint2 two = *reinterpret_cast<const uint2*>(scales);
+      pairs[0] = two.x;
+      pairs[1] = two.y;
+    }
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) {
+      const float low = p_.per_channel ? 1.f : Scale(static_cast<uint16_t>(pairs[i] & 0xffff));
+      const float high = p_.per_channel ? 1.f : Scale(static_cast<uint16_t>(pairs[i] >> 16));
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+        total_[i][j][0] += low * sum[i][j][0];
+        total_[i][j][1] += low * sum[i][j][1];
+        total_[i][j][2] += high * sum[i][j][2];
+        total_[i][j][3] += high * sum[i][j][3];
+      }
+    }
+  }
+
+  static __device__ __forceinline__ float Scale(uint16_t bits) {
+    return T::ToFloat(bits) * (kType == WeightType::kFp8 ? Magic<T>::kFp8Unfix : 1.f);
+  }
+
+  // All of K that this block has of `tile` is in: adds the warps up, then the blocks, and writes.
+  __device__ __forceinline__ void Finish(int tile, bool shared_tile) {
+    if constexpr (S::kWarpsK > 1) {
+      float4* const sums = reinterpret_cast<float4*>(rest_);
+      constexpr int kWarpSums = Bytes::kSums / 16;
+      if (warp_k_ > 0) {
+        float4* const mine = sums + ((warp_k_ - 1) * S::kWarpsN + warp_n_) * kWarpSums;
+#pragma unroll
+        for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) mine[f * kLanes + lane_] = Sum(f);
+      }
+      __syncthreads();
+      if (warp_k_ == 0) {
+#pragma unroll
+        for (int w = 0; w < S::kWarpsK - 1; ++w) {
+#pragma unroll
+          for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) {
+            Add(f, sums[(w * S::kWarpsN + warp_n_) * kWarpSums + f * kLanes + lane_]);
+          }
+        }
+      }
+    }
+    if (shared_tile && !Gather(tile)) return;
+    if (warp_k_ == 0) Write(tile);
+  }
+
+  // Hands this block's sums in. True in the block that came last, which then holds the whole tile.
+  __device__ __forceinline__ bool Gather(int tile) {
+    const int first = static_cast<int>(static_cast<int64_t>(tile) * p_.k_steps / p_.block_steps);
+    const int last =
+        static_cast<int>((static_cast<int64_t>(tile + 1) * p_.k_steps - 1) / p_.block_steps);
+    const int self = static_cast<int>(blockIdx.x);
+    if (warp_k_ == 0) {
+      float4* const mine = Slot(tile, self);
+#pragma unroll
+      for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) mine[f * kLanes] = Sum(f);
+      __threadfence();
+    }
+    __syncthreads();
+    int32_t* const lock = p_.locks + (p_.lock_by_tile ? tile : first);
+    int& came = *reinterpret_cast<int*>(rest_);
+    if (threadIdx.x == 0) {
+      came = atomicAdd(lock, 1);
+      if (came == last - first) *lock = 0;  // as the next launch wants it
+      __threadfence();
+    }
+    __syncthreads();
+    const bool is_last = came == last - first;
+    __syncthreads();  // `came` lies where sums of the next tile, or this one's output, go
+    if (is_last && warp_k_ == 0) {
+      Clear();
+      for (int block = first; block <= last; ++block) {
+        const float4* const slot = Slot(tile, block);
+        float4 sums[S::kTiles * S::kTokenTiles];
+#pragma unroll
+        for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) sums[f] = __ldcg(slot + f * kLanes);
+#pragma unroll
+        for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) Add(f, sums[f]);
+      }
+    }
+    return is_last;
+  }
+
+  // A block shares at most two tiles with others: one that it starts in the middle, then one whose
+  // beginning it does.
+  __device__ __forceinline__ float4* Slot(int tile, int block) const {
+    const bool starts =
+        static_cast<int64_t>(tile) * p_.k_steps >= static_cast<int64_t>(block) * p_.block_steps;
+    constexpr int kWarpSums = Bytes::kSums / 16;
+    return reinterpret_cast<float4*>(p_.partials) +
+           ((2 * static_cast<int64_t>(block) + (starts ? 1 : 0)) * S::kWarpsN + warp_n_) *
+               kWarpSums +
+           lane_;
+  }
+
+  // Scale per channel, bias, rounding; through shared memory, so that rows are written in a piece.
+  __device__ __forceinline__ void Write(int tile) {
+    constexpr int kColumns = S::kTiles * 16;
+    constexpr int kPitch = kColumns * 2 + 16;
+    static_assert(S::kTokens * kPitch <= Bytes::kSums + 0, "the warp's output fits its sums");
+    unsigned char* const staging = rest_ + warp_n_ * Bytes::kSums;
+    const int n0 = tile / p_.m_tiles * S::kN + warp_n_ * kColumns;
+    const int m0 = tile % p_.m_tiles * S::kTokens;
+    const bool in_range = n0 < p_.n;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < S::kTiles; ++i) {
+#pragma unroll
+      for (int high = 0; high < 2; ++high) {
+        const int column = 16 * i + 8 * high + lane_ / 4;
+        const int position = in_range ? ChannelPosition(n0 + column) : 0;
+        const float scale =
+            p_.per_channel ? Scale(static_cast<const uint16_t*>(p_.scales)[position]) : 1.f;
+        const float bias =
+            p_.bias != nullptr ? T::ToFloat(static_cast<const uint16_t*>(p_.bias)[position]) : 0.f;
+#pragma unroll
+        for (int j = 0; j < S::kTokenTiles; ++j) {
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int token = 8 * j + 2 * (lane_ % 4) + e;
+            *reinterpret_cast<uint16_t*>(staging + token * kPitch + column * 2) =
+                T::FromFloat(total_[i][j][2 * high + e] * scale + bias);
+          }
+        }
+      }
+    }
+    __syncwarp();
+    constexpr int kParts = kColumns / 8;
+#pragma unroll
+    for (int i = 0; i < S::kTokens * kParts / kLanes; ++i) {
+      const int token = (i * kLanes + lane_) / kParts;
+      const int part = (i * kLanes + lane_) % kParts;
+      if (in_range && m0 + token < p_.m) {
+        uint16_t* const row =
+            static_cast<uint16_t*>(p_.c) + static_cast<int64_t>(m0 + token) * p_.n + n0;
+        *reinterpret_cast<uint4*>(row + part * 8) =
+            *reinterpret_cast<const uint4*>(staging + token * kPitch + part * 16);
+      }
+    }
+    __syncwarp();
+  }
+
+  // Fragment number `f` of the sums.
+  __device__ __forceinline__ float4 Sum(int f) const {
+    const float (&s)[4] = total_[f / S::kTokenTiles][f % S::kTokenTiles];
+    return make_float4(s[0], s[1], s[2], s[3]);
+  }
+  __device__ __forceinline__ void Add(int f, const float4& sum) {
+    float (&s)[4] = total_[f / S::kTokenTiles][f % S::kTokenTiles];
+    s[0] += sum.x;
+    s[1] += sum.y;
+    s[2] += sum.z;
+    s[3] += sum.w;
+  }
+
+  const MarlinParams& p_;
+  unsigned char* const stages_;
+  unsigned char* const rest_;
+  const int lane_, warp_n_, warp_k_;
+  int unit_;        // of the block's columns that this warp works on,
+  int first_tile_;  // from this of its four tiles on
+  int load_step_, load_k_, load_n_, load_m_;
+  float total_[S::kTiles][S::kTokenTiles][4];
+};
+
+template <class T, WeightType kType, class S>
+__global__ void __launch_bounds__(S::kThreads)
+    MarlinKernel(const __grid_constant__ MarlinParams params) {
+  extern __shared__ __align__(128) unsigned char vk_shared[];
+  MarlinBlock<T, kType, S>(params, vk_shared).Run();
+}
+
+}  // namespace vk::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_MARLIN_KERNEL_CUH_

@@ -1,0 +1,65 @@
+// What the host tells the kernel of marlin_kernel.cuh, and the shapes of its blocks.
+#ifndef VLLM_KERNELS_CUDA_WNA16_MARLIN_PARAMS_H_
+#define VLLM_KERNELS_CUDA_WNA16_MARLIN_PARAMS_H_
+
+#include <cstdint>
+
+#include "cuda/wna16/layout.h"
+#include "cuda/wna16/weight_type.h"
+
+namespace vk::wna16 {
+
+// A thread block: kWarpsN warps side by side along the columns, kWarpsK such rows of warps along K.
+// Each warp takes 64 of K per step, for kTiles x 16 columns and kTokenTiles x 8 tokens.
+template <int kTokenTiles_, int kWarpsN_, int kWarpsK_>
+struct Shape {
+  static constexpr int kTokenTiles = kTokenTiles_;
+  static constexpr int kWarpsN = kWarpsN_;
+  static constexpr int kWarpsK = kWarpsK_;
+  // The sums of a warp, one set per group and one in total, must fit its registers.
+  static constexpr int kTiles = kTokenTiles > 4 ? 2 : 4;
+  static constexpr int kTokens = 8 * kTokenTiles;
+  static constexpr int kN = kWarpsN * kTiles * 16;
+  static constexpr int kK = 64 * kWarpsK;
+  static constexpr int kThreads = kLanes * kWarpsN * kWarpsK;
+};
+
+// Bytes of shared memory: `kStage` for each stage of the pipeline, `kRest` once.
+template <class S, WeightType kType>
+struct SharedBytes {
+  static constexpr int kWeights = S::kN * S::kK * Bits(kType) / 8;
+  static constexpr int kTokens = S::kTokens * S::kK * 2;
+  // Two rows for each 64 of K: groups may be as short as 32.
+  static constexpr int kScales = S::kWarpsK * 2 * S::kN * 2;
+  static constexpr int kZeros = kType == WeightType::kU4 ? S::kWarpsK * 2 * S::kN / 2 : 0;
+  static constexpr int kStage = kWeights + kTokens + kScales + kZeros;
+  // A warp's sums as they travel to the warp that adds them up; the output passes there too.
+  static constexpr int kSums = S::kTiles * S::kTokenTiles * kLanes * 16;
+  static constexpr int kRest = (S::kWarpsK > 1 ? S::kWarpsK - 1 : 1) * S::kWarpsN * kSums;
+};
+
+struct MarlinParams {
+  const void* a;          // [m, k], rows lda elements apart
+  const void* weights;    // units, layout.h
+  const void* scales;     // [groups, n], permuted by the engine
+  const uint32_t* zeros;  // [groups, n / 8], 4-bit types with zero points only
+  const void* bias;       // [n], permuted by the engine, or null
+  void* c;                // [m, n]
+  float* partials;        // sums of tiles that several blocks share, two slots a block
+  int32_t* locks;         // zeros before and after the launch
+  int64_t lda;
+  int m, n, k;
+  int group;         // elements of K that share a scale; k: one scale per channel
+  int per_channel;   // scales are per channel, in that permutation
+  int m_tiles;       // tiles of tokens, fastest; then tiles of columns
+  int k_steps;       // steps of Shape::kK in a tile
+  int steps;         // in all tiles
+  int block_steps;   // each block takes so many consecutive ones
+  int lock_by_tile;  // locks are per tile, not per block that starts one
+  int stages;        // of the pipeline, 2..kMaxStages
+};
+
+inline constexpr int kMaxStages = 8;
+
+}  // namespace vk::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_MARLIN_PARAMS_H_

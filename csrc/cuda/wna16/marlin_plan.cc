@@ -1,0 +1,90 @@
+#include "cuda/wna16/marlin_plan.h"
+
+#include <algorithm>
+
+namespace vk::wna16 {
+namespace {
+
+template <class S, WeightType kType>
+constexpr int StageBytes() {
+  return SharedBytes<S, kType>::kStage;
+}
+
+template <class S>
+constexpr ShapeInfo Info() {
+  return {S::kTokenTiles,
+          S::kWarpsN,
+          S::kWarpsK,
+          S::kTokens,
+          S::kN,
+          S::kK,
+          S::kThreads,
+          S::kTokens * S::kN * 4,
+          {StageBytes<S, WeightType::kU4B8>(), StageBytes<S, WeightType::kU4>(),
+           StageBytes<S, WeightType::kU8B128>(), StageBytes<S, WeightType::kFp8>()},
+          SharedBytes<S, WeightType::kU4B8>::kRest};
+}
+
+// Beyond this much on its way, more stages only take longer to fill.
+constexpr int kInFlightBytes = 96 * 1024;
+// Steps that a block should have at least, to be worth the addition of its sums.
+constexpr int kMinBlockSteps = 2;
+
+int CeilDiv(int x, int y) { return (x + y - 1) / y; }
+
+// The fewest token tiles that hold `m`, in the first shape of that many.
+int ChooseShape(int m) {
+  const int wanted = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8;
+  for (int shape = 0; shape < kShapeCount; ++shape) {
+    if (kShapes[shape].token_tiles == wanted) return shape;
+  }
+  return 0;
+}
+
+// Equal shares that end where tiles do spare additions; worth up to a 16th of the time.
+int RoundShare(int share, int k_steps) {
+  const int limit = share + share / 16;
+  for (int rounded = share; rounded <= limit; ++rounded) {
+    if (k_steps % rounded == 0 || rounded % k_steps == 0) return rounded;
+  }
+  return share;
+}
+
+}  // namespace
+
+#define VK_WNA16_INFO(tokens, n, k) Info<Shape<tokens, n, k>>(),
+extern const ShapeInfo kShapes[] = {VK_WNA16_SHAPES(VK_WNA16_INFO)};
+#undef VK_WNA16_INFO
+extern const int kShapeCount = sizeof(kShapes) / sizeof(kShapes[0]);
+
+Plan MakePlan(int m, int n, int k, WeightType type, const DeviceLimits& device, int64_t locks,
+              const PlanOverride& force) {
+  Plan plan{};
+  plan.shape = force.shape >= 0 && force.shape < kShapeCount ? force.shape : ChooseShape(m);
+  const ShapeInfo& shape = kShapes[plan.shape];
+  plan.m_tiles = CeilDiv(m, shape.tokens);
+  plan.n_tiles = CeilDiv(n, shape.n);
+  plan.k_steps = CeilDiv(k, shape.k);
+  const int tiles = plan.m_tiles * plan.n_tiles;
+  plan.steps = tiles * plan.k_steps;
+
+  int blocks = force.blocks > 0 ? force.blocks : device.sms;
+  plan.lock_by_tile = tiles <= locks;
+  if (!plan.lock_by_tile) blocks = static_cast<int>(std::min<int64_t>(blocks, locks));
+  int share = CeilDiv(plan.steps, blocks);
+  share = std::max(share, std::min(kMinBlockSteps, plan.k_steps));
+  plan.block_steps = RoundShare(share, plan.k_steps);
+  plan.blocks = CeilDiv(plan.steps, plan.block_steps);
+
+  const int stage_bytes = shape.stage_bytes[static_cast<int>(type)];
+  const int fitting = (device.shared_bytes - shape.rest_bytes) / stage_bytes;
+  const int wanted = force.stages > 0 ? force.stages : 1 + CeilDiv(kInFlightBytes, stage_bytes);
+  plan.stages = std::max(2, std::min({wanted, fitting, kMaxStages}));
+  plan.shared_bytes = plan.stages * stage_bytes + shape.rest_bytes;
+  plan.partial_bytes = plan.block_steps % plan.k_steps == 0
+                           ? 0
+                           : 2 * static_cast<int64_t>(plan.blocks) * shape.tile_bytes;
+  return plan;
+}
+
+}  // namespace vk::wna16

@@ -1,0 +1,59 @@
+// How one product is cut into tiles, steps and blocks: plain arithmetic, testable without a GPU.
+#ifndef VLLM_KERNELS_CUDA_WNA16_MARLIN_PLAN_H_
+#define VLLM_KERNELS_CUDA_WNA16_MARLIN_PLAN_H_
+
+#include <cstdint>
+
+#include "cuda/wna16/marlin_params.h"
+
+namespace vk::wna16 {
+
+// Every block shape that is compiled: X(token tiles, warps along N, warps along K).
+#define VK_WNA16_SHAPES(X) \
+  X(1, 4, 2)               \
+  X(2, 4, 2)               \
+  X(4, 4, 2)               \
+  X(8, 4, 2)               \
+  X(1, 2, 4)               \
+  X(2, 2, 4)               \
+  X(4, 2, 4)               \
+  X(8, 8, 1)
+
+struct ShapeInfo {
+  int token_tiles, warps_n, warps_k;
+  int tokens, n, k, threads;
+  int tile_bytes;                  // of float32 sums
+  int stage_bytes[4], rest_bytes;  // shared memory, per WeightType
+};
+
+extern const ShapeInfo kShapes[];
+extern const int kShapeCount;
+
+struct DeviceLimits {
+  int sms;
+  int shared_bytes;  // that a block may have
+};
+
+// What a benchmark may force; -1: as planned.
+struct PlanOverride {
+  int shape = -1;
+  int stages = -1;
+  int blocks = -1;
+};
+
+struct Plan {
+  int shape;
+  int stages;
+  int blocks;
+  int m_tiles, n_tiles, k_steps, steps, block_steps;
+  int lock_by_tile;
+  int shared_bytes;
+  int64_t partial_bytes;  // 0: no tile is shared
+};
+
+// `locks`: int32 that the caller's workspace holds, at least 1.
+Plan MakePlan(int m, int n, int k, WeightType type, const DeviceLimits& device, int64_t locks,
+              const PlanOverride& force);
+
+}  // namespace vk::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_MARLIN_PLAN_H_

@@ -1,0 +1,39 @@
+// The weight formats of the kernels and the engine's numbers for them (its ScalarType ids).
+#ifndef VLLM_KERNELS_CUDA_WNA16_WEIGHT_TYPE_H_
+#define VLLM_KERNELS_CUDA_WNA16_WEIGHT_TYPE_H_
+
+#include <cstdint>
+
+#include "cuda/wna16/layout.h"
+
+namespace vk::wna16 {
+
+enum class WeightType : int {
+  kU4B8 = 0,    // GPTQ: unsigned minus 8
+  kU4 = 1,      // AWQ: unsigned minus a zero point per group and column
+  kU8B128 = 2,  // GPTQ with 8 bits: unsigned minus 128
+  kFp8 = 3,     // e4m3
+};
+
+VK_HOST_DEVICE constexpr int Bits(WeightType type) {
+  return type == WeightType::kU4B8 || type == WeightType::kU4 ? 4 : 8;
+}
+
+// The engine's id: exponent bits (8), mantissa bits (8), signed (1), bias (32), finite only (1) and
+// kind of NaN (8), from the low bits up. Mantissa bits of an integer do not count its sign; the
+// kind is 1 (as IEEE 754) unless said otherwise.
+constexpr int64_t ScalarTypeId(int64_t exponent, int64_t mantissa, int64_t is_signed, int64_t bias,
+                               int64_t finite_only = 0, int64_t nan_kind = 1) {
+  return exponent | mantissa << 8 | is_signed << 16 | bias << 17 | finite_only << 49 |
+         nan_kind << 50;
+}
+
+inline constexpr int64_t kIdU4 = ScalarTypeId(0, 4, 0, 0);
+inline constexpr int64_t kIdU4B8 = ScalarTypeId(0, 4, 0, 8);
+inline constexpr int64_t kIdU8 = ScalarTypeId(0, 8, 0, 0);
+inline constexpr int64_t kIdU8B128 = ScalarTypeId(0, 8, 0, 128);
+inline constexpr int64_t kIdFp8E4M3 = ScalarTypeId(4, 3, 1, 0, 1, 2);
+inline constexpr int64_t kIdFp4E2M1 = ScalarTypeId(2, 1, 1, 0, 1, 0);
+
+}  // namespace vk::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_WEIGHT_TYPE_H_

@@ -1,0 +1,145 @@
+// Products with weights of 4 or 8 bits and activations of 16 (W4A16, W8A16): GPTQ, AWQ and FP8
+// checkpoints, on GPUs of compute capability 8.0 and newer.
+//
+// Two ways: weights that are repacked once for tensor cores (marlin_*; Frantar et al., "MARLIN:
+// Mixed-Precision Auto-Regressive Parallel Inference on Large Language Models", 2024), and weights
+// as the checkpoint holds them (gptq_*, awq_*; Frantar et al., "GPTQ: Accurate Post-Training
+// Quantization for Generative Pre-trained Transformers", 2022; Lin et al., "AWQ: Activation-aware
+// Weight Quantization for LLM Compression and Acceleration", 2023).
+//
+// Tensors are device memory; nothing synchronizes or allocates, so every call can be captured in a
+// CUDA graph. `stream` is a cudaStream_t. Optional tensors may be null or have no elements. Formats
+// that the engine knows but these kernels do not give VK_UNSUPPORTED.
+#ifndef VLLM_KERNELS_CUDA_WNA16_WNA16_H_
+#define VLLM_KERNELS_CUDA_WNA16_WNA16_H_
+
+#include "core/abi.h"
+
+extern "C" {
+
+// Repacks GPTQ weights, packed along K, into the layout of vk_cuda_marlin_gemm.
+//   out:  [size_k / 16, size_n * 16 / pack], int32, contiguous, 16-byte aligned; pack = 32 /
+//   num_bits b_q_weight: [size_k / pack, size_n], int32, contiguous: element k % pack of word k /
+//   pack, from
+//         the low bits up
+//   perm: [size_k], int32, contiguous, or null: row k is taken from row perm[k]
+//   num_bits: 4 | 8;  size_k and size_n: multiples of 64
+VK_EXPORT vk_status vk_cuda_gptq_marlin_repack(const vk_tensor* out, const vk_tensor* b_q_weight,
+                                               const vk_tensor* perm, int64_t size_k,
+                                               int64_t size_n, int64_t num_bits, void* stream);
+
+// As vk_cuda_gptq_marlin_repack for AWQ weights, which are packed along N.
+//   b_q_weight: [size_k, size_n / pack], int32, contiguous; the elements of a word, from the low
+//   bits
+//         up, are columns 0 2 4 6 1 3 5 7 (4 bits) or 0 2 1 3 (8 bits)
+VK_EXPORT vk_status vk_cuda_awq_marlin_repack(const vk_tensor* out, const vk_tensor* b_q_weight,
+                                              int64_t size_k, int64_t size_n, int64_t num_bits,
+                                              void* stream);
+
+// What vk_cuda_marlin_gemm takes; `a`, `b_q_weight` and `b_type_id` also serve the queries.
+typedef struct vk_marlin_problem {
+  const vk_tensor* a;           // [M, K], float16 | bfloat16, last dimension contiguous
+  const vk_tensor* b_q_weight;  // [K / 16, N * 16 / pack], int32, repacked
+  const vk_tensor* bias;        // [N], dtype of a, permuted as scales per channel, or null
+  const vk_tensor* scales;      // [groups, N], dtype of a, permuted by the engine; groups divides K
+                                // into 32 or a multiple of 64 each, or is 1: per channel. Those of
+                                // FP8 weights bring the factor 2^8 (float16) or 2^120 (bfloat16)
+  const vk_tensor* zeros;       // [groups, N / 8], int32: for uint4 without bias, else null
+  const vk_tensor* g_idx;  // [K], int32: group of each row of K, ascending (act_order), or null
+  const vk_tensor* perm;   // [K], int32: column of a for each row of K, or null
+  int64_t b_type_id;       // the engine's ScalarType id: uint4, uint4b8, uint8b128 or e4m3
+  int64_t m, n, k;
+  int32_t is_k_full;  // g_idx names every group, each K / groups times: it then need not be read
+} vk_marlin_problem;
+
+// Bytes of scratch memory (16-byte aligned) that vk_cuda_marlin_gemm wants with a workspace of
+// `locks` int32, on the current device. It may be 0.
+VK_EXPORT vk_status vk_cuda_marlin_scratch(const vk_marlin_problem* problem, int64_t locks,
+                                           int64_t* bytes);
+
+// c = a[:, perm] @ ((q - zero) * scale) + bias. Weights enter the product exactly, sums are
+// float32, rounded once at the end, and added in the same order in every run.
+//   c: [M, N], dtype of a, contiguous, 16-byte aligned
+//   workspace: int32, contiguous, at least one; zeros before the call, and after it
+//   scratch: uint8, as vk_cuda_marlin_scratch says; contents of no meaning
+// Rows of `a` that are not 16-byte aligned or perm: one copy of `a` more (part of the scratch).
+// g_idx without is_k_full: VK_UNSUPPORTED; multiply with vk_cuda_marlin_dequantize's result.
+VK_EXPORT vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* problem,
+                                        const vk_tensor* workspace, const vk_tensor* scratch,
+                                        void* stream);
+
+// Whether dequantized weights and a 16-bit product are the better way: for many tokens, and where
+// vk_cuda_marlin_gemm has none.
+VK_EXPORT int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* problem);
+
+// weight[n, k] = (q - zero) * scale, rounded once, of repacked weights; with g_idx, that of row k.
+//   weight: [N, K], dtype of a, contiguous, 16-byte aligned
+VK_EXPORT vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight,
+                                              const vk_marlin_problem* problem, void* stream);
+
+// For benchmarks: forces block shape, pipeline stages and blocks of the products that follow; -1:
+// as planned. Returns the number of block shapes.
+VK_EXPORT int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks);
+
+// c[m, j] = a[m, perm[j]].
+//   c, a: [M, K], one 16-bit dtype (float16 | bfloat16); c contiguous, a's last dimension
+//   contiguous perm: [K], int32, contiguous, values in [0, K)
+VK_EXPORT vk_status vk_cuda_permute_cols(const vk_tensor* c, const vk_tensor* a,
+                                         const vk_tensor* perm, void* stream);
+
+// The ops on weights as the checkpoint holds them multiply up to this many tokens themselves; with
+// more, dequantized weights and a 16-bit product are faster.
+#define VK_UNPACKED_MAX_TOKENS 32
+
+// Bytes of scratch memory that vk_cuda_gptq_gemm and vk_cuda_awq_gemm want.
+VK_EXPORT int64_t vk_cuda_unpacked_scratch(int64_t m, int64_t n, int64_t k);
+
+// Puts the rows of K of GPTQ weights into the order `perm`; vk_cuda_gptq_gemm with use_exllama
+// wants them so. out and q_weight must not overlap.
+//   out, q_weight: [K * bit / 32, N], int32, contiguous;  perm: [K], int32;  bit: 2 | 3 | 4 | 8
+VK_EXPORT vk_status vk_cuda_gptq_shuffle(const vk_tensor* out, const vk_tensor* q_weight,
+                                         const vk_tensor* perm, int64_t bit, void* stream);
+
+// GPTQ weights as in a checkpoint.
+typedef struct vk_gptq_weights {
+  const vk_tensor* q_weight;  // [K * bit / 32, N], int32: rows of K packed, low bits first
+  const vk_tensor* qzeros;    // [groups, N * bit / 32], int32: zero points packed along N
+  const vk_tensor* scales;    // [groups, N], float16 | bfloat16, contiguous
+  const vk_tensor* g_idx;     // [K], int32, or null: with use_exllama the order of K that
+                              // vk_cuda_gptq_shuffle was given, else the group of each row
+  int32_t use_exllama;
+  int32_t use_v2_format;  // zero points are stored as they are, not minus 1
+  int64_t bit;            // 2 | 3 | 4 | 8
+} vk_gptq_weights;
+
+// c = a @ ((q - zero) * scale), summed in float32.
+//   c: [M, N], a: [M, K], dtype of the scales; c contiguous, a's last dimension contiguous
+//   K: a multiple of 32;  scratch: uint8, vk_cuda_unpacked_scratch(M, N, K)
+VK_EXPORT vk_status vk_cuda_gptq_gemm(const vk_tensor* c, const vk_tensor* a,
+                                      const vk_gptq_weights* weights, const vk_tensor* scratch,
+                                      void* stream);
+
+// weight[k, n] = (q - zero) * scale, rounded once, with K in the order of the activations.
+//   weight: [K, N], dtype of the scales, contiguous
+VK_EXPORT vk_status vk_cuda_gptq_dequantize(const vk_tensor* weight, const vk_gptq_weights* weights,
+                                            void* stream);
+
+// c = a @ ((q - zero) * scale) with AWQ weights of 4 bits as in a checkpoint, summed in float32.
+//   c: [M, N], a: [M, K], float16 | bfloat16; c contiguous, a's last dimension contiguous
+//   kernel: [K, N / 8], int32: columns 0 2 4 6 1 3 5 7 of a word, low bits first
+//   scales: [groups, N], dtype of a;  zeros: [groups, N / 8], int32, packed as kernel
+//   scratch: uint8, vk_cuda_unpacked_scratch(M, N, K)
+VK_EXPORT vk_status vk_cuda_awq_gemm(const vk_tensor* c, const vk_tensor* a,
+                                     const vk_tensor* kernel, const vk_tensor* scales,
+                                     const vk_tensor* zeros, const vk_tensor* scratch,
+                                     void* stream);
+
+// weight[k, n] = (q - zero) * scale, rounded once, of AWQ weights.
+//   weight: [K, N], dtype of scales, contiguous, 16-byte aligned
+VK_EXPORT vk_status vk_cuda_awq_dequantize(const vk_tensor* weight, const vk_tensor* kernel,
+                                           const vk_tensor* scales, const vk_tensor* zeros,
+                                           void* stream);
+
+}  // extern "C"
+
+#endif  // VLLM_KERNELS_CUDA_WNA16_WNA16_H_

@@ -1,0 +1,350 @@
+"""References of products with weights of 4 or 8 bits and activations of 16.
+
+Repacked weights lie as csrc/cuda/wna16/layout.h says: units of 64 columns x 16 rows of K, each the
+operands of four tensor-core instructions. GPTQ: Frantar et al. 2022; AWQ: Lin et al. 2023; the
+product on repacked weights: "MARLIN", Frantar et al. 2024.
+"""
+
+from __future__ import annotations
+
+import torch
+
+# The engine's ids of scalar types: exponent, mantissa, sign, bias, finite only, kind of NaN.
+U4 = 4 << 8 | 1 << 50
+U4B8 = 4 << 8 | 8 << 17 | 1 << 50
+U8B128 = 8 << 8 | 128 << 17 | 1 << 50
+FP8_E4M3 = 4 | 3 << 8 | 1 << 16 | 1 << 49 | 2 << 50
+_BITS = {U4: 4, U4B8: 4, U8B128: 8, FP8_E4M3: 8}
+_NAMES = "uint4b8, uint4 with zero points, uint8b128 and float8_e4m3fn"
+# Columns of a word of AWQ weights, from the low bits up; the engine's zero points use it too.
+_AWQ_COLUMNS = {4: [0, 2, 4, 6, 1, 3, 5, 7], 8: [0, 2, 1, 3]}
+
+
+def _split(tensor: torch.Tensor, dim: int, sizes: tuple[int, ...]) -> torch.Tensor:
+    """``tensor.unflatten``, which PyTorch leaves untyped."""
+    dim %= tensor.dim()
+    return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
+
+
+def _unpack(words: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
+    """Elements of ``bits`` each, low bits first, that a stream of int32 along ``dim`` holds."""
+    words = words.movedim(dim, -1).long() & 0xFFFFFFFF
+    count = words.shape[-1] * 32 // bits
+    start = torch.arange(count, device=words.device) * bits
+    low = words[..., start // 32] >> start % 32
+    following = words[..., (start // 32 + 1).clamp(max=words.shape[-1] - 1)]
+    values = (low | following << (32 - start % 32)) & ((1 << bits) - 1)
+    return values.movedim(-1, dim)
+
+
+def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """int32 words of the elements along the last dimension, low bits first; bits divides 32."""
+    per_word = 32 // bits
+    shifts = torch.arange(per_word, device=values.device) * bits
+    words = (_split(values.long(), -1, (-1, per_word)) << shifts).sum(-1)
+    return (words - ((words >> 31) << 32)).to(torch.int32)
+
+
+def _unit_places(bits: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and N inside its unit of each element of each word: two [words, 32 / bits]."""
+    word = torch.arange(32 * bits, device=device)[:, None]
+    element = torch.arange(32 // bits, device=device)[None]
+    if bits == 4:
+        lane, tile, pair, second = word // 4, word % 4, element % 4, element // 4
+    else:
+        lane, tile = word % 128 // 4, 2 * (word // 128) + word % 4 // 2
+        pair, second = 2 * (word % 2) + element % 2, element // 2
+    k = 2 * (lane % 4) + second + 8 * (pair // 2)
+    return k, 16 * tile + lane // 4 + 8 * (pair % 2)
+
+
+def _repack(q: torch.Tensor, bits: int) -> torch.Tensor:
+    """[K / 16, N * bits / 2] int32 in units, of the elements [K, N]."""
+    size_k, size_n = q.shape
+    k, n = _unit_places(bits, q.device)
+    units = _split(_split(q, 0, (-1, 16)), 2, (-1, 64)).permute(2, 0, 1, 3)
+    return _pack(units[:, :, k, n], bits).reshape(size_k // 16, size_n * bits // 2)
+
+
+def _unrepack(packed: torch.Tensor, bits: int, size_k: int, size_n: int) -> torch.Tensor:
+    """The elements [K, N] of repacked weights."""
+    k, n = _unit_places(bits, packed.device)
+    words = packed.reshape(size_n // 64, size_k // 16, 32 * bits)
+    values = _split(_unpack(words, bits, -1), -1, k.shape)
+    units = torch.empty(
+        (size_n // 64, size_k // 16, 16, 64), dtype=torch.int64, device=packed.device
+    )
+    units[:, :, k, n] = values
+    return units.permute(1, 2, 0, 3).reshape(size_k, size_n)
+
+
+def _check_repack(op: str, size_k: int, size_n: int, num_bits: int, is_a_8bit: bool) -> None:
+    if is_a_8bit:
+        raise RuntimeError(f"{op}: no kernel for activations of 8 bits (is_a_8bit)")
+    if num_bits not in (4, 8):
+        raise RuntimeError(f"{op}: num_bits is {num_bits}, want 4 or 8")
+    if size_k % 64 or size_n % 64:
+        raise RuntimeError(f"{op}: size_k x size_n is {size_k} x {size_n}, want multiples of 64")
+
+
+def gptq_marlin_repack(
+    b_q_weight: torch.Tensor,
+    perm: torch.Tensor,
+    size_k: int,
+    size_n: int,
+    num_bits: int,
+    is_a_8bit: bool,
+) -> torch.Tensor:
+    """Repacked GPTQ weights, [size_k / 16, size_n * num_bits / 2] int32, for ``marlin_gemm``.
+
+    Args:
+        b_q_weight: [size_k * num_bits / 32, size_n], int32, packed along K.
+        perm: [size_k] int32: row of ``b_q_weight`` for each row of the result; empty: as it is.
+        size_k, size_n: Multiples of 64.
+        num_bits: 4 or 8.
+        is_a_8bit: Layout for 8-bit activations: RuntimeError, there is no kernel.
+    """
+    _check_repack("gptq_marlin_repack", size_k, size_n, num_bits, is_a_8bit)
+    q = _unpack(b_q_weight, num_bits, 0)
+    return _repack(q[perm.long()] if perm.numel() else q, num_bits)
+
+
+def awq_marlin_repack(
+    b_q_weight: torch.Tensor, size_k: int, size_n: int, num_bits: int, is_a_8bit: bool
+) -> torch.Tensor:
+    """As ``gptq_marlin_repack`` for AWQ weights [size_k, size_n * num_bits / 32]."""
+    _check_repack("awq_marlin_repack", size_k, size_n, num_bits, is_a_8bit)
+    return _repack(_awq_columns(b_q_weight, num_bits), num_bits)
+
+
+def _awq_columns(words: torch.Tensor, bits: int) -> torch.Tensor:
+    values = _split(_unpack(words, bits, -1), -1, (-1, 32 // bits))
+    columns = torch.empty_like(values)
+    columns[..., _AWQ_COLUMNS[bits]] = values
+    return columns.flatten(-2)
+
+
+def _unpermute_scales(scales: torch.Tensor, per_channel: bool) -> torch.Tensor:
+    """Scales, zero points or a bias in the order of the columns again (last dimension)."""
+    shape = (-1, 4, 4, 2) if per_channel else (-1, 8, 8)
+    blocks = _split(scales, -1, shape)
+    return blocks.transpose(1 - len(shape), 2 - len(shape)).flatten(-len(shape))
+
+
+def _fp8(bits: torch.Tensor) -> torch.Tensor:
+    return bits.to(torch.uint8).view(torch.float8_e4m3fn).double()
+
+
+def _marlin_weight(
+    a: torch.Tensor,
+    b_q_weight: torch.Tensor,
+    b_scales: torch.Tensor,
+    b_zeros: torch.Tensor | None,
+    g_idx: torch.Tensor | None,
+    b_type_id: int,
+    size_n: int,
+    size_k: int,
+) -> torch.Tensor:
+    """(q - zero) * scale [K, N], float64."""
+    bits = _BITS[b_type_id]
+    q = _unrepack(b_q_weight, bits, size_k, size_n)
+    groups = b_scales.shape[0]
+    scales = _unpermute_scales(b_scales.double(), groups == 1)
+    if b_type_id == FP8_E4M3:
+        value = _fp8(q)
+        scales = scales * 2.0 ** (-8 if a.dtype == torch.float16 else -120)
+    else:
+        value = q.double()
+    if g_idx is not None and g_idx.numel():
+        group = g_idx.long()
+    else:
+        group = torch.arange(size_k, device=a.device) // (size_k // groups)
+    if b_type_id == U4:
+        if b_zeros is None or not b_zeros.numel():
+            raise RuntimeError(
+                "marlin_gemm: b_zeros is absent, but weights of type uint4 want them"
+            )
+        value = value - _unpermute_scales(_awq_columns(b_zeros, 4).double(), False)[group]
+    elif b_type_id in (U4B8, U8B128):
+        value = value - (8 if b_type_id == U4B8 else 128)
+    return value * scales[group]
+
+
+def marlin_gemm(
+    a: torch.Tensor,
+    c_or_none: torch.Tensor | None,
+    b_q_weight: torch.Tensor,
+    b_bias_or_none: torch.Tensor | None,
+    b_scales: torch.Tensor,
+    a_scales: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
+    b_zeros_or_none: torch.Tensor | None,
+    g_idx_or_none: torch.Tensor | None,
+    perm_or_none: torch.Tensor | None,
+    workspace: torch.Tensor,
+    b_type_id: int,
+    size_m: int,
+    size_n: int,
+    size_k: int,
+    is_k_full: bool,
+    use_atomic_add: bool,
+    use_fp32_reduce: bool,
+    is_zp_float: bool,
+) -> torch.Tensor:
+    """``a[:, perm] @ ((q - zero) * scale) + bias``, summed in float64; [size_m, size_n].
+
+    Optional tensors may be empty. Scales per group, zero points, scales per channel (one row) and
+    the bias come in the permutations of the engine's ``marlin_permute_scales``,
+    ``marlin_zero_points`` and ``marlin_permute_bias``.
+
+    Args:
+        a: [size_m, size_k], float16 or bfloat16.
+        c_or_none: Where the result is written, or None for a new tensor.
+        b_q_weight: Result of ``gptq_marlin_repack`` or ``awq_marlin_repack``.
+        b_bias_or_none: [size_n], dtype of a.
+        b_scales: [groups, size_n], dtype of a; those of FP8 weights bring the factor 2^8 (float16)
+            or 2^120 (bfloat16).
+        a_scales, global_scale: For formats without a kernel; RuntimeError where given.
+        b_zeros_or_none: [groups, size_n / 8] int32, for uint4.
+        g_idx_or_none: [size_k] int32, ascending: group of each row of K.
+        perm_or_none: [size_k] int32: column of ``a`` for each row of K.
+        workspace: Not used here.
+        b_type_id: The engine's id of uint4, uint4b8, uint8b128 or float8_e4m3fn.
+        is_k_full, use_atomic_add, use_fp32_reduce: Choices of speed.
+        is_zp_float: Floating zero points; RuntimeError.
+
+    Raises:
+        RuntimeError: No kernel for the format.
+    """
+    if b_type_id not in _BITS:
+        raise RuntimeError(
+            f"marlin_gemm: no kernel for weights of id {b_type_id}, only for {_NAMES}"
+        )
+    for name, value in (("a_scales", a_scales), ("global_scale", global_scale)):
+        if value is not None and value.numel():
+            raise RuntimeError(f"marlin_gemm: no kernel for {name}")
+    if is_zp_float:
+        raise RuntimeError("marlin_gemm: no kernel for is_zp_float")
+    weight = _marlin_weight(
+        a, b_q_weight, b_scales, b_zeros_or_none, g_idx_or_none, b_type_id, size_n, size_k
+    )
+    ordered = a.double()
+    if perm_or_none is not None and perm_or_none.numel():
+        ordered = ordered[:, perm_or_none.long()]
+    product = ordered @ weight
+    if b_bias_or_none is not None and b_bias_or_none.numel():
+        product = product + _unpermute_scales(b_bias_or_none.double(), True)
+    result = product.to(a.dtype)
+    return result if c_or_none is None else c_or_none.copy_(result)
+
+
+def permute_cols(A: torch.Tensor, perm: torch.Tensor) -> torch.Tensor:  # noqa: N803
+    """A[:, perm], with A [M, K] of 16 bits and perm [K] int32."""
+    return A[:, perm.long()]
+
+
+def _gptq_weight(
+    b_q_weight: torch.Tensor,
+    b_gptq_qzeros: torch.Tensor,
+    b_gptq_scales: torch.Tensor,
+    group: torch.Tensor,
+    use_v2_format: bool,
+    bit: int,
+) -> torch.Tensor:
+    zeros = _unpack(b_gptq_qzeros, bit, -1) + (0 if use_v2_format else 1)
+    return (_unpack(b_q_weight, bit, 0) - zeros[group]) * b_gptq_scales.double()[group]
+
+
+def gptq_gemm(
+    a: torch.Tensor,
+    b_q_weight: torch.Tensor,
+    b_gptq_qzeros: torch.Tensor,
+    b_gptq_scales: torch.Tensor,
+    b_g_idx: torch.Tensor,
+    use_exllama: bool,
+    use_v2_format: bool,
+    bit: int,
+) -> torch.Tensor:
+    """``a @ ((q - zero) * scale)`` with GPTQ weights as a checkpoint holds them; [M, N].
+
+    Args:
+        a: [M, K], float16 or bfloat16.
+        b_q_weight: [K * bit / 32, N] int32, packed along K; after ``gptq_shuffle`` if use_exllama.
+        b_gptq_qzeros: [groups, N * bit / 32] int32, packed along N.
+        b_gptq_scales: [groups, N], dtype of a.
+        b_g_idx: [K] int32 or empty: with use_exllama column of a for each row of K (what
+            ``gptq_shuffle`` was given), else group of each row.
+        use_v2_format: Zero points are stored as they are, else minus 1.
+        bit: 2, 3, 4 or 8.
+    """
+    size_k, groups = a.shape[1], b_gptq_scales.shape[0]
+    index = b_g_idx.long()
+    group = torch.arange(size_k, device=a.device) // max(size_k // groups, 1)
+    if index.numel() and not use_exllama:
+        group = index
+    weight = _gptq_weight(b_q_weight, b_gptq_qzeros, b_gptq_scales, group, use_v2_format, bit)
+    ordered = a.double()
+    if index.numel() and use_exllama:
+        ordered = ordered[:, index]
+    return (ordered @ weight).to(a.dtype)
+
+
+def gptq_shuffle(q_weight: torch.Tensor, q_perm: torch.Tensor, bit: int) -> None:
+    """Rows of K of GPTQ weights into the order ``q_perm`` (empty: as they are), in place.
+
+    Args:
+        q_weight: [K * bit / 32, N] int32; written.
+        q_perm: [K] int32.
+        bit: 2, 3, 4 or 8.
+    """
+    if not q_perm.numel():
+        return
+    rows = _unpack(q_weight, bit, 0)[q_perm.long()]
+    # 32 rows fill whole words, whatever the number of bits: their sum as Python would write it.
+    grouped = _split(rows, 0, (-1, 32))
+    words = torch.zeros(
+        (grouped.shape[0], bit, rows.shape[1]), dtype=torch.int64, device=rows.device
+    )
+    for i in range(32):
+        word, shift = divmod(i * bit, 32)
+        words[:, word] |= grouped[:, i] << shift & 0xFFFFFFFF
+        if shift + bit > 32:
+            words[:, word + 1] |= grouped[:, i] >> (32 - shift)
+    q_weight.copy_((words - ((words >> 31) << 32)).flatten(0, 1))
+
+
+def awq_dequantize(
+    _kernel: torch.Tensor,
+    _scaling_factors: torch.Tensor,
+    _zeros: torch.Tensor,
+    split_k_iters: int,
+    thx: int,
+    thy: int,
+) -> torch.Tensor:
+    """``(q - zero) * scale`` [K, N] of AWQ weights of 4 bits, in the dtype of the scales.
+
+    Args:
+        _kernel: [K, N / 8] int32, packed along N.
+        _scaling_factors: [groups, N], float16 or bfloat16.
+        _zeros: [groups, N / 8] int32, packed as ``_kernel``.
+        split_k_iters, thx, thy: Hints to the launch, not used.
+    """
+    return _awq_weight(_kernel, _scaling_factors, _zeros).to(_scaling_factors.dtype)
+
+
+def _awq_weight(kernel: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
+    q, zero = _awq_columns(kernel, 4), _awq_columns(zeros, 4)
+    group = torch.arange(q.shape[0], device=q.device) // (q.shape[0] // scales.shape[0])
+    return (q - zero[group]) * scales.double()[group]
+
+
+def awq_gemm(
+    _in_feats: torch.Tensor,
+    _kernel: torch.Tensor,
+    _scaling_factors: torch.Tensor,
+    _zeros: torch.Tensor,
+    split_k_iters: int,
+) -> torch.Tensor:
+    """``_in_feats @ ((q - zero) * scale)``, [M, N]; weights as of ``awq_dequantize``."""
+    weight = _awq_weight(_kernel, _scaling_factors, _zeros)
+    return (_in_feats.double() @ weight).to(_in_feats.dtype)
