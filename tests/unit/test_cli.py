@@ -144,8 +144,10 @@ def test_doctor_with_an_unwritable_cache(tmp_path: Path) -> None:
     assert disk["state"] == "missing"
 
 
-def test_closed_pipe_is_no_error_message() -> None:
-    script = f"{sys.executable} -m vllm_conda render --json | head -c 1"
+@pytest.mark.parametrize("words", ["matrix --json", "matrix --nonsense --json"])
+def test_closed_pipe_is_no_error_message(words: str) -> None:
+    # `sleep` lets the reader go first: what is printed, an error too, then finds it closed.
+    script = f"(sleep 0.2; {sys.executable} -m vllm_conda {words}) | true"
     done = subprocess.run(
         ["/bin/sh", "-c", script],
         capture_output=True,

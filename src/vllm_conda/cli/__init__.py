@@ -24,6 +24,7 @@ from vllm_conda.errors import (
 
 # Name → module and attribute, imported when used: `--help` needs none of the libraries.
 COMMANDS = {
+    "audit": "vllm_conda.cli.audit:audit",
     "build": "vllm_conda.cli.build:build",
     "doctor": "vllm_conda.cli.doctor:doctor",
     "engine": "vllm_conda.cli.engine:engine",
@@ -101,9 +102,21 @@ def leave(code: int) -> None:
 
 def _run(words: list[str]) -> int:
     try:
+        code = _attempt(words)
+        # Here and not at exit, where Python would complain of a reader that has gone.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (such as `head`) has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _attempt(words: list[str]) -> int:
+    """Run the command; what it fails with becomes a message and an exit code."""
+    try:
         # Without standalone mode click returns an Exit's code instead of raising it.
         code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
-        sys.stdout.flush()
     except VllmCondaError as error:
         _report(error, "--json" in words)
         return error.exit_code
@@ -114,10 +127,6 @@ def _run(words: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort):
         print("\nStopped; run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
-    except BrokenPipeError:
-        # The reader (such as `head`) has gone; Python would complain while flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _DISK_ERRNOS:
             raise
