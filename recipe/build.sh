@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds and installs one component (VLLM_COMPONENT: core or cpu) into $PREFIX.
+# Builds and installs one component (VLLM_COMPONENT: core, cpu or cuda) into $PREFIX.
 set -euo pipefail
 
 # Jobs and compiler cache of this machine; absent in a feedstock.
@@ -14,16 +14,24 @@ prefix_maps+=" -ffile-prefix-map=${PREFIX}=/usr/local"
 if [[ -n "${BUILD_PREFIX:-}" ]]; then
   prefix_maps+=" -ffile-prefix-map=${BUILD_PREFIX}=/usr/local"
 fi
+# As ccache rewrites it, seen from the build folder.
+prefix_maps+=" -ffile-prefix-map=../../${PREFIX##*/}=/usr/local"
 export CXXFLAGS="${CXXFLAGS:-} ${prefix_maps}"
 # Paths below are rewritten relative to the working folder before ccache hashes them.
 export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
+
+# core is the same whatever the device: it is built as the CPU's.
+device=cpu
+if [[ "${VLLM_COMPONENT}" == cuda ]]; then
+  device=cuda
+fi
 
 # Split like a shell word list on purpose: conda's activation sets CMAKE_ARGS that way.
 # shellcheck disable=SC2086
 cmake -S . -B build -G Ninja ${CMAKE_ARGS:-} \
   -DCMAKE_INSTALL_PREFIX="${PREFIX}" \
   -DCMAKE_PREFIX_PATH="${PREFIX}" \
-  -DVLLM_TARGET_DEVICE=cpu \
+  -DVLLM_TARGET_DEVICE="${device}" \
   -DVLLM_COMPONENTS="${VLLM_COMPONENT}" \
   -DVLLM_CPU_LEVEL="${VLLM_CPU_LEVEL:-}" \
   -DVLLM_INSTALL_LAYOUT=conda \

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vllm_conda import errors
 from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmCondaError
-from vllm_conda.jobs import Job, jobs
+from vllm_conda.feedstock.config import conda_build_config
+from vllm_conda.jobs import Job, jobs, variant_keys
 from vllm_conda.paths import write_atomic
 from vllm_conda.targets import TARGETS_FILE, Targets
 
@@ -23,26 +24,9 @@ def _header(comment: str, source: str = TARGETS_FILE) -> str:
 
 def variant_file(targets: Targets, job: Job) -> str:
     """One job's variant file: every key of it, so that ``-m`` with this file is enough."""
-    compilers = dataclasses.asdict(targets.platforms[job.platform].variant)
     # rattler-build ignores target_platform here; conda-smithy's files carry it all the same.
-    keys = {"target_platform": job.platform, "microarch_level": str(job.level), **compilers}
+    keys = {"target_platform": job.platform, **variant_keys(targets, job)}
     return _header("#") + "".join(f'{key}: ["{value}"]\n' for key, value in keys.items())
-
-
-def conda_build_config(targets: Targets) -> str:
-    """The axes as a feedstock merges them with conda-forge's global pins."""
-    lines = ["microarch_level:"]
-    for name, platform in targets.platforms.items():
-        lines += [f'  - "{level}"  # [{_selector(name)}]' for level in platform.levels]
-    lines.append("c_stdlib_version:")
-    for name, platform in targets.platforms.items():
-        lines.append(f'  - "{platform.variant.c_stdlib_version}"  # [{_selector(name)}]')
-    return _header("#") + "\n".join(lines) + "\n"
-
-
-def _selector(subdir: str) -> str:
-    system, _, machine = subdir.partition("-")
-    return f"{system} and {'x86_64' if machine == '64' else machine}"
 
 
 def tiers_cmake(targets: Targets) -> str:
@@ -124,7 +108,7 @@ def generated_files(targets: Targets) -> Iterator[tuple[Path, str]]:
     """Yield every generated file's path, relative to the project, and its text."""
     for job in jobs(targets):
         yield Path(job.variant_file), variant_file(targets, job)
-    yield Path("conda_build_config.yaml"), conda_build_config(targets)
+    yield Path("conda_build_config.yaml"), _header("#") + conda_build_config(targets)
     yield Path("cmake/generated/tiers.cmake"), tiers_cmake(targets)
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)

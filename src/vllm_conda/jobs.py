@@ -1,48 +1,178 @@
-"""The build matrix: one job, and one variant file, per platform and CPU level."""
+"""The build matrix: one job, and one variant file, per platform and CPU level or GPU slice."""
 
 from __future__ import annotations
 
+import dataclasses
+import platform as host
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vllm_conda.errors import UsageError, did_you_mean
+from vllm_conda.cuda.arch import parse_code, parse_version
+from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 from vllm_conda.targets import Targets
 
-DEVICE = "cpu"
+CUDA_COMPILER = "cuda-nvcc"
+CPU, CUDA = "cpu", "cuda"
+DEVICES = (CPU, CUDA)
+# conda-forge's spelling of "no CUDA" on the axis cuda_compiler_version.
+NO_CUDA = "None"
+ALL_SLICE = "all"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One CI job: everything that one variant file builds."""
+    """One CI job: everything that one variant file builds.
+
+    Attributes:
+        level: CPU microarch level; of a CUDA job the platform's floor, which its host code has.
+        cuda: CUDA version; empty for a CPU job.
+        slice: Name of the GPU slice; empty for a CPU job.
+    """
 
     name: str
     platform: str
+    device: str
     level: int
+    cuda: str = ""
+    slice: str = ""
 
     @property
     def variant_file(self) -> str:
         return f"variants/{self.name}.yaml"
 
+    @property
+    def opt_in(self) -> bool:
+        """Made for one kind of GPU, by whoever asks for it; no feedstock builds it."""
+        return self.slice not in ("", ALL_SLICE)
+
+    def axes(self) -> dict[str, str]:
+        """What the job chooses on each axis, by variant key.
+
+        Each job holds every axis, the ones that its packages do not depend on too: the recipe is
+        one for all, and the lint shows that they reach no hash.
+        """
+        return {
+            "microarch_level": str(self.level),
+            "cuda_compiler_version": self.cuda or NO_CUDA,
+            "cuda_slice": self.slice or ALL_SLICE,
+        }
+
 
 def jobs(targets: Targets) -> list[Job]:
-    """All jobs, in the table's order."""
+    """All jobs, platform by platform in the table's order, CPU before CUDA."""
+    found: list[Job] = []
+    for platform, entry in targets.platforms.items():
+        for level in entry.levels:
+            march = targets.level(entry.family, level).march
+            found.append(Job(f"{platform}-{CPU}-{march}", platform, CPU, level))
+        found += _cuda_jobs(targets, platform, entry.levels[0])
+    return found
+
+
+def _cuda_jobs(targets: Targets, platform: str, floor: int) -> Iterator[Job]:
+    for version, toolkit in targets.cuda.toolkits.items():
+        if platform in toolkit.platforms:
+            for name in slices(targets, version):
+                job = f"{platform}-{CUDA}-{version}-{name}"
+                yield Job(job, platform, CUDA, floor, version, name)
+
+
+def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
+    """Every variant key of a job: its axes, what follows from them, and the compilers."""
+    entry = targets.platforms[job.platform]
+    # Lets the recipe tell the one job of several levels that makes what no level touches.
+    keys = {**job.axes(), "microarch_floor": str(entry.levels[0]), "cuda_compiler": CUDA_COMPILER}
+    if job.device == CUDA:
+        keys["cuda_arch_bound"] = arch_bound(targets, job)
+    return {**keys, **dataclasses.asdict(entry.variant)}
+
+
+def arch_bound(targets: Targets, job: Job) -> str:
+    """Which ``__cuda_arch`` a CUDA job's packages run on: ``>=9.0,<9.1``."""
+    piece = targets.cuda.slices[job.slice]
+    wanted = piece.archs or targets.cuda.default_archs(job.cuda, job.platform)
+    capabilities = [parse_code(arch.removesuffix("+PTX")).capability for arch in wanted]
+    lowest = piece.lowest or min(capabilities, key=parse_version)
+    return f">={lowest}" + (f",<{piece.below}" if piece.below else "")
+
+
+def slices(targets: Targets, version: str) -> list[str]:
+    """Names of the slices that the toolkit ``version`` compiles."""
+    cuda = targets.cuda
     return [
-        Job(f"{platform}-{DEVICE}-{targets.level(entry.family, level).march}", platform, level)
-        for platform, entry in targets.platforms.items()
-        for level in entry.levels
+        name
+        for name, piece in cuda.slices.items()
+        if (not piece.cuda or parse_version(piece.cuda) <= parse_version(version))
+        and all(
+            cuda.compiles(version, parse_code(arch.removesuffix("+PTX"))) for arch in piece.archs
+        )
     ]
 
 
-def select(targets: Targets, names: tuple[str, ...]) -> list[Job]:
-    """The jobs named in ``names``, or all of them.
+def host_platform() -> str:
+    """The conda subdir of this machine."""
+    system, machine = host.system().lower(), host.machine().lower()
+    machine = {"x86_64": "64", "amd64": "64"}.get(machine, machine)
+    return f"{'osx' if system == 'darwin' else system}-{machine}"
+
+
+def default_jobs(targets: Targets) -> list[Job]:
+    """What a build makes unless asked otherwise: this machine's platform, CPU.
 
     Raises:
-        UsageError: An unknown job.
+        ConfigError: No platform of the table is this machine's.
     """
-    known = {job.name: job for job in jobs(targets)}
-    for name in names:
-        if name not in known:
+    subdir = host_platform()
+    chosen = [job for job in jobs(targets) if (job.platform, job.device) == (subdir, CPU)]
+    if not chosen:
+        raise ConfigError(
+            f"No packages are made for this machine's platform, {subdir}.",
+            f"Choose with --variant. Platforms: {', '.join(targets.platforms)}.",
+        )
+    return chosen
+
+
+def select(
+    targets: Targets,
+    names: Sequence[str] = (),
+    *,
+    platforms: Sequence[str] = (),
+    devices: Sequence[str] = (),
+    cuda: Sequence[str] = (),
+    slices: Sequence[str] = (),
+) -> list[Job]:
+    """The jobs that all of the given filters let through; an empty filter lets everything.
+
+    Raises:
+        UsageError: A word that names no job, platform, device, CUDA version or slice, or filters
+            that leave nothing.
+    """
+    every = jobs(targets)
+    _known("variant", names, [job.name for job in every])
+    _known("platform", platforms, targets.platforms)
+    _known("device", devices, DEVICES)
+    _known("CUDA version", cuda, targets.cuda.toolkits)
+    _known("slice", slices, targets.cuda.slices)
+    chosen = [
+        job
+        for job in every
+        if (not names or job.name in names)
+        and (not platforms or job.platform in platforms)
+        and (not devices or job.device in devices)
+        and (not cuda or job.cuda in cuda)
+        and (not slices or job.slice in slices)
+    ]
+    if not chosen:
+        words = " ".join([*names, *platforms, *devices, *cuda, *slices])
+        raise UsageError(f"No job is all of: {words}.", "See `vllm-conda matrix`.")
+    return chosen
+
+
+def _known(what: str, words: Iterable[str], choices: Iterable[str]) -> None:
+    known = list(choices)
+    for word in words:
+        if word not in known:
             raise UsageError(
-                f"Unknown variant {name!r}.{did_you_mean(name, known)}",
+                f"Unknown {what} {word!r}.{did_you_mean(word, known)}",
                 f"Known: {', '.join(known)}.",
             )
-    return [job for job in known.values() if not names or job.name in names]

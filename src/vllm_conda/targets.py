@@ -12,8 +12,10 @@ from typing import Any
 import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
+from vllm_conda.cuda.arch import parse_version
 from vllm_conda.cuda.table import Cuda, check_cuda_table
 from vllm_conda.errors import ConfigError, did_you_mean
+from vllm_conda.feedstock.table import Feedstock, check_feedstock_table
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -77,6 +79,7 @@ class Targets:
     levels: dict[str, dict[str, Level]]
     tiers: dict[str, dict[str, Tier]]
     cuda: Cuda
+    feedstock: Feedstock
 
     def level(self, family: str, number: int) -> Level:
         return self.levels[family][str(number)]
@@ -187,6 +190,7 @@ def _note(error: BaseException) -> tuple[str, ...]:
 
 def _check_names(targets: Targets) -> None:
     check_cuda_table(targets.cuda, TARGETS_FILE)
+    check_feedstock_table(targets.feedstock, TARGETS_FILE)
     if targets.schema != SCHEMA:
         raise ConfigError(
             f"{TARGETS_FILE}: schema is {targets.schema}, this toolkit reads {SCHEMA}.",
@@ -201,6 +205,7 @@ def _check_names(targets: Targets) -> None:
             )
         for number in platform.levels:
             _known(where, "level", str(number), targets.levels[platform.family])
+    _check_toolkit_platforms(targets)
     for family, levels in targets.levels.items():
         _known(f"{TARGETS_FILE}: [levels.{family}]", "family", family, targets.tiers)
         for key, level in levels.items():
@@ -209,6 +214,20 @@ def _check_names(targets: Targets) -> None:
                 raise ConfigError(f"{where}: tiers is empty, so the package would hold no code.")
             for tier in level.tiers:
                 _known(where, "tier", tier, targets.tiers[family])
+
+
+def _check_toolkit_platforms(targets: Targets) -> None:
+    for version, toolkit in targets.cuda.toolkits.items():
+        where = f"{TARGETS_FILE}: [cuda.toolkits.{version!r}]"
+        for name in toolkit.platforms:
+            _known(where, "platform", name, targets.platforms)
+            floor = targets.platforms[name].variant.c_stdlib_version
+            if parse_version(toolkit.c_stdlib_version or "0.0") > parse_version(floor):
+                raise ConfigError(
+                    f"{where}: c_stdlib_version {toolkit.c_stdlib_version} is newer than "
+                    f"{name}'s {floor}, and vllm-core is one package for all CUDA versions.",
+                    f"Raise c_stdlib_version in [platforms.{name}.variant].",
+                )
 
 
 def _known(where: str, what: str, word: str, choices: dict[str, Any]) -> None:

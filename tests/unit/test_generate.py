@@ -54,7 +54,8 @@ def test_every_job_has_one_complete_variant_file() -> None:
     for job in jobs(TARGETS):
         keys = yaml.safe_load((ROOT / job.variant_file).read_text())
         assert keys["target_platform"] == [job.platform]
-        assert keys["microarch_level"] == [str(job.level)]
+        for axis, value in job.axes().items():
+            assert keys[axis] == [value]
         assert all(isinstance(v, list) and len(v) == 1 for v in keys.values())
 
 

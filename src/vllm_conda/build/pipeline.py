@@ -28,7 +28,7 @@ from vllm_conda.build.workspace import (
 )
 from vllm_conda.errors import SolveError, TestFailure, UsageError
 from vllm_conda.generate import variant_file
-from vllm_conda.jobs import Job, select
+from vllm_conda.jobs import Job, default_jobs, select
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import Output, Recipe, load_recipe, render, variant_values
 from vllm_conda.solve import solve_specs, virtual_packages
@@ -118,7 +118,7 @@ def build(options: Options, reporter: Reporter) -> Report:
     started = time.monotonic()
     targets = load_targets(options.root)
     load_recipe(options.root)  # bad input fails before the first download
-    jobs = select(targets, options.variants)
+    jobs = select(targets, options.variants) if options.variants else default_jobs(targets)
     platforms = sorted({job.platform for job in jobs})
     if len(platforms) != 1:
         raise UsageError(
@@ -129,7 +129,7 @@ def build(options: Options, reporter: Reporter) -> Report:
     workspace = workspace_for(options.root)
     with locked(workspace, options.output.resolve()):
         toolchain = toolchain_for(platform, options.channels, reporter)
-        plan = make_plan(options.root, targets, options.variants, toolchain)
+        plan = make_plan(options.root, targets, tuple(job.name for job in jobs), toolchain)
         store = Store(options.output, platform, workspace)
         report = Report(str(options.output), store.url)
         run = _Run(options, plan, store, workspace, toolchain, reporter, report)

@@ -101,7 +101,7 @@ def read_request(cuda: Cuda, version: str, text: str) -> Request:
 
     Args:
         text: Entries separated by blanks, commas or semicolons, in PyTorch's or CMake's spelling,
-            names of GPU generations, or ``all``.
+            names of GPU generations or of slices, or ``all``.
 
     Raises:
         ConfigError: A misspelt or unknown architecture, or one that the toolkit cannot compile.
@@ -131,6 +131,8 @@ def _wishes(cuda: Cuda, version: str, word: str) -> list[Wish]:
         )
     if word.lower() in ("all", "all-major", "common"):
         return [parse_wish(entry) for entry in cuda.default_archs(nearest_toolkit(cuda, version))]
+    if word in cuda.slices:
+        return [parse_wish(entry) for entry in cuda.slices[word].archs]
     generation = [key for key, arch in cuda.archs.items() if arch.generation == name]
     if generation:
         fit = [k for k in generation if cuda.compiles(version, Code(k)) and not cuda.archs[k].tegra]

@@ -48,6 +48,7 @@ class Toolkit:
         platforms: Platforms with packages for this toolkit.
         c_stdlib_version: glibc that conda-forge's build needs; empty: the platform's.
         feedstock: conda-forge builds for it, the embedded toolchain channel does not hold it.
+        conda_forge: conda-forge's pins and migrations have it now: its feedstock makes packages.
     """
 
     driver: str
@@ -57,6 +58,7 @@ class Toolkit:
     extra_archs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     c_stdlib_version: str = ""
     feedstock: bool = False
+    conda_forge: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""conda-forge's side: variant configuration, CI files and their settings, from the one table."""

@@ -1,0 +1,141 @@
+"""``conda_build_config.yaml``: the axes, in the form that merges with conda-forge's global pins.
+
+conda-build replaces a zipped key only together with its whole group (or by as many values), and a
+key stands in one group. So conda-forge's compiler group is restated whole, in its own order, with
+one row a CUDA version; so is the group of Python versions, of which one is enough for
+version-independent packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllm_conda.cuda.arch import parse_version
+from vllm_conda.errors import ConfigError
+from vllm_conda.jobs import ALL_SLICE, CUDA, NO_CUDA, Job, arch_bound, jobs
+from vllm_conda.targets import Platform, Targets
+
+# conda-forge's groups, keys in its order: groups are merged by equality.
+COMPILER_GROUP = (
+    "c_compiler_version",
+    "cxx_compiler_version",
+    "fortran_compiler_version",
+    "c_stdlib_version",
+    "cuda_compiler_version",
+)
+PYTHON_GROUP = ("python", "is_python_min")
+# conda-smithy sets it where a recipe uses the CUDA compiler; conda-forge's own lines ask it.
+_CUDA_ENABLED = 'os.environ.get("CF_CUDA_ENABLED", "False") == "True"'
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the compiler group; ``compiler`` empty: conda-forge's own."""
+
+    compiler: str
+    c_stdlib_version: str
+    cuda: str
+
+    def value(self, key: str) -> str:
+        if key == "c_stdlib_version":
+            return self.c_stdlib_version
+        return self.cuda if key == "cuda_compiler_version" else self.compiler
+
+
+def feedstock_jobs(targets: Targets) -> list[Job]:
+    """What conda-forge builds: no slice that one asks for, no CUDA version without its nvcc."""
+    return [job for job in jobs(targets) if not job.opt_in and _offered(targets, job)]
+
+
+def _offered(targets: Targets, job: Job) -> bool:
+    return job.device != CUDA or bool(targets.cuda.toolkits[job.cuda].conda_forge)
+
+
+def rows(targets: Targets, platform: str) -> list[Row]:
+    """The compiler group on one platform: no CUDA first, then each CUDA version.
+
+    All rows have one compiler and one C library, or vllm-core, which uses both, would be a
+    different package from each job and no environment could hold CPU and CUDA packages.
+    """
+    stdlib = targets.platforms[platform].variant.c_stdlib_version
+    versions = list(
+        dict.fromkeys(
+            job.cuda
+            for job in feedstock_jobs(targets)
+            if job.platform == platform and job.device == CUDA
+        )
+    )
+    newest = [targets.cuda.toolkits[version].gcc[1] for version in versions]
+    compiler = str(min(newest)) if newest else ""
+    return [Row(compiler, stdlib, version) for version in (NO_CUDA, *versions)]
+
+
+def conda_build_config(targets: Targets) -> str:
+    """The file's text, below its header."""
+    text = "# Axes. A job with CUDA takes the lowest level: the recipe skips the rest.\n"
+    text += _per_platform(targets, "microarch_level", lambda p: [str(n) for n in p.levels])
+    text += _per_platform(targets, "microarch_floor", lambda p: [str(p.levels[0])])
+    text += f"cuda_slice:\n  - {ALL_SLICE}\ncuda_arch_bound:\n  - {_bound(targets)!r}\n"
+    text += (
+        "# conda-forge's own group, whole: one compiler and one C library for all CUDA versions keep\n"
+        "# vllm-core one package a platform. A new CUDA version is a line of targets.toml.\n"
+    )
+    for key in COMPILER_GROUP:
+        lines = ""
+        for platform in targets.platforms:
+            for row in rows(targets, platform):
+                if value := row.value(key):
+                    written = value if value == NO_CUDA else f'"{value}"'
+                    lines += f"  - {written}  # [{_condition(platform, row)}]\n"
+        if lines:
+            text += f"{key}:\n{lines}"
+    text += (
+        "# The packages hold for every Python from this one on, so one is enough to build with.\n"
+        f'python:\n  - "{_python(targets)}"\nis_python_min:\n  - true\n'
+        "zip_keys:\n"
+    )
+    enabled = f"linux and {_CUDA_ENABLED}"
+    for number, key in enumerate(COMPILER_GROUP):
+        condition = enabled if key in ("c_stdlib_version", "cuda_compiler_version") else "linux"
+        text += f"  {'-' if number == 0 else ' '} - {key}  # [{condition}]\n"
+    text += f"  - - {PYTHON_GROUP[0]}\n    - {PYTHON_GROUP[1]}\n"
+    return text
+
+
+def _python(targets: Targets) -> str:
+    """conda-forge's spelling of the oldest Python."""
+    minor = parse_version(targets.project.python_min)[1]
+    suffix = "cpython" if minor <= 12 else f"cp3{minor}"
+    return f"{targets.project.python_min}.* *_{suffix}"
+
+
+def _bound(targets: Targets) -> str:
+    bounds = {arch_bound(targets, job) for job in feedstock_jobs(targets) if job.device == CUDA}
+    if len(bounds) > 1:
+        raise ConfigError(
+            f"targets.toml: [cuda.toolkits]: the feedstock's toolkits begin at different "
+            f"architectures ({', '.join(sorted(bounds))}), which one key cannot say.",
+            "Give them the same lowest architecture.",
+        )
+    return next(iter(bounds), "")
+
+
+def _per_platform(
+    targets: Targets, key: str, values: Callable[[Platform], list[str]]
+) -> str:
+    lines = f"{key}:\n"
+    for name, platform in targets.platforms.items():
+        for value in values(platform):
+            lines += f'  - "{value}"  # [{_selector(name)}]\n'
+    return lines
+
+
+def _condition(platform: str, row: Row) -> str:
+    selector = _selector(platform)
+    return selector if row.cuda == NO_CUDA else f"{selector} and {_CUDA_ENABLED}"
+
+
+def _selector(subdir: str) -> str:
+    system, _, machine = subdir.partition("-")
+    return f"{system} and {'x86_64' if machine == '64' else machine}"
