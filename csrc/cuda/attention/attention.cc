@@ -4,6 +4,7 @@
 #include <climits>
 
 #include "core/check.h"
+#include "cuda/attention/hopper.h"
 #include "cuda/attention/launch.h"
 #include "cuda/attention/problem.h"
 #include "cuda/attention/select.h"
@@ -227,6 +228,8 @@ struct Plan {
   const Instance* instance;
   int32_t decode_warps;
   int32_t prefill_stages;  // 0: all requests are the decode kernel's
+  bool hopper;             // which serves prefill then
+  int64_t partials;        // bytes of the workspace for splits; what Hopper needs is behind them
   int64_t workspace;       // bytes
 };
 
@@ -280,8 +283,14 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   if (problem.splits > 1) {
     const int64_t rows =
         args.requests() * problem.kv_heads * problem.decode_rows * problem.splits;
-    plan.workspace = rows * (problem.value_head_size + 2) * static_cast<int64_t>(sizeof(float));
+    plan.partials = vk::cuda::CeilDiv(rows * (problem.value_head_size + 2) * 4, 16) * 16;
   }
+  plan.workspace = plan.partials;
+#ifdef VK_ATTENTION_SM90
+  plan.hopper = plan.prefill_stages > 0 && device.capability == 90 && !args.fp8() &&
+                vk::cuda::attention::HopperServes(problem);
+  if (plan.hopper) plan.workspace += vk::cuda::attention::kHopperWorkspace;
+#endif
   return plan;
 }
 
@@ -296,6 +305,23 @@ void SetWorkspace(Problem& problem, const Plan& plan, const vk_tensor* workspace
   problem.partial_out = static_cast<float*>(workspace->data);
   const int64_t rows = int64_t{problem.requests} * problem.kv_heads * problem.decode_rows;
   problem.partial_lse = problem.partial_out + rows * problem.splits * problem.value_head_size;
+}
+
+void RunHopper([[maybe_unused]] const Problem& problem, [[maybe_unused]] const Plan& plan,
+               [[maybe_unused]] const vk_cuda_attention_args& call,
+               [[maybe_unused]] cudaStream_t stream) {
+#ifdef VK_ATTENTION_SM90
+  const vk::cuda::Device& device = vk::cuda::CurrentDevice(kOp);
+  vk::cuda::attention::HopperCall hopper{};
+  hopper.dtype = call.query->dtype;
+  hopper.max_seq_len = call.max_seq_len;
+  hopper.keys = call.block_table == nullptr ? call.key->shape[0] : 0;
+  hopper.multiprocessors = device.multiprocessors;
+  hopper.l2_bytes = device.l2_bytes;
+  hopper.workspace = static_cast<char*>(call.workspace->data) + plan.partials;
+  hopper.stream = stream;
+  vk::cuda::attention::RunHopper(kOp, problem, hopper);
+#endif
 }
 
 }  // namespace
@@ -317,7 +343,11 @@ extern "C" vk_status vk_cuda_varlen_attention(const vk_cuda_attention_args* call
     const Plan plan = MakePlan(problem, *call, args);
     SetWorkspace(problem, plan, call->workspace);
     const cudaStream_t queue = vk::cuda::AsStream(stream);
-    if (plan.prefill_stages > 0) plan.instance->prefill(problem, plan.prefill_stages, queue);
+    if (plan.hopper) {
+      RunHopper(problem, plan, *call, queue);
+    } else if (plan.prefill_stages > 0) {
+      plan.instance->prefill(problem, plan.prefill_stages, queue);
+    }
     if (problem.decode_rows > 0) plan.instance->decode(problem, plan.decode_warps, queue);
     vk::cuda::CheckLaunch(kOp);
   });

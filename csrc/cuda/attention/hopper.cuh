@@ -1,0 +1,450 @@
+// Prefill on Hopper: one producer warp feeds shared memory by bulk tensor copies, two consumer
+// warpgroups of 64 query rows each take turns at the tensor cores, one computing its softmax while
+// the other multiplies (FlashAttention-3).
+#ifndef VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_
+#define VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_
+
+#include <cstdint>
+
+#include "cuda/attention/decode.cuh"
+#include "cuda/attention/hopper.h"
+#include "cuda/attention/tile_map.cuh"
+#include "cuda/attention/wgmma.cuh"
+
+namespace vk::cuda::attention {
+
+template <int kHead>
+struct HopperTraits {
+  static constexpr int kThreads = 384;
+  static constexpr int kRows = kHopperRows;
+  static constexpr int kKeys = HopperKeys(kHead);
+  static constexpr int kStages = 2;
+  static constexpr int kPanels = kHead / 64;
+  static constexpr int kQueryPanel = kRows * 128;  // bytes
+  static constexpr int kKeyPanel = kKeys * 128;
+  static constexpr int kTileBytes = kPanels * kKeyPanel;
+  static constexpr int kQueryBytes = kPanels * kQueryPanel;
+  static constexpr int kBarriers = 4 + 4 * kStages;
+  // Barriers and the number of the tile are behind the tiles; 1 KiB is for aligning them.
+  static constexpr int kSharedBytes =
+      1024 + kQueryBytes + 2 * kStages * kTileBytes + 8 * kBarriers + 16;
+};
+
+// A tile of work of this block, the heaviest first; false: there is none at `index`.
+struct HopperTile {
+  Request request;
+  int32_t kv_head, first_row, first_token, last_token;
+  KeyRange range;
+  int32_t origin, count;  // first key of tile 0 of the keys, and how many tiles
+};
+
+__device__ __forceinline__ bool LoadHopperTile(const Problem& p, const HopperPlan& plan, int keys,
+                                               int32_t index, HopperTile& tile) {
+  // Sections of heads whose keys and values share the L2; within one, long tiles come first.
+  const int32_t section_size = plan.tiles * plan.section_heads;
+  const int32_t section = index / section_size;
+  const int32_t first_head = section * plan.section_heads;
+  const int32_t heads = min(plan.section_heads, p.kv_heads - first_head);
+  const int32_t local = index - section * section_size;
+  const int32_t row_tile = local / heads;
+  tile.kv_head = first_head + local - row_tile * heads;
+  const RowTile where = FindTile(p.query_start, p.requests, p.group, plan.tile_rows,
+                                 plan.tiles - 1 - row_tile);
+  tile.request = LoadRequest(p, where.request);
+  tile.first_row = where.first_row;
+  if (tile.request.query_len <= p.decode_query_len ||
+      tile.first_row >= tile.request.query_len * p.group) {
+    return false;
+  }
+  tile.first_token = tile.first_row / p.group;
+  tile.last_token =
+      min(tile.request.query_len - 1, (tile.first_row + plan.tile_rows - 1) / p.group);
+  tile.range = VisibleKeys(p, tile.request, tile.first_token, tile.last_token);
+  tile.origin = tile.range.begin - tile.range.begin % keys;
+  tile.count = (tile.range.end - tile.origin + keys - 1) / keys;
+  return true;
+}
+
+template <class T, int kHead, bool kExtras>
+struct HopperConsumer {
+  using Traits = HopperTraits<kHead>;
+  static constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages;
+  static constexpr int kScores = kKeys / 2, kOut = kHead / 2;
+
+  float out[kOut];
+  float maximum[2], sum[2];
+  RowMask masks[2];
+  Logits logits;
+
+  // scores = queries . keys of a tile; asynchronous.
+  __device__ __forceinline__ static void Scores(float (&scores)[kScores], uint32_t query,
+                                                uint32_t keys) {
+#pragma unroll
+    for (int step = 0; step < kHead / 16; ++step) {
+      const int panel = step / 4, column = step % 4 * 32;
+      WgmmaShared<T>(scores, KMajor(query + panel * Traits::kQueryPanel + column),
+                     KMajor(keys + panel * Traits::kKeyPanel + column), step != 0);
+    }
+  }
+
+  // out += weights . values of a tile; asynchronous.
+  __device__ __forceinline__ void Values(const uint32_t (&weights)[kKeys / 16][4],
+                                         uint32_t values) {
+#pragma unroll
+    for (int step = 0; step < kKeys / 16; ++step) {
+      WgmmaRegisters<T>(out, weights[step],
+                        MnMajor<Traits::kKeyPanel>(values + step * 16 * 128));
+    }
+  }
+
+  // Scores to probabilities; returns what the output so far has to be multiplied with.
+  __device__ __forceinline__ void Softmax(float (&scores)[kScores], float (&factors)[2],
+                                          int32_t first_key, bool masked) {
+    const int t = threadIdx.x & 3;
+    if (kExtras || masked) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) {
+        const int half = i / 2 % 2;
+        const int32_t key = first_key + i / 4 * 8 + 2 * t + i % 2;
+        if constexpr (kExtras) {
+          scores[i] = ToLogit(logits, masks[half], key, scores[i]);
+        } else {
+          scores[i] = key >= masks[half].low && key <= masks[half].high ? scores[i] : -INFINITY;
+        }
+      }
+    }
+    const float scale = kExtras ? 1.0f : logits.scale;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = maximum[half];
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+        top = fmaxf(top, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
+      }
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      const float origin = top == -INFINITY ? 0.0f : top * scale;
+      factors[half] = Exp2(maximum[half] * scale - origin);
+      maximum[half] = top;
+      float total = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+#pragma unroll
+        for (int j = 2 * half; j < 2 * half + 2; ++j) {
+          scores[i + j] = Exp2(fmaf(scores[i + j], scale, -origin));
+          total += scores[i + j];
+        }
+      }
+      sum[half] = sum[half] * factors[half] + total;
+    }
+  }
+
+  __device__ __forceinline__ static void Round(const float (&scores)[kScores],
+                                               uint32_t (&weights)[kKeys / 16][4]) {
+#pragma unroll
+    for (int i = 0; i < kKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        weights[i][j] = Pack<T>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Rescale(const float (&factors)[2]) {
+#pragma unroll
+    for (int i = 0; i < kOut; ++i) out[i] *= factors[i / 2 % 2];
+  }
+};
+
+// Zeroes the values of keys outside of `range`: they may be anything, and 0 x NaN is not 0. Both
+// warpgroups do so on their own, before they read the values.
+template <int kHead>
+__device__ __forceinline__ void ZeroValues(char* values, int32_t first_key, KeyRange range,
+                                           int group) {
+  using Traits = HopperTraits<kHead>;
+  const int thread = threadIdx.x % 128;
+  for (int index = thread; index < Traits::kTileBytes / 16; index += 128) {
+    const int32_t key = first_key + index / 8 % Traits::kKeys;
+    if (key < range.begin || key >= range.end) {
+      reinterpret_cast<uint4*>(values)[index] = make_uint4(0, 0, 0, 0);
+    }
+  }
+  FenceAsync();
+  NamedSync(3 + group, 128);
+}
+
+template <class T, int kHead, bool kExtras>
+__global__ void __launch_bounds__(384, 1)
+    HopperKernel(const __grid_constant__ Problem p, const __grid_constant__ HopperPlan plan,
+                 const __grid_constant__ CUtensorMap query_map,
+                 const __grid_constant__ CUtensorMap key_map,
+                 const __grid_constant__ CUtensorMap value_map) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  using Traits = HopperTraits<kHead>;
+  constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages, kPanels = Traits::kPanels;
+  extern __shared__ char unaligned[];
+  char* shared = unaligned + ((1024 - (SharedAddress(unaligned) & 1023)) & 1023);
+  const uint32_t query = SharedAddress(shared);
+  const uint32_t keys = query + Traits::kQueryBytes;
+  const uint32_t values = keys + kStages * Traits::kTileBytes;
+  const uint32_t barriers = values + kStages * Traits::kTileBytes;
+  const uint32_t query_full = barriers, query_empty = barriers + 8;
+  const uint32_t key_full = barriers + 16, key_empty = key_full + 8 * kStages;
+  const uint32_t value_full = key_empty + 8 * kStages, value_empty = value_full + 8 * kStages;
+  const uint32_t work_full = value_empty + 8 * kStages, work_empty = work_full + 8;
+  volatile int32_t* work_index =
+      reinterpret_cast<volatile int32_t*>(shared + (work_empty + 8 - query));
+  if (threadIdx.x == 0) {
+    BarrierInit(query_full, 1);
+    BarrierInit(query_empty, 8);  // the consumers' warps
+    BarrierInit(work_full, 1);
+    BarrierInit(work_empty, 8);
+    for (int stage = 0; stage < kStages; ++stage) {
+      BarrierInit(key_full + 8 * stage, 1);
+      BarrierInit(key_empty + 8 * stage, 8);
+      BarrierInit(value_full + 8 * stage, 1);
+      BarrierInit(value_empty + 8 * stage, 8);
+    }
+    BarrierInitFence();
+  }
+  __syncthreads();
+  const int32_t work = plan.tiles * p.kv_heads;
+
+  if (threadIdx.x < 128) {
+    RegistersFewer<24>();
+    if (threadIdx.x >= 32) return;
+    const int lane = threadIdx.x;
+    int32_t fill = 0;   // tiles of keys sent so far
+    int32_t served = 0;  // tiles of queries
+    // Keys or values of a tile: one box a page and panel, the boxes spread over the lanes.
+    auto send = [&](const HopperTile& tile, const CUtensorMap* map, uint32_t ring, uint32_t full,
+                    uint32_t empty, int32_t number, int32_t index) {
+      const int stage = number % kStages;
+      BarrierWait(empty + 8 * stage, (number / kStages & 1) ^ 1);
+      if (lane == 0) BarrierExpect(full + 8 * stage, Traits::kTileBytes);
+      __syncwarp();
+      const int32_t first_key = tile.origin + index * kKeys;
+      const int pieces = kKeys / plan.box_keys;
+#pragma unroll 1
+      for (int box = lane; box < pieces * kPanels; box += 32) {
+        const int piece = box % pieces, panel = box / pieces;
+        const int32_t key = first_key + piece * plan.box_keys;
+        int32_t slot = key, block = 0;
+        if (p.block_table == nullptr) {
+          slot += p.key_start[tile.request.index];
+        } else {
+          const int32_t page = p.block_shift >= 0 ? key >> p.block_shift : key / p.block_size;
+          slot = key - page * p.block_size;
+          // Pages without visible keys are outside of the tensor, hence zeros.
+          const bool seen = key < tile.range.end && key + plan.box_keys > tile.range.begin;
+          block = seen ? p.block_table[tile.request.index * p.table_stride + page] : p.blocks;
+        }
+        CopyBox(ring + stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
+                    piece * plan.box_keys * 128,
+                map, full + 8 * stage, panel * 64, tile.kv_head, slot, block);
+      }
+    };
+    HopperTile tile;
+    for (int32_t round = 0;; ++round) {
+      // Blocks take tiles as they become free.
+      int32_t index = blockIdx.x;
+      if (round > 0) {
+        if (lane == 0) index = gridDim.x + atomicAdd(plan.counter, 1);
+        index = __shfl_sync(0xffffffffu, index, 0);
+      }
+      BarrierWait(work_empty, (round & 1) ^ 1);
+      if (lane == 0) {
+        *work_index = index;
+        BarrierArrive(work_full);
+      }
+      __syncwarp();
+      if (index >= work) break;
+      if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
+      BarrierWait(query_empty, (served & 1) ^ 1);
+      if (lane == 0) BarrierExpect(query_full, kPanels * plan.tile_rows * 128);
+      __syncwarp();
+      if (lane < kPanels) {
+        CopyBox(query + lane * Traits::kQueryPanel, &query_map, query_full, lane * 64,
+                tile.kv_head * p.group, tile.request.first_token + tile.first_token);
+      }
+      ++served;
+      // As the consumers need them, the last keys first: the mask is mostly at the end.
+#pragma unroll 1
+      for (int32_t i = 0; i <= tile.count; ++i) {
+        if (i < tile.count) {
+          send(tile, &key_map, keys, key_full, key_empty, fill + i, tile.count - 1 - i);
+        }
+        if (i > 0) {
+          send(tile, &value_map, values, value_full, value_empty, fill + i - 1, tile.count - i);
+        }
+      }
+      fill += tile.count;
+    }
+  } else {
+    RegistersMore<240>();
+    const int group = threadIdx.x / 128 - 1;  // warpgroup among the consumers
+    const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
+    const uint32_t my_query = query + group * 64 * 128;
+    HopperConsumer<T, kHead, kExtras> consumer;
+    int32_t used = 0, served = 0;
+    // Turns at the tensor cores: group 0 begins.
+    const int turn = 1 + group, other_turn = 2 - group;
+    if (group == 1) NamedArrive(other_turn, 256);
+
+    HopperTile tile;
+    for (int32_t round = 0;; ++round) {
+      BarrierWait(work_full, round & 1);
+      const int32_t index = *work_index;
+      __syncwarp();
+      if (lane == 0) BarrierArrive(work_empty);
+      if (index >= work) break;
+      if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
+      const int32_t rows = tile.request.query_len * p.group;
+      consumer.logits = LoadLogits(p, tile.request.index, tile.kv_head);
+      const int row_in_tile = group * 64 + warp * 16 + lane / 4;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int32_t row = tile.first_row + row_in_tile + 8 * half;
+        const int32_t token = row / p.group;
+        const bool mine = row_in_tile + 8 * half < plan.tile_rows;
+        consumer.masks[half] = LoadRowMask(p, tile.request, mine ? token : INT32_MAX,
+                                           tile.kv_head * p.group + row - token * p.group);
+        consumer.maximum[half] = -INFINITY;
+        consumer.sum[half] = 0.0f;
+      }
+#pragma unroll
+      for (int i = 0; i < kHead / 2; ++i) consumer.out[i] = 0.0f;
+      // Keys that all rows see.
+      const int32_t all_begin =
+          VisibleKeys(p, tile.request, tile.last_token, tile.last_token).begin;
+      const int32_t all_end = VisibleKeys(p, tile.request, tile.first_token, tile.first_token).end;
+      auto masked = [&](int32_t first_key) {
+        return first_key < all_begin || first_key + kKeys > all_end;
+      };
+      auto zero_values = [&](int32_t first_key, int stage) {
+        if (first_key < tile.range.begin || first_key + kKeys > tile.range.end) {
+          ZeroValues<kHead>(
+              shared + Traits::kQueryBytes + (kStages + stage) * Traits::kTileBytes, first_key,
+              tile.range, group);
+        }
+      };
+
+      BarrierWait(query_full, served & 1);
+      ++served;
+      if (tile.count > 0) {
+        float scores[kKeys / 2];
+        float factors[2];
+        uint32_t weights[kKeys / 16][4];
+        int32_t first_key = tile.origin + (tile.count - 1) * kKeys;
+        {
+          const int stage = used % kStages, phase = used / kStages & 1;
+          BarrierWait(key_full + 8 * stage, phase);
+          Pin(scores);
+          WgmmaFence();
+          consumer.Scores(scores, my_query, keys + stage * Traits::kTileBytes);
+          WgmmaCommit();
+          WgmmaWait<0>();
+          Pin(scores);
+          if (lane == 0) BarrierArrive(key_empty + 8 * stage);
+          consumer.Softmax(scores, factors, first_key, masked(first_key));
+          consumer.Round(scores, weights);
+        }
+        for (int32_t i = 1; i < tile.count; ++i) {
+          const int stage = (used + i) % kStages, phase = (used + i) / kStages & 1;
+          const int before = (used + i - 1) % kStages, phase_before = (used + i - 1) / kStages & 1;
+          BarrierWait(key_full + 8 * stage, phase);
+          BarrierWait(value_full + 8 * before, phase_before);
+          zero_values(first_key, before);
+          first_key -= kKeys;
+          NamedSync(turn, 256);
+          Pin(scores);
+          Pin(consumer.out);
+          WgmmaFence();
+          consumer.Scores(scores, my_query, keys + stage * Traits::kTileBytes);
+          WgmmaCommit();
+          consumer.Values(weights, values + before * Traits::kTileBytes);
+          WgmmaCommit();
+          NamedArrive(other_turn, 256);
+          WgmmaWait<1>();
+          Pin(scores);
+          if (lane == 0) BarrierArrive(key_empty + 8 * stage);
+          consumer.Softmax(scores, factors, first_key, masked(first_key));
+          WgmmaWait<0>();
+          Pin(consumer.out);
+          if (lane == 0) BarrierArrive(value_empty + 8 * before);
+          consumer.Rescale(factors);
+          consumer.Round(scores, weights);
+        }
+        used += tile.count;
+        const int last = (used - 1) % kStages;
+        BarrierWait(value_full + 8 * last, (used - 1) / kStages & 1);
+        zero_values(first_key, last);
+        Pin(consumer.out);
+        WgmmaFence();
+        consumer.Values(weights, values + last * Traits::kTileBytes);
+        WgmmaCommit();
+        WgmmaWait<0>();
+        Pin(consumer.out);
+        if (lane == 0) BarrierArrive(value_empty + 8 * last);
+      }
+
+      // Through the memory of the warpgroup's queries, which no product reads any more, so that
+      // rows are written in whole.
+      float row_factors[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int32_t row = tile.first_row + row_in_tile + 8 * half;
+        float total = consumer.sum[half];
+        total += __shfl_xor_sync(0xffffffffu, total, 1);
+        total += __shfl_xor_sync(0xffffffffu, total, 2);
+        float top = consumer.maximum[half];
+        if (!kExtras && top > -INFINITY) top *= consumer.logits.scale;
+        row_factors[half] = 0.0f;
+        if (row_in_tile + 8 * half < plan.tile_rows && row < rows) {
+          row_factors[half] = FinishRow<T>(p, tile.kv_head, row, 1.0f, top, total);
+          if (p.lse != nullptr && lane % 4 == 0) {
+            StoreLse(p, tile.request, tile.kv_head, row, top, total);
+          }
+        }
+      }
+      NamedSync(3 + group, 128);
+      char* stage_rows = shared + group * 64 * 128;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = warp * 16 + lane / 4 + 8 * half;
+#pragma unroll
+        for (int block = 0; block < kHead / 8; ++block) {
+          const uint32_t pair = Pack<T>(consumer.out[4 * block + 2 * half] * row_factors[half],
+                                        consumer.out[4 * block + 2 * half + 1] * row_factors[half]);
+          *reinterpret_cast<uint32_t*>(stage_rows + block / 8 * Traits::kQueryPanel + row * 128 +
+                                       ((block % 8) ^ (row % 8)) * 16 + lane % 4 * 4) = pair;
+        }
+      }
+      __syncwarp();
+      constexpr int kChunks = kHead / 8;
+      for (int i = lane; i < 16 * kChunks; i += 32) {
+        const int row = warp * 16 + i / kChunks, chunk = i % kChunks;
+        const int32_t global = tile.first_row + group * 64 + row;
+        if (group * 64 + row >= plan.tile_rows || global >= rows ||
+            chunk * 8 >= p.value_head_size) {
+          continue;
+        }
+        const int32_t token = global / p.group;
+        const int32_t head = tile.kv_head * p.group + global - token * p.group;
+        T* to = static_cast<T*>(p.out) +
+                (tile.request.first_token + token) * p.out_token_stride +
+                head * p.out_head_stride + chunk * 8;
+        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(
+            stage_rows + chunk / 8 * Traits::kQueryPanel + row * 128 +
+            ((chunk % 8) ^ (row % 8)) * 16);
+      }
+      FenceAsync();
+      __syncwarp();
+      if (lane == 0) BarrierArrive(query_empty);
+    }
+  }
+#endif
+}
+
+}  // namespace vk::cuda::attention
+#endif  // VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_

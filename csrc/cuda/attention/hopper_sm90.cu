@@ -1,0 +1,131 @@
+// Host side of the Hopper prefill kernel: tensor maps, the choice of the instance, the launch.
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "cuda/attention/hopper.h"
+#include "cuda/attention/tile_map.cuh"
+#include "cuda/common/dtype.cuh"
+#include "cuda/common/launch.h"
+
+namespace vk::cuda::attention {
+namespace {
+
+// The driver's function, found at run time: the library does not link libcuda.
+PFN_cuTensorMapEncodeTiled_v12000 FindEncode(const char* op) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(
+      "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
+#else
+  const cudaError_t error =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
+#endif
+  CheckCuda(op, "finding the driver's cuTensorMapEncodeTiled", error);
+  if (result != cudaDriverEntryPointSuccess) {
+    Fail(VK_UNSUPPORTED, "%s: the driver has no cuTensorMapEncodeTiled, want CUDA 12 or newer", op);
+  }
+  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+}
+
+// A tensor of 16-bit elements; strides in elements, of all dimensions but the innermost.
+template <int kDims>
+CUtensorMap EncodeMap(const char* op, const void* data, int32_t dtype,
+                      const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
+                      const uint32_t (&box)[kDims]) {
+  static const auto encode = FindEncode(op);
+  cuuint64_t bytes[kDims - 1];
+  cuuint32_t steps[kDims];
+  for (int dim = 0; dim < kDims; ++dim) {
+    steps[dim] = 1;
+    // The stride of a dimension of one element means nothing, and may be anything.
+    if (dim > 0) bytes[dim - 1] = sizes[dim] > 1 ? 2 * strides[dim - 1] : 16;
+  }
+  CUtensorMap map;
+  const CUresult result = encode(
+      &map, dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      kDims, const_cast<void*>(data), sizes, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    Fail(VK_INTERNAL, "%s: the driver refused a tensor map (error %d)", op,
+         static_cast<int>(result));
+  }
+  return map;
+}
+
+int32_t PaddedHead(const Problem& problem) {
+  const int32_t head = std::max(problem.head_size, problem.value_head_size);
+  return head <= 64 ? 64 : head <= 128 ? 128 : head <= 192 ? 192 : 256;
+}
+
+template <class T>
+void LaunchBySize(int32_t head, const Problem& problem, const HopperPlan& plan, int32_t blocks,
+                  const CUtensorMap (&maps)[3], cudaStream_t stream) {
+  if (head == 64) return LaunchHopper<T, 64>(problem, plan, blocks, maps, stream);
+  if (head == 128) return LaunchHopper<T, 128>(problem, plan, blocks, maps, stream);
+  if (head == 192) return LaunchHopper<T, 192>(problem, plan, blocks, maps, stream);
+  return LaunchHopper<T, 256>(problem, plan, blocks, maps, stream);
+}
+
+}  // namespace
+
+bool HopperServes(const Problem& problem) {
+  // Boxes of whole eight-row groups of the swizzle.
+  const bool boxes = problem.block_table == nullptr || problem.block_size % 8 == 0;
+  // Strides of tensor maps are below 2^40 bytes, and a maximum of scores is one of logits.
+  return problem.query_vector && problem.kv_vector && problem.out_vector && boxes &&
+         problem.group <= kHopperRows && problem.scale > 0.0f;
+}
+
+void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
+  const int32_t head = PaddedHead(problem);
+  const int32_t keys = HopperKeys(head);
+  HopperPlan plan{};
+  const int32_t tile_tokens = kHopperRows / problem.group;
+  plan.tile_rows = tile_tokens * problem.group;
+  plan.tiles = static_cast<int32_t>(
+      TileCount(problem.tokens, problem.requests, problem.group, plan.tile_rows));
+  plan.box_keys = call.keys > 0 ? keys : std::gcd(problem.block_size, keys);
+  // Heads whose keys and values fill half of the L2 are read from there.
+  const int64_t head_bytes =
+      std::max<int64_t>(1, call.max_seq_len) * 2 * (problem.head_size + problem.value_head_size);
+  plan.section_heads = static_cast<int32_t>(
+      std::clamp<int64_t>(call.l2_bytes / 2 / head_bytes, 1, problem.kv_heads));
+  plan.counter = static_cast<int32_t*>(call.workspace);
+  CheckCuda(op, "clearing the workspace",
+            cudaMemsetAsync(call.workspace, 0, kHopperWorkspace, call.stream));
+
+  using Size = uint64_t;
+  const auto cache = [&](const void* data, int32_t size, int64_t block_stride, int64_t slot_stride,
+                         int64_t head_stride) {
+    const Size slots = call.keys > 0 ? call.keys : problem.block_size;
+    return EncodeMap<4>(op, data, call.dtype,
+                        {Size(size), Size(problem.kv_heads), slots, Size(problem.blocks)},
+                        {head_stride, slot_stride, block_stride},
+                        {64, 1, static_cast<uint32_t>(plan.box_keys), 1});
+  };
+  const CUtensorMap maps[3] = {
+      EncodeMap<3>(op, problem.query, call.dtype,
+                   {Size(problem.head_size), Size(problem.heads), Size(problem.tokens)},
+                   {problem.query_head_stride, problem.query_token_stride},
+                   {64, static_cast<uint32_t>(problem.group), static_cast<uint32_t>(tile_tokens)}),
+      cache(problem.key, problem.head_size, problem.key_block_stride, problem.key_slot_stride,
+            problem.key_head_stride),
+      cache(problem.value, problem.value_head_size, problem.value_block_stride,
+            problem.value_slot_stride, problem.value_head_stride)};
+  const int64_t work = int64_t{plan.tiles} * problem.kv_heads;
+  VK_CHECK(work <= INT32_MAX / 2, "%s: %lld tiles of work, want less than 2^30", op,
+           static_cast<long long>(work));
+  const int32_t blocks = static_cast<int32_t>(std::min<int64_t>(work, call.multiprocessors));
+  if (call.dtype == VK_BF16) {
+    LaunchBySize<BFloat16>(head, problem, plan, blocks, maps, call.stream);
+  } else {
+    LaunchBySize<Half>(head, problem, plan, blocks, maps, call.stream);
+  }
+}
+
+}  // namespace vk::cuda::attention
