@@ -75,8 +75,10 @@ class AptClient:
     def manifest(self, wanted: AptSet) -> Path:
         """File that lists which downloads make up the set."""
         suite = self.suite(wanted)
-        key = key_of(suite, self.host.deb_arch, str(wanted.closure), *wanted.names)
-        return self.store.downloads / "apt" / f"{suite}-{key}.json"
+        parts = [suite, self.host.deb_arch, str(wanted.closure), *wanted.names]
+        if wanted.component != "main":
+            parts.append(wanted.component)
+        return self.store.downloads / "apt" / f"{suite}-{key_of(*parts)}.json"
 
     def cached(self, wanted: AptSet) -> list[downloads.Artifact] | None:
         """The set as an earlier run left it, or None when a file is missing."""
@@ -95,10 +97,12 @@ class AptClient:
         """
         self._need_apt()
         suite = self.suite(wanted)
+        state = self._state(wanted)
         scratch = self.store.scratch("apt")
         try:
-            env = {**os.environ, "APT_CONFIG": str(self._configure(suite, scratch)), "LC_ALL": "C"}
-            self._update(suite, scratch, env)
+            config = self._configure(suite, wanted.component, state, scratch)
+            env = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
+            self._update(suite, state, scratch, env)
             uris = self._uris(wanted, scratch, env)
             found = {uri.key: downloads.cached(self.store, "apt", uri.key) for uri in uris}
             missing = [uri for uri in uris if found[uri.key] is None]
@@ -137,9 +141,14 @@ class AptClient:
             )
         return sites[0]
 
-    def _configure(self, suite: str, scratch: Path) -> Path:
+    def _state(self, wanted: AptSet) -> Path:
+        """Folder of apt's lists: one for each set of sources, or each update would drop others'."""
+        suite = self.suite(wanted)
+        name = suite if wanted.component == "main" else f"{suite}-{wanted.component}"
+        return self.store.root / "apt" / name
+
+    def _configure(self, suite: str, component: str, state: Path, scratch: Path) -> Path:
         """Write the private configuration; returns its path."""
-        state = self.store.root / "apt" / suite
         env = {k: v for k, v in os.environ.items() if k != "APT_CONFIG"}
         code, acquire = downloads.run_client(["apt-config", "dump", "Acquire"], env, scratch)
         if code:
@@ -156,7 +165,8 @@ class AptClient:
             for folder in (state / "lists/partial", scratch / "cache/archives/partial"):
                 folder.mkdir(parents=True, exist_ok=True)
             (scratch / "status").touch()
-            source = f"deb [{' '.join(options)}] {self._site(suite, scratch)} {suite} main\n"
+            site = self._site(suite, scratch)
+            source = f"deb [{' '.join(options)}] {site} {suite} {component}\n"
             (scratch / "sources.list").write_text(source, encoding="utf-8")
             settings = {
                 "Dir::State": state,
@@ -184,8 +194,8 @@ class AptClient:
             path.write_text(acquire + "\n".join(rows) + "\n", encoding="utf-8")
         return path
 
-    def _update(self, suite: str, scratch: Path, env: dict[str, str]) -> None:
-        lists = self.store.root / "apt" / suite / "lists"
+    def _update(self, suite: str, state: Path, scratch: Path, env: dict[str, str]) -> None:
+        lists = state / "lists"
         with downloads.growing(self.reporter, f"apt-get update ({suite})", lists / "partial", None):
             # Without Error-Mode an unreachable mirror is only a warning.
             command = ["apt-get", "-o", "APT::Update::Error-Mode=any", "update"]

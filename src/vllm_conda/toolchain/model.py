@@ -39,11 +39,15 @@ class AptSet:
         suite: Debian suite, or ``host`` for the suite of the machine.
         names: Package names.
         closure: Fetch everything they depend on as well.
+        component: Of the archive: ``main``, ``non-free``.
+        glibc_below: First C library that what is in them does not work with.
     """
 
     suite: str
     names: tuple[str, ...]
     closure: bool = False
+    component: str = "main"
+    glibc_below: str = ""
 
 
 @dataclass(frozen=True)
@@ -278,6 +282,11 @@ def parse(text: str) -> Catalog:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{DATA_FILE} is not valid TOML: {error}.") from error
+    return parse_data(data)
+
+
+def parse_data(data: dict[str, Any]) -> Catalog:
+    """Read the catalog from parsed TOML; errors as :func:`parse`."""
     if data.pop("schema", None) != SCHEMA:
         raise ConfigError(f"{DATA_FILE}: schema must be {SCHEMA}.")
     tables = ("platforms", "pip", "apt", "packages")
