@@ -71,7 +71,7 @@ def fused_qk_norm_rope(
     values = keys + num_heads_k * head_dim
     query, key = qkv[:, :keys], qkv[:, keys:values]
     for heads, weight in ((query, q_weight), (key, k_weight)):
-        wide = heads.float().reshape(len(heads), -1, head_dim)
+        wide = heads.float().reshape(len(heads), heads.shape[1] // head_dim, head_dim)
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()
         rotary_embedding(position_ids, wide, None, head_dim, cos_sin_cache.float(), is_neox)
         heads.copy_(wide.flatten(-2))

@@ -14,7 +14,7 @@ ops = torch.ops.vllm_kernels
 
 FLOAT8 = torch.float8_e4m3fn
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
-RTOL = {torch.float32: 5e-6, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
+RTOL = {torch.float32: 2e-5, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
 ATOL = {torch.float32: 1e-37, torch.bfloat16: 1e-37, torch.float16: 2e-7}
 SHAPES = [(1, 1), (3, 64), (17, 100), (127, 8), (5, 257), (2, 3, 896), (4096, 768), (0, 64), (4, 0)]
 
@@ -128,7 +128,7 @@ def test_extreme_values(dtype: torch.dtype) -> None:
         want = GATED[name](gate.double(), one.double())
         assert torch.equal(out.isnan(), want.isnan())
         torch.testing.assert_close(
-            out.nan_to_num().double(), want.nan_to_num(), rtol=2e-2, atol=1e-30
+            out.nan_to_num().double(), want.nan_to_num(), rtol=2e-2, atol=max(ATOL[dtype], 1e-30)
         )
     limits = torch.tensor([float("inf"), info.max, 1.0, float("nan")], dtype=dtype, device="cuda")
     for name, arguments in (("swigluoai_and_mul", ()), ("silu_and_mul_with_clamp", (7.0,))):

@@ -163,7 +163,8 @@ def test_fused_qk_norm_rope(
     width = (heads + kv_heads + v_heads) * head
     for padding in (0, 3):  # rows that are not aligned
         qkv = randn(tokens, width + padding, dtype=dtype)[:, :width]
-        wide = qkv.double().view(tokens, -1, head)
+        total = heads + kv_heads + v_heads
+        wide = qkv.double().view(tokens, total, head)
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
         by_head = weights.double()[[0] * heads + [1] * kv_heads + [0] * v_heads]
         want = rotated(normed * by_head, positions, cache, is_neox)
@@ -171,7 +172,7 @@ def test_fused_qk_norm_rope(
         ops.fused_qk_norm_rope(
             qkv, heads, kv_heads, v_heads, head, 1e-6, *weights, cache, is_neox, positions
         )
-        check(qkv.reshape(tokens, -1, head), want)
+        check(qkv.reshape(tokens, total, head), want)
 
 
 def test_graph(dtype: torch.dtype) -> None:
