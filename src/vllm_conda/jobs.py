@@ -151,6 +151,9 @@ def select(
     _known("variant", names, [job.name for job in every])
     _known("platform", platforms, targets.platforms)
     _known("device", devices, DEVICES)
+    for version in cuda:
+        if version in targets.cuda.refused:
+            raise UsageError(f"CUDA {version} cannot be used: {targets.cuda.refused[version]}.")
     _known("CUDA version", cuda, targets.cuda.toolkits)
     _known("slice", slices, targets.cuda.slices)
     chosen = [

@@ -26,6 +26,7 @@ from vllm_conda.jobs import Job
 
 RECIPE_FILE = Path("recipe/recipe.yaml")
 TOOLCHAIN_VARIABLE = "VLLM_CONDA_TOOLCHAIN"
+CUDA_TOOLCHAIN_VARIABLE = "VLLM_CONDA_CUDA_TOOLCHAIN"
 _STAGING_SUFFIX = "-build"
 
 
@@ -189,6 +190,7 @@ def render(
     variant: Mapping[str, list[str]],
     overrides: Mapping[str, str] | None = None,
     toolchain: str = "",
+    cuda_toolchain: str = "",
 ) -> list[Output]:
     """Render every output of one job.
 
@@ -198,6 +200,7 @@ def render(
             version of the embedded toolchain channel.
         toolchain: Fingerprint of the toolchain; part of each staging key and output
             fingerprint, but of no package hash.
+        cuda_toolchain: The same of the CUDA toolkit, for what is compiled with it.
 
     Raises:
         RecipeError: The recipe does not render.
@@ -206,7 +209,7 @@ def render(
     keys |= {key: [value] for key, value in (overrides or {}).items()}
     keys |= {key: [value] for key, value in recipe.source_hashes.items()}
     config = RenderConfig(platform=PlatformConfig(target_platform=job.platform))
-    with environment({TOOLCHAIN_VARIABLE: toolchain}):
+    with environment({TOOLCHAIN_VARIABLE: toolchain, CUDA_TOOLCHAIN_VARIABLE: cuda_toolchain}):
         try:
             rendered = recipe.stage0.render(VariantConfig(keys), config)
         except RattlerBuildError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,44 @@ class Toolchain:
     channels: tuple[str, ...]
     fingerprint: str
     overrides: Mapping[str, str] = field(default_factory=dict)
+    # CUDA version -> address and fingerprint of its own channel, where the embedded one is used.
+    # Two toolkits never stand in one list: the first would hide the other's packages.
+    cuda: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def channels_for(self, cuda: str) -> tuple[str, ...]:
+        """The channels of a job: of one CUDA version, or of the CPU (empty)."""
+        return (*self.channels, self.cuda[cuda][0]) if cuda in self.cuda else self.channels
+
+    def cuda_fingerprint(self, cuda: str) -> str:
+        """What identifies the CUDA toolkit of a job; empty without one of our own."""
+        return self.cuda[cuda][1] if cuda in self.cuda else ""
 
 
-def toolchain_for(platform: str, channels: Sequence[str], reporter: Reporter) -> Toolchain:
-    """The given channels, or the embedded one, made if it is not there yet."""
+def toolchain_for(
+    platform: str, channels: Sequence[str], reporter: Reporter, cuda: Iterable[str] = ()
+) -> Toolchain:
+    """The given channels, or the embedded one, made if it is not there yet.
+
+    Args:
+        cuda: CUDA versions whose toolkits are needed too.
+    """
     if channels:
         named = tuple(_address(channel) for channel in channels)
         digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
         return Toolchain(named, f"channels-{digest}", _overrides_of(named, platform))
     # Imported here: a build against other channels needs none of it.
+    from vllm_conda.toolchain import cuda as cuda_channel
     from vllm_conda.toolchain import ensure
 
+    for version in sorted(set(cuda)):
+        cuda_channel.catalog_text(version)  # refuses before the first download
     channel = ensure(platform, reporter=reporter)
     glibc = _sysroot_version(Path(channel.path), platform)
-    return Toolchain((str(channel.url),), str(channel.fingerprint), glibc)
+    toolkits = {}
+    for version in sorted(set(cuda)):
+        made = cuda_channel.ensure(version, platform, reporter=reporter)
+        toolkits[version] = (str(made.url), str(made.fingerprint))
+    return Toolchain((str(channel.url),), str(channel.fingerprint), glibc, toolkits)
 
 
 def _address(channel: str) -> str:

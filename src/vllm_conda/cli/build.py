@@ -9,6 +9,7 @@ import click
 
 from vllm_conda.cli.common import (
     channel_option,
+    job_options,
     json_option,
     print_json,
     reporter,
@@ -20,6 +21,7 @@ from vllm_conda.cli.common import (
 @click.command()
 @root_option
 @variant_option
+@job_options
 @click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
@@ -35,6 +37,7 @@ def build(
     channels: tuple[str, ...],
     jobs: int | None,
     as_json: bool,
+    **filters: tuple[str, ...],
 ) -> None:
     """Build what changed into an indexed local channel, test it, install it.
 
@@ -45,10 +48,17 @@ def build(
     \b
     Example:
       vllm-conda build --variant linux-64-cpu-x86-64-v3 --jobs 2
+      vllm-conda build --device cuda --cuda 13.0 --slice sm90
     """
     from vllm_conda.build.pipeline import Options
     from vllm_conda.build.pipeline import build as run
 
+    if any(filters.values()):
+        from vllm_conda.jobs import select
+        from vllm_conda.targets import load_targets
+
+        chosen = select(load_targets(root), variants, **filters)
+        variants = tuple(job.name for job in chosen)
     options = Options(root, output or root / "output", variants, channels, jobs)
     with reporter(as_json) as report_to:
         report = run(options, report_to)
