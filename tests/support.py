@@ -127,6 +127,7 @@ def checkout(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     shutil.copy(ROOT / "targets.toml", folder)
+    shutil.copy(ROOT / "audit.toml", folder)
     return folder
 
 

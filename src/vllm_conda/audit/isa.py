@@ -8,22 +8,29 @@ extension cannot slip through. The sections survive stripping.
 
 from __future__ import annotations
 
-import bisect
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section, SymbolTableSection
-from iced_x86 import Code, CpuidFeature, Decoder, Formatter, FormatterSyntax, Instruction
+from elftools.elf.sections import Section
+from iced_x86 import Code, Code_, CpuidFeature, Decoder, Formatter, FormatterSyntax, Instruction
 
+from vllm_conda.audit.code import (
+    TIER_PREFIX,
+    Excess,
+    Functions,
+    executable_sections,
+    open_code,
+    tier_of,
+)
 from vllm_conda.errors import AuditFailure, ConfigError, did_you_mean
 from vllm_conda.targets import Targets
 
-TIER_PREFIX = ".tier."
+MACHINE = "EM_X86_64"
 
 _NAMES: Mapping[int, str] = {
     value: name for name, value in vars(CpuidFeature).items() if isinstance(value, int)
@@ -35,7 +42,7 @@ _LEVELS: tuple[frozenset[str], ...] = (
     frozenset(
         {"INTEL8086", "INTEL186", "INTEL286", "INTEL386", "INTEL486", "X64", "CPUID", "TSC"}
         | {"MULTIBYTENOP", "CET_IBT", "PAUSE", "SYSCALL"}
-        | {"CMOV", "CX8", "FPU", "FXSR", "MMX", "SSE", "SSE2"}
+        | {"CMOV", "CX8", "FPU", "FPU287", "FPU387", "FXSR", "MMX", "SSE", "SSE2"}
     ),
     frozenset({"CMPXCHG16B", "POPCNT", "SSE3", "SSE4_1", "SSE4_2", "SSSE3"}),
     frozenset({"AVX", "AVX2", "BMI1", "BMI2", "F16C", "FMA", "LZCNT", "MOVBE"}),
@@ -111,11 +118,11 @@ def find_leaks(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Leak]:
     Raises:
         AuditFailure: Not an x86-64 ELF file, or a tier's section that ``allowed`` does not name.
     """
-    with _open(path) as elf:
-        functions = _Functions(elf)
+    with open_code(path, MACHINE) as elf:
+        functions = Functions(elf)
         leaks: list[Leak] = []
-        for section in _executable(elf):
-            name = section.name if section.name.startswith(TIER_PREFIX) else ""
+        for section in executable_sections(elf):
+            name = tier_of(section)
             if name not in allowed:
                 raise AuditFailure(
                     f"{path}: section {name} belongs to no tier of this level.",
@@ -125,10 +132,46 @@ def find_leaks(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Leak]:
         return leaks
 
 
+def survey(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Excess]:
+    """As :func:`find_leaks`, counted by section and features: for libraries of any size."""
+    with open_code(path, MACHINE) as elf:
+        found: list[Excess] = []
+        functions: Functions | None = None
+        for section in executable_sections(elf):
+            permitted = allowed.get(tier_of(section), frozenset())
+            # Most sections hold nothing too new: one quick pass over the opcodes tells.
+            data, start = section.data(), section["sh_addr"]
+            codes = {one.code for one in Decoder(64, data, ip=start)} - _CHECKED_AT_RUN_TIME
+            refused = {code for code in codes if not _features(code) <= permitted}
+            if not refused:
+                continue
+            functions = functions or Functions(elf)
+            found += _count(section.name, Decoder(64, data, ip=start), refused, functions)
+        return found
+
+
+def _count(
+    section: str, decoder: Decoder, refused: set[Code_], functions: Functions
+) -> Iterator[Excess]:
+    counts: Counter[frozenset[str]] = Counter()
+    first: dict[frozenset[str], tuple[int, str]] = {}
+    formatter = Formatter(FormatterSyntax.GAS)
+    for instruction in decoder:
+        if instruction.code in refused:
+            features = _features(instruction.code)
+            counts[features] += 1
+            if features not in first:
+                first[features] = (instruction.ip, formatter.format(instruction))
+    for features, count in counts.items():
+        address, text = first[features]
+        names = tuple(sorted(features))
+        yield Excess(section, names, count, address, text, functions.at(address))
+
+
 def tiers_of(path: Path) -> list[str]:
     """Names of the tiers whose sections the library holds."""
-    with _open(path) as elf:
-        names = (section.name for section in _executable(elf))
+    with open_code(path, MACHINE) as elf:
+        names = (section.name for section in executable_sections(elf))
         return [n.removeprefix(TIER_PREFIX) for n in names if n.startswith(TIER_PREFIX)]
 
 
@@ -137,8 +180,8 @@ def tier_initialisers(path: Path) -> list[str]:
 
     Such code would run on every CPU, before dispatch can choose.
     """
-    with _open(path) as elf:
-        sections = [s for s in _executable(elf) if s.name.startswith(TIER_PREFIX)]
+    with open_code(path, MACHINE) as elf:
+        sections = [s for s in executable_sections(elf) if s.name.startswith(TIER_PREFIX)]
         found = set()
         for target in _load_time_calls(elf):
             for section in sections:
@@ -148,27 +191,8 @@ def tier_initialisers(path: Path) -> list[str]:
         return sorted(found)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[ELFFile]:
-    with path.open("rb") as stream:
-        try:
-            elf = ELFFile(stream)
-        except ELFError as error:
-            raise AuditFailure(f"{path} is not an ELF file: {error}.") from None
-        if elf["e_machine"] != "EM_X86_64":
-            raise AuditFailure(f"{path} is for {elf['e_machine']}; the audit reads x86-64 only.")
-        yield elf
-
-
-def _executable(elf: ELFFile) -> Iterator[Section]:
-    """Sections whose bytes are instructions (SHF_EXECINSTR, with contents)."""
-    for section in elf.iter_sections():
-        if section["sh_flags"] & 0x4 and section["sh_type"] == "SHT_PROGBITS":
-            yield section
-
-
 def _section_leaks(
-    section: Section, allowed: frozenset[str], functions: _Functions
+    section: Section, allowed: frozenset[str], functions: Functions
 ) -> Iterator[Leak]:
     formatter = Formatter(FormatterSyntax.GAS)
     for instruction in Decoder(64, section.data(), ip=section["sh_addr"]):
@@ -177,47 +201,24 @@ def _section_leaks(
                 section.name,
                 instruction.ip,
                 formatter.format(instruction),
-                tuple(sorted(_features(instruction.code, instruction))),
+                tuple(sorted(_features(instruction.code))),
                 functions.at(instruction.ip),
             )
 
 
 def _permitted(instruction: Instruction, allowed: frozenset[str]) -> bool:
     code = instruction.code
-    return code in _CHECKED_AT_RUN_TIME or _features(code, instruction) <= allowed
+    return code in _CHECKED_AT_RUN_TIME or _features(code) <= allowed
 
 
-_code_features: dict[int, frozenset[str]] = {}
-
-
-def _features(code: int, instruction: Instruction) -> frozenset[str]:
+@cache
+def _features(code: Code_) -> frozenset[str]:
     """Features of an opcode; bytes that decode to nothing are refused everywhere."""
-    if code not in _code_features:
-        names = (_NAMES[feature] for feature in instruction.cpuid_features())
-        known = frozenset(names)
-        _code_features[code] = frozenset({"INVALID"}) if code == Code.INVALID else known
-    return _code_features[code]
-
-
-class _Functions:
-    """Names of functions by address, as far as the library still has a symbol table."""
-
-    def __init__(self, elf: ELFFile) -> None:
-        found: dict[int, tuple[int, str]] = {}
-        for section in elf.iter_sections():
-            if isinstance(section, SymbolTableSection):
-                for symbol in section.iter_symbols():
-                    if symbol["st_info"]["type"] == "STT_FUNC" and symbol["st_value"]:
-                        found[symbol["st_value"]] = (symbol["st_size"], symbol.name)
-        self._found = found
-        self._starts = sorted(found)
-
-    def at(self, address: int) -> str | None:
-        index = bisect.bisect_right(self._starts, address) - 1
-        if index < 0:
-            return None
-        size, name = self._found[self._starts[index]]
-        return name if address < self._starts[index] + size else None
+    if code == Code.INVALID:
+        return frozenset({"INVALID"})
+    instruction = Instruction()
+    instruction.code = code
+    return frozenset(_NAMES[feature] for feature in instruction.cpuid_features())
 
 
 def _load_time_calls(elf: ELFFile) -> Iterator[int]:

@@ -10,25 +10,60 @@ from pathlib import Path
 
 from rattler import RepoDataRecord
 
-from vllm_conda.errors import SolveError, TestFailure
+from vllm_conda.audit.finding import Severity
+from vllm_conda.audit.registry import CHECKS
+from vllm_conda.audit.run import Request, audit
+from vllm_conda.audit.settings import SETTINGS_FILE, Settings, load_settings
+from vllm_conda.errors import AuditFailure, SolveError, TestFailure
 from vllm_conda.paths import disk_errors
 from vllm_conda.solve import install_records, solve_specs, virtual_packages
+from vllm_conda.targets import Targets
 
 _TAIL = 12
+
+
+def audit_package(package: Path, root: Path, targets: Targets, build: Path) -> list[str]:
+    """Check a package just made, in the folder ``build``; returns the warnings.
+
+    Raises:
+        AuditFailure: It breaks a promise; every error is a line of the message.
+    """
+    path = root / SETTINGS_FILE
+    settings = load_settings(path, tuple(CHECKS)) if path.is_file() else Settings()
+    secrets = (("build folder", str(build)), ("checkout", str(root.resolve())))
+    report = audit([package], Request(settings=settings, targets=targets, secrets=secrets))
+    findings = [finding for one in report.packages for finding in one.findings]
+    errors = [one.line() for one in findings if one.severity is Severity.ERROR]
+    if errors:
+        block = "\n  ".join(errors)
+        raise AuditFailure(
+            f"{package.name} breaks what it promises:\n  {block}\n",
+            f"Look again with `vllm-conda audit {package}`; docs/audit.md says how to allow it.",
+        )
+    return [one.line() for one in findings if one.severity is Severity.WARNING]
 
 
 def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str) -> str:
     """Why this machine cannot run a package with ``depends``, or an empty string.
 
-    A level-4 package is built on any machine of its platform, but its tests need the CPU.
+    A level-4 package is built on any machine of its platform, but its tests need the CPU; a CUDA
+    package likewise, and the GPU.
     """
     levels = [spec for spec in depends if "microarch-level" in spec.split()[0]]
-    if not levels:
-        return ""
-    try:
-        solve_specs(channels, levels, platform, virtual_packages())
-    except SolveError:
-        return f"this CPU is below {levels[0]}"
+    gpu = [spec for spec in depends if spec.split()[0] in ("__cuda", "__cuda_arch")]
+    # A CUDA build of it is not among what the package registries offer as one package.
+    torch = [spec for spec in depends if gpu and spec.split()[0] == "pytorch"]
+    for specs, what in (
+        (levels, "this CPU is below"),
+        (gpu, "this machine has no GPU that gives"),
+        (torch, "the channels hold no"),
+    ):
+        if not specs:
+            continue
+        try:
+            solve_specs(channels, specs, platform, virtual_packages())
+        except SolveError:
+            return f"{what} {', '.join(specs)}"
     return ""
 
 

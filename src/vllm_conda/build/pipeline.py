@@ -30,7 +30,14 @@ from vllm_conda.errors import SolveError, TestFailure, UsageError
 from vllm_conda.generate import variant_file
 from vllm_conda.jobs import Job, default_jobs, select
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import Output, Recipe, load_recipe, render, variant_values
+from vllm_conda.recipe import (
+    CUDA_TOOLCHAIN_VARIABLE,
+    Output,
+    Recipe,
+    load_recipe,
+    render,
+    variant_values,
+)
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets, load_targets
 
@@ -104,7 +111,12 @@ def make_plan(
         overrides = toolchain.overrides if toolchain else {}
         keys[job.name] = variant | {key: [value] for key, value in overrides.items()}
         outputs += render(
-            recipe, job, variant, overrides, toolchain.fingerprint if toolchain else ""
+            recipe,
+            job,
+            variant,
+            overrides,
+            toolchain.fingerprint if toolchain else "",
+            toolchain.cuda_fingerprint(job.cuda) if toolchain else "",
         )
     return Plan(recipe, chosen, outputs, keys)
 
@@ -128,7 +140,8 @@ def build(options: Options, reporter: Reporter) -> Report:
     platform = platforms[0]
     workspace = workspace_for(options.root)
     with locked(workspace, options.output.resolve()):
-        toolchain = toolchain_for(platform, options.channels, reporter)
+        versions = [job.cuda for job in jobs if job.cuda]
+        toolchain = toolchain_for(platform, options.channels, reporter, versions)
         plan = make_plan(options.root, targets, tuple(job.name for job in jobs), toolchain)
         store = Store(options.output, platform, workspace)
         report = Report(str(options.output), store.url)
@@ -136,14 +149,14 @@ def build(options: Options, reporter: Reporter) -> Report:
         run.packages()
         report.removed = store.settle(plan.uses(), {job.name for job in plan.jobs})
         run.installation()
-    report.install_command = _install_command(store.url, toolchain)
+    report.install_command = _install_command(store.url, toolchain, jobs[0])
     report.seconds = round(time.monotonic() - started, 2)
     return report
 
 
-def _install_command(url: str, toolchain: Toolchain) -> str:
-    others = " ".join(f"-c {channel}" for channel in toolchain.channels)
-    return f"conda install -c {url} {others} {INSTALLED}"
+def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
+    others = " ".join(f"-c {channel}" for channel in toolchain.channels_for(job.cuda))
+    return f"conda install -c {url} {others} {'vllm-cuda' if job.cuda else INSTALLED}"
 
 
 class _Run:
@@ -182,6 +195,7 @@ class _Run:
         write_settings(self.workspace, self.options.jobs)
         for output in todo:
             package = self._build(output)
+            self._audit(package)
             tested = self._test(output, package)
             self.store.publish(package, output.job.name, output.fingerprint, tested)
         prune_stagings(self.workspace)
@@ -202,11 +216,15 @@ class _Run:
             | {key: [value] for key, value in self.plan.recipe.source_hashes.items()},
             "output": [output.name, output.build_string],
             "folder": str(self.workspace.folder),
-            "channels": list(self.toolchain.channels),
+            "channels": list(self.toolchain.channels_for(output.job.cuda)),
         }
         # Builds do not look at the host's CPU: a level-4 package is made on any x86-64 machine.
         level = f"x86_64_v{output.job.level}"
-        environment = {**self.environment, "CONDA_OVERRIDE_ARCHSPEC": level}
+        environment = {
+            **self.environment,
+            "CONDA_OVERRIDE_ARCHSPEC": level,
+            CUDA_TOOLCHAIN_VARIABLE: self.toolchain.cuda_fingerprint(output.job.cuda),
+        }
         started = time.monotonic()
         name = f"build {output.name} ({output.job.name})"
         with (
@@ -242,7 +260,8 @@ class _Run:
             for environment in (part.build, part.host):
                 specs = [str(spec) for spec in environment if not isinstance(spec, dict)]
                 try:
-                    solve_specs(self.channels[1:], specs, self.platform, virtual)
+                    channels = self.toolchain.channels_for(output.job.cuda)
+                    solve_specs(channels, specs, self.platform, virtual)
                 except SolveError as error:
                     raise SolveError(
                         f"Building {what} failed: its environment cannot be solved: "
@@ -250,15 +269,23 @@ class _Run:
                         "Check what the channels hold, or leave --channel out.",
                     ) from None
 
+    def _audit(self, package: Path) -> None:
+        targets = load_targets(self.options.root)
+        folder = self.workspace.folder
+        for warning in check.audit_package(package, self.options.root, targets, folder):
+            self.reporter.line(f"  {package.name}: {warning}")
+
     def _test(self, output: Output, package: Path) -> str:
         depends = Package.from_file(package).depends
-        refusal = check.host_refusal(self.toolchain.channels, depends, self.platform)
+        toolchain = self.toolchain.channels_for(output.job.cuda)
+        refusal = check.host_refusal(toolchain, depends, self.platform)
         if refusal:
             reason = f"not run: {refusal}"
             self.reporter.line(f"  skip  test {output.name} ({output.job.name}): {refusal}")
             self.report.built[-1]["tests"] = reason
             return reason
-        request = {"action": "test", "package": str(package), "channels": self.channels}
+        channels = [self.channels[0], *toolchain]
+        request = {"action": "test", "package": str(package), "channels": channels}
         name = f"test {output.name} ({output.job.name})"
         with self.reporter.task(name) as task, JobLog(self._log(output, "test"), task) as log:
             result = run_worker(request, self.workspace.folder, self.environment, log.event)
@@ -284,6 +311,8 @@ class _Run:
             return
         found = self.store.state.packages
         tested = [e.tested for name, e in found.items() if name.startswith(f"{INSTALLED}-")]
+        if not tested:
+            return
         if PASSED not in tested:
             self.reporter.line(f"  skip  install {INSTALLED}: {', '.join(sorted(set(tested)))}")
             return

@@ -1,0 +1,30 @@
+"""What a check gets besides the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from vllm_conda.audit.promise import Overrides, Promise
+from vllm_conda.audit.settings import Settings
+from vllm_conda.audit.subject import Subject
+from vllm_conda.targets import Targets
+
+
+@dataclass(frozen=True)
+class Context:
+    """The run: ``targets`` is None outside a checkout, ``subjects`` are all packages of the run.
+
+    ``secrets`` are words that must not stand in a package because they name this machine.
+    """
+
+    promise: Promise
+    settings: Settings
+    targets: Targets | None = None
+    overrides: Overrides = field(default_factory=Overrides)
+    subjects: Sequence[Subject] = ()
+    secrets: tuple[tuple[str, str], ...] = ()
+
+    def own(self, subject: Subject) -> bool:
+        """Whether the package is the project's own: such promise more than they say."""
+        return subject.package in self.settings.budgets

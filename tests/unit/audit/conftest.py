@@ -1,0 +1,1 @@
+"""Puts `planted` on the import path."""
