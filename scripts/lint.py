@@ -27,6 +27,8 @@ def main() -> int:
         "ruff format": [python, "-m", "ruff", "format", "--quiet", "--diff", "."],
         "mypy": [python, "-m", "mypy", "--no-error-summary"],
         "generated files": [python, "-m", "vllm_conda", "generate", "--check"],
+        "feedstock files": [python, "-m", "vllm_conda", "rerender", "--check"],
+        "rendered jobs": [python, "-m", "vllm_conda", "lint"],
         "clang-format": ["clang-format", "--dry-run", "--Werror",
                          *tracked("*.cc", "*.h", "*.cu", "*.cuh")],
         "cmake-lint": ["cmake-lint", "--suppress-decorations", "-c", ".cmake-format.yaml", "--",

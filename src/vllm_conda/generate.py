@@ -7,15 +7,18 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vllm_conda import errors
+from vllm_conda import errors, matrix
 from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmCondaError
 from vllm_conda.feedstock.config import conda_build_config
 from vllm_conda.jobs import Job, jobs, variant_keys
+from vllm_conda.matrix import COSTS_COMMAND, COSTS_FILE, Costs, load_costs
 from vllm_conda.paths import write_atomic
 from vllm_conda.targets import TARGETS_FILE, Targets
 
 COMMAND = "vllm-conda generate"
 VARIANT_FOLDER = "variants"
+# What the compilers define for a family.
+_FAMILY_MACROS = {"x86_64": "__x86_64__", "aarch64": "__aarch64__", "ppc64le": "__powerpc64__"}
 
 
 def _header(comment: str, source: str = TARGETS_FILE) -> str:
@@ -52,23 +55,18 @@ def cuda_json(targets: Targets) -> str:
 
 
 def tiers_inc(targets: Targets) -> str:
-    """X-macro rows, lowest tier first; a tier needs what the lower ones need."""
-    lines = []
+    """X-macro rows of each family, lowest tier first; a tier needs what those below it need."""
+    lines: list[str] = []
     for family, tiers in targets.tiers.items():
+        lines.append(f"#{'el' if lines else ''}if defined({_FAMILY_MACROS[family]})")
         for tier in tiers:
             needs = (f"VK_FEATURE_{n.upper()}" for n in targets.features(family, tier))
             lines.append(f"VK_CPU_TIER({tier}, {' | '.join(needs)})")
-    return _header("//") + "\n".join(lines) + "\n"
+    return _header("//") + "\n".join([*lines, "#endif"]) + "\n"
 
 
 def targets_page(targets: Targets) -> str:
-    text = f"<!--{_header('').rstrip()} -->\n# Targets\n\n## Jobs\n\n"
-    lines = []
-    for job in jobs(targets):
-        level = targets.level(targets.platforms[job.platform].family, job.level)
-        file = f"`{job.variant_file}`"
-        lines.append((file, job.platform, str(job.level), level.march, ", ".join(level.tiers)))
-    text += _table(("variant file", "platform", "level", "floor", "tiers"), lines)
+    text = f"<!--{_header('').rstrip()} -->\n# Targets\n"
     for family, tiers in targets.tiers.items():
         text += f"\n## Tiers of {family}, lowest first\n\n"
         rows = [
@@ -82,6 +80,17 @@ def targets_page(targets: Targets) -> str:
         ]
         text += _table(("tier", "flags", "needs, with those above", "kernel families"), rows)
     return text
+
+
+def matrix_page(targets: Targets, costs: Costs) -> str:
+    """Every job, what it makes and what it costs."""
+    text = f"<!--{_header('', f'{TARGETS_FILE} and {COSTS_FILE}').rstrip()} -->\n# Jobs\n\n"
+    text += _table(("", ""), list(matrix.summary(targets, costs).items()))
+    if costs.machine:
+        machine = ", ".join(f"{key} {value}" for key, value in costs.machine.items())
+        text += f"\nMeasured by `{COSTS_COMMAND}`: {machine}.\n"
+    head, lines = matrix.table(list(matrix.rows(targets, costs)))
+    return text + "\n" + _table(head, [(f"`{line[0]}`", *line[1:]) for line in lines])
 
 
 def exit_codes_page() -> str:
@@ -104,8 +113,12 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def generated_files(targets: Targets) -> Iterator[tuple[Path, str]]:
-    """Yield every generated file's path, relative to the project, and its text."""
+def generated_files(targets: Targets, costs: Costs | None = None) -> Iterator[tuple[Path, str]]:
+    """Yield every generated file's path, relative to the project, and its text.
+
+    Args:
+        costs: What was measured of the jobs.
+    """
     for job in jobs(targets):
         yield Path(job.variant_file), variant_file(targets, job)
     yield Path("conda_build_config.yaml"), _header("#") + conda_build_config(targets)
@@ -113,13 +126,14 @@ def generated_files(targets: Targets) -> Iterator[tuple[Path, str]]:
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
     yield Path("docs/generated/targets.md"), targets_page(targets)
+    yield Path("docs/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
     yield Path("docs/exit-codes.md"), exit_codes_page()
 
 
 def generate(root: Path, targets: Targets) -> list[Path]:
     """Write the files that differ and remove variant files without a job; return them."""
     changed = _stale(root, targets)
-    files = dict(generated_files(targets))
+    files = dict(generated_files(targets, load_costs(root)))
     for path in changed:
         if path in files:
             write_atomic(root / path, files[path])
@@ -145,7 +159,7 @@ def check(root: Path, targets: Targets) -> int:
 
 
 def _stale(root: Path, targets: Targets) -> list[Path]:
-    files = dict(generated_files(targets))
+    files = dict(generated_files(targets, load_costs(root)))
     changed = [path for path, text in files.items() if _read(root / path) != text]
     present = (path.relative_to(root) for path in (root / VARIANT_FOLDER).glob("*.yaml"))
     return changed + sorted(path for path in present if path not in files)

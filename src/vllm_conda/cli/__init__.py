@@ -30,8 +30,10 @@ COMMANDS = {
     "engine": "vllm_conda.cli.engine:engine",
     "exec": "vllm_conda.cli.execute:execute",
     "generate": "vllm_conda.cli.inspect:generate",
+    "lint": "vllm_conda.cli.inspect:lint",
     "matrix": "vllm_conda.cli.inspect:matrix",
     "render": "vllm_conda.cli.inspect:render",
+    "rerender": "vllm_conda.cli.inspect:rerender",
     "solve": "vllm_conda.cli.solve:solve",
     "toolchain": "vllm_conda.toolchain.command:toolchain",
 }

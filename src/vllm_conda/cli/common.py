@@ -49,6 +49,20 @@ def variant_option(function: F) -> F:
     )(function)
 
 
+def job_options(function: F) -> F:
+    """Filters of jobs, in the keywords of :func:`vllm_conda.jobs.select`."""
+    for name, keyword, metavar, help_text in (
+        ("--slice", "slices", "NAME", "GPU slices, such as all or sm90; may be repeated."),
+        ("--cuda", "cuda", "VERSION", "CUDA versions; may be repeated."),
+        ("--device", "devices", "DEVICE", "cpu or cuda; may be repeated."),
+        ("--platform", "platforms", "SUBDIR", "Platforms, such as linux-64; may be repeated."),
+    ):
+        function = click.option(name, keyword, multiple=True, metavar=metavar, help=help_text)(
+            function
+        )
+    return function
+
+
 def channel_option(function: F) -> F:
     return click.option(
         "--channel",

@@ -1,4 +1,4 @@
-"""`vllm-conda matrix`, `render` and `generate`."""
+"""`vllm-conda matrix`, `render`, `lint`, `generate` and `rerender`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from vllm_conda.cli.common import (
     channel_option,
+    job_options,
     json_option,
     print_json,
     print_table,
@@ -19,88 +20,83 @@ from vllm_conda.cli.common import (
 
 @click.command()
 @root_option
+@job_options
 @json_option
-def matrix(root: Path, as_json: bool) -> None:
-    """List the jobs: one CI job and one variant file each.
+def matrix(root: Path, as_json: bool, **filters: tuple[str, ...]) -> None:
+    """List the jobs: what each makes, for which machines, and what it costs.
+
+    \b
+    Costs are those that benchmarks/bench_jobs.py has measured.
 
     \b
     Example:
+      vllm-conda matrix --platform linux-64 --device cpu
       vllm-conda matrix --json | jq -r '.[].name'
     """
-    from vllm_conda.jobs import jobs
+    from vllm_conda.jobs import select
+    from vllm_conda.matrix import load_costs, rows, table
     from vllm_conda.targets import load_targets
 
     targets = load_targets(root)
-    rows = []
-    for job in jobs(targets):
-        level = targets.level(targets.platforms[job.platform].family, job.level)
-        rows.append(
-            {
-                "name": job.name,
-                "platform": job.platform,
-                "level": job.level,
-                "march": level.march,
-                "tiers": list(level.tiers),
-                "variant_file": job.variant_file,
-            }
-        )
+    found = list(rows(targets, load_costs(root), select(targets, **filters)))
     if as_json:
-        print_json(rows)
+        print_json([row.document() for row in found])
         return
-    print_table(
-        ("job", "platform", "level", "floor", "tiers"),
-        [
-            (
-                str(r["name"]),
-                str(r["platform"]),
-                str(r["level"]),
-                str(r["march"]),
-                _join(r["tiers"]),
-            )
-            for r in rows
-        ],
-    )
-
-
-def _join(value: object) -> str:
-    return " ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+    print_table(*table(found))
 
 
 @click.command()
 @root_option
 @variant_option
+@click.option("--all", "every", is_flag=True, help="Every job of every platform.")
+@job_options
+@click.option("--lint", is_flag=True, help="Check the rendered whole too, as `vllm-conda lint`.")
 @click.option("--embedded", is_flag=True, help="Render for the embedded toolchain channel.")
 @channel_option
 @json_option
 def render(
     root: Path,
     variants: tuple[str, ...],
+    every: bool,
+    lint: bool,
     embedded: bool,
     channels: tuple[str, ...],
     as_json: bool,
+    **filters: tuple[str, ...],
 ) -> None:
     """Show each job's packages: file name with hash, variant, dependencies.
 
     \b
     Without a channel, hashes are those of the variant files alone; with --channel or
-    --embedded, those that `build` makes against it.
+    --embedded, those that `build` makes against it. Without a choice of jobs: those that
+    `build` makes, this machine's CPU packages.
 
     \b
     Example:
       vllm-conda render --variant linux-64-cpu-x86-64-v4
+      vllm-conda render --all --lint
     """
     from vllm_conda.build.channel import toolchain_for
     from vllm_conda.build.pipeline import make_plan
-    from vllm_conda.jobs import select
+    from vllm_conda.errors import UsageError
+    from vllm_conda.jobs import default_jobs, select
     from vllm_conda.targets import load_targets
 
     targets = load_targets(root)
+    chosen = bool(variants or any(filters.values()))
+    if every and chosen:
+        raise UsageError("--all and a choice of jobs exclude each other.", "Leave one out.")
+    jobs = select(targets, variants, **filters) if chosen or every else default_jobs(targets)
     toolchain = None
     if channels or embedded:
-        platform = select(targets, variants)[0].platform
         with reporter(as_json) as report_to:
-            toolchain = toolchain_for(platform, channels, report_to)
-    outputs = make_plan(root, targets, variants, toolchain).outputs
+            toolchain = toolchain_for(jobs[0].platform, channels, report_to)
+    names = tuple(job.name for job in jobs)
+    outputs = make_plan(root, targets, names, toolchain).outputs
+    if lint:
+        from vllm_conda.lint import check
+
+        check(outputs)
     if as_json:
         print_json(
             [
@@ -153,3 +149,63 @@ def generate(root: Path, check: bool, as_json: bool) -> None:
     for path in changed:
         click.echo(f"wrote {path}")
     click.echo(f"{count} generated files are current.")
+
+
+@click.command()
+@root_option
+@json_option
+def lint(root: Path, as_json: bool) -> None:
+    """Render every job and check the whole: hashes, staging keys, pins, build numbers, names.
+
+    \b
+    Example:
+      vllm-conda lint
+    """
+    from vllm_conda.build.pipeline import make_plan
+    from vllm_conda.lint import RULES, check
+    from vllm_conda.targets import load_targets
+
+    targets = load_targets(root)
+    outputs = make_plan(root, targets, (), None).outputs
+    check(outputs)
+    jobs = len({output.job.name for output in outputs})
+    if as_json:
+        print_json({"jobs": jobs, "outputs": len(outputs), "rules": list(RULES)})
+        return
+    click.echo(f"{jobs} jobs, {len(outputs)} outputs: {len(RULES)} rules hold.")
+
+
+@click.command()
+@root_option
+@click.option("--check", is_flag=True, help="Write nothing; fail if a file would change.")
+@click.option(
+    "--pins",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="conda-forge's conda_build_config.yaml: fail where [feedstock.pins] differs from it.",
+)
+@json_option
+def rerender(root: Path, check: bool, pins: Path | None, as_json: bool) -> None:
+    """Write the feedstock's CI files: .ci_support, conda-forge.yml, the workflow.
+
+    \b
+    Example:
+      vllm-conda rerender --check
+    """
+    from vllm_conda.feedstock import rerender as feedstock
+    from vllm_conda.recipe import load_recipe
+    from vllm_conda.targets import load_targets
+
+    targets, recipe = load_targets(root), load_recipe(root)
+    if pins is not None:
+        feedstock.check_pins(targets, recipe, pins)
+    if check:
+        changed, count = [], feedstock.check(root, targets, recipe)
+    else:
+        changed = [str(path) for path in feedstock.rerender(root, targets, recipe)]
+        count = len(feedstock.files(targets, recipe))
+    if as_json:
+        print_json({"files": count, "changed": changed})
+        return
+    for path in changed:
+        click.echo(f"wrote {path}")
+    click.echo(f"{count} feedstock files are current.")

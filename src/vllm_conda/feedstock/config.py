@@ -76,10 +76,10 @@ def conda_build_config(targets: Targets) -> str:
     text = "# Axes. A job with CUDA takes the lowest level: the recipe skips the rest.\n"
     text += _per_platform(targets, "microarch_level", lambda p: [str(n) for n in p.levels])
     text += _per_platform(targets, "microarch_floor", lambda p: [str(p.levels[0])])
-    text += f"cuda_slice:\n  - {ALL_SLICE}\ncuda_arch_bound:\n  - {_bound(targets)!r}\n"
+    text += f"cuda_slice:\n  - {ALL_SLICE}\ncuda_arch_bound:\n  - {feedstock_bound(targets)!r}\n"
     text += (
-        "# conda-forge's own group, whole: one compiler and one C library for all CUDA versions keep\n"
-        "# vllm-core one package a platform. A new CUDA version is a line of targets.toml.\n"
+        "# conda-forge's own group, whole: one compiler and one C library for all CUDA versions\n"
+        "# keep vllm-core one package a platform. A new CUDA version is an entry of targets.toml.\n"
     )
     for key in COMPILER_GROUP:
         lines = ""
@@ -92,7 +92,7 @@ def conda_build_config(targets: Targets) -> str:
             text += f"{key}:\n{lines}"
     text += (
         "# The packages hold for every Python from this one on, so one is enough to build with.\n"
-        f'python:\n  - "{_python(targets)}"\nis_python_min:\n  - true\n'
+        f'python:\n  - "{python_spec(targets)}"\nis_python_min:\n  - true\n'
         "zip_keys:\n"
     )
     enabled = f"linux and {_CUDA_ENABLED}"
@@ -103,14 +103,15 @@ def conda_build_config(targets: Targets) -> str:
     return text
 
 
-def _python(targets: Targets) -> str:
+def python_spec(targets: Targets) -> str:
     """conda-forge's spelling of the oldest Python."""
     minor = parse_version(targets.project.python_min)[1]
     suffix = "cpython" if minor <= 12 else f"cp3{minor}"
     return f"{targets.project.python_min}.* *_{suffix}"
 
 
-def _bound(targets: Targets) -> str:
+def feedstock_bound(targets: Targets) -> str:
+    """The one ``__cuda_arch`` bound of the feedstock's CUDA packages; empty without any."""
     bounds = {arch_bound(targets, job) for job in feedstock_jobs(targets) if job.device == CUDA}
     if len(bounds) > 1:
         raise ConfigError(
@@ -121,9 +122,7 @@ def _bound(targets: Targets) -> str:
     return next(iter(bounds), "")
 
 
-def _per_platform(
-    targets: Targets, key: str, values: Callable[[Platform], list[str]]
-) -> str:
+def _per_platform(targets: Targets, key: str, values: Callable[[Platform], list[str]]) -> str:
     lines = f"{key}:\n"
     for name, platform in targets.platforms.items():
         for value in values(platform):

@@ -1,0 +1,166 @@
+"""The build matrix for people and for CI: what each job makes, and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cattrs
+from cattrs.errors import BaseValidationError
+
+from vllm_conda.errors import ConfigError
+from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, jobs
+from vllm_conda.targets import Targets
+
+COSTS_FILE = Path("benchmarks/results/jobs.json")
+COSTS_COMMAND = "python benchmarks/bench_jobs.py"
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One job, built alone from its sources on a machine with ``cores`` cores.
+
+    Attributes:
+        seconds: Wall clock of configuring, compiling and packaging each package, by name.
+        cpu_seconds: Processor time of the whole job.
+        memory_mib: Largest resident memory of one process.
+    """
+
+    cores: int
+    seconds: dict[str, float]
+    cpu_seconds: float
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """All jobs rendered by one process, wall-clock seconds."""
+
+    jobs: int
+    packages: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What benchmarks/bench_jobs.py has measured, by job."""
+
+    machine: dict[str, str]
+    jobs: dict[str, Cost]
+    render: Rendering | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One job of the matrix.
+
+    Attributes:
+        builds_for: Tiers of a CPU job, GPU architectures of a CUDA job.
+        runs_on: What the solver asks of the machine.
+        cost: None where nobody measured it.
+    """
+
+    job: Job
+    march: str
+    builds_for: tuple[str, ...]
+    runs_on: str
+    packages: tuple[str, ...]
+    cost: Cost | None
+
+    def document(self) -> dict[str, Any]:
+        """The row as ``vllm-conda matrix --json`` prints it."""
+        return {
+            **dataclasses.asdict(self.job),
+            "march": self.march,
+            "builds_for": list(self.builds_for),
+            "runs_on": self.runs_on,
+            "packages": list(self.packages),
+            "opt_in": self.job.opt_in,
+            "variant_file": self.job.variant_file,
+            "cost": dataclasses.asdict(self.cost) if self.cost else None,
+        }
+
+
+def packages(job: Job) -> tuple[str, ...]:
+    """Names of the packages that a job makes; the lint compares them with the rendered ones."""
+    names = ("vllm-core", f"vllm-{job.device}")
+    return names if job.opt_in else (*names, "vllm-kernels")
+
+
+def load_costs(root: Path) -> Costs:
+    """Read what was measured; nothing where there is no file.
+
+    Raises:
+        ConfigError: The file is malformed.
+    """
+    path = root / COSTS_FILE
+    if not path.is_file():
+        return Costs({}, {})
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    try:
+        return converter.structure(json.loads(path.read_text(encoding="utf-8")), Costs)
+    except (ValueError, TypeError, AttributeError, BaseValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{COSTS_FILE} is not what {COSTS_COMMAND} writes: {reason}.", "Measure again."
+        ) from None
+
+
+def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) -> Iterator[Row]:
+    """Rows of the chosen jobs, or of all."""
+    for job in jobs(targets) if chosen is None else chosen:
+        level = targets.level(targets.platforms[job.platform].family, job.level)
+        if job.device == CUDA:
+            piece = targets.cuda.slices[job.slice]
+            builds_for = piece.archs or targets.cuda.default_archs(job.cuda, job.platform)
+            major = job.cuda.split(".")[0]
+            runs_on = f"CUDA {major}, __cuda_arch {arch_bound(targets, job)}"
+        else:
+            builds_for, runs_on = level.tiers, level.march
+        yield Row(job, level.march, builds_for, runs_on, packages(job), costs.jobs.get(job.name))
+
+
+def cost_words(cost: Cost | None) -> tuple[str, str]:
+    """Time and memory of a job, for tables."""
+    if cost is None:
+        return NOT_MEASURED, NOT_MEASURED
+    seconds = sum(cost.seconds.values())
+    return f"{seconds:.0f} s on {cost.cores} cores", f"{cost.memory_mib} MiB"
+
+
+def table(found: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and lines of the matrix as a table."""
+    head = ("job", "builds for", "runs on", "packages", "compile time", "largest process")
+    lines: list[tuple[str, ...]] = [
+        (
+            row.job.name,
+            " ".join(row.builds_for),
+            row.runs_on,
+            " ".join(row.packages),
+            *cost_words(row.cost),
+        )
+        for row in found
+    ]
+    return head, lines
+
+
+def summary(targets: Targets, costs: Costs) -> Mapping[str, str]:
+    """Figures above the table in the documentation."""
+    every = jobs(targets)
+    found = {
+        "jobs": str(len(every)),
+        "CPU jobs": str(sum(job.device == CPU for job in every)),
+        "CUDA jobs": str(sum(job.device == CUDA for job in every)),
+        "platforms": ", ".join(targets.platforms),
+    }
+    if costs.render:
+        found["rendering all jobs"] = (
+            f"{costs.render.seconds:.2f} s ({costs.render.jobs} jobs, "
+            f"{costs.render.packages} packages)"
+        )
+    return found
