@@ -105,3 +105,135 @@ def dynamic_scaled_int8_quant(
     scale.copy_(measured.reshape(scale.shape))
     inverse = 1.0 / measured.clamp_min(torch.finfo(torch.float32).tiny)
     _quantize(result, x, inverse, zero_point.reshape(rows))
+
+
+def static_scaled_fp8_quant(
+    result: torch.Tensor,
+    input: torch.Tensor,
+    scale: torch.Tensor,
+    group_shape: list[int] | None = None,
+) -> None:
+    """``result = input * (1 / scale)`` in float32, as float8_e4m3fn, saturated.
+
+    ``input``: [..., hidden], floating; ``scale``: float32, one element, or one for each group of
+    rows and columns: [rows / group_shape[0], hidden / group_shape[1]], -1 standing for all; in one
+    dimension where one of these is 1.
+    """
+    rows = input.float().reshape(-1, input.shape[-1])
+    if scale.numel() > 1:
+        if scale.dim() == 1:
+            if group_shape is None:
+                raise ValueError("static_scaled_fp8_quant: a scale of 1 dimension, no group_shape")
+            scale = scale.view(1, -1) if group_shape[0] in (-1, len(rows)) else scale.view(-1, 1)
+        for dim in (0, 1):
+            scale = scale.repeat_interleave(rows.shape[dim] // scale.shape[dim], dim)
+    else:
+        scale = scale.reshape(())
+    inverse = torch.where(scale == 0, 0.0, 1.0 / scale)
+    result.copy_(to_float8(rows * inverse).view(input.shape))
+
+
+def dynamic_scaled_fp8_quant(
+    result: torch.Tensor, input: torch.Tensor, scale: torch.Tensor
+) -> None:
+    """The same with one scale, measured and written: max |x| / 448. Zeros have scale 0."""
+    largest = input.abs().amax().float() if input.numel() else torch.zeros(())
+    scale.fill_(largest / 448)
+    static_scaled_fp8_quant(result, input, scale)
+
+
+def dynamic_per_token_scaled_fp8_quant(
+    result: torch.Tensor, input: torch.Tensor, scale: torch.Tensor, scale_ub: torch.Tensor | None
+) -> None:
+    """``result = input / scale`` as float8_e4m3fn, with a measured scale for each row.
+
+    ``scale``: float32 [tokens, 1], written: max |x|, at most ``scale_ub``, over 448.
+    """
+    x = input.float()
+    if x.numel() == 0:
+        scale.zero_()
+        return
+    measured = bounded_scale(x.abs().amax(-1, keepdim=True), result.dtype, scale_ub)
+    scale.copy_(measured.reshape(scale.shape))
+    result.copy_(to_quantized(x, measured, result.dtype))
+
+
+def _group_quant(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    group_size: int,
+    eps: float,
+    least: float,
+    largest: float,
+    power_of_two: bool,
+) -> torch.Tensor:
+    """Quantise each group of columns by its measured scale; return the scales [..., groups]."""
+    x = in_groups(input.float(), group_size)
+    scale = x.abs().amax(-1, keepdim=True).clamp_min(eps) / largest
+    if power_of_two:
+        fraction, exponent = torch.frexp(scale.clamp_min(1e-10))
+        exponent = exponent - (fraction == 0.5).int()
+        scale = torch.ldexp(torch.ones_like(scale), exponent)
+    q = (x / scale).clamp(least, largest)
+    output_q.copy_(saturated(q, output_q.dtype).flatten(-2))
+    return scale.squeeze(-1)
+
+
+def per_token_group_fp8_quant(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s: torch.Tensor,
+    group_size: int,
+    eps: float,
+    fp8_min: float,
+    fp8_max: float,
+    scale_ue8m0: bool,
+    dummy_is_scale_transposed: bool,
+    dummy_is_tma_aligned: bool,
+) -> None:
+    """Quantise each group of ``group_size`` columns by a scale of its own, measured and written.
+
+    ``output_q``: float8_e4m3fn, the input's shape; ``output_s``: float32 [..., groups] of any
+    strides: max(max |x|, eps) / fp8_max, with ``scale_ue8m0`` the next power of two.
+    """
+    scale = _group_quant(input, output_q, group_size, eps, fp8_min, fp8_max, scale_ue8m0)
+    output_s.copy_(scale.reshape(output_s.shape))
+
+
+def per_token_group_quant_int8(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s: torch.Tensor,
+    group_size: int,
+    eps: float,
+    int8_min: float,
+    int8_max: float,
+) -> None:
+    """The same in int8, rounded to nearest."""
+    scale = _group_quant(input, output_q, group_size, eps, int8_min, int8_max, False)
+    output_s.copy_(scale.reshape(output_s.shape))
+
+
+def per_token_group_fp8_quant_packed(
+    input: torch.Tensor,
+    output_q: torch.Tensor,
+    output_s_packed: torch.Tensor,
+    group_size: int,
+    eps: float,
+    fp8_min: float,
+    fp8_max: float,
+) -> None:
+    """The same with the scales' exponents as bytes, those of four groups in an int32.
+
+    ``output_s_packed``: int32 [rows, ceil(groups / 4)] with strides 1 and the rows rounded up to a
+    multiple of 4; ``output_q`` may have that many rows: the added ones are set to 0.
+    """
+    rows = input.reshape(-1, input.shape[-1])
+    q = output_q if output_q.shape == input.shape else output_q[: len(rows)]
+    scale = _group_quant(input, q, group_size, eps, fp8_min, fp8_max, True)
+    exponents = scale.reshape(len(rows), -1).view(torch.int32) >> 23
+    packs = torch.nn.functional.pad(exponents, (0, -exponents.shape[1] % 4)).view(len(rows), -1, 4)
+    shifts = torch.tensor([0, 8, 16, 24], device=packs.device)
+    output_s_packed.copy_((packs.long() << shifts).sum(-1))
+    if output_q.shape != input.shape:
+        output_q[len(rows) : -(-len(rows) // 4) * 4].zero_()
