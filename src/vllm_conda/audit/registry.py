@@ -47,6 +47,7 @@ CHECKS: dict[str, Check] = {
         Check("needed", "needed", "error; warning: folders and single libraries"),
         Check("rpath", "rpath", "error"),
         Check("instructions", "instructions", "error; warning: foreign, no level declared"),
+        Check("cuda", "cuda", "error"),
         Check("hardening", "hardening", "warning"),
         Check("debug", "hardening", "error; warning: symbol table left"),
         Check("paths", "leaks", "error; warning: home folder in a text file"),

@@ -1,0 +1,119 @@
+"""GPU code: what a CUDA package holds is what it declares, and what targets.toml declares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from vllm_conda.audit.context import Context
+from vllm_conda.audit.fatbin import GpuCode, read_gpu_code
+from vllm_conda.audit.finding import Finding, error
+from vllm_conda.audit.subject import Subject
+from vllm_conda.cuda.arch import Code, parse_code
+from vllm_conda.cuda.plan import plan_family, read_request
+from vllm_conda.cuda.table import Cuda
+from vllm_conda.errors import AuditFailure, ConfigError
+
+SUMMARY = "cuda.json"
+_NAME = "cuda"
+
+
+def check_cuda(subject: Subject, context: Context) -> Iterator[Finding]:
+    """GPU architectures and PTX of each library are the declared ones."""
+    found: dict[str, GpuCode] = {}
+    for library in subject.libraries:
+        try:
+            code = read_gpu_code(library.path)
+        except AuditFailure as failure:
+            yield error(_NAME, library.file, failure.message)
+            continue
+        if code is not None:
+            found[library.file] = code
+    summaries = [name for name in subject.files if PurePosixPath(name).name == SUMMARY]
+    summaries = [name for name in summaries if _is_ours(name)]
+    if not summaries:
+        # A single library, or somebody else's package, declares nothing.
+        if context.own(subject):
+            for name in found:
+                yield error(_NAME, name, f"it holds GPU code, and no {SUMMARY} declares it")
+        return
+    for name in summaries:
+        yield from _package(subject, context, name, found)
+
+
+def _is_ours(name: str) -> bool:
+    return PurePosixPath(name).parent.name in ("vllm_kernels", "lib")
+
+
+def _package(
+    subject: Subject, context: Context, name: str, found: Mapping[str, GpuCode]
+) -> Iterator[Finding]:
+    try:
+        summary = json.loads((subject.root / name).read_text(encoding="utf-8"))
+        families: dict[str, dict[str, Any]] = summary["families"]
+        folder = PurePosixPath(name).parent
+        declared = {
+            str(folder / entry["library"]): (
+                family,
+                frozenset(parse_code(arch) for arch in entry["archs"]),
+                frozenset(parse_code(arch) for arch in entry["ptx"]),
+            )
+            for family, entry in families.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        yield error(_NAME, name, f"it is damaged: {reason!r}")
+        return
+    yield from check_declared(found, {k: (a, p) for k, (_, a, p) in declared.items()})
+    if context.targets is not None:
+        yield from _table(context.targets.cuda, name, summary)
+
+
+def check_declared(
+    found: Mapping[str, GpuCode],
+    declared: Mapping[str, tuple[frozenset[Code], frozenset[Code]]],
+) -> Iterator[Finding]:
+    """Compare libraries with their declared machine code and PTX, both ways."""
+    for library in sorted({*found, *declared}):
+        if library not in declared:
+            yield error(_NAME, library, f"it holds GPU code, and {SUMMARY} does not name it")
+            continue
+        if library not in found:
+            yield error(_NAME, library, "it is declared, and the package has no GPU code of it")
+            continue
+        for what, has, wants in (
+            ("machine code", found[library].machine, declared[library][0]),
+            ("PTX", found[library].ptx, declared[library][1]),
+        ):
+            if lacks := wants - has:
+                yield error(_NAME, library, f"{what} for {_words(lacks)} is declared and missing")
+            if more := has - wants:
+                yield error(_NAME, library, f"{what} for {_words(more)} is not declared")
+
+
+def _words(codes: Iterable[Code]) -> str:
+    return ", ".join(str(code) for code in sorted(codes, key=lambda code: code.rank))
+
+
+def _table(table: Cuda, name: str, summary: dict[str, Any]) -> Iterator[Finding]:
+    """What the package declares is what the table makes of the same request."""
+    try:
+        request = read_request(table, summary["cuda"], summary["request"])
+        for family, entry in summary["families"].items():
+            if family not in table.families:
+                yield error(_NAME, name, f"targets.toml has no family {family}")
+                continue
+            parts = [*entry["parts"], *entry["parts_left_out"]]
+            wanted = plan_family(table, summary["cuda"], family, request, parts)
+            archs, ptx = [str(code) for code in wanted.all_codes], list(wanted.ptx)
+            if archs != entry["archs"] or ptx != entry["ptx"]:
+                yield error(
+                    _NAME,
+                    name,
+                    f"{family} declares {' '.join(entry['archs'])}, PTX "
+                    f"{' '.join(entry['ptx']) or 'none'}; targets.toml gives {' '.join(archs)}, "
+                    f"PTX {' '.join(ptx) or 'none'}",
+                )
+    except (ConfigError, KeyError, TypeError) as reason:
+        yield error(_NAME, name, f"it cannot be compared with targets.toml: {reason}")
