@@ -25,10 +25,18 @@ _SOURCE = re.compile(
     rb"\.(?:c|cc|cpp|cxx|cu|cuh|h|hh|hpp|inl|ipp|f|f90|F90|rs|S|o)(?![\w.])"
 )
 # Folders that conda packages are built in.
-_BUILD = re.compile(
-    rb"/[^\s\0\"':;,]*(?:/conda-bld/|/rattler-build_|/_build_env(?:_placehold)*/|/h_env_placehold"
-    rb"|/build_env_placehold|/feedstock_root/|/host_env_placehold)[^\s\0\"':;,]*"
+_MARKS = (
+    b"/conda-bld/",
+    b"/rattler-build_",
+    b"/feedstock_root/",
+    b"build_env_placehold",
+    b"host_env_placehold",
+    b"/_build_env/",
+    b"/_h_env_placehold",
 )
+_BUILD = re.compile(rb"/[^\s\0\"':;,]{0,300}(?:" + rb"|".join(_MARKS) + rb")[^\s\0\"':;,]{0,300}")
+# Where a path may begin. A slash first, so that the search jumps from one to the next.
+_CANDIDATE = re.compile(rb"/(?<![\w.$}~/:+@-]/)[\x20-\x7e]{4,}")
 _HOME = re.compile(
     rb"(?<![\w.$}~/-])/(?:home|Users)/(?!linuxbrew/)([\w.-]+)/[^\s\0\"'<>:;,)]*"
     rb"|(?<![\w.$}~/-])/root/[^\s\0\"'<>:;,)]*"
@@ -62,9 +70,10 @@ def machine_secrets() -> tuple[tuple[str, str], ...]:
 
 def check_paths(subject: Subject, context: Context) -> Iterator[Finding]:
     """No build folder, home folder, user or host name in libraries, text files and metadata."""
+    words = [(kind, os.fsencode(word)) for kind, word in context.secrets]
     patterns = [
-        (kind, re.compile(rb"(?<![\w-])" + re.escape(os.fsencode(word)) + rb"(?![\w-])"))
-        for kind, word in context.secrets
+        (kind, word, re.compile(rb"(?<![\w-])" + re.escape(word) + rb"(?![\w-])"))
+        for kind, word in words
     ]
     elf = {library.file for library in subject.libraries}
     for name in (*subject.files, *subject.metadata):
@@ -94,21 +103,24 @@ def _content(path: Path, whole: bool) -> bytes:
 
 
 def _search(
-    name: str, content: bytes, binary: bool, patterns: list[tuple[str, re.Pattern[bytes]]]
+    name: str, content: bytes, binary: bool, patterns: list[tuple[str, bytes, re.Pattern[bytes]]]
 ) -> Iterator[Finding]:
     found: dict[str, set[bytes]] = {}
-    for match in _BUILD.finditer(content):
-        found.setdefault("build path", set()).add(match[0])
-    if binary:
-        for match in _SOURCE.finditer(content):
+    if any(mark in content for mark in _MARKS):
+        for match in _BUILD.finditer(content):
             found.setdefault("build path", set()).add(match[0])
-    for match in _HOME.finditer(content):
+    paths = content
+    if binary:
+        paths = b"\n".join(match[0] for match in _CANDIDATE.finditer(content))
+        for match in _SOURCE.finditer(paths):
+            found.setdefault("build path", set()).add(match[0])
+    for match in _HOME.finditer(paths):
         example = match[1] in _EXAMPLES
         if not example and not any(match[0] in known for known in found.get("build path", ())):
             found.setdefault("home folder", set()).add(match[0])
-    for kind, pattern in patterns:
-        if word := pattern.search(content):
-            found.setdefault(kind, set()).add(word[0])
+    for kind, word, pattern in patterns:
+        if word in content and pattern.search(content):
+            found.setdefault(kind, set()).add(word)
     for kind, texts in found.items():
         first = min(texts).decode("utf-8", "replace")
         more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""

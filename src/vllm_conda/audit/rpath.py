@@ -15,15 +15,14 @@ _ORIGINS = ("$ORIGIN", "${ORIGIN}")
 def check_rpath(subject: Subject, context: Context) -> Iterator[Finding]:
     """RPATH and RUNPATH are `$ORIGIN`-relative and stay inside the prefix."""
     for library in subject.libraries:
-        for entry in library.rpaths:
-            problem = _problem(subject, library.file, entry)
-            if problem:
-                yield error(
-                    "rpath",
-                    library.file,
-                    problem,
-                    "link with -Wl,-rpath,'$ORIGIN/...', or repair with patchelf --set-rpath",
-                )
+        found = [problem for e in library.rpaths if (problem := _problem(subject, library.file, e))]
+        if found:
+            yield error(
+                "rpath",
+                library.file,
+                "; ".join(dict.fromkeys(found)),
+                "link with -Wl,-rpath,'$ORIGIN/...', or repair with patchelf --set-rpath",
+            )
 
 
 def _problem(subject: Subject, file: str, entry: str) -> str:
