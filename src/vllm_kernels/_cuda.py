@@ -99,11 +99,11 @@ def _read(path: Path) -> Build:
         raise _libraries.LoadError(f"{path} is damaged ({error!r}): reinstall vllm-cuda") from None
 
 
-def unusable() -> str | None:
-    """Why no CUDA kernel can be used in this process, one clause; None where they can."""
+def mismatch() -> str | None:
+    """Why the installed packages do not go together, one clause; None where they do."""
     installed = build()
     if installed is None:
-        return "vllm-cuda is not installed; install it with `conda install vllm-cuda`"
+        return None
     if torch.version.cuda is None:
         return (
             f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build of pytorch"
@@ -113,21 +113,39 @@ def unusable() -> str | None:
             f"vllm-cuda was built with CUDA {installed.cuda} and PyTorch with "
             f"{torch.version.cuda}; both must be of one major version"
         )
+    return None
+
+
+def no_gpu() -> str | None:
+    """Why this process sees no GPU, one clause; None where it sees one, or nobody can tell."""
     if not _driver.has_cuda():
         return "this machine has no NVIDIA driver (libcuda.so.1)"
     if _driver.hidden():
         return f"{_driver.VISIBLE_VARIABLE} hides every GPU"
-    driver = _driver.driver()
-    if driver is None:  # without NVML the launch itself has to tell
-        return None
-    if not driver.gpus:
+    driver = _driver.driver()  # without NVML the launch itself has to tell
+    if driver is not None and not driver.gpus:
         return f"the NVIDIA driver ({driver.version}) finds no GPU"
-    if _numbers(driver.cuda)[0] < _numbers(installed.cuda)[0]:
-        return (
-            f"the NVIDIA driver {driver.version} serves CUDA {driver.cuda} at most, and CUDA "
-            f"{installed.cuda} needs driver {installed.driver} or newer"
-        )
     return None
+
+
+def old_driver() -> str | None:
+    """Why the driver does not run the installed build, one clause; None where it does."""
+    installed, driver = build(), _driver.driver()
+    if installed is None or driver is None:
+        return None
+    if _numbers(driver.cuda)[0] >= _numbers(installed.cuda)[0]:
+        return None
+    return (
+        f"the NVIDIA driver {driver.version} serves CUDA {driver.cuda} at most, and CUDA "
+        f"{installed.cuda} needs driver {installed.driver} or newer"
+    )
+
+
+def unusable() -> str | None:
+    """Why no CUDA kernel can be used in this process, one clause; None where they can."""
+    if build() is None:
+        return "vllm-cuda is not installed; install it with `conda install vllm-cuda`"
+    return mismatch() or no_gpu() or old_driver()
 
 
 def family_problem(family: Family) -> str | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from vllm_kernels import _backends, _libraries, _startup
+from vllm_kernels import _backends, _doctor_cuda, _libraries, _startup
+from vllm_kernels._doctor_cuda import CudaReport
 from vllm_kernels._metadata import torch_minimum, version
 
 ISA_VARIABLE = "VLLM_KERNELS_CPU_ISA"
@@ -53,7 +54,9 @@ class Report:
     reference_ops: list[str]
     libraries: list[LibraryReport]
     cpu: CpuReport | None
+    cuda: CudaReport | None
     openmp: list[str]
+    shadowing: list[str]
     problems: list[str] = field(default_factory=list)
 
     def document(self) -> dict[str, object]:
@@ -145,6 +148,10 @@ def diagnose() -> Report:
     """Examine the environment that this process runs in. Raises nothing of its own."""
     problems = list(_problems())
     cpu = _cpu_report(problems)
+    cuda, cuda_problems = _doctor_cuda.examine()
+    problems += cuda_problems
+    shadowing = _doctor_cuda.shadowing()
+    problems += shadowing
     openmp = _openmp()
     if len(openmp) > 1:
         problems.append(
@@ -162,7 +169,9 @@ def diagnose() -> Report:
         reference_ops=list(_backends.reference_ops()),
         libraries=_library_reports(),
         cpu=cpu,
+        cuda=cuda,
         openmp=openmp,
+        shadowing=shadowing,
         problems=problems,
     )
 
@@ -196,6 +205,7 @@ def text(report: Report) -> str:
         lines[-1] += state if library.path else ""
     if report.cpu:
         lines += _cpu_lines(report.cpu)
+    lines += _doctor_cuda.lines(report.cuda)
     lines.append(f"OpenMP        {', '.join(report.openmp) or 'none loaded'}")
     lines += [f"problem       {problem}" for problem in report.problems]
     if not report.problems:
