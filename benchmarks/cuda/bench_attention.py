@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vllm_kernels  # noqa: F401  registers the ops
@@ -33,12 +33,12 @@ def median_ms(calls: list[Callable[[], object]], repeats: int) -> float:
     torch.cuda.synchronize()
     times = []
     for repeat in range(repeats):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         calls[repeat % len(calls)]()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end))
+        times.append(float(start.elapsed_time(end)))
     return statistics.median(times)
 
 
@@ -179,59 +179,51 @@ def sdpa_ms(backend: SDPBackend, tensors: list[torch.Tensor], causal: bool) -> f
         return None
 
 
+def prefill_calls(
+    tokens: int, requests: int, heads: int, kv_heads: int, size: int, causal: bool
+) -> tuple[dict[str, Callable[[], object]], list[torch.Tensor]]:
+    """The op over packed keys and over caches of blocks of 16; query, key, value for SDPA."""
+    total = tokens * requests
+    query, key, value = (
+        torch.randn(total, n, size, dtype=torch.bfloat16, device="cuda")
+        for n in (heads, kv_heads, kv_heads)
+    )
+    out = torch.empty_like(query)
+    starts = torch.arange(0, total + 1, tokens, dtype=torch.int32, device="cuda")
+    common = (tokens, tokens, size**-0.5, causal)
+
+    def packed() -> None:
+        ops.varlen_attention(out, query, key, value, starts, None, starts, None, *common)
+
+    def over(dtype: torch.dtype) -> Callable[[], object]:
+        cache = paged(requests, tokens, kv_heads, size, 16, dtype)
+        keys = (cache["key"], cache["value"], starts, cache["seq_lens"], None, cache["block_table"])
+        return lambda: ops.varlen_attention(out, query, *keys, *common)
+
+    calls = {"packed": packed, "paged": over(torch.bfloat16), "paged_fp8": over(FP8)}
+    views = [
+        x.view(requests, tokens, -1, size).transpose(1, 2).contiguous() for x in (query, key, value)
+    ]
+    return calls, views
+
+
 def prefills(quick: bool) -> Iterator[dict[str, Any]]:
-    """Rows of the prefill table; `packed` keys and a `paged` cache of blocks of 16."""
-    for tokens, requests, heads, kv_heads, size, causal in PREFILLS[:3] if quick else PREFILLS:
-        total = tokens * requests
-        query = torch.randn(total, heads, size, dtype=torch.bfloat16, device="cuda")
-        key, value = (
-            torch.randn(total, kv_heads, size, dtype=torch.bfloat16, device="cuda")
-            for _ in range(2)
-        )
-        out = torch.empty_like(query)
-        starts = torch.arange(0, total + 1, tokens, dtype=torch.int32, device="cuda")
-        cache = paged(requests, tokens, kv_heads, size, 16, torch.bfloat16)
-        cache8 = paged(requests, tokens, kv_heads, size, 16, FP8)
-        common = (tokens, tokens, size**-0.5, causal)
-        calls: dict[str, Callable[[], object]] = {
-            "packed": lambda: ops.varlen_attention(
-                out, query, key, value, starts, None, starts, None, *common
-            ),
-        }
-        for name, one in (("paged", cache), ("paged_fp8", cache8)):
-            calls[name] = lambda one=one: ops.varlen_attention(  # type: ignore[misc]
-                out,
-                query,
-                one["key"],
-                one["value"],
-                starts,
-                one["seq_lens"],
-                None,
-                one["block_table"],
-                *common,
-            )
+    """Rows of the prefill table."""
+    names = ("tokens", "requests", "heads", "kv_heads", "head_size", "causal")
+    for shape in PREFILLS[:3] if quick else PREFILLS:
+        tokens, requests, heads, _, size, causal = shape
+        calls, views = prefill_calls(*shape)
         repeats = 10 if quick else 20
         times: dict[str, float | None] = {
             name: median_ms([call], repeats) for name, call in calls.items()
         }
-        views = [
-            x.view(requests, tokens, -1, size).transpose(1, 2).contiguous()
-            for x in (query, key, value)
-        ]
         for name, backend in BACKENDS.items():
             times[name] = sdpa_ms(backend, views, causal)
         pairs = tokens * (tokens + 1) / 2 if causal else tokens * tokens
         work = 4 * size * heads * requests * pairs
         yield {
             "kind": "prefill",
-            "shape": {
-                "tokens": tokens,
-                "requests": requests,
-                "heads": heads,
-                "kv_heads": kv_heads,
-                "head_size": size,
-                "causal": causal,
-            },
+            "shape": dict(zip(names, shape, strict=True)),
             "ms": times,
             "tflops": {name: ms and work / ms / 1e9 for name, ms in times.items()},
         }

@@ -101,9 +101,9 @@ const float* Scales(const char* name, const vk_tensor* tensor, const Arguments& 
            vk::DtypeName(args.key.tensor().dtype));
   if (vk::NumElements(*tensor) != 1) {
     arg.Dims(2).Size(1, args.kv_heads());
-    VK_CHECK(arg.size(0) >= args.requests(),
-             "%s: %s has shape %s, want one value or [%lld, %lld]", kOp, name,
-             vk::ShapeString(*tensor).c_str(), Long(args.requests()), Long(args.kv_heads()));
+    VK_CHECK(arg.size(0) >= args.requests(), "%s: %s has shape %s, want one value or [%lld, %lld]",
+             kOp, name, vk::ShapeString(*tensor).c_str(), Long(args.requests()),
+             Long(args.kv_heads()));
     request_stride = arg.stride(0);
     head_stride = arg.stride(1);
   }
@@ -127,24 +127,22 @@ void SetKeys(Problem& problem, const vk_cuda_attention_args& call, const Argumen
   if (!args.paged) {
     VK_CHECK(call.key_start_loc != nullptr,
              "%s: neither block_table nor key_start_loc is given, want one of them", kOp);
-    problem.key_start =
-        Integers("key_start_loc", call.key_start_loc, 1, args.requests() + 1);
-    problem.block_size = INT32_MAX;
-    problem.block_shift = 31;
+    problem.key_start = Integers("key_start_loc", call.key_start_loc, 1, args.requests() + 1);
     problem.blocks = 1;
   } else {
     VK_CHECK(call.key_start_loc == nullptr,
              "%s: both block_table and key_start_loc are given, want one of them", kOp);
     VK_CHECK(call.seq_lens != nullptr, "%s: seq_lens is missing, block_table needs it", kOp);
-    problem.block_table = Integers("block_table", call.block_table, 2, args.requests(),
-                                   &problem.table_stride);
+    problem.block_table =
+        Integers("block_table", call.block_table, 2, args.requests(), &problem.table_stride);
     problem.pages = static_cast<int32_t>(call.block_table->shape[1]);
     problem.key_block_stride = args.key.stride(0);
     problem.value_block_stride = args.value.stride(0);
     problem.blocks = static_cast<int32_t>(args.key.size(0));
     problem.block_size = static_cast<int32_t>(args.key.size(1));
-    const bool power = (problem.block_size & (problem.block_size - 1)) == 0;
-    problem.block_shift = power ? __builtin_ctz(problem.block_size) : -1;
+    const vk::cuda::attention::Reciprocal page(static_cast<uint32_t>(problem.block_size));
+    problem.page_factor = page.factor;
+    problem.page_shift = page.shift;
   }
   if (call.seq_lens != nullptr) {
     problem.seq_lens = Integers("seq_lens", call.seq_lens, 1, args.requests());
@@ -245,8 +243,9 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   VK_CHECK(args.requests() <= 65535, "%s: %lld requests, want at most 65535", kOp,
            Long(args.requests()));
   Plan plan{};
+  const bool fast = problem.query_vector && problem.kv_vector && problem.block_size % 16 == 0;
   plan.instance = &vk::cuda::attention::SelectInstance(
-      call.query->dtype, args.fp8(), std::max(problem.head_size, problem.value_head_size));
+      call.query->dtype, args.fp8(), std::max(problem.head_size, problem.value_head_size), fast);
   const Instance& instance = *plan.instance;
   plan.decode_warps = instance.decode_warps(device.shared_bytes);
   for (int32_t stages = 1; stages <= 2; ++stages) {
@@ -281,8 +280,7 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   problem.splits = split.splits;
   problem.min_split_tiles = split.min_tiles;
   if (problem.splits > 1) {
-    const int64_t rows =
-        args.requests() * problem.kv_heads * problem.decode_rows * problem.splits;
+    const int64_t rows = args.requests() * problem.kv_heads * problem.decode_rows * problem.splits;
     plan.partials = vk::cuda::CeilDiv(rows * (problem.value_head_size + 2) * 4, 16) * 16;
   }
   plan.workspace = plan.partials;

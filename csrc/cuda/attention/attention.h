@@ -50,8 +50,7 @@ typedef struct vk_cuda_attention_args {
 VK_EXPORT vk_status vk_cuda_varlen_attention(const vk_cuda_attention_args* args, void* stream);
 
 // Bytes of workspace that the call needs (its `workspace` is ignored).
-VK_EXPORT vk_status vk_cuda_attention_workspace(const vk_cuda_attention_args* args,
-                                                int64_t* bytes);
+VK_EXPORT vk_status vk_cuda_attention_workspace(const vk_cuda_attention_args* args, int64_t* bytes);
 
 // output = the softmax-weighted sum of two partial results over disjoint keys (section 2.2 of Ye
 // et al. 2025, FlashInfer). S is float32, bfloat16 or float16.
@@ -59,13 +58,10 @@ VK_EXPORT vk_status vk_cuda_attention_workspace(const vk_cuda_attention_args* ar
 // and suffix_output: S; all [tokens, heads, head_size]. The log-sum-exps: float32 [heads, tokens];
 // +inf and -inf both mean that there are no keys. Tokens from prefill_tokens_with_context on (-1:
 // none) copy the suffix. output_lse may be null; output may be one of the inputs.
-VK_EXPORT vk_status vk_cuda_merge_attn_states(const vk_tensor* output, const vk_tensor* output_lse,
-                                              const vk_tensor* prefix_output,
-                                              const vk_tensor* prefix_lse,
-                                              const vk_tensor* suffix_output,
-                                              const vk_tensor* suffix_lse,
-                                              int64_t prefill_tokens_with_context,
-                                              const vk_tensor* output_scale, void* stream);
+VK_EXPORT vk_status vk_cuda_merge_attn_states(
+    const vk_tensor* output, const vk_tensor* output_lse, const vk_tensor* prefix_output,
+    const vk_tensor* prefix_lse, const vk_tensor* suffix_output, const vk_tensor* suffix_lse,
+    int64_t prefill_tokens_with_context, const vk_tensor* output_scale, void* stream);
 
 }  // extern "C"
 

@@ -37,8 +37,7 @@ __device__ __forceinline__ SplitTiles LoadSplit(const Problem& p, const Request&
                                                 int32_t first_row, int32_t split, int keys) {
   SplitTiles tiles;
   const int32_t first_token = first_row / p.group;
-  const int32_t last_token =
-      min(request.query_len - 1, (first_row + kDecodeRows - 1) / p.group);
+  const int32_t last_token = min(request.query_len - 1, (first_row + kDecodeRows - 1) / p.group);
   tiles.range = VisibleKeys(p, request, first_token, last_token);
   tiles.origin = tiles.range.begin - tiles.range.begin % keys;
   const int32_t total = (tiles.range.end - tiles.origin + keys - 1) / keys;
@@ -90,7 +89,7 @@ __device__ __forceinline__ int64_t PartialRow(const Problem& p, int32_t split, i
          row;
 }
 
-template <class T, class KV, int kHead>
+template <class T, class KV, int kHead, bool kFast>
 __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Problem p) {
   using Traits = DecodeTraits<T, KV, kHead>;
   using Tile = WarpTile<T, KV, kHead, 1, Traits::kKeys>;
@@ -109,36 +108,34 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
 
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
   char* ring = shared + Traits::kQueryBytes + warp * Traits::kWarpBytes;
-  const KeyRows key_rows = MakeKeyRows<KV>(p, request, kv_head, false);
-  const KeyRows value_rows = MakeKeyRows<KV>(p, request, kv_head, true);
-  const bool grouped = p.block_table == nullptr || p.block_size % 16 == 0;
-  const int key_bytes = p.head_size * static_cast<int>(sizeof(KV));
-  const int value_bytes = p.value_head_size * static_cast<int>(sizeof(KV));
+  using Copier = KeyCopier<KV, kHead, kKeys, 32, kFast>;
+  constexpr int kItem = static_cast<int>(sizeof(KV));
+  const Copier key_copier(MakeKeyRows<KV>(p, request, kv_head, false), p.head_size * kItem, lane);
+  const Copier value_copier(MakeKeyRows<KV>(p, request, kv_head, true), p.value_head_size * kItem,
+                            lane);
 
   // Tile `tile` goes to stage `stage`; its pages were read one tile before.
   Pages<kKeys> pages;
-  pages.Load(key_rows, tiles.origin + (tiles.first + warp) * kKeys, tiles.range);
+  pages.Load(key_copier.rows, tiles.origin + (tiles.first + warp) * kKeys, tiles.range);
   auto copy = [&](int32_t tile, int stage) {
     if (tile < tiles.last) {
       char* keys = ring + stage * 2 * Traits::kTileBytes;
       const int32_t first_key = tiles.origin + tile * kKeys;
       const Pages<kKeys> now = pages;
-      pages.Load(key_rows, first_key + warps * kKeys, tiles.range);
-      CopyKeys<KV, kHead, kKeys, 32>(keys, key_rows, now, first_key, tiles.range, key_bytes,
-                                     grouped, p.kv_vector, lane);
-      CopyKeys<KV, kHead, kKeys, 32>(keys + Traits::kTileBytes, value_rows, now, first_key,
-                                     tiles.range, value_bytes, grouped, p.kv_vector, lane);
+      pages.Load(key_copier.rows, first_key + warps * kKeys, tiles.range);
+      key_copier.Copy(keys, now, first_key, tiles.range);
+      value_copier.Copy(keys + Traits::kTileBytes, now, first_key, tiles.range);
     }
     CommitCopies();
   };
   int32_t next = tiles.first + warp;
-#pragma unroll
+#pragma unroll 1
   for (int stage = 0; stage < kStages - 1; ++stage) {
     copy(next, stage);
     next += warps;
   }
 
-  CopyQuery<T, kHead, kDecodeRows>(shared, p, request, kv_head, first_row);
+  CopyQuery<T, kHead, kDecodeRows, kFast>(shared, p, request, kv_head, first_row);
   __syncthreads();
   Tile tile;
   tile.Start(shared);
@@ -150,16 +147,20 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
     masks[0][half] = LoadRowMask(p, request, token, kv_head * p.group + row - token * p.group);
   }
   const Logits logits = LoadLogits(p, request.index, kv_head);
+  const int32_t last_token = min(request.query_len - 1, (first_row + kDecodeRows - 1) / p.group);
+  const KeyRange all = KeysOfAll(p, request, first_row / p.group, last_token);
 
   int stage = 0;
+#pragma unroll 1
   for (int32_t now = tiles.first + warp; now < tiles.last; now += warps) {
     WaitCopies<kStages - 2>();
     __syncwarp();
     copy(next, stage == 0 ? kStages - 1 : stage - 1);
     next += warps;
     const char* keys = ring + stage * 2 * Traits::kTileBytes;
-    tile.Attend(shared, keys, keys + Traits::kTileBytes, tiles.origin + now * kKeys, logits, masks,
-                true);
+    const int32_t first_key = tiles.origin + now * kKeys;
+    const bool masked = first_key < all.begin || first_key + kKeys > all.end;
+    tile.Attend(shared, keys, keys + Traits::kTileBytes, first_key, logits, masks, masked);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
   WaitCopies<0>();
@@ -186,8 +187,8 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
     }
   }
   __syncthreads();
-  const float v_scale = Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride,
-                              request.index, kv_head);
+  const float v_scale =
+      Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride, request.index, kv_head);
   constexpr int kWarpFloats = Traits::kWarpBytes / 4;
   const float* results = reinterpret_cast<const float*>(shared + Traits::kQueryBytes);
   for (int local = warp; local < kDecodeRows && first_row + local < rows; local += warps) {
@@ -216,8 +217,7 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
       float value = 0.0f;
       for (int w = 0; w < warps; ++w) {
         const float* result = results + w * kWarpFloats;
-        value += result[local * kScratchRow + column] *
-                 Exp2(result[kStats + 2 * local] - origin);
+        value += result[local * kScratchRow + column] * Exp2(result[kStats + 2 * local] - origin);
       }
       if (whole) {
         StoreRow<T>(p, request, kv_head, row, column, value * factor);
@@ -238,8 +238,7 @@ __global__ void __launch_bounds__(128)
   if (kv_head >= p.kv_heads) return;
   const Request request = LoadRequest(p, blockIdx.y);
   if (request.query_len > p.decode_query_len || row >= request.query_len * p.group) return;
-  const int32_t used =
-      LoadSplit(p, request, row - row % kDecodeRows, 0, keys).used;
+  const int32_t used = LoadSplit(p, request, row - row % kDecodeRows, 0, keys).used;
   if (used == 1) return;  // written by the decode kernel
   float maximum = -INFINITY, sum = 0.0f;
   for (int split = 0; split < used; ++split) {
@@ -251,8 +250,8 @@ __global__ void __launch_bounds__(128)
     sum += stats[1] * Exp2(stats[0] - origin);
   }
   float top = maximum;
-  const float v_scale = Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride,
-                              request.index, kv_head);
+  const float v_scale =
+      Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride, request.index, kv_head);
   const float factor = FinishRow<T>(p, kv_head, row, v_scale, top, sum);
   if (p.lse != nullptr && lane == 0) StoreLse(p, request, kv_head, row, top, sum);
   for (int column = lane; column < p.value_head_size; column += 32) {

@@ -48,8 +48,8 @@ __device__ __forceinline__ bool LoadHopperTile(const Problem& p, const HopperPla
   const int32_t local = index - section * section_size;
   const int32_t row_tile = local / heads;
   tile.kv_head = first_head + local - row_tile * heads;
-  const RowTile where = FindTile(p.query_start, p.requests, p.group, plan.tile_rows,
-                                 plan.tiles - 1 - row_tile);
+  const RowTile where =
+      FindTile(p.query_start, p.requests, p.group, plan.tile_rows, plan.tiles - 1 - row_tile);
   tile.request = LoadRequest(p, where.request);
   tile.first_row = where.first_row;
   if (tile.request.query_len <= p.decode_query_len ||
@@ -92,8 +92,7 @@ struct HopperConsumer {
                                          uint32_t values) {
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step) {
-      WgmmaRegisters<T>(out, weights[step],
-                        MnMajor<Traits::kKeyPanel>(values + step * 16 * 128));
+      WgmmaRegisters<T>(out, weights[step], MnMajor<Traits::kKeyPanel>(values + step * 16 * 128));
     }
   }
 
@@ -101,16 +100,20 @@ struct HopperConsumer {
   __device__ __forceinline__ void Softmax(float (&scores)[kScores], float (&factors)[2],
                                           int32_t first_key, bool masked) {
     const int t = threadIdx.x & 3;
-    if (kExtras || masked) {
+    if constexpr (kExtras) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        ToLogits<kScores / 2>(
+            logits, masks[half], masked,
+            [&](int i) -> float& { return scores[i / 2 * 4 + 2 * half + i % 2]; },
+            [&](int i) { return first_key + i / 2 * 8 + 2 * t + i % 2; });
+      }
+    } else if (masked) {
 #pragma unroll
       for (int i = 0; i < kScores; ++i) {
         const int half = i / 2 % 2;
         const int32_t key = first_key + i / 4 * 8 + 2 * t + i % 2;
-        if constexpr (kExtras) {
-          scores[i] = ToLogit(logits, masks[half], key, scores[i]);
-        } else {
-          scores[i] = key >= masks[half].low && key <= masks[half].high ? scores[i] : -INFINITY;
-        }
+        if (key < masks[half].low || key > masks[half].high) scores[i] = -INFINITY;
       }
     }
     const float scale = kExtras ? 1.0f : logits.scale;
@@ -214,7 +217,7 @@ __global__ void __launch_bounds__(384, 1)
     RegistersFewer<24>();
     if (threadIdx.x >= 32) return;
     const int lane = threadIdx.x;
-    int32_t fill = 0;   // tiles of keys sent so far
+    int32_t fill = 0;    // tiles of keys sent so far
     int32_t served = 0;  // tiles of queries
     // Keys or values of a tile: one box a page and panel, the boxes spread over the lanes.
     auto send = [&](const HopperTile& tile, const CUtensorMap* map, uint32_t ring, uint32_t full,
@@ -233,7 +236,8 @@ __global__ void __launch_bounds__(384, 1)
         if (p.block_table == nullptr) {
           slot += p.key_start[tile.request.index];
         } else {
-          const int32_t page = p.block_shift >= 0 ? key >> p.block_shift : key / p.block_size;
+          const int32_t page =
+              static_cast<int32_t>(static_cast<uint64_t>(key) * p.page_factor >> p.page_shift);
           slot = key - page * p.block_size;
           // Pages without visible keys are outside of the tensor, hence zeros.
           const bool seen = key < tile.range.end && key + plan.box_keys > tile.range.begin;
@@ -323,9 +327,8 @@ __global__ void __launch_bounds__(384, 1)
       };
       auto zero_values = [&](int32_t first_key, int stage) {
         if (first_key < tile.range.begin || first_key + kKeys > tile.range.end) {
-          ZeroValues<kHead>(
-              shared + Traits::kQueryBytes + (kStages + stage) * Traits::kTileBytes, first_key,
-              tile.range, group);
+          ZeroValues<kHead>(shared + Traits::kQueryBytes + (kStages + stage) * Traits::kTileBytes,
+                            first_key, tile.range, group);
         }
       };
 
@@ -431,12 +434,11 @@ __global__ void __launch_bounds__(384, 1)
         }
         const int32_t token = global / p.group;
         const int32_t head = tile.kv_head * p.group + global - token * p.group;
-        T* to = static_cast<T*>(p.out) +
-                (tile.request.first_token + token) * p.out_token_stride +
+        T* to = static_cast<T*>(p.out) + (tile.request.first_token + token) * p.out_token_stride +
                 head * p.out_head_stride + chunk * 8;
-        *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(
-            stage_rows + chunk / 8 * Traits::kQueryPanel + row * 128 +
-            ((chunk % 8) ^ (row % 8)) * 16);
+        *reinterpret_cast<uint4*>(to) =
+            *reinterpret_cast<const uint4*>(stage_rows + chunk / 8 * Traits::kQueryPanel +
+                                            row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
       }
       FenceAsync();
       __syncwarp();

@@ -36,9 +36,9 @@ bool HopperServes(const Problem& problem);
 constexpr int64_t kHopperWorkspace = 16;
 
 struct HopperCall {
-  int32_t dtype;           // VK_BF16 or VK_F16
+  int32_t dtype;  // VK_BF16 or VK_F16
   int64_t max_seq_len;
-  int64_t keys;            // slots of all packed keys; 0: paged
+  int64_t keys;  // slots of all packed keys; 0: paged
   int32_t multiprocessors;
   int64_t l2_bytes;
   void* workspace;

@@ -14,7 +14,7 @@ void LaunchHopper(const Problem& problem, const HopperPlan& plan, int32_t blocks
   const auto kernel = extras ? &HopperKernel<T, kHead, true> : &HopperKernel<T, kHead, false>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Traits::kSharedBytes);
   kernel<<<blocks, Traits::kThreads, Traits::kSharedBytes, stream>>>(problem, plan, maps[0],
-                                                                      maps[1], maps[2]);
+                                                                     maps[1], maps[2]);
 }
 
 }  // namespace vk::cuda::attention

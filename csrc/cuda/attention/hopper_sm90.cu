@@ -18,8 +18,8 @@ PFN_cuTensorMapEncodeTiled_v12000 FindEncode(const char* op) {
   void* function = nullptr;
   cudaDriverEntryPointQueryResult result;
 #if CUDART_VERSION >= 12050
-  const cudaError_t error = cudaGetDriverEntryPointByVersion(
-      "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                             12000, cudaEnableDefault, &result);
 #else
   const cudaError_t error =
       cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
@@ -103,10 +103,9 @@ void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
   const auto cache = [&](const void* data, int32_t size, int64_t block_stride, int64_t slot_stride,
                          int64_t head_stride) {
     const Size slots = call.keys > 0 ? call.keys : problem.block_size;
-    return EncodeMap<4>(op, data, call.dtype,
-                        {Size(size), Size(problem.kv_heads), slots, Size(problem.blocks)},
-                        {head_stride, slot_stride, block_stride},
-                        {64, 1, static_cast<uint32_t>(plan.box_keys), 1});
+    return EncodeMap<4>(
+        op, data, call.dtype, {Size(size), Size(problem.kv_heads), slots, Size(problem.blocks)},
+        {head_stride, slot_stride, block_stride}, {64, 1, static_cast<uint32_t>(plan.box_keys), 1});
   };
   const CUtensorMap maps[3] = {
       EncodeMap<3>(op, problem.query, call.dtype,

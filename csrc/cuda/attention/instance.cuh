@@ -20,7 +20,7 @@ void AllowShared(Kernel kernel, int64_t bytes) {
   }
 }
 
-template <class T, class KV, int kHead>
+template <class T, class KV, int kHead, bool kFast>
 struct Launches {
   using Decode = DecodeTraits<T, KV, kHead>;
   using Prefill = PrefillTraits<T, KV, kHead>;
@@ -36,7 +36,7 @@ struct Launches {
 
   static void RunDecode(const Problem& problem, int32_t warps, cudaStream_t stream) {
     const int64_t shared = DecodeShared(warps);
-    const auto kernel = &DecodeKernel<T, KV, kHead>;
+    const auto kernel = &DecodeKernel<T, KV, kHead, kFast>;
     AllowShared(kernel, shared);
     const int32_t row_tiles = (problem.decode_rows + kDecodeRows - 1) / kDecodeRows;
     const dim3 grid(problem.kv_heads * row_tiles, problem.requests, problem.splits);
@@ -49,7 +49,7 @@ struct Launches {
 
   static void RunPrefill(const Problem& problem, int32_t stages, cudaStream_t stream) {
     const int64_t shared = PrefillShared(stages);
-    const auto kernel = &PrefillKernel<T, KV, kHead>;
+    const auto kernel = &PrefillKernel<T, KV, kHead, kFast>;
     AllowShared(kernel, shared);
     const int64_t tiles =
         TileCount(problem.tokens, problem.requests, problem.group, Prefill::kRows);
@@ -58,10 +58,10 @@ struct Launches {
   }
 };
 
-template <class T, class KV, int kHead>
+template <class T, class KV, int kHead, bool kFast>
 const Instance& GetInstance() {
-  using L = Launches<T, KV, kHead>;
-  static constexpr Instance instance{L::Decode::kKeys, &L::DecodeWarps, &L::DecodeShared,
+  using L = Launches<T, KV, kHead, kFast>;
+  static constexpr Instance instance{L::Decode::kKeys,  &L::DecodeWarps,   &L::DecodeShared,
                                      &L::PrefillShared, L::Prefill::kRows, &L::RunDecode,
                                      &L::RunPrefill};
   return instance;

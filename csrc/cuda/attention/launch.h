@@ -22,9 +22,8 @@ struct Instance {
   void (*prefill)(const Problem& problem, int32_t stages, cudaStream_t stream);
 };
 
-constexpr int32_t kHeadSizes[] = {64, 128, 192, 256};
-
-template <class T, class KV, int kHead>
+// kFast: rows that are whole vectors, and pages of multiples of 16 keys.
+template <class T, class KV, int kHead, bool kFast>
 const Instance& GetInstance();
 
 }  // namespace vk::cuda::attention

@@ -19,13 +19,13 @@ struct MergeProblem {
   void* output;
   const float* prefix_lse;
   const float* suffix_lse;
-  float* output_lse;          // or null
-  const float* output_scale;  // or null
+  float* output_lse;                                                // or null
+  const float* output_scale;                                        // or null
   int64_t prefix_strides[2], suffix_strides[2], output_strides[2];  // of token and head
   int64_t prefix_lse_stride, suffix_lse_stride, output_lse_stride;  // of a head
-  int64_t items;    // packs of columns of all tokens and heads
+  int64_t items;  // packs of columns of all tokens and heads
   int32_t heads, packs;
-  int64_t merged;   // tokens that have a prefix
+  int64_t merged;  // tokens that have a prefix
 };
 
 template <class S, int kPack>
@@ -75,16 +75,16 @@ __global__ void __launch_bounds__(kThreads)
   // A side without weight is not read into the sum: it may hold what was there before.
   float values[kPack] = {};
   if (use_prefix && prefix_weight != 0.0f) {
-    const Pack pack = *reinterpret_cast<const Pack*>(
-        static_cast<const S*>(p.prefix) + token * p.prefix_strides[0] +
-        head * p.prefix_strides[1] + column);
+    const Pack pack = *reinterpret_cast<const Pack*>(static_cast<const S*>(p.prefix) +
+                                                     token * p.prefix_strides[0] +
+                                                     head * p.prefix_strides[1] + column);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) values[i] = ToFloat(pack.value[i]) * prefix_weight;
   }
   if (suffix_weight != 0.0f) {
-    const Pack pack = *reinterpret_cast<const Pack*>(
-        static_cast<const S*>(p.suffix) + token * p.suffix_strides[0] +
-        head * p.suffix_strides[1] + column);
+    const Pack pack = *reinterpret_cast<const Pack*>(static_cast<const S*>(p.suffix) +
+                                                     token * p.suffix_strides[0] +
+                                                     head * p.suffix_strides[1] + column);
 #pragma unroll
     for (int i = 0; i < kPack; ++i) values[i] += ToFloat(pack.value[i]) * suffix_weight;
   }
@@ -93,8 +93,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kPack; ++i) result.value[i] = FromFloat<Out>(values[i] * inverse);
   *reinterpret_cast<Columns<Out, kPack>*>(static_cast<Out*>(p.output) +
-                                          token * p.output_strides[0] +
-                                          head * p.output_strides[1] + column) = result;
+                                          token * p.output_strides[0] + head * p.output_strides[1] +
+                                          column) = result;
 }
 
 bool Vectors(const Arg& arg, int64_t pack) {
@@ -153,8 +153,9 @@ extern "C" vk_status vk_cuda_merge_attn_states(
     if (quantised) {
       const vk::Arg scale(kOp, "output_scale", output_scale);
       scale.Dtype({VK_F32});
-      VK_CHECK(vk::NumElements(scale.tensor()) == 1, "%s: output_scale has shape %s, want one value",
-               kOp, vk::ShapeString(scale.tensor()).c_str());
+      VK_CHECK(vk::NumElements(scale.tensor()) == 1,
+               "%s: output_scale has shape %s, want one value", kOp,
+               vk::ShapeString(scale.tensor()).c_str());
       out.Dtype({VK_F8E4M3});
       problem.output_scale = static_cast<const float*>(scale.tensor().data);
     } else {
@@ -173,8 +174,7 @@ extern "C" vk_status vk_cuda_merge_attn_states(
              "%s: prefill_tokens_with_context is %lld, want 0 to the %lld tokens of output", kOp,
              static_cast<long long>(prefill_tokens_with_context),
              static_cast<long long>(out.size(0)));
-    problem.merged =
-        prefill_tokens_with_context < 0 ? out.size(0) : prefill_tokens_with_context;
+    problem.merged = prefill_tokens_with_context < 0 ? out.size(0) : prefill_tokens_with_context;
     const int64_t rows = out.size(0) * out.size(1);
     if (rows == 0 || out.size(2) == 0) return;
     problem.prefix = prefix_output->data;

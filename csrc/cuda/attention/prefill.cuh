@@ -23,7 +23,7 @@ struct PrefillTraits {
   static constexpr int SharedBytes(int stages) { return kQueryBytes + stages * 2 * kTileBytes; }
 };
 
-template <class T, class KV, int kHead>
+template <class T, class KV, int kHead, bool kFast>
 __global__ void __launch_bounds__(128)
     PrefillKernel(const __grid_constant__ Problem p, int stages) {
   using Traits = PrefillTraits<T, KV, kHead>;
@@ -41,34 +41,30 @@ __global__ void __launch_bounds__(128)
   const int32_t first_token = where.first_row / p.group;
   const int32_t last_token = min(request.query_len - 1, (where.first_row + kRows - 1) / p.group);
   const KeyRange range = VisibleKeys(p, request, first_token, last_token);
-  // Keys that all rows see.
-  const KeyRange first_range = VisibleKeys(p, request, first_token, first_token);
-  const KeyRange last_range = VisibleKeys(p, request, last_token, last_token);
+  const KeyRange all = KeysOfAll(p, request, first_token, last_token);
   const int32_t origin = range.begin - range.begin % kKeys;
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   char* ring = shared + Traits::kQueryBytes;
-  const KeyRows key_rows = MakeKeyRows<KV>(p, request, kv_head, false);
-  const KeyRows value_rows = MakeKeyRows<KV>(p, request, kv_head, true);
-  const bool grouped = p.block_table == nullptr || p.block_size % 16 == 0;
-  const int key_bytes = p.head_size * static_cast<int>(sizeof(KV));
-  const int value_bytes = p.value_head_size * static_cast<int>(sizeof(KV));
+  using Copier = KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast>;
+  constexpr int kItem = static_cast<int>(sizeof(KV));
+  const Copier key_copier(MakeKeyRows<KV>(p, request, kv_head, false), p.head_size * kItem,
+                          threadIdx.x);
+  const Copier value_copier(MakeKeyRows<KV>(p, request, kv_head, true), p.value_head_size * kItem,
+                            threadIdx.x);
   auto copy = [&](int32_t first_key, int stage) {
     if (first_key < range.end) {
       char* keys = ring + stage * 2 * Traits::kTileBytes;
       Pages<kKeys> pages;
-      pages.Load(key_rows, first_key, range);
-      CopyKeys<KV, kHead, kKeys, Traits::kThreads>(keys, key_rows, pages, first_key, range,
-                                                   key_bytes, grouped, p.kv_vector, threadIdx.x);
-      CopyKeys<KV, kHead, kKeys, Traits::kThreads>(keys + Traits::kTileBytes, value_rows, pages,
-                                                   first_key, range, value_bytes, grouped,
-                                                   p.kv_vector, threadIdx.x);
+      pages.Load(key_copier.rows, first_key, range);
+      key_copier.Copy(keys, pages, first_key, range);
+      value_copier.Copy(keys + Traits::kTileBytes, pages, first_key, range);
     }
     CommitCopies();
   };
 
   copy(origin, 0);
-  CopyQuery<T, kHead, kRows>(shared, p, request, kv_head, where.first_row);
+  CopyQuery<T, kHead, kRows, kFast>(shared, p, request, kv_head, where.first_row);
   __syncthreads();
   const char* query_rows = shared + warp * 16 * Traits::kTiles * Tile::kQueryRow;
   Tile tile;
@@ -78,13 +74,12 @@ __global__ void __launch_bounds__(128)
   for (int i = 0; i < 2 * Traits::kTiles; ++i) {
     const int32_t row = where.first_row + warp * 16 * Traits::kTiles + i * 8 + lane / 4;
     const int32_t token = row / p.group;
-    masks[i / 2][i % 2] =
-        LoadRowMask(p, request, token, kv_head * p.group + row - token * p.group);
+    masks[i / 2][i % 2] = LoadRowMask(p, request, token, kv_head * p.group + row - token * p.group);
   }
   const Logits logits = LoadLogits(p, request.index, kv_head);
-  const bool extras = logits.alibi || logits.cap > 0.0f;
 
   int stage = 0;
+#pragma unroll 1
   for (int32_t first_key = origin; first_key < range.end; first_key += kKeys) {
     if (stages == 2) {
       copy(first_key + kKeys, stage ^ 1);
@@ -94,8 +89,7 @@ __global__ void __launch_bounds__(128)
     }
     __syncthreads();
     const char* keys = ring + stage * 2 * Traits::kTileBytes;
-    const bool masked =
-        extras || first_key < last_range.begin || first_key + kKeys > first_range.end;
+    const bool masked = first_key < all.begin || first_key + kKeys > all.end;
     tile.Attend(query_rows, keys, keys + Traits::kTileBytes, first_key, logits, masks, masked);
     __syncthreads();
     if (stages == 2) {
@@ -107,8 +101,8 @@ __global__ void __launch_bounds__(128)
   WaitCopies<0>();
   tile.Finish();
 
-  const float v_scale = Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride,
-                              request.index, kv_head);
+  const float v_scale =
+      Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride, request.index, kv_head);
 #pragma unroll
   for (int i = 0; i < 2 * Traits::kTiles; ++i) {
     const int32_t row = where.first_row + warp * 16 * Traits::kTiles + i * 8 + lane / 4;

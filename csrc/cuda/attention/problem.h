@@ -37,13 +37,15 @@ struct Problem {
   int64_t v_scale_request_stride, v_scale_head_stride;
   int32_t tokens, requests, heads, kv_heads, group;  // group: query heads of one key/value head
   int32_t head_size, value_head_size;
-  int32_t blocks, block_size, pages;         // pages: columns of the block table
-  int32_t block_shift;                       // log2 of block_size, or -1
-  int32_t window_left, window_right;         // INT32_MAX: none
-  int32_t decode_query_len;                  // longer requests are the prefill kernel's
-  int32_t decode_rows;                       // decode_query_len * group
-  int32_t splits, min_split_tiles;           // of a decode request's keys
-  float scale, softcap;                      // softcap 0: none
+  int32_t blocks, block_size, pages;  // pages: columns of the block table
+  // key / block_size = key * page_factor >> page_shift for keys below 2^31; packed: 0.
+  uint32_t page_factor;
+  int32_t page_shift;
+  int32_t window_left, window_right;  // INT32_MAX: none
+  int32_t decode_query_len;           // longer requests are the prefill kernel's
+  int32_t decode_rows;                // decode_query_len * group
+  int32_t splits, min_split_tiles;    // of a decode request's keys
+  float scale, softcap;               // softcap 0: none
   bool causal, sinks_are_float;
   bool query_vector, kv_vector, out_vector;  // rows start at and have multiples of 16 bytes
 };

@@ -63,10 +63,10 @@ __device__ __forceinline__ void Mma(float (&c)[4], const uint32_t (&a)[4], uint3
 // 16 bytes from global to shared memory, zeros where `valid` is false (nothing is read then).
 __device__ __forceinline__ void CopyAsync(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(
-                   SharedAddress(shared)),
-               "l"(global), "r"(valid ? 16 : 0)
-               : "memory");
+  asm volatile(
+      "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(SharedAddress(shared)),
+      "l"(global), "r"(valid ? 16 : 0)
+      : "memory");
 #else
   uint4 bytes = make_uint4(0, 0, 0, 0);
   if (valid) bytes = __ldg(static_cast<const uint4*>(global));

@@ -25,8 +25,8 @@ __device__ __forceinline__ Request LoadRequest(const Problem& p, int32_t index) 
   request.index = index;
   request.first_token = p.query_start[index];
   request.query_len = p.query_start[index + 1] - request.first_token;
-  request.seq_len = p.seq_lens != nullptr ? p.seq_lens[index]
-                                          : p.key_start[index + 1] - p.key_start[index];
+  request.seq_len =
+      p.seq_lens != nullptr ? p.seq_lens[index] : p.key_start[index + 1] - p.key_start[index];
   const bool causal = p.dynamic_causal != nullptr ? p.dynamic_causal[index] : p.causal;
   request.right = causal ? min(p.window_right, 0) : p.window_right;
   return request;
@@ -42,12 +42,17 @@ __device__ __forceinline__ KeyRange VisibleKeys(const Problem& p, const Request&
   const int32_t offset = request.seq_len - request.query_len;
   KeyRange range;
   // 64 bits: a window may be any 32-bit number.
-  range.begin = static_cast<int32_t>(
-      max(int64_t{0}, int64_t{first} + offset - p.window_left));
+  range.begin = static_cast<int32_t>(max(int64_t{0}, int64_t{first} + offset - p.window_left));
   range.end = static_cast<int32_t>(
       max(int64_t{0}, min(int64_t{request.seq_len}, int64_t{last} + offset + request.right + 1)));
   range.begin = min(range.begin, range.end);
   return range;
+}
+
+// Keys that each of the query tokens [first, last] sees.
+__device__ __forceinline__ KeyRange KeysOfAll(const Problem& p, const Request& request,
+                                              int32_t first, int32_t last) {
+  return {VisibleKeys(p, request, last, last).begin, VisibleKeys(p, request, first, first).end};
 }
 
 // The keys [low, high] of one row; none where high < low.
@@ -73,8 +78,8 @@ __device__ __forceinline__ RowMask LoadRowMask(const Problem& p, const Request& 
 
 // Scores to base-2 logits: the factors that all elements of a tile share.
 struct Logits {
-  float scale;      // of a score, times log2(e); with a cap: of a score over the cap
-  float cap;        // times log2(e); 0: none
+  float scale;  // of a score, times log2(e); with a cap: of a score over the cap
+  float cap;    // times log2(e); 0: none
   bool alibi;
 };
 
@@ -84,8 +89,8 @@ __device__ __forceinline__ float Scale(const float* scales, int64_t request_stri
 }
 
 __device__ __forceinline__ Logits LoadLogits(const Problem& p, int32_t request, int32_t kv_head) {
-  const float scale = p.scale * Scale(p.k_scale, p.k_scale_request_stride, p.k_scale_head_stride,
-                                      request, kv_head);
+  const float scale =
+      p.scale * Scale(p.k_scale, p.k_scale_request_stride, p.k_scale_head_stride, request, kv_head);
   Logits logits;
   logits.alibi = p.alibi != nullptr;
   logits.cap = p.softcap * kLog2E;
@@ -93,12 +98,29 @@ __device__ __forceinline__ Logits LoadLogits(const Problem& p, int32_t request, 
   return logits;
 }
 
-__device__ __forceinline__ float ToLogit(const Logits& logits, const RowMask& mask, int32_t key,
-                                         float score) {
-  float x = score * logits.scale;
-  if (logits.cap > 0.0f) x = logits.cap * Tanh(x);
-  if (logits.alibi) x += mask.slope * static_cast<float>(key - mask.position);
-  return key >= mask.low && key <= mask.high ? x : -INFINITY;
+// Scores of one row to logits: Score(i) is a reference to the i-th of kCount, Key(i) its key. The
+// branches are the same for all threads and are taken once for all elements.
+template <int kCount, class Score, class Key>
+__device__ __forceinline__ void ToLogits(const Logits& logits, const RowMask& mask, bool masked,
+                                         const Score& score, const Key& key) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) score(i) *= logits.scale;
+  if (logits.cap > 0.0f) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) score(i) = logits.cap * Tanh(score(i));
+  }
+  if (logits.alibi) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      score(i) += mask.slope * static_cast<float>(key(i) - mask.position);
+    }
+  }
+  if (masked) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (key(i) < mask.low || key(i) > mask.high) score(i) = -INFINITY;
+    }
+  }
 }
 
 template <class T>
@@ -112,20 +134,14 @@ __device__ __forceinline__ float SinkLogit(const Problem& p, int32_t head) {
 // given back, so their entries of the block table are not trusted.
 struct KeyRows {
   const char* base;
-  const int32_t* table;  // null: packed
+  const int32_t* table;               // null: packed, all on page 0
   int64_t block_stride, slot_stride;  // bytes
-  int32_t block_size, block_shift, blocks;
+  int32_t block_size;
+  uint32_t page_factor;
+  int32_t page_shift;
 
   __device__ __forceinline__ int32_t Page(int32_t key) const {
-    return block_shift >= 0 ? key >> block_shift : key / block_size;
-  }
-  // Block of a key: only for keys that are visible to some row.
-  __device__ __forceinline__ int32_t Block(int32_t key) const {
-    return table == nullptr ? 0 : table[Page(key)];
-  }
-  __device__ __forceinline__ const char* Row(int32_t key, int32_t block) const {
-    const int32_t slot = table == nullptr ? key : key - Page(key) * block_size;
-    return base + block * block_stride + slot * slot_stride;
+    return static_cast<int32_t>(static_cast<uint64_t>(key) * page_factor >> page_shift);
   }
 };
 
@@ -143,12 +159,12 @@ __device__ __forceinline__ KeyRows MakeKeyRows(const Problem& p, const Request& 
   } else {
     rows.table = p.block_table + request.index * p.table_stride;
   }
-  rows.block_stride = (values ? p.value_block_stride : p.key_block_stride) *
-                      static_cast<int64_t>(sizeof(KV));
+  rows.block_stride =
+      (values ? p.value_block_stride : p.key_block_stride) * static_cast<int64_t>(sizeof(KV));
   rows.slot_stride = slot_stride * static_cast<int64_t>(sizeof(KV));
   rows.block_size = p.block_size;
-  rows.block_shift = p.block_shift;
-  rows.blocks = p.blocks;
+  rows.page_factor = p.page_factor;
+  rows.page_shift = p.page_shift;
   return rows;
 }
 

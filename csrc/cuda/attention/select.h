@@ -7,7 +7,8 @@
 namespace vk::cuda::attention {
 
 // `dtype`: VK_BF16 or VK_F16; the smallest instance for heads of up to `head_size` <= 256.
-const Instance& SelectInstance(int32_t dtype, bool fp8, int32_t head_size);
+// `fast`: rows are whole vectors, and pages hold multiples of 16 keys.
+const Instance& SelectInstance(int32_t dtype, bool fp8, int32_t head_size, bool fast);
 
 }  // namespace vk::cuda::attention
 #endif  // VLLM_KERNELS_CUDA_ATTENTION_SELECT_H_

@@ -11,8 +11,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t tile,
-                     int32_t warps) {
+SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t tile, int32_t warps) {
   // A split writes and the merge reads 8 bytes a row and column, so short splits only pay where
   // multiprocessors would be idle.
   const int64_t min_keys = blocks >= 2 * slots ? 2048 : blocks >= slots ? 1024 : 256;

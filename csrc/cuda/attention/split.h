@@ -18,6 +18,18 @@ VK_HOST_DEVICE inline int32_t SplitLength(int32_t total, int32_t splits, int32_t
   return even > minimum ? even : minimum;
 }
 
+// n / divisor = n * factor >> shift for 0 <= n < 2^31 and 1 <= divisor < 2^31: the factor is
+// 2^shift / divisor rounded up, and what rounding adds stays below one as 2^(shift - 31) >=
+// divisor.
+struct Reciprocal {
+  explicit constexpr Reciprocal(uint32_t divisor) : factor(0), shift(31) {
+    while (uint64_t{1} << (shift - 31) < divisor) ++shift;
+    factor = static_cast<uint32_t>(((uint64_t{1} << shift) + divisor - 1) / divisor);
+  }
+  uint32_t factor;
+  int32_t shift;
+};
+
 struct SplitPlan {
   int32_t splits;
   int32_t min_tiles;

@@ -23,7 +23,7 @@ struct WarpTile {
   static constexpr bool kFp8 = sizeof(KV) == 1;
   static constexpr int kSteps = kHead / 16;
   // Larger query fragments are read again for each tile of keys instead of being kept.
-  static constexpr bool kKeepQuery = kTiles * kHead <= 128;
+  static constexpr bool kKeepQuery = kTiles == 1 && kHead <= 128;
   static constexpr int kQueryRow = kRowBytes<T, kHead>;
   static constexpr int kKeyRow = kRowBytes<KV, kHead>;
 
@@ -45,7 +45,8 @@ struct WarpTile {
                                                    int step) {
     const int lane = Lane();
     if constexpr (kFp8) {
-      const char* row = rows + (tile * 16 + lane / 4) * kQueryRow + (step * 16 + 4 * (lane & 3)) * 2;
+      const char* row =
+          rows + (tile * 16 + lane / 4) * kQueryRow + (step * 16 + 4 * (lane & 3)) * 2;
       const uint2 low = *reinterpret_cast<const uint2*>(row);
       const uint2 high = *reinterpret_cast<const uint2*>(row + 8 * kQueryRow);
       a[0] = low.x;
@@ -73,7 +74,8 @@ struct WarpTile {
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
-        for (int step = 0; step < kSteps; ++step) LoadQuery(query[tile][step], query_rows, tile, step);
+        for (int step = 0; step < kSteps; ++step)
+          LoadQuery(query[tile][step], query_rows, tile, step);
       }
     }
   }
@@ -82,8 +84,8 @@ struct WarpTile {
   __device__ __forceinline__ void Scores(float (&scores)[kTiles][kKeys / 8][4],
                                          const char* query_rows, const char* keys) const {
     const int lane = Lane();
-    const uint32_t base = SharedAddress(keys) + ((lane & 7) + ((lane >> 4) << 3)) * kKeyRow +
-                          ((lane >> 3) & 1) * 16;
+    const uint32_t base =
+        SharedAddress(keys) + ((lane & 7) + ((lane >> 4) << 3)) * kKeyRow + ((lane >> 3) & 1) * 16;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -133,24 +135,22 @@ struct WarpTile {
     }
   }
 
-  // Online softmax of one tile of rows; scores become probabilities. `masked`: the mask, the cap or
-  // ALiBi may change something.
-  __device__ __forceinline__ void Softmax(float (&scores)[kKeys / 8][4], int tile, int32_t first_key,
-                                          const Logits& logits, const RowMask (&masks)[2],
-                                          bool masked) {
+  // Online softmax of one tile of rows; scores become probabilities. `masked`: some row does not
+  // see some key.
+  __device__ __forceinline__ void Softmax(float (&scores)[kKeys / 8][4], int tile,
+                                          int32_t first_key, const Logits& logits,
+                                          const RowMask (&masks)[2], bool masked) {
     const int t = Lane() & 3;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
+      ToLogits<kKeys / 4>(
+          logits, masks[half], masked,
+          [&](int i) -> float& { return scores[i / 2][2 * half + i % 2]; },
+          [&](int i) { return first_key + i / 2 * 8 + 2 * t + i % 2; });
       float top = -INFINITY;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& score = scores[n][2 * half + i];
-          score = masked ? ToLogit(logits, masks[half], first_key + n * 8 + 2 * t + i, score)
-                         : score * logits.scale;
-          top = fmaxf(top, score);
-        }
+        top = fmaxf(top, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
       }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
@@ -181,8 +181,7 @@ struct WarpTile {
   __device__ __forceinline__ void Values(const float (&weights)[kTiles][kKeys / 8][4],
                                          const char* values) {
     const int lane = Lane();
-    const uint32_t base =
-        SharedAddress(values) + (lane & 15) * kKeyRow + (lane >> 4) * 16;
+    const uint32_t base = SharedAddress(values) + (lane & 15) * kKeyRow + (lane >> 4) * 16;
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step) {
       uint32_t a[kTiles][4];
