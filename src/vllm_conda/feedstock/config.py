@@ -55,8 +55,10 @@ def _offered(targets: Targets, job: Job) -> bool:
 def rows(targets: Targets, platform: str) -> list[Row]:
     """The compiler group on one platform: no CUDA first, then each CUDA version.
 
-    All rows have one compiler and one C library, or vllm-core, which uses both, would be a
-    different package from each job and no environment could hold CPU and CUDA packages.
+    All rows have one compiler, that of the CUDA version that takes the oldest, and one C library,
+    or vllm-core, which uses both, would be a different package from each job and no environment
+    could hold CPU and CUDA packages. Platforms without CUDA here restate the group too:
+    conda-forge's may have CUDA versions there.
     """
     stdlib = targets.platforms[platform].variant.c_stdlib_version
     versions = list(
@@ -66,7 +68,8 @@ def rows(targets: Targets, platform: str) -> list[Row]:
             if job.platform == platform and job.device == CUDA
         )
     )
-    newest = [targets.cuda.toolkits[version].gcc[1] for version in versions]
+    toolkits = targets.cuda.toolkits.values()
+    newest = [toolkit.gcc[1] for toolkit in toolkits if toolkit.conda_forge]
     compiler = str(min(newest)) if newest else ""
     return [Row(compiler, stdlib, version) for version in (NO_CUDA, *versions)]
 

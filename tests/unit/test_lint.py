@@ -1,0 +1,188 @@
+"""The lint of the rendered whole: content with the recipe, and each planted fault is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import support
+from support import ROOT
+
+from vllm_conda.build.pipeline import make_plan
+from vllm_conda.cli import main
+from vllm_conda.errors import RecipeError
+from vllm_conda.lint import RULES, check, violations
+from vllm_conda.targets import load_targets
+
+TARGETS = load_targets(ROOT)
+
+
+def broken(root: Path) -> list[str]:
+    """The violations of a checkout, as text."""
+    outputs = make_plan(root, load_targets(root), (), None).outputs
+    return [str(item) for item in violations(outputs)]
+
+
+def test_the_recipe_breaks_no_rule() -> None:
+    outputs = make_plan(ROOT, TARGETS, (), None).outputs
+    check(outputs)
+    assert {output.job.device for output in outputs} == {"cpu", "cuda"}
+    assert len({output.job.platform for output in outputs}) == len(TARGETS.platforms)
+
+
+CORE_KEYS = """        use_keys:
+          - core_source_hash
+        ignore_keys:
+          - cuda_compiler_version
+          - microarch_level
+"""
+CPU_KEYS = """        use_keys:
+          - microarch_level
+          - cpu_source_hash
+"""
+CUDA_NUMBER = '(1100 if (cuda_slice | default("all")) == "all" else 1000)'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "rule", "parts"),
+    [
+        (
+            "          VLLM_CPU_LEVEL: ${{ microarch_level }}\n",
+            "",
+            "staging key",
+            ["vllm-cpu", "microarch_level", "'cpu-build'", "one binary"],
+        ),
+        (
+            '          VLLM_CUDA_ARCHS: ${{ cuda_slice | default("all") }}\n',
+            "          VLLM_CUDA_ARCHS: all\n",
+            "staging key",
+            ["vllm-cuda", "cuda_slice", "sm90", "'cuda-build'"],
+        ),
+        (
+            "          VLLM_CUDA_VERSION: ${{ cuda_compiler_version }}\n",
+            "",
+            "staging key",
+            ["vllm-cuda", "cuda_compiler_version", "'13.0'"],
+        ),
+        (
+            '          VLLM_SOURCE_HASH: ${{ cuda_source_hash | default("release") }}\n',
+            "",
+            "staging key",
+            ["vllm-cuda", "cuda_source_hash", "an edited source would not be built"],
+        ),
+        (
+            CORE_KEYS,
+            CORE_KEYS.replace("use_keys:\n", "use_keys:\n          - microarch_level\n").replace(
+                "ignore_keys:\n          - cuda_compiler_version\n          - microarch_level\n",
+                "ignore_keys:\n          - cuda_compiler_version\n",
+            ),
+            "hash",
+            ["vllm-core", "same content", "depends on microarch_level"],
+        ),
+        (
+            CORE_KEYS,
+            CORE_KEYS.replace("          - cuda_compiler_version\n", ""),
+            "pin",
+            ["vllm-core of linux-64 is pinned to different builds", "cannot be installed together"],
+        ),
+        (
+            '        - ${{ pin_subpackage("vllm-core", exact=True) }}\n        - libtorch',
+            "        - vllm-core ==0.26.0 h0000000_0\n        - libtorch",
+            "pin",
+            ["vllm-cpu", "vllm-core ==0.26.0 h0000000_0", "but that job makes vllm-core-"],
+        ),
+        (
+            "      number: ${{ 100 * (microarch_level | int) + revision }}\n",
+            "      number: ${{ 2000 - 100 * (microarch_level | int) + revision }}\n",
+            "build number",
+            ["vllm-cpu of linux-64-cpu-x86-64-v4", "must be higher"],
+        ),
+        (
+            f"      number: ${{{{ {CUDA_NUMBER} + revision }}}}\n",
+            f"      number: ${{{{ {CUDA_NUMBER} - 900 + revision }}}}\n",
+            "build number",
+            ["vllm-cuda of linux-64-cuda", "not above vllm-cpu's 400"],
+        ),
+        (
+            f"      number: ${{{{ {CUDA_NUMBER} + revision }}}}\n",
+            "      number: ${{ 1000 + revision }}\n",
+            "build number",
+            ["vllm-cuda of linux-64-cuda-13.0-all", "must be higher"],
+        ),
+        (
+            'number: ${{ (0 if cuda_compiler_version == "None" else 1000) + revision }}',
+            "number: ${{ revision }}",
+            "build number",
+            ["vllm-kernels of linux-64-cuda", "must be higher"],
+        ),
+        (
+            CPU_KEYS + "        ignore_keys:\n",
+            "        use_keys:\n          - cpu_source_hash\n"
+            "        ignore_keys:\n          - microarch_level\n",
+            "file name",
+            ["vllm-cpu", "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4", "different content"],
+        ),
+        (
+            '        - (cuda_slice | default("all")) != "all"\n',
+            "",
+            "complete",
+            ["cuda-13.0-sm90 renders vllm-core, vllm-cuda, vllm-kernels; wanted vllm-core"],
+        ),
+    ],
+)
+def test_planted_fault_is_named(
+    tmp_path: Path, old: str, new: str, rule: str, parts: list[str]
+) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    path = root / "recipe" / "recipe.yaml"
+    text = path.read_text()
+    assert text.count(old) == 1, "the recipe has changed: plant the fault anew"
+    text = text.replace(old, new)
+    if rule == "file name":
+        # The name follows from hash and number, so the number must agree too.
+        text = re.sub(r"number: \$\{\{ 100 \* .*\n", "number: 300\n", text)
+    path.write_text(text)
+    found = broken(root)
+    assert any(
+        line.startswith(f"{rule}: ") and all(part in line for part in parts) for line in found
+    ), "\n".join(found)
+
+
+def test_package_without_a_source_hash(tmp_path: Path) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    path = root / "recipe" / "recipe.yaml"
+    text = path.read_text()
+    for line in (
+        "          - cuda_source_hash\n",
+        '          VLLM_SOURCE_HASH: ${{ cuda_source_hash | default("release") }}\n',
+    ):
+        assert text.count(line) == 1
+        text = text.replace(line, "")
+    path.write_text(text)
+    assert any("vllm-cuda" in line and "no _source_hash" in line for line in broken(root))
+
+
+def test_every_rule_has_a_planted_fault() -> None:
+    planted = {mark.args[1][i][2] for mark in _marks() for i in range(len(mark.args[1]))}
+    assert planted == set(RULES)
+
+
+def _marks() -> list[pytest.Mark]:
+    return list(test_planted_fault_is_named.pytestmark)  # type: ignore[attr-defined]
+
+
+def test_command_fails_with_the_recipe_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    assert main(["lint", "--root", str(root)]) == 0
+    assert f"{len(RULES)} rules hold" in capsys.readouterr().out
+    path = root / "recipe" / "recipe.yaml"
+    path.write_text(path.read_text().replace("VLLM_CPU_LEVEL: ${{ microarch_level }}", "A: b"))
+    for words in (["lint"], ["render", "--all", "--lint"]):
+        assert main([*words, "--root", str(root)]) == RecipeError.exit_code
+        message = capsys.readouterr().err
+        assert "staging key: vllm-cpu" in message
+        assert "recipe/recipe.yaml" in message
+        assert "Traceback" not in message
