@@ -3,28 +3,28 @@
 namespace vk::cuda::activation {
 namespace {
 
-// act(gate) * up for one pair.
+// Of each pair what is activated, before it is rounded, and what it is multiplied by then.
 template <Gate kGate, class T>
-__device__ __forceinline__ float Gated(const Problem& problem, float gate, float up) {
+__device__ __forceinline__ void Activate(const Problem& problem, float& gate, float& up) {
   if constexpr (kGate == Gate::kSilu) {
-    return RoundTo<T>(Silu<T>(gate)) * up;
+    gate = Silu<T>(gate);
   } else if constexpr (kGate == Gate::kSiluOfUp) {
-    return gate * RoundTo<T>(Silu<T>(up));
+    const float activated = Silu<T>(up);
+    up = gate;
+    gate = activated;
   } else if constexpr (kGate == Gate::kGelu) {
-    return RoundTo<T>(gate * normcdff(gate)) * up;
+    gate = gate * normcdff(gate);
   } else if constexpr (kGate == Gate::kGeluTanh) {
-    return RoundTo<T>(GeluTanh<T>(gate)) * up;
+    gate = GeluTanh<T>(gate);
   } else if constexpr (kGate == Gate::kFatrelu) {
-    // A NaN is not greater, and would be lost without the second test.
-    return (gate > problem.limit || gate != gate ? gate : 0.0f) * up;
+    gate = gate <= problem.limit ? 0.0f : gate;  // so a NaN stays one
   } else {
     // The comparisons keep a NaN, which fminf and fmaxf drop.
     const float limit = problem.limit;
     const float g = gate > limit ? RoundTo<T>(limit) : gate;
-    float u = up > limit ? RoundTo<T>(limit) : up;
-    u = u < -limit ? RoundTo<T>(-limit) : u;
-    const float activated = g * Sigmoid<T>(problem.alpha * g);
-    return RoundTo<T>(activated) * (u + problem.beta);
+    gate = g * Sigmoid<T>(problem.alpha * g);
+    up = up > limit ? RoundTo<T>(limit) : up < -limit ? RoundTo<T>(-limit) : up;
+    up += problem.beta;
   }
 }
 
@@ -34,9 +34,10 @@ __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ 
   if (index >= problem.count) return;
   Piece<T, kAligned> piece(problem, index);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) {
-    piece.gate[i] = Gated<kGate, T>(problem, piece.gate[i], piece.up[i]);
-  }
+  for (int i = 0; i < piece.N; ++i) Activate<kGate, T>(problem, piece.gate[i], piece.up[i]);
+  RoundAll<T>(piece.gate);
+#pragma unroll
+  for (int i = 0; i < piece.N; ++i) piece.gate[i] *= piece.up[i];
   T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(piece.row);
   StorePiece<kAligned>(out, piece.column, problem.width, piece.gate);
 }

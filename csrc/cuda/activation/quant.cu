@@ -11,10 +11,13 @@ __global__ void __launch_bounds__(kThreads)
   Piece<T, kAligned> piece(problem, index);
   const float inverse = 1.0f / *problem.scale;
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) {
-    const float activated = RoundTo<T>(Silu<T>(piece.gate[i]));
-    piece.gate[i] = RoundTo<T>(activated * piece.up[i]) * inverse;
-  }
+  for (int i = 0; i < piece.N; ++i) piece.gate[i] = Silu<T>(piece.gate[i]);
+  RoundAll<T>(piece.gate);
+#pragma unroll
+  for (int i = 0; i < piece.N; ++i) piece.gate[i] *= piece.up[i];
+  RoundAll<T>(piece.gate);
+#pragma unroll
+  for (int i = 0; i < piece.N; ++i) piece.gate[i] *= inverse;
   E4M3* out = static_cast<E4M3*>(problem.out) + problem.out_rows.Offset(piece.row);
   StorePiece<kAligned>(out, piece.column, problem.width, piece.gate);
 }

@@ -133,13 +133,12 @@ struct RowMap {
   }
 
 #ifdef __CUDACC__
-  // In elements. Unrolled, so that the members stay where the arguments are.
+  // In elements. Not unrolled: a division is long, and the members of a __grid_constant__ argument
+  // can be indexed where they are.
   __device__ __forceinline__ int64_t Offset(int64_t row) const {
-    if (dims <= 1) return row * stride[0];
     int64_t offset = 0;
-#pragma unroll
-    for (int32_t dim = VK_MAX_DIMS - 2; dim > 0; --dim) {
-      if (dim >= dims) continue;
+#pragma unroll 1
+    for (int32_t dim = dims - 1; dim > 0; --dim) {
       const int64_t rest = row / shape[dim];
       offset += (row - rest * shape[dim]) * stride[dim];
       row = rest;

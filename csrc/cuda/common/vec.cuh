@@ -34,8 +34,9 @@ struct WordOf<16> {
   using type = uint4;
 };
 
+// By value: a reference to global memory would be copied byte by byte, in as many loads.
 template <class To, class From>
-__device__ __forceinline__ To BitCast(const From& from) {
+__device__ __forceinline__ To BitCast(From from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   memcpy(&to, &from, sizeof(to));
@@ -108,6 +109,12 @@ template <class T, int N>
 __device__ __forceinline__ void ToFloats(const Vec<T, N>& vec, float (&x)[N]) {
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] = ToFloat(vec[i]);
+}
+
+// `x` as it is after a store and a load of T; pairs are converted at once, unlike by RoundTo.
+template <class T, int N>
+__device__ __forceinline__ void RoundAll(float (&x)[N]) {
+  if constexpr (!std::is_same_v<T, float>) ToFloats(FromFloats<T>(x), x);
 }
 
 }  // namespace vk::cuda

@@ -42,13 +42,17 @@ class Row {
     }
   }
 
-  // body(column, x) for all pieces; in registers, x may be changed for the next pass. Every thread
-  // of the block makes the same number of calls: past the end, x is 0 and column >= width.
+  static __device__ __forceinline__ int64_t Column(int64_t piece) {
+    return (piece * blockDim.x + threadIdx.x) * N;
+  }
+
+  // body(piece, column, x) for all pieces; in registers, x may be changed for the next pass. Every
+  // thread of the block makes the same number of calls: past the end, x is 0 and column >= width.
   template <class Body>
   __device__ __forceinline__ void ForEach(const Body& body) {
     if constexpr (kPieces > 0) {
 #pragma unroll
-      for (int piece = 0; piece < kPieces; ++piece) body(Column(piece), held_[piece]);
+      for (int piece = 0; piece < kPieces; ++piece) body(piece, Column(piece), held_[piece]);
     } else {
       const int64_t pieces = (width_ + int64_t{blockDim.x} * N - 1) / (int64_t{blockDim.x} * N);
       for (int64_t piece = 0; piece < pieces; ++piece) {
@@ -58,16 +62,12 @@ class Row {
           LoadPiece<kAligned>(input_, column, width_, x);
           if constexpr (kResidual) AddResidual(column, x);
         }
-        body(column, x);
+        body(0, column, x);
       }
     }
   }
 
  private:
-  static __device__ __forceinline__ int64_t Column(int64_t piece) {
-    return (piece * blockDim.x + threadIdx.x) * N;
-  }
-
   __device__ __forceinline__ void AddResidual(int64_t column, float (&x)[N]) const {
     float more[N];
     LoadPiece<kAligned>(residual_, column, width_, more);
@@ -110,25 +110,40 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   const int64_t index = blockIdx.x, width = problem.width;
   Row<T, kResidual, kPieces, kAligned> row(problem, index);
   const T* weight = static_cast<const T*>(problem.weight);
-  if (weight != nullptr) weight += index / problem.rows_per_weight * problem.weight_stride;
+  if (problem.weight_stride != 0) {
+    weight += index / problem.rows_per_weight * problem.weight_stride;
+  }
+  // The weights are on their way while the block waits for the sum.
+  Vec<T, N> weights[kPieces > 0 ? kPieces : 1];
+  if (weight != nullptr) {
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      const int64_t column = row.Column(piece);
+      if (column < width) weights[piece] = LoadVec<N>(weight + column);
+    }
+  }
 
   float sum = 0.0f;
-  row.ForEach([&](int64_t, const float (&x)[N]) {
+  row.ForEach([&](int, int64_t, const float (&x)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
   });
   sum = ReduceBlock(sum, Sum(), scratch[0]);
   const float factor = rsqrtf(__fdiv_rn(sum, static_cast<float>(width)) + problem.epsilon);
 
-  const auto normed = [&](int64_t column, const float (&x)[N], float (&y)[N]) {
+  const auto normed = [&](int piece, int64_t column, const float (&x)[N], float (&y)[N]) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) y[i] = RoundTo<T>(x[i] * factor);
-    if (weight != nullptr) {
-      float w[N];
+    for (int i = 0; i < N; ++i) y[i] = x[i] * factor;
+    if (weight == nullptr) return;
+    RoundAll<T>(y);
+    float w[N];
+    if constexpr (kPieces > 0) {
+      ToFloats(weights[piece], w);
+    } else {
       LoadPiece<kAligned>(weight, column, width, w);
-#pragma unroll
-      for (int i = 0; i < N; ++i) y[i] = RoundTo<T>(y[i] * w[i]);
     }
+#pragma unroll
+    for (int i = 0; i < N; ++i) y[i] *= w[i];
   };
 
   Quantizer<Out> quantizer(1.0f);
@@ -136,10 +151,11 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   if constexpr (kKind == Kind::kStatic) static_inverse = 1.0f / *problem.scale;
   if constexpr (kKind == Kind::kPerToken) {
     float abs_max = 0.0f;
-    row.ForEach([&](int64_t column, const float (&x)[N]) {
+    row.ForEach([&](int piece, int64_t column, const float (&x)[N]) {
       if (column >= width) return;
       float y[N];
-      normed(column, x, y);
+      normed(piece, column, x, y);
+      RoundAll<T>(y);
 #pragma unroll
       for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
     });
@@ -151,9 +167,10 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   T* residual = static_cast<T*>(problem.residual);
   if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
   Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
-  row.ForEach([&](int64_t column, const float (&x)[N]) {
+  row.ForEach([&](int piece, int64_t column, const float (&x)[N]) {
     float y[N] = {};
-    if (column < width) normed(column, x, y);
+    if (column < width) normed(piece, column, x, y);
+    if constexpr (kKind != Kind::kPlain) RoundAll<T>(y);
     if constexpr (kKind == Kind::kPerGroup) {
       float abs_max = 0.0f;
 #pragma unroll

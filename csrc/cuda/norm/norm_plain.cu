@@ -16,7 +16,9 @@ __global__ void __launch_bounds__(256) ShortNormKernel(const __grid_constant__ P
     const T* row = static_cast<const T*>(problem.input) + problem.input_rows.Offset(index);
     LoadPiece<true>(row, column, width, x);
     if (weight != nullptr) {
-      weight += index / problem.rows_per_weight * problem.weight_stride;
+      if (problem.weight_stride != 0) {
+        weight += index / problem.rows_per_weight * problem.weight_stride;
+      }
       LoadPiece<true>(weight, column, width, w);
     }
   }
@@ -27,9 +29,11 @@ __global__ void __launch_bounds__(256) ShortNormKernel(const __grid_constant__ P
   if (!active) return;
   const float factor = rsqrtf(__fdiv_rn(sum, static_cast<float>(width)) + problem.epsilon);
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    x[i] *= factor;
-    if (weight != nullptr) x[i] = RoundTo<T>(x[i]) * w[i];
+  for (int i = 0; i < N; ++i) x[i] *= factor;
+  if (weight != nullptr) {
+    RoundAll<T>(x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] *= w[i];
   }
   T* result = static_cast<T*>(problem.result) + problem.result_rows.Offset(index);
   StorePiece<true>(result, column, width, x);
