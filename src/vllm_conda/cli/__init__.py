@@ -35,6 +35,7 @@ COMMANDS = {
     "render": "vllm_conda.cli.inspect:render",
     "rerender": "vllm_conda.cli.inspect:rerender",
     "solve": "vllm_conda.cli.solve:solve",
+    "test": "vllm_conda.cli.test:test",
     "toolchain": "vllm_conda.toolchain.command:toolchain",
 }
 

@@ -1,0 +1,33 @@
+"""Runs in the installed package: every CUDA library loads, and serves where there is a GPU.
+
+The GPU tests themselves (tests/kernels/cuda) follow it in the same package.
+"""
+
+import ctypes
+
+import torch
+
+import vllm_kernels
+from vllm_kernels import _cuda, _libraries
+
+installed = _cuda.build()
+if installed is None:
+    raise SystemExit(f"{_cuda.SUMMARY} is in none of the library folders")
+for family in installed.families.values():
+    path = _libraries.find_library(family.library)
+    if path is None:
+        raise SystemExit(f"lib{family.library}.so is missing")
+    # All symbols now: a lazily bound one would fail at its first call.
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL | 2)
+    library.vk_abi_version.restype = ctypes.c_int32
+    if library.vk_abi_version() != _libraries.core().abi_version():
+        raise SystemExit(f"{path} and vllm-core speak two versions of the kernels' C ABI")
+    print(f"{family.name}: {family.content}")
+
+if torch.cuda.is_available():
+    if "cuda" not in vllm_kernels.backends():
+        raise SystemExit(f"the CUDA kernels are not in use: {_cuda.unusable()}")
+    for index in range(torch.cuda.device_count()):
+        print(f"GPU {index}: {torch.cuda.get_device_name(index)}")
+else:
+    print(f"loaded, not run: {_cuda.unusable() or 'PyTorch finds no usable GPU'}")

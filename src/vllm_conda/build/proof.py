@@ -1,0 +1,132 @@
+"""Running a finished package's own tests, on the machine that it is for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rattler_build import Package, RattlerBuildError
+
+from vllm_conda.build import check
+from vllm_conda.build.channel import Toolchain
+from vllm_conda.build.diagnose import failure, script_errors
+from vllm_conda.build.logs import JobLog
+from vllm_conda.build.session import run_worker
+from vllm_conda.errors import SolveError, TestFailure, UsageError
+from vllm_conda.paths import cache_root, disk_errors
+from vllm_conda.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was run, and on what.
+
+    Attributes:
+        tests: Number of tests in the package; all passed.
+        gpus: GPUs of this machine as name, capability and driver; empty without one.
+    """
+
+    package: str
+    tests: int
+    seconds: float
+    gpus: tuple[str, ...]
+    log: str
+
+
+def gpus() -> tuple[str, ...]:
+    """The machine's NVIDIA GPUs: ``NVIDIA H100 (9.0), driver 580.65.06``."""
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    query = "--query-gpu=name,compute_cap,driver_version"
+    done = subprocess.run(
+        ["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        return ()
+    return tuple(parse_gpus(done.stdout))
+
+
+def parse_gpus(text: str) -> list[str]:
+    """Lines of nvidia-smi's table without header, for people."""
+    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line]
+    return [f"{row[0]} ({row[1]}), driver {row[2]}" for row in rows if len(row) == 3]
+
+
+def open_package(path: Path) -> Package:
+    """Read a package file.
+
+    Raises:
+        UsageError: It does not exist or is no conda package.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist.", "Name a .conda file.")
+    try:
+        return Package.from_file(path)
+    except (RattlerBuildError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UsageError(f"{path} is no conda package: {reason}.") from None
+
+
+def own_channel(path: Path) -> tuple[str, ...]:
+    """The channel that the file lies in, where it lies in one: it has what goes with it."""
+    folder = path.resolve().parent
+    return (folder.parent.as_uri(),) if (folder / "repodata.json").is_file() else ()
+
+
+def prove(path: Path, toolchain: Toolchain, cuda: str, reporter: Reporter) -> Proof:
+    """Run the tests inside one package.
+
+    Args:
+        cuda: CUDA version of the package, whose toolkit channel goes along; empty for none.
+
+    Raises:
+        UsageError: No such package.
+        SolveError: This machine cannot run it.
+        TestFailure: A test failed.
+    """
+    package = open_package(path)
+    channels = [*own_channel(path), *toolchain.channels_for(cuda)]
+    platform = str(package.subdir)
+    refusal = check.host_refusal(channels, package.depends, platform)
+    if refusal:
+        raise SolveError(
+            f"{path.name} cannot be tested here: {refusal}.",
+            "Copy it to a machine that it is for and run the same command there.",
+        )
+    folder = cache_root() / "proofs" / path.name
+    with disk_errors("the tests' folder", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    request = {"action": "test", "package": str(path.resolve()), "channels": channels}
+    environment = {"RATTLER_CACHE_DIR": str(cache_root() / "rattler")}
+    with (
+        reporter.task(f"test {path.name}") as task,
+        JobLog(folder / "test.log", task) as log,
+    ):
+        result = run_worker(request, folder, environment, log.event)
+        if result["event"] == "error":
+            what = f"the test environment of {path.name}"
+            raise failure(what, result["message"], log.lines, str(log.path))
+        if result["failed"]:
+            block = "\n  ".join(script_errors(log.lines))
+            raise TestFailure(
+                f"{path.name}: {len(result['failed'])} of {result['tests']} tests failed:"
+                f"\n  {block}\n",
+                f"Full log: {log.path}",
+            )
+    seconds = round(time.monotonic() - started, 2)
+    return Proof(path.name, int(result["tests"]), seconds, gpus(), str(log.path))
+
+
+def cuda_of(depends: Sequence[str], offered: Sequence[str]) -> str:
+    """The toolkit channel that a package's ``cuda-version`` asks for; empty without one."""
+    for spec in depends:
+        name, _, version = spec.partition(" ")
+        if name == "cuda-version":
+            fitting = [one for one in offered if one.split(".")[0] == version.split(".")[0]]
+            return fitting[0] if fitting else ""
+    return ""

@@ -1,0 +1,48 @@
+"""`vllm-conda test`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from vllm_conda.cli.common import channel_option, json_option, print_json, reporter
+
+
+@click.command()
+@click.argument(
+    "packages", nargs=-1, required=True, metavar="PACKAGE...", type=click.Path(path_type=Path)
+)
+@channel_option
+@json_option
+def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -> None:
+    """Run the tests that travel in finished packages, here.
+
+    \b
+    The same file that was built on a machine without a GPU is tested on the GPU host: copy it
+    there with its channel folder. Refused where the machine lacks what the package needs, with
+    what that is. Ends with the GPUs that the tests ran on.
+
+    \b
+    Example:
+      vllm-conda test --channel conda-forge output/linux-64/vllm-cuda-0.26.0-cuda130_sm90_*.conda
+    """
+    from vllm_conda.build import proof
+    from vllm_conda.build.channel import toolchain_for
+    from vllm_conda.toolchain import cuda as toolkits
+
+    opened = [(path, proof.open_package(path)) for path in packages]
+    found = []
+    with reporter(as_json) as report_to:
+        for path, package in opened:
+            cuda = "" if channels else proof.cuda_of(package.depends, toolkits.offered())
+            wanted = [cuda] if cuda else []
+            toolchain = toolchain_for(str(package.subdir), channels, report_to, wanted)
+            found.append(proof.prove(path, toolchain, cuda, report_to))
+    if as_json:
+        print_json([dataclasses.asdict(one) for one in found])
+        return
+    for one in found:
+        where = "; ".join(one.gpus) or "a machine without an NVIDIA GPU"
+        click.echo(f"{one.package}: {one.tests} tests passed in {one.seconds} s on {where}")
