@@ -137,7 +137,7 @@ def test_one_configuration_a_job_in_conda_smithy_form() -> None:
         if one.job.device == "cuda":
             assert data["cuda_compiler_version"] == [one.job.cuda]
         # The file alone renders the job's packages.
-        names = [o.name for o in render(RECIPE, one.job, {k: v for k, v in data.items()})]
+        names = [o.name for o in render(RECIPE, one.job, data)]
         assert names == ["vllm-core", f"vllm-{one.job.device}", "vllm-kernels"]
 
 
