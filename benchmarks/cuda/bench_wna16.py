@@ -126,8 +126,8 @@ def sweep(k: int, n: int, tokens: Sequence[int], kinds: Sequence[str]) -> list[d
         for m in tokens:
             call = weights.product(torch.randn(m, k, device="cuda").bfloat16())
             for shape in range(forced(-1, -1, -1)):
-                for stages in (3, 4, 5, 6, 8):
-                    for blocks in (sms, 2 * sms):
+                for stages in (3, 4, 5, 6, 8) if m <= 64 else (-1,):
+                    for blocks in (sms, 2 * sms) if m <= 64 else (-1,):
                         forced(shape, stages, blocks)
                         try:
                             us = time_us(call, weights.copies, rounds=5)
@@ -180,7 +180,7 @@ def main() -> None:
                       f"= {row['ratio']:.2f}x, {100 * float(str(row['of_copy'])):.0f} % of copy, "
                       f"{float(str(row['tflops'])):.0f} TFLOP/s", flush=True)  # fmt: skip
             del weights
-    swept = sweep(8192, 8192, (1, 16, 32, 64, 256), ("u4b8",)) if options.sweep else []
+    swept = sweep(8192, 8192, (1, 16, 32, 64, 128, 256, 512), ("u4b8",)) if options.sweep else []
     if options.out:
         report = {"gpu": torch.cuda.get_device_name(), "copy_bytes_per_s": bandwidth,
                   "results": results, "sweep": swept}  # fmt: skip

@@ -107,6 +107,7 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_tensor* wo
   params.n = problem.n;
   params.k = problem.k;
   params.group = problem.group;
+  params.group_magic = GroupMagic(problem.group);
   params.per_channel = problem.per_channel;
   params.m_tiles = plan.m_tiles;
   params.k_steps = plan.k_steps;

@@ -35,8 +35,8 @@ class MarlinBlock {
     const int end = min(begin + p_.block_steps, p_.steps);
     if (begin >= end) return;
     load_step_ = begin;
-    Seek(begin / p_.k_steps);
-    load_k_ = begin % p_.k_steps;
+    load_tile_ = begin / p_.k_steps;
+    Seek(begin % p_.k_steps);
     for (int stage = 0; stage < p_.stages - 1; ++stage) LoadNext(stage, end);
 
     int tile = begin / p_.k_steps;
@@ -65,10 +65,36 @@ class MarlinBlock {
   static constexpr int kUnitBytes = UnitWords(Bits(kType)) * 4;
   static constexpr int kBlockBytes = 4 * kUnitBytes;  // 64 columns x 64 of K
 
-  // Points the loader at the weights and tokens of `tile`.
-  __device__ __forceinline__ void Seek(int tile) {
-    load_n_ = tile / p_.m_tiles * S::kN;
-    load_m_ = tile % p_.m_tiles * S::kTokens;
+  // How the threads share the copies of a stage. A thread's copies differ by constants, so that one
+  // pointer a kind, moved on at each step, serves all of them.
+  static constexpr int kBlockVectors = kBlockBytes / 16;
+  static constexpr int kThreadBlocks =
+      S::kThreads / kBlockVectors;  // that one round of copies fills
+  static constexpr int kThreadTokens = S::kThreads / 8;
+  static_assert(S::kThreads % kBlockVectors == 0 && kThreadBlocks >= 1, "whole blocks a round");
+  static_assert(S::kTokens % kThreadTokens == 0 || kThreadTokens % S::kTokens == 0,
+                "a round of copies is whole rows of tokens, or a part of them");
+
+  // Points the loader at step `k_step` of tile `load_tile_`.
+  __device__ __forceinline__ void Seek(int k_step) {
+    const int thread = static_cast<int>(threadIdx.x);
+    load_n_ = load_tile_ / p_.m_tiles * S::kN;
+    const int m0 = load_tile_ % p_.m_tiles * S::kTokens;
+    load_k_ = k_step;
+    chunks_left_ = p_.k / 64 - k_step * S::kWarpsK;
+    const int block = thread / kBlockVectors;
+    const int column = load_n_ / kUnitN + block / S::kWarpsK;
+    const int chunk = k_step * S::kWarpsK + block % S::kWarpsK;
+    columns_left_ = p_.n / kUnitN - column;
+    weights_ = static_cast<const unsigned char*>(p_.weights) +
+               (static_cast<int64_t>(column) * (p_.k / 64) + chunk) * kBlockBytes +
+               thread % kBlockVectors * 16;
+    const int token = thread / 8 % S::kTokens;
+    tokens_left_ = p_.m - m0 - token;
+    tokens_ = static_cast<const unsigned char*>(p_.a) +
+              (static_cast<int64_t>(m0 + token) * p_.lda +
+               (k_step * S::kWarpsK + thread / 8 / S::kTokens) * 64 + thread % 8 * 8) *
+                  2;
   }
 
   // Starts the copies of the next step into `stage`; after the last step, an empty group.
@@ -80,82 +106,74 @@ class MarlinBlock {
       LoadScales(base + Bytes::kWeights + Bytes::kTokens);
       ++load_step_;
       if (++load_k_ == p_.k_steps) {
-        load_k_ = 0;
-        Seek(load_step_ / p_.k_steps);
+        ++load_tile_;
+        Seek(0);
+      } else {
+        chunks_left_ -= S::kWarpsK;
+        weights_ += S::kWarpsK * kBlockBytes;
+        tokens_ += S::kK * 2;
       }
     }
     CopyCommit();
   }
 
   __device__ __forceinline__ void LoadWeights(unsigned char* to) {
-    constexpr int kVectors = Bytes::kWeights / 16;
-    constexpr int kBlockVectors = kBlockBytes / 16;
-    const unsigned char* const from = static_cast<const unsigned char*>(p_.weights);
-    const uint64_t policy = EvictFirstPolicy();
+    const int thread = static_cast<int>(threadIdx.x);
+    const int64_t column_bytes = static_cast<int64_t>(p_.k / 64) * kBlockBytes;
+    const int chunks_left = chunks_left_ - thread / kBlockVectors % S::kWarpsK;
 #pragma unroll
-    for (int i = 0; i < (kVectors + S::kThreads - 1) / S::kThreads; ++i) {
-      const int vector = static_cast<int>(threadIdx.x) + i * S::kThreads;
-      if (kVectors % S::kThreads != 0 && vector >= kVectors) break;
-      const int column = load_n_ / kUnitN + vector / kBlockVectors / S::kWarpsK;
-      const int row = load_k_ * S::kWarpsK + vector / kBlockVectors % S::kWarpsK;
-      const bool valid = column * kUnitN < p_.n && row * 64 < p_.k;
-      const int64_t block = static_cast<int64_t>(column) * (p_.k / 64) + row;
-      const unsigned char* const source =
-          valid ? from + block * kBlockBytes + vector % kBlockVectors * 16 : from;
-      CopyAsyncOnce16(to + vector * 16, source, valid, policy);
+    for (int i = 0; i < Bytes::kWeights / 16 / S::kThreads; ++i) {
+      constexpr int kStep = kThreadBlocks;
+      const int chunk = i * kStep % S::kWarpsK, column = i * kStep / S::kWarpsK;
+      CopyAsync16(to + (thread + i * S::kThreads) * 16,
+                  weights_ + column * column_bytes + chunk * kBlockBytes,
+                  column < columns_left_ && chunk < chunks_left);
     }
   }
 
   // Rows of 64 of K = 128 bytes; their eight 16-byte parts are permuted by the row's number, so
   // that eight rows of one part lie in different banks.
   __device__ __forceinline__ void LoadTokens(unsigned char* to) {
-    constexpr int kVectors = Bytes::kTokens / 16;
-    const unsigned char* const from = static_cast<const unsigned char*>(p_.a);
+    const int thread = static_cast<int>(threadIdx.x);
+    const int row = thread / 8;  // of kWarpsK x kTokens
+    const int chunks_left = chunks_left_ - row / S::kTokens;
+    unsigned char* const target = to + row * 128 + (thread % 8 ^ (row & 7)) * 16;
+    constexpr int kRows = S::kWarpsK * S::kTokens;
 #pragma unroll
-    for (int i = 0; i < (kVectors + S::kThreads - 1) / S::kThreads; ++i) {
-      const int vector = static_cast<int>(threadIdx.x) + i * S::kThreads;
-      if (kVectors % S::kThreads != 0 && vector >= kVectors) break;
-      const int part = vector % 8;
-      const int token = vector / 8 % S::kTokens;
-      const int chunk = vector / 8 / S::kTokens;
-      const int row = load_m_ + token;
-      const int k = (load_k_ * S::kWarpsK + chunk) * 64 + part * 8;
-      const bool valid = row < p_.m && k < p_.k;
-      const unsigned char* const source =
-          valid ? from + (static_cast<int64_t>(row) * p_.lda + k) * 2 : from;
-      CopyAsync16(to + (chunk * S::kTokens + token) * 128 + (part ^ (token & 7)) * 16, source,
-                  valid);
+    for (int i = 0; i < (kRows + kThreadTokens - 1) / kThreadTokens; ++i) {
+      if (kRows < kThreadTokens && row >= kRows) break;
+      const int token = i * kThreadTokens % S::kTokens, chunk = i * kThreadTokens / S::kTokens;
+      CopyAsync16(target + i * kThreadTokens * 128, tokens_ + (token * p_.lda + chunk * 64) * 2,
+                  token < tokens_left_ && chunk < chunks_left);
     }
   }
 
   __device__ __forceinline__ void LoadScales(unsigned char* to) {
-    const int rows = p_.group == 32 ? 2 : 1;  // in 64 of K
     if (!p_.per_channel) {
-      LoadRows<S::kN / 8>(to, static_cast<const unsigned char*>(p_.scales), p_.n * 2, load_n_ * 2,
-                          rows);
+      LoadRows<S::kN / 8>(to, static_cast<const unsigned char*>(p_.scales), p_.n * 2, load_n_ * 2);
     }
     if constexpr (kHasZeros) {
       LoadRows<S::kN / 32>(to + Bytes::kScales, reinterpret_cast<const unsigned char*>(p_.zeros),
-                           p_.n / 2, load_n_ / 2, rows);
+                           p_.n / 2, load_n_ / 2);
     }
   }
 
-  // `rows` rows of kRowVectors x 16 bytes for each 64 of K, from rows of `row_bytes` at `offset`.
+  // One row, or two for groups of 32, of kRowVectors x 16 bytes for each 64 of K, from rows of
+  // `row_bytes` at `offset`.
   template <int kRowVectors>
   __device__ __forceinline__ void LoadRows(unsigned char* to, const unsigned char* from,
-                                           int row_bytes, int offset, int rows) {
-    for (int vector = static_cast<int>(threadIdx.x); vector < S::kWarpsK * rows * kRowVectors;
-         vector += S::kThreads) {
-      const int part = vector % kRowVectors;
-      const int row = vector / kRowVectors;  // chunk * rows + row of the chunk
-      const int chunk = rows == 2 ? row / 2 : row;
-      const int k = rows == 2 ? load_k_ * S::kK + row * 32 : (load_k_ * S::kWarpsK + row) * 64;
-      const bool valid = k < p_.k && offset + part * 16 < row_bytes;
-      const unsigned char* const source =
-          valid ? from + static_cast<int64_t>(k / p_.group) * row_bytes + offset + part * 16 : from;
-      CopyAsync16(to + ((chunk * 2 + (row - chunk * rows)) * kRowVectors + part) * 16, source,
-                  valid);
-    }
+                                           int row_bytes, int offset) {
+    static_assert(S::kWarpsK * 2 * kRowVectors <= S::kThreads, "one copy a thread");
+    const int thread = static_cast<int>(threadIdx.x);
+    const int part = thread % kRowVectors, row = thread / kRowVectors;
+    const bool split = p_.group == 32;
+    const int rows = split ? 2 * S::kWarpsK : S::kWarpsK;
+    if (row >= rows) return;
+    const int at = load_k_ * rows + row;  // in units of 32 or 64 of K
+    const int group = static_cast<int>(static_cast<uint64_t>(at) * p_.group_magic >> 32);
+    const bool valid = (split ? row / 2 : row) < chunks_left_ && offset + part * 16 < row_bytes;
+    CopyAsync16(to + ((split ? row : 2 * row) * kRowVectors + part) * 16,
+                from + static_cast<int64_t>(group) * row_bytes + offset + part * 16, valid);
   }
 
   // Until the oldest stage has arrived; every step commits one group.
@@ -373,15 +391,13 @@ class MarlinBlock {
       float4* const mine = Slot(tile, self);
 #pragma unroll
       for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) mine[f * kLanes] = Sum(f);
-      __threadfence();
     }
     __syncthreads();
     int32_t* const lock = p_.locks + (p_.lock_by_tile ? tile : first);
     int& came = *reinterpret_cast<int*>(rest_);
     if (threadIdx.x == 0) {
-      came = atomicAdd(lock, 1);
+      came = AddInOrder(lock, 1);
       if (came == last - first) *lock = 0;  // as the next launch wants it
-      __threadfence();
     }
     __syncthreads();
     const bool is_last = came == last - first;
@@ -478,7 +494,11 @@ class MarlinBlock {
   const int lane_, warp_n_, warp_k_;
   int unit_;        // of the block's columns that this warp works on,
   int first_tile_;  // from this of its four tiles on
-  int load_step_, load_k_, load_n_, load_m_;
+  // The next step to load: its place, this thread's sources, and how much lies beyond these.
+  int load_step_, load_tile_, load_k_, load_n_;
+  const unsigned char* weights_;
+  const unsigned char* tokens_;
+  int chunks_left_, columns_left_, tokens_left_;
   float total_[S::kTiles][S::kTokenTiles][4];
 };
 

@@ -49,7 +49,9 @@ struct MarlinParams {
   int32_t* locks;         // zeros before and after the launch
   int64_t lda;
   int m, n, k;
-  int group;         // elements of K that share a scale; k: one scale per channel
+  int group;  // elements of K that share a scale; k: one scale per channel
+  // Groups of 64 of K (32 where `group` is) times this, over 2^32, is the group.
+  uint64_t group_magic;
   int per_channel;   // scales are per channel, in that permutation
   int m_tiles;       // tiles of tokens, fastest; then tiles of columns
   int k_steps;       // steps of Shape::kK in a tile
@@ -60,6 +62,12 @@ struct MarlinParams {
 };
 
 inline constexpr int kMaxStages = 8;
+
+// Exact for k up to 2^21: the error of the reciprocal stays below 1 / group.
+inline constexpr int kMaxK = 1 << 21;
+constexpr uint64_t GroupMagic(int group) {
+  return (uint64_t{1} << 32) / static_cast<uint64_t>(group == 32 ? 1 : group / 64) + 1;
+}
 
 }  // namespace vk::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_MARLIN_PARAMS_H_

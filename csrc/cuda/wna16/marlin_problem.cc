@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "cuda/wna16/marlin_params.h"
+
 namespace vk::wna16 {
 namespace {
 
@@ -60,6 +62,7 @@ MarlinProblem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   VK_CHECK(k > 0 && k % 64 == 0 && n > 0 && n % 64 == 0 && k <= INT32_MAX && n <= INT32_MAX,
            "%s: size_n x size_k is %lld x %lld, want multiples of 64", op,
            static_cast<long long>(n), static_cast<long long>(k));
+  VK_CHECK(k <= kMaxK, "%s: size_k is %lld, want at most %d", op, static_cast<long long>(k), kMaxK);
   VK_CHECK(m >= 0 && m <= INT32_MAX, "%s: size_m is %lld, want a count of rows", op,
            static_cast<long long>(m));
 

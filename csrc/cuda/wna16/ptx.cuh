@@ -24,20 +24,6 @@ __device__ __forceinline__ void CopyAsync16(void* shared, const void* global, bo
                "l"(global), "r"(valid ? 16 : 0));
 }
 
-__device__ __forceinline__ uint64_t EvictFirstPolicy() {
-  uint64_t policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
-  return policy;
-}
-
-// As CopyAsync16, for data that is read once: it gives way first in L2.
-__device__ __forceinline__ void CopyAsyncOnce16(void* shared, const void* global, bool valid,
-                                                uint64_t policy) {
-  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;\n" ::"r"(
-                   SharedAddress(shared)),
-               "l"(global), "r"(valid ? 16 : 0), "l"(policy));
-}
-
 __device__ __forceinline__ void CopyCommit() { asm volatile("cp.async.commit_group;\n" ::); }
 
 template <int kPending>
@@ -55,6 +41,17 @@ __device__ __forceinline__ void LoadMatrix2(uint32_t (&r)[2], const void* shared
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];\n"
                : "=r"(r[0]), "=r"(r[1])
                : "r"(SharedAddress(shared)));
+}
+
+// Adds to `*at` and returns what was there. What this block wrote before its last barrier is
+// visible to who finds the sum, and what such others wrote, to this block after its next.
+__device__ __forceinline__ int32_t AddInOrder(int32_t* at, int32_t value) {
+  int32_t old;
+  asm volatile("atom.add.acq_rel.gpu.global.s32 %0, [%1], %2;\n"
+               : "=r"(old)
+               : "l"(at), "r"(value)
+               : "memory");
+  return old;
 }
 
 // (x & mask) | bits as one instruction.

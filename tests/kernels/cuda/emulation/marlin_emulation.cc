@@ -122,6 +122,7 @@ bool Check(const Case& c, int shape) {
   p.n = c.n;
   p.k = c.k;
   p.group = c.group;
+  p.group_magic = GroupMagic(c.group);
   p.per_channel = per_channel;
   p.m_tiles = plan.m_tiles;
   p.k_steps = plan.k_steps;

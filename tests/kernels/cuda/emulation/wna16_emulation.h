@@ -142,12 +142,6 @@ inline uint16_t FloatToBf16(float x) {
 
 inline void __syncthreads() { emulation::Meet(emulation::block); }
 inline void __syncwarp() { emulation::MeetWarp(); }
-inline void __threadfence() {}
-inline int atomicAdd(int* at, int value) {
-  const int old = *at;
-  *at += value;
-  return old;
-}
 template <class T>
 inline T __ldcg(const T* at) {
   return *at;
@@ -165,15 +159,16 @@ namespace vk::wna16 {
 
 using std::min;
 
+inline int32_t AddInOrder(int32_t* at, int32_t value) {
+  const int32_t old = *at;
+  *at += value;
+  return old;
+}
 inline void CopyAsync16(void* shared, const void* global, bool valid) {
   emulation::Copy copy{shared, {}};
   if (valid) std::memcpy(copy.bytes, global, 16);
   std::memset(shared, 0xee, 16);
   emulation::fibers[emulation::current]->open.push_back(copy);
-}
-inline uint64_t EvictFirstPolicy() { return 0; }
-inline void CopyAsyncOnce16(void* shared, const void* global, bool valid, uint64_t) {
-  CopyAsync16(shared, global, valid);
 }
 inline void CopyCommit() {
   emulation::Fiber& fiber = *emulation::fibers[emulation::current];
