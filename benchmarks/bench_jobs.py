@@ -102,6 +102,13 @@ def rendering() -> dict[str, Any]:
     }
 
 
+def write(document: dict[str, Any]) -> None:
+    """Record the figures; after each job, since one may take hours."""
+    from vllm_conda.paths import write_atomic
+
+    write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job", nargs="*", help="jobs of `vllm-conda matrix` to build")
@@ -114,12 +121,11 @@ def main() -> None:
     if arguments.render or not arguments.job:
         document["render"] = rendering()
         print(f"render --all: {document['render']}", flush=True)
+    write(document)
     for job in arguments.job:
         document["jobs"][job] = measure(job)
         print(f"{job}: {document['jobs'][job]}", flush=True)
-    from vllm_conda.paths import write_atomic
-
-    write_atomic(RESULTS, json.dumps(document, indent=1) + "\n")
+        write(document)
 
 
 if __name__ == "__main__":
