@@ -139,7 +139,7 @@ endif()
 # every core share a pool of half the memory, the others the other half. NVCC_THREADS multiplies what
 # one nvcc takes and changes nothing else.
 set(vllm_cuda_threads 1)
-if(NVCC_THREADS)
+if(NOT NVCC_THREADS STREQUAL "")
   if(NOT NVCC_THREADS MATCHES "^[1-9][0-9]*$")
     message(FATAL_ERROR "vllm-kernels: NVCC_THREADS=${NVCC_THREADS} is not a positive number")
   endif()

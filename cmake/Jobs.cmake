@@ -12,7 +12,7 @@ if(vllm_memory_jobs LESS 1)
 endif()
 # Before memory is looked at; cmake/Cuda.cmake has pools of its own.
 set(vllm_wanted_jobs ${vllm_cores})
-if(MAX_JOBS)
+if(NOT MAX_JOBS STREQUAL "")
   if(NOT MAX_JOBS MATCHES "^[1-9][0-9]*$")
     message(FATAL_ERROR "vllm-kernels: MAX_JOBS=${MAX_JOBS} is not a positive number")
   endif()

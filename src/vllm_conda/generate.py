@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vllm_conda import errors, matrix
+from vllm_conda.cuda.page import cuda_page
 from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmCondaError
 from vllm_conda.feedstock.config import conda_build_config
 from vllm_conda.jobs import Job, jobs, variant_keys
@@ -126,6 +127,8 @@ def generated_files(targets: Targets, costs: Costs | None = None) -> Iterator[tu
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
     yield Path("docs/generated/targets.md"), targets_page(targets)
+    header = f"<!--{_header('').rstrip()} -->\n"
+    yield Path("docs/generated/cuda.md"), header + cuda_page(targets.cuda)
     yield Path("docs/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
     yield Path("docs/exit-codes.md"), exit_codes_page()
 

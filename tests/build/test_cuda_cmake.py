@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from vllm_conda.cuda.arch import Code
+from vllm_conda.targets import load_targets
+
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 FLAG = re.compile(r"arch=compute_(\d+[af]?),code=(sm|compute)_(\d+[af]?)")
@@ -190,6 +193,19 @@ def test_arch_that_this_toolkit_cannot_compile(configure: Configure) -> None:
     assert result.returncode != 0
     assert f"for {arch}" in message_of(result)
     assert words in message_of(result)
+
+
+def test_table_knows_what_nvcc_compiles() -> None:
+    """From 7.0 on, the table and nvcc list the same plain architectures."""
+    assert NVCC is not None
+    run = [[NVCC, "--version"], [NVCC, "--list-gpu-arch"]]
+    said, listed = (subprocess.check_output(command, text=True) for command in run)
+    match = re.search(r"release (\d+\.\d+)", said)
+    assert match
+    numbers = [int(word.removeprefix("compute_")) for word in listed.split()]
+    offered = {f"{number // 10}.{number % 10}" for number in numbers if number >= 70}
+    table = load_targets(ROOT).cuda
+    assert offered == {name for name in table.archs if table.compiles(match[1], Code(name))}
 
 
 def test_threads_of_nvcc_leave_jobs_alone(configure: Configure, build: Path) -> None:
