@@ -35,6 +35,10 @@ if [[ $VLLM_COMPONENT == core ]]; then
   cp -r src/vllm_kernels/. "$SP_DIR/vllm_kernels/"
   cat csrc/core/* > "$out/libvllm_kernels_core.so"
   cat csrc/torch/* > "$out/libvllm_kernels_ops.so"
+elif [[ $VLLM_COMPONENT == cuda ]]; then
+  printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
+    "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda.json"
+  cat csrc/core/* csrc/cuda/* > "$out/libvllm_kernels_cuda_norm.so"
 else
   { echo "level=$VLLM_CPU_LEVEL"; cat csrc/core/* csrc/cpu/*/*; } > "$out/libvllm_kernels_cpu.so"
 fi
@@ -100,15 +104,20 @@ def dummy_channel(folder: Path) -> str:
 
 
 def build_dummy(
-    folder: Path, name: str, version: str, requirements: dict[str, Any], script: str
+    folder: Path,
+    name: str,
+    version: str,
+    requirements: dict[str, Any],
+    script: str,
+    build: str = "external",
 ) -> None:
     recipe = {
         "package": {"name": name, "version": version},
-        "build": {"number": 0, "string": f"external_{version.replace('.', '_')}"},
+        "build": {"number": 0, "string": f"{build}_{version.replace('.', '_')}"},
         "requirements": requirements,
     }
     recipe["build"]["script"] = script or "mkdir -p $PREFIX/share && touch $PREFIX/share/" + name
-    home = folder / "recipes" / f"{name}-{version}"
+    home = folder / "recipes" / f"{name}-{version}-{build}"
     home.mkdir(parents=True, exist_ok=True)
     stage0 = Stage0Recipe.from_dict(recipe, recipe_dir=home)
     for variant in stage0.render(VariantConfig({})):

@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--glibc", default="2.36")
     parser.add_argument("--channel", action="append", required=True)
     parser.add_argument("--spec", action="append", required=True)
+    parser.add_argument("--virtual", action="append", default=[], metavar="NAME=VERSION")
     options = parser.parse_args()
     machine = [
         virtual("__linux", "6.1"),
@@ -35,6 +36,9 @@ def main() -> int:
         virtual("__glibc", options.glibc),
         virtual("__archspec", "1", options.archspec),
     ]
+    for row in options.virtual:
+        name, _, version = row.partition("=")
+        machine.append(virtual(name, version))
     try:
         records = asyncio.run(
             solve(

@@ -1,0 +1,149 @@
+"""Which package a machine with or without a GPU gets, under CUDA's virtual packages."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support
+
+from vllm_conda.build.pipeline import Options, build
+from vllm_conda.progress import Mode, Reporter
+
+SCRIPT = Path(__file__).with_name("solve_profile.py")
+JOBS = (
+    "linux-64-cpu-x86-64-v3",
+    "linux-64-cuda-12.4-all",
+    "linux-64-cuda-13.0-all",
+    "linux-64-cuda-13.0-sm90",
+)
+TORCH = ["python", "libtorch ==2.13.0"]
+
+
+def cuda_dummies(folder: Path) -> str:
+    """PyTorch for CUDA, two CUDA versions of compiler and run time; returns the address."""
+    for version in ("12.4", "13.0"):
+        major = version.split(".")[0]
+        own = [f"cuda-version {version}.*"]
+        rows: dict[str, tuple[list[str], dict[str, Any]]] = {
+            "cuda-version": ([], {"run_constraints": [f"__cuda >={major}"]}),
+            "cuda-nvcc_linux-64": (
+                own, {"run_exports": {"strong": [f"cuda-version >={version},<{int(major) + 1}"]}},
+            ),
+            "cuda-cudart": (own, {}),
+            "cuda-cudart-dev": (own, {"run_exports": {"weak": [f"cuda-cudart >={version}"]}}),
+        }  # fmt: skip
+        for name, (run, more) in rows.items():
+            support.build_dummy(folder, name, version, {"run": run, **more}, "")
+        needs = [*TORCH, "__cuda", f"cuda-version {major}.*"]
+        support.build_dummy(folder, "pytorch", "2.13.0", {"run": needs}, "", f"cuda{major}0_py312")
+    support.build_dummy(folder, "pytorch", "2.13.0", {"run": TORCH}, "", "cpu_py312")
+    support.build_dummy(folder, "cutlass", "4.2.0", {}, "")
+    return folder.as_uri()
+
+
+@pytest.fixture(scope="module")
+def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str]:
+    """The output of a build of CPU and CUDA jobs with dummy compilers, and their channels."""
+    folder = tmp_path_factory.mktemp("cuda")
+    root = support.checkout(folder / "checkout")
+    cuda = cuda_dummies(folder / "toolkits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CONDA_CACHE", str(folder / "cache"))
+        patch.setenv("RATTLER_CACHE_DIR", str(folder / "cache" / "rattler"))
+        patch.setenv("PYTHONPATH", str(support.ROOT / "src"))
+        patch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
+        patch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
+        options = Options(root, root / "output", JOBS, (cuda, dummies))
+        report = build(options, Reporter(Mode.JSON, io.StringIO()))
+    names = [item["package"].split("-0.26")[0] for item in report.built]
+    assert sorted(names) == ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 3, *["vllm-kernels"] * 3]
+    return [report.channel, cuda, dummies]
+
+
+def solve(
+    channels: list[str], specs: list[str], cuda: str = "", arch: str = ""
+) -> dict[str, dict[str, Any]] | str:
+    """The chosen packages, or the solver's reason."""
+    words = [sys.executable, str(SCRIPT), "--archspec", "x86_64_v4"]
+    for channel in channels:
+        words += ["--channel", channel]
+    for spec in specs:
+        words += ["--spec", spec]
+    for name, version in (("__cuda", cuda), ("__cuda_arch", arch)):
+        if version:
+            words += ["--virtual", f"{name}={version}"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=environment)
+    if done.returncode:
+        assert done.returncode == 1, done.stderr
+        return done.stdout
+    packages: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return packages
+
+
+def chosen(channels: list[str], spec: str, cuda: str = "", arch: str = "") -> dict[str, Any]:
+    found = solve(channels, [spec], cuda, arch)
+    assert isinstance(found, dict), found
+    return found
+
+
+def refused(channels: list[str], spec: str, cuda: str = "", arch: str = "") -> str:
+    found = solve(channels, [spec], cuda, arch)
+    assert isinstance(found, str), found
+    return found
+
+
+def test_driver_chooses_the_cuda_version(channels: list[str]) -> None:
+    for cuda, wanted in (("13.0", "cuda130_all"), ("13.5", "cuda130_all"), ("12.2", "cuda124_all")):
+        package = chosen(channels, "vllm-cuda", cuda, "9.0")["vllm-cuda"]
+        assert package["build"].startswith(wanted), cuda
+        assert package["build_number"] == 1100
+
+
+def test_without_a_gpu_there_is_none(channels: list[str]) -> None:
+    assert "__cuda" in refused(channels, "vllm-cuda")
+
+
+def test_metapackage_prefers_the_gpu(channels: list[str]) -> None:
+    found = chosen(channels, "vllm-kernels", "13.0", "9.0")
+    assert "vllm-cuda" in found
+    assert "cuda" in found["pytorch"]["build"]
+    found = chosen(channels, "vllm-kernels")
+    assert "vllm-cpu" in found
+    assert "vllm-cuda" not in found
+
+
+def test_both_devices_in_one_environment(channels: list[str]) -> None:
+    found = solve(channels, ["vllm-cuda", "vllm-cpu"], "13.0", "9.0")
+    assert isinstance(found, dict), found
+    core = f"vllm-core =={found['vllm-core']['version']} {found['vllm-core']['build']}"
+    assert core in found["vllm-cuda"]["depends"]
+    assert core in found["vllm-cpu"]["depends"]
+
+
+def test_slice_is_for_its_gpu_alone(channels: list[str]) -> None:
+    spec = "vllm-cuda * *_sm90_*"
+    found = chosen(channels, spec, "13.0", "9.0")
+    assert found["vllm-cuda"]["build"].startswith("cuda130_sm90_")
+    for arch in ("8.0", "8.9", "10.0", "12.0"):
+        assert "__cuda_arch" in refused(channels, spec, "13.0", arch)
+    # A client that does not know the virtual package must not install it.
+    assert "__cuda_arch" in refused(channels, spec, "13.0")
+
+
+def test_slices_are_opt_in(channels: list[str]) -> None:
+    found = chosen(channels, "vllm-cuda", "13.0", "9.0")
+    assert "_all_" in found["vllm-cuda"]["build"]
+
+
+def test_gpu_older_than_every_build(channels: list[str]) -> None:
+    assert "__cuda_arch" in refused(channels, "vllm-cuda", "13.0", "7.0")
+    # Where the client does not say which GPU it is, the loader does.
+    assert "vllm-cuda" in chosen(channels, "vllm-cuda", "13.0")
