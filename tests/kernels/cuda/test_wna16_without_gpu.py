@@ -1,0 +1,139 @@
+"""W4A16 without a GPU: argument checks, and the kernel's arithmetic, emulated."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.no_gpu
+ROOT = Path(__file__).parents[3]
+FAKE = 1 << 20  # an address that no check may read
+BF16, F16, I8, I32 = 1, 2, 3, 5
+U4B8, U4, FP4 = 4 << 8 | 8 << 17 | 1 << 50, 4 << 8 | 1 << 50, 2 | 1 << 8 | 1 << 16 | 1 << 49
+
+
+class Tensor(ctypes.Structure):
+    """vk_tensor of csrc/core/abi.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("dtype", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("shape", ctypes.c_int64 * 6),
+        ("stride", ctypes.c_int64 * 6),
+    )
+
+
+def tensor(dtype: int, *shape: int, data: int = FAKE) -> Tensor:
+    strides = [1] * len(shape)
+    for dim in range(len(shape) - 2, -1, -1):
+        strides[dim] = strides[dim + 1] * shape[dim + 1]
+    return Tensor(data, dtype, len(shape), (ctypes.c_int64 * 6)(*shape),
+                  (ctypes.c_int64 * 6)(*strides))  # fmt: skip
+
+
+class Problem(ctypes.Structure):
+    """vk_marlin_problem of csrc/cuda/wna16/wna16.h."""
+
+    _fields_ = (
+        *((name, ctypes.POINTER(Tensor))
+          for name in ("a", "b_q_weight", "bias", "scales", "zeros", "g_idx", "perm")),
+        *((name, ctypes.c_int64) for name in ("b_type_id", "m", "n", "k")),
+        ("is_k_full", ctypes.c_int32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def library(c_library: Callable[[str], ctypes.CDLL]) -> ctypes.CDLL:
+    try:
+        return c_library("wna16")
+    except OSError as error:
+        pytest.skip(f"the library does not load here: {error}")
+
+
+def message(library: ctypes.CDLL, **change: object) -> str:
+    """What the product of a good problem, but for `change`, says."""
+    m, n, k, groups = 3, 128, 256, 4
+    fields: dict[str, object] = {
+        "a": tensor(BF16, m, k),
+        "b_q_weight": tensor(I32, k // 16, n * 2),
+        "scales": tensor(BF16, groups, n),
+        "b_type_id": U4B8,
+        "m": m, "n": n, "k": k, "is_k_full": 1,
+        **change,
+    }  # fmt: skip
+    problem = Problem(**{
+        name: ctypes.pointer(value) if isinstance(value, Tensor) else value
+        for name, value in fields.items()
+    })  # fmt: skip
+    c, workspace, scratch = tensor(BF16, m, n), tensor(I32, 132), tensor(I8, 1 << 20)
+    status = library.vk_cuda_marlin_gemm(
+        ctypes.byref(c), ctypes.byref(problem), ctypes.byref(workspace), ctypes.byref(scratch), None
+    )
+    assert status != 0
+    text: bytes = library.vk_last_error()
+    return text.decode()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"b_type_id": FP4}, "no kernel for weights of type float4_e2m1"),
+        ({"a": tensor(I8, 3, 256)}, "no kernel for activations of 8 bits"),
+        ({"a": tensor(BF16, 3, 255)}, "a has"),
+        ({"a": tensor(I32, 3, 256)}, "a is"),
+        ({"n": 96}, "size_n x size_k is 96 x 256, want multiples of 64"),
+        ({"k": 1 << 22}, "want at most"),
+        ({"b_q_weight": tensor(I32, 16, 128)}, "b_q_weight"),
+        ({"b_q_weight": tensor(I32, 16, 256, data=FAKE + 4)}, "want a multiple of 16 bytes"),
+        ({"scales": tensor(F16, 4, 128)}, "b_scales is float16"),
+        ({"scales": tensor(I8, 4, 128)}, "no kernel for scales of dtype int8"),
+        ({"scales": tensor(BF16, 3, 128)}, "want groups of 32 or a multiple of 64"),
+        ({"scales": tensor(BF16, 16, 128)}, "want groups of 32 or a multiple of 64"),
+        ({"b_type_id": U4}, "b_zeros is absent, but weights of type uint4 want them"),
+        ({"zeros": tensor(I32, 4, 16)}, "b_zeros is given, but weights of type uint4b8 want none"),
+        ({"bias": tensor(BF16, 64)}, "b_bias"),
+        ({"perm": tensor(I32, 256)}, "perm is given without g_idx"),
+        ({"perm": tensor(I32, 256), "g_idx": tensor(I32, 256), "is_k_full": 0}, "is_k_full"),
+    ],
+)
+def test_bad_problems(library: ctypes.CDLL, change: dict[str, object], said: str) -> None:
+    text = message(library, **change)
+    assert text.startswith("marlin_gemm: ")
+    assert said in text
+
+
+def test_bad_repacks(library: ctypes.CDLL) -> None:
+    out, words = tensor(I32, 8, 256), tensor(I32, 16, 128)
+    for k, n, bits, said in ((128, 128, 3, "num_bits is 3"), (100, 128, 4, "100 x 128")):
+        size = [ctypes.c_int64(value) for value in (k, n, bits)]
+        status = library.vk_cuda_gptq_marlin_repack(
+            ctypes.byref(out), ctypes.byref(words), None, *size, None
+        )
+        assert status == 1
+        assert said in library.vk_last_error().decode()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the emulation converts with F16C")
+def test_kernel_emulated(tmp_path: Path) -> None:
+    """Every block shape, thread by thread: indices, pipeline, sums shared by blocks."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (c++)")
+    folder = Path(__file__).parent / "emulation"
+    program = tmp_path / "marlin_emulation"
+    command = [
+        compiler, "-std=c++17", "-O1", "-mf16c", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}",
+        f"-I{folder}", str(folder / "marlin_emulation.cc"),
+        str(ROOT / "csrc/cuda/wna16/marlin_plan.cc"), "-o", str(program),
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    finished = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout
+    assert finished.stdout.count("ok") >= 90
