@@ -92,6 +92,9 @@ def register_references(library: torch.library.Library) -> None:
 
 
 def _announced(name: str, function: Callable[..., object]) -> Callable[..., object]:
+    if not any("Tensor" in str(argument.type) for argument in _ops.schema(name).arguments):
+        return function  # a question about what is installed: its answer is not slow
+
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> object:
         _announce(name, _device(args, kwargs))

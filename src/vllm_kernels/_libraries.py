@@ -180,6 +180,8 @@ def _ops_library() -> ctypes.CDLL | None:
     library = ctypes.CDLL(str(path))
     library.vk_torch_family.restype = ctypes.c_char_p
     library.vk_torch_family.argtypes = [ctypes.c_char_p]
+    library.vk_torch_devices.restype = ctypes.c_char_p
+    library.vk_torch_devices.argtypes = [ctypes.c_char_p]
     return library
 
 
@@ -188,6 +190,13 @@ def family_of(op: str) -> str:
     library = _ops_library()
     family = library.vk_torch_family(op.encode()) if library else None
     return family.decode() if family else ""
+
+
+def devices_of(op: str) -> tuple[str, ...]:
+    """The devices, ``cpu`` and ``cuda``, on which the engine has the op, as ops.def says."""
+    library = _ops_library()
+    devices = library.vk_torch_devices(op.encode()) if library else None
+    return tuple(devices.decode().split()) if devices else ()
 
 
 def load_ops(name: str) -> bool:

@@ -1,4 +1,8 @@
-"""torch.compile without a C++ compiler: graphs as traced, not a traceback from a worker."""
+"""Compilers that code generation needs: what happens, and is said, where there is none.
+
+Without a C++ compiler torch.compile runs graphs as traced on a CPU, instead of a traceback from a
+worker. On a GPU the engine cannot do without Triton, which needs a C compiler.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ import os
 import shutil
 
 DEFAULT_COMPILER = "g++"
+# The order in which Triton looks.
+C_COMPILERS = ("gcc", "clang")
 SUPPRESS_VARIABLE = "TORCHDYNAMO_SUPPRESS_ERRORS"
 # Set for the processes that this one starts: they need not say it again.
 SAID_VARIABLE = "VLLM_KERNELS_NO_COMPILER_SAID"
@@ -47,6 +53,19 @@ def prepare(logger: logging.Logger) -> None:
             "code for it; `conda install cxx-compiler` enables that",
             name(),
         )
+
+
+def prepare_triton(logger: logging.Logger) -> None:
+    """Say it where Triton, whose kernels the engine always runs on a GPU, finds no C compiler."""
+    names = (os.environ["CC"],) if os.environ.get("CC") else C_COMPILERS
+    if any(shutil.which(name) for name in names) or os.environ.get(SAID_VARIABLE):
+        return
+    os.environ[SAID_VARIABLE] = "1"
+    logger.warning(
+        "no C compiler (%s) was found, which Triton needs to load the engine's own GPU kernels; "
+        "`conda install c-compiler` brings one",
+        ", ".join(names),
+    )
 
 
 def _keep(record: logging.LogRecord) -> bool:

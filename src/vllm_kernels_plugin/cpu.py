@@ -32,7 +32,7 @@ class KernelsCpuPlatform(CpuPlatform):
         # Upstream takes Inductor for every model that is compiled.
         vllm_config.compilation_config.backend = cls.get_compile_backend()
         try:
-            needs.check(vllm_config)
+            needs.check(vllm_config, "cpu")
         except PluginError as error:
             # The configuration's validation shows a ValueError's text without a traceback.
             raise ValueError(str(error)) from None

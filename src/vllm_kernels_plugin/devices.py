@@ -1,28 +1,60 @@
-"""Which device the engine runs on: the first whose kernels are installed and usable here."""
+"""Which device the engine runs on: a GPU whose kernels are installed and usable, else the CPU.
+
+Environment variables:
+    VLLM_KERNELS_DEVICE: ``auto`` (default), ``cpu`` or ``cuda``.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 
+import torch
+
 import vllm_kernels
+from vllm_kernels import _backends, _cuda, _driver
 from vllm_kernels_plugin import compiler, serve
-from vllm_kernels_plugin.engine import CPU_MODULES
+from vllm_kernels_plugin.engine import CPU_MODULES, CUDA_MODULES
 from vllm_kernels_plugin.refusal import PluginError
 
 logger = logging.getLogger("vllm.plugins.vllm_kernels")
 
+DEVICE_VARIABLE = "VLLM_KERNELS_DEVICE"
+DEVICES = ("auto", "cpu", "cuda")
 CPU_PLATFORM = "vllm_kernels_plugin.cpu.KernelsCpuPlatform"
+CUDA_PLATFORM = "vllm_kernels_plugin.cuda.KernelsCudaPlatform"
 
 
 def activate() -> str:
     """Serve the ops of the device; return its platform class.
 
     Raises:
-        PluginError: no device can be served, with the reason.
+        PluginError: the device cannot be served, with the reason.
     """
-    # A CUDA device, once it has kernels, is asked here first.
+    wanted = os.environ.get(DEVICE_VARIABLE) or "auto"
+    if wanted not in DEVICES:
+        raise PluginError(f"{DEVICE_VARIABLE}={wanted} is not one of: {', '.join(DEVICES)}")
+    if wanted == "cpu":
+        return _activate_cpu()
+    problem = _no_cuda()
+    if problem is None:
+        return _activate_cuda()
+    if wanted == "cuda":
+        raise PluginError(f"{DEVICE_VARIABLE}=cuda, but {problem}")
+    if _cuda.build() is not None:
+        # Who installed the CUDA kernels did not mean to run on the CPU.
+        logger.warning("the engine runs on the CPU: %s", problem)
     return _activate_cpu()
+
+
+def _no_cuda() -> str | None:
+    """Why the engine cannot run on a GPU here, one clause; None where it can."""
+    if problem := _cuda.unusable():
+        return problem
+    if _backends.requested() == "reference" or _cuda.wanted():
+        return None
+    (family, *_) = _cuda.build().families.values()  # type: ignore[union-attr]
+    return f"none of the installed CUDA kernels serves it: {_cuda.family_problem(family)}"
 
 
 def _activate_cpu() -> str:
@@ -30,7 +62,9 @@ def _activate_cpu() -> str:
         tier = vllm_kernels.cpu_isa()
     except RuntimeError as error:
         raise PluginError(str(error)) from None
-    ops = serve.serve()
+    _hide_gpus()
+    ops = serve.serve("cpu")
+    serve.register_fakes("cpu")
     serve.plant(CPU_MODULES)
     # The engine has no latent-attention backend for the CPU; so told, it expands the keys and
     # values of such models and runs them as ordinary attention.
@@ -43,3 +77,32 @@ def _activate_cpu() -> str:
         f"instruction-set tier {tier}" if tier else "PyTorch reference code, which is slow",
     )
     return CPU_PLATFORM
+
+
+def _hide_gpus() -> None:
+    """Keep the engine from running its Triton code for GPUs, which goes by what it can see."""
+    if torch.version.cuda is None or not _driver.has_cuda():
+        return
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    # Not empty: the engine takes that for a GPU that is yet to come.
+    if not in_use:
+        os.environ[_driver.VISIBLE_VARIABLE] = "-1"
+
+
+def _activate_cuda() -> str:
+    from vllm_kernels_plugin import flash_attention
+
+    ops = serve.serve("cuda")
+    serve.plant(CUDA_MODULES)
+    flash_attention.plant()
+    compiler.prepare_triton(logger)
+    families = [family.name for family in _cuda.wanted()]
+    logger.info(
+        "vllm_kernels %s serves %d ops to the engine on CUDA (%s)",
+        vllm_kernels.__version__,
+        len(ops),
+        ", ".join(families)
+        if _backends.requested() != "reference"
+        else "PyTorch reference code, which is slow",
+    )
+    return CUDA_PLATFORM

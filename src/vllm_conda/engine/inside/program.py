@@ -19,19 +19,28 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("--result", type=Path, required=True, help="file to write")
     found.add_argument("--dtype", default="float32")
     found.add_argument("--eager", action="store_true")
+    found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return found
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(device: str) -> dict[str, Any]:
     """Prepare the process before the engine is imported, which reads these variables then.
 
     Returns:
         What the result says of it: whether the network was really out of reach.
     """
+    os.environ["VLLM_KERNELS_DEVICE"] = device
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return {"network": "cut" if cut_network() else "not cut: this user may not unshare it"}
+
+
+def memory(device: str) -> dict[str, Any]:
+    """Arguments of the engine that bound its memory: a small model needs no share of a GPU's."""
+    if device == "cpu":  # VLLM_CPU_KVCACHE_SPACE does it
+        return {}
+    return {"gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 2 << 30}
 
 
 def write(path: Path, row: dict[str, Any]) -> None:

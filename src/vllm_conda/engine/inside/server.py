@@ -6,6 +6,7 @@ and chat requests, whole and streamed, then many at once; tokens compared with t
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import random
@@ -35,17 +36,20 @@ EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
 
 
 @contextmanager
-def serving(path: Path, dtype: str, eager: bool, log: Path) -> Iterator[str]:
+def serving(path: Path, options: argparse.Namespace) -> Iterator[str]:
     """The address of a running server; it is stopped at the end."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(path), "--host", LOOPBACK,
-        "--port", str(port), "--dtype", dtype, "--max-model-len", str(MODEL_LENGTH),
+        "--port", str(port), "--dtype", options.dtype, "--max-model-len", str(MODEL_LENGTH),
         "--max-num-seqs", "64", "--served-model-name", SERVED_NAME,
-        *(["--enforce-eager"] if eager else []),
+        *(["--enforce-eager"] if options.eager else []),
     ]  # fmt: skip
+    for name, value in program.memory(options.device).items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    log = options.log
     address = f"http://{LOOPBACK}:{port}"
     with log.open("w") as stream:
         process = subprocess.Popen(
@@ -99,14 +103,14 @@ def words(count: int) -> list[str]:
 class Client:
     """Requests to the server, and what transformers says to each."""
 
-    def __init__(self, address: str, path: Path, dtype: str) -> None:
+    def __init__(self, address: str, path: Path, options: argparse.Namespace) -> None:
         import openai
         import transformers
         from reference import Reference
 
         self.client = openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", timeout=300)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        self.reference = Reference(path, dtype)
+        self.reference = Reference(path, options.dtype, options.device)
 
     async def completion(self, prompt: str) -> tuple[str, list[int]]:
         """Text and tokens of a completion."""
@@ -208,16 +212,16 @@ def main() -> None:
     arguments.add_argument("--log", type=Path, required=True)
     arguments.add_argument("--concurrent", type=int, default=64)
     options = arguments.parse_args()
-    surroundings = program.surroundings()
+    surroundings = program.surroundings(options.device)
     # A terminated program stops its server too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from models import make
 
     path = make(options.model, options.models)
     started = time.monotonic()
-    with serving(path, options.dtype, options.eager, options.log) as address:
+    with serving(path, options) as address:
         start_seconds = time.monotonic() - started
-        client = Client(address, path, options.dtype)
+        client = Client(address, path, options)
         many = words(options.concurrent)
         answers = asyncio.run(converse(client, many))
     # The server has gone: transformers has the cores to itself.

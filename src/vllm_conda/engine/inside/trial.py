@@ -6,6 +6,7 @@ Writes one JSON object; exit status 0 says that it was written, not that the tok
 
 from __future__ import annotations
 
+import argparse
 import random
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ def prompts(vocabulary: int, count: int) -> list[list[int]]:
     ]
 
 
-def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
+def generate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Tokens and log-probabilities of every prompt, all in one batch and the last one alone."""
     from vllm import LLM, SamplingParams
     from vllm.config import CompilationMode
@@ -36,15 +37,16 @@ def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
 
     llm = LLM(
         model=str(path),
-        dtype=dtype,
+        dtype=options.dtype,
         max_model_len=MODEL_LENGTH,
         max_num_seqs=16,
         seed=0,
-        enforce_eager=eager,
+        enforce_eager=options.eager,
         disable_log_stats=True,
+        **program.memory(options.device),
     )
     compilation = llm.llm_engine.vllm_config.compilation_config
-    chosen = prompts(llm.get_tokenizer().vocab_size, count)
+    chosen = prompts(llm.get_tokenizer().vocab_size, options.prompts)
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=0)
     requests = [{"prompt_token_ids": prompt} for prompt in chosen]
     outputs = [result.outputs[0] for result in llm.generate(requests, sampling, use_tqdm=False)]
@@ -57,6 +59,7 @@ def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
             if compilation.mode == CompilationMode.NONE
             else {"eager": "traced"}.get(compilation.backend, compilation.backend)
         ),
+        "graphs": compilation.cudagraph_mode.name if options.device == "cuda" else "NONE",
         "prompts": chosen,
         "tokens": [list(output.token_ids) for output in outputs],
         "logprobs": [
@@ -68,12 +71,14 @@ def generate(path: Path, dtype: str, eager: bool, count: int) -> dict[str, Any]:
     }
 
 
-def compare(path: Path, dtype: str, experts: bool, found: dict[str, Any]) -> dict[str, Any]:
+def compare(
+    path: Path, options: argparse.Namespace, experts: bool, found: dict[str, Any]
+) -> dict[str, Any]:
     """The verdict on ``found``."""
     from reference import Reference, Verdict, tolerance
 
-    allowed = tolerance(dtype, experts)
-    reference, verdict = Reference(path, dtype), Verdict()
+    allowed = tolerance(options.dtype, experts, options.device)
+    reference, verdict = Reference(path, options.dtype, options.device), Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
     ):
@@ -86,7 +91,7 @@ def compare(path: Path, dtype: str, experts: bool, found: dict[str, Any]) -> dic
         "allowed": asdict(allowed),
         "same_alone": batching,
         # In 16 bits a batch's sums may round otherwise than a single prompt's.
-        "right": verdict.right(allowed) and (batching or dtype != "float32"),
+        "right": verdict.right(allowed) and (batching or not allowed.exact),
     }
 
 
@@ -94,18 +99,20 @@ def main() -> None:
     arguments = program.parser(__doc__)
     arguments.add_argument("--prompts", type=int, default=6)
     options = arguments.parse_args()
-    surroundings = program.surroundings()
+    surroundings = program.surroundings(options.device)
     from models import MODELS, make
 
     path = make(options.model, options.models)
-    found = generate(path, options.dtype, options.eager, options.prompts)
+    found = generate(path, options)
     row = {
         "model": options.model,
         "dtype": options.dtype,
+        "device": options.device,
         "mode": found["mode"],
+        "graphs": found["graphs"],
         "platform": found["platform"],
         **surroundings,
-        **compare(path, options.dtype, MODELS[options.model].experts, found),
+        **compare(path, options, MODELS[options.model].experts, found),
     }
     program.write(options.result, row)
 

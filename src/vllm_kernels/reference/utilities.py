@@ -1,0 +1,43 @@
+"""Tensors that share memory in ways that PyTorch itself has no function for."""
+
+from __future__ import annotations
+
+import torch
+
+# Of the CUDA array interface, by element size: torch has more types than the interface.
+_INTEGERS = {1: ("|u1", torch.uint8), 2: ("<i2", torch.int16), 4: ("<i4", torch.int32)}
+_INTEGERS |= {8: ("<i8", torch.int64)}
+
+
+class _HostMemory:
+    """Page-locked host memory, offered as GPU memory: unified addressing makes both one address."""
+
+    def __init__(self, tensor: torch.Tensor, typestr: str) -> None:
+        self.kept = tensor
+        self.__cuda_array_interface__ = {
+            "shape": tuple(tensor.shape),
+            "strides": tuple(stride * tensor.element_size() for stride in tensor.stride()),
+            "typestr": typestr,
+            "data": (tensor.data_ptr(), False),
+            "version": 2,
+        }
+
+
+def get_cuda_view_from_cpu_tensor(cpu_tensor: torch.Tensor) -> torch.Tensor:
+    """The memory of a page-locked tensor as the current GPU sees it, with its shape and dtype.
+
+    A tensor in pageable memory is copied first. RuntimeError without a GPU.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("get_cuda_view_from_cpu_tensor: this process has no usable GPU")
+    if cpu_tensor.numel() == 0:
+        return torch.empty(cpu_tensor.shape, dtype=cpu_tensor.dtype, device="cuda")
+    pinned = cpu_tensor if cpu_tensor.is_pinned() else cpu_tensor.contiguous().pin_memory()
+    typestr, dtype = _INTEGERS[pinned.element_size()]
+    view = torch.as_tensor(_HostMemory(pinned.view(dtype), typestr), device="cuda")
+    return view.view(pinned.dtype)
+
+
+def weak_ref_tensor(input: torch.Tensor) -> torch.Tensor:
+    """``input``'s memory under another tensor, which the reference keeps alive."""
+    return input.detach()

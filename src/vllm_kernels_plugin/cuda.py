@@ -1,0 +1,112 @@
+"""The engine's CUDA platform on our kernels.
+
+Environment variables:
+    VLLM_KERNELS_ATTENTION: ``auto`` (default) prefers our attention where it serves the model,
+        ``engine`` leaves the choice to the engine's own order. A backend that is asked for
+        (``--attention-backend``, ours is ``CUSTOM``) is taken in both cases.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from vllm.platforms.cuda import CudaPlatform, _BackendCandidate
+from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+
+from vllm_kernels_plugin import flash_attention, needs, serve
+from vllm_kernels_plugin.refusal import PluginError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.platforms.interface import DeviceCapability
+    from vllm.v1.attention.selector import AttentionSelectorConfig
+
+ATTENTION_VARIABLE = "VLLM_KERNELS_ATTENTION"
+ATTENTIONS = ("auto", "engine")
+
+# Before any backend that the engine lists.
+_FIRST = -1
+
+register_backend(
+    AttentionBackendEnum.CUSTOM, "vllm_kernels_plugin.attention.KernelsAttentionBackend"
+)
+
+
+class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
+    """CudaPlatform whose ops, and attention where it serves the model, are ours."""
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        super().check_and_update_config(vllm_config)
+        try:
+            _attention()
+            needs.check(vllm_config, "cuda")
+        except PluginError as error:
+            # The configuration's validation shows a ValueError's text without a traceback.
+            raise ValueError(str(error)) from None
+
+    @classmethod
+    def import_ir_kernels(cls) -> None:
+        """Called in every process that runs a model, before the model is built."""
+        super().import_ir_kernels()
+        # It registers fakes of its own for some ops, and twice is an error.
+        import vllm._custom_ops  # noqa: F401
+
+        serve.register_fakes("cuda")
+
+    @classmethod
+    def get_valid_backends(
+        cls,
+        device_capability: DeviceCapability,
+        attn_selector_config: AttentionSelectorConfig,
+        num_heads: int | None = None,
+    ) -> Any:
+        """The backends that can serve a layer, and why the others cannot."""
+        valid, reasons = super().get_valid_backends(
+            device_capability, attn_selector_config, num_heads
+        )
+        if problem := flash_attention.problem():
+            # The engine looks at the GPU only, not at whether there are kernels.
+            for one in [one for one in valid if one.backend is AttentionBackendEnum.FLASH_ATTN]:
+                valid.remove(one)
+                reasons[one.backend] = (one.priority, [problem])
+        if _attention() == "auto":
+            ours = AttentionBackendEnum.CUSTOM
+            found = ours.get_class()
+            invalid = found.validate_configuration(
+                device_capability=device_capability, **attn_selector_config._asdict()
+            )
+            if invalid:
+                reasons[ours] = (_FIRST, invalid)
+            else:
+                valid.insert(0, _BackendCandidate(found, ours, _FIRST))
+        return valid, reasons
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls,
+        selected_backend: AttentionBackendEnum | None,
+        attn_selector_config: AttentionSelectorConfig,
+        num_heads: int | None = None,
+    ) -> str:
+        """Qualified name of the backend's class; ValueError where the wanted one has no kernels."""
+        problem = flash_attention.problem()
+        if selected_backend is AttentionBackendEnum.FLASH_ATTN and problem:
+            raise ValueError(f"the attention backend FLASH_ATTN cannot be used: {problem}")
+        return str(super().get_attn_backend_cls(selected_backend, attn_selector_config, num_heads))
+
+    @classmethod
+    def get_supported_vit_attn_backends(cls) -> list[AttentionBackendEnum]:
+        """Backends of vision encoders, best first."""
+        found: list[AttentionBackendEnum] = super().get_supported_vit_attn_backends()
+        if flash_attention.problem():
+            found = [one for one in found if one is not AttentionBackendEnum.FLASH_ATTN]
+        return found
+
+
+def _attention() -> str:
+    choice = os.environ.get(ATTENTION_VARIABLE) or "auto"
+    if choice not in ATTENTIONS:
+        raise PluginError(f"{ATTENTION_VARIABLE}={choice} is not one of: {', '.join(ATTENTIONS)}")
+    return choice

@@ -1,0 +1,189 @@
+"""Stands for the engine's `vllm.vllm_flash_attn`, which needs extensions that no package of it has.
+
+Its function is served by our attention op; the engine calls it for latent attention's prefill, in
+vision encoders, and in its FLASH_ATTN backend where that is asked for. Arguments, shapes and
+results are those of FlashAttention 2's variable-length interface (Dao 2023).
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+import torch
+
+from vllm_kernels import _cuda, _libraries, _ops
+
+PACKAGE = "vllm.vllm_flash_attn"
+INTERFACE = f"{PACKAGE}.flash_attn_interface"
+VERSION = 2  # of the interface: what the engine takes for granted of its implementation
+OP = "varlen_attention"
+
+
+def problem() -> str | None:
+    """Why our attention kernels cannot be used, one clause; None where they can."""
+    if "CUDA" in _ops.kernel_keys(OP):
+        return None
+    return _cuda.reason(_libraries.family_of(OP))
+
+
+def is_fa_version_supported(fa_version: int) -> bool:
+    """Whether the engine may use that version of the interface."""
+    return fa_version_unsupported_reason(fa_version) is None
+
+
+def fa_version_unsupported_reason(fa_version: int) -> str | None:
+    """Why the engine may not use that version of the interface."""
+    if fa_version != VERSION:
+        return f"vllm_kernels serves version {VERSION} of the interface only"
+    return problem()
+
+
+def get_scheduler_metadata(*args: object, **kwargs: object) -> None:
+    """Nothing: a call of our op plans for itself."""
+
+
+def compile_flash_attn_varlen_func_from_specs(*args: object, **kwargs: object) -> None:
+    """NotImplementedError: there is nothing to compile."""
+    raise NotImplementedError("flash attention of version 4 is not served by vllm_kernels")
+
+
+def flash_attn_varlen_func(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    max_seqlen_q: int,
+    cu_seqlens_q: torch.Tensor,
+    max_seqlen_k: int,
+    cu_seqlens_k: torch.Tensor | None = None,
+    seqused_k: torch.Tensor | None = None,
+    q_v: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    softmax_scale: float | None = None,
+    causal: bool = False,
+    window_size: Sequence[int] | None = None,
+    softcap: float = 0.0,
+    alibi_slopes: torch.Tensor | None = None,
+    deterministic: bool = False,
+    return_attn_probs: bool = False,
+    block_table: torch.Tensor | None = None,
+    return_softmax_lse: bool = False,
+    out: torch.Tensor | None = None,
+    scheduler_metadata: torch.Tensor | None = None,
+    q_descale: torch.Tensor | None = None,
+    k_descale: torch.Tensor | None = None,
+    v_descale: torch.Tensor | None = None,
+    num_splits: int = 0,
+    output_scale: torch.Tensor | None = None,
+    fa_version: int = VERSION,
+    s_aux: torch.Tensor | None = None,
+    cp_world_size: int = 1,
+    cp_rank: int = 0,
+    cp_tot_seqused_k: torch.Tensor | None = None,
+    mask_mod: object = None,
+    aux_tensors: object = None,
+    dynamic_causal: torch.Tensor | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attention of requests of different lengths.
+
+    Args:
+        q: ``[tokens, heads, head_size]`` bfloat16 or float16.
+        k: ``[keys, kv_heads, head_size]``, or with ``block_table``
+            ``[blocks, block_size, kv_heads, head_size]``; as ``q``, or float8_e4m3fn.
+        v: As ``k``; its head size may differ.
+        max_seqlen_q: Upper bound of the requests' query tokens.
+        cu_seqlens_q: int32 ``[requests + 1]``, first query token of each request.
+        max_seqlen_k: Upper bound of the requests' keys.
+        cu_seqlens_k: int32 ``[requests + 1]``, first key of each request; without ``block_table``.
+        seqused_k: int32 ``[requests]``, keys of each request.
+        block_table: int32 ``[requests, pages]``.
+        window_size: Keys to the left and right of the query's own that it sees; -1 is no bound.
+        alibi_slopes: float32 ``[heads]`` or ``[requests, heads]``.
+        s_aux: ``[heads]``, logits without a value.
+        k_descale: float32, of a float8 ``k``.
+        v_descale: float32, of a float8 ``v``.
+        dynamic_causal: bool ``[requests]``, overrides ``causal``.
+
+    Returns:
+        ``[tokens, heads, v's head_size]`` as ``q``, in ``out`` where it is given; with
+        ``return_softmax_lse`` also the log-sum-exp, float32 ``[heads, tokens]``.
+
+    Raises:
+        NotImplementedError: An argument of other versions of the interface.
+    """
+    _refuse(
+        q_v=q_v is not None,
+        dropout_p=dropout_p != 0,
+        output_scale=output_scale is not None,
+        cp_world_size=cp_world_size != 1,
+        mask_mod=mask_mod is not None,
+        aux_tensors=aux_tensors is not None,
+    )
+    q, k, v = (part if part.stride(-1) == 1 else part.contiguous() for part in (q, k, v))
+    result = q.new_empty((*q.shape[:2], v.shape[-1])) if out is None else out
+    lse = None
+    if return_softmax_lse:
+        lse = q.new_empty((q.shape[1], q.shape[0]), dtype=torch.float32)
+    left, right = window_size or (-1, -1)
+    quantised = k.element_size() == 1
+    torch.ops.vllm_kernels.varlen_attention(
+        result,
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        seqused_k,
+        None if block_table is not None else cu_seqlens_k,
+        block_table,
+        max_seqlen_q,
+        max_seqlen_k,
+        q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale,
+        causal,
+        left,
+        right,
+        softcap,
+        alibi_slopes,
+        s_aux,
+        k_descale if quantised else None,
+        v_descale if quantised else None,
+        lse,
+        dynamic_causal,
+        num_splits,
+    )
+    return result if lse is None else (result, lse)
+
+
+def _refuse(**asked: bool) -> None:
+    for name, given in asked.items():
+        if given:
+            raise NotImplementedError(
+                f"flash_attn_varlen_func: {name} is not served by vllm_kernels; choose another "
+                "attention backend"
+            )
+
+
+def plant() -> None:
+    """Put the package and its interface where the engine imports them from."""
+    interface = types.ModuleType(INTERFACE, __doc__)
+    package = types.ModuleType(PACKAGE, __doc__)
+    served: dict[str, Any] = {
+        function.__name__: function
+        for function in (
+            compile_flash_attn_varlen_func_from_specs,
+            fa_version_unsupported_reason,
+            flash_attn_varlen_func,
+            get_scheduler_metadata,
+            is_fa_version_supported,
+        )
+    }
+    for module, is_package in ((package, True), (interface, False)):
+        module.__dict__.update(served)
+        # Python's own importers and torch.compile look at the spec of what is in sys.modules.
+        spec = ModuleSpec(module.__name__, loader=None, origin=__file__, is_package=is_package)
+        module.__spec__, module.__file__ = spec, __file__
+        sys.modules[module.__name__] = module
+    package.__path__ = []
+    package.flash_attn_interface = interface  # type: ignore[attr-defined]
