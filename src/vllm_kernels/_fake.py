@@ -90,6 +90,16 @@ def _like(tensor: torch.Tensor, *_: object) -> torch.Tensor:
     return tensor.new_empty(tensor.shape)
 
 
+def _gpu_view(cpu_tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(
+        cpu_tensor.shape, cpu_tensor.stride(), dtype=cpu_tensor.dtype, device="cuda"
+    )
+
+
+def _same_layout(input: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device)
+
+
 def _gptq_gemm(a: torch.Tensor, b_q_weight: torch.Tensor, *_: object) -> torch.Tensor:
     return a.new_empty((a.shape[0], b_q_weight.shape[1]))
 
@@ -111,6 +121,8 @@ _SPECIAL: dict[str, Fake] = {
     "awq_marlin_repack": _awq_repacked,
     "marlin_gemm": _marlin_gemm,
     "permute_cols": _like,
+    "get_cuda_view_from_cpu_tensor": _gpu_view,
+    "weak_ref_tensor": _same_layout,
     "gptq_gemm": _gptq_gemm,
     "awq_gemm": _awq_gemm,
     "awq_dequantize": _awq_dequantize,
