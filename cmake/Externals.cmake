@@ -25,13 +25,34 @@ if(highway_version VERSION_LESS 1.2)
                       "old; 1.2 or newer is needed")
 endif()
 
-find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
-find_library(ONEDNN_LIBRARY NAMES dnnl libdnnl.so.3)
-if(NOT ONEDNN_INCLUDE_DIR OR NOT ONEDNN_LIBRARY)
-  message(FATAL_ERROR "vllm-kernels: oneDNN 3 (dnnl.hpp and libdnnl.so.3) is missing; install "
-                      "onednn (conda), onednn-devel-cpu-gomp (pip) or libdnnl-dev >= 3 (Debian), or "
-                      "set CMAKE_PREFIX_PATH to the prefix that holds it")
-endif()
-add_library(vllm_onednn INTERFACE)
-target_include_directories(vllm_onednn SYSTEM INTERFACE ${ONEDNN_INCLUDE_DIR})
-target_link_libraries(vllm_onednn INTERFACE ${ONEDNN_LIBRARY})
+# vllm_find_onednn(): sets VLLM_ONEDNN_FOUND and makes the target vllm_onednn, empty where it is not
+# used. AUTO means: required on x86-64, whose tiers were measured with it; elsewhere its generic builds
+# have nothing for our packed weights, and our own kernels multiply everything.
+function(vllm_find_onednn)
+  add_library(vllm_onednn INTERFACE)
+  set(wanted ${VLLM_CPU_ONEDNN})
+  if(wanted STREQUAL "AUTO")
+    set(wanted OFF)
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+      set(wanted ON)
+    endif()
+  endif()
+  set(VLLM_ONEDNN_FOUND ${wanted} PARENT_SCOPE)
+  if(NOT wanted)
+    message(STATUS "vllm-kernels: matrix products by our own kernels alone "
+                   "(VLLM_CPU_ONEDNN=${VLLM_CPU_ONEDNN})")
+    return()
+  endif()
+  find_path(ONEDNN_INCLUDE_DIR oneapi/dnnl/dnnl.hpp)
+  find_library(ONEDNN_LIBRARY NAMES dnnl libdnnl.so.3)
+  if(NOT ONEDNN_INCLUDE_DIR OR NOT ONEDNN_LIBRARY)
+    message(FATAL_ERROR "vllm-kernels: oneDNN 3 (dnnl.hpp and libdnnl.so.3) is missing; install "
+                        "onednn (conda), onednn-devel-cpu-gomp (pip) or libdnnl-dev >= 3 (Debian), "
+                        "or set CMAKE_PREFIX_PATH to the prefix that holds it; VLLM_CPU_ONEDNN=OFF "
+                        "does without")
+  endif()
+  message(STATUS "vllm-kernels: matrix products by our own kernels and oneDNN (${ONEDNN_LIBRARY})")
+  target_include_directories(vllm_onednn SYSTEM INTERFACE ${ONEDNN_INCLUDE_DIR})
+  target_link_libraries(vllm_onednn INTERFACE ${ONEDNN_LIBRARY})
+endfunction()
+vllm_find_onednn()

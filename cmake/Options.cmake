@@ -48,6 +48,7 @@ vllm_option(VLLM_CPU_DISABLE_AVX512   OFF      "cpu: leave out every AVX-512 and
 vllm_option(VLLM_CPU_AVX512BF16       AUTO     "cpu: tier avx512_bf16"                                   ON OFF AUTO)
 vllm_option(VLLM_CPU_AVX512VNNI       AUTO     "cpu: VNNI instructions in tiers avx512_bf16 and amx"     ON OFF AUTO)
 vllm_option(VLLM_CPU_AMXBF16          AUTO     "cpu: tier amx"                                           ON OFF AUTO)
+vllm_option(VLLM_CPU_ONEDNN           AUTO     "cpu: oneDNN for large products; AUTO = x86-64 only"       ON OFF AUTO)
 # CUDA
 vllm_option(VLLM_CUDA_ARCHS           ""       "cuda: architectures, as 8.0;9.0a;12.0+PTX; empty = TORCH_CUDA_ARCH_LIST, CUDAARCHS, targets.toml")
 vllm_option(VLLM_CUDA_FAMILIES        ""       "cuda: kernel families to build; empty = all that can be")

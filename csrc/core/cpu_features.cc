@@ -4,6 +4,11 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#include <sys/prctl.h>
+#elif defined(__powerpc64__)
+#include <sys/auxv.h>
 #endif
 
 namespace {
@@ -67,9 +72,61 @@ uint64_t Detect() {
   return features;
 }
 
-#else
+#elif defined(__aarch64__)
 
-uint64_t Detect() { return 0; }
+// Linux, arch/arm64/include/uapi/asm/hwcap.h. Numbers: the build's C library may be older.
+struct Capability {
+  unsigned long type;
+  int bit;
+  uint64_t feature;
+};
+constexpr Capability kCapabilities[] = {
+    {AT_HWCAP, 10, VK_FEATURE_ASIMDHP}, {AT_HWCAP, 20, VK_FEATURE_ASIMDDP},
+    {AT_HWCAP2, 14, VK_FEATURE_BF16},   {AT_HWCAP2, 13, VK_FEATURE_I8MM},
+    {AT_HWCAP, 22, VK_FEATURE_SVE},     {AT_HWCAP2, 12, VK_FEATURE_SVEBF16},
+    {AT_HWCAP2, 9, VK_FEATURE_SVEI8MM}, {AT_HWCAP2, 1, VK_FEATURE_SVE2},
+};
+
+// Bytes of an SVE vector: the CPU's own, or fewer where the system or a parent process says so. A
+// thread inherits it, so that asking once is enough as long as nobody changes it in between.
+int SveBytes() {
+  constexpr int kGetVectorLength = 51;  // PR_SVE_GET_VL
+  constexpr int kLengthMask = 0xffff;
+  const int answer = prctl(kGetVectorLength, 0, 0, 0, 0);
+  return answer < 0 ? 0 : answer & kLengthMask;
+}
+
+uint64_t Detect() {
+  uint64_t features = 0;
+  for (const Capability& one : kCapabilities) {
+    if (getauxval(one.type) >> one.bit & 1) features |= one.feature;
+  }
+  if (features & VK_FEATURE_SVE) {
+    switch (SveBytes()) {
+      case 16:
+        return features | VK_FEATURE_SVE_VL16;
+      case 32:
+        return features | VK_FEATURE_SVE_VL32;
+      case 64:
+        return features | VK_FEATURE_SVE_VL64;
+    }
+  }
+  return features;
+}
+
+#elif defined(__powerpc64__)
+
+// Linux, arch/powerpc/include/uapi/asm/cputable.h: bits of AT_HWCAP2.
+constexpr unsigned long kArch300 = 0x00800000, kArch31 = 0x00040000, kMma = 0x00020000;
+
+uint64_t Detect() {
+  const unsigned long bits = getauxval(AT_HWCAP2);
+  uint64_t features = 0;
+  if (bits & kArch300) features |= VK_FEATURE_ARCH_3_00;
+  if (bits & kArch31) features |= VK_FEATURE_ARCH_3_1;
+  if (bits & kMma) features |= VK_FEATURE_MMA;
+  return features;
+}
 
 #endif
 

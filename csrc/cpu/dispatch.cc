@@ -46,16 +46,19 @@ const Tier& LowestBuilt() {
   Fail(VK_INTERNAL, "this build of vllm-cpu holds no kernels");
 }
 
-// tables[i] serves tier i: its own families, and the nearest lower tier's for the rest.
+// tables[i] serves tier i: its own families, and for the rest those of the nearest lower tier that
+// asks for no feature that tier i does not ask for itself.
 std::array<TierTable, kTierCount> MergeTables() {
   std::array<TierTable, kTierCount> merged{};
   for (int i = 0; i < kTierCount; ++i) {
-    if (i > 0) merged[i] = merged[i - 1];
-    if (!Built(kTiers[i])) continue;
+    for (int lower = 0; lower <= i; ++lower) {
+      const bool covered = (kTiers[lower].needs & ~kTiers[i].needs) == 0;
+      if (!covered || !Built(kTiers[lower])) continue;
 #define VK_MERGE(member, Table) \
-  if (kTiers[i].table->member != nullptr) merged[i].member = kTiers[i].table->member;
-    VK_CPU_FAMILIES(VK_MERGE)
+  if (kTiers[lower].table->member != nullptr) merged[i].member = kTiers[lower].table->member;
+      VK_CPU_FAMILIES(VK_MERGE)
 #undef VK_MERGE
+    }
   }
   return merged;
 }

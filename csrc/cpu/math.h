@@ -72,7 +72,7 @@ HWY_INLINE VF ExpOfNegative(VF x) {
 // 1 / (1 + e^-x): 2.3 ulp, also where it is near 0. From e^-|x|, which cannot overflow.
 HWY_INLINE VF Sigmoid(VF x) {
   const VF one = hn::Set(DF(), 1.0f);
-  const VF e = ExpOfNegative(hn::Or(x, hn::SignBit(DF())));
+  const VF e = ExpOfNegative(hn::Or(x, VF(hn::SignBit(DF()))));
   return Quotient(hn::IfNegativeThenElse(x, e, one), hn::Add(one, e));
 }
 
@@ -94,7 +94,7 @@ HWY_INLINE VF NormalCdf(VF x) {
                           -0.047258306f, -0.010463008f, 0.0069379057f, 0.0010193927f,
                           -0.0009465609f, -0.00020680367f, 5.0178143e-05f);
   const VF tail = hn::Mul(hn::Mul(p, inverse), e);
-  return hn::IfNegativeThenElse(x, tail, hn::Sub(one, tail));
+  return hn::IfNegativeThenElse(x, tail, VF(hn::Sub(one, tail)));
 }
 
 }  // namespace VK_TIER_NAMESPACE

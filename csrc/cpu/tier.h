@@ -14,6 +14,34 @@
 #define HWY_DISABLE_PCLMUL_AES
 #include "hwy/highway.h"
 
+#if defined(__ARM_FEATURE_SVE)
+#if __ARM_FEATURE_SVE_BITS == 0
+#error "SVE tiers are compiled for one vector length each (-msve-vector-bits): see Sized in vec.h"
+#endif
+// Highway's own vectors have no size. For the sized ones it needs to know what they hold.
+HWY_BEFORE_NAMESPACE();
+namespace hwy {
+namespace HWY_NAMESPACE {
+#define VK_SIZED_VECTOR(type)                                                                     \
+  typedef sv##type##_t sized_##type __attribute__((arm_sve_vector_bits(__ARM_FEATURE_SVE_BITS))); \
+  template <>                                                                                     \
+  struct DFromV_t<sized_##type> : DFromV_t<sv##type##_t> {};                                      \
+  template <class V>                                                                              \
+  struct SizedVector;
+VK_SIZED_VECTOR(float32)
+VK_SIZED_VECTOR(float64)
+VK_SIZED_VECTOR(int32)
+VK_SIZED_VECTOR(uint32)
+VK_SIZED_VECTOR(int16)
+VK_SIZED_VECTOR(uint16)
+VK_SIZED_VECTOR(int8)
+VK_SIZED_VECTOR(uint8)
+#undef VK_SIZED_VECTOR
+}  // namespace HWY_NAMESPACE
+}  // namespace hwy
+HWY_AFTER_NAMESPACE();
+#endif
+
 #define VK_TIER_NAMESPACE VK_TIER
 namespace vk {
 namespace VK_TIER_NAMESPACE {

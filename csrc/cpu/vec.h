@@ -8,9 +8,39 @@ namespace vk {
 namespace VK_TIER_NAMESPACE {
 
 using DF = hn::ScalableTag<float>;
-using VF = hn::Vec<DF>;
 
-using VU32 = hn::Vec<hn::RebindToUnsigned<DF>>;
+// The vector type of a tag that may be a member, an element of an array or a captured variable:
+// the types of SVE have no size unless the compiler is told one, as every SVE tier does.
+#if defined(__ARM_FEATURE_SVE)
+template <class V>
+struct SizedOf;
+#define VK_SIZED_OF(type)          \
+  template <>                      \
+  struct SizedOf<sv##type##_t> {   \
+    using Type = hn::sized_##type; \
+  };
+VK_SIZED_OF(float32)
+VK_SIZED_OF(int32)
+VK_SIZED_OF(uint32)
+VK_SIZED_OF(int16)
+VK_SIZED_OF(uint16)
+#undef VK_SIZED_OF
+template <class D>
+using Sized = typename SizedOf<hn::Vec<D>>::Type;
+constexpr size_t kVectorBytes = __ARM_FEATURE_SVE_BITS / 8;
+#else
+template <class D>
+using Sized = hn::Vec<D>;
+constexpr size_t kVectorBytes = HWY_MAX_BYTES;
+#endif
+using VF = Sized<DF>;
+
+// Values in a vector, a constant in every tier: arrays of vectors depend on it.
+constexpr size_t kFloatLanes = kVectorBytes / sizeof(float);
+// 32 vector registers or more; x86 has them from AVX-512 on.
+constexpr bool kManyRegisters = !HWY_ARCH_X86 || HWY_TARGET <= HWY_AVX3;
+
+using VU32 = Sized<hn::RebindToUnsigned<DF>>;
 using VBF16 = hn::Vec<hn::Rebind<hwy::bfloat16_t, DF>>;
 
 // The bits of `value`, a result of arithmetic, rounded to its upper half (a bfloat16): to nearest,

@@ -64,9 +64,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Tier:
+    """One instruction-set tier.
+
+    ``above``: the tier whose needs it has besides its own; empty: the one before it.
+    """
+
     flags: tuple[str, ...]
     needs: tuple[str, ...]
     families: tuple[str, ...]
+    above: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,13 +91,13 @@ class Targets:
         return self.levels[family][str(number)]
 
     def features(self, family: str, tier: str) -> list[str]:
-        """CPU features that ``tier`` needs, those of the lower tiers first."""
-        found: list[str] = []
-        for name, entry in self.tiers[family].items():
-            found += [need for need in entry.needs if need not in found]
-            if name == tier:
-                return found
-        raise KeyError(tier)
+        """CPU features that ``tier`` needs, those of the tiers below it first."""
+        names = list(self.tiers[family])
+        entry = self.tiers[family][tier]
+        before = names.index(tier) - 1
+        below = entry.above or (names[before] if before >= 0 else "")
+        found = self.features(family, below) if below else []
+        return found + [need for need in entry.needs if need not in found]
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,12 @@ def _check_names(targets: Targets) -> None:
                 raise ConfigError(f"{where}: tiers is empty, so the package would hold no code.")
             for tier in level.tiers:
                 _known(where, "tier", tier, targets.tiers[family])
+    for family, tiers in targets.tiers.items():
+        lower: dict[str, Any] = {}
+        for name, entry in tiers.items():
+            if entry.above:
+                _known(f"{TARGETS_FILE}: [tiers.{family}.{name}]", "above", entry.above, lower)
+            lower[name] = entry
 
 
 def _check_toolkit_platforms(targets: Targets) -> None:

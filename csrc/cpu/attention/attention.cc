@@ -65,14 +65,19 @@ struct Arguments {
 
 float ToFloat(uint16_t bits, int32_t dtype) {
   float value;
+  uint32_t wide = uint32_t{bits} << 16;
   if (dtype == VK_F16) {
-    _Float16 half;
-    std::memcpy(&half, &bits, sizeof(half));
-    value = half;
-  } else {
-    const uint32_t wide = uint32_t{bits} << 16;
+    // Not every compiler has a type for it. The product puts the exponent right, also of
+    // subnormals; infinities and NaNs get theirs after it.
+    const uint32_t sign = wide & 0x80000000u;
+    const bool finite = (bits & 0x7c00) != 0x7c00;
+    wide = uint32_t{bits & 0x7fffu} << 13;
     std::memcpy(&value, &wide, sizeof(value));
+    value *= 0x1p112f;
+    std::memcpy(&wide, &value, sizeof(wide));
+    wide |= sign | (finite ? 0 : 0x7f800000u);
   }
+  std::memcpy(&value, &wide, sizeof(value));
   return value;
 }
 

@@ -17,6 +17,7 @@ HWY_INLINE void StoreSums(VF a, VF b, VF c, VF e, float* to) {
   const auto low = hn::InterleaveLower(dd, hn::BitCast(dd, ab), hn::BitCast(dd, ce));
   const auto high = hn::InterleaveUpper(dd, hn::BitCast(dd, ab), hn::BitCast(dd, ce));
   const VF blocks = hn::Add(hn::BitCast(d, low), hn::BitCast(d, high));
+  if constexpr (kLanes == 4) return hn::StoreU(blocks, d, to);
   const hn::Half<DF> dh;
   const auto half = hn::Add(hn::LowerHalf(dh, blocks), hn::UpperHalf(dh, blocks));
   if constexpr (kLanes == 16) {

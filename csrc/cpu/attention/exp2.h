@@ -49,7 +49,7 @@ HWY_INLINE VF Tanh(VF x) {
   const DF d;
   const VF one = hn::Set(d, 1.0f);
   const VF e = Exp2(hn::Mul(hn::Abs(x), hn::Set(d, -2.0f * kLog2E)));
-  return hn::CopySign(hn::Div(hn::Sub(one, e), hn::Add(one, e)), x);
+  return hn::CopySign(hn::Div(hn::Sub(one, e), hn::Add(one, e)), hn::Vec<DF>(x));
 }
 
 }  // namespace vk::VK_TIER

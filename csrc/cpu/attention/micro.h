@@ -4,16 +4,18 @@
 #ifndef VLLM_KERNELS_CPU_ATTENTION_MICRO_H_
 #define VLLM_KERNELS_CPU_ATTENTION_MICRO_H_
 
+#ifdef __AVX512BF16__
 #include <immintrin.h>
+#endif
 
 #include "cpu/vec.h"
 
 namespace vk::VK_TIER {
 
-// 32 vector registers hold 6 x 4 accumulators, 16 hold 6 x 2, besides the operands.
+// 32 or more vector registers hold 6 x 4 accumulators, 16 hold 6 x 2, besides the operands.
 constexpr int kMicroRows = 6;
-constexpr int kMicroVectors = HWY_TARGET <= HWY_AVX3 ? 4 : 2;
-constexpr int kLanes = HWY_MAX_LANES_D(DF);
+constexpr int kMicroVectors = kManyRegisters ? 4 : 2;
+constexpr int kLanes = static_cast<int>(kFloatLanes);
 
 template <int kCount>
 struct Constant {

@@ -90,7 +90,7 @@ HWY_INLINE void SoftmaxOfLanes(const LogitRule& rule, const Tile& tile, float* l
       return Exp2<Probabilities::kError>(
           hn::MulSub(hn::LoadU(d, logits + at * ld + row), factor, base));
     };
-    const VF p0 = exp2(i), p1 = two ? exp2(i + 1) : hn::Zero(d);
+    const VF p0 = exp2(i), p1 = two ? exp2(i + 1) : VF(hn::Zero(d));
     sum = hn::Add(sum, hn::Add(p0, p1));
     to.Put(i, row, p0, p1, two);
   }

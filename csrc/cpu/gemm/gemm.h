@@ -49,6 +49,9 @@ VK_EXPORT vk_status vk_cpu_onednn_scaled_mm(const vk_tensor* c, const vk_tensor*
 // Frees the packed weights. VK_INVALID_ARGUMENT where the handle is unknown or released already.
 VK_EXPORT vk_status vk_cpu_release_dnnl_matmul_handler(int64_t handle);
 
+// What this build multiplies with, separated by ", ": "vllm_kernels", and "onednn" where it has it.
+VK_EXPORT const char* vk_cpu_gemm_backends(void);
+
 }  // extern "C"
 
 #endif  // VLLM_KERNELS_CPU_GEMM_GEMM_H_

@@ -12,10 +12,10 @@ namespace {
 
 using DI = hn::Rebind<int32_t, DF>;
 using DU = hn::Rebind<uint32_t, DF>;
-using VI = hn::Vec<DI>;
+using VI = Sized<DI>;
 using D16 = hn::Repartition<int16_t, DI>;
 
-constexpr size_t kLanes = HWY_MAX_BYTES / sizeof(float);
+constexpr size_t kLanes = kFloatLanes;
 constexpr size_t kMaxRows = 6;
 // How far ahead of its use a panel is fetched that is read once: bandwidth times latency.
 constexpr size_t kFetchAhead = 4096;
@@ -24,6 +24,7 @@ constexpr size_t kFetchAhead = 4096;
 // B and the broadcast. One row takes more, to hide the latency of its few sums.
 constexpr size_t VectorsFor(size_t rows) {
   if (kLanes == 16) return 4;
+  if (kManyRegisters) return rows == 1 ? 8 : 4;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
 }
 
@@ -96,6 +97,29 @@ struct DotBf16 {
     std::memcpy(to, from, depth * sizeof(Value));
   }
 };
+#elif VK_BF16_DOT
+struct DotBf16 {
+  using Value = hwy::bfloat16_t;
+  using Sum = VF;
+  using B = VI;
+  static constexpr size_t kDepth = 2, kABytes = 4;
+  static constexpr int32_t kShift = 0;
+  static HWY_INLINE B Load(const char* b) {
+    return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
+  }
+  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
+    const VI pair = hn::Set(DI(), Read<int32_t>(a));
+#if defined(__ARM_FEATURE_SVE)
+    return svbfdot_f32(sum, svreinterpret_bf16_s32(b), svreinterpret_bf16_s32(pair));
+#else
+    return Sum(
+        vbfdotq_f32(sum.raw, vreinterpretq_bf16_s32(b.raw), vreinterpretq_bf16_s32(pair.raw)));
+#endif
+  }
+  static void PackRow(char* to, const void* from, size_t depth) {
+    std::memcpy(to, from, depth * sizeof(Value));
+  }
+};
 #else
 struct DotBf16 {
   using Value = hwy::bfloat16_t;
@@ -125,22 +149,53 @@ struct DotBf16 {
 };
 #endif
 
-#if defined(__AVX512VNNI__)
-// vpdpbusd multiplies unsigned with signed bytes: a is shifted by 128 into the unsigned range.
+#if defined(__AVX512VNNI__) || HWY_ARCH_PPC
+// vpdpbusd and vmsummbm multiply unsigned with signed bytes: a is shifted by 128 into the unsigned
+// range.
 struct DotI8 {
   using Value = int8_t;
   using Sum = VI;
   using B = VI;
   static constexpr size_t kDepth = 4, kABytes = 4;
   static constexpr int32_t kShift = 128;
-  static HWY_INLINE B Load(const char* b) { return B{_mm512_loadu_si512(b)}; }
+  static HWY_INLINE B Load(const char* b) {
+    return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
+  }
   static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
-    return Sum{_mm512_dpbusd_epi32(sum.raw, _mm512_set1_epi32(Read<int32_t>(a)), b.raw)};
+    const VI quad = hn::Set(DI(), Read<int32_t>(a));
+#if HWY_ARCH_PPC
+    using Signed = __vector signed char;
+    using Unsigned = __vector unsigned char;
+    return Sum{
+        vec_msum(reinterpret_cast<Signed>(b.raw), reinterpret_cast<Unsigned>(quad.raw), sum.raw)};
+#else
+    return Sum{_mm512_dpbusd_epi32(sum.raw, quad.raw, b.raw)};
+#endif
   }
   static void PackRow(char* to, const void* from, size_t depth) {
     const uint8_t* in = static_cast<const uint8_t*>(from);
     for (size_t k = 0; k < depth; ++k) to[k] = static_cast<char>(in[k] ^ 0x80);
   }
+};
+#elif VK_INT8_DOT
+struct DotI8 {
+  using Value = int8_t;
+  using Sum = VI;
+  using B = VI;
+  static constexpr size_t kDepth = 4, kABytes = 4;
+  static constexpr int32_t kShift = 0;
+  static HWY_INLINE B Load(const char* b) {
+    return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
+  }
+  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
+    const VI quad = hn::Set(DI(), Read<int32_t>(a));
+#if defined(__ARM_FEATURE_SVE)
+    return svdot_s32(sum, svreinterpret_s8_s32(b), svreinterpret_s8_s32(quad));
+#else
+    return Sum(vdotq_s32(sum.raw, vreinterpretq_s8_s32(b.raw), vreinterpretq_s8_s32(quad.raw)));
+#endif
+  }
+  static void PackRow(char* to, const void* from, size_t depth) { std::memcpy(to, from, depth); }
 };
 #else
 // The four bytes of a step as two pairs of int16, even and odd, whose products pmaddwd adds.
@@ -148,7 +203,7 @@ struct DotI8 {
   using Value = int8_t;
   using Sum = VI;
   struct B {
-    hn::Vec<D16> even, odd;
+    Sized<D16> even, odd;
   };
   static constexpr size_t kDepth = 4, kABytes = 8;
   static constexpr int32_t kShift = 0;
@@ -186,6 +241,8 @@ HWY_INLINE void StoreSum(VI sum, int32_t* to) { hn::StoreU(sum, DI(), to); }
 
 template <class Dot>
 using SumLane = hn::TFromV<typename Dot::Sum>;
+template <class Dot>
+using SumTag = hn::Rebind<SumLane<Dot>, DF>;
 
 // kRows rows times kVectors vectors of columns.
 template <class Dot, size_t kRows, size_t kVectors>
@@ -194,7 +251,7 @@ HWY_INLINE void MultiplyStrip(const char* a, size_t a_stride, const char* b, Sum
   typename Dot::Sum sum[kRows][kVectors];
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t v = 0; v < kVectors; ++v) {
-      sum[r][v] = first ? hn::Zero(hn::DFromV<typename Dot::Sum>())
+      sum[r][v] = first ? typename Dot::Sum(hn::Zero(SumTag<Dot>()))
                         : LoadSum(sums + r * kPanel + v * kLanes);
     }
   }
@@ -303,7 +360,7 @@ constexpr GemmKernel MakeWidened() {
 }  // namespace
 
 const GemmKernel gemm_dot_f32 = MakeDirect<DotF32>();
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || VK_BF16_DOT
 const GemmKernel gemm_dot_bf16 = MakeDirect<DotBf16>();
 #else
 const GemmKernel gemm_dot_bf16 = MakeWidened<DotBf16>();

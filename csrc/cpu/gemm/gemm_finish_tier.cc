@@ -8,7 +8,7 @@ using DI = hn::Rebind<int32_t, DF>;
 
 template <class T>
 HWY_INLINE VF BiasUpTo(const T* bias, size_t column, size_t count) {
-  return bias == nullptr ? hn::Zero(DF()) : LoadUpTo(bias + column, count);
+  return bias == nullptr ? VF(hn::Zero(DF())) : LoadUpTo(bias + column, count);
 }
 
 // Calls body(column, count) for every vector of `columns`; all but the last are full.

@@ -6,6 +6,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "cpu/dispatch.h"
+#include "cpu/gemm/gemm.h"
 
 namespace vk {
 namespace {
@@ -110,3 +111,5 @@ bool RunOnednn(const GemmCall& call) {
 }
 
 }  // namespace vk
+
+extern "C" const char* vk_cpu_gemm_backends(void) { return "vllm_kernels, onednn"; }

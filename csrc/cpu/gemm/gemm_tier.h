@@ -11,6 +11,18 @@
 #define VK_GEMM_AMX 0
 #endif
 
+// Arm's dot products: of four int8, of two bfloat16 (FEAT_DotProd, FEAT_BF16; SVE has the former).
+#if defined(__ARM_FEATURE_DOTPROD) || defined(__ARM_FEATURE_SVE)
+#define VK_INT8_DOT 1
+#else
+#define VK_INT8_DOT 0
+#endif
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define VK_BF16_DOT 1
+#else
+#define VK_BF16_DOT 0
+#endif
+
 namespace vk::VK_TIER {
 
 // Fetches lines into the L2 cache a few at a time, so that loads of B overlap with arithmetic on

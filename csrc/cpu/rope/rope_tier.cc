@@ -5,7 +5,7 @@
 namespace vk::VK_TIER {
 namespace {
 
-constexpr size_t kMaxLanes = hn::MaxLanes(DF());
+constexpr size_t kMaxLanes = kFloatLanes;
 
 struct Pair {
   VF x, y;
@@ -20,9 +20,9 @@ HWY_INLINE Pair Rotated(Pair p, VF cos, VF sin) {
 using Words = hn::RebindToUnsigned<DF>;
 
 HWY_INLINE Pair LoadPairs(const float* from) {
-  Pair pair;
-  hn::LoadInterleaved2(DF(), from, pair.x, pair.y);
-  return pair;
+  hn::Vec<DF> x, y;
+  hn::LoadInterleaved2(DF(), from, x, y);
+  return {x, y};
 }
 HWY_INLINE void StorePairs(Pair pair, float* to) {
   hn::StoreInterleaved2(pair.x, pair.y, DF(), to);

@@ -1,0 +1,316 @@
+"""Runs the kernels of another architecture behind this process's ``torch.ops.vllm_kernels``.
+
+A driver (driver.cc) executes under qemu-user with the foreign libvllm_kernels_cpu.so. Each op's
+tensors travel there, the C ABI is called, and what it wrote comes back. So every kernel test runs
+unchanged on every instruction set that qemu has, against references computed here.
+
+Loaded as a pytest plugin (``-p bridge``): it takes the place of libvllm_kernels_cpu before the
+package is imported. Environment:
+
+    VLLM_CROSS_COMMAND: the driver's command line, as JSON list.
+    VLLM_CROSS_TIERS: the tiers to test, separated by commas; the others are not listed.
+    VLLM_KERNELS_LIBRARY_DIR: folder with this machine's core and ops libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+COMMAND_VARIABLE = "VLLM_CROSS_COMMAND"
+TIERS_VARIABLE = "VLLM_CROSS_TIERS"
+# By name: vk_dtype in csrc/core/abi.h.
+DTYPES = {
+    torch.float32: 0,
+    torch.bfloat16: 1,
+    torch.float16: 2,
+    torch.int8: 3,
+    torch.uint8: 4,
+    torch.int32: 5,
+    torch.int64: 6,
+    torch.bool: 7,
+    torch.float64: 8,
+    torch.float8_e4m3fn: 9,
+}
+MAX_DIMS = 6
+WORDS = 4  # VK_ATTENTION_METADATA_LENGTH
+
+
+class Gone(RuntimeError):
+    """The driver ended: an illegal instruction, or memory that is not the caller's."""
+
+
+class _Request:
+    """One call's arguments as bytes; a storage that several tensors view travels once."""
+
+    def __init__(self) -> None:
+        self.storages: list[torch.UntypedStorage] = []
+        self.arguments = b""
+        self.count = 0
+
+    def add(self, value: object) -> None:
+        self.count += 1
+        if value is None:
+            self.arguments += b"\0"
+        elif isinstance(value, torch.Tensor):
+            self.arguments += self._tensor(value)
+        elif isinstance(value, float):
+            self.arguments += struct.pack("<Bd", 3, value)
+        elif isinstance(value, str):
+            text = value.encode()
+            self.arguments += struct.pack("<BI", 4, len(text)) + text
+        else:
+            self.arguments += struct.pack("<Bq", 2, int(value))  # type: ignore[call-overload]
+
+    def _tensor(self, tensor: torch.Tensor) -> bytes:
+        if tensor.dim() > MAX_DIMS:
+            raise RuntimeError(f"a tensor has {tensor.dim()} dimensions, want at most {MAX_DIMS}")
+        storage = tensor.untyped_storage()
+        places = [known.data_ptr() for known in self.storages]
+        if storage.data_ptr() in places and storage.nbytes() > 0:
+            place = places.index(storage.data_ptr())
+        else:
+            place = len(self.storages)
+            self.storages.append(storage)
+        dtype = DTYPES.get(tensor.dtype, -1)
+        offset = tensor.storage_offset() * tensor.element_size()
+        head = struct.pack("<BIQii", 1, place, offset, dtype, tensor.dim())
+        return head + struct.pack(f"<{2 * tensor.dim()}q", *tensor.shape, *tensor.stride())
+
+    def message(self, name: str) -> bytes:
+        text = name.encode()
+        body = struct.pack("<I", len(text)) + text + struct.pack("<I", len(self.storages))
+        for storage in self.storages:
+            body += struct.pack("<Q", storage.nbytes()) + _bytes_of(storage).numpy().tobytes()
+        body += struct.pack("<I", self.count) + self.arguments
+        return struct.pack("<I", len(body)) + body
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload,no-any-return]
+
+
+class Driver:
+    """The emulated process."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = list(command)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, name: str, *values: object) -> tuple[int, list[int], str]:
+        """Call a function of the C ABI; the tensors hold what it wrote.
+
+        Returns:
+            The result number, the four result words and the text.
+
+        Raises:
+            RuntimeError: the function refused; its sentence.
+            Gone: the process died.
+        """
+        request = _Request()
+        for value in values:
+            request.add(value)
+        answer = self._exchange(request.message(name), name)
+        status, result = struct.unpack_from("<iq", answer)
+        words = list(struct.unpack_from(f"<{WORDS}i", answer, 12))
+        at = 12 + 4 * WORDS
+        (size,) = struct.unpack_from("<I", answer, at)
+        text = answer[at + 4 : at + 4 + size].decode()
+        at += 4 + size
+        for storage in request.storages:
+            if storage.nbytes():
+                content = torch.frombuffer(
+                    bytearray(answer[at : at + storage.nbytes()]), dtype=torch.uint8
+                )
+                _bytes_of(storage).copy_(content)
+            at += storage.nbytes()
+        if status != 0:
+            raise RuntimeError(text)
+        return result, words, text
+
+    def _exchange(self, message: bytes, name: str) -> bytes:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(message)
+            process.stdin.flush()
+            head = process.stdout.read(4)
+        except BrokenPipeError:
+            head = b""
+        if len(head) < 4:
+            self._process = None
+            raise Gone(f"{name}: {' '.join(self.command)} ended with code {process.wait()}")
+        return process.stdout.read(struct.unpack("<I", head)[0])
+
+
+class EmulatedKernels:
+    """What the package and its tests ask of libvllm_kernels_cpu."""
+
+    def __init__(self, driver: Driver, only: Sequence[str]) -> None:
+        self.driver = driver
+        self.only = list(only)
+        self.path = Path(driver.command[-1])
+
+    def isa(self) -> str:
+        return self.driver.call("isa")[2]
+
+    def set_isa(self, name: str | None) -> None:
+        self.driver.call("set_isa", name)
+
+    def tiers(self) -> dict[str, bool]:
+        rows = (line.split() for line in self.driver.call("tiers")[2].splitlines())
+        found = {name: runnable == "1" for name, runnable in rows}
+        return {name: found[name] for name in self.only or found}
+
+    def abi_version(self) -> int:
+        from vllm_kernels import _libraries
+
+        return _libraries.core().abi_version()
+
+
+def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
+    """By op: the same conversions as csrc/torch/cpu, with the driver instead of the library."""
+
+    def plain(name: str) -> Callable[..., None]:
+        def call(*values: object) -> None:
+            driver.call(name, *values)
+
+        return call
+
+    def attention(
+        q: object, k: object, v: object, out: object, starts: object, lengths: object,
+        scale: float, causal: bool, slopes: object, window: int, table: object, softcap: float,
+        _metadata: object, sinks: object, dynamic: object, _k: float = 1.0, _v: float = 1.0,
+        cache_dtype: str = "auto",
+    ) -> None:  # fmt: skip
+        driver.call(
+            "attention", q, k, v, out, starts, lengths, table, slopes, sinks, dynamic,
+            float(scale), float(softcap), window, causal, cache_dtype,
+        )  # fmt: skip
+
+    def metadata(
+        requests: int, heads: int, kv_heads: int, head_size: int, lengths: torch.Tensor, *_: object
+    ) -> torch.Tensor:
+        words = driver.call("attention_metadata", requests, heads, kv_heads, head_size)[1]
+        return torch.tensor(words, dtype=torch.int32).view(torch.int8)
+
+    def reshape(
+        key: object, value: object, key_cache: object, value_cache: object, slots: object,
+        isa: str, _k: float = 1.0, _v: float = 1.0, dtype: str = "auto",
+    ) -> None:  # fmt: skip
+        driver.call("reshape_and_cache", key, value, key_cache, value_cache, slots, isa, dtype)
+
+    def create(b: object, _cache: int) -> int:
+        return driver.call("create_onednn_mm_handler", b)[0]
+
+    def create_scaled(
+        b: object, scales: object, dtype: torch.dtype, dynamic: bool, azp: bool, _cache: int
+    ) -> int:
+        number = DTYPES.get(dtype, -1)
+        return driver.call("create_onednn_scaled_mm_handler", b, scales, number, dynamic, azp)[0]
+
+    def multiply(name: str) -> Callable[..., None]:
+        def call(*values: Any) -> None:
+            handle = values[-1]
+            if handle.dtype != torch.int64 or handle.numel() != 1:
+                raise RuntimeError(
+                    f"{name}: handler_tensor is not what holds a handle, want a CPU tensor of "
+                    "one int64"
+                )
+            driver.call(name, *values[:-1], int(handle))
+
+        return call
+
+    def rotary(
+        positions: object, query: object, key: object, head_size: int, cache: object,
+        neox: bool, offset: int = 0, inverse: bool = False,
+    ) -> None:  # fmt: skip
+        driver.call(
+            "rotary_embedding", positions, query, key, head_size, cache, neox, offset, inverse
+        )
+
+    names = (
+        "silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_new", "gelu_fast",
+        "gelu_quick", "gelu_tanh", "rms_norm", "fused_add_rms_norm", "static_scaled_int8_quant",
+        "dynamic_scaled_int8_quant",
+    )  # fmt: skip
+    return {
+        **{name: plain(name) for name in names},
+        "cpu_attention_with_kv_cache": attention,
+        "get_scheduler_metadata": metadata,
+        "cpu_attn_reshape_and_cache": reshape,
+        "compute_slot_mapping_kernel_impl": plain("compute_slot_mapping"),
+        "create_onednn_mm_handler": create,
+        "onednn_mm": multiply("onednn_mm"),
+        "create_onednn_scaled_mm_handler": create_scaled,
+        "onednn_scaled_mm": multiply("onednn_scaled_mm"),
+        "rotary_embedding": rotary,
+        "release_dnnl_matmul_handler": lambda handle: plain("release_dnnl_matmul_handler")(handle),
+        "cpu_attn_has_isa": lambda isa: bool(driver.call("attention_has_isa", isa)[1][0]),
+        "is_onednn_acl_supported": lambda: False,
+    }
+
+
+# Without a tensor argument there is no device to dispatch on.
+DEVICELESS = ("release_dnnl_matmul_handler", "cpu_attn_has_isa", "is_onednn_acl_supported")
+
+
+def install(command: Sequence[str], only: Sequence[str] = ()) -> EmulatedKernels:
+    """Let the package take the emulated kernels for its CPU library; before it is imported."""
+    import importlib.util
+    import sys
+
+    driver = Driver(command)
+    kernels = EmulatedKernels(driver, only)
+    if "vllm_kernels" in sys.modules:
+        raise RuntimeError("vllm_kernels was imported before the bridge")
+    # The package's __init__ loads everything, so its parts are imported beneath a bare package.
+    spec = importlib.util.find_spec("vllm_kernels")
+    assert spec is not None
+    bare = importlib.util.module_from_spec(spec)
+    sys.modules["vllm_kernels"] = bare
+    from vllm_kernels import _libraries
+
+    load_ops = _libraries.load_ops
+
+    def load(name: str) -> bool:
+        if name != _libraries.CPU_BINDING:
+            return load_ops(name)
+        for op, function in implementations(driver).items():
+            key = "CompositeExplicitAutograd" if op in DEVICELESS else "CPU"
+            _library().impl(op, function, key)
+        return True
+
+    _libraries.cpu_kernels = lambda: kernels  # type: ignore[assignment,return-value]
+    _libraries.load_ops = load
+    assert spec.loader is not None
+    spec.loader.exec_module(bare)
+    return kernels
+
+
+_LIBRARIES: list[torch.library.Library] = []
+
+
+def _library() -> torch.library.Library:
+    if not _LIBRARIES:
+        _LIBRARIES.append(torch.library.Library("vllm_kernels", "IMPL"))  # type: ignore[no-untyped-call]
+    return _LIBRARIES[0]
+
+
+if COMMAND_VARIABLE in os.environ:
+    install(
+        json.loads(os.environ[COMMAND_VARIABLE]),
+        [name for name in os.environ.get(TIERS_VARIABLE, "").split(",") if name],
+    )
