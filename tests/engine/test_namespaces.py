@@ -1,0 +1,76 @@
+"""The table of ops against the engine's: devices, namespaces and arguments."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from vllm_kernels import _libraries, _ops
+from vllm_kernels_plugin import namespaces
+
+TABLE = Path(__file__).parent / "ops-0.26.tsv"
+ROWS = [line.split("\t") for line in TABLE.read_text().splitlines() if not line.startswith("#")]
+ENGINE = {(device, schema.split("(")[0]): (space, schema) for device, space, schema in ROWS}
+NAMES = [name for name in _ops.names() if name not in namespaces.OURS]
+# The engine's CPU build registers these without arguments, only so that imports find them.
+PLACEHOLDER = re.compile(r"\w+\(\) -> \(\)")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_devices_are_the_engines(name: str) -> None:
+    known = {
+        device
+        for device in ("cpu", "cuda")
+        if (device, name) in ENGINE and not PLACEHOLDER.fullmatch(ENGINE[device, name][1])
+    }
+    assert set(_libraries.devices_of(name)) == known
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_namespace_is_the_engines(name: str) -> None:
+    spaces = {ENGINE[device, name][0] for device in _libraries.devices_of(name)}
+    assert spaces == {namespaces.of(name)}
+
+
+def _signature(schema: str) -> tuple[list[tuple[str, str]], str]:
+    """Types and names of the arguments, and the types of the results, without aliases."""
+    left, _, results = schema.partition(" -> ")
+    found = []
+    for argument in filter(None, re.split(r",(?![^\[(]*[\])])", left.split("(", 1)[1][:-1])):
+        words = re.sub(r"\(\w+!?( -> )?\)|\(\w+ -> \w+\)", "", argument.split("=")[0]).split()
+        if words == ["*"]:
+            continue
+        kind = "".join(words[:-1]).replace("!", "").replace("SymInt", "int")
+        found.append((kind, words[-1].replace("!", "")))
+    return found, re.sub(r"\(\w+!?\)", "", results).replace(" ", "")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_are_the_engines(name: str) -> None:
+    device = _libraries.devices_of(name)[-1]  # CUDA's spelling where both have the op
+    ours, theirs = _signature(_raw(name)), _signature(ENGINE[device, name][1])
+    assert ours == theirs
+
+
+def _raw(name: str) -> str:
+    """Our schema, as the table spells it."""
+    text = (Path(__file__).parents[2] / "csrc/torch/ops.def").read_text()
+    match = re.search(rf'_OP\(\w+,\s*((?:"{name}\()(?:[^;]*?))\)\n(?=\n|VK|$|//)', text)
+    assert match is not None
+    return "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', match[1])).replace('\\"', '"')
+
+
+def test_every_namespace_of_the_table_is_the_engines() -> None:
+    assert set(namespaces.everything()) == {space for _, space, _ in ROWS}
+
+
+def test_ops_of_ours_are_not_the_engines() -> None:
+    assert not namespaces.OURS & {name for _, name in ENGINE}
+    assert namespaces.OURS <= set(_ops.names())
+
+
+def test_ops_stay_undefined_without_the_plugin() -> None:
+    assert not hasattr(torch.ops._C, "rms_norm")
