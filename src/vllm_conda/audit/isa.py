@@ -59,6 +59,9 @@ _FLAGS: Mapping[str, frozenset[str]] = {
 }
 # Executed only after CPUID said that they are there (csrc/core/cpu_features.cc).
 _CHECKED_AT_RUN_TIME = frozenset({Code.XGETBV})
+# GCC writes `rep bsf` for every CPU, the same bytes: one without BMI1 ignores the prefix, and where
+# the results differ, for zero, it uses neither.
+_AS_BSF = frozenset({Code.TZCNT_R16_RM16, Code.TZCNT_R32_RM32, Code.TZCNT_R64_RM64})
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,8 @@ def _features(code: Code_) -> frozenset[str]:
     """Features of an opcode; bytes that decode to nothing are refused everywhere."""
     if code == Code.INVALID:
         return frozenset({"INVALID"})
+    if code in _AS_BSF:
+        return frozenset()
     instruction = Instruction()
     instruction.code = code
     return frozenset(_NAMES[feature] for feature in instruction.cpuid_features())
