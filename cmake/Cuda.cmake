@@ -8,9 +8,15 @@ set(CMAKE_CUDA_ARCHITECTURES OFF)
 if(NOT CMAKE_CUDA_HOST_COMPILER AND NOT DEFINED ENV{CUDAHOSTCXX})
   set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
 endif()
-include(CheckLanguage)
-check_language(CUDA)
-if(NOT CMAKE_CUDA_COMPILER)
+# We link the shared run time alone; some toolkits hold no static one, which nvcc tries by default.
+if(NOT CMAKE_CUDA_FLAGS MATCHES "cudart")
+  string(APPEND CMAKE_CUDA_FLAGS " -cudart=shared")
+endif()
+find_program(vllm_nvcc NAMES nvcc PATHS $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX} AND vllm_nvcc)
+  set(CMAKE_CUDA_COMPILER ${vllm_nvcc})
+endif()
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
   message(FATAL_ERROR "vllm-kernels: VLLM_TARGET_DEVICE=cuda needs nvcc, which is not on PATH; "
                       "install a CUDA toolkit (conda: cuda-nvcc), or set CUDACXX to its nvcc")
 endif()
@@ -19,6 +25,9 @@ if(NOT CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA")
   message(FATAL_ERROR "vllm-kernels: CUDA compiler ${CMAKE_CUDA_COMPILER_ID} is not nvcc")
 endif()
 find_package(CUDAToolkit REQUIRED)
+# Named where it is linked (CUDA::cudart). The device run time, which nvcc would add, serves
+# relocatable device code only.
+set(CMAKE_CUDA_IMPLICIT_LINK_LIBRARIES "")
 
 # vllm_cuda_request(OUT_TEXT OUT_SOURCE): the architectures asked for, and by what; empty: nothing.
 function(vllm_cuda_request out_text out_source)
@@ -278,7 +287,7 @@ function(vllm_add_cuda_family family)
   target_link_libraries(${target} PRIVATE vllm_cuda_compile vllm_torch CUDA::cudart)
   set_target_properties(${target} PROPERTIES
     CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_EXTENSIONS OFF
-    CUDA_RUNTIME_LIBRARY Shared
+    CUDA_RUNTIME_LIBRARY None
     CUDA_VISIBILITY_PRESET hidden
     JOB_POOL_COMPILE ${vllm_cuda_pool_${family}})
   vllm_install_library(${target} cuda)
