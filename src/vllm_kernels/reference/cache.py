@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 
@@ -53,3 +55,208 @@ def compute_slot_mapping_kernel_impl(
     position = positions[first:last]
     block = block_table[requests, position // block_size].long()
     slot_mapping[first:last] = block * block_size + position % block_size
+
+
+_FLOAT8 = {
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+def _to_float8(x: torch.Tensor, scale: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
+    """``x / scale`` in float32, saturated, as float8."""
+    limit = torch.finfo(dtype).max
+    return (x.float() / scale).clamp(-limit, limit).to(dtype)
+
+
+def _stored(
+    x: torch.Tensor, cache: torch.Tensor, kv_cache_dtype: str, scale: torch.Tensor
+) -> torch.Tensor:
+    """``x`` [tokens, heads, size] as the cache holds it; ``scale``: one, or one for each head."""
+    if kv_cache_dtype not in _FLOAT8:
+        return x
+    by_head = scale.reshape(()) if scale.numel() == 1 else scale.reshape(1, -1, 1)
+    return _to_float8(x, by_head, _FLOAT8[kv_cache_dtype]).view(cache.dtype)
+
+
+def _slots(
+    slot_mapping: torch.Tensor, tokens: int, blocks: int, block_size: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of the tokens that have a slot: their index, block and slot within the block."""
+    slots = slot_mapping[:tokens]
+    kept = ((slots >= 0) & (slots < blocks * block_size)).nonzero().flatten()
+    return kept, slots[kept] // block_size, slots[kept] % block_size
+
+
+def reshape_and_cache_flash(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    kv_cache_dtype: str,
+    k_scale: torch.Tensor,
+    v_scale: torch.Tensor,
+) -> None:
+    """Write tokens into their slots of the cache; a slot that it does not have is skipped.
+
+    ``key``, ``value``: [tokens, heads, head_size]; the caches [blocks, block_size, heads,
+    head_size] of the same dtype, or by ``kv_cache_dtype`` ("fp8", "fp8_e4m3", "fp8_e5m2") float8,
+    as such or as uint8, of key / k_scale. ``slot_mapping``: int64 [n], of which and of the tokens
+    the first min(n, tokens) are taken. Scales: float32, one or one for each head.
+    """
+    kept, block, slot = _slots(slot_mapping, key.shape[0], *key_cache.shape[:2])
+    key_cache[block, slot] = _stored(key[kept], key_cache, kv_cache_dtype, k_scale)
+    value_cache[block, slot] = _stored(value[kept], value_cache, kv_cache_dtype, v_scale)
+
+
+def reshape_and_cache(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    kv_cache_dtype: str,
+    k_scale: torch.Tensor,
+    v_scale: torch.Tensor,
+) -> None:
+    """The same into the older layout.
+
+    ``key_cache``: [blocks, heads, head_size / x, block_size, x]; ``value_cache``: [blocks, heads,
+    head_size, block_size].
+    """
+    blocks, block_size = key_cache.shape[0], key_cache.shape[3]
+    kept, block, slot = _slots(slot_mapping, key.shape[0], blocks, block_size)
+    keys = _stored(key[kept], key_cache, kv_cache_dtype, k_scale)
+    groups = keys.reshape(*keys.shape[:2], key_cache.shape[2], key_cache.shape[4])
+    key_cache[block, :, :, slot] = groups
+    value_cache[block, :, :, slot] = _stored(value[kept], value_cache, kv_cache_dtype, v_scale)
+
+
+def concat_and_cache_mla(
+    kv_c: torch.Tensor,
+    k_pe: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    kv_cache_dtype: str,
+    scale: torch.Tensor,
+) -> None:
+    """Write concat(kv_c, k_pe) of each token into its slot (DeepSeek-V2, 2024).
+
+    ``kv_c``: [tokens, rank]; ``k_pe``: [tokens, rope]; ``kv_cache``: [blocks, block_size,
+    rank + rope]. With "fp8_ds_mla" entries are 656 bytes: 512 float8_e4m3fn, a float32 scale for
+    each 128 of them (max |x| / 448), and ``k_pe`` as it is.
+    """
+    tokens = kv_c.shape[0]
+    kept, block, slot = _slots(slot_mapping, tokens, *kv_cache.shape[:2])
+    if kv_cache_dtype == "fp8_ds_mla":
+        tiles = kv_c[kept].float().reshape(len(kept), 4, 128)
+        scales = (tiles.abs().amax(-1, keepdim=True) / 448).clamp_min(2.0**-126)
+        quantised = _to_float8(tiles, scales, torch.float8_e4m3fn)
+        parts = [quantised.flatten(1), scales.flatten(1), k_pe[kept].contiguous()]
+        entry = torch.cat([part.view(torch.uint8) for part in parts], dim=-1)
+        kv_cache[block, slot] = entry.view(kv_cache.dtype)
+        return
+    both = torch.cat((kv_c[kept], k_pe[kept]), dim=-1).unsqueeze(1)
+    kv_cache[block, slot] = _stored(both, kv_cache, kv_cache_dtype, scale).squeeze(1)
+
+
+def concat_mla_q(ql_nope: torch.Tensor, q_pe: torch.Tensor, q_out: torch.Tensor) -> None:
+    """``q_out`` [tokens, heads, a + b] = concat of ``ql_nope`` [.., a] and ``q_pe`` [.., b]."""
+    q_out.copy_(torch.cat((ql_nope, q_pe), dim=-1))
+
+
+def _gathered(
+    src_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    cu_seq_lens: torch.Tensor,
+    sequence: torch.Tensor,
+    token: torch.Tensor,
+    seq_starts: torch.Tensor | None,
+) -> torch.Tensor:
+    """The cache's entries of tokens, which lie in the sequences given."""
+    position = token - cu_seq_lens[sequence]
+    if seq_starts is not None:
+        position = position + seq_starts[sequence]
+    block_size = src_cache.shape[1]
+    block = block_table[sequence, position // block_size].long()
+    return src_cache[block, position % block_size]
+
+
+def gather_and_maybe_dequant_cache(
+    src_cache: torch.Tensor,
+    dst: torch.Tensor,
+    block_table: torch.Tensor,
+    cu_seq_lens: torch.Tensor,
+    token_to_seq: torch.Tensor,
+    num_tokens: int,
+    kv_cache_dtype: str,
+    scale: torch.Tensor,
+    seq_starts: torch.Tensor | None,
+) -> None:
+    """Row t of ``dst`` = the cache's entry of token t, times ``scale`` where the cache is float8.
+
+    ``src_cache``: [blocks, block_size, ...]; ``dst``: [>= num_tokens, ...]; int32:
+    ``block_table`` [sequences, pages], ``cu_seq_lens`` [sequences + 1], ``token_to_seq``
+    [>= num_tokens], ``seq_starts`` [sequences]: what is added to positions. Tokens past their
+    sequence's end are left.
+    """
+    token = torch.arange(num_tokens, device=dst.device)
+    sequence = token_to_seq[:num_tokens].long()
+    token = token[token < cu_seq_lens[sequence + 1]]
+    entries = _gathered(src_cache, block_table, cu_seq_lens, sequence[token], token, seq_starts)
+    if kv_cache_dtype in _FLOAT8:
+        entries = entries.view(_FLOAT8[kv_cache_dtype]).float() * scale.reshape(())
+    dst[token] = entries.to(dst.dtype)
+
+
+def cp_gather_cache(
+    src_cache: torch.Tensor,
+    dst: torch.Tensor,
+    block_table: torch.Tensor,
+    cu_seq_lens: torch.Tensor,
+    batch_size: int,
+    seq_starts: torch.Tensor | None,
+) -> None:
+    """The same without conversion for all tokens of the first ``batch_size`` sequences."""
+    lengths = cu_seq_lens[: batch_size + 1].diff().long()
+    sequence = torch.arange(batch_size, device=dst.device).repeat_interleave(lengths)
+    token = torch.arange(len(sequence), device=dst.device)
+    dst[: len(token)] = _gathered(src_cache, block_table, cu_seq_lens, sequence, token, seq_starts)
+
+
+def convert_fp8(
+    dst_cache: torch.Tensor, src_cache: torch.Tensor, scale: float, kv_cache_dtype: str
+) -> None:
+    """``src / scale`` as float8, or ``src * scale`` from it; "auto" is float8_e4m3fn."""
+    dtype = _FLOAT8.get(kv_cache_dtype, torch.float8_e4m3fn)
+    if dst_cache.element_size() == 1:
+        dst_cache.copy_(_to_float8(src_cache, scale, dtype).view(dst_cache.dtype))
+    else:
+        dst_cache.copy_(src_cache.view(dtype).float() * scale)
+
+
+def swap_blocks(
+    src: torch.Tensor, dst: torch.Tensor, block_size_in_bytes: int, block_mapping: torch.Tensor
+) -> None:
+    """Copy blocks from one memory to another; ``block_mapping``: int64 [n, 2], from and to."""
+    source = src.view(-1).view(torch.uint8)
+    target = dst.view(-1).view(torch.uint8)
+    for from_block, to_block in block_mapping.tolist():
+        start, end = to_block * block_size_in_bytes, (to_block + 1) * block_size_in_bytes
+        first = from_block * block_size_in_bytes
+        target[start:end].copy_(source[first : first + block_size_in_bytes])
+
+
+def swap_blocks_batch(
+    src_ptrs: torch.Tensor,
+    dst_ptrs: torch.Tensor,
+    sizes: torch.Tensor,
+    is_src_access_order_any: bool = False,
+) -> None:
+    """Copy ``sizes[i]`` bytes between addresses; int64 [n] each. Here: of host memory."""
+    for source, target, size in zip(
+        src_ptrs.tolist(), dst_ptrs.tolist(), sizes.tolist(), strict=True
+    ):
+        ctypes.memmove(target, source, size)

@@ -1,0 +1,59 @@
+// What the cache kernels share: conversion to and from a cache's format.
+#ifndef VLLM_KERNELS_CUDA_CACHE_KERNEL_CUH_
+#define VLLM_KERNELS_CUDA_CACHE_KERNEL_CUH_
+
+#include "cuda/cache/launch.h"
+#include "cuda/common/quantize.cuh"
+#include "cuda/common/vec.cuh"
+
+namespace vk::cuda::cache {
+
+constexpr int kThreads = 256;
+
+// Calls body(Type<T>, Type<Cached>): T is not in the cache, Cached is.
+template <class Body>
+void DispatchCached(const Launch& launch, const Body& body) {
+  DispatchFloating(launch.dtype, [&](auto type) {
+    if (launch.format == Format::kE4M3) {
+      body(type, Type<E4M3>());
+    } else if (launch.format == Format::kE5M2) {
+      body(type, Type<E5M2>());
+    } else {
+      body(type, type);
+    }
+  });
+}
+
+// N elements as they go into the cache: moved, or divided by the scale and rounded.
+template <class T, class Cached, int N>
+__device__ __forceinline__ void WritePiece(const T* from, Cached* to, const float* scale) {
+  const Vec<T, N> vec = LoadVec<N>(from);
+  if constexpr (std::is_same_v<T, Cached>) {
+    StoreVec(to, vec);
+  } else {
+    const Divisor divisor(*scale);
+    float x[N];
+    ToFloats(vec, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = divisor.Quotient(x[i], 2.0f * kQuantMax<Cached>);
+    StoreVec(to, FromFloats<Cached>(x));
+  }
+}
+
+// And as they come out of it.
+template <class Cached, class T, int N>
+__device__ __forceinline__ void ReadPiece(const Cached* from, T* to, const float* scale) {
+  const Vec<Cached, N> vec = LoadVec<N>(from);
+  if constexpr (std::is_same_v<T, Cached>) {
+    StoreVec(to, vec);
+  } else {
+    float x[N];
+    ToFloats(vec, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] *= *scale;
+    StoreVec(to, FromFloats<T>(x));
+  }
+}
+
+}  // namespace vk::cuda::cache
+#endif  // VLLM_KERNELS_CUDA_CACHE_KERNEL_CUH_

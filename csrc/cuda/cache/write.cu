@@ -1,0 +1,143 @@
+#include "cuda/cache/kernel.cuh"
+#include "cuda/common/reduce.cuh"
+
+namespace vk::cuda::cache {
+namespace {
+
+// A piece a thread; blockIdx.y tells which of the two tensors.
+template <class T, class Cached, int N>
+__global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ Write write) {
+  const Stream& stream = write.streams[blockIdx.y];
+  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
+  if (index >= stream.count) return;
+  const FastDiv::Result piece = stream.pieces(index);
+  const FastDiv::Result head = write.heads(piece.quotient);
+  const int64_t token = head.quotient;
+  const int64_t slot = write.slots != nullptr ? write.slots[token] : token;
+  if (slot < 0 || slot >= write.slot_limit) return;
+  const FastDiv::Result at = write.block_size(static_cast<uint32_t>(slot));
+  const int64_t column = int64_t{piece.remainder} * N;
+  const T* from = static_cast<const T*>(stream.from) + token * stream.from_token_stride +
+                  head.remainder * stream.from_head_stride + column;
+  Cached* to = static_cast<Cached*>(stream.to) + at.quotient * stream.to_block_stride +
+               at.remainder * stream.to_slot_stride + head.remainder * stream.to_head_stride +
+               column;
+  WritePiece<T, Cached, N>(from, to, stream.scale + head.remainder * stream.scale_stride);
+}
+
+// An element a thread.
+template <class T, class Cached>
+__global__ void __launch_bounds__(kThreads)
+    WriteOldKernel(const __grid_constant__ Write write, const __grid_constant__ OldLayout layout) {
+  const Stream& stream = write.streams[blockIdx.y];
+  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
+  if (index >= stream.count) return;
+  const FastDiv::Result piece = stream.pieces(index);
+  const FastDiv::Result head = write.heads(piece.quotient);
+  const int64_t token = head.quotient, column = piece.remainder;
+  const int64_t slot = write.slots[token];
+  if (slot < 0 || slot >= write.slot_limit) return;
+  const FastDiv::Result at = write.block_size(static_cast<uint32_t>(slot));
+  const T* from = static_cast<const T*>(stream.from) + token * stream.from_token_stride +
+                  head.remainder * stream.from_head_stride + column;
+  // Both tensors hold a head's elements together; keys in groups of x by slot, values by element.
+  int64_t to = head.remainder * layout.head_size * layout.block_size;
+  if (blockIdx.y == 0) {
+    to += at.quotient * layout.key_block +
+          (column / layout.x * layout.block_size + at.remainder) * layout.x + column % layout.x;
+  } else {
+    to += at.quotient * layout.value_block + column * layout.block_size + at.remainder;
+  }
+  WritePiece<T, Cached, 1>(from, static_cast<Cached*>(stream.to) + to,
+                           stream.scale + head.remainder * stream.scale_stride);
+}
+
+// The entries of "fp8_ds_mla": a token a block, 16 lanes for each tile of 128 elements, and 8 more
+// threads for the rotated part.
+constexpr int kDsRank = 512, kDsTile = 128, kDsRope = 64;
+constexpr int kDsThreads = 96;
+
+template <class T>
+__global__ void __launch_bounds__(kDsThreads)
+    WriteDsMlaKernel(const __grid_constant__ Write write) {
+  constexpr int N = 8;
+  const int64_t token = blockIdx.x, slot = write.slots[token];
+  if (slot < 0 || slot >= write.slot_limit) return;
+  const FastDiv::Result at = write.block_size(static_cast<uint32_t>(slot));
+  const Stream &latent = write.streams[0], &rope = write.streams[1];
+  uint8_t* entry = static_cast<uint8_t*>(latent.to) + at.quotient * latent.to_block_stride +
+                   at.remainder * latent.to_slot_stride;
+  const int thread = static_cast<int>(threadIdx.x);
+  // Without vectors: neither rows nor entries need be aligned to 16 bytes.
+  if (thread < kDsRank / N) {
+    const T* from =
+        static_cast<const T*>(latent.from) + token * latent.from_token_stride + thread * N;
+    float x[N], abs_max = 0.0f;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      x[i] = ToFloat(from[i]);
+      abs_max = fmaxf(abs_max, fabsf(x[i]));
+    }
+    abs_max = ReduceLanes<kDsTile / N>(abs_max, Max());
+    const float scale = fmaxf(__fdiv_rn(abs_max, kQuantMax<E4M3>), FLT_MIN);
+    const Divisor divisor(scale);
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = divisor.Quotient(x[i], 2.0f * kQuantMax<E4M3>);
+    const Vec<E4M3, N> quantised = FromFloats<E4M3>(x);
+    StoreVec(reinterpret_cast<E4M3*>(entry) + thread * N, quantised);
+    if (thread % (kDsTile / N) == 0) {
+      reinterpret_cast<float*>(entry + kDsRank)[thread / (kDsTile / N)] = scale;
+    }
+  } else {
+    const T* from = static_cast<const T*>(rope.from) + token * rope.from_token_stride;
+    T* to = reinterpret_cast<T*>(entry + kDsRank + kDsRank / kDsTile * sizeof(float));
+    for (int i = thread - kDsRank / N; i < kDsRope; i += kDsThreads - kDsRank / N) to[i] = from[i];
+  }
+}
+
+dim3 GridOf(const Write& write, const char* op) {
+  const uint32_t most = write.streams[0].count > write.streams[1].count ? write.streams[0].count
+                                                                        : write.streams[1].count;
+  return dim3(GridX(op, CeilDiv(most, kThreads)), 2);
+}
+
+}  // namespace
+
+void LaunchWrite(const Write& write, const Launch& launch) {
+  const dim3 grid = GridOf(write, launch.op);
+  if (grid.x == 0) return;
+  DispatchCached(launch, [&](auto type, auto cached) {
+    using T = typename decltype(type)::type;
+    using Cached = typename decltype(cached)::type;
+    if (launch.aligned) {
+      WriteKernel<T, Cached, kVecSize<T>><<<grid, kThreads, 0, launch.stream>>>(write);
+    } else {
+      WriteKernel<T, Cached, 1><<<grid, kThreads, 0, launch.stream>>>(write);
+    }
+    CheckLaunch(launch.op);
+  });
+}
+
+void LaunchWriteOld(const Write& write, const OldLayout& layout, const Launch& launch) {
+  const dim3 grid = GridOf(write, launch.op);
+  if (grid.x == 0) return;
+  DispatchCached(launch, [&](auto type, auto cached) {
+    using T = typename decltype(type)::type;
+    using Cached = typename decltype(cached)::type;
+    WriteOldKernel<T, Cached><<<grid, kThreads, 0, launch.stream>>>(write, layout);
+    CheckLaunch(launch.op);
+  });
+}
+
+void LaunchWriteDsMla(const Write& write, const Launch& launch) {
+  const uint32_t tokens = write.streams[0].count;
+  if (tokens == 0) return;
+  if (launch.dtype == VK_BF16) {
+    WriteDsMlaKernel<BFloat16><<<tokens, kDsThreads, 0, launch.stream>>>(write);
+  } else {
+    WriteDsMlaKernel<Half><<<tokens, kDsThreads, 0, launch.stream>>>(write);
+  }
+  CheckLaunch(launch.op);
+}
+
+}  // namespace vk::cuda::cache
