@@ -194,7 +194,7 @@ def test_gathers(dtype: torch.dtype, entry: int, kv_cache_dtype: str, moved: boo
 
 
 def test_gather_skips_what_the_cache_lacks() -> None:
-    starts, owners, table, _ = sequences([40], 16)
+    starts, _, table, _ = sequences([40], 16)
     src = randn(table.numel(), 16, 64, dtype=torch.bfloat16)
     table[0, 1] = 1000
     dst = torch.full((40, 64), 9.0, dtype=torch.bfloat16, device="cuda")
