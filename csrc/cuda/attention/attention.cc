@@ -14,6 +14,7 @@
 namespace {
 
 using vk::Arg;
+using vk::cuda::attention::CacheStrides;
 using vk::cuda::attention::Instance;
 using vk::cuda::attention::Problem;
 
@@ -116,14 +117,17 @@ int32_t Window(const char* name, int64_t window) {
   return window < 0 || window > INT32_MAX ? INT32_MAX : static_cast<int32_t>(window);
 }
 
+CacheStrides Strides(const Arg& cache) {
+  const int64_t item = vk::DtypeSize(cache.tensor().dtype);
+  const bool paged = cache.tensor().ndim == 4;
+  return {paged ? cache.stride(0) * item : 0, cache.stride(-3) * item, cache.stride(-2) * item};
+}
+
 void SetKeys(Problem& problem, const vk_cuda_attention_args& call, const Arguments& args) {
-  const int32_t slot = args.paged ? 1 : 0;
   problem.key = call.key->data;
   problem.value = call.value->data;
-  problem.key_slot_stride = args.key.stride(slot);
-  problem.key_head_stride = args.key.stride(slot + 1);
-  problem.value_slot_stride = args.value.stride(slot);
-  problem.value_head_stride = args.value.stride(slot + 1);
+  problem.key_strides = Strides(args.key);
+  problem.value_strides = Strides(args.value);
   if (!args.paged) {
     VK_CHECK(call.key_start_loc != nullptr,
              "%s: neither block_table nor key_start_loc is given, want one of them", kOp);
@@ -136,8 +140,6 @@ void SetKeys(Problem& problem, const vk_cuda_attention_args& call, const Argumen
     problem.block_table =
         Integers("block_table", call.block_table, 2, args.requests(), &problem.table_stride);
     problem.pages = static_cast<int32_t>(call.block_table->shape[1]);
-    problem.key_block_stride = args.key.stride(0);
-    problem.value_block_stride = args.value.stride(0);
     problem.blocks = static_cast<int32_t>(args.key.size(0));
     problem.block_size = static_cast<int32_t>(args.key.size(1));
     const vk::cuda::attention::Reciprocal page(static_cast<uint32_t>(problem.block_size));

@@ -108,21 +108,18 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
 
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32, lane = threadIdx.x % 32;
   char* ring = shared + Traits::kQueryBytes + warp * Traits::kWarpBytes;
-  using Copier = KeyCopier<KV, kHead, kKeys, 32, kFast>;
-  constexpr int kItem = static_cast<int>(sizeof(KV));
-  const Copier key_copier(MakeKeyRows<KV>(p, request, kv_head, false), p.head_size * kItem, lane);
-  const Copier value_copier(MakeKeyRows<KV>(p, request, kv_head, true), p.value_head_size * kItem,
-                            lane);
+  const KeyCopier<KV, kHead, kKeys, 32, kFast, false> key_copier(p, request, kv_head, lane);
+  const KeyCopier<KV, kHead, kKeys, 32, kFast, true> value_copier(p, request, kv_head, lane);
 
   // Tile `tile` goes to stage `stage`; its pages were read one tile before.
   Pages<kKeys> pages;
-  pages.Load(key_copier.rows, tiles.origin + (tiles.first + warp) * kKeys, tiles.range);
+  pages.Load(p, key_copier.table, tiles.origin + (tiles.first + warp) * kKeys, tiles.range);
   auto copy = [&](int32_t tile, int stage) {
     if (tile < tiles.last) {
       char* keys = ring + stage * 2 * Traits::kTileBytes;
       const int32_t first_key = tiles.origin + tile * kKeys;
       const Pages<kKeys> now = pages;
-      pages.Load(key_copier.rows, first_key + warps * kKeys, tiles.range);
+      pages.Load(p, key_copier.table, first_key + warps * kKeys, tiles.range);
       key_copier.Copy(keys, now, first_key, tiles.range);
       value_copier.Copy(keys + Traits::kTileBytes, now, first_key, tiles.range);
     }

@@ -25,9 +25,10 @@ struct HopperTraits {
   static constexpr int kTileBytes = kPanels * kKeyPanel;
   static constexpr int kQueryBytes = kPanels * kQueryPanel;
   static constexpr int kBarriers = 4 + 4 * kStages;
-  // Barriers and the number of the tile are behind the tiles; 1 KiB is for aligning them.
+  // Behind the tiles are barriers, the number of the tile of work, and a word a consumer warp that
+  // nobody reads; 1 KiB is for aligning the tiles.
   static constexpr int kSharedBytes =
-      1024 + kQueryBytes + 2 * kStages * kTileBytes + 8 * kBarriers + 16;
+      1024 + kQueryBytes + 2 * kStages * kTileBytes + 8 * kBarriers + 16 + 8 * 4;
 };
 
 // A tile of work of this block, the heaviest first; false: there is none at `index`.
@@ -201,7 +202,7 @@ __global__ void __launch_bounds__(384, 1)
     BarrierInit(query_full, 1);
     BarrierInit(query_empty, 8);  // the consumers' warps
     BarrierInit(work_full, 1);
-    BarrierInit(work_empty, 8);
+    BarrierInit(work_empty, 9);  // and the producer of values
     for (int stage = 0; stage < kStages; ++stage) {
       BarrierInit(key_full + 8 * stage, 1);
       BarrierInit(key_empty + 8 * stage, 8);
@@ -214,81 +215,91 @@ __global__ void __launch_bounds__(384, 1)
   const int32_t work = plan.tiles * p.kv_heads;
 
   if (threadIdx.x < 128) {
-    RegistersFewer<24>();
-    if (threadIdx.x >= 32) return;
-    const int lane = threadIdx.x;
-    int32_t fill = 0;    // tiles of keys sent so far
+    RegistersFewer<40>();
+    // Warp 0 hands out tiles and copies queries and keys, warp 1 copies values.
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (warp > 1) return;
+    const bool is_values = warp == 1;
+    const CUtensorMap* map = is_values ? &value_map : &key_map;
+    const uint32_t ring = is_values ? values : keys;
+    const uint32_t full = is_values ? value_full : key_full;
+    const uint32_t empty = is_values ? value_empty : key_empty;
+    // One box a page and panel; a lane has one page of a tile, and one panel in `panel_step`.
+    const int pieces = kKeys / plan.box_keys, panel_step = 32 / pieces;
+    const int piece = lane % pieces, first_panel = lane / pieces;
+    int32_t filled = 0;  // tiles of keys so far
     int32_t served = 0;  // tiles of queries
-    // Keys or values of a tile: one box a page and panel, the boxes spread over the lanes.
-    auto send = [&](const HopperTile& tile, const CUtensorMap* map, uint32_t ring, uint32_t full,
-                    uint32_t empty, int32_t number, int32_t index) {
-      const int stage = number % kStages;
-      BarrierWait(empty + 8 * stage, (number / kStages & 1) ^ 1);
-      if (lane == 0) BarrierExpect(full + 8 * stage, Traits::kTileBytes);
-      __syncwarp();
-      const int32_t first_key = tile.origin + index * kKeys;
-      const int pieces = kKeys / plan.box_keys;
-#pragma unroll 1
-      for (int box = lane; box < pieces * kPanels; box += 32) {
-        const int piece = box % pieces, panel = box / pieces;
-        const int32_t key = first_key + piece * plan.box_keys;
-        int32_t slot = key, block = 0;
-        if (p.block_table == nullptr) {
-          slot += p.key_start[tile.request.index];
-        } else {
-          const int32_t page =
-              static_cast<int32_t>(static_cast<uint64_t>(key) * p.page_factor >> p.page_shift);
-          slot = key - page * p.block_size;
-          // Pages without visible keys are outside of the tensor, hence zeros.
-          const bool seen = key < tile.range.end && key + plan.box_keys > tile.range.begin;
-          block = seen ? p.block_table[tile.request.index * p.table_stride + page] : p.blocks;
-        }
-        CopyBox(ring + stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
-                    piece * plan.box_keys * 128,
-                map, full + 8 * stage, panel * 64, tile.kv_head, slot, block);
-      }
-    };
     HopperTile tile;
     for (int32_t round = 0;; ++round) {
       // Blocks take tiles as they become free.
       int32_t index = blockIdx.x;
-      if (round > 0) {
-        if (lane == 0) index = gridDim.x + atomicAdd(plan.counter, 1);
-        index = __shfl_sync(0xffffffffu, index, 0);
+      if (is_values) {
+        BarrierWait(work_full, round & 1);
+        index = *work_index;
+        __syncwarp();
+        if (lane == 0) BarrierArrive(work_empty);
+      } else {
+        if (round > 0) {
+          if (lane == 0) index = gridDim.x + atomicAdd(plan.counter, 1);
+          index = __shfl_sync(0xffffffffu, index, 0);
+        }
+        BarrierWait(work_empty, (round & 1) ^ 1);
+        if (lane == 0) {
+          *work_index = index;
+          BarrierArrive(work_full);
+        }
+        __syncwarp();
       }
-      BarrierWait(work_empty, (round & 1) ^ 1);
-      if (lane == 0) {
-        *work_index = index;
-        BarrierArrive(work_full);
-      }
-      __syncwarp();
       if (index >= work) break;
       if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
-      BarrierWait(query_empty, (served & 1) ^ 1);
-      if (lane == 0) BarrierExpect(query_full, kPanels * plan.tile_rows * 128);
-      __syncwarp();
-      if (lane < kPanels) {
-        CopyBox(query + lane * Traits::kQueryPanel, &query_map, query_full, lane * 64,
-                tile.kv_head * p.group, tile.request.first_token + tile.first_token);
+      if (!is_values) {
+        BarrierWait(query_empty, (served & 1) ^ 1);
+        if (lane == 0) BarrierExpect(query_full, kPanels * plan.tile_rows * 128);
+        __syncwarp();
+        if (lane < kPanels) {
+          CopyBox(query + lane * Traits::kQueryPanel, &query_map, query_full, lane * 64,
+                  tile.kv_head * p.group, tile.request.first_token + tile.first_token);
+        }
+        ++served;
       }
-      ++served;
-      // As the consumers need them, the last keys first: the mask is mostly at the end.
+      const int32_t* table = TableRow(p, tile.request);
+      const int32_t packed_slot = table == nullptr ? p.key_start[tile.request.index] : 0;
+      // Block of the lane's page; pages without visible keys are outside of the tensor, hence
+      // zeros, and their entries of the table mean nothing.
+      auto block_of = [&](int32_t key) {
+        if (table == nullptr) return 0;
+        const bool seen = key < tile.range.end && key + plan.box_keys > tile.range.begin;
+        return seen ? table[PageOf(p, key)] : p.blocks;
+      };
+      // The last keys first: the mask is mostly at the end.
+      int32_t key = tile.origin + (tile.count - 1) * kKeys + piece * plan.box_keys;
+      int32_t next_block = tile.count > 0 ? block_of(key) : 0;
 #pragma unroll 1
-      for (int32_t i = 0; i <= tile.count; ++i) {
-        if (i < tile.count) {
-          send(tile, &key_map, keys, key_full, key_empty, fill + i, tile.count - 1 - i);
-        }
-        if (i > 0) {
-          send(tile, &value_map, values, value_full, value_empty, fill + i - 1, tile.count - i);
+      for (int32_t i = 0; i < tile.count; ++i, key -= kKeys) {
+        const int32_t block = next_block;
+        // Read one tile ahead of its copies.
+        if (i + 1 < tile.count) next_block = block_of(key - kKeys);
+        const int32_t slot = table == nullptr ? packed_slot + key
+                                              : key - PageOf(p, key) * p.block_size;
+        const int stage = (filled + i) % kStages;
+        BarrierWait(empty + 8 * stage, ((filled + i) / kStages & 1) ^ 1);
+        if (lane == 0) BarrierExpect(full + 8 * stage, Traits::kTileBytes);
+        __syncwarp();
+#pragma unroll 1
+        for (int panel = first_panel; panel < kPanels; panel += panel_step) {
+          CopyBox(ring + stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
+                      piece * plan.box_keys * 128,
+                  map, full + 8 * stage, panel * 64, tile.kv_head, slot, block);
         }
       }
-      fill += tile.count;
+      filled += tile.count;
     }
   } else {
-    RegistersMore<240>();
+    RegistersMore<232>();
     const int group = threadIdx.x / 128 - 1;  // warpgroup among the consumers
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const uint32_t my_query = query + group * 64 * 128;
+    const uint32_t sink = work_empty + 24 + 4 * (threadIdx.x / 32 - 4);
     HopperConsumer<T, kHead, kExtras> consumer;
     int32_t used = 0, served = 0;
     // Turns at the tensor cores: group 0 begins.
@@ -372,10 +383,16 @@ __global__ void __launch_bounds__(384, 1)
           Pin(scores);
           if (lane == 0) BarrierArrive(key_empty + 8 * stage);
           consumer.Softmax(scores, factors, first_key, masked(first_key));
+          // A store that needs all exponentials keeps the assembler from moving them behind the
+          // wait: they are to be computed while the product runs.
+          StoreSink(sink, consumer.sum[0] + consumer.sum[1]);
           WgmmaWait<0>();
           Pin(consumer.out);
           if (lane == 0) BarrierArrive(value_empty + 8 * before);
-          consumer.Rescale(factors);
+          // Most tiles leave the maxima of a warp's rows as they are.
+          if (__any_sync(0xffffffffu, factors[0] != 1.0f || factors[1] != 1.0f)) {
+            consumer.Rescale(factors);
+          }
           consumer.Round(scores, weights);
         }
         used += tile.count;

@@ -31,7 +31,7 @@ PFN_cuTensorMapEncodeTiled_v12000 FindEncode(const char* op) {
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
 
-// A tensor of 16-bit elements; strides in elements, of all dimensions but the innermost.
+// A tensor of 16-bit elements; strides in bytes, of all dimensions but the innermost.
 template <int kDims>
 CUtensorMap EncodeMap(const char* op, const void* data, int32_t dtype,
                       const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
@@ -42,7 +42,7 @@ CUtensorMap EncodeMap(const char* op, const void* data, int32_t dtype,
   for (int dim = 0; dim < kDims; ++dim) {
     steps[dim] = 1;
     // The stride of a dimension of one element means nothing, and may be anything.
-    if (dim > 0) bytes[dim - 1] = sizes[dim] > 1 ? 2 * strides[dim - 1] : 16;
+    if (dim > 0) bytes[dim - 1] = sizes[dim] > 1 ? strides[dim - 1] : 16;
   }
   CUtensorMap map;
   const CUresult result = encode(
@@ -100,22 +100,20 @@ void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
             cudaMemsetAsync(call.workspace, 0, kHopperWorkspace, call.stream));
 
   using Size = uint64_t;
-  const auto cache = [&](const void* data, int32_t size, int64_t block_stride, int64_t slot_stride,
-                         int64_t head_stride) {
+  const auto cache = [&](const void* data, int32_t size, const CacheStrides& strides) {
     const Size slots = call.keys > 0 ? call.keys : problem.block_size;
-    return EncodeMap<4>(
-        op, data, call.dtype, {Size(size), Size(problem.kv_heads), slots, Size(problem.blocks)},
-        {head_stride, slot_stride, block_stride}, {64, 1, static_cast<uint32_t>(plan.box_keys), 1});
+    return EncodeMap<4>(op, data, call.dtype,
+                        {Size(size), Size(problem.kv_heads), slots, Size(problem.blocks)},
+                        {strides.head, strides.slot, strides.block},
+                        {64, 1, static_cast<uint32_t>(plan.box_keys), 1});
   };
   const CUtensorMap maps[3] = {
       EncodeMap<3>(op, problem.query, call.dtype,
                    {Size(problem.head_size), Size(problem.heads), Size(problem.tokens)},
-                   {problem.query_head_stride, problem.query_token_stride},
+                   {2 * problem.query_head_stride, 2 * problem.query_token_stride},
                    {64, static_cast<uint32_t>(problem.group), static_cast<uint32_t>(tile_tokens)}),
-      cache(problem.key, problem.head_size, problem.key_block_stride, problem.key_slot_stride,
-            problem.key_head_stride),
-      cache(problem.value, problem.value_head_size, problem.value_block_stride,
-            problem.value_slot_stride, problem.value_head_stride)};
+      cache(problem.key, problem.head_size, problem.key_strides),
+      cache(problem.value, problem.value_head_size, problem.value_strides)};
   const int64_t work = int64_t{plan.tiles} * problem.kv_heads;
   VK_CHECK(work <= INT32_MAX / 2, "%s: %lld tiles of work, want less than 2^30", op,
            static_cast<long long>(work));

@@ -46,17 +46,15 @@ __global__ void __launch_bounds__(128)
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   char* ring = shared + Traits::kQueryBytes;
-  using Copier = KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast>;
-  constexpr int kItem = static_cast<int>(sizeof(KV));
-  const Copier key_copier(MakeKeyRows<KV>(p, request, kv_head, false), p.head_size * kItem,
-                          threadIdx.x);
-  const Copier value_copier(MakeKeyRows<KV>(p, request, kv_head, true), p.value_head_size * kItem,
-                            threadIdx.x);
+  const KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast, false> key_copier(
+      p, request, kv_head, threadIdx.x);
+  const KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast, true> value_copier(
+      p, request, kv_head, threadIdx.x);
   auto copy = [&](int32_t first_key, int stage) {
     if (first_key < range.end) {
       char* keys = ring + stage * 2 * Traits::kTileBytes;
       Pages<kKeys> pages;
-      pages.Load(key_copier.rows, first_key, range);
+      pages.Load(p, key_copier.table, first_key, range);
       key_copier.Copy(keys, pages, first_key, range);
       value_copier.Copy(keys + Traits::kTileBytes, pages, first_key, range);
     }

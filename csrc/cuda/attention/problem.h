@@ -8,7 +8,12 @@
 
 namespace vk::cuda::attention {
 
-// Strides count elements.
+// Bytes from one block, slot of a block, or head to the next; packed keys are one block.
+struct CacheStrides {
+  int64_t block, slot, head;
+};
+
+// Strides count elements where nothing else is said.
 struct Problem {
   const void* query;
   const void* key;
@@ -28,8 +33,7 @@ struct Problem {
   float* partial_lse;  // [splits, requests, kv_heads, decode rows, 2]: maximum (base 2), sum
   int64_t query_token_stride, query_head_stride;
   int64_t out_token_stride, out_head_stride;
-  int64_t key_block_stride, key_slot_stride, key_head_stride;  // packed: block stride 0
-  int64_t value_block_stride, value_slot_stride, value_head_stride;
+  CacheStrides key_strides, value_strides;
   int64_t table_stride;
   int64_t lse_head_stride;
   int64_t alibi_request_stride;

@@ -130,42 +130,22 @@ __device__ __forceinline__ float SinkLogit(const Problem& p, int32_t head) {
   return sink * kLog2E;
 }
 
-// Where the keys (or values) of one request and head are. Pages that the mask hides may have been
-// given back, so their entries of the block table are not trusted.
-struct KeyRows {
-  const char* base;
-  const int32_t* table;               // null: packed, all on page 0
-  int64_t block_stride, slot_stride;  // bytes
-  int32_t block_size;
-  uint32_t page_factor;
-  int32_t page_shift;
+__device__ __forceinline__ int32_t PageOf(const Problem& p, int32_t key) {
+  return static_cast<int32_t>(static_cast<uint64_t>(key) * p.page_factor >> p.page_shift);
+}
 
-  __device__ __forceinline__ int32_t Page(int32_t key) const {
-    return static_cast<int32_t>(static_cast<uint64_t>(key) * page_factor >> page_shift);
-  }
-};
+// The request's row of the block table; null: its keys are packed, all on page 0.
+__device__ __forceinline__ const int32_t* TableRow(const Problem& p, const Request& request) {
+  return p.block_table == nullptr ? nullptr : p.block_table + request.index * p.table_stride;
+}
 
-template <class KV>
-__device__ __forceinline__ KeyRows MakeKeyRows(const Problem& p, const Request& request,
-                                               int32_t kv_head, bool values) {
-  const int64_t head_stride = values ? p.value_head_stride : p.key_head_stride;
-  const int64_t slot_stride = values ? p.value_slot_stride : p.key_slot_stride;
-  KeyRows rows;
-  rows.base = static_cast<const char*>(values ? p.value : p.key) +
-              kv_head * head_stride * static_cast<int64_t>(sizeof(KV));
-  if (p.block_table == nullptr) {
-    rows.base += p.key_start[request.index] * slot_stride * static_cast<int64_t>(sizeof(KV));
-    rows.table = nullptr;
-  } else {
-    rows.table = p.block_table + request.index * p.table_stride;
-  }
-  rows.block_stride =
-      (values ? p.value_block_stride : p.key_block_stride) * static_cast<int64_t>(sizeof(KV));
-  rows.slot_stride = slot_stride * static_cast<int64_t>(sizeof(KV));
-  rows.block_size = p.block_size;
-  rows.page_factor = p.page_factor;
-  rows.page_shift = p.page_shift;
-  return rows;
+// Keys of a request and head in block 0.
+__device__ __forceinline__ const char* KeyBase(const Problem& p, const Request& request,
+                                               int32_t kv_head, const void* cache,
+                                               const CacheStrides& strides) {
+  const char* base = static_cast<const char*>(cache) + kv_head * strides.head;
+  if (p.block_table == nullptr) base += p.key_start[request.index] * strides.slot;
+  return base;
 }
 
 }  // namespace vk::cuda::attention

@@ -28,23 +28,25 @@ template <int kKeys>
 struct Pages {
   int32_t block[kKeys / 16], slot[kKeys / 16];
 
-  __device__ __forceinline__ void Load(const KeyRows& rows, int32_t first_key, KeyRange range) {
+  __device__ __forceinline__ void Load(const Problem& p, const int32_t* table, int32_t first_key,
+                                       KeyRange range) {
 #pragma unroll
     for (int i = 0; i < kKeys / 16; ++i) {
-      const int32_t key = first_key + 16 * i, page = rows.Page(key);
-      slot[i] = key - page * rows.block_size;
+      const int32_t key = first_key + 16 * i, page = PageOf(p, key);
+      slot[i] = key - page * p.block_size;
       // A group that lies partly before the range is on a page with it; the entries of pages
       // without visible keys mean nothing.
       const bool seen = key < range.end && key + 16 > range.begin;
-      block[i] = seen && rows.table != nullptr ? rows.table[page] : 0;
+      block[i] = seen && table != nullptr ? table[page] : 0;
     }
   }
 };
 
 // Copies rows of keys by kThreads threads; zeros outside of the range and past the head's bytes.
 // kFast: rows have and start at multiples of 16 bytes, and 16 keys from a multiple of 16 on share a
-// page; what else the engine may pass goes the slow way.
-template <class KV, int kHead, int kKeys, int kThreads, bool kFast>
+// page; what else the engine may pass goes the slow way. What all threads share stays in the
+// kernel's arguments, not in registers.
+template <class KV, int kHead, int kKeys, int kThreads, bool kFast, bool kValues>
 struct KeyCopier {
   static constexpr int kRow = kRowBytes<KV, kHead>;
   static constexpr int kChunks = kHead * static_cast<int>(sizeof(KV)) / 16;  // of a row
@@ -53,20 +55,23 @@ struct KeyCopier {
   static constexpr bool kRegular = kThreads % kChunks == 0 && 16 * kChunks >= kThreads;
   static constexpr int kRowStep = kRegular ? kThreads / kChunks : 0;
 
-  KeyRows rows;
-  int64_t row_step;  // bytes
-  int64_t offset;    // bytes from a group to the thread's first row and column
-  int32_t bytes;     // of a head
-  int16_t thread, row;
-  bool inside;  // the thread's columns are the head's
+  const Problem& p;
+  const int32_t* table;
+  const char* base;
+  int thread;
 
-  __device__ __forceinline__ KeyCopier(const KeyRows& key_rows, int32_t head_bytes, int index)
-      : rows(key_rows), bytes(head_bytes), thread(static_cast<int16_t>(index)) {
-    const int chunk = index % kChunks;
-    row = static_cast<int16_t>(index / kChunks);
-    row_step = kRowStep * rows.slot_stride;
-    offset = row * rows.slot_stride + chunk * 16;
-    inside = chunk * 16 < bytes;
+  __device__ __forceinline__ const CacheStrides& Strides() const {
+    return kValues ? p.value_strides : p.key_strides;
+  }
+  __device__ __forceinline__ int Bytes() const {
+    return (kValues ? p.value_head_size : p.head_size) * static_cast<int>(sizeof(KV));
+  }
+
+  __device__ __forceinline__ KeyCopier(const Problem& problem, const Request& request,
+                                       int32_t kv_head, int index)
+      : p(problem), table(TableRow(problem, request)), thread(index) {
+    base = KeyBase(p, request, kv_head, kValues ? p.value : p.key, Strides());
+    if (kFast && kRegular) base += index / kChunks * Strides().slot + index % kChunks * 16;
   }
 
   __device__ __forceinline__ void Copy(char* to, const Pages<kKeys>& pages, int32_t first_key,
@@ -76,26 +81,26 @@ struct KeyCopier {
       char* target = to + group * 16 * kRow;
       const int32_t key = first_key + 16 * group;
       const char* source =
-          rows.base + pages.block[group] * rows.block_stride + pages.slot[group] * rows.slot_stride;
+          base + pages.block[group] * Strides().block + pages.slot[group] * Strides().slot;
       if constexpr (!kFast) {
         CopySlowly(target, key, range);
       } else if constexpr (kRegular) {
-        target += row * kRow + (thread % kChunks) * 16;
-        source += offset;
+        const int row = thread / kChunks, column = thread % kChunks * 16;
 #pragma unroll
         for (int i = 0; i < kCopies; ++i) {
           const int32_t at = key + row + i * kRowStep;
-          CopyAsync(target + i * kRowStep * kRow, source + i * row_step,
-                    inside && at >= range.begin && at < range.end);
+          CopyAsync(target + (row + i * kRowStep) * kRow + column,
+                    source + i * kRowStep * Strides().slot,
+                    column < Bytes() && at >= range.begin && at < range.end);
         }
       } else {
 #pragma unroll
         for (int i = 0; i < kCopies; ++i) {
           const int index = thread + i * kThreads;
           if (16 * kChunks % kThreads != 0 && index >= 16 * kChunks) break;
-          const int at = index / kChunks, chunk = index % kChunks;
-          CopyAsync(target + at * kRow + chunk * 16, source + at * rows.slot_stride + chunk * 16,
-                    chunk * 16 < bytes && key + at >= range.begin && key + at < range.end);
+          const int row = index / kChunks, column = index % kChunks * 16;
+          CopyAsync(target + row * kRow + column, source + row * Strides().slot + column,
+                    column < Bytes() && key + row >= range.begin && key + row < range.end);
         }
       }
     }
@@ -106,15 +111,15 @@ struct KeyCopier {
 #pragma unroll 1
     for (int index = thread; index < 16 * kChunks; index += kThreads) {
       const int32_t key = group_key + index / kChunks;
-      const int chunk = index % kChunks;
+      const int column = index % kChunks * 16;
       const bool valid = key >= range.begin && key < range.end;
-      const char* source = rows.base;
+      const char* source = base;
       if (valid) {
-        const int32_t page = rows.Page(key);
-        const int32_t block = rows.table != nullptr ? rows.table[page] : 0;
-        source += block * rows.block_stride + (key - page * rows.block_size) * rows.slot_stride;
+        const int32_t page = PageOf(p, key);
+        const int32_t block = table != nullptr ? table[page] : 0;
+        source += block * Strides().block + (key - page * p.block_size) * Strides().slot;
       }
-      CopyChunk<KV>(to + index / kChunks * kRow + chunk * 16, source, chunk * 16, bytes, valid);
+      CopyChunk<KV>(to + index / kChunks * kRow + column, source, column, Bytes(), valid);
     }
   }
 };

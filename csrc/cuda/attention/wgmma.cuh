@@ -29,6 +29,10 @@ __device__ __forceinline__ uint64_t MnMajor(uint32_t address) {
   return kSwizzle128 | kRowGroup | uint64_t{kPanelBytes >> 4} << 16 | (address & 0x3ffff) >> 4;
 }
 
+__device__ __forceinline__ void StoreSink(uint32_t address, float value) {
+  asm volatile("st.volatile.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
+}
+
 // Registers of a product must not be moved by the compiler while it runs.
 template <int kCount>
 __device__ __forceinline__ void Pin(float (&registers)[kCount]) {

@@ -162,12 +162,12 @@ struct Batch {
     p.query_head_stride = head_size;
     p.out_token_stride = heads() * value_head_size;
     p.out_head_stride = value_head_size;
-    p.key_slot_stride = kv_heads * head_size;
-    p.key_head_stride = head_size;
-    p.key_block_stride = paged ? block_size * p.key_slot_stride : 0;
-    p.value_slot_stride = kv_heads * value_head_size;
-    p.value_head_stride = value_head_size;
-    p.value_block_stride = paged ? block_size * p.value_slot_stride : 0;
+    const auto strides = [&](int size) {
+      const int64_t head = static_cast<int64_t>(sizeof(KV)) * size, slot = kv_heads * head;
+      return CacheStrides{paged ? block_size * slot : 0, slot, head};
+    };
+    p.key_strides = strides(head_size);
+    p.value_strides = strides(value_head_size);
     p.table_stride = p.pages = pages;
     p.lse_head_stride = p.tokens = tokens();
     p.requests = static_cast<int32_t>(requests.size());
@@ -244,17 +244,17 @@ struct Batch {
     set(0, {reinterpret_cast<const char*>(query.data()),
             3,
             {head_size, heads(), tokens(), 1},
-            {p.query_head_stride, p.query_token_stride, 0},
+            {2 * p.query_head_stride, 2 * p.query_token_stride, 0},
             {64, static_cast<uint32_t>(group), static_cast<uint32_t>(tile_tokens), 1}});
     set(1, {reinterpret_cast<const char*>(key.data()),
             4,
             {head_size, kv_heads, slots, blocks},
-            {p.key_head_stride, p.key_slot_stride, p.key_block_stride},
+            {p.key_strides.head, p.key_strides.slot, p.key_strides.block},
             {64, 1, box, 1}});
     set(2, {reinterpret_cast<const char*>(value.data()),
             4,
             {value_head_size, kv_heads, slots, blocks},
-            {p.value_head_stride, p.value_slot_stride, p.value_block_stride},
+            {p.value_strides.head, p.value_strides.slot, p.value_strides.block},
             {64, 1, box, 1}});
     const unsigned grid = static_cast<unsigned>(std::min(plan.tiles * kv_heads, Number(1, 4)));
     const bool extras = p.alibi != nullptr || p.softcap > 0;

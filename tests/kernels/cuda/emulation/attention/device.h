@@ -172,6 +172,11 @@ inline int __shfl_sync(unsigned, int value, int source) {
   emulation::Exchange(value, all);
   return all[source];
 }
+inline bool __any_sync(unsigned, bool value) {
+  bool all[32];
+  emulation::Exchange(value, all);
+  return std::find(std::begin(all), std::end(all), true) != std::end(all);
+}
 inline int atomicAdd(int32_t* at, int32_t value) {
   const int32_t old = *at;
   *at += value;

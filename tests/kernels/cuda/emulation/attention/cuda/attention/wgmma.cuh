@@ -49,6 +49,10 @@ struct Products {
 };
 inline Products products[emulation::kMaxThreads];
 
+inline void StoreSink(uint32_t address, float value) {
+  if (address + 4 > emulation::kSharedBytes) emulation::Fail("address outside of shared memory");
+  std::memcpy(shared_memory + address, &value, 4);
+}
 template <int kCount>
 void Pin(float (&)[kCount]) {}
 inline void WgmmaFence() {}
@@ -163,7 +167,7 @@ void RegistersMore() {}
 template <int kRegisters>
 void RegistersFewer() {}
 
-// What a test puts into a CUtensorMap. Strides count elements of 16 bits.
+// What a test puts into a CUtensorMap; strides in bytes.
 struct Map {
   const char* data;
   int dims;
@@ -194,7 +198,7 @@ inline void CopyBoxOf(uint32_t to, const CUtensorMap* tensor, uint32_t barrier,
         const int64_t column = at[0] + x;
         uint16_t value = 0;
         if (inside && column < map.size[0]) {
-          std::memcpy(&value, map.data + 2 * (offset + column), 2);
+          std::memcpy(&value, map.data + offset + 2 * column, 2);
         }
         std::memcpy(Swizzled(to + row * 128 + static_cast<uint32_t>(x) * 2), &value, 2);
       }
