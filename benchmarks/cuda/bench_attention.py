@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ FP8 = torch.float8_e4m3fn
 
 def median_ms(calls: list[Callable[[], object]], repeats: int) -> float:
     """Median time in milliseconds; the calls take turns, so that none finds its data in the L2."""
-    for call in calls:
+    for call in calls * 3:
         call()
     torch.cuda.synchronize()
     times = []
@@ -69,15 +70,14 @@ def decode_call(
     head_size: int,
     block: int,
     dtype: torch.dtype,
-    splits: int,
-) -> tuple[Callable[[], object], int]:
-    """The op on one batch, and the bytes that it must read."""
+) -> tuple[Callable[[int], object], int]:
+    """The op on one batch, by number of splits, and the bytes that it must read."""
     query = torch.randn(batch, heads, head_size, dtype=torch.bfloat16, device="cuda")
     cache = paged(batch, keys, kv_heads, head_size, block, dtype)
     out = torch.empty_like(query)
     starts = torch.arange(batch + 1, dtype=torch.int32, device="cuda")
 
-    def call() -> None:
+    def call(splits: int) -> None:
         ops.varlen_attention(
             out,
             query,
@@ -114,12 +114,13 @@ def decodes(quick: bool) -> Iterator[dict[str, Any]]:
     bandwidth = copy_bandwidth(20)
     for shape in DECODES[:4] if quick else DECODES:
         for dtype in (torch.bfloat16, FP8):
-            times = {}
-            for splits in (0, 1, 2, 4, 8, 16):
-                call, moved = decode_call(*shape, dtype, splits)
-                # The caches of one call exceed the L2 many times over.
-                times[splits] = median_ms([call], 10 if quick else 30)
-                del call
+            call, moved = decode_call(*shape, dtype)
+            # The caches of one call exceed the L2 many times over.
+            times = {
+                splits: median_ms([partial(call, splits)], 10 if quick else 30)
+                for splits in (1, 2, 4, 8, 16, 0)
+            }
+            del call
             torch.cuda.empty_cache()
             best = min(times, key=lambda splits: times[splits])
             yield {
