@@ -43,7 +43,7 @@ class Activation {
     problem.out_rows = RowMap(*out);
     problem.rows = vk::Rows(*out).count();
     problem.width = out->shape[out->ndim - 1];
-    problem.up = problem.width;
+    problem.up = gated ? problem.width : 0;
     const int64_t vector = 16 / vk::DtypeSize(input->dtype);
     const int64_t pieces = vk::cuda::CeilDiv(problem.width, vector);
     VK_CHECK(problem.rows * pieces < (int64_t{1} << 31),

@@ -28,18 +28,20 @@ __device__ __forceinline__ void Activate(const Problem& problem, float& gate, fl
   }
 }
 
-template <Gate kGate, class T, bool kAligned>
+template <Gate kGate, class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ Problem problem) {
-  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  if (index >= problem.count) return;
-  Piece<T, kAligned> piece(problem, index);
+  ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
+    constexpr int N = kVecSize<T>;
+    float gate[N], up[N];
+    ToFloats(piece.gate, gate);
+    ToFloats(piece.up, up);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) Activate<kGate, T>(problem, piece.gate[i], piece.up[i]);
-  RoundAll<T>(piece.gate);
+    for (int i = 0; i < N; ++i) Activate<kGate, T>(problem, gate[i], up[i]);
+    RoundAll<T>(gate);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) piece.gate[i] *= piece.up[i];
-  T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(piece.row);
-  StorePiece<kAligned>(out, piece.column, problem.width, piece.gate);
+    for (int i = 0; i < N; ++i) gate[i] *= up[i];
+    piece.template Store<T>(problem, gate);
+  });
 }
 
 // Gates and the other half alternate, so a vector of the output comes of two of the input.
@@ -76,9 +78,11 @@ void LaunchGate(const Problem& problem, const Launch& launch) {
       using T = typename decltype(type)::type;
       constexpr bool kAligned = decltype(aligned)::value;
       if constexpr (kGate == Gate::kSwigluOai) {
-        LaunchPieces(InterleavedKernel<T, kAligned>, problem, launch);
+        const auto kernel = InterleavedKernel<T, kAligned>;
+        LaunchPieces<1>(problem, launch, kernel, kernel);
       } else {
-        LaunchPieces(GatedKernel<kGate, T, kAligned>, problem, launch);
+        LaunchPieces<kManyGated>(problem, launch, GatedKernel<kGate, T, kAligned, 1>,
+                                 GatedKernel<kGate, T, kAligned, kManyGated>);
       }
     });
   });

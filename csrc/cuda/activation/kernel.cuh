@@ -24,30 +24,55 @@ __device__ __forceinline__ float GeluTanh(float x) {
   return x * Sigmoid<T>(x * fmaf(x * x, kSlope * 0.044715f, kSlope));
 }
 
-// The halves of one vector of the output: N gates, and N of the other half.
+// Pieces that a thread takes of work that fills the GPU.
+constexpr int kManyGated = 2, kManyPlain = 4;
+
+// One vector of the output: where it is, and the vectors of the input that it comes of.
 template <class T, bool kAligned>
 struct Piece {
   static constexpr int N = kVecSize<T>;
 
-  __device__ __forceinline__ Piece(const Problem& problem, uint32_t index) {
+  __device__ __forceinline__ void Load(const Problem& problem, uint32_t index) {
     const FastDiv::Result at = problem.pieces(index);
     row = at.quotient;
     column = at.remainder * N;
     const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(row);
-    LoadPiece<kAligned>(from, column, problem.width, gate);
-    LoadPiece<kAligned>(from + problem.up, column, problem.width, up);
+    gate = LoadRaw<kAligned, N>(from, column, problem.width);
+    if (problem.up != 0) up = LoadRaw<kAligned, N>(from + problem.up, column, problem.width);
+  }
+
+  template <class Out>
+  __device__ __forceinline__ void Store(const Problem& problem, const float (&y)[N]) const {
+    Out* out = static_cast<Out*>(problem.out) + problem.out_rows.Offset(row);
+    StorePiece<kAligned>(out, column, problem.width, y);
   }
 
   uint32_t row, column;
-  float gate[N], up[N];
+  Vec<T, N> gate, up;
 };
 
-// Kernels take one piece a thread.
-template <class Kernel>
-void LaunchPieces(Kernel kernel, const Problem& problem, const Launch& launch) {
+// body(piece) for the kPieces pieces of this thread, after the loads of all of them.
+template <class T, bool kAligned, int kPieces, class Body>
+__device__ __forceinline__ void ForPieces(const Problem& problem, const Body& body) {
+  const uint32_t first = blockIdx.x * (kThreads * kPieces) + threadIdx.x;
+  Piece<T, kAligned> pieces[kPieces];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    if (first + i * kThreads < problem.count) pieces[i].Load(problem, first + i * kThreads);
+  }
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    if (first + i * kThreads < problem.count) body(pieces[i]);
+  }
+}
+
+// Launches one(): a piece a thread, or many(): kMany.
+template <int kMany, class One, class Many>
+void LaunchPieces(const Problem& problem, const Launch& launch, One one, Many many) {
   if (problem.count == 0) return;
-  const int64_t blocks = CeilDiv(problem.count, kThreads);
-  kernel<<<GridX(launch.op, blocks), kThreads, 0, launch.stream>>>(problem);
+  const bool fills = FillsDevice(launch.op, problem.count);
+  const int64_t blocks = CeilDiv(problem.count, kThreads * (fills ? kMany : 1));
+  (fills ? many : one)<<<GridX(launch.op, blocks), kThreads, 0, launch.stream>>>(problem);
   CheckLaunch(launch.op);
 }
 

@@ -16,7 +16,7 @@ struct Problem {
   float* scales;          // of silu_and_mul_per_block_quant
   RowMap input_rows, out_rows;
   int64_t rows, width;  // of out
-  int64_t up;           // columns from the first half to the second
+  int64_t up;           // columns from the first half to the second; 0: not gated
   FastDiv pieces;       // vectors of input elements that a row of out has
   uint32_t count;       // pieces of all rows
   int64_t scale_row_stride, scale_group_stride;

@@ -3,23 +3,26 @@
 namespace vk::cuda::activation {
 namespace {
 
-template <class T, bool kAligned>
+template <class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads)
     SiluQuantKernel(const __grid_constant__ Problem problem) {
-  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  if (index >= problem.count) return;
-  Piece<T, kAligned> piece(problem, index);
-  const float inverse = 1.0f / *problem.scale;
+  const float scale = *problem.scale;
+  ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
+    constexpr int N = kVecSize<T>;
+    const float inverse = 1.0f / scale;
+    float gate[N], up[N];
+    ToFloats(piece.gate, gate);
+    ToFloats(piece.up, up);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) piece.gate[i] = Silu<T>(piece.gate[i]);
-  RoundAll<T>(piece.gate);
+    for (int i = 0; i < N; ++i) gate[i] = Silu<T>(gate[i]);
+    RoundAll<T>(gate);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) piece.gate[i] *= piece.up[i];
-  RoundAll<T>(piece.gate);
+    for (int i = 0; i < N; ++i) gate[i] *= up[i];
+    RoundAll<T>(gate);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) piece.gate[i] *= inverse;
-  E4M3* out = static_cast<E4M3*>(problem.out) + problem.out_rows.Offset(piece.row);
-  StorePiece<kAligned>(out, piece.column, problem.width, piece.gate);
+    for (int i = 0; i < N; ++i) gate[i] *= inverse;
+    piece.template Store<E4M3>(problem, gate);
+  });
 }
 
 // kLanes neighbouring lanes hold a group.
@@ -30,12 +33,16 @@ __global__ void __launch_bounds__(kThreads)
   // Lanes past the end repeat the last piece: all of a warp take part in the reduction.
   const bool active = index < problem.count;
   if (!active) index = problem.count - 1;
-  Piece<T, kAligned> piece(problem, index);
-  float abs_max = 0.0f;
+  Piece<T, kAligned> piece;
+  piece.Load(problem, index);
+  constexpr int N = kVecSize<T>;
+  float y[N], up[N], abs_max = 0.0f;
+  ToFloats(piece.gate, y);
+  ToFloats(piece.up, up);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) {
-    piece.gate[i] = Silu<float>(piece.gate[i]) * piece.up[i];
-    abs_max = fmaxf(abs_max, fabsf(piece.gate[i]));
+  for (int i = 0; i < N; ++i) {
+    y[i] = Silu<float>(y[i]) * up[i];
+    abs_max = fmaxf(abs_max, fabsf(y[i]));
   }
   float scale = __fdiv_rn(ReduceLanes<kLanes>(abs_max, Max()), kQuantMax<Q>);
   if (problem.scale_ub != nullptr) scale = fminf(scale, *problem.scale_ub);
@@ -47,11 +54,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   const Divisor divisor(scale);
 #pragma unroll
-  for (int i = 0; i < piece.N; ++i) {
-    piece.gate[i] = divisor.Quotient(piece.gate[i], 2.0f * kQuantMax<Q>);
-  }
-  Q* out = static_cast<Q*>(problem.out) + problem.out_rows.Offset(piece.row);
-  StorePiece<kAligned>(out, piece.column, problem.width, piece.gate);
+  for (int i = 0; i < N; ++i) y[i] = divisor.Quotient(y[i], 2.0f * kQuantMax<Q>);
+  piece.template Store<Q>(problem, y);
 }
 
 }  // namespace
@@ -60,7 +64,9 @@ void LaunchSiluQuant(const Problem& problem, const Launch& launch) {
   DispatchFloating(launch.dtype, [&](auto type) {
     DispatchBool(launch.aligned, [&](auto aligned) {
       using T = typename decltype(type)::type;
-      LaunchPieces(SiluQuantKernel<T, decltype(aligned)::value>, problem, launch);
+      constexpr bool kAligned = decltype(aligned)::value;
+      LaunchPieces<kManyGated>(problem, launch, SiluQuantKernel<T, kAligned, 1>,
+                               SiluQuantKernel<T, kAligned, kManyGated>);
     });
   });
 }
@@ -74,9 +80,11 @@ void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch) {
       DispatchBool(launch.aligned, [&](auto aligned) {
         constexpr bool kAligned = decltype(aligned)::value;
         if (problem.group_size == 64) {
-          LaunchPieces(SiluGroupQuantKernel<T, Q, kLanes, kAligned>, problem, launch);
+          const auto kernel = SiluGroupQuantKernel<T, Q, kLanes, kAligned>;
+          LaunchPieces<1>(problem, launch, kernel, kernel);
         } else {
-          LaunchPieces(SiluGroupQuantKernel<T, Q, 2 * kLanes, kAligned>, problem, launch);
+          const auto kernel = SiluGroupQuantKernel<T, Q, 2 * kLanes, kAligned>;
+          LaunchPieces<1>(problem, launch, kernel, kernel);
         }
       });
     });

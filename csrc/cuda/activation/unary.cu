@@ -14,20 +14,16 @@ __device__ __forceinline__ float Activated(float x) {
   }
 }
 
-template <Unary kUnary, class T, bool kAligned>
+template <Unary kUnary, class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) UnaryKernel(const __grid_constant__ Problem problem) {
-  constexpr int N = kVecSize<T>;
-  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  if (index >= problem.count) return;
-  const FastDiv::Result at = problem.pieces(index);
-  const int64_t column = int64_t{at.remainder} * N;
-  float x[N];
-  LoadPiece<kAligned>(static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient),
-                      column, problem.width, x);
+  ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
+    constexpr int N = kVecSize<T>;
+    float x[N];
+    ToFloats(piece.gate, x);
 #pragma unroll
-  for (int i = 0; i < N; ++i) x[i] = Activated<kUnary, T>(x[i]);
-  T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(at.quotient);
-  StorePiece<kAligned>(out, column, problem.width, x);
+    for (int i = 0; i < N; ++i) x[i] = Activated<kUnary, T>(x[i]);
+    piece.template Store<T>(problem, x);
+  });
 }
 
 template <Unary kUnary>
@@ -35,7 +31,9 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   DispatchFloating(launch.dtype, [&](auto type) {
     DispatchBool(launch.aligned, [&](auto aligned) {
       using T = typename decltype(type)::type;
-      LaunchPieces(UnaryKernel<kUnary, T, decltype(aligned)::value>, problem, launch);
+      constexpr bool kAligned = decltype(aligned)::value;
+      LaunchPieces<kManyPlain>(problem, launch, UnaryKernel<kUnary, T, kAligned, 1>,
+                               UnaryKernel<kUnary, T, kAligned, kManyPlain>);
     });
   });
 }

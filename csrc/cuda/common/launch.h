@@ -94,6 +94,12 @@ inline int64_t Tuned([[maybe_unused]] const char* name, int64_t value) {
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Whether there is work for every thread that the GPU holds several times over: a thread then takes
+// several pieces, whose loads are in flight together, else as few as there are.
+inline bool FillsDevice(const char* op, int64_t pieces) {
+  return pieces >= int64_t{8192} * CurrentDevice(op).multiprocessors;
+}
+
 // A grid's x dimension, which alone can be as long as 2^31 - 1.
 inline unsigned GridX(const char* op, int64_t blocks) {
   VK_CHECK(blocks <= INT32_MAX, "%s: %lld blocks of work, want at most 2^31 - 1", op,

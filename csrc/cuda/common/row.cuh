@@ -19,6 +19,21 @@ __device__ __forceinline__ void LoadPiece(const T* row, int64_t column, int64_t 
   }
 }
 
+// The same as it is in memory: pieces that wait for each other's loads take fewer registers so.
+template <bool kAligned, int N, class T>
+__device__ __forceinline__ Vec<T, N> LoadRaw(const T* row, int64_t column, int64_t width) {
+  if constexpr (kAligned) {
+    return LoadVec<N>(row + column);
+  } else {
+    Vec<T, N> vec;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      vec[i] = column + i < width ? row[column + i] : FromFloat<T>(0.0f);
+    }
+    return vec;
+  }
+}
+
 template <bool kAligned, int N, class T>
 __device__ __forceinline__ void StorePiece(T* row, int64_t column, int64_t width,
                                            const float (&x)[N]) {

@@ -77,13 +77,22 @@ __device__ __forceinline__ Vec<T, N> FromFloats(const float (&x)[N]) {
   Vec<T, N> out;
   if constexpr (N % 2 == 0 && (std::is_same_v<T, E4M3> || std::is_same_v<T, E5M2>)) {
     constexpr __nv_fp8_interpretation_t kind = std::is_same_v<T, E4M3> ? __NV_E4M3 : __NV_E5M2;
+    // As words: bytes put together one by one cost more than the conversion.
+    using Word = std::conditional_t<N % 4 == 0, uint32_t, uint16_t>;
+    constexpr int kStep = sizeof(Word);
+    struct Words {
+      Word data[N / kStep];
+    } words;
 #pragma unroll
-    for (int i = 0; i < N; i += 2) {
-      const __nv_fp8x2_storage_t pair =
-          __nv_cvt_float2_to_fp8x2(make_float2(x[i], x[i + 1]), __NV_SATFINITE, kind);
-      out[i].__x = static_cast<__nv_fp8_storage_t>(pair & 0xFF);
-      out[i + 1].__x = static_cast<__nv_fp8_storage_t>(pair >> 8);
+    for (int i = 0; i < N; i += kStep) {
+      Word word = __nv_cvt_float2_to_fp8x2(make_float2(x[i], x[i + 1]), __NV_SATFINITE, kind);
+      if constexpr (kStep == 4) {
+        const float2 next = make_float2(x[i + 2], x[i + 3]);
+        word |= static_cast<Word>(__nv_cvt_float2_to_fp8x2(next, __NV_SATFINITE, kind)) << 16;
+      }
+      words.data[i / kStep] = word;
     }
+    out = internal::BitCast<Vec<T, N>>(words);
   } else if constexpr (N % 2 == 0 && std::is_same_v<T, BFloat16>) {
 #pragma unroll
     for (int i = 0; i < N; i += 2) {

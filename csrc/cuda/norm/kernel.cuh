@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
     for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
   });
   sum = ReduceBlock(sum, Sum(), scratch[0]);
-  const float factor = rsqrtf(__fdiv_rn(sum, static_cast<float>(width)) + problem.epsilon);
+  const float factor = rsqrtf(fmaf(sum, problem.inverse_width, problem.epsilon));
 
   const auto normed = [&](int piece, int64_t column, const float (&x)[N], float (&y)[N]) {
 #pragma unroll

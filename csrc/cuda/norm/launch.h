@@ -19,7 +19,7 @@ struct Problem {
   int64_t rows, width;
   int64_t rows_per_weight, weight_stride;  // row r takes weight row r / rows_per_weight
   int64_t scale_row_stride, scale_group_stride;
-  float epsilon;
+  float epsilon, inverse_width;
   int32_t group_size;
 };
 

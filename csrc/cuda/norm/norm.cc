@@ -24,6 +24,7 @@ class Norm {
     problem.width = input_.size(-1);
     problem.rows_per_weight = problem.rows > 0 ? problem.rows : 1;
     problem.epsilon = static_cast<float>(epsilon);
+    problem.inverse_width = 1.0f / static_cast<float>(problem.width);
     const int64_t vector = 16 / vk::DtypeSize(input->dtype);
     launch = {op, input->dtype, input->dtype, problem.width % vector == 0,
               vk::cuda::AsStream(stream)};

@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(256) ShortNormKernel(const __grid_constant__ P
   for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
   sum = ReduceLanes<kLanes>(sum, Sum());
   if (!active) return;
-  const float factor = rsqrtf(__fdiv_rn(sum, static_cast<float>(width)) + problem.epsilon);
+  const float factor = rsqrtf(fmaf(sum, problem.inverse_width, problem.epsilon));
 #pragma unroll
   for (int i = 0; i < N; ++i) x[i] *= factor;
   if (weight != nullptr) {

@@ -11,53 +11,65 @@ constexpr int kThreads = 256;
 // Which scale an element takes.
 enum class Scales { kOne, kPerPiece, kPerElement };
 
-template <class T, class Q, Scales kScales, bool kAligned>
+template <class T, class Q, Scales kScales, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__ Problem problem) {
   constexpr int N = kVecSize<T>;
-  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  if (index >= problem.count) return;
-  const FastDiv::Result at = problem.pieces(index);
-  const int64_t column = int64_t{at.remainder} * N;
-  float x[N];
-  LoadPiece<kAligned>(static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient),
-                      column, problem.width, x);
-  const float* scales = problem.scales;
-  if constexpr (kScales != Scales::kOne) {
-    scales += at.quotient / problem.group_rows * problem.scale_row_stride;
-    if constexpr (kScales == Scales::kPerPiece) {
-      scales += column / problem.group_columns * problem.scale_column_stride;
-    }
+  const uint32_t first = blockIdx.x * (kThreads * kPieces) + threadIdx.x;
+  Vec<T, N> held[kPieces];
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    if (first + piece * kThreads >= problem.count) continue;
+    const FastDiv::Result at = problem.pieces(first + piece * kThreads);
+    const T* row = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
+    held[piece] = LoadRaw<kAligned, N>(row, int64_t{at.remainder} * N, problem.width);
   }
   // A tensor of zeros has been measured to have scale 0.
   const auto inverse_of = [](float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; };
-  const float inverse = kScales == Scales::kPerElement ? 0.0f : inverse_of(*scales);
+  const float only = kScales == Scales::kOne ? inverse_of(*problem.scales) : 0.0f;
   const float zero_point =
       problem.zero_points != nullptr ? static_cast<float>(*problem.zero_points) : 0.0f;
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    if constexpr (kScales == Scales::kPerElement) {
-      const int64_t group =
-          (column + i < problem.width ? column + i : column) / problem.group_columns;
-      x[i] *= inverse_of(scales[group * problem.scale_column_stride]);
-    } else {
-      x[i] *= inverse;
+  for (int piece = 0; piece < kPieces; ++piece) {
+    if (first + piece * kThreads >= problem.count) continue;
+    const FastDiv::Result at = problem.pieces(first + piece * kThreads);
+    const int64_t column = int64_t{at.remainder} * N;
+    float x[N], inverse = only;
+    ToFloats(held[piece], x);
+    const float* scales = problem.scales;
+    if constexpr (kScales != Scales::kOne) {
+      scales += at.quotient / problem.group_rows * problem.scale_row_stride;
     }
-    // Rounded before the zero point is added: ties are those of x, not of the sum.
-    if constexpr (std::is_same_v<Q, int8_t>) x[i] = rintf(x[i]) + zero_point;
+    if constexpr (kScales == Scales::kPerPiece) {
+      scales += column / problem.group_columns * problem.scale_column_stride;
+      inverse = inverse_of(*scales);
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+      if constexpr (kScales == Scales::kPerElement) {
+        const int64_t group =
+            (column + i < problem.width ? column + i : column) / problem.group_columns;
+        inverse = inverse_of(scales[group * problem.scale_column_stride]);
+      }
+      x[i] *= inverse;
+      // Rounded before the zero point is added: ties are those of x, not of the sum.
+      if constexpr (std::is_same_v<Q, int8_t>) x[i] = rintf(x[i]) + zero_point;
+    }
+    Q* result = static_cast<Q*>(problem.result) + problem.result_rows.Offset(at.quotient);
+    StorePiece<kAligned>(result, column, problem.width, x);
   }
-  Q* result = static_cast<Q*>(problem.result) + problem.result_rows.Offset(at.quotient);
-  StorePiece<kAligned>(result, column, problem.width, x);
 }
 
 template <class T, class Q, Scales kScales>
 void LaunchElements(const Problem& problem, const Launch& launch) {
   if (problem.count == 0) return;
-  const unsigned blocks = GridX(launch.op, CeilDiv(problem.count, kThreads));
-  DispatchBool(launch.aligned, [&](auto aligned) {
-    StaticKernel<T, Q, kScales, decltype(aligned)::value>
-        <<<blocks, kThreads, 0, launch.stream>>>(problem);
+  const auto run = [&](auto kernel, int64_t pieces) {
+    const unsigned blocks = GridX(launch.op, CeilDiv(problem.count, kThreads * pieces));
+    kernel<<<blocks, kThreads, 0, launch.stream>>>(problem);
     CheckLaunch(launch.op);
-  });
+  };
+  if (!launch.aligned) return run(StaticKernel<T, Q, kScales, false, 1>, 1);
+  if (!FillsDevice(launch.op, problem.count)) return run(StaticKernel<T, Q, kScales, true, 1>, 1);
+  run(StaticKernel<T, Q, kScales, true, 4>, 4);
 }
 
 // Largest |x| over 448 of all rows. The bits of floats that are not negative order as integers do,

@@ -37,8 +37,7 @@ struct NormRotation {
   const void* q_weight;
   const void* k_weight;
   int64_t token_stride, tokens;
-  FastDiv heads;  // of query and key together
-  uint32_t query_heads;
+  uint32_t heads, query_heads;  // of query and key together, and of query
   int32_t head_dim;
   float epsilon;
 };

@@ -6,7 +6,6 @@
 namespace {
 
 using vk::Arg;
-using vk::cuda::FastDiv;
 using vk::cuda::RowMap;
 using vk::cuda::RowsAligned;
 using vk::cuda::rope::Angles;
@@ -163,7 +162,7 @@ void NormRope(const vk_tensor* qkv, int64_t num_heads_q, int64_t num_heads_k, in
   rotation.k_weight = k_weight->data;
   rotation.token_stride = all.stride(0);
   rotation.tokens = all.size(0);
-  rotation.heads = FastDiv(static_cast<uint32_t>(num_heads_q + num_heads_k));
+  rotation.heads = static_cast<uint32_t>(num_heads_q + num_heads_k);
   rotation.query_heads = static_cast<uint32_t>(num_heads_q);
   rotation.head_dim = static_cast<int32_t>(head_dim);
   rotation.epsilon = static_cast<float>(eps);

@@ -129,7 +129,7 @@ def silu_and_mul_per_block_quant(
     gate, up = input.float().chunk(2, dim=-1)
     y = quant.in_groups(F.silu(gate) * up, group_size)
     largest = quant.LARGEST[out.dtype]
-    measured = y.abs().amax(-1, keepdim=True) / largest
+    measured = quant.divided(y.abs().amax(-1, keepdim=True), largest)
     if scale_ub is not None:
         measured = torch.minimum(measured, scale_ub.reshape(()))
     measured = measured.clamp_min(quant.LEAST_SCALE[out.dtype])

@@ -6,6 +6,8 @@ import ctypes
 
 import torch
 
+from vllm_kernels.reference.quant import divided
+
 
 def cpu_attn_reshape_and_cache(
     key: torch.Tensor,
@@ -64,7 +66,7 @@ _FLOAT8 = {
 }
 
 
-def _to_float8(x: torch.Tensor, scale: torch.Tensor | float, dtype: torch.dtype) -> torch.Tensor:
+def _to_float8(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """``x / scale`` in float32, saturated, as float8."""
     limit = torch.finfo(dtype).max
     return (x.float() / scale).clamp(-limit, limit).to(dtype)
@@ -152,7 +154,7 @@ def concat_and_cache_mla(
     kept, block, slot = _slots(slot_mapping, tokens, *kv_cache.shape[:2])
     if kv_cache_dtype == "fp8_ds_mla":
         tiles = kv_c[kept].float().reshape(len(kept), 4, 128)
-        scales = (tiles.abs().amax(-1, keepdim=True) / 448).clamp_min(2.0**-126)
+        scales = divided(tiles.abs().amax(-1, keepdim=True), 448).clamp_min(2.0**-126)
         quantised = _to_float8(tiles, scales, torch.float8_e4m3fn)
         parts = [quantised.flatten(1), scales.flatten(1), k_pe[kept].contiguous()]
         entry = torch.cat([part.view(torch.uint8) for part in parts], dim=-1)
@@ -232,7 +234,8 @@ def convert_fp8(
     """``src / scale`` as float8, or ``src * scale`` from it; "auto" is float8_e4m3fn."""
     dtype = _FLOAT8.get(kv_cache_dtype, torch.float8_e4m3fn)
     if dst_cache.element_size() == 1:
-        dst_cache.copy_(_to_float8(src_cache, scale, dtype).view(dst_cache.dtype))
+        by = torch.full((), scale, device=src_cache.device)
+        dst_cache.copy_(_to_float8(src_cache, by, dtype).view(dst_cache.dtype))
     else:
         dst_cache.copy_(src_cache.view(dtype).float() * scale)
 

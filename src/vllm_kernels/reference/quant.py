@@ -14,6 +14,11 @@ LARGEST = {torch.float8_e4m3fn: 448.0, torch.int8: 127.0}
 LEAST_SCALE = {torch.float8_e4m3fn: 1 / (448 * 512), torch.int8: 2.0**-23}
 
 
+def divided(x: torch.Tensor, by: float) -> torch.Tensor:
+    """``x / by``, correctly rounded: of a plain number, PyTorch takes the inverse on CUDA."""
+    return x / torch.full((), by, dtype=torch.float32, device=x.device)
+
+
 def to_float8(x: torch.Tensor) -> torch.Tensor:
     """float8_e4m3fn of float32 values, saturated; a NaN stays one."""
     return x.clamp(-448, 448).to(torch.float8_e4m3fn)
@@ -37,12 +42,12 @@ def bounded_scale(
     """Scale of values up to ``largest``, which is taken as at most ``upper_bound``."""
     if upper_bound is not None:
         largest = torch.minimum(largest, upper_bound.reshape(()))
-    return (largest / LARGEST[dtype]).clamp_min(LEAST_SCALE[dtype])
+    return divided(largest, LARGEST[dtype]).clamp_min(LEAST_SCALE[dtype])
 
 
 def in_groups(x: torch.Tensor, group_size: int) -> torch.Tensor:
     """The last dimension as [groups, group_size]."""
-    return x.reshape(*x.shape[:-1], -1, group_size)
+    return x.reshape(*x.shape[:-1], x.shape[-1] // group_size, group_size)
 
 
 def put_group_scales(scales: torch.Tensor, measured: torch.Tensor, transposed: bool) -> None:
@@ -91,12 +96,12 @@ def dynamic_scaled_int8_quant(
     if x.numel() == 0:
         scale.zero_()
         return
-    measured = x.abs().amax(-1, keepdim=True) / 127
+    measured = divided(x.abs().amax(-1, keepdim=True), 127)
     zero_point = torch.zeros_like(measured)
     if azp is not None:
         low, high = x.aminmax(dim=-1, keepdim=True)
-        wide = (high - low) / 255
-        wide = torch.where(wide.isinf(), high / 255 - low / 255, wide)
+        wide = divided(high - low, 255)
+        wide = torch.where(wide.isinf(), divided(high, 255) - divided(low, 255), wide)
         shifted = (-128 - low / wide).round()
         fits = shifted.abs() <= _MAX_ZERO_POINT
         measured = torch.where(fits, wide, measured)
@@ -138,7 +143,7 @@ def dynamic_scaled_fp8_quant(
 ) -> None:
     """The same with one scale, measured and written: max |x| / 448. Zeros have scale 0."""
     largest = input.abs().amax().float() if input.numel() else torch.zeros(())
-    scale.fill_(largest / 448)
+    scale.fill_(divided(largest, 448))
     static_scaled_fp8_quant(result, input, scale)
 
 
@@ -169,7 +174,7 @@ def _group_quant(
 ) -> torch.Tensor:
     """Quantise each group of columns by its measured scale; return the scales [..., groups]."""
     x = in_groups(input.float(), group_size)
-    scale = x.abs().amax(-1, keepdim=True).clamp_min(eps) / largest
+    scale = divided(x.abs().amax(-1, keepdim=True).clamp_min(eps), largest)
     if power_of_two:
         fraction, exponent = torch.frexp(scale.clamp_min(1e-10))
         exponent = exponent - (fraction == 0.5).int()

@@ -152,7 +152,7 @@ def _marlin_weight(
     scales = _unpermute_scales(b_scales.double(), groups == 1)
     if b_type_id == FP8_E4M3:
         value = _fp8(q)
-        scales = scales * 2.0 ** (-8 if a.dtype == torch.float16 else -120)
+        scales = scales * 2.0 ** (-8 if b_scales.dtype == torch.float16 else -120)
     else:
         value = q.double()
     if g_idx is not None and g_idx.numel():
@@ -236,6 +236,80 @@ def marlin_gemm(
         product = product + _unpermute_scales(b_bias_or_none.double(), True)
     result = product.to(a.dtype)
     return result if c_or_none is None else c_or_none.copy_(result)
+
+
+def moe_wna16_marlin_gemm(
+    a: torch.Tensor,
+    c_or_none: torch.Tensor | None,
+    b_q_weight: torch.Tensor,
+    b_bias_or_none: torch.Tensor | None,
+    b_scales: torch.Tensor,
+    a_scales: torch.Tensor | None,
+    global_scale: torch.Tensor | None,
+    b_zeros_or_none: torch.Tensor | None,
+    g_idx_or_none: torch.Tensor | None,
+    perm_or_none: torch.Tensor | None,
+    workspace: torch.Tensor,
+    sorted_token_ids: torch.Tensor,
+    expert_ids: torch.Tensor,
+    num_tokens_past_padded: torch.Tensor,
+    topk_weights: torch.Tensor,
+    moe_block_size: int,
+    top_k: int,
+    mul_topk_weights: bool,
+    b_type_id: int,
+    size_m: int,
+    size_n: int,
+    size_k: int,
+    is_full_k: bool,
+    use_atomic_add: bool,
+    use_fp32_reduce: bool,
+    is_zp_float: bool,
+    thread_k: int,
+    thread_n: int,
+    blocks_per_sm: int,
+) -> torch.Tensor:
+    """``marlin_gemm`` with weights per expert; [size_m * top_k, size_n].
+
+    Row r of the result is the product of row ``r // top_k`` of ``a`` with the weights of the
+    expert whose tile names r. Rows that no tile names, and those of expert -1, are not written
+    (0 in a new tensor).
+
+    Args:
+        a, c_or_none, a_scales, global_scale, workspace, b_type_id: As of ``marlin_gemm``.
+        b_q_weight, b_bias_or_none, b_scales, b_zeros_or_none: As of ``marlin_gemm``, with a first
+            dimension of experts.
+        g_idx_or_none, perm_or_none: RuntimeError where given.
+        sorted_token_ids: [places] int32: row of the result; from size_m * top_k on: none.
+        expert_ids: [places / moe_block_size] int32: of each tile.
+        num_tokens_past_padded: One int32: places in use.
+        topk_weights: size_m * top_k float32: factors of the rows, if mul_topk_weights.
+        moe_block_size: Places in a tile, 1 to 64.
+        is_full_k, use_atomic_add, use_fp32_reduce, thread_k, thread_n, blocks_per_sm: Not used.
+    """
+    if g_idx_or_none is not None and g_idx_or_none.numel():
+        raise RuntimeError("moe_wna16_marlin_gemm: no kernel for act_order (g_idx) of experts")
+    rows = size_m * top_k
+    result = a.new_zeros((rows, size_n)) if c_or_none is None else c_or_none
+    places = sorted_token_ids[: int(num_tokens_past_padded)].long()
+    tiles = places.reshape(-1, moe_block_size)
+
+    def of(tensor: torch.Tensor | None, expert: int) -> torch.Tensor | None:
+        return tensor[expert] if tensor is not None and tensor.numel() else None
+
+    for tile, expert in zip(tiles, expert_ids.tolist(), strict=False):
+        named = tile[(tile >= 0) & (tile < rows)]
+        if expert < 0 or not named.numel():
+            continue
+        product = marlin_gemm(
+            a[named // top_k].double(), None, b_q_weight[expert], of(b_bias_or_none, expert),
+            b_scales[expert], a_scales, global_scale, of(b_zeros_or_none, expert), None, None,
+            workspace, b_type_id, named.numel(), size_n, size_k, True, False, True, is_zp_float,
+        )  # fmt: skip
+        if mul_topk_weights:
+            product = product * topk_weights.reshape(-1)[named, None]
+        result[named] = product.to(result.dtype)
+    return result
 
 
 def permute_cols(A: torch.Tensor, perm: torch.Tensor) -> torch.Tensor:  # noqa: N803
