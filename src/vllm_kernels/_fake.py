@@ -86,6 +86,11 @@ def _marlin_gemm(
     return a.new_empty((size_m, size_n))
 
 
+def _moe_marlin_gemm(a: torch.Tensor, *args: torch.types.IntLikeType) -> torch.Tensor:
+    # top_k, size_m and size_n by their places in the schema, after a.
+    return a.new_empty((args[18] * args[15], args[19]))
+
+
 def _like(tensor: torch.Tensor, *_: object) -> torch.Tensor:
     return tensor.new_empty(tensor.shape)
 
@@ -120,6 +125,7 @@ _SPECIAL: dict[str, Fake] = {
     "gptq_marlin_repack": _gptq_repacked,
     "awq_marlin_repack": _awq_repacked,
     "marlin_gemm": _marlin_gemm,
+    "moe_wna16_marlin_gemm": _moe_marlin_gemm,
     "permute_cols": _like,
     "get_cuda_view_from_cpu_tensor": _gpu_view,
     "weak_ref_tensor": _same_layout,

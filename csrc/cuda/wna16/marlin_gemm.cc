@@ -4,57 +4,27 @@
 #include <atomic>
 
 #include "cuda/common/launch.h"
-#include "cuda/wna16/marlin_instances.h"
+#include "cuda/wna16/marlin_launch.h"
 #include "cuda/wna16/marlin_plan.h"
 #include "cuda/wna16/marlin_problem.h"
-#include "cuda/wna16/permute.h"
 #include "cuda/wna16/wna16.h"
 
 namespace vk::wna16 {
 namespace {
 
 constexpr char kOp[] = "marlin_gemm";
-constexpr int64_t kAlignment = 256;
 // From so many tokens on, the matrix units pay for weights that are dequantized to memory first.
 constexpr int64_t kDequantizeTokens = 512;
 
-std::atomic<int> forced_shape{-1}, forced_stages{-1}, forced_blocks{-1};
-
-DeviceLimits Limits() {
-  const cuda::Device& device = cuda::CurrentDevice(kOp);
-  if (device.capability < 80) {
-    Fail(VK_UNSUPPORTED, "%s: the GPU is %d.%d, want compute capability 8.0 or newer", kOp,
-         device.capability / 10, device.capability % 10);
-  }
-  return {device.multiprocessors, device.shared_bytes};
-}
+std::atomic<int> forced_shape{-1}, forced_stages{-1}, forced_blocks{-1}, forced_prefetch{-1};
 
 Plan PlanOf(const MarlinProblem& problem, int64_t locks) {
   PlanOverride force;
   force.shape = forced_shape;
   force.stages = forced_stages;
   force.blocks = forced_blocks;
-  return MakePlan(problem.m, problem.n, problem.k, problem.type, Limits(), locks, force);
-}
-
-int64_t CopyBytes(const MarlinProblem& problem) {
-  if (!problem.copies_a) return 0;
-  const int64_t bytes = static_cast<int64_t>(problem.m) * problem.k * 2;
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
-
-KernelTable Kernels(const MarlinProblem& problem) {
-  const bool bf16 = problem.dtype == VK_BF16;
-  switch (problem.type) {
-    case WeightType::kU4B8:
-      return bf16 ? MarlinKernelsBf16U4B8() : MarlinKernelsHalfU4B8();
-    case WeightType::kU4:
-      return bf16 ? MarlinKernelsBf16U4() : MarlinKernelsHalfU4();
-    case WeightType::kU8B128:
-      return bf16 ? MarlinKernelsBf16U8B128() : MarlinKernelsHalfU8B128();
-    default:
-      return bf16 ? MarlinKernelsBf16Fp8() : MarlinKernelsHalfFp8();
-  }
+  force.prefetch = forced_prefetch;
+  return MakePlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(kOp), locks, force);
 }
 
 void CheckNoGroupIndex(const MarlinProblem& problem) {
@@ -87,45 +57,12 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_tensor* wo
            static_cast<long long>(bytes), static_cast<long long>(copy_bytes + plan.partial_bytes));
   unsigned char* const memory = bytes > 0 ? static_cast<unsigned char*>(scratch->data) : nullptr;
 
-  MarlinParams params{};
-  params.a = problem.a;
-  params.lda = problem.lda;
-  if (problem.copies_a) {
-    PermuteColumns(kOp, memory, problem.a, problem.lda, problem.perm, problem.m, problem.k, stream);
-    params.a = memory;
-    params.lda = problem.k;
-  }
-  params.weights = problem.weights;
-  params.scales = problem.scales;
-  params.zeros = problem.zeros;
-  params.bias = problem.bias;
+  MarlinParams params = MakeParams(kOp, problem, plan, memory, stream);
   params.c = c->data;
   params.partials =
       plan.partial_bytes > 0 ? reinterpret_cast<float*>(memory + copy_bytes) : nullptr;
   params.locks = static_cast<int32_t*>(workspace->data);
-  params.m = problem.m;
-  params.n = problem.n;
-  params.k = problem.k;
-  params.group = problem.group;
-  params.group_magic = GroupMagic(problem.group);
-  params.per_channel = problem.per_channel;
-  params.m_tiles = plan.m_tiles;
-  params.k_steps = plan.k_steps;
-  params.steps = plan.steps;
-  params.block_steps = plan.block_steps;
-  params.lock_by_tile = plan.lock_by_tile;
-  params.stages = plan.stages;
-
-  const void* const kernel = Kernels(problem)[plan.shape];
-  cuda::CheckCuda(
-      kOp, "reserving shared memory",
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes));
-  void* arguments[] = {&params};
-  const cudaError_t error =
-      cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(plan.blocks)),
-                       dim3(static_cast<unsigned>(kShapes[plan.shape].threads)), arguments,
-                       static_cast<size_t>(plan.shared_bytes), stream);
-  if (error != cudaSuccess) cuda::CheckLaunch(kOp);
+  LaunchMarlin(kOp, KernelsOf(problem, false)[plan.shape], params, plan, stream);
 }
 
 }  // namespace
@@ -155,10 +92,11 @@ int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* problem) {
   return problem->m >= vk::wna16::kDequantizeTokens || (act_order && !problem->is_k_full);
 }
 
-int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks) {
+int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks, int32_t prefetch) {
   vk::wna16::forced_shape = shape;
   vk::wna16::forced_stages = stages;
   vk::wna16::forced_blocks = blocks;
+  vk::wna16::forced_prefetch = prefetch;
   return vk::wna16::kShapeCount;
 }
 

@@ -16,7 +16,9 @@
 
 namespace vk::wna16 {
 
-template <class T, WeightType kType, class S>
+// kExperts: tiles of tokens by expert (MarlinParams::experts); the blocks then find out on the
+// device how much there is to do.
+template <class T, WeightType kType, class S, bool kExperts>
 class MarlinBlock {
  public:
   __device__ __forceinline__ MarlinBlock(const MarlinParams& params, unsigned char* shared)
@@ -31,8 +33,21 @@ class MarlinBlock {
   }
 
   __device__ __forceinline__ void Run() {
-    const int begin = static_cast<int>(blockIdx.x) * p_.block_steps;
-    const int end = min(begin + p_.block_steps, p_.steps);
+    m_tiles_ = p_.m_tiles;
+    block_steps_ = p_.block_steps;
+    int steps = p_.steps;
+    if constexpr (kExperts) {
+      m_tiles_ = *p_.experts.padded / p_.experts.block;
+      steps = m_tiles_ * p_.n_tiles * p_.k_steps;
+      block_steps_ = (steps + static_cast<int>(gridDim.x) - 1) / static_cast<int>(gridDim.x);
+    }
+    const int begin = static_cast<int>(blockIdx.x) * block_steps_;
+    const int end = min(begin + block_steps_, steps);
+    if constexpr (!kExperts) {
+      LetNextStart();
+      if (p_.prefetch_steps > 0) Prefetch(begin, end);
+      WaitForPrevious();
+    }
     if (begin >= end) return;
     load_step_ = begin;
     load_tile_ = begin / p_.k_steps;
@@ -75,11 +90,28 @@ class MarlinBlock {
   static_assert(S::kTokens % kThreadTokens == 0 || kThreadTokens % S::kTokens == 0,
                 "a round of copies is whole rows of tokens, or a part of them");
 
+  // Asks for the first weights to be brought to L2, while the kernel before this one may still run:
+  // weights do not depend on it, and what lies in L2 is never out of date.
+  __device__ __forceinline__ void Prefetch(int begin, int end) {
+    const int thread = static_cast<int>(threadIdx.x);
+    const int column = begin / p_.k_steps / m_tiles_ * (S::kN / kUnitN) + thread;
+    if (begin >= end || thread >= S::kN / kUnitN || column >= p_.n / kUnitN) return;
+    const int chunk = begin % p_.k_steps * S::kWarpsK;
+    const int steps = min(p_.prefetch_steps, end - begin);
+    const int chunks = min(steps * S::kWarpsK, p_.k / 64 - chunk);
+    PrefetchL2(static_cast<const unsigned char*>(p_.weights) +
+                   (static_cast<int64_t>(column) * (p_.k / 64) + chunk) * kBlockBytes,
+               chunks * kBlockBytes);
+  }
+
+  // Rows of tokens that a thread copies.
+  static constexpr int kThreadRows = S::kTokens > kThreadTokens ? S::kTokens / kThreadTokens : 1;
+
   // Points the loader at step `k_step` of tile `load_tile_`.
   __device__ __forceinline__ void Seek(int k_step) {
     const int thread = static_cast<int>(threadIdx.x);
-    load_n_ = load_tile_ / p_.m_tiles * S::kN;
-    const int m0 = load_tile_ % p_.m_tiles * S::kTokens;
+    const int m_tile = load_tile_ % m_tiles_;
+    load_n_ = load_tile_ / m_tiles_ * S::kN;
     load_k_ = k_step;
     chunks_left_ = p_.k / 64 - k_step * S::kWarpsK;
     const int block = thread / kBlockVectors;
@@ -89,12 +121,37 @@ class MarlinBlock {
     weights_ = static_cast<const unsigned char*>(p_.weights) +
                (static_cast<int64_t>(column) * (p_.k / 64) + chunk) * kBlockBytes +
                thread % kBlockVectors * 16;
-    const int token = thread / 8 % S::kTokens;
-    tokens_left_ = p_.m - m0 - token;
-    tokens_ = static_cast<const unsigned char*>(p_.a) +
-              (static_cast<int64_t>(m0 + token) * p_.lda +
-               (k_step * S::kWarpsK + thread / 8 / S::kTokens) * 64 + thread % 8 * 8) *
-                  2;
+    expert_ = 0;
+    if constexpr (kExperts) {
+      // A tile at the end may be beyond the last: it is not loaded, but the loader looks.
+      if (load_tile_ < m_tiles_ * p_.n_tiles) expert_ = max(p_.experts.experts[m_tile], 0);
+      weights_ += expert_ * p_.experts.weight_bytes;
+    }
+    const int64_t k = (k_step * S::kWarpsK + thread / 8 / S::kTokens) * 64 + thread % 8 * 8;
+#pragma unroll
+    for (int i = 0; i < kThreadRows; ++i) {
+      const int token = (thread / 8 + i * kThreadTokens) % S::kTokens;
+      int row = m_tile * S::kTokens + token;
+      row_valid_[i] = row < p_.m;
+      if constexpr (kExperts) {
+        row = OutputRow(m_tile, token);
+        row_valid_[i] = row >= 0;
+        row = max(row, 0) / p_.experts.top_k;
+      }
+      tokens_[i] = static_cast<const unsigned char*>(p_.a) + (row * p_.lda + k) * 2;
+    }
+  }
+
+  // Row of c that place `token` of a tile is for, or -1.
+  __device__ __forceinline__ int OutputRow(int m_tile, int token) const {
+    if constexpr (!kExperts) {
+      const int row = m_tile * S::kTokens + token;
+      return row < p_.m ? row : -1;
+    } else {
+      if (token >= p_.experts.block || m_tile >= m_tiles_) return -1;
+      const int row = p_.experts.sorted[m_tile * p_.experts.block + token];
+      return row >= 0 && row < p_.experts.rows ? row : -1;
+    }
   }
 
   // Starts the copies of the next step into `stage`; after the last step, an empty group.
@@ -111,7 +168,8 @@ class MarlinBlock {
       } else {
         chunks_left_ -= S::kWarpsK;
         weights_ += S::kWarpsK * kBlockBytes;
-        tokens_ += S::kK * 2;
+#pragma unroll
+        for (int i = 0; i < kThreadRows; ++i) tokens_[i] += S::kK * 2;
       }
     }
     CopyCommit();
@@ -142,20 +200,30 @@ class MarlinBlock {
 #pragma unroll
     for (int i = 0; i < (kRows + kThreadTokens - 1) / kThreadTokens; ++i) {
       if (kRows < kThreadTokens && row >= kRows) break;
-      const int token = i * kThreadTokens % S::kTokens, chunk = i * kThreadTokens / S::kTokens;
-      CopyAsync16(target + i * kThreadTokens * 128, tokens_ + (token * p_.lda + chunk * 64) * 2,
-                  token < tokens_left_ && chunk < chunks_left);
+      const int turn = i % kThreadRows, chunk = i * kThreadTokens / S::kTokens;
+      CopyAsync16(target + i * kThreadTokens * 128, tokens_[turn] + chunk * 128,
+                  row_valid_[turn] && chunk < chunks_left);
     }
   }
 
   __device__ __forceinline__ void LoadScales(unsigned char* to) {
     if (!p_.per_channel) {
-      LoadRows<S::kN / 8>(to, static_cast<const unsigned char*>(p_.scales), p_.n * 2, load_n_ * 2);
+      LoadRows<S::kN / 8>(to, reinterpret_cast<const unsigned char*>(Scales(expert_)), p_.n * 2,
+                          load_n_ * 2);
     }
     if constexpr (kHasZeros) {
-      LoadRows<S::kN / 32>(to + Bytes::kScales, reinterpret_cast<const unsigned char*>(p_.zeros),
-                           p_.n / 2, load_n_ / 2);
+      LoadRows<S::kN / 32>(to + Bytes::kScales,
+                           reinterpret_cast<const unsigned char*>(Zeros(expert_)), p_.n / 2,
+                           load_n_ / 2);
     }
+  }
+
+  __device__ __forceinline__ const uint16_t* Scales(int expert) const {
+    const auto* const scales = static_cast<const uint16_t*>(p_.scales);
+    return kExperts ? scales + expert * p_.experts.scale_elements : scales;
+  }
+  __device__ __forceinline__ const uint32_t* Zeros(int expert) const {
+    return kExperts ? p_.zeros + expert * p_.experts.zero_words : p_.zeros;
   }
 
   // One row, or two for groups of 32, of kRowVectors x 16 bytes for each 64 of K, from rows of
@@ -383,9 +451,9 @@ class MarlinBlock {
 
   // Hands this block's sums in. True in the block that came last, which then holds the whole tile.
   __device__ __forceinline__ bool Gather(int tile) {
-    const int first = static_cast<int>(static_cast<int64_t>(tile) * p_.k_steps / p_.block_steps);
+    const int first = static_cast<int>(static_cast<int64_t>(tile) * p_.k_steps / block_steps_);
     const int last =
-        static_cast<int>((static_cast<int64_t>(tile + 1) * p_.k_steps - 1) / p_.block_steps);
+        static_cast<int>((static_cast<int64_t>(tile + 1) * p_.k_steps - 1) / block_steps_);
     const int self = static_cast<int>(blockIdx.x);
     if (warp_k_ == 0) {
       float4* const mine = Slot(tile, self);
@@ -404,13 +472,22 @@ class MarlinBlock {
     __syncthreads();  // `came` lies where sums of the next tile, or this one's output, go
     if (is_last && warp_k_ == 0) {
       Clear();
-      for (int block = first; block <= last; ++block) {
-        const float4* const slot = Slot(tile, block);
-        float4 sums[S::kTiles * S::kTokenTiles];
+      constexpr int kFragments = S::kTiles * S::kTokenTiles;
+      constexpr int kAtOnce = kFragments <= 8 ? 2 : 1;  // whose loads are on their way together
+      for (int block = first; block <= last; block += kAtOnce) {
+        float4 sums[kAtOnce][kFragments];
 #pragma unroll
-        for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) sums[f] = __ldcg(slot + f * kLanes);
+        for (int i = 0; i < kAtOnce; ++i) {
+          const float4* const slot = Slot(tile, min(block + i, last));
 #pragma unroll
-        for (int f = 0; f < S::kTiles * S::kTokenTiles; ++f) Add(f, sums[f]);
+          for (int f = 0; f < kFragments; ++f) sums[i][f] = __ldcg(slot + f * kLanes);
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          if (block + i > last) break;
+#pragma unroll
+          for (int f = 0; f < kFragments; ++f) Add(f, sums[i][f]);
+        }
       }
     }
     return is_last;
@@ -420,7 +497,7 @@ class MarlinBlock {
   // beginning it does.
   __device__ __forceinline__ float4* Slot(int tile, int block) const {
     const bool starts =
-        static_cast<int64_t>(tile) * p_.k_steps >= static_cast<int64_t>(block) * p_.block_steps;
+        static_cast<int64_t>(tile) * p_.k_steps >= static_cast<int64_t>(block) * block_steps_;
     constexpr int kWarpSums = Bytes::kSums / 16;
     return reinterpret_cast<float4*>(p_.partials) +
            ((2 * static_cast<int64_t>(block) + (starts ? 1 : 0)) * S::kWarpsN + warp_n_) *
@@ -434,9 +511,27 @@ class MarlinBlock {
     constexpr int kPitch = kColumns * 2 + 16;
     static_assert(S::kTokens * kPitch <= Bytes::kSums + 0, "the warp's output fits its sums");
     unsigned char* const staging = rest_ + warp_n_ * Bytes::kSums;
-    const int n0 = tile / p_.m_tiles * S::kN + warp_n_ * kColumns;
-    const int m0 = tile % p_.m_tiles * S::kTokens;
+    const int n0 = tile / m_tiles_ * S::kN + warp_n_ * kColumns;
+    const int m_tile = tile % m_tiles_;
     const bool in_range = n0 < p_.n;
+    const auto* bias = static_cast<const uint16_t*>(p_.bias);
+    int expert = 0;
+    float factor[S::kTokenTiles][2];
+    if constexpr (kExperts) {
+      expert = p_.experts.experts[m_tile];
+      if (expert < 0) return;
+      if (bias != nullptr) bias += expert * p_.experts.bias_elements;
+#pragma unroll
+      for (int j = 0; j < S::kTokenTiles; ++j) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int row = OutputRow(m_tile, 8 * j + 2 * (lane_ % 4) + e);
+          const bool weighted = p_.experts.router_weights != nullptr && row >= 0;
+          factor[j][e] = weighted ? p_.experts.router_weights[row] : 1.f;
+        }
+      }
+    }
+    const uint16_t* const scales = Scales(expert);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < S::kTiles; ++i) {
@@ -444,17 +539,17 @@ class MarlinBlock {
       for (int high = 0; high < 2; ++high) {
         const int column = 16 * i + 8 * high + lane_ / 4;
         const int position = in_range ? ChannelPosition(n0 + column) : 0;
-        const float scale =
-            p_.per_channel ? Scale(static_cast<const uint16_t*>(p_.scales)[position]) : 1.f;
-        const float bias =
-            p_.bias != nullptr ? T::ToFloat(static_cast<const uint16_t*>(p_.bias)[position]) : 0.f;
+        const float scale = p_.per_channel ? Scale(scales[position]) : 1.f;
+        const float offset = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
 #pragma unroll
         for (int j = 0; j < S::kTokenTiles; ++j) {
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
             const int token = 8 * j + 2 * (lane_ % 4) + e;
+            float value = total_[i][j][2 * high + e] * scale + offset;
+            if constexpr (kExperts) value *= factor[j][e];
             *reinterpret_cast<uint16_t*>(staging + token * kPitch + column * 2) =
-                T::FromFloat(total_[i][j][2 * high + e] * scale + bias);
+                T::FromFloat(value);
           }
         }
       }
@@ -465,10 +560,10 @@ class MarlinBlock {
     for (int i = 0; i < S::kTokens * kParts / kLanes; ++i) {
       const int token = (i * kLanes + lane_) / kParts;
       const int part = (i * kLanes + lane_) % kParts;
-      if (in_range && m0 + token < p_.m) {
-        uint16_t* const row =
-            static_cast<uint16_t*>(p_.c) + static_cast<int64_t>(m0 + token) * p_.n + n0;
-        *reinterpret_cast<uint4*>(row + part * 8) =
+      const int row = OutputRow(m_tile, token);
+      if (in_range && row >= 0) {
+        uint16_t* const to = static_cast<uint16_t*>(p_.c) + static_cast<int64_t>(row) * p_.n + n0;
+        *reinterpret_cast<uint4*>(to + part * 8) =
             *reinterpret_cast<const uint4*>(staging + token * kPitch + part * 16);
       }
     }
@@ -497,16 +592,18 @@ class MarlinBlock {
   // The next step to load: its place, this thread's sources, and how much lies beyond these.
   int load_step_, load_tile_, load_k_, load_n_;
   const unsigned char* weights_;
-  const unsigned char* tokens_;
-  int chunks_left_, columns_left_, tokens_left_;
+  const unsigned char* tokens_[kThreadRows];
+  bool row_valid_[kThreadRows];
+  int expert_, chunks_left_, columns_left_;
+  int m_tiles_, block_steps_;
   float total_[S::kTiles][S::kTokenTiles][4];
 };
 
-template <class T, WeightType kType, class S>
+template <class T, WeightType kType, class S, bool kExperts>
 __global__ void __launch_bounds__(S::kThreads)
     MarlinKernel(const __grid_constant__ MarlinParams params) {
   extern __shared__ __align__(128) unsigned char vk_shared[];
-  MarlinBlock<T, kType, S>(params, vk_shared).Run();
+  MarlinBlock<T, kType, S, kExperts>(params, vk_shared).Run();
 }
 
 }  // namespace vk::wna16

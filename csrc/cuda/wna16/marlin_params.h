@@ -38,6 +38,19 @@ struct SharedBytes {
   static constexpr int kRest = (S::kWarpsK > 1 ? S::kWarpsK - 1 : 1) * S::kWarpsN * kSums;
 };
 
+// Of a product per expert (mixture of experts): tiles of tokens belong to one expert each, and
+// their rows are gathered. Strides are from one expert's weights to the next one's.
+struct ExpertParams {
+  const int32_t* sorted;        // [padded]: row of c for each place; from `rows` on: none
+  const int32_t* experts;       // [padded / block]: of each tile; negative: nothing to do
+  const int32_t* padded;        // places in use, on the device
+  const float* router_weights;  // [rows]: factor of each row of c, or null
+  int64_t weight_bytes, scale_elements, zero_words, bias_elements;
+  int block;  // places in a tile
+  int top_k;  // row r of c is the product of row r / top_k of a
+  int rows;   // of c
+};
+
 struct MarlinParams {
   const void* a;          // [m, k], rows lda elements apart
   const void* weights;    // units, layout.h
@@ -52,13 +65,16 @@ struct MarlinParams {
   int group;  // elements of K that share a scale; k: one scale per channel
   // Groups of 64 of K (32 where `group` is) times this, over 2^32, is the group.
   uint64_t group_magic;
-  int per_channel;   // scales are per channel, in that permutation
-  int m_tiles;       // tiles of tokens, fastest; then tiles of columns
-  int k_steps;       // steps of Shape::kK in a tile
-  int steps;         // in all tiles
-  int block_steps;   // each block takes so many consecutive ones
-  int lock_by_tile;  // locks are per tile, not per block that starts one
-  int stages;        // of the pipeline, 2..kMaxStages
+  int per_channel;  // scales are per channel, in that permutation
+  int m_tiles;      // tiles of tokens, fastest; then tiles of columns
+  int n_tiles;
+  int k_steps;         // steps of Shape::kK in a tile
+  int steps;           // in all tiles
+  int block_steps;     // each block takes so many consecutive ones
+  int lock_by_tile;    // locks are per tile, not per block that starts one
+  int stages;          // of the pipeline, 2..kMaxStages
+  int prefetch_steps;  // whose weights are brought to L2 before the kernel before has ended
+  ExpertParams experts;
 };
 
 inline constexpr int kMaxStages = 8;

@@ -26,7 +26,9 @@ constexpr ShapeInfo Info() {
 }
 
 // Beyond this much on its way, more stages only take longer to fill.
-constexpr int kInFlightBytes = 96 * 1024;
+constexpr int kInFlightBytes = 64 * 1024;
+// Of weights that a block brings to L2 early.
+constexpr int kPrefetchBytes = 64 * 1024;
 // Steps that a block should have at least, to be worth the addition of its sums.
 constexpr int kMinBlockSteps = 2;
 
@@ -48,6 +50,15 @@ int RoundShare(int share, int k_steps) {
     if (k_steps % rounded == 0 || rounded % k_steps == 0) return rounded;
   }
   return share;
+}
+
+void ReserveShared(Plan& plan, WeightType type, const DeviceLimits& device, int forced_stages) {
+  const ShapeInfo& shape = kShapes[plan.shape];
+  const int stage_bytes = shape.stage_bytes[static_cast<int>(type)];
+  const int fitting = (device.shared_bytes - shape.rest_bytes) / stage_bytes;
+  const int wanted = forced_stages > 0 ? forced_stages : 1 + CeilDiv(kInFlightBytes, stage_bytes);
+  plan.stages = std::max(2, std::min({wanted, fitting, kMaxStages}));
+  plan.shared_bytes = plan.stages * stage_bytes + shape.rest_bytes;
 }
 
 }  // namespace
@@ -76,14 +87,26 @@ Plan MakePlan(int m, int n, int k, WeightType type, const DeviceLimits& device, 
   plan.block_steps = RoundShare(share, plan.k_steps);
   plan.blocks = CeilDiv(plan.steps, plan.block_steps);
 
-  const int stage_bytes = shape.stage_bytes[static_cast<int>(type)];
-  const int fitting = (device.shared_bytes - shape.rest_bytes) / stage_bytes;
-  const int wanted = force.stages > 0 ? force.stages : 1 + CeilDiv(kInFlightBytes, stage_bytes);
-  plan.stages = std::max(2, std::min({wanted, fitting, kMaxStages}));
-  plan.shared_bytes = plan.stages * stage_bytes + shape.rest_bytes;
+  ReserveShared(plan, type, device, force.stages);
+  const int step_bytes = shape.n * shape.k * Bits(type) / 8;
+  plan.early = force.prefetch >= -1;
+  plan.prefetch_steps = force.prefetch == -1 ? kPrefetchBytes / step_bytes : force.prefetch;
   plan.partial_bytes = plan.block_steps % plan.k_steps == 0
                            ? 0
                            : 2 * static_cast<int64_t>(plan.blocks) * shape.tile_bytes;
+  return plan;
+}
+
+Plan MakeExpertPlan(int block, int n, int k, WeightType type, const DeviceLimits& device,
+                    int64_t locks) {
+  Plan plan{};
+  plan.shape = ChooseShape(block);
+  const ShapeInfo& shape = kShapes[plan.shape];
+  plan.n_tiles = CeilDiv(n, shape.n);
+  plan.k_steps = CeilDiv(k, shape.k);
+  plan.blocks = static_cast<int>(std::min<int64_t>(device.sms, locks));
+  ReserveShared(plan, type, device, -1);
+  plan.partial_bytes = 2 * static_cast<int64_t>(plan.blocks) * shape.tile_bytes;
   return plan;
 }
 

@@ -8,15 +8,21 @@
 
 namespace vk::wna16 {
 
-// Every block shape that is compiled: X(token tiles, warps along N, warps along K).
-#define VK_WNA16_SHAPES(X) \
-  X(1, 4, 2)               \
-  X(2, 4, 2)               \
-  X(4, 4, 2)               \
-  X(8, 4, 2)               \
-  X(1, 2, 4)               \
-  X(2, 2, 4)               \
-  X(4, 2, 4)               \
+// Block shapes: X(token tiles, warps along N, warps along K). Those that plans choose ...
+#define VK_WNA16_PLANNED_SHAPES(X) \
+  X(1, 4, 2)                       \
+  X(2, 4, 2)                       \
+  X(4, 4, 2)                       \
+  X(8, 4, 2)
+
+// ... and all that are compiled.
+#define VK_WNA16_SHAPES(X)   \
+  VK_WNA16_PLANNED_SHAPES(X) \
+  X(1, 1, 8)                 \
+  X(2, 1, 8)                 \
+  X(1, 2, 4)                 \
+  X(2, 2, 4)                 \
+  X(4, 2, 4)                 \
   X(8, 8, 1)
 
 struct ShapeInfo {
@@ -39,6 +45,7 @@ struct PlanOverride {
   int shape = -1;
   int stages = -1;
   int blocks = -1;
+  int prefetch = -1;  // steps; below -1: no programmatic launch either
 };
 
 struct Plan {
@@ -47,6 +54,8 @@ struct Plan {
   int blocks;
   int m_tiles, n_tiles, k_steps, steps, block_steps;
   int lock_by_tile;
+  int prefetch_steps;
+  bool early;  // the kernel may start before the one before it has ended
   int shared_bytes;
   int64_t partial_bytes;  // 0: no tile is shared
 };
@@ -54,6 +63,11 @@ struct Plan {
 // `locks`: int32 that the caller's workspace holds, at least 1.
 Plan MakePlan(int m, int n, int k, WeightType type, const DeviceLimits& device, int64_t locks,
               const PlanOverride& force);
+
+// Of a product per expert, whose number of tiles of `block` tokens the device alone knows: m_tiles,
+// steps and block_steps stay 0.
+Plan MakeExpertPlan(int block, int n, int k, WeightType type, const DeviceLimits& device,
+                    int64_t locks);
 
 }  // namespace vk::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_MARLIN_PLAN_H_

@@ -43,6 +43,32 @@ __device__ __forceinline__ void LoadMatrix2(uint32_t (&r)[2], const void* shared
                : "r"(SharedAddress(shared)));
 }
 
+// Programmatic dependent launch (9.0 and newer; elsewhere kernels follow one another anyway): the
+// next kernel may start when every block has said so or ended; what a kernel before this one wrote
+// may be touched after the wait, and only then.
+__device__ __forceinline__ void LetNextStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void WaitForPrevious() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\n" ::: "memory");
+#endif
+}
+
+// A hint: `bytes`, a multiple of 16, from a 16-byte aligned address will be wanted.
+__device__ __forceinline__ void PrefetchL2(const void* global, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(__cvta_generic_to_global(global)),
+      "r"(bytes)
+      : "memory");
+#else
+  (void)global, (void)bytes;
+#endif
+}
+
 // Adds to `*at` and returns what was there. What this block wrote before its last barrier is
 // visible to who finds the sum, and what such others wrote, to this block after its next.
 __device__ __forceinline__ int32_t AddInOrder(int32_t* at, int32_t value) {

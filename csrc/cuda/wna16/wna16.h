@@ -77,9 +77,36 @@ VK_EXPORT int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* pro
 VK_EXPORT vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight,
                                               const vk_marlin_problem* problem, void* stream);
 
-// For benchmarks: forces block shape, pipeline stages and blocks of the products that follow; -1:
-// as planned. Returns the number of block shapes.
-VK_EXPORT int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks);
+// Which expert takes which row, as moe_align_block_size orders them.
+typedef struct vk_marlin_experts {
+  const vk_tensor* sorted_token_ids;  // [places], int32: row of c for each place, tile by tile;
+                                      // M * top_k and above: none
+  const vk_tensor* expert_ids;        // [places / block], int32: of each tile; -1: not here
+  const vk_tensor* num_tokens_past_padded;  // one int32: places in use
+  const vk_tensor* topk_weights;            // M * top_k float32, factors of the rows of c, or null
+  int64_t block;                            // places in a tile: 1 to 64
+  int64_t top_k;
+} vk_marlin_experts;
+
+// As vk_cuda_marlin_scratch, of vk_cuda_moe_marlin_gemm.
+VK_EXPORT vk_status vk_cuda_moe_marlin_scratch(const vk_marlin_problem* problem,
+                                               const vk_marlin_experts* experts, int64_t locks,
+                                               int64_t* bytes);
+
+// c[r] = (a[r / top_k] @ ((q - zero) * scale) + bias) * topk_weights[r] with the weights of the
+// expert of row r. Rows without an expert are not written.
+//   c: [M * top_k, N];  problem: as of vk_cuda_marlin_gemm, but b_q_weight, bias, scales and zeros
+//         have one more dimension in front, of experts, and there is no g_idx
+VK_EXPORT vk_status vk_cuda_moe_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* problem,
+                                            const vk_marlin_experts* experts,
+                                            const vk_tensor* workspace, const vk_tensor* scratch,
+                                            void* stream);
+
+// For benchmarks: forces block shape, pipeline stages, blocks, and steps whose weights are
+// prefetched before the kernel before has ended (-2: not to start that early) of the products that
+// follow; -1: as planned. Returns the number of block shapes.
+VK_EXPORT int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks,
+                                       int32_t prefetch);
 
 // c[m, j] = a[m, perm[j]].
 //   c, a: [M, K], one 16-bit dtype (float16 | bfloat16); c contiguous, a's last dimension

@@ -150,6 +150,51 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
   return c;
 }
 
+// thread_k, thread_n and blocks_per_sm are hints to another kernel; is_full_k matters to g_idx
+// alone, which experts do not have here.
+Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
+                     const Tensor& b_q_weight, const std::optional<Tensor>& b_bias_or_none,
+                     const Tensor& b_scales, const std::optional<Tensor>& a_scales,
+                     const std::optional<Tensor>& global_scale,
+                     const std::optional<Tensor>& b_zeros_or_none,
+                     const std::optional<Tensor>& g_idx_or_none,
+                     const std::optional<Tensor>& perm_or_none, const Tensor& workspace,
+                     const Tensor& sorted_token_ids, const Tensor& expert_ids,
+                     const Tensor& num_tokens_past_padded, const Tensor& topk_weights,
+                     int64_t moe_block_size, int64_t top_k, bool mul_topk_weights,
+                     int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool, bool,
+                     bool, bool is_zp_float, int64_t, int64_t, int64_t) {
+  const char* op = "moe_wna16_marlin_gemm";
+  CheckMarlinOptions(op, a_scales, global_scale, is_zp_float);
+  const CudaScope scope(op, a);
+  const auto a_view = scope.View("a", a), weight_view = scope.View("b_q_weight", b_q_weight),
+             bias_view = scope.View("b_bias", b_bias_or_none),
+             scales_view = scope.View("b_scales", b_scales),
+             zeros_view = scope.View("b_zeros", b_zeros_or_none),
+             g_idx_view = scope.View("g_idx", g_idx_or_none),
+             perm_view = scope.View("perm", perm_or_none),
+             sorted_view = scope.View("sorted_token_ids", sorted_token_ids),
+             experts_view = scope.View("expert_ids", expert_ids),
+             padded_view = scope.View("num_tokens_past_padded", num_tokens_past_padded),
+             factors_view = scope.View("topk_weights", topk_weights);
+  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view,
+                                     zeros_view, g_idx_view,  perm_view, b_type_id,
+                                     size_m,     size_n,      size_k,    1};
+  const vk_tensor* const factors = factors_view;
+  const vk_marlin_experts experts = {sorted_view,    experts_view,
+                                     padded_view,    mul_topk_weights ? factors : nullptr,
+                                     moe_block_size, top_k};
+  int64_t bytes = 0;
+  Check(vk_cuda_moe_marlin_scratch(&problem, &experts, workspace.numel(), &bytes));
+  const Tensor c =
+      c_or_none.has_value() ? *c_or_none : Empty(a, {size_m * top_k, size_n}, a.scalar_type());
+  const std::optional<Tensor> scratch = Scratch(a, bytes);
+  Check(vk_cuda_moe_marlin_gemm(scope.View("c", c), &problem, &experts,
+                                scope.View("workspace", workspace), scope.View("scratch", scratch),
+                                scope.stream()));
+  return c;
+}
+
 Tensor PermuteCols(const Tensor& a, const Tensor& perm) {
   const CudaScope scope("permute_cols", a);
   const Tensor out = torch::stable::new_empty(a, a.sizes());
@@ -237,6 +282,7 @@ VK_BINDINGS(CUDA, library) {
   library.impl("gptq_marlin_repack", TORCH_BOX(&vk::binding::GptqMarlinRepack));
   library.impl("awq_marlin_repack", TORCH_BOX(&vk::binding::AwqMarlinRepack));
   library.impl("marlin_gemm", TORCH_BOX(&vk::binding::MarlinGemm));
+  library.impl("moe_wna16_marlin_gemm", TORCH_BOX(&vk::binding::MoeMarlinGemm));
   library.impl("permute_cols", TORCH_BOX(&vk::binding::PermuteCols));
   library.impl("gptq_gemm", TORCH_BOX(&vk::binding::GptqGemm));
   library.impl("gptq_shuffle", TORCH_BOX(&vk::binding::GptqShuffle));

@@ -125,6 +125,7 @@ bool Check(const Case& c, int shape) {
   p.group_magic = GroupMagic(c.group);
   p.per_channel = per_channel;
   p.m_tiles = plan.m_tiles;
+  p.n_tiles = plan.n_tiles;
   p.k_steps = plan.k_steps;
   p.steps = plan.steps;
   p.block_steps = plan.block_steps;
@@ -135,7 +136,8 @@ bool Check(const Case& c, int shape) {
   std::shuffle(blocks.begin(), blocks.end(), random);
   for (int block : blocks) {
     std::memset(vk_shared, 0xee, sizeof(vk_shared));
-    emulation::RunBlock(block, plan.blocks, S::kThreads, [&] { MarlinKernel<T, kType, S>(p); });
+    emulation::RunBlock(block, plan.blocks, S::kThreads,
+                        [&] { MarlinKernel<T, kType, S, false>(p); });
   }
 
   double worst = 0, norm = 0, error = 0;
@@ -172,6 +174,105 @@ bool Check(const Case& c, int shape) {
   return good;
 }
 
+// Products per expert: u4b8, three experts and tiles of one that is not here.
+template <class S>
+bool CheckExperts(int block, int sms) {
+  using T = Bf16;
+  constexpr int kExpertCount = 3, kN = 192, kK = 320, kGroup = 64, kTopK = 2, kRows = 2 * 9;
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> a(kRows / kTopK * kK), scales(kExpertCount * kK / kGroup * kN),
+      bias(kExpertCount * kN), out(kRows * kN, 0x7fff);
+  std::vector<uint32_t> weights(kExpertCount * kK * kN / 8);
+  std::vector<float> router(kRows);
+  for (auto& x : a) x = T::FromFloat(normal(random));
+  for (auto& x : scales) x = T::FromFloat(0.01f + 0.001f * static_cast<float>(random() % 20));
+  for (auto& x : bias) x = T::FromFloat(normal(random));
+  for (auto& x : weights) x = static_cast<uint32_t>(random());
+  for (auto& x : router) x = std::fabs(normal(random));
+  // Rows by expert; the last expert's are split over an extra tile, row 5 goes nowhere.
+  std::vector<int32_t> sorted, experts, expert_of(kRows, -1);
+  for (int expert : {2, 0, -1, 1}) {
+    std::vector<int32_t> rows;
+    for (int row = 0; row < kRows; ++row) {
+      if (row != 5 && row % 3 == expert) rows.push_back(row);
+    }
+    if (expert < 0) rows = {5};
+    while (rows.size() % block != 0) rows.push_back(kRows + 3);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i] < kRows) expert_of[rows[i]] = expert;
+      sorted.push_back(rows[i]);
+      if (i % block == 0) experts.push_back(expert);
+    }
+  }
+  const int32_t padded = static_cast<int32_t>(sorted.size());
+  sorted.resize(sorted.size() + 100, kRows);
+  experts.resize(experts.size() + 10, 1 << 20);
+  const Plan plan = MakeExpertPlan(block, kN, kK, WeightType::kU4B8, {sms, 227 * 1024}, sms);
+  std::vector<float> partials(plan.partial_bytes / 4, NAN);
+  std::vector<int32_t> locks(sms);
+  MarlinParams p{};
+  p.a = a.data();
+  p.lda = kK;
+  p.weights = weights.data();
+  p.scales = scales.data();
+  p.bias = bias.data();
+  p.c = out.data();
+  p.partials = partials.data();
+  p.locks = locks.data();
+  p.m = kRows / kTopK;
+  p.n = kN;
+  p.k = kK;
+  p.group = kGroup;
+  p.group_magic = GroupMagic(kGroup);
+  p.n_tiles = plan.n_tiles;
+  p.k_steps = plan.k_steps;
+  p.stages = plan.stages;
+  p.experts = {
+      sorted.data(), experts.data(), &padded, router.data(), kK * kN / 2, kK / kGroup * kN, 0, kN,
+      block,         kTopK,          kRows};
+  for (int i = plan.blocks - 1; i >= 0; --i) {
+    std::memset(vk_shared, 0xee, sizeof(vk_shared));
+    emulation::RunBlock(i, plan.blocks, S::kThreads,
+                        [&] { MarlinKernel<T, WeightType::kU4B8, S, true>(p); });
+  }
+  double norm = 0, error = 0;
+  bool good = true;
+  for (int row = 0; row < kRows; ++row) {
+    const int expert = expert_of[row];
+    std::vector<double> sum(kN);
+    for (int unit = 0; expert >= 0 && unit < kK / 16 * kN / 64; ++unit) {
+      for (int word = 0; word < UnitWords(4); ++word) {
+        for (int e = 0; e < 8; ++e) {
+          const Place place = UnitPlace(4, word, e);
+          const int k = unit % (kK / 16) * 16 + place.k, n = unit / (kK / 16) * 64 + place.n;
+          const uint32_t q = weights[expert * kK * kN / 8 + unit * UnitWords(4) + word] >> (4 * e);
+          sum[n] +=
+              (static_cast<int>(q & 15) - 8.0) * T::ToFloat(a[row / kTopK * kK + k]) *
+              T::ToFloat(scales[(expert * kK / kGroup + k / kGroup) * kN + GroupedPosition(n)]);
+        }
+      }
+    }
+    for (int n = 0; n < kN; ++n) {
+      const uint16_t bits = out[row * kN + n];
+      if (expert < 0) {
+        good = good && bits == 0x7fff;  // not written
+        continue;
+      }
+      const double want =
+          (sum[n] + T::ToFloat(bias[expert * kN + ChannelPosition(n)])) * router[row];
+      const double difference = T::ToFloat(bits) - want;
+      norm += want * want;
+      error += std::isnan(difference) ? 1e30 : difference * difference;
+    }
+  }
+  for (int32_t lock : locks) good = good && lock == 0;
+  good = good && std::sqrt(error / norm) < 3e-3;
+  std::printf("%s experts, tiles of %d, %d blocks: error %.2e\n", good ? "ok   " : "WRONG", block,
+              plan.blocks, std::sqrt(error / norm));
+  return good;
+}
+
 template <class T, WeightType kType>
 bool CheckAll(const std::vector<Case>& cases) {
   bool good = true;
@@ -196,5 +297,10 @@ int main() {
   good = CheckAll<Half, WeightType::kU4>(few) && good;
   good = CheckAll<Bf16, WeightType::kU8B128>(few) && good;
   good = CheckAll<Half, WeightType::kFp8>(few) && good;
+  for (int sms : {1, 5}) {
+    good = CheckExperts<Shape<1, 4, 2>>(8, sms) && good;
+    good = CheckExperts<Shape<2, 4, 2>>(16, sms) && good;
+    good = CheckExperts<Shape<8, 4, 2>>(48, sms) && good;
+  }
   return good ? 0 : 1;
 }

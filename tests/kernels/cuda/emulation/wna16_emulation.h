@@ -157,8 +157,15 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
 
 namespace vk::wna16 {
 
+using std::max;
 using std::min;
 
+inline void LetNextStart() {}
+inline void WaitForPrevious() {}
+inline void PrefetchL2(const void* global, int bytes) {
+  volatile char last = static_cast<const char*>(global)[bytes - 1];  // a sanitizer sees overruns
+  (void)last;
+}
 inline int32_t AddInOrder(int32_t* at, int32_t value) {
   const int32_t old = *at;
   *at += value;

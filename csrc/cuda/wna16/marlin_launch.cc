@@ -1,0 +1,97 @@
+#include "cuda/wna16/marlin_launch.h"
+
+#include "cuda/common/launch.h"
+#include "cuda/wna16/permute.h"
+
+namespace vk::wna16 {
+namespace {
+
+constexpr int64_t kAlignment = 256;
+
+}  // namespace
+
+DeviceLimits LimitsOf(const char* op) {
+  const cuda::Device& device = cuda::CurrentDevice(op);
+  if (device.capability < 80) {
+    Fail(VK_UNSUPPORTED, "%s: the GPU is %d.%d, want compute capability 8.0 or newer", op,
+         device.capability / 10, device.capability % 10);
+  }
+  return {device.multiprocessors, device.shared_bytes};
+}
+
+int64_t CopyBytes(const MarlinProblem& problem) {
+  if (!problem.copies_a) return 0;
+  const int64_t bytes = static_cast<int64_t>(problem.m) * problem.k * 2;
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+KernelTable KernelsOf(const MarlinProblem& problem, bool experts) {
+  const bool bf16 = problem.dtype == VK_BF16;
+  switch (problem.type) {
+    case WeightType::kU4B8:
+      if (experts) return bf16 ? MarlinExpertKernelsBf16U4B8() : MarlinExpertKernelsHalfU4B8();
+      return bf16 ? MarlinKernelsBf16U4B8() : MarlinKernelsHalfU4B8();
+    case WeightType::kU4:
+      if (experts) return bf16 ? MarlinExpertKernelsBf16U4() : MarlinExpertKernelsHalfU4();
+      return bf16 ? MarlinKernelsBf16U4() : MarlinKernelsHalfU4();
+    case WeightType::kU8B128:
+      if (experts) return bf16 ? MarlinExpertKernelsBf16U8B128() : MarlinExpertKernelsHalfU8B128();
+      return bf16 ? MarlinKernelsBf16U8B128() : MarlinKernelsHalfU8B128();
+    default:
+      if (experts) return bf16 ? MarlinExpertKernelsBf16Fp8() : MarlinExpertKernelsHalfFp8();
+      return bf16 ? MarlinKernelsBf16Fp8() : MarlinKernelsHalfFp8();
+  }
+}
+
+MarlinParams MakeParams(const char* op, const MarlinProblem& problem, const Plan& plan,
+                        void* memory, cudaStream_t stream) {
+  MarlinParams params{};
+  params.a = problem.a;
+  params.lda = problem.lda;
+  if (problem.copies_a) {
+    PermuteColumns(op, memory, problem.a, problem.lda, problem.perm, problem.m, problem.k, stream);
+    params.a = memory;
+    params.lda = problem.k;
+  }
+  params.weights = problem.weights;
+  params.scales = problem.scales;
+  params.zeros = problem.zeros;
+  params.bias = problem.bias;
+  params.m = problem.m;
+  params.n = problem.n;
+  params.k = problem.k;
+  params.group = problem.group;
+  params.group_magic = GroupMagic(problem.group);
+  params.per_channel = problem.per_channel;
+  params.m_tiles = plan.m_tiles;
+  params.n_tiles = plan.n_tiles;
+  params.k_steps = plan.k_steps;
+  params.steps = plan.steps;
+  params.block_steps = plan.block_steps;
+  params.lock_by_tile = plan.lock_by_tile;
+  params.stages = plan.stages;
+  params.prefetch_steps = plan.prefetch_steps;
+  return params;
+}
+
+void LaunchMarlin(const char* op, const void* kernel, const MarlinParams& params, const Plan& plan,
+                  cudaStream_t stream) {
+  cuda::CheckCuda(
+      op, "reserving shared memory",
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes));
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(kShapes[plan.shape].threads));
+  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = plan.early && cuda::CurrentDevice(op).capability >= 90 ? 1 : 0;
+  void* arguments[] = {const_cast<MarlinParams*>(&params)};
+  const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
+  if (error != cudaSuccess) cuda::CheckLaunch(op);
+}
+
+}  // namespace vk::wna16
