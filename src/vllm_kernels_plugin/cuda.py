@@ -12,6 +12,10 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from vllm.platforms.cuda import CudaPlatform, _BackendCandidate
+from vllm.v1.attention.backends.mla.prefill.registry import (
+    MLAPrefillBackendEnum,
+    register_mla_prefill_backend,
+)
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
 from vllm_kernels_plugin import flash_attention, needs, serve
@@ -30,6 +34,10 @@ _FIRST = -1
 
 register_backend(
     AttentionBackendEnum.CUSTOM, "vllm_kernels_plugin.attention.KernelsAttentionBackend"
+)
+# On most GPUs the engine knows no other, so ours stands under its name.
+register_mla_prefill_backend(
+    MLAPrefillBackendEnum.FLASH_ATTN, "vllm_kernels_plugin.latent.KernelsPrefillBackend"
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from typing import Any
 
@@ -19,6 +19,7 @@ from vllm_kernels import _cuda, _libraries, _ops
 
 PACKAGE = "vllm.vllm_flash_attn"
 INTERFACE = f"{PACKAGE}.flash_attn_interface"
+ROTARY = f"{PACKAGE}.layers.rotary"
 VERSION = 2  # of the interface: what the engine takes for granted of its implementation
 OP = "varlen_attention"
 
@@ -165,25 +166,53 @@ def _refuse(**asked: bool) -> None:
             )
 
 
+def apply_rotary_emb(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> torch.Tensor:
+    """``x`` rotated by position (Su et al. 2021), as vision encoders ask for it.
+
+    Args:
+        x: ``[batch, tokens, heads, head_size]``.
+        cos: ``[tokens, rotated / 2]``.
+        sin: As ``cos``.
+        interleaved: Pairs are neighbours; otherwise halves of the rotated part.
+    """
+    half = cos.shape[-1]
+    turn_cos, turn_sin = (part.unsqueeze(-2).float() for part in (cos, sin))
+    rotated, rest = x[..., : 2 * half].float(), x[..., 2 * half :]
+    if interleaved:
+        first, second = rotated[..., 0::2], rotated[..., 1::2]
+    else:
+        first, second = rotated[..., :half], rotated[..., half:]
+    turned = (first * turn_cos - second * turn_sin, first * turn_sin + second * turn_cos)
+    result = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
+    return torch.cat((result.to(x.dtype), rest), -1)
+
+
+_FUNCTIONS = (
+    compile_flash_attn_varlen_func_from_specs,
+    fa_version_unsupported_reason,
+    flash_attn_varlen_func,
+    get_scheduler_metadata,
+    is_fa_version_supported,
+)
+
+
 def plant() -> None:
-    """Put the package and its interface where the engine imports them from."""
-    interface = types.ModuleType(INTERFACE, __doc__)
-    package = types.ModuleType(PACKAGE, __doc__)
-    served: dict[str, Any] = {
-        function.__name__: function
-        for function in (
-            compile_flash_attn_varlen_func_from_specs,
-            fa_version_unsupported_reason,
-            flash_attn_varlen_func,
-            get_scheduler_metadata,
-            is_fa_version_supported,
-        )
-    }
-    for module, is_package in ((package, True), (interface, False)):
-        module.__dict__.update(served)
-        # Python's own importers and torch.compile look at the spec of what is in sys.modules.
-        spec = ModuleSpec(module.__name__, loader=None, origin=__file__, is_package=is_package)
-        module.__spec__, module.__file__ = spec, __file__
-        sys.modules[module.__name__] = module
-    package.__path__ = []
-    package.flash_attn_interface = interface  # type: ignore[attr-defined]
+    """Put the package and its modules where the engine imports them from."""
+    _module(PACKAGE, *_FUNCTIONS).__path__ = []
+    _module(INTERFACE, *_FUNCTIONS)
+    _module(ROTARY.rpartition(".")[0]).__path__ = []
+    _module(ROTARY, apply_rotary_emb)
+
+
+def _module(name: str, *functions: Callable[..., Any]) -> types.ModuleType:
+    module = types.ModuleType(name, __doc__)
+    module.__dict__.update({function.__name__: function for function in functions})
+    # Python's own importers and torch.compile look at the spec of what is in sys.modules.
+    module.__spec__, module.__file__ = ModuleSpec(name, loader=None, origin=__file__), __file__
+    sys.modules[name] = module
+    parent, _, last = name.rpartition(".")
+    if parent in sys.modules and parent.startswith(PACKAGE):
+        setattr(sys.modules[parent], last, module)
+    return module
