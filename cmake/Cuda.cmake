@@ -96,6 +96,10 @@ foreach(folder IN LISTS vllm_cuda_folders)
   endforeach()
   list(REMOVE_DUPLICATES parts)
   list(JOIN parts "," parts)
+  # Calls of the run time and the driver alone serve every GPU.
+  if(NOT "${sources};${templates}" MATCHES "\\.cu")
+    set(parts "-")
+  endif()
   list(APPEND vllm_cuda_have "${family}:${parts}")
 endforeach()
 

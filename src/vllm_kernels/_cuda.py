@@ -39,6 +39,8 @@ class Family:
 
     def code_for(self, capability: str) -> str | None:
         """What would run on a GPU of ``capability``: ``9.0a``, ``PTX 12.0``, or None."""
+        if not self.archs and not self.ptx:
+            return "any"  # no GPU code of its own
         if code := self.serves.get(capability):
             return code
         newer = [base for base in self.ptx if _numbers(base) <= _numbers(capability)]
@@ -46,7 +48,9 @@ class Family:
 
     @property
     def content(self) -> str:
-        """``8.0 9.0a``, and PTX as PyTorch spells it."""
+        """``8.0 9.0a``, and PTX as PyTorch spells it; ``any`` for host code alone."""
+        if not self.archs and not self.ptx:
+            return "any"
         words = [f"{arch}+PTX" if arch in self.ptx else arch for arch in self.archs]
         return " ".join([*words, *(f"{a}+PTX" for a in self.ptx if a not in self.archs)])
 

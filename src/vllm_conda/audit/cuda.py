@@ -79,6 +79,8 @@ def check_declared(
         if library not in declared:
             yield error(_NAME, library, f"it holds GPU code, and {SUMMARY} does not name it")
             continue
+        if library not in found and not any(declared[library]):
+            continue  # host code alone
         if library not in found:
             yield error(_NAME, library, "it is declared, and the package has no GPU code of it")
             continue
@@ -103,6 +105,8 @@ def _table(table: Cuda, name: str, summary: dict[str, Any]) -> Iterator[Finding]
         for family, entry in summary["families"].items():
             if family not in table.families:
                 yield error(_NAME, name, f"targets.toml has no family {family}")
+                continue
+            if not entry["archs"] and not entry["ptx"]:
                 continue
             parts = [*entry["parts"], *entry["parts_left_out"]]
             wanted = plan_family(table, summary["cuda"], family, request, parts)

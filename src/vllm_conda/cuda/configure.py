@@ -28,6 +28,8 @@ from vllm_conda.cuda.table import Arch, Cuda, Family, Part, Slice, Toolkit
 from vllm_conda.errors import VllmCondaError
 
 SUMMARY_SCHEMA = 1
+# Stands for the parts of a family without a CUDA file.
+HOST = "-"
 
 
 def load_table(path: Path) -> Cuda:
@@ -123,7 +125,8 @@ def table_text(version: str, request: Request, plans: Sequence[FamilyPlan]) -> s
         notes += [f"{gpu}: {why}" for gpu, why in one.without.items()]
         main = " ".join(code_words(one.codes, one.ptx))
         parts = "".join(f"; {n}: {' '.join(map(str, p.codes))}" for n, p in one.parts.items())
-        rows.append((one.name, main + parts or "-", one.left_out or "; ".join(notes)))
+        built = main + parts or ("any" if one.host else "-")
+        rows.append((one.name, built, one.left_out or "; ".join(notes)))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"CUDA {version}, asked for {request.text}"]
     lines += [f"  {a:<{widths[0]}}  {b:<{widths[1]}}  {c}".rstrip() for a, b, c in rows]
@@ -138,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--archs", default="", help="requested; empty: the toolkit's own list")
     parser.add_argument("--platform", default="", help="conda subdir")
     parser.add_argument("--families", default="", help="wanted; empty: all")
-    parser.add_argument("--have", nargs="*", default=[], help="FAMILY:PART,PART with sources")
+    help_text = f"FAMILY:PART,PART with sources; FAMILY:{HOST} without a CUDA file"
+    parser.add_argument("--have", nargs="*", default=[], help=help_text)
     parser.add_argument("--cmake", type=Path, required=True, help="file to write")
     parser.add_argument("--summary", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(argv)
@@ -152,8 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             name: tuple(filter(None, parts.split(",")))
             for name, _, parts in (word.partition(":") for word in arguments.have)
         }
+        host = {name for name, parts in have.items() if HOST in parts}
+        have = {name: parts if name not in host else () for name, parts in have.items()}
         wanted = tuple(filter(None, arguments.families.replace(";", " ").replace(",", " ").split()))
-        plans = plan(cuda, version, request, have, wanted)
+        plans = plan(cuda, version, request, have, wanted, host)
     except VllmCondaError as error:
         print(error, file=sys.stderr)
         return 1

@@ -6,7 +6,7 @@ Standard library only (see package).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllm_conda.cuda.arch import Code, Wish, parse_version, parse_wish
@@ -46,6 +46,7 @@ class FamilyPlan:
         left_out: Why the family is not built; empty where it is.
         without: Requested GPUs that it has no code for, and what it would take.
         parts_left_out: Parts not in the build, and why.
+        host: It has no GPU code of its own and serves every GPU.
     """
 
     name: str
@@ -55,6 +56,7 @@ class FamilyPlan:
     left_out: str = ""
     without: Mapping[str, str] = field(default_factory=dict)
     parts_left_out: Mapping[str, str] = field(default_factory=dict)
+    host: bool = False
 
     @property
     def all_codes(self) -> tuple[Code, ...]:
@@ -283,11 +285,13 @@ def plan(
     request: Request,
     families: Mapping[str, Iterable[str] | None],
     chosen: Sequence[str] = (),
+    host: Collection[str] = (),
 ) -> list[FamilyPlan]:
     """Plan every family of ``families`` (with the parts that have files), in the table's order.
 
     Args:
         chosen: Families that the user wants; empty: all.
+        host: Families without a CUDA file.
 
     Raises:
         ConfigError: An unknown family, a wanted one that cannot be built, or none that can.
@@ -308,6 +312,8 @@ def plan(
             if name in chosen:
                 raise ConfigError(f"VLLM_CUDA_FAMILIES: csrc/cuda/{name} has no sources.")
             plans.append(FamilyPlan(name, left_out="has no sources in this tree"))
+        elif name in host:
+            plans.append(FamilyPlan(name, host=True))
         else:
             plans.append(plan_family(cuda, version, name, request, families[name]))
             if chosen and plans[-1].left_out:
@@ -315,7 +321,7 @@ def plan(
                     f"VLLM_CUDA_FAMILIES: {name} cannot be built for {request.text} with CUDA "
                     f"{version}: it {plans[-1].left_out}."
                 )
-    if not any(one.codes or one.ptx for one in plans):
+    if all(one.left_out for one in plans):
         reasons = "; ".join(f"{one.name} {one.left_out}" for one in plans if one.name in families)
         raise ConfigError(
             f"No kernel family can be built for {request.text} with CUDA {version}: "
@@ -326,6 +332,8 @@ def plan(
 
 def serves(cuda: Cuda, one: FamilyPlan) -> dict[str, str]:
     """Every capability of the table that the family runs on, and the code that it runs there."""
+    if one.host:
+        return dict.fromkeys(cuda.archs, "any")
     found: dict[str, str] = {}
     for capability in cuda.archs:
         native = [code for code in one.codes if cuda.runs_on(code, capability)]

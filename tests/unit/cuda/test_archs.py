@@ -229,6 +229,15 @@ def test_bad_choices(have: list[str], chosen: list[str], part: str) -> None:
         plan(CUDA, "13.0", request, dict.fromkeys(have, ()), chosen)
 
 
+def test_family_without_gpu_code() -> None:
+    request = read_request(CUDA, "13.0", "9.0a")
+    found = plan(CUDA, "13.0", request, {"utilities": ()}, host={"utilities"})
+    one = next(entry for entry in found if entry.name == "utilities")
+    assert not one.left_out
+    assert one.archs == ""
+    assert set(serves(CUDA, one)) == set(CUDA.archs)
+
+
 def test_serves_says_what_runs_where() -> None:
     request = read_request(CUDA, "13.0", "8.0 9.0 12.0+PTX")
     found = serves(CUDA, plan_family(CUDA, "13.0", "norm", request))

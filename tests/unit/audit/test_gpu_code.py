@@ -87,6 +87,7 @@ def test_library_on_one_side_only() -> None:
     assert "does not name it" in next(check_declared({LIBRARY: code}, {})).message
     declared = {LIBRARY: (codes("9.0a"), codes())}
     assert "has no GPU code" in next(check_declared({}, declared)).message
+    assert list(check_declared({}, {LIBRARY: (codes(), codes())})) == []  # host code alone
 
 
 def library_with(data: bytes, folder: Path) -> bytes:

@@ -97,6 +97,17 @@ def test_newer_gpu_by_ptx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert installed.families["norm"].code_for("14.0") == "PTX 12.0"
 
 
+def test_family_without_gpu_code_serves_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {**SUMMARY, "families": {"utilities": family([], [], {"9.0": "any"})}}
+    (folder / "cuda.json").write_text(json.dumps(data))
+    for gpu in (V100, NEXT):
+        machine(monkeypatch, gpu)
+        assert wanted() == ["utilities"]
+    installed = _cuda.build()
+    assert installed
+    assert installed.families["utilities"].content == "any"
+
+
 def test_older_gpu_gets_no_ptx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, V100)
     assert wanted() == []
