@@ -26,6 +26,12 @@ if [[ "${VLLM_COMPONENT}" == cuda ]]; then
   device=cuda
 fi
 
+# A Python of another platform does not run, and PyTorch's headers are found without it.
+python="${PYTHON:-${PREFIX}/bin/python}"
+if [[ "${CONDA_BUILD_CROSS_COMPILATION:-0}" == 1 ]]; then
+  python=""
+fi
+
 # Split like a shell word list on purpose: conda's activation sets CMAKE_ARGS that way.
 # shellcheck disable=SC2086
 cmake -S . -B build -G Ninja ${CMAKE_ARGS:-} \
@@ -35,7 +41,7 @@ cmake -S . -B build -G Ninja ${CMAKE_ARGS:-} \
   -DVLLM_COMPONENTS="${VLLM_COMPONENT}" \
   -DVLLM_CPU_LEVEL="${VLLM_CPU_LEVEL:-}" \
   -DVLLM_INSTALL_LAYOUT=conda \
-  -DVLLM_PYTHON_EXECUTABLE="${PYTHON:-${PREFIX}/bin/python}" \
+  -DVLLM_PYTHON_EXECUTABLE="${python}" \
   -DVLLM_PYTHON_SITE="${SP_DIR:-}"
 cmake --build build
 cmake --install build --component "${VLLM_COMPONENT}" --strip

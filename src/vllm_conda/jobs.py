@@ -17,6 +17,7 @@ DEVICES = (CPU, CUDA)
 # conda-forge's spelling of "no CUDA" on the axis cuda_compiler_version.
 NO_CUDA = "None"
 ALL_SLICE = "all"
+ALL_PLATFORMS = "all"
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ def select(
             that leave nothing.
     """
     every = jobs(targets)
+    if ALL_PLATFORMS in platforms:
+        platforms = ()
     _known("variant", names, [job.name for job in every])
     _known("platform", platforms, targets.platforms)
     _known("device", devices, DEVICES)

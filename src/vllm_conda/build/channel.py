@@ -11,6 +11,7 @@ from typing import Any
 
 from vllm_conda.errors import IntegrityError
 from vllm_conda.progress import Reporter
+from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def toolchain_for(
 
     for version in sorted(set(cuda)):
         cuda_channel.catalog_text(version)  # refuses before the first download
+    if platform in CROSS_PLATFORMS:
+        return _cross(platform, reporter)
     channel = ensure(platform, reporter=reporter)
     glibc = _sysroot_version(Path(channel.path), platform)
     toolkits = {}
@@ -58,6 +61,17 @@ def toolchain_for(
         made = cuda_channel.ensure(version, platform, reporter=reporter)
         toolkits[version] = (str(made.url), str(made.fingerprint))
     return Toolchain((str(channel.url),), str(channel.fingerprint), glibc, toolkits)
+
+
+def _cross(platform: str, reporter: Reporter) -> Toolchain:
+    """Cross compilers and what they link with, then the build tools of this machine."""
+    from vllm_conda.toolchain import cross, ensure
+
+    target = cross.ensure(platform, reporter=reporter)
+    tools = ensure(build_platform(), reporter=reporter)
+    digest = hashlib.sha256(f"{target.fingerprint}\n{tools.fingerprint}".encode()).hexdigest()[:24]
+    glibc = _sysroot_version(Path(target.path), platform)
+    return Toolchain((str(target.url), str(tools.url)), digest, glibc)
 
 
 def _address(channel: str) -> str:

@@ -26,9 +26,9 @@ from vllm_conda.build.workspace import (
     workspace_for,
     write_settings,
 )
-from vllm_conda.errors import SolveError, TestFailure, UsageError
+from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.generate import variant_file
-from vllm_conda.jobs import Job, default_jobs, select
+from vllm_conda.jobs import Job, default_jobs, host_platform, select
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import (
     CUDA_TOOLCHAIN_VARIABLE,
@@ -40,6 +40,7 @@ from vllm_conda.recipe import (
 )
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets, load_targets
+from vllm_conda.toolchain.microarch import level_cpu
 
 INSTALLED = "vllm-cpu"
 PASSED = "passed"
@@ -83,6 +84,7 @@ class Plan:
     jobs: list[Job]
     outputs: list[Output]
     keys: dict[str, dict[str, list[str]]]
+    families: dict[str, str]
 
     def uses(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -118,7 +120,8 @@ def make_plan(
             toolchain.fingerprint if toolchain else "",
             toolchain.cuda_fingerprint(job.cuda) if toolchain else "",
         )
-    return Plan(recipe, chosen, outputs, keys)
+    families = {name: platform.family for name, platform in targets.platforms.items()}
+    return Plan(recipe, chosen, outputs, keys, families)
 
 
 def build(options: Options, reporter: Reporter) -> Report:
@@ -131,27 +134,38 @@ def build(options: Options, reporter: Reporter) -> Report:
     targets = load_targets(options.root)
     load_recipe(options.root)  # bad input fails before the first download
     jobs = select(targets, options.variants) if options.variants else default_jobs(targets)
-    platforms = sorted({job.platform for job in jobs})
-    if len(platforms) != 1:
-        raise UsageError(
-            f"One run builds one platform, these variants have {', '.join(platforms)}.",
-            "Choose with --variant.",
-        )
-    platform = platforms[0]
     workspace = workspace_for(options.root)
+    report = Report(str(options.output), options.output.resolve().as_uri())
     with locked(workspace, options.output.resolve()):
-        versions = [job.cuda for job in jobs if job.cuda]
-        toolchain = toolchain_for(platform, options.channels, reporter, versions)
-        plan = make_plan(options.root, targets, tuple(job.name for job in jobs), toolchain)
-        store = Store(options.output, platform, workspace)
-        report = Report(str(options.output), store.url)
-        run = _Run(options, plan, store, workspace, toolchain, reporter, report)
-        run.packages()
-        report.removed = store.settle(plan.uses(), {job.name for job in plan.jobs})
-        run.installation()
-    report.install_command = _install_command(store.url, toolchain, jobs[0])
+        # In the table's order: the machine's own platform comes first, and is tested.
+        for platform in dict.fromkeys(job.platform for job in jobs):
+            chosen = [job for job in jobs if job.platform == platform]
+            _build_platform(options, targets, chosen, workspace, reporter, report)
     report.seconds = round(time.monotonic() - started, 2)
     return report
+
+
+def _build_platform(
+    options: Options,
+    targets: Targets,
+    jobs: list[Job],
+    workspace: Workspace,
+    reporter: Reporter,
+    report: Report,
+) -> None:
+    """Build the jobs of one platform and add to ``report``; the caller holds the locks."""
+    platform = jobs[0].platform
+    versions = [job.cuda for job in jobs if job.cuda]
+    toolchain = toolchain_for(platform, options.channels, reporter, versions)
+    plan = make_plan(options.root, targets, tuple(job.name for job in jobs), toolchain)
+    store = Store(options.output, platform, workspace)
+    run = _Run(options, plan, store, workspace, toolchain, reporter, report)
+    run.packages()
+    report.removed += store.settle(plan.uses(), {job.name for job in plan.jobs})
+    if platform == host_platform():
+        run.installation()
+    if not report.install_command:
+        report.install_command = _install_command(store.url, toolchain, jobs[0])
 
 
 def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
@@ -183,7 +197,7 @@ class _Run:
         """Build, test and publish each package that the store does not hold."""
         outputs = self.plan.distinct()
         current = [o for o in outputs if self.store.holds(o.file_name, o.fingerprint)]
-        self.report.unchanged = [output.file_name for output in current]
+        self.report.unchanged += [output.file_name for output in current]
         todo = [output for output in outputs if output not in current]
         if not todo:
             return
@@ -203,6 +217,10 @@ class _Run:
     def _log(self, output: Output, stage: str) -> Path:
         return self.options.output / "logs" / output.job.name / f"{output.name}-{stage}.log"
 
+    def _cpu(self, job: Job) -> str:
+        """The CPU that a build's environments are solved for."""
+        return level_cpu(self.plan.families[job.platform], job.level)
+
     def _build(self, output: Output) -> Path:
         request = {
             "action": "build",
@@ -219,10 +237,9 @@ class _Run:
             "channels": list(self.toolchain.channels_for(output.job.cuda)),
         }
         # Builds do not look at the host's CPU: a level-4 package is made on any x86-64 machine.
-        level = f"x86_64_v{output.job.level}"
         environment = {
             **self.environment,
-            "CONDA_OVERRIDE_ARCHSPEC": level,
+            "CONDA_OVERRIDE_ARCHSPEC": self._cpu(output.job),
             CUDA_TOOLCHAIN_VARIABLE: self.toolchain.cuda_fingerprint(output.job.cuda),
         }
         started = time.monotonic()
@@ -255,7 +272,7 @@ class _Run:
         """
         stage1 = output.rendered.recipe
         parts = [stage1.requirements, *(cache.requirements for cache in stage1.staging_caches)]
-        virtual = virtual_packages([f"__archspec=1=x86_64_v{output.job.level}"])
+        virtual = virtual_packages([f"__archspec=1={self._cpu(output.job)}"])
         for part in parts:
             for environment in (part.build, part.host):
                 specs = [str(spec) for spec in environment if not isinstance(spec, dict)]
@@ -278,7 +295,10 @@ class _Run:
     def _test(self, output: Output, package: Path) -> str:
         depends = Package.from_file(package).depends
         toolchain = self.toolchain.channels_for(output.job.cuda)
-        refusal = check.host_refusal(toolchain, depends, self.platform)
+        refusal = ""
+        if self.platform != host_platform():
+            refusal = f"this machine is {host_platform()}"
+        refusal = refusal or check.host_refusal(toolchain, depends, self.platform)
         if refusal:
             reason = f"not run: {refusal}"
             self.reporter.line(f"  skip  test {output.name} ({output.job.name}): {refusal}")

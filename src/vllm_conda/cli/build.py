@@ -43,12 +43,14 @@ def build(
 
     \b
     Makes the embedded toolchain channel first where it is missing. Ends with the
-    `conda install` line. Logs: OUTPUT/logs/JOB/PACKAGE-build.log.
+    `conda install` line. Logs: OUTPUT/logs/JOB/PACKAGE-build.log. Other platforms are made by
+    cross compilers; `./run test-cross` runs their kernels under emulation.
 
     \b
     Example:
       vllm-conda build --variant linux-64-cpu-x86-64-v3 --jobs 2
       vllm-conda build --device cuda --cuda 13.0 --slice sm90
+      vllm-conda build --platform all
     """
     from vllm_conda.build.pipeline import Options
     from vllm_conda.build.pipeline import build as run
@@ -57,6 +59,9 @@ def build(
         from vllm_conda.jobs import select
         from vllm_conda.targets import load_targets
 
+        if filters["platforms"]:
+            # A platform is all of its CPU packages; CUDA's are asked for.
+            filters["devices"] = filters["devices"] or (("cuda",) if filters["cuda"] else ("cpu",))
         chosen = select(load_targets(root), variants, **filters)
         variants = tuple(job.name for job in chosen)
     options = Options(root, output or root / "output", variants, channels, jobs)

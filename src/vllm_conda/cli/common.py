@@ -55,7 +55,7 @@ def job_options(function: F) -> F:
         ("--slice", "slices", "NAME", "GPU slices, such as all or sm90; may be repeated."),
         ("--cuda", "cuda", "VERSION", "CUDA versions; may be repeated."),
         ("--device", "devices", "DEVICE", "cpu or cuda; may be repeated."),
-        ("--platform", "platforms", "SUBDIR", "Platforms, such as linux-64; may be repeated."),
+        ("--platform", "platforms", "SUBDIR", "Such as linux-64, or all; may be repeated."),
     ):
         function = click.option(name, keyword, multiple=True, metavar=metavar, help=help_text)(
             function

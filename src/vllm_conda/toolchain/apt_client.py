@@ -72,10 +72,13 @@ class AptClient:
         """The suite's code name."""
         return self.host.suite if wanted.suite == "host" else wanted.suite
 
+    def _arch(self, wanted: AptSet) -> str:
+        return wanted.arch or self.host.deb_arch
+
     def manifest(self, wanted: AptSet) -> Path:
         """File that lists which downloads make up the set."""
         suite = self.suite(wanted)
-        parts = [suite, self.host.deb_arch, str(wanted.closure), *wanted.names]
+        parts = [suite, self._arch(wanted), str(wanted.closure), *wanted.names]
         if wanted.component != "main":
             parts.append(wanted.component)
         return self.store.downloads / "apt" / f"{suite}-{key_of(*parts)}.json"
@@ -100,7 +103,7 @@ class AptClient:
         state = self._state(wanted)
         scratch = self.store.scratch("apt")
         try:
-            config = self._configure(suite, wanted.component, state, scratch)
+            config = self._configure(suite, wanted, state, scratch)
             env = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
             self._update(suite, state, scratch, env)
             uris = self._uris(wanted, scratch, env)
@@ -145,10 +148,13 @@ class AptClient:
         """Folder of apt's lists: one for each set of sources, or each update would drop others'."""
         suite = self.suite(wanted)
         name = suite if wanted.component == "main" else f"{suite}-{wanted.component}"
+        if self._arch(wanted) != self.host.build_deb_arch:
+            name += f"-{self._arch(wanted)}"
         return self.store.root / "apt" / name
 
-    def _configure(self, suite: str, component: str, state: Path, scratch: Path) -> Path:
+    def _configure(self, suite: str, wanted: AptSet, state: Path, scratch: Path) -> Path:
         """Write the private configuration; returns its path."""
+        arch = self._arch(wanted)
         env = {k: v for k, v in os.environ.items() if k != "APT_CONFIG"}
         code, acquire = downloads.run_client(["apt-config", "dump", "Acquire"], env, scratch)
         if code:
@@ -158,7 +164,7 @@ class AptClient:
             for name in _KEYRINGS
             for path in sorted(Path("/usr/share/keyrings").glob(f"{name}.*"))
         ]
-        options = [f"arch={self.host.deb_arch}"]
+        options = [f"arch={arch}"]
         if keyrings:
             options.append(f"signed-by={','.join(keyrings)}")
         with disk_errors(state):
@@ -166,7 +172,7 @@ class AptClient:
                 folder.mkdir(parents=True, exist_ok=True)
             (scratch / "status").touch()
             site = self._site(suite, scratch)
-            source = f"deb [{' '.join(options)}] {site} {suite} {component}\n"
+            source = f"deb [{' '.join(options)}] {site} {suite} {wanted.component}\n"
             (scratch / "sources.list").write_text(source, encoding="utf-8")
             settings = {
                 "Dir::State": state,
@@ -179,14 +185,14 @@ class AptClient:
                 "Dir::Etc::main": "/dev/null",
                 "Dir::Etc::preferences": "/dev/null",
                 "Dir::Etc::preferencesparts": "/dev/null",
-                "APT::Architecture": self.host.deb_arch,
+                "APT::Architecture": arch,
                 "APT::Sandbox::User": "root",
                 "APT::Install-Recommends": "false",
                 "Debug::NoLocking": "true",
             }
             rows = [f'{key} "{value}";' for key, value in settings.items()]
             rows += [
-                f"#clear APT::Architectures;\nAPT::Architectures {{ {self.host.deb_arch}; }};",
+                f"#clear APT::Architectures;\nAPT::Architectures {{ {arch}; }};",
                 "#clear Acquire::Languages;",
                 'Acquire::Languages "none";',
             ]

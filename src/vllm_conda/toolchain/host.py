@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +17,16 @@ from vllm_conda.errors import ConfigError, MissingToolError, did_you_mean
 
 # conda subdir -> Debian architecture, GNU triplet, conda-forge triplet, microarch family
 PLATFORMS = {"linux-64": ("amd64", "x86_64-linux-gnu", "x86_64-conda-linux-gnu", "x86_64")}
+# Made by cross compilers, on a machine of one of the above.
+CROSS_PLATFORMS = {
+    "linux-aarch64": ("arm64", "aarch64-linux-gnu", "aarch64-conda-linux-gnu", "aarch64"),
+    "linux-ppc64le": (
+        "ppc64el",
+        "powerpc64le-linux-gnu",
+        "powerpc64le-conda-linux-gnu",
+        "ppc64le",
+    ),
+}
 PYTHON_RANGE = ((3, 10), (3, 13))
 
 
@@ -35,6 +45,8 @@ class Host:
         python_home: ``sys.base_prefix`` of it.
         python_build: ``sys.version``: changes when the interpreter is rebuilt.
         apt: apt-get and dpkg-deb are there.
+        build_platform: conda subdir of the machine itself.
+        build_deb_arch: Debian architecture of the machine itself.
     """
 
     platform: str
@@ -47,6 +59,8 @@ class Host:
     python_home: str
     python_build: str
     apt: bool
+    build_platform: str = "linux-64"
+    build_deb_arch: str = "amd64"
 
     @property
     def py(self) -> str:
@@ -61,6 +75,36 @@ def _os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
             key, _, value = line.partition("=")
             rows[key] = value.strip().strip('"')
     return rows
+
+
+def build_platform() -> str:
+    """The conda subdir whose toolchain this machine runs."""
+    return next(iter(PLATFORMS))
+
+
+@cache
+def detect_cross(subdir: str) -> Host:
+    """Describe this machine for a channel of cross compilers to ``subdir``.
+
+    Raises:
+        ConfigError: no cross compiler is known for it.
+        MissingToolError: as :func:`detect`.
+    """
+    if subdir not in CROSS_PLATFORMS:
+        known = [*PLATFORMS, *CROSS_PLATFORMS]
+        raise ConfigError(
+            f"The toolchain channel cannot be made for {subdir!r}.{did_you_mean(subdir, known)}",
+            f"Platforms: {', '.join(known)}.",
+        )
+    deb_arch, triplet, conda_triplet, family = CROSS_PLATFORMS[subdir]
+    return replace(
+        detect(build_platform()),
+        platform=subdir,
+        deb_arch=deb_arch,
+        triplet=triplet,
+        conda_triplet=conda_triplet,
+        family=family,
+    )
 
 
 @cache
@@ -103,4 +147,6 @@ def detect(subdir: str) -> Host:
         python_home=sys.base_prefix,
         python_build=sys.version,
         apt=bool(shutil.which("apt-get") and shutil.which("dpkg-deb")),
+        build_platform=subdir,
+        build_deb_arch=deb_arch,
     )

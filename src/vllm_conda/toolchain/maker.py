@@ -258,8 +258,9 @@ class Maker:
                 package = without_scripts(package, entry_points)
             root = work / "stage"
             root.mkdir()
-            staged = stage(package, trees, root)
-            file = assemble(package, job.version, self.host.platform, staged, entry_points, work)
+            staged = stage(package, trees, root, self.host.family)
+            subdir = package.subdir or self.host.platform
+            file = assemble(package, job.version, subdir, staged, entry_points, work)
             built = PackageFile(
                 name=package.name,
                 version=job.version,
@@ -296,7 +297,7 @@ class Maker:
                 os.link(
                     self.store.packages / job.key / package.file_name, folder / package.file_name
                 )
-            for subdir in ("noarch", self.host.platform):
+            for subdir in ("noarch", self.host.platform, self.host.build_platform):
                 (scratch / subdir).mkdir(exist_ok=True)
             with self.reporter.task("index channel"):
                 _in_own_loop(scratch)

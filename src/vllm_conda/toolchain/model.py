@@ -40,6 +40,7 @@ class AptSet:
         names: Package names.
         closure: Fetch everything they depend on as well.
         component: Of the archive: ``main``, ``non-free``.
+        arch: Debian architecture; empty for that of the channel's platform.
         glibc_below: First C library that what is in them does not work with.
     """
 
@@ -48,6 +49,7 @@ class AptSet:
     closure: bool = False
     component: str = "main"
     glibc_below: str = ""
+    arch: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ class Package:
         noarch: ``generic`` or ``python``; empty for the channel's platform.
         wheel: Name in ``[pip]`` whose whole content the package holds.
         compile: Ship bytecode, as conda-forge does for platform packages.
+        subdir: Platform that the package is for where that is not the channel's: what cross
+            compiles runs on the machine that builds.
+        stubs: Path -> soname of shared libraries without content (:mod:`.stub`).
         each: Variable -> values: one package for every combination.
         tests: Shell commands that travel in the package.
     """
@@ -134,6 +139,8 @@ class Package:
     noarch: Literal["", "generic", "python"] = ""
     wheel: str = ""
     compile: bool = False
+    subdir: str = ""
+    stubs: Mapping[str, str] = field(default_factory=dict)
     each: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     files: tuple[Rule, ...] = ()
     write: tuple[TextFile, ...] = ()

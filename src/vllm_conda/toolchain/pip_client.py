@@ -45,7 +45,7 @@ def choose(name: str, rows: Iterable[str], python: str) -> str:
 
 
 def _key(requirement: str, host: Host) -> str:
-    return f"{requirement}-{key_of(requirement, host.py, host.platform)[:8]}"
+    return f"{requirement}-{key_of(requirement, host.py, host.build_platform)[:8]}"
 
 
 class PipClient:

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from vllm_conda.errors import BuildFailure, ConfigError
-from vllm_conda.toolchain import elf
+from vllm_conda.toolchain import elf, stub
 from vllm_conda.toolchain.activation import activate_script, deactivate_script
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 from vllm_conda.toolchain.model import Package, Rule
@@ -106,7 +106,7 @@ def copy_rules(package: Package, trees: Mapping[str, Sequence[Path]], root: Path
             )
 
 
-def _write(package: Package, root: Path) -> None:
+def _write(package: Package, root: Path, family: str) -> None:
     texts = [(item.path, item.text, item.executable) for item in package.write]
     if package.activation is not None:
         stem = package.activation.file
@@ -120,6 +120,11 @@ def _write(package: Package, root: Path) -> None:
         path.unlink(missing_ok=True)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755 if executable else 0o644)
+    for place, soname in package.stubs.items():
+        path = root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stub.library(soname, family))
+        path.chmod(0o755)
     for place, goal in package.links.items():
         path = root / place
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,8 +145,11 @@ def _compile(root: Path) -> None:
         raise full
 
 
-def stage(package: Package, trees: Mapping[str, Sequence[Path]], root: Path) -> Staged:
+def stage(package: Package, trees: Mapping[str, Sequence[Path]], root: Path, family: str) -> Staged:
     """Make the files of one package below the empty folder ``root``.
+
+    Args:
+        family: archspec family of the channel's platform.
 
     Raises:
         ConfigError: a mapping rule that does not fit its source.
@@ -149,7 +157,7 @@ def stage(package: Package, trees: Mapping[str, Sequence[Path]], root: Path) -> 
     """
     with disk_errors(root):
         copy_rules(package, trees, root)
-        _write(package, root)
+        _write(package, root, family)
         if package.compile:
             _compile(root)
         return _finish(package, root)

@@ -9,7 +9,7 @@ from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.toolchain.apt_client import upstream_version
 from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.microarch import build_matcher
+from vllm_conda.toolchain.microarch import build_matcher, compiler_flag
 from vllm_conda.toolchain.model import Package
 
 Sources = Mapping[str, Sequence[Artifact]]
@@ -21,12 +21,14 @@ def shared(host: Host, sources: Sources) -> dict[str, str]:
     Args:
         sources: Source name (``apt:compiler``, ``pip:numpy``) -> its artifacts.
     """
-    major, minor = host.py.split(".")
+    py = _suite_python(sources.get("apt:python", ())) or host.py
+    major, minor = py.split(".")
     variables = {
-        "py": host.py,
+        "py": py,
         "py_nodot": f"{major}{minor}",
         "py_next": f"{major}.{int(minor) + 1}",
-        "site": f"lib/python{host.py}/site-packages",
+        "site": f"lib/python{py}/site-packages",
+        "build_site": f"lib/python{host.py}/site-packages",
         "triplet": host.triplet,
         "deb_triplet": host.triplet.replace("_", "-"),
         "conda_triplet": host.conda_triplet,
@@ -34,12 +36,23 @@ def shared(host: Host, sources: Sources) -> dict[str, str]:
     }
     if "apt:compiler" in sources:
         debs = {one.name: one.version for one in sources["apt:compiler"]}
-        majors = [match[1] for name in debs if (match := re.fullmatch(r"gcc-(\d+)", name))]
-        if len(majors) != 1 or "libc6" not in debs:
+        cross = host.platform != host.build_platform
+        compiler = rf"gcc-(\d+)-{host.triplet}" if cross else r"gcc-(\d+)"
+        library = f"libc6-{host.deb_arch}-cross" if cross else "libc6"
+        majors = [match[1] for name in debs if (match := re.fullmatch(compiler, name))]
+        if len(majors) != 1 or library not in debs:
             raise MissingToolError("apt offers no complete C++ compiler for this suite.")
         variables["gcc"] = majors[0]
-        variables["glibc"] = upstream_version(debs["libc6"])
+        variables["glibc"] = upstream_version(debs[library])
     return variables
+
+
+def _suite_python(debs: Sequence[Artifact]) -> str:
+    """``major.minor`` of the Python in a set of Debian packages, or an empty string."""
+    for one in debs:
+        if match := re.fullmatch(r"libpython(3\.\d+)-stdlib", one.name):
+            return match[1]
+    return ""
 
 
 def of_instance(host: Host, instance: Mapping[str, str]) -> dict[str, str]:
@@ -47,9 +60,8 @@ def of_instance(host: Host, instance: Mapping[str, str]) -> dict[str, str]:
     variables = dict(instance)
     if "level" in instance:
         level = int(instance["level"])
-        name = host.family.replace("_", "-")
         variables["archspec"] = build_matcher(host.family, level)
-        variables["march"] = name if level == 1 else f"{name}-v{level}"
+        variables["march"] = compiler_flag(host.family, level)
     return variables
 
 

