@@ -12,10 +12,15 @@ constexpr float kMaxZeroPoint = 4194304.0f;  // 2^22: beyond, float32 has no roo
 
 enum class Kind { kFloat8, kInt8, kInt8ZeroPoint };
 
+// Registers for kPieces vectors are there for this many threads.
+template <int kPieces>
+inline constexpr int kMaxThreads = kPieces == 8 ? 512 : 1024;
+
 // A row a block. A thread keeps kPieces vectors of it in registers, a block apart; with kPieces 0
 // the row is too long for that, or not aligned, and is read a second time.
 template <class T, Kind kKind, int kPieces, bool kAligned>
-__global__ void __launch_bounds__(1024) RowKernel(const __grid_constant__ Problem problem) {
+__global__ void __launch_bounds__(kMaxThreads<kPieces>)
+    RowKernel(const __grid_constant__ Problem problem) {
   using Q = std::conditional_t<kKind == Kind::kFloat8, E4M3, int8_t>;
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
@@ -120,11 +125,13 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   const int64_t per_thread = few ? 1 : Tuned("VK_QUANT_PIECES", 2);
   if (!launch.aligned) {
     run(RowKernel<T, kKind, 0, false>, 0);
-  } else if (pieces > 4 * 1024) {
+  } else if (pieces > 8 * kMaxThreads<8>) {
     run(RowKernel<T, kKind, 0, true>, 0);
-  } else if (pieces > 2 * 1024 || per_thread == 4) {
+  } else if (pieces > 2048 || per_thread == 8) {
+    run(RowKernel<T, kKind, 8, true>, 8);
+  } else if (per_thread == 4 || pieces > 1024) {
     run(RowKernel<T, kKind, 4, true>, 4);
-  } else if (pieces > 1024 || per_thread == 2) {
+  } else if (per_thread == 2) {
     run(RowKernel<T, kKind, 2, true>, 2);
   } else {
     run(RowKernel<T, kKind, 1, true>, 1);

@@ -68,7 +68,8 @@ void LaunchElements(const Problem& problem, const Launch& launch) {
     CheckLaunch(launch.op);
   };
   if (!launch.aligned) return run(StaticKernel<T, Q, kScales, false, 1>, 1);
-  if (!FillsDevice(launch.op, problem.count)) return run(StaticKernel<T, Q, kScales, true, 1>, 1);
+  if (!FillsDevice(launch.op, problem.count) || Tuned("VK_STATIC_PIECES", 4) == 1) return run(StaticKernel<T, Q, kScales, true, 1>, 1);
+  if (Tuned("VK_STATIC_PIECES", 4) == 2) return run(StaticKernel<T, Q, kScales, true, 2>, 2);
   run(StaticKernel<T, Q, kScales, true, 4>, 4);
 }
 
