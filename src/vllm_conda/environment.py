@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
+from rattler import GenericVirtualPackage
 from rattler.shell import ActivationVariables, activate
 
 from vllm_conda.build.check import identity
@@ -19,10 +20,12 @@ from vllm_conda.progress import Reporter
 from vllm_conda.solve import install_records, solve_specs, virtual_packages
 
 COMPLETE = ".complete"
-KEPT = 3
+# The kernels' own, and for each emulated platform its packages and the emulator.
+KEPT = 6
 # What of the caller's environment a command in the new one may see: the rest (PYTHONPATH,
 # LD_LIBRARY_PATH, another prefix's variables) would shadow what was just installed.
-PASSED_ON = ("HOME", "LANG", "TERM", "TMPDIR", "USER", "CI", "XDG_CACHE_HOME", "OMP_NUM_THREADS")
+PASSED_ON = ("HOME", "LANG", "TERM", "TMPDIR", "USER", "CI", "XDG_CACHE_HOME", "OMP_NUM_THREADS",
+             "CUDA_VISIBLE_DEVICES")  # fmt: skip
 PASSED_ON_PREFIXES = ("VLLM_",)
 
 
@@ -32,18 +35,23 @@ def ensure_environment(
     platform: str,
     workspace: Workspace,
     reporter: Reporter,
+    virtual: Sequence[GenericVirtualPackage] | None = None,
 ) -> Path:
-    """Solve ``specs`` under this machine's virtual packages and install them once.
+    """Solve ``specs`` and install them once.
 
     The prefix is named after the very packages in it, so a rebuilt package gives a new one; the
     least recently used beyond a few are removed.
+
+    Args:
+        virtual: Virtual packages to solve under; the default is this machine's.
 
     Raises:
         SolveError: No set of packages satisfies the specs on this machine.
         NetworkError: A channel cannot be read.
         DiskError: No space for the prefix.
     """
-    records = solve_specs(channels, specs, platform, virtual_packages())
+    found = virtual_packages() if virtual is None else virtual
+    records = solve_specs(channels, specs, platform, found)
     home = workspace.folder / "envs"
     prefix = home / identity(records)[:16]
     with disk_errors("an environment", home):

@@ -67,6 +67,13 @@ def build(
 @platform_option
 @click.option("--full", is_flag=True, help="Every model, type and mode; about an hour on 2 cores.")
 @click.option("--model", "models", multiple=True, help="A model to run; may be repeated.")
+@click.option(
+    "--device",
+    type=click.Choice(("cpu", "cuda")),
+    default="cpu",
+    show_default=True,
+    help="What to run on; cuda needs a GPU.",
+)
 @json_option
 def test(
     root: Path,
@@ -75,16 +82,19 @@ def test(
     platform: str,
     full: bool,
     models: tuple[str, ...],
+    device: str,
     as_json: bool,
 ) -> None:
     """Run the engine in an environment solved from our channels; compare with transformers.
 
     \b
-    Needs the packages of `./run build`. Results: OUTPUT/engine-test.json.
+    Needs the packages of `./run build`. Results: OUTPUT/engine-test.json, with --device cuda
+    OUTPUT/engine-test-cuda.json.
 
     \b
     Example:
       vllm-conda engine test --full
+      vllm-conda engine test --device cuda --model llama --model qwen3
     """
     from vllm_conda.engine import testing
     from vllm_conda.errors import ConfigError, UsageError, did_you_mean
@@ -100,7 +110,7 @@ def test(
         raise ConfigError(
             f"{folder} is no channel with packages for {platform}.", "Run `./run build` first."
         )
-    options = testing.Options(root, folder, platform, channels, models, full)
+    options = testing.Options(root, folder, platform, channels, models, full, device)
     with reporter(as_json) as report_to:
         rows = testing.run(options, report_to)
     if as_json:

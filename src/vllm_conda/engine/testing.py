@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vllm_conda.build.workspace import workspace_for
 from vllm_conda.engine import package
 from vllm_conda.environment import ensure_environment, run_in
-from vllm_conda.errors import TestFailure
+from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import environment
+from vllm_conda.solve import virtual_packages
 
-SPECS = (package.NAME, "vllm-cpu")
+SPECS = {"cpu": (package.NAME, "vllm-cpu"), "cuda": (package.NAME, "vllm-cuda")}
 MODELS = (
     "llama",
     "qwen3",
@@ -28,18 +29,22 @@ MODELS = (
     "deepseek_v2",
     "deepseek_v3",
 )
-DTYPES = ("float32", "bfloat16")
+# On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
+DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "float16")}
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
-# environment of these packages alone; with the machine's compiler.
-MODES = ("eager", "traced", "inductor")
+# environment of these packages alone; with the machine's compiler. On a GPU the last is the
+# engine's default, with CUDA graphs; Triton needs a compiler in each.
+MODES = {"cpu": ("eager", "traced", "inductor"), "cuda": ("eager", "inductor")}
 # Hides the machine's own compiler, which the environment does not hold.
 NO_COMPILER = "no-compiler"
 PROGRAMS = Path(__file__).parent / "inside"
 FILES_CHECK = Path("recipe/engine/tests/check_engine.py")
 # A build tree, a forced tier or another plugin mode of the caller would test something else.
 CLEARED = (
+    "VLLM_KERNELS_ATTENTION",
     "VLLM_KERNELS_BACKEND",
     "VLLM_KERNELS_CPU_ISA",
+    "VLLM_KERNELS_DEVICE",
     "VLLM_KERNELS_LIBRARY_DIR",
     "VLLM_KERNELS_PLUGIN",
     "VLLM_PLUGINS",
@@ -54,6 +59,7 @@ class Case:
         program: ``trial`` (`LLM.generate`) or ``server`` (`vllm serve`).
         mode: One of :data:`MODES`.
         arguments: More of the program's arguments.
+        device: ``cpu`` or ``cuda``.
     """
 
     program: str
@@ -61,18 +67,21 @@ class Case:
     dtype: str
     mode: str
     arguments: tuple[str, ...] = ()
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return f"{self.program} {self.model} {self.dtype} {self.mode}"
+        where = "" if self.device == "cpu" else f"{self.device} "
+        return f"{where}{self.program} {self.model} {self.dtype} {self.mode}"
 
     def command(self, models: Path, result: Path, log: Path) -> list[str]:
         """The program's command line in the environment."""
-        compiler = [] if self.mode == "inductor" else ["env", f"CXX={NO_COMPILER}"]
+        hidden = self.device == "cpu" and self.mode != "inductor"
+        compiler = ["env", f"CXX={NO_COMPILER}"] if hidden else []
         words = [
             *compiler, "python", str(PROGRAMS / f"{self.program}.py"), self.model,
             "--models", str(models), "--result", str(result), "--dtype", self.dtype,
-            *self.arguments,
+            "--device", self.device, *self.arguments,
         ]  # fmt: skip
         if self.mode == "eager":
             words.append("--eager")
@@ -91,6 +100,7 @@ class Options:
         models: Models to run; empty for the selection below.
         full: Every model and type, traced and eager, and the server with 64 requests at once;
             otherwise one model, traced, and the server.
+        device: ``cpu`` or ``cuda``, which needs a GPU.
     """
 
     root: Path
@@ -99,24 +109,43 @@ class Options:
     channels: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     full: bool = False
+    device: str = "cpu"
 
 
 def cases(options: Options) -> list[Case]:
     """The runs that the options ask for."""
+    found = _cuda_cases(options) if options.device == "cuda" else _cpu_cases(options)
+    return [replace(case, device=options.device) for case in found]
+
+
+def _cpu_cases(options: Options) -> list[Case]:
     if not options.full:
         models = options.models or MODELS[:1]
         found = [Case("trial", model, "float32", "traced") for model in models]
         return [*found, Case("server", models[0], "float32", "eager", ("--concurrent", "8"))]
-    models = options.models or MODELS
+    models, modes = options.models or MODELS, MODES["cpu"]
     found = [
         Case("trial", model, dtype, mode)
-        for dtype in DTYPES
-        for mode in MODES
+        for dtype in DTYPES["cpu"]
+        for mode in modes
         for model in (models[:1] if mode == "inductor" else models)
     ]
     found += [Case("trial", model, "float16", "traced") for model in models[:1]]
     many = ("--concurrent", "64")
-    return [*found, *(Case("server", models[0], "float32", mode, many) for mode in MODES[:2])]
+    return [*found, *(Case("server", models[0], "float32", mode, many) for mode in modes[:2])]
+
+
+def _cuda_cases(options: Options) -> list[Case]:
+    models = options.models or (MODELS if options.full else MODELS[:1])
+    dtypes = DTYPES["cuda"] if options.full else DTYPES["cuda"][:1]
+    found = [
+        Case("trial", model, dtype, mode)
+        for dtype in dtypes
+        for mode in MODES["cuda"]
+        for model in models
+    ]
+    many = ("--concurrent", "64" if options.full else "8")
+    return [*found, Case("server", models[0], dtypes[0], "inductor", many)]
 
 
 def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
@@ -124,14 +153,23 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
 
     Raises:
         TestFailure: A run failed or gave wrong tokens, or the engine's files are not upstream's.
+        SolveError: There is no GPU to run on.
         VllmCondaError: The engine's package or environment could not be made.
     """
+    virtual = virtual_packages()
+    if options.device == "cuda" and "__cuda" not in {one.name.normalized for one in virtual}:
+        raise SolveError(
+            "The engine's test on CUDA needs a GPU; this machine has no NVIDIA driver.",
+            "Copy the checkout and output/ to a GPU host and run the same command there.",
+        )
     engine = package.ensure(
         options.root, options.platform, options.output / "engine", options.channels, reporter
     )
     workspace = workspace_for(options.root)
     channels = [options.output.resolve().as_uri(), *engine.channels]
-    prefix = ensure_environment(channels, SPECS, options.platform, workspace, reporter)
+    prefix = ensure_environment(
+        channels, SPECS[options.device], options.platform, workspace, reporter, virtual
+    )
     folder = workspace.folder / "engine-test"
     with disk_errors("the test's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +177,8 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     with environment(settings):
         _check_files(prefix, options, folder, reporter)
         rows = [_run(case, prefix, folder, options, reporter) for case in cases(options)]
-    write_atomic(options.output / "engine-test.json", json.dumps(rows, indent=1) + "\n")
+    name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
+    write_atomic(options.output / name, json.dumps(rows, indent=1) + "\n")
     wrong = [row for row in rows if not row["right"]]
     if wrong:
         lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 import transformers
+from quantise import DEQUANTISED, SCHEMES, Scheme, quantise
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 VOCABULARY = 512
@@ -67,12 +69,14 @@ class Model:
         settings: Its arguments, besides those of every small model.
         experts: It routes tokens to experts.
         base: Arguments that ``settings`` add to.
+        scheme: A key of ``quantise.SCHEMES``: how its weights are stored; empty for bfloat16.
     """
 
     config: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     experts: bool = False
     base: Mapping[str, Any] = field(default_factory=lambda: _SMALL)
+    scheme: str = ""
 
 
 MODELS: Mapping[str, Model] = {
@@ -140,6 +144,9 @@ MODELS: Mapping[str, Model] = {
         },
         experts=True,
     ),
+    "llama_gptq": Model("LlamaConfig", {"head_dim": 64}, scheme="gptq"),
+    "llama_awq": Model("LlamaConfig", {"head_dim": 64}, scheme="awq"),
+    "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     # For measurements: the size class of half a billion parameters.
     "llama_500m": Model(
         "LlamaConfig",
@@ -173,10 +180,25 @@ def make(name: str, folder: Path) -> Path:
     for tensor_name, tensor in _tensors(model):
         if _routing_bias(tensor_name):
             tensor.data = tensor.data.float()
-    model.save_pretrained(path)
+    if entry.scheme:
+        _save_quantised(model, SCHEMES[entry.scheme], path)
+    else:
+        model.save_pretrained(path)
     make_tokenizer(path)
     (path / COMPLETE).touch()
     return path
+
+
+def _save_quantised(model: Any, scheme: Scheme, path: Path) -> None:
+    """Write the checkpoint, and beside it the plain model that it stands for, in float32."""
+    stored, plain = quantise(scheme, model.state_dict())
+    model.float().load_state_dict(plain)
+    model.save_pretrained(path / DEQUANTISED)
+    model.generation_config.save_pretrained(path)
+    model.config.quantization_config = dict(scheme.config)
+    model.config.dtype = torch.bfloat16
+    model.config.save_pretrained(path)
+    save_file(stored, path / "model.safetensors", metadata={"format": "pt"})
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from quantise import DEQUANTISED, SCHEMES, round_activations
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,19 @@ class Reference:
         path: The model's folder.
         dtype: Name of a type of PyTorch.
         device: ``cpu`` or ``cuda``.
+        scheme: How its weights are stored, as ``models.Model`` says; a quantised model is compared
+            with the plain one that its weights stand for.
     """
 
-    def __init__(self, path: Path, dtype: str, device: str = "cpu") -> None:
+    def __init__(self, path: Path, dtype: str, device: str = "cpu", scheme: str = "") -> None:
         self.device = device
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation="eager"
+            path / DEQUANTISED if scheme else path,
+            dtype=getattr(torch, dtype),
+            attn_implementation="eager",
         )
+        if scheme and SCHEMES[scheme].int8_activations:
+            round_activations(model)
         self.model = model.to(device).eval()
         # The engine is told to ignore the end of the text.
         self.model.generation_config.eos_token_id = None

@@ -72,13 +72,14 @@ def generate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(
-    path: Path, options: argparse.Namespace, experts: bool, found: dict[str, Any]
+    path: Path, options: argparse.Namespace, model: Any, found: dict[str, Any]
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
     from reference import Reference, Verdict, tolerance
 
-    allowed = tolerance(options.dtype, experts, options.device)
-    reference, verdict = Reference(path, options.dtype, options.device), Verdict()
+    allowed = tolerance(options.dtype, model.experts, options.device)
+    reference = Reference(path, options.dtype, options.device, model.scheme)
+    verdict = Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
     ):
@@ -112,7 +113,7 @@ def main() -> None:
         "graphs": found["graphs"],
         "platform": found["platform"],
         **surroundings,
-        **compare(path, options, MODELS[options.model].experts, found),
+        **compare(path, options, MODELS[options.model], found),
     }
     program.write(options.result, row)
 
