@@ -23,6 +23,23 @@ struct DequantizeParams {
   int n, k, group, groups, per_channel;
 };
 
+// Scales and zero points of `column` and the eighth one after it.
+template <class T, WeightType kType>
+__device__ __forceinline__ void LoadGroup(float (&scale)[2], float (&zero)[2],
+                                          const DequantizeParams& p, int group, int column) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i, column += 8) {
+    const int at = GroupedPosition(column);
+    const int64_t row = static_cast<int64_t>(group) * p.n;
+    scale[i] = T::ToFloat(p.scales[row + (p.per_channel ? ChannelPosition(column) : at)]);
+    if constexpr (kType == WeightType::kFp8) scale[i] *= Magic<T>::kFp8Unfix;
+    zero[i] = kType == WeightType::kU4B8 ? 8.f : 0.f;
+    if constexpr (kType == WeightType::kU4) {
+      zero[i] = static_cast<float>(p.zeros[(row + at) / 8] >> (4 * ZeroElement(at)) & 15);
+    }
+  }
+}
+
 // A block turns 64 columns x 64 of K; each thread takes one tile of 16 x 16 of a lane per round.
 template <class T, WeightType kType>
 __global__ void __launch_bounds__(kThreads) Dequantize(const DequantizeParams p) {
@@ -47,27 +64,25 @@ __global__ void __launch_bounds__(kThreads) Dequantize(const DequantizeParams p)
       const uint32_t* const pair = words + i / 2 * 128 + lane * 4 + i % 2 * 2;
       Dequant8<T, kType>(a, pair[0], pair[1]);
     }
+    // Without g_idx a slice lies in one group.
+    float scale[2], zero[2];
+    const int first = min((k0 + 16 * slice) / p.group, p.groups - 1);
+    LoadGroup<T, kType>(scale, zero, p, first, n0 + 16 * i + lane / 4);
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const int column = 16 * i + lane / 4 + 8 * (r % 2);
+      const int row = 16 * slice + 2 * (lane % 4) + 8 * (r / 2);
+      uint32_t pair = 0;
 #pragma unroll
       for (int second = 0; second < 2; ++second) {
-        const int row = 16 * slice + 2 * (lane % 4) + second + 8 * (r / 2);
-        const int group = p.g_idx != nullptr ? min(max(p.g_idx[k0 + row], 0), p.groups - 1)
-                                             : (k0 + row) / p.group;
-        const int position =
-            p.per_channel ? ChannelPosition(n0 + column) : GroupedPosition(n0 + column);
-        float scale = T::ToFloat(p.scales[static_cast<int64_t>(group) * p.n + position]);
-        float value = T::ToFloat(static_cast<uint16_t>(a[r] >> (16 * second)));
-        if constexpr (kType == WeightType::kU4B8) value -= 8;
-        if constexpr (kType == WeightType::kU4) {
-          const int at = GroupedPosition(n0 + column);
-          const uint32_t word = p.zeros[static_cast<int64_t>(group) * (p.n / 8) + at / 8];
-          value -= static_cast<float>(word >> (4 * ZeroElement(at)) & 15);
+        if (p.g_idx != nullptr) {
+          const int group = min(max(p.g_idx[k0 + row + second], 0), p.groups - 1);
+          LoadGroup<T, kType>(scale, zero, p, group, n0 + 16 * i + lane / 4);
         }
-        if constexpr (kType == WeightType::kFp8) scale *= Magic<T>::kFp8Unfix;
-        tile[column][row] = T::FromFloat(value * scale);
+        const float value = T::ToFloat(static_cast<uint16_t>(a[r] >> (16 * second))) - zero[r % 2];
+        pair |= static_cast<uint32_t>(T::FromFloat(value * scale[r % 2])) << (16 * second);
       }
+      *reinterpret_cast<uint32_t*>(&tile[column][row]) = pair;
     }
   }
   __syncthreads();
