@@ -92,7 +92,7 @@ __device__ __forceinline__ int64_t PartialRow(const Problem& p, int32_t split, i
 template <class T, class KV, int kHead, bool kFast>
 __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Problem p) {
   using Traits = DecodeTraits<T, KV, kHead>;
-  using Tile = WarpTile<T, KV, kHead, 1, Traits::kKeys>;
+  using Tile = WarpTile<Operand<T, KV>, KV, kHead, 1, Traits::kKeys>;
   constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages;
   extern __shared__ __align__(128) char shared[];
 
@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
     next += warps;
   }
 
-  CopyQuery<T, kHead, kDecodeRows, kFast>(shared, p, request, kv_head, first_row);
+  CopyQuery<T, Operand<T, KV>, kHead, kDecodeRows, kFast>(shared, p, request, kv_head, first_row);
   __syncthreads();
   Tile tile;
   tile.Start(shared);

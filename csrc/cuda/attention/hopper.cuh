@@ -279,8 +279,8 @@ __global__ void __launch_bounds__(384, 1)
         const int32_t block = next_block;
         // Read one tile ahead of its copies.
         if (i + 1 < tile.count) next_block = block_of(key - kKeys);
-        const int32_t slot = table == nullptr ? packed_slot + key
-                                              : key - PageOf(p, key) * p.block_size;
+        const int32_t slot =
+            table == nullptr ? packed_slot + key : key - PageOf(p, key) * p.block_size;
         const int stage = (filled + i) % kStages;
         BarrierWait(empty + 8 * stage, ((filled + i) / kStages & 1) ^ 1);
         if (lane == 0) BarrierExpect(full + 8 * stage, Traits::kTileBytes);

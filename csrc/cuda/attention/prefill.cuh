@@ -27,7 +27,7 @@ template <class T, class KV, int kHead, bool kFast>
 __global__ void __launch_bounds__(128)
     PrefillKernel(const __grid_constant__ Problem p, int stages) {
   using Traits = PrefillTraits<T, KV, kHead>;
-  using Tile = WarpTile<T, KV, kHead, Traits::kTiles, Traits::kKeys>;
+  using Tile = WarpTile<Operand<T, KV>, KV, kHead, Traits::kTiles, Traits::kKeys>;
   constexpr int kKeys = Traits::kKeys, kRows = Traits::kRows;
   extern __shared__ __align__(128) char shared[];
 
@@ -46,10 +46,10 @@ __global__ void __launch_bounds__(128)
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   char* ring = shared + Traits::kQueryBytes;
-  const KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast, false> key_copier(
-      p, request, kv_head, threadIdx.x);
-  const KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast, true> value_copier(
-      p, request, kv_head, threadIdx.x);
+  const KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast, false> key_copier(p, request, kv_head,
+                                                                               threadIdx.x);
+  const KeyCopier<KV, kHead, kKeys, Traits::kThreads, kFast, true> value_copier(p, request, kv_head,
+                                                                                threadIdx.x);
   auto copy = [&](int32_t first_key, int stage) {
     if (first_key < range.end) {
       char* keys = ring + stage * 2 * Traits::kTileBytes;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(128)
   };
 
   copy(origin, 0);
-  CopyQuery<T, kHead, kRows, kFast>(shared, p, request, kv_head, where.first_row);
+  CopyQuery<T, Operand<T, KV>, kHead, kRows, kFast>(shared, p, request, kv_head, where.first_row);
   __syncthreads();
   const char* query_rows = shared + warp * 16 * Traits::kTiles * Tile::kQueryRow;
   Tile tile;

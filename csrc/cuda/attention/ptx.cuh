@@ -115,6 +115,27 @@ __device__ __forceinline__ uint32_t Pack(float low, float high) {
   }
 }
 
+// Type of the products' operands: float16 where the cache is float8, which it holds exactly and
+// which takes one instruction for two values; bfloat16 takes four.
+template <class T, class KV>
+using Operand = std::conditional_t<sizeof(KV) == 1, Half, T>;
+
+// A pair of T as a pair of operands; what float16 cannot hold becomes its largest number.
+template <class T, class To>
+__device__ __forceinline__ uint32_t ToOperands(uint32_t pair) {
+  if constexpr (std::is_same_v<T, To>) {
+    return pair;
+  } else {
+    static_assert(std::is_same_v<T, BFloat16> && std::is_same_v<To, Half>, "conversion in use");
+    float values[2] = {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+#pragma unroll
+    for (float& value : values) {
+      if (fabsf(value) > 65504.0f && !isinf(value)) value = copysignf(65504.0f, value);
+    }
+    return Pack<To>(values[0], values[1]);
+  }
+}
+
 // Two float8_e4m3fn (the low 16 bits) to two T; exact, as both formats hold every such value.
 template <class T>
 __device__ __forceinline__ uint32_t FromFp8(uint32_t pair) {

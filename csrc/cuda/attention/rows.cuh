@@ -125,8 +125,8 @@ struct KeyCopier {
 };
 
 // Query rows [first_row, first_row + kRows) of a request and key/value head; row r is query token
-// r / group, head r % group. Zeros past the request's last row.
-template <class T, int kHead, int kRows, bool kFast>
+// r / group, head r % group. Zeros past the request's last row. T becomes the operands' type `To`.
+template <class T, class To, int kHead, int kRows, bool kFast>
 __device__ __forceinline__ void CopyQuery(char* to, const Problem& p, const Request& request,
                                           int32_t kv_head, int32_t first_row) {
   constexpr int kRow = kRowBytes<T, kHead>;
@@ -152,6 +152,11 @@ __device__ __forceinline__ void CopyQuery(char* to, const Problem& p, const Requ
       *reinterpret_cast<uint4*>(target) = value;
     } else {
       CopyChunk<T>(target, source, chunk * 16, bytes, valid);
+    }
+    if constexpr (!std::is_same_v<T, To>) {
+      uint32_t* pairs = reinterpret_cast<uint32_t*>(target);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) pairs[i] = ToOperands<T, To>(pairs[i]);
     }
   }
 }

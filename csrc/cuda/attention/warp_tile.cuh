@@ -18,6 +18,7 @@ namespace vk::cuda::attention {
 template <class E, int kHead>
 constexpr int kRowBytes = kHead * static_cast<int>(sizeof(E)) + 16;
 
+// T: the type of the operands.
 template <class T, class KV, int kHead, int kTiles, int kKeys>
 struct WarpTile {
   static constexpr bool kFp8 = sizeof(KV) == 1;
@@ -170,10 +171,13 @@ struct WarpTile {
         }
       }
       sum[tile][half] = sum[tile][half] * factor + total;
+      // Most tiles leave the maxima of a warp's rows as they are.
+      if (__any_sync(0xffffffffu, factor != 1.0f)) {
 #pragma unroll
-      for (int block = 0; block < kHead / 8; ++block) {
-        out[tile][block][2 * half] *= factor;
-        out[tile][block][2 * half + 1] *= factor;
+        for (int block = 0; block < kHead / 8; ++block) {
+          out[tile][block][2 * half] *= factor;
+          out[tile][block][2 * half + 1] *= factor;
+        }
       }
     }
   }

@@ -108,6 +108,14 @@ uint32_t Pack(float low, float high) {
   return bits;
 }
 
+template <class T, class KV>
+using Operand = std::conditional_t<sizeof(KV) == 1, vk::cuda::Half, T>;
+
+template <class T, class To>
+uint32_t ToOperands(uint32_t pair) {
+  return Pack<To>(HalfOf<T>(pair, 0), HalfOf<T>(pair, 1));
+}
+
 template <class T>
 uint32_t FromFp8(uint32_t pair) {
   E4M3 low, high;
