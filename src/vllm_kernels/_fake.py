@@ -117,6 +117,13 @@ def _awq_dequantize(kernel: torch.Tensor, scales: torch.Tensor, *_: object) -> t
     return scales.new_empty((kernel.shape[0], kernel.shape[1] * 8))
 
 
+def _grouped_topk(
+    scores: torch.Tensor, n_group: int, topk_group: int, topk: int, *_: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    size = (scores.shape[0], topk)
+    return scores.new_empty(size, dtype=torch.float32), scores.new_empty(size, dtype=torch.int32)
+
+
 # Ops whose result the schema alone does not tell.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -132,6 +139,7 @@ _SPECIAL: dict[str, Fake] = {
     "gptq_gemm": _gptq_gemm,
     "awq_gemm": _awq_gemm,
     "awq_dequantize": _awq_dequantize,
+    "grouped_topk": _grouped_topk,
 }
 
 
