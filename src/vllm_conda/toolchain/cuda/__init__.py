@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib.resources import files as resource_files
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def ensure(
             return channel
         catalog = load(version)
         _check_glibc(version, catalog)
+        # Bytecode that a wheel holds is left out, as it should be; nobody has to hear of it.
+        warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
         # Imported late: rattler-build and installer cost more than a finished answer does.
         from vllm_conda.toolchain.maker import Maker
 
