@@ -293,9 +293,10 @@ def test_random_batches() -> None:
         ).check()
 
 
-def test_strided_cache_and_queries() -> None:
+@pytest.mark.parametrize("lengths", [((5, 70), (1, 33)), ((200, 300), (70, 70))], ids=str)
+def test_strided_cache_and_queries(lengths: tuple[tuple[int, int], ...]) -> None:
     """K and V as halves of one buffer in other orders, query as a slice of a fused projection."""
-    batch = make(Problem(((5, 70), (1, 33)), heads=4, kv_heads=2))
+    batch = make(Problem(lengths, heads=4, kv_heads=2))
     want = batch.run()[0].clone()
     key, value = batch.args["key"], batch.args["value"]
     both = torch.empty(key.shape[0], 2, 2, 16, 128, dtype=key.dtype, device="cuda")
@@ -312,9 +313,10 @@ def test_strided_cache_and_queries() -> None:
     odd = torch.empty(*key.shape[:-1], 129, dtype=key.dtype, device="cuda")
     odd_query = torch.empty(*query.shape[:-1], 131, dtype=key.dtype, device="cuda")
     odd[..., :128], odd_query[..., :128] = key, query
-    out = torch.empty(6, 4, 129, dtype=key.dtype, device="cuda")[..., :128]
+    out = torch.empty(len(query), 4, 129, dtype=key.dtype, device="cuda")[..., :128]
     got = batch.run(key=odd[..., :128], query=odd_query[..., :128], out=out)[0]
-    assert torch.equal(got, want)
+    # Another kernel, another order of sums.
+    torch.testing.assert_close(got, want, rtol=0, atol=2e-2)
 
 
 def test_padding_is_not_written() -> None:
