@@ -10,20 +10,18 @@ namespace vk::wna16 {
 
 // Block shapes: X(token tiles, warps along N, warps along K). Those that plans choose ...
 #define VK_WNA16_PLANNED_SHAPES(X) \
-  X(1, 4, 2)                       \
-  X(2, 4, 2)                       \
-  X(4, 4, 2)                       \
-  X(8, 4, 2)
+  X(1, 2, 4)                       \
+  X(2, 2, 4)                       \
+  X(4, 2, 4)                       \
+  X(8, 8, 1)
 
 // ... and all that are compiled.
 #define VK_WNA16_SHAPES(X)   \
   VK_WNA16_PLANNED_SHAPES(X) \
   X(1, 1, 8)                 \
   X(2, 1, 8)                 \
-  X(1, 2, 4)                 \
-  X(2, 2, 4)                 \
-  X(4, 2, 4)                 \
-  X(8, 8, 1)
+  X(1, 4, 2)                 \
+  X(2, 4, 2)
 
 struct ShapeInfo {
   int token_tiles, warps_n, warps_k;

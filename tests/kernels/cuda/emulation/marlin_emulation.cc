@@ -298,9 +298,9 @@ int main() {
   good = CheckAll<Bf16, WeightType::kU8B128>(few) && good;
   good = CheckAll<Half, WeightType::kFp8>(few) && good;
   for (int sms : {1, 5}) {
-    good = CheckExperts<Shape<1, 4, 2>>(8, sms) && good;
-    good = CheckExperts<Shape<2, 4, 2>>(16, sms) && good;
-    good = CheckExperts<Shape<8, 4, 2>>(48, sms) && good;
+    good = CheckExperts<Shape<1, 2, 4>>(8, sms) && good;
+    good = CheckExperts<Shape<2, 2, 4>>(16, sms) && good;
+    good = CheckExperts<Shape<8, 8, 1>>(48, sms) && good;
   }
   return good ? 0 : 1;
 }
