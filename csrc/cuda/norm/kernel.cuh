@@ -3,6 +3,7 @@
 #define VLLM_KERNELS_CUDA_NORM_KERNEL_CUH_
 
 #include <algorithm>
+#include <cstring>
 
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
@@ -24,43 +25,54 @@ class Row {
       : input_(static_cast<const T*>(problem.input) + problem.input_rows.Offset(row)),
         residual_(static_cast<const T*>(problem.residual) +
                   (kResidual ? problem.residual_rows.Offset(row) : 0)),
-        width_(problem.width) {
+        width_(static_cast<int32_t>(problem.width)) {
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
-      const int64_t column = Column(piece);
-      if (column < width_) {
-        LoadPiece<kAligned>(input_, column, width_, held_[piece]);
+      if (Column(piece) < width_) {
+        held_[piece] = LoadVec<N>(input_ + Column(piece));
+        if constexpr (kResidual) added_[piece] = LoadVec<N>(residual_ + Column(piece));
       } else {
-        for (float& x : held_[piece]) x = 0.0f;
-      }
-    }
-    if constexpr (kResidual) {
-#pragma unroll
-      for (int piece = 0; piece < kPieces; ++piece) {
-        if (Column(piece) < width_) AddResidual(Column(piece), held_[piece]);
+        // All zeros are 0 in every dtype.
+        memset(&held_[piece], 0, sizeof(held_[piece]));
+        if constexpr (kResidual) memset(&added_[piece], 0, sizeof(added_[piece]));
       }
     }
   }
 
-  static __device__ __forceinline__ int64_t Column(int64_t piece) {
-    return (piece * blockDim.x + threadIdx.x) * N;
+  static __device__ __forceinline__ int32_t Column(int32_t piece) {
+    return static_cast<int32_t>(piece * blockDim.x + threadIdx.x) * N;
   }
 
-  // body(piece, column, x) for all pieces; in registers, x may be changed for the next pass. Every
-  // thread of the block makes the same number of calls: past the end, x is 0 and column >= width.
+  // body(piece, column, x) for all pieces. Every thread of the block makes the same number of
+  // calls: past the end, x is 0 and column >= width.
   template <class Body>
-  __device__ __forceinline__ void ForEach(const Body& body) {
+  __device__ __forceinline__ void ForEach(const Body& body) const {
+    float x[N];
     if constexpr (kPieces > 0) {
 #pragma unroll
-      for (int piece = 0; piece < kPieces; ++piece) body(piece, Column(piece), held_[piece]);
+      for (int piece = 0; piece < kPieces; ++piece) {
+        // As the vectors are in memory, which takes half the registers of floats.
+        ToFloats(held_[piece], x);
+        if constexpr (kResidual) {
+#pragma unroll
+          for (int i = 0; i < N; ++i) x[i] += ToFloat(added_[piece][i]);
+        }
+        body(piece, Column(piece), x);
+      }
     } else {
-      const int64_t pieces = (width_ + int64_t{blockDim.x} * N - 1) / (int64_t{blockDim.x} * N);
-      for (int64_t piece = 0; piece < pieces; ++piece) {
-        const int64_t column = Column(piece);
-        float x[N] = {};
+      const int32_t pieces = (width_ + blockDim.x * N - 1) / (blockDim.x * N);
+      for (int32_t piece = 0; piece < pieces; ++piece) {
+        const int32_t column = Column(piece);
+#pragma unroll
+        for (float& one : x) one = 0.0f;
         if (column < width_) {
           LoadPiece<kAligned>(input_, column, width_, x);
-          if constexpr (kResidual) AddResidual(column, x);
+          if constexpr (kResidual) {
+            float more[N];
+            LoadPiece<kAligned>(residual_, column, width_, more);
+#pragma unroll
+            for (int i = 0; i < N; ++i) x[i] += more[i];
+          }
         }
         body(0, column, x);
       }
@@ -68,17 +80,12 @@ class Row {
   }
 
  private:
-  __device__ __forceinline__ void AddResidual(int64_t column, float (&x)[N]) const {
-    float more[N];
-    LoadPiece<kAligned>(residual_, column, width_, more);
-#pragma unroll
-    for (int i = 0; i < N; ++i) x[i] += more[i];
-  }
-
+  static constexpr int kHeld = kPieces > 0 ? kPieces : 1;
   const T* input_;
   const T* residual_;
-  int64_t width_;
-  float held_[kPieces > 0 ? kPieces : 1][N];
+  int32_t width_;
+  Vec<T, N> held_[kHeld];
+  Vec<T, N> added_[kResidual ? kHeld : 1];
 };
 
 template <class Q>
@@ -97,17 +104,24 @@ __device__ __forceinline__ float GroupMax(float abs_max, int group_size) {
   return abs_max;
 }
 
-// At most this many threads, whole warps: four pieces take more registers than 1024 threads have.
+// Threads of a block at most, and blocks that a multiprocessor is to hold of them: what bounds the
+// registers, and so how many rows are on their way at once.
 template <int kPieces>
-inline constexpr int kMaxThreads = kPieces == 4 ? 512 : 1024;
+inline constexpr int kMaxThreads = kPieces >= 2 ? 512 : 1024;
+template <Kind kKind, bool kResidual, int kPieces>
+inline constexpr int kMinBlocks =
+    kPieces != 2                                                      ? 1
+    : !kResidual && (kKind == Kind::kPlain || kKind == Kind::kStatic) ? 3
+                                                                      : 2;
 
 // Out: the type written.
 template <class T, class Out, Kind kKind, bool kResidual, int kPieces, bool kAligned>
-__global__ void __launch_bounds__(kMaxThreads<kPieces>)
+__global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResidual, kPieces>)
     NormKernel(const __grid_constant__ Problem problem) {
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
-  const int64_t index = blockIdx.x, width = problem.width;
+  const int64_t index = blockIdx.x;
+  const int32_t width = static_cast<int32_t>(problem.width);
   Row<T, kResidual, kPieces, kAligned> row(problem, index);
   const T* weight = static_cast<const T*>(problem.weight);
   if (problem.weight_stride != 0) {
@@ -118,20 +132,20 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   if (weight != nullptr) {
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
-      const int64_t column = row.Column(piece);
+      const int32_t column = row.Column(piece);
       if (column < width) weights[piece] = LoadVec<N>(weight + column);
     }
   }
 
   float sum = 0.0f;
-  row.ForEach([&](int, int64_t, const float (&x)[N]) {
+  row.ForEach([&](int, int32_t, const float (&x)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
   });
   sum = ReduceBlock(sum, Sum(), scratch[0]);
   const float factor = rsqrtf(fmaf(sum, problem.inverse_width, problem.epsilon));
 
-  const auto normed = [&](int piece, int64_t column, const float (&x)[N], float (&y)[N]) {
+  const auto normed = [&](int piece, int32_t column, const float (&x)[N], float (&y)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) y[i] = x[i] * factor;
     if (weight == nullptr) return;
@@ -151,7 +165,7 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   if constexpr (kKind == Kind::kStatic) static_inverse = 1.0f / *problem.scale;
   if constexpr (kKind == Kind::kPerToken) {
     float abs_max = 0.0f;
-    row.ForEach([&](int piece, int64_t column, const float (&x)[N]) {
+    row.ForEach([&](int piece, int32_t column, const float (&x)[N]) {
       if (column >= width) return;
       float y[N];
       normed(piece, column, x, y);
@@ -167,7 +181,7 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   T* residual = static_cast<T*>(problem.residual);
   if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
   Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
-  row.ForEach([&](int piece, int64_t column, const float (&x)[N]) {
+  row.ForEach([&](int piece, int32_t column, const float (&x)[N]) {
     float y[N] = {};
     if (column < width) normed(piece, column, x, y);
     if constexpr (kKind != Kind::kPlain) RoundAll<T>(y);
@@ -203,20 +217,19 @@ void LaunchRows(const Problem& problem, const Launch& launch) {
         problem);
     CheckLaunch(launch.op);
   };
-  // Few rows leave multiprocessors idle: their blocks are made as wide as they get. With many, two
-  // vectors a thread keep more bytes in flight for a block's barrier.
+  // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
   const int64_t per_thread = few ? 1 : Tuned("VK_NORM_PIECES", 2);
   if (!launch.aligned) {
     run(NormKernel<T, Out, kKind, kResidual, 0, false>, 0);
-  } else if (pieces > 2 * kMaxThreads<2>) {
-    run(NormKernel<T, Out, kKind, kResidual, 0, true>, 0);
-  } else if (per_thread == 4 && pieces <= 4 * kMaxThreads<4>) {
-    run(NormKernel<T, Out, kKind, kResidual, 4, true>, 4);
-  } else if (pieces > kMaxThreads<1> || per_thread >= 2) {
-    run(NormKernel<T, Out, kKind, kResidual, 2, true>, 2);
-  } else {
+  } else if (per_thread == 1 && pieces <= kMaxThreads<1>) {
     run(NormKernel<T, Out, kKind, kResidual, 1, true>, 1);
+  } else if (per_thread <= 2 && pieces <= 2 * kMaxThreads<2>) {
+    run(NormKernel<T, Out, kKind, kResidual, 2, true>, 2);
+  } else if (pieces <= 4 * kMaxThreads<4>) {
+    run(NormKernel<T, Out, kKind, kResidual, 4, true>, 4);
+  } else {
+    run(NormKernel<T, Out, kKind, kResidual, 0, true>, 0);
   }
 }
 

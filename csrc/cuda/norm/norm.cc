@@ -12,6 +12,8 @@ using vk::cuda::RowsAligned;
 using vk::cuda::norm::Launch;
 using vk::cuda::norm::Problem;
 
+constexpr int64_t kMaxWidth = int64_t{1} << 30;  // columns are counted in 32 bits
+
 // The arguments of one op as they are checked; what they come to is `problem` and `launch`.
 class Norm {
  public:
@@ -22,6 +24,8 @@ class Norm {
     problem.input_rows = RowMap(*input);
     problem.rows = vk::Rows(*input).count();
     problem.width = input_.size(-1);
+    VK_CHECK(problem.width <= kMaxWidth, "%s: input has shape %s, want at most %lld columns", op,
+             vk::ShapeString(*input).c_str(), static_cast<long long>(kMaxWidth));
     problem.rows_per_weight = problem.rows > 0 ? problem.rows : 1;
     problem.epsilon = static_cast<float>(epsilon);
     problem.inverse_width = 1.0f / static_cast<float>(problem.width);
