@@ -426,8 +426,8 @@ def test_bad_input_is_refused() -> None:
         ops.topk_softmax(*routed.all(), randn(4, 1025), True, None)
     with pytest.raises(RuntimeError, match="n_group is 3, want 1 to 32 and a divisor"):
         ops.grouped_topk(randn(4, 8), 3, 1, 2, True, 1.0, randn(8), 1)
+    ids = torch.zeros(4, 2, dtype=torch.int32, device="cuda")
     with pytest.raises(RuntimeError, match="experts_ids has shape"):
-        ids = torch.zeros(4, 2, dtype=torch.int32, device="cuda")
         ops.moe_align_block_size(ids, 8, 16, numbers(64), numbers(1), numbers(1), None)
     with pytest.raises(RuntimeError, match="at most 16 rows"):
         ops.dsv3_router_gemm(randn(17, 8), randn(17, 64).bfloat16(), randn(8, 64).bfloat16())
