@@ -15,8 +15,8 @@ from vllm_conda.toolchain.store import Store, default_cache, key_of, read_json
 
 # Modules that decide what a package holds: an edit there makes new packages.
 _CONTENT_MODULES = (
-    "activation", "assemble", "cpython", "elf", "microarch", "model", "stage", "stub", "unpack",
-    "variables",
+    "activation", "assemble", "cpython", "elf", "maker", "microarch", "model", "stage", "stub",
+    "unpack", "variables",
 )  # fmt: skip
 
 

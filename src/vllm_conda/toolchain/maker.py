@@ -207,7 +207,9 @@ class Maker:
         inputs = [f"{one.name}={one.version}:{one.sha256}" for one in self._inputs(package)]
         if "host:cpython" in package.sources() or package.compile:
             inputs.append(f"{self.host.python_home}:{self.host.python_build}")
-        return key_of(code_key(), canonical(package), version, *inputs)
+        # One entry may serve several platforms with nothing but text in it.
+        subdir = "noarch" if package.noarch else package.subdir or self.host.platform
+        return key_of(code_key(), canonical(package), version, subdir, *inputs)
 
     def _weight(self, job: Job) -> int:
         return sum(one.size for one in self._inputs(job.package))
