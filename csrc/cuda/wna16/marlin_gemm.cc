@@ -14,7 +14,7 @@ namespace {
 
 constexpr char kOp[] = "marlin_gemm";
 // From so many tokens on, the matrix units pay for weights that are dequantized to memory first.
-constexpr int64_t kDequantizeTokens = 512;
+constexpr int64_t kDequantizeTokens = 256;
 
 std::atomic<int> forced_shape{-1}, forced_stages{-1}, forced_blocks{-1}, forced_prefetch{-1};
 

@@ -600,7 +600,7 @@ class MarlinBlock {
 };
 
 template <class T, WeightType kType, class S, bool kExperts>
-__global__ void __launch_bounds__(S::kThreads)
+__global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm)
     MarlinKernel(const __grid_constant__ MarlinParams params) {
   extern __shared__ __align__(128) unsigned char vk_shared[];
   MarlinBlock<T, kType, S, kExperts>(params, vk_shared).Run();

@@ -22,6 +22,8 @@ struct Shape {
   static constexpr int kN = kWarpsN * kTiles * 16;
   static constexpr int kK = 64 * kWarpsK;
   static constexpr int kThreads = kLanes * kWarpsN * kWarpsK;
+  // That the registers must suffice for.
+  static constexpr int kBlocksPerSm = kTokenTiles <= 2 ? 2 : 1;
 };
 
 // Bytes of shared memory: `kStage` for each stage of the pipeline, `kRest` once.

@@ -26,6 +26,7 @@ namespace vk::wna16 {
 struct ShapeInfo {
   int token_tiles, warps_n, warps_k;
   int tokens, n, k, threads;
+  int blocks_per_sm;               // that its registers allow
   int tile_bytes;                  // of float32 sums
   int stage_bytes[4], rest_bytes;  // shared memory, per WeightType
 };
