@@ -66,13 +66,15 @@ class Level:
 class Tier:
     """One instruction-set tier.
 
-    ``above``: the tier whose needs it has besides its own; empty: the one before it.
+    ``above``: the tier whose needs it has besides its own; empty: the one before it. ``qemu``: the
+    emulated CPU that its kernels are tested on; empty where they are tested natively.
     """
 
     flags: tuple[str, ...]
     needs: tuple[str, ...]
     families: tuple[str, ...]
     above: str = ""
+    qemu: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ package is imported. Environment:
 
     VLLM_CROSS_COMMAND: the driver's command line, as JSON list.
     VLLM_CROSS_TIERS: the tiers to test, separated by commas; the others are not listed.
+    VLLM_CROSS_SAMPLE: run every Nth case of each test only.
     VLLM_KERNELS_LIBRARY_DIR: folder with this machine's core and ops libraries.
 """
 
@@ -22,10 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 COMMAND_VARIABLE = "VLLM_CROSS_COMMAND"
 TIERS_VARIABLE = "VLLM_CROSS_TIERS"
+SAMPLE_VARIABLE = "VLLM_CROSS_SAMPLE"
 # By name: vk_dtype in csrc/core/abi.h.
 DTYPES = {
     torch.float32: 0,
@@ -307,6 +310,20 @@ def _library() -> torch.library.Library:
     if not _LIBRARIES:
         _LIBRARIES.append(torch.library.Library("vllm_kernels", "IMPL"))  # type: ignore[no-untyped-call]
     return _LIBRARIES[0]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep every Nth case of each test, the first one always."""
+    step = int(os.environ.get(SAMPLE_VARIABLE) or 1)
+    seen: dict[str, int] = {}
+    kept, dropped = [], []
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        (dropped if seen.setdefault(name, 0) % step else kept).append(item)
+        seen[name] += 1
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
 
 
 if COMMAND_VARIABLE in os.environ:

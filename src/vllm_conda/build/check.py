@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rattler import RepoDataRecord
+from rattler.index import index_fs
 
 from vllm_conda.audit.finding import Severity
 from vllm_conda.audit.registry import CHECKS
@@ -65,6 +67,11 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
         except SolveError:
             return f"{what} {', '.join(specs)}"
     return ""
+
+
+def index(folder: Path) -> None:
+    """Index the channel ``folder`` anew, whatever its index says of the packages."""
+    asyncio.run(index_fs(folder, write_shards=False, force=True))
 
 
 def installation(channels: Sequence[str], spec: str, platform: str) -> list[RepoDataRecord]:

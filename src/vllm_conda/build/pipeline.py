@@ -15,6 +15,7 @@ from vllm_conda.build import check
 from vllm_conda.build.channel import Toolchain, toolchain_for
 from vllm_conda.build.diagnose import failure, script_errors
 from vllm_conda.build.logs import JobLog
+from vllm_conda.build.repack import repack, source_epoch
 from vllm_conda.build.session import run_worker
 from vllm_conda.build.store import Store
 from vllm_conda.build.workspace import (
@@ -209,6 +210,7 @@ class _Run:
         write_settings(self.workspace, self.options.jobs)
         for output in todo:
             package = self._build(output)
+            self._repack(package)
             self._audit(package)
             tested = self._test(output, package)
             self.store.publish(package, output.job.name, output.fingerprint, tested)
@@ -226,6 +228,7 @@ class _Run:
             "action": "build",
             "recipe": str(self.plan.recipe.path),
             "platform": self.platform,
+            "build_platform": host_platform(),
             "variant": {
                 key: values
                 for key, values in self.plan.keys[output.job.name].items()
@@ -242,6 +245,9 @@ class _Run:
             "CONDA_OVERRIDE_ARCHSPEC": self._cpu(output.job),
             CUDA_TOOLCHAIN_VARIABLE: self.toolchain.cuda_fingerprint(output.job.cuda),
         }
+        if self.platform != host_platform() and "c_stdlib_version" in self.toolchain.overrides:
+            # rattler-build assumes an older one of a platform that is not this machine's.
+            environment["CONDA_OVERRIDE_GLIBC"] = self.toolchain.overrides["c_stdlib_version"]
         started = time.monotonic()
         name = f"build {output.name} ({output.job.name})"
         with (
@@ -274,17 +280,30 @@ class _Run:
         parts = [stage1.requirements, *(cache.requirements for cache in stage1.staging_caches)]
         virtual = virtual_packages([f"__archspec=1={self._cpu(output.job)}"])
         for part in parts:
-            for environment in (part.build, part.host):
+            for environment, platform in (
+                (part.build, host_platform()),
+                (part.host, self.platform),
+            ):
                 specs = [str(spec) for spec in environment if not isinstance(spec, dict)]
                 try:
                     channels = self.toolchain.channels_for(output.job.cuda)
-                    solve_specs(channels, specs, self.platform, virtual)
+                    solve_specs(channels, specs, platform, virtual)
                 except SolveError as error:
                     raise SolveError(
                         f"Building {what} failed: its environment cannot be solved: "
                         f"{error.message}",
                         "Check what the channels hold, or leave --channel out.",
                     ) from None
+
+    def _repack(self, package: Path) -> None:
+        """Make the package's bytes depend on its content alone, and index it again."""
+        recipe = self.plan.recipe
+        sources = [source for staging in recipe.stagings for source in staging.sources]
+        epoch = source_epoch(self.options.root, [recipe.path.parent, *sources])
+        folder = self.workspace.folder
+        folders = (folder, self.options.root.resolve())
+        repack(package, epoch, folders, folder / "repack")
+        check.index(folder)
 
     def _audit(self, package: Path) -> None:
         targets = load_targets(self.options.root)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,6 +21,7 @@ from rattler_build import (
     Stage0Recipe,
     ToolConfiguration,
     VariantConfig,
+    build_recipes,
 )
 from rattler_build.progress import (
     BuildStepEvent,
@@ -63,6 +65,8 @@ class EventWriter:
 def build(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
     """Build the one output that ``request`` names; returns the package's path."""
     recipe = Stage0Recipe.from_file(request["recipe"])
+    if request["platform"] != request["build_platform"]:
+        return build_cross(request)
     config = RenderConfig(platform=PlatformConfig(target_platform=request["platform"]))
     for variant in recipe.render(VariantConfig(request["variant"]), config):
         stage1 = variant.recipe
@@ -81,6 +85,38 @@ def build(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
             )
             return {"package": str(result.packages[0])}
     raise RattlerBuildError(f"the recipe no longer renders {'-'.join(request['output'])}")
+
+
+def build_cross(request: dict[str, Any]) -> dict[str, Any]:
+    """Build the output for another platform than this machine's.
+
+    ``RenderedVariant.run_build`` takes the host environment from this machine's platform whatever
+    the recipe was rendered for (py-rattler-build 0.73); the older call takes it as an argument.
+    What the channel in ``folder`` holds already is not built again.
+    """
+    platform, (name, build_string) = request["platform"], request["output"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        build_recipes(
+            [request["recipe"]],
+            up_to=name,
+            build_platform=request["build_platform"],
+            target_platform=platform,
+            host_platform=platform,
+            channel=request["channels"],
+            variant_overrides=request["variant"],
+            ignore_recipe_variants=True,
+            no_build_id=True,
+            compression_threads=COMPRESSION_THREADS,
+            test="skip",
+            output_dir=request["folder"],
+            channel_priority="strict",
+            skip_existing="local",
+        )
+    found = list((Path(request["folder"]) / platform).glob(f"{name}-*-{build_string}.conda"))
+    if len(found) != 1:
+        raise RattlerBuildError(f"the build left {len(found)} packages {name} {build_string}")
+    return {"package": str(found[0])}
 
 
 def test(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:

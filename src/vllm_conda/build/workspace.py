@@ -118,6 +118,8 @@ def write_settings(workspace: Workspace, jobs: int | None) -> None:
         "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime,time_macros",
         "CCACHE_COMPILERCHECK": "content",
     }
+    if os.environ.get("CCACHE_RECACHE"):
+        values["CCACHE_RECACHE"] = "1"
     if jobs:
         values["MAX_JOBS"] = str(jobs)
     elif os.environ.get("MAX_JOBS"):

@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Run the packages of other platforms under qemu-user: installation and kernels, tier by tier.
+
+    python scripts/test_cross.py [--platform SUBDIR] [--sample N] [pytest arguments]
+
+For each platform in output/: vllm-cpu is solved and installed as a machine of it would, its Python
+loads the library and calls a kernel, and the kernels' tests run on every tier, each on an emulated
+CPU that has it. Exit code: 0 if all of it passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vllm_conda import emulate
+from vllm_conda.build.channel import toolchain_for
+from vllm_conda.build.workspace import locked, workspace_for
+from vllm_conda.environment import ensure_environment
+from vllm_conda.errors import VllmCondaError
+from vllm_conda.progress import Reporter
+from vllm_conda.targets import Targets, load_targets
+from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ["tests/kernels", "--ignore", "tests/kernels/cuda"]
+NATIVE = ["vllm-core", "pytest", "numpy", "gxx_linux-64"]
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Test packages of other platforms under qemu.")
+    parser.add_argument("--platform", action="append", choices=list(CROSS_PLATFORMS))
+    parser.add_argument("--sample", type=int, default=1, help="every Nth case of each test only")
+    parser.add_argument("--output", type=Path, default=ROOT / "output", help="the channel")
+    chosen, rest = parser.parse_known_args(arguments)
+    targets = load_targets(ROOT)
+    failed = []
+    try:
+        with Reporter() as reporter:
+            for platform in chosen.platform or CROSS_PLATFORMS:
+                failed += test(platform, targets, chosen.output, chosen.sample, rest, reporter)
+    except VllmCondaError as error:
+        print(f"test-cross: {error}", file=sys.stderr)
+        return error.exit_code
+    for name in failed:
+        print(f"test-cross: failed: {name}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def test(
+    platform: str, targets: Targets, output: Path, sample: int, rest: list[str], reporter: Reporter
+) -> list[str]:
+    """Installation and every tier of one platform; the names of what failed."""
+    workspace = workspace_for(ROOT)
+    channel = output.resolve().as_uri()
+    with locked(workspace, output.resolve()):
+        emulated = emulate.install(platform, channel, targets, workspace, reporter)
+        driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross")
+        native = toolchain_for(build_platform(), (), reporter)
+        prefix = ensure_environment(
+            [channel, *native.channels], NATIVE, build_platform(), workspace, reporter
+        )
+    failed = []
+    for cpu, tiers in emulate.tiers_by_cpu(targets, platform):
+        started = time.monotonic()
+        name = f"{platform} {', '.join(tiers)} on {cpu}"
+        print(f"test-cross: {name}", flush=True)
+        if check_installed(emulated, cpu, tiers[0]):
+            failed.append(f"{name}: installation")
+        environment = emulate.test_environment(emulated, driver, cpu, tiers, sample)
+        if emulate.run_tests(environment, prefix, ROOT, [*(rest or TESTS)]):
+            failed.append(name)
+        print(f"test-cross: {name}: {time.monotonic() - started:.0f} s", flush=True)
+    return failed
+
+
+def check_installed(emulated: emulate.Emulated, cpu: str, tier: str) -> int:
+    """The platform's own Python loads the installed library and calls a kernel."""
+    python = str(emulated.prefix / "bin" / "python")
+    script = str(ROOT / "tests/cross/check_installed.py")
+    command = emulated.command(cpu, [python, script, str(emulated.prefix), tier])
+    return subprocess.run(command, check=False).returncode
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,152 @@
+"""A finished package written again so that its bytes depend on its content alone.
+
+rattler-build records the time of the build, in the package and on every file, and where the
+build's folders were. Here the time is that of the sources (SOURCE_DATE_EPOCH), the folders have one
+name on every machine, files come in order and belong to nobody.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+import zstandard
+from rattler.package_streaming import extract
+
+from vllm_conda.paths import disk_errors
+
+EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
+LEVEL = 19
+METADATA = '{"conda_pkg_format_version": 2}'
+# The place that build.sh maps the build's folders to in binaries as well.
+BUILD_FOLDER = "/usr/local/src/conda"
+_ZIP_START = 315532800  # 1980: older dates have no form in a ZIP archive
+_PADDING = re.compile(
+    r"host_env(?:_placehold|_placehol|_placeho|_placeh|_place|_plac|_pla|_pl|_p|_)+"
+)
+_TIME = re.compile(r"^( *timestamp: ).*$", re.MULTILINE)
+
+
+def source_epoch(root: Path, sources: Iterable[Path]) -> int:
+    """Seconds since 1970: $SOURCE_DATE_EPOCH, else the last commit to any of ``sources``.
+
+    Outside a git checkout it is when targets.toml was changed, which an archive keeps.
+    """
+    if named := os.environ.get(EPOCH_VARIABLE):
+        return int(named)
+    command = ["git", "log", "-1", "--format=%ct", "--", *(str(path) for path in sources)]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        if done.returncode == 0 and done.stdout.strip():
+            return int(done.stdout)
+    except FileNotFoundError:
+        pass
+    return int((root / "targets.toml").stat().st_mtime)
+
+
+def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) -> None:
+    """Replace ``package`` by its reproducible form.
+
+    Args:
+        epoch: Time of everything, in seconds since 1970.
+        folders: What the machine calls the folders of the build.
+        scratch: Folder for the content meanwhile; removed again.
+    """
+    with disk_errors("the package", scratch):
+        shutil.rmtree(scratch, ignore_errors=True)
+        extract(package, scratch)
+        index = scratch / "info" / "index.json"
+        record = json.loads(index.read_text(encoding="utf-8"))
+        record["timestamp"] = epoch * 1000
+        for key in ("depends", "constrains"):
+            if key in record:
+                record[key] = sorted(record[key])
+        index.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        rendered = scratch / "info" / "recipe" / "rendered_recipe.yaml"
+        if rendered.is_file():
+            document = yaml.safe_load(rendered.read_text(encoding="utf-8"))
+            text = yaml.safe_dump(_in_order(document), sort_keys=False, width=1 << 20)
+            rendered.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
+        draft = package.with_suffix(".draft")
+        _write(scratch, package.stem, draft, epoch)
+        draft.replace(package)
+        shutil.rmtree(scratch)
+
+
+def _in_order(value: Any, inside: bool = False) -> Any:
+    """Lists of requirements sorted: rattler-build's are in the order of a hash table."""
+    if isinstance(value, dict):
+        return {
+            key: _in_order(item, inside or key.startswith("finalized_"))
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        items = [_in_order(item, inside) for item in value]
+        return sorted(items, key=lambda item: json.dumps(item, default=str)) if inside else items
+    return value
+
+
+def _anonymous(text: str, epoch: int, folders: Iterable[Path]) -> str:
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
+    text = _TIME.sub(rf"\g<1>{when}", _PADDING.sub("host_env", text))
+    for folder in folders:
+        text = text.replace(str(folder), BUILD_FOLDER)
+    return text
+
+
+def _write(content: Path, stem: str, target: Path, epoch: int) -> None:
+    files = sorted(
+        path.relative_to(content).as_posix()
+        for path in content.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    )
+    info = [name for name in files if name.startswith("info/")]
+    # Clients that read the archive as it comes want the record first.
+    info.sort(key=lambda name: (name != "info/index.json", name))
+    date = time.gmtime(max(epoch, _ZIP_START))[:6]
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in (
+            ("metadata.json", METADATA.encode()),
+            (f"pkg-{stem}.tar.zst", _tar(content, [n for n in files if n not in set(info)], epoch)),
+            (f"info-{stem}.tar.zst", _tar(content, info, epoch)),
+        ):
+            entry = zipfile.ZipInfo(name, date)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
+
+
+def _tar(content: Path, names: Iterable[str], epoch: int) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name in names:
+            path = content / name
+            entry = tarfile.TarInfo(name)
+            entry.mtime = epoch
+            if path.is_symlink():
+                entry.type, entry.linkname, entry.mode = (
+                    tarfile.SYMTYPE,
+                    str(path.readlink()),
+                    0o777,
+                )
+                archive.addfile(entry)
+                continue
+            status = path.stat()
+            # The umask of the machine that builds is no part of the package.
+            entry.mode = 0o755 if status.st_mode & 0o100 else 0o644
+            entry.size = status.st_size
+            with path.open("rb") as file:
+                archive.addfile(entry, file)
+    return zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(
+        buffer.getvalue()
+    )

@@ -1,0 +1,155 @@
+"""Packages of another platform, installed here and run by qemu-user.
+
+qemu and the cross compilers come from the platform's toolchain channel; nothing of them is expected
+on the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from vllm_conda.build.channel import toolchain_for
+from vllm_conda.build.workspace import Workspace
+from vllm_conda.environment import ensure_environment, run_in
+from vllm_conda.errors import BuildFailure, ConfigError
+from vllm_conda.progress import Reporter
+from vllm_conda.solve import virtual_packages
+from vllm_conda.targets import Targets
+from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
+from vllm_conda.toolchain.microarch import level_cpu
+
+INSTALLED = "vllm-cpu"
+# Fewer than the machine may have: emulated threads cost several times as much.
+THREADS = 2
+
+
+@dataclass(frozen=True)
+class Emulated:
+    """An installed platform.
+
+    Attributes:
+        prefix: Environment of the platform's packages.
+        tools: Environment of this machine with qemu and the cross compiler.
+    """
+
+    platform: str
+    prefix: Path
+    tools: Path
+
+    @property
+    def triplet(self) -> str:
+        return CROSS_PLATFORMS[self.platform][2]
+
+    @property
+    def sysroot(self) -> Path:
+        return self.tools / self.triplet / "sysroot"
+
+    def command(self, cpu: str, program: Sequence[str]) -> list[str]:
+        """The command line that runs ``program`` on an emulated ``cpu``."""
+        qemu = self.tools / "bin" / f"qemu-{self.platform.partition('-')[2]}"
+        libraries = f"{self.prefix}/lib/vllm_kernels:{self.prefix}/lib"
+        return [
+            str(qemu), "-cpu", cpu, "-L", str(self.sysroot),
+            "-E", f"LD_LIBRARY_PATH={libraries}", "-E", f"OMP_NUM_THREADS={THREADS}", *program,
+        ]  # fmt: skip
+
+
+def install(
+    platform: str,
+    channel: str,
+    targets: Targets,
+    workspace: Workspace,
+    reporter: Reporter,
+    level: int | None = None,
+) -> Emulated:
+    """Solve and install ``vllm-cpu`` of ``platform`` as a machine of it would, and qemu beside it.
+
+    Args:
+        channel: Address of the channel with the platform's packages.
+        level: Microarchitecture level of the machine; the default is the platform's floor.
+
+    Raises:
+        ConfigError: No cross compiler is known for the platform.
+        SolveError: The channel has no package that such a machine can install.
+    """
+    if platform not in CROSS_PLATFORMS:
+        raise ConfigError(f"{platform} is not emulated; {', '.join(CROSS_PLATFORMS)} are.")
+    toolchain = toolchain_for(platform, (), reporter)
+    entry = targets.platforms[platform]
+    cpu = level_cpu(entry.family, level or entry.levels[0])
+    glibc = toolchain.overrides["c_stdlib_version"]
+    virtual = virtual_packages([f"__archspec=1={cpu}", f"__glibc={glibc}"])
+    prefix = ensure_environment(
+        [channel, *toolchain.channels], [INSTALLED], platform, workspace, reporter, virtual
+    )
+    machine = platform.partition("-")[2]
+    names = [f"qemu-user-{machine}", f"gxx_{platform}", f"sysroot_{platform}"]
+    tools = ensure_environment(
+        list(toolchain.channels), names, build_platform(), workspace, reporter
+    )
+    return Emulated(platform, prefix, tools)
+
+
+def build_driver(emulated: Emulated, root: Path, folder: Path) -> Path:
+    """Compile tests/cross/driver.cc against the installed library.
+
+    Raises:
+        BuildFailure: It does not compile or link.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    driver = folder / f"driver-{emulated.platform}"
+    libraries = emulated.prefix / "lib"
+    command = [
+        str(emulated.tools / "bin" / f"{emulated.triplet}-g++"), "-std=c++17", "-O1", "-Wall",
+        f"-I{root / 'csrc'}", str(root / "tests/cross/driver.cc"), "-o", str(driver),
+        str(libraries / "vllm_kernels/libvllm_kernels_cpu.so"), f"-Wl,-rpath-link,{libraries}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildFailure(f"The driver for {emulated.platform} does not build:\n{done.stderr}")
+    return driver
+
+
+def tiers_by_cpu(targets: Targets, platform: str) -> Iterator[tuple[str, list[str]]]:
+    """Each CPU to emulate, with the tiers that are tested on it."""
+    entry = targets.platforms[platform]
+    names = targets.level(entry.family, entry.levels[0]).tiers
+    found: dict[str, list[str]] = {}
+    for name, tier in targets.tiers[entry.family].items():
+        if name in names and tier.qemu:
+            found.setdefault(tier.qemu, []).append(name)
+    yield from found.items()
+
+
+def test_environment(
+    emulated: Emulated, driver: Path, cpu: str, tiers: Sequence[str], sample: int
+) -> Mapping[str, str]:
+    """What tests/cross/bridge.py reads."""
+    return {
+        "VLLM_CROSS_COMMAND": json.dumps(emulated.command(cpu, [str(driver)])),
+        "VLLM_CROSS_TIERS": ",".join(tiers),
+        "VLLM_CROSS_SAMPLE": str(sample),
+    }
+
+
+def run_tests(
+    environment: Mapping[str, str],
+    prefix: Path,
+    root: Path,
+    arguments: Sequence[str],
+    log: IO[str] | None = None,
+) -> int:
+    """Run the kernels' tests in ``prefix``, an environment of this machine with PyTorch."""
+    os.environ.update(environment)
+    path = os.pathsep.join([str(root / "tests/cross"), str(root / "tests")])
+    command = [
+        "env", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1", "python", "-m", "pytest", "-q",
+        "-p", "bridge", "-p", "no:cacheprovider", "-o", "pythonpath=", *arguments,
+    ]  # fmt: skip
+    return run_in(prefix, command, root, log)
