@@ -76,9 +76,17 @@ void LaunchBySize(int32_t head, const Problem& problem, const HopperPlan& plan, 
 bool HopperServes(const Problem& problem) {
   // Boxes of whole eight-row groups of the swizzle.
   const bool boxes = problem.block_table == nullptr || problem.block_size % 8 == 0;
-  // Strides of tensor maps are below 2^40 bytes, and a maximum of scores is one of logits.
+  // Tensor maps know no expanded dimensions.
+  const auto strided = [&](const CacheStrides& strides) {
+    return (problem.kv_heads == 1 || strides.head > 0) && strides.slot > 0 &&
+           (problem.blocks <= 1 || strides.block > 0);
+  };
+  // The kernel takes the maximum of scores for that of logits: their scale is to be positive.
   return problem.query_vector && problem.kv_vector && problem.out_vector && boxes &&
-         problem.group <= kHopperRows && problem.scale > 0.0f;
+         strided(problem.key_strides) && strided(problem.value_strides) &&
+         (problem.heads == 1 || problem.query_head_stride > 0) &&
+         (problem.tokens == 1 || problem.query_token_stride > 0) && problem.group <= kHopperRows &&
+         problem.scale > 0.0f;
 }
 
 void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
