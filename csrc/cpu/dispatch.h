@@ -17,9 +17,11 @@ namespace vk {
   X(attention, AttentionTable)   \
   X(cache, CacheTable)           \
   X(gemm, GemmTable)             \
+  X(moe, MoeTable)               \
   X(norm, NormTable)             \
   X(quant, QuantTable)           \
-  X(rope, RopeTable)
+  X(rope, RopeTable)             \
+  X(wna16, Wna16Table)
 
 #define VK_DECLARE_TABLE(member, Table) struct Table;
 VK_CPU_FAMILIES(VK_DECLARE_TABLE)

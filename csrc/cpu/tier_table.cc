@@ -4,9 +4,11 @@
 #include "cpu/cache/cache.h"
 #include "cpu/dispatch.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/moe/moe.h"
 #include "cpu/norm/norm.h"
 #include "cpu/quant/quant.h"
 #include "cpu/rope/rope.h"
+#include "cpu/wna16/wna16.h"
 
 #define VK_CONCAT_(a, b) a##b
 #define VK_CONCAT(a, b) VK_CONCAT_(a, b)

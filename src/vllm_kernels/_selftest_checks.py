@@ -194,6 +194,45 @@ def _scaled_matmul(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     return [out]
 
 
+@_check("prepack_moe_weight", "cpu_fused_moe")
+def _experts(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """A decode of one token and a prefill, panels of 64 columns and narrower ones."""
+    hidden, inner, experts = 96, 80, 6
+    packed = []
+    for shape in ((experts, 2 * inner, hidden), (experts, hidden, inner)):
+        weight = torch.randn(shape, dtype=dtype) / shape[-1] ** 0.5
+        packed.append(torch.empty_like(weight))
+        ops.prepack_moe_weight(weight, packed[-1], "vec")
+    bias = torch.randn(experts, 2 * inner, dtype=dtype)
+    results = []
+    for tokens, act in ((1, "silu"), (37, "swigluoai")):
+        x, out = torch.randn(tokens, hidden, dtype=dtype), torch.empty(tokens, hidden, dtype=dtype)
+        weights, ids = torch.rand(tokens, experts).topk(2)
+        ops.cpu_fused_moe(
+            out, x, *packed, bias, None, weights, ids.to(torch.int32), False, act, "vec"
+        )
+        results.append(out)
+    return results
+
+
+@_check("cpu_gemm_wna16")
+def _int4_matmul(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Symmetric and with zero points, in groups and in act-order, few rows and many."""
+    depth, columns, groups = 160, 96, 5
+    any_words = (-(2**31), 2**31)
+    weight = torch.randint(*any_words, (columns // 16, 2 * depth)).to(torch.int32)
+    zeros = torch.randint(*any_words, (groups, columns // 8)).to(torch.int32)
+    order = (torch.randperm(depth) % groups).to(torch.int32)
+    scales = torch.rand(groups, columns, dtype=dtype) / 64
+    results = []
+    for rows, zero, g_idx in ((1, None, None), (5, zeros, order), (37, zeros, None)):
+        out = torch.empty(rows, columns, dtype=dtype)
+        a, bias = torch.randn(rows, depth, dtype=dtype), torch.randn(columns, dtype=dtype)
+        ops.cpu_gemm_wna16(a, weight, out, scales, zero, g_idx, bias, 8, "vec")
+        results.append(out)
+    return results
+
+
 @_check("init_cpu_memory_env", dtypes=(torch.int64,))
 def _memory_env(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     """No node named: nothing changes in this process."""

@@ -1,0 +1,158 @@
+"""Checkpoints with quantised weights as the common tools write them, made from a model's weights.
+
+Runs in the engine's environment. Beside the quantised tensors stands what they stand for: a plain
+model in the folder ``dequantised``, from which transformers computes the expected tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+DEQUANTISED = "dequantised"
+GROUP = 64
+# The order in which AWQ puts eight columns into a word.
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+
+Tensors = dict[str, torch.Tensor]
+# Of one layer's weight [N, K]: the checkpoint's tensors by suffix, and what they stand for.
+Quantise = Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One kind of checkpoint.
+
+    Attributes:
+        config: Its ``quantization_config``.
+        quantise: How one weight is stored.
+        int8_activations: The engine quantises activations too, each token by its largest.
+    """
+
+    config: Mapping[str, Any]
+    quantise: Quantise
+    int8_activations: bool = False
+
+
+def _words(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Eight 4-bit values along ``dim`` in an int32, the first in the lowest bits."""
+    parts = values.to(torch.int64).unflatten(dim, (-1, 8)).unbind(dim + 1)
+    packed = torch.stack([part << 4 * index for index, part in enumerate(parts)]).sum(0)
+    return torch.where(packed >= 1 << 31, packed - (1 << 32), packed).to(torch.int32)
+
+
+def _bfloat16(values: torch.Tensor) -> torch.Tensor:
+    """Rounded so that every 16-bit run of the engine has the same scales."""
+    return values.to(torch.bfloat16).float()
+
+
+def _gptq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    """Symmetric 4-bit groups over columns of the input in any order (act-order)."""
+    depth = weight.shape[1]
+    groups = depth // GROUP
+    group_of = torch.arange(depth) % groups
+    scales = torch.stack([weight[:, group_of == g].abs().amax(1) / 7.0 for g in range(groups)])
+    scales = _bfloat16(scales)
+    values = (weight.t() / scales[group_of]).round().clamp(-8, 7) + 8
+    zeros = torch.full((groups, weight.shape[0]), 7)  # GPTQ stores a zero point less one
+    tensors = {
+        "qweight": _words(values, 0),
+        "qzeros": _words(zeros, 1),
+        "scales": scales.to(torch.bfloat16),
+        "g_idx": group_of.to(torch.int32),
+    }
+    return tensors, ((values - 8) * scales[group_of]).t()
+
+
+def _awq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    """4-bit groups with zero points."""
+    grouped = weight.t().unflatten(0, (-1, GROUP))
+    low, high = grouped.amin(1).clamp(max=0), grouped.amax(1).clamp(min=0)
+    scales = _bfloat16((high - low) / 15)
+    zeros = (-low / scales).round().clamp(0, 15)
+    values = ((grouped / scales.unsqueeze(1)).round() + zeros.unsqueeze(1)).clamp(0, 15)
+    plain = ((values - zeros.unsqueeze(1)) * scales.unsqueeze(1)).flatten(0, 1)
+
+    def interleaved(columns: torch.Tensor) -> torch.Tensor:
+        return _words(columns.unflatten(1, (-1, 8))[..., _AWQ_ORDER].flatten(1), 1)
+
+    tensors = {
+        "qweight": interleaved(values.flatten(0, 1)),
+        "qzeros": interleaved(zeros),
+        "scales": scales.to(torch.bfloat16),
+    }
+    return tensors, plain.t()
+
+
+def _int8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    """Symmetric int8, one scale a row."""
+    scales = weight.abs().amax(1, keepdim=True) / 127
+    values = (weight / scales).round().clamp(-127, 127)
+    return {"weight": values.to(torch.int8), "weight_scale": scales}, values * scales
+
+
+def _int8_config() -> dict[str, Any]:
+    common = {"num_bits": 8, "type": "int", "symmetric": True}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {
+            "group_0": {
+                "targets": ["Linear"],
+                "weights": {**common, "strategy": "channel", "dynamic": False},
+                "input_activations": {**common, "strategy": "token", "dynamic": True},
+            }
+        },
+    }
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "gptq": Scheme(
+        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
+        _gptq,
+    ),
+    "awq": Scheme(
+        {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": GROUP,
+            "zero_point": True,
+            "version": "gemm",
+        },
+        _awq,
+    ),
+    "w8a8": Scheme(_int8_config(), _int8, int8_activations=True),
+}
+
+
+def quantise(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
+    """The checkpoint's tensors and the plain model's; only products inside layers are quantised."""
+    stored: Tensors = {}
+    plain: Tensors = {}
+    for name, tensor in weights.items():
+        if tensor.dim() != 2 or ".layers." not in name:
+            stored[name] = plain[name] = tensor
+            continue
+        parts, plain[name] = scheme.quantise(tensor.float())
+        prefix = name.removesuffix("weight")
+        stored.update({prefix + suffix: part.contiguous() for suffix, part in parts.items()})
+    return stored, plain
+
+
+def round_activations(model: torch.nn.Module) -> None:
+    """Round what enters each product inside the layers to int8 and back, token by token."""
+
+    def rounded(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        (x,) = inputs
+        scale = x.float().abs().amax(-1, keepdim=True) / 127
+        values = (x.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)).round()
+        return ((values * scale).to(x.dtype),)
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and ".layers." in name:
+            module.register_forward_pre_hook(rounded)
