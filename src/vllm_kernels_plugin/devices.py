@@ -6,6 +6,7 @@ Environment variables:
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 
@@ -92,10 +93,19 @@ def _hide_gpus() -> None:
 def _activate_cuda() -> str:
     from vllm_kernels_plugin import flash_attention
 
+    if importlib.util.find_spec("torchvision") is None:
+        # Its worker imports a model that does, whatever model it runs.
+        raise PluginError(
+            "on a GPU the engine needs torchvision, which is not installed: "
+            "`conda install torchvision`"
+        )
     ops = serve.serve("cuda")
     serve.plant(CUDA_MODULES)
     flash_attention.plant()
     compiler.prepare_triton(logger)
+    if importlib.util.find_spec("flashinfer") is None:
+        # The engine takes its sampler for granted on a GPU; told so, it samples with its own.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     families = [family.name for family in _cuda.wanted()]
     logger.info(
         "vllm_kernels %s serves %d ops to the engine on CUDA (%s)",

@@ -167,6 +167,7 @@ def cuda(engine: Engine) -> Engine:
     for folder in ("mla", "mla/prefill"):
         engine.write(f"{backends}/{folder}/__init__.py", "")
     engine.write("pretend.py", PRETEND)
+    engine.write("torchvision.py", "")
     engine.write("select_backend.py", SELECT)
     engine.write("vllm/platforms/cuda.py", CUDA_PLATFORM)
     engine.write("vllm/v1/attention/backend.py", BACKEND)
@@ -240,12 +241,30 @@ def test_cuda_is_preferred_and_serves_its_namespaces(cuda: Engine) -> None:
         import vllm._C_stable_libtorch, vllm._moe_C_stable_libtorch
         from vllm.vllm_flash_attn.flash_attn_interface import is_fa_version_supported
         from vllm.vllm_flash_attn.layers.rotary import apply_rotary_emb
+        import os
+        assert os.environ["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
         print(is_fa_version_supported(3), torch.ops._C.cutlass_scaled_mm_supports_fp8(90))
         """,
         **REFERENCE,
     )
     assert done.stdout.split() == [CUDA, "False", "False"], done.stderr
     assert "to the engine on CUDA (PyTorch reference code, which is slow)" in done.stderr
+
+
+def test_torchvision_is_asked_for(cuda: Engine) -> None:
+    (cuda.folder / "torchvision.py").unlink()
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        import importlib.util
+        found = importlib.util.find_spec
+        importlib.util.find_spec = lambda name: None if name == "torchvision" else found(name)
+        {ASK}
+        """,
+        **REFERENCE,
+    )
+    assert done.stdout.split() == ["vllm_kernels_plugin.refusal.Refusal"], done.stderr
+    assert "on a GPU the engine needs torchvision, which is not installed" in done.stderr
 
 
 def test_fakes_that_the_engine_registers_stay_its_own(cuda: Engine) -> None:
