@@ -13,7 +13,7 @@ __device__ __forceinline__ void Activate(const Problem& problem, float& gate, fl
     up = gate;
     gate = activated;
   } else if constexpr (kGate == Gate::kGelu) {
-    gate = gate * normcdff(gate);
+    gate = gate * NormalCdf<T>(gate);
   } else if constexpr (kGate == Gate::kGeluTanh) {
     gate = GeluTanh<T>(gate);
   } else if constexpr (kGate == Gate::kFatrelu) {

@@ -25,7 +25,7 @@ __device__ __forceinline__ float GeluTanh(float x) {
 }
 
 // Pieces that a thread takes of work that fills the GPU.
-constexpr int kManyGated = 2, kManyPlain = 4;
+constexpr int kManyGated = 2, kManyPlain = 2;
 
 // One vector of the output: where it is, and the vectors of the input that it comes of.
 template <class T, bool kAligned>
@@ -70,7 +70,7 @@ __device__ __forceinline__ void ForPieces(const Problem& problem, const Body& bo
 template <int kMany, class One, class Many>
 void LaunchPieces(const Problem& problem, const Launch& launch, One one, Many many) {
   if (problem.count == 0) return;
-  const bool fills = Tuned("VK_ACT_MANY", FillsDevice(launch.op, problem.count)) != 0;
+  const bool fills = FillsDevice(launch.op, problem.count);
   const int64_t blocks = CeilDiv(problem.count, kThreads * (fills ? kMany : 1));
   (fills ? many : one)<<<GridX(launch.op, blocks), kThreads, 0, launch.stream>>>(problem);
   CheckLaunch(launch.op);

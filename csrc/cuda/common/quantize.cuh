@@ -30,7 +30,8 @@ class Divisor {
   __device__ __forceinline__ float Quotient(float x, float limit) const {
     if (!plain_) return __fdiv_rn(x, scale_);
     const float estimate = fminf(fmaxf(x * inverse_, -limit), limit);
-    return fmaf(fmaf(-estimate, scale_, x), inverse_, estimate);
+    // The sum of zeros is +0, whatever the sign of x.
+    return copysignf(fmaf(fmaf(-estimate, scale_, x), inverse_, estimate), estimate);
   }
 
  private:

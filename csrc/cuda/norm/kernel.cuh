@@ -163,13 +163,24 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
   Quantizer<Out> quantizer(1.0f);
   float static_inverse = 1.0f;
   if constexpr (kKind == Kind::kStatic) static_inverse = 1.0f / *problem.scale;
+  // With a scale for the row, what has been normed for its measurement is kept.
+  constexpr bool kKeeps = kKind == Kind::kPerToken && kPieces > 0;
+  Vec<T, N> kept[kKeeps ? kPieces : 1];
+  T* residual = static_cast<T*>(problem.residual);
+  if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
   if constexpr (kKind == Kind::kPerToken) {
     float abs_max = 0.0f;
     row.ForEach([&](int piece, int32_t column, const float (&x)[N]) {
       if (column >= width) return;
       float y[N];
       normed(piece, column, x, y);
-      RoundAll<T>(y);
+      if constexpr (kKeeps) {
+        kept[piece] = FromFloats<T>(y);
+        ToFloats(kept[piece], y);
+        if constexpr (kResidual) StorePiece<kAligned>(residual, column, width, x);
+      } else {
+        RoundAll<T>(y);
+      }
 #pragma unroll
       for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
     });
@@ -178,26 +189,29 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
     quantizer = Quantizer<Out>(scale);
   }
 
-  T* residual = static_cast<T*>(problem.residual);
-  if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
   Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
   row.ForEach([&](int piece, int32_t column, const float (&x)[N]) {
     float y[N] = {};
-    if (column < width) normed(piece, column, x, y);
-    if constexpr (kKind != Kind::kPlain) RoundAll<T>(y);
+    if constexpr (kKeeps) {
+      if (column < width) ToFloats(kept[piece], y);
+    } else {
+      if (column < width) normed(piece, column, x, y);
+      if constexpr (kKind != Kind::kPlain) RoundAll<T>(y);
+    }
     if constexpr (kKind == Kind::kPerGroup) {
       float abs_max = 0.0f;
 #pragma unroll
       for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
       const float scale = ScaleOf<Out>(GroupMax<N>(abs_max, problem.group_size), problem.scale_ub);
-      if (column < width && column % problem.group_size == 0) {
+      const int32_t shift = problem.group_size == 128 ? 7 : 6;
+      if (column < width && (column & (problem.group_size - 1)) == 0) {
         problem.scales[index * problem.scale_row_stride +
-                       column / problem.group_size * problem.scale_group_stride] = scale;
+                       (column >> shift) * problem.scale_group_stride] = scale;
       }
       quantizer = Quantizer<Out>(scale);
     }
     if (column >= width) return;
-    if constexpr (kResidual) StorePiece<kAligned>(residual, column, width, x);
+    if constexpr (kResidual && !kKeeps) StorePiece<kAligned>(residual, column, width, x);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       if constexpr (kKind == Kind::kStatic) y[i] *= static_inverse;

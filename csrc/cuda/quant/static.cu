@@ -68,9 +68,9 @@ void LaunchElements(const Problem& problem, const Launch& launch) {
     CheckLaunch(launch.op);
   };
   if (!launch.aligned) return run(StaticKernel<T, Q, kScales, false, 1>, 1);
-  if (!FillsDevice(launch.op, problem.count) || Tuned("VK_STATIC_PIECES", 4) == 1) return run(StaticKernel<T, Q, kScales, true, 1>, 1);
-  if (Tuned("VK_STATIC_PIECES", 4) == 2) return run(StaticKernel<T, Q, kScales, true, 2>, 2);
-  run(StaticKernel<T, Q, kScales, true, 4>, 4);
+  if (!FillsDevice(launch.op, problem.count)) return run(StaticKernel<T, Q, kScales, true, 1>, 1);
+  // Four would take registers that the GPU has not for as many threads as hide the latency.
+  run(StaticKernel<T, Q, kScales, true, 2>, 2);
 }
 
 // Largest |x| over 448 of all rows. The bits of floats that are not negative order as integers do,

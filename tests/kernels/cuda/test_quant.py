@@ -223,7 +223,7 @@ def test_groups(dtype: torch.dtype, out_dtype: torch.dtype, group: int, columns:
 def test_groups_packed(dtype: torch.dtype, padded: bool) -> None:
     for rows, groups in ((1, 1), (5, 3), (8, 8), (257, 17)):
         x = randn(rows, groups * 128, dtype=dtype)
-        x *= torch.logspace(-4, 4, rows, device="cuda").to(dtype)[:, None]
+        x *= torch.logspace(-3, 3, rows, device="cuda").to(dtype)[:, None]
         whole = -(-rows // 4) * 4
         results = []
         for module in (ops, reference):
