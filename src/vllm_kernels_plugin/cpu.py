@@ -31,6 +31,7 @@ class KernelsCpuPlatform(CpuPlatform):
         super().check_and_update_config(vllm_config)
         # Upstream takes Inductor for every model that is compiled.
         vllm_config.compilation_config.backend = cls.get_compile_backend()
+        needs.choose_int4_products()
         try:
             needs.check(vllm_config, "cpu")
         except PluginError as error:
@@ -41,6 +42,7 @@ class KernelsCpuPlatform(CpuPlatform):
     def import_ir_kernels(cls) -> None:
         """Called in every process that runs a model, before the model is built."""
         super().import_ir_kernels()
+        needs.choose_int4_products()
         _register_norms()
         _register_activations()
 

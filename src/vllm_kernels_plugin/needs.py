@@ -96,6 +96,10 @@ def _latent(config: Any) -> bool:
     return bool(config.model_config.use_mla)
 
 
+def _switched_on(variable: str) -> bool:
+    return os.environ.get(variable, "0") not in ("", "0")
+
+
 def _linear_attention(config: Any) -> bool:
     layers = getattr(config.model_config.hf_text_config, "layer_types", None) or ()
     return "linear_attention" in layers
@@ -106,6 +110,24 @@ CPU_NEEDS = (
         "4-bit weights",
         ("cpu_gemm_wna16",),
         _int4_weights,
+        "use a checkpoint in bfloat16 or with int8 weights and activations",
+    ),
+    Need(
+        "4-bit weights of experts",
+        ("fused_experts_cpu",),
+        lambda config: _int4_weights(config) and _experts(config),
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
+        "VLLM_CPU_INT4_W4A8=1",
+        ("convert_weight_packed_scale_zp", "int4_scaled_mm_cpu"),
+        lambda config: _int4_weights(config) and _switched_on("VLLM_CPU_INT4_W4A8"),
+        "unset VLLM_CPU_INT4_W4A8",
+    ),
+    Need(
+        "float8 weights",
+        ("fp8_scaled_mm_cpu",),
+        _fp8,
         "use a checkpoint in bfloat16 or with int8 weights and activations",
     ),
     Need(
@@ -129,7 +151,7 @@ CPU_NEEDS = (
     Need(
         "VLLM_CPU_SGL_KERNEL=1",
         ("convert_weight_packed", "weight_packed_linear"),
-        lambda config: os.environ.get("VLLM_CPU_SGL_KERNEL", "0") not in ("", "0"),
+        lambda config: _switched_on("VLLM_CPU_SGL_KERNEL"),
         "unset VLLM_CPU_SGL_KERNEL",
     ),
 )
@@ -174,6 +196,16 @@ CUDA_NEEDS = (
     ),
 )
 NEEDS = {"cpu": CPU_NEEDS, "cuda": CUDA_NEEDS}
+
+
+def choose_int4_products() -> None:
+    """Have the engine multiply 4-bit weights with 16-bit activations where it has the choice.
+
+    On a CPU with AMX it would round activations to int8 unless told otherwise, with ops that these
+    kernels do not have. A choice of the user's stays, and `check` answers it.
+    """
+    if not _served("int4_scaled_mm_cpu"):
+        os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
 
 
 def check(config: VllmConfig, device: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -62,6 +63,7 @@ def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
             {"quantization": "compressed-tensors", "quantization_config": scheme(8, 8)},
             "create_onednn_scaled_mm_handler",
         ),
+        ({"quantization": "fp8"}, "fp8_scaled_mm_cpu"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "causal_conv1d_fwd_cpu"),
         ({"speculative": object()}, "rejection_greedy_sample_kernel_impl"),
     ],
@@ -104,3 +106,32 @@ def test_switch_without_its_ops(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_latent_attention_forced_on() -> None:
     with pytest.raises(PluginError, match="unset VLLM_MLA_DISABLE or set it to 1"):
         needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
+
+
+INT4 = ("cpu_gemm_wna16",)
+
+
+def test_four_bit_weights_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
+    dense = config(quantization="gptq")
+    needs.check(dense, "cpu")  # type: ignore[arg-type]
+    dense.model_config.is_moe = True
+    with pytest.raises(PluginError, match="fused_experts_cpu for 4-bit weights of experts"):
+        needs.check(dense, "cpu")  # type: ignore[arg-type]
+
+
+def test_the_engine_keeps_activations_of_four_bit_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
+    monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "")  # restored afterwards, also where it was unset
+    monkeypatch.delenv("VLLM_CPU_INT4_W4A8")
+    needs.choose_int4_products()
+    assert os.environ["VLLM_CPU_INT4_W4A8"] == "0"
+    needs.check(config(quantization="awq"), "cpu")  # type: ignore[arg-type]
+
+
+def test_rounding_their_activations_on_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
+    monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "1")
+    needs.choose_int4_products()
+    with pytest.raises(PluginError, match="needs the op convert_weight_packed_scale_zp for VLLM_"):
+        needs.check(config(quantization="awq"), "cpu")  # type: ignore[arg-type]

@@ -29,6 +29,8 @@ MODELS = (
     "deepseek_v2",
     "deepseek_v3",
 )
+# Llamas whose weights are stored in 4 bits, or in 8 with activations rounded too.
+QUANTISED = ("llama_gptq", "llama_awq", "llama_w8a8")
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "float16")}
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
@@ -131,6 +133,9 @@ def _cpu_cases(options: Options) -> list[Case]:
         for model in (models[:1] if mode == "inductor" else models)
     ]
     found += [Case("trial", model, "float16", "traced") for model in models[:1]]
+    # The engine takes most such checkpoints in 16 bits only.
+    quantised = () if options.models else QUANTISED
+    found += [Case("trial", model, "bfloat16", mode) for model in quantised for mode in modes[:2]]
     many = ("--concurrent", "64")
     return [*found, *(Case("server", models[0], "float32", mode, many) for mode in modes[:2])]
 
