@@ -40,7 +40,7 @@ def memory(device: str) -> dict[str, Any]:
     """Arguments of the engine that bound its memory: a small model needs no share of a GPU's."""
     if device == "cpu":  # VLLM_CPU_KVCACHE_SPACE does it
         return {}
-    return {"gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 2 << 30}
+    return {"gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 8 << 30}
 
 
 def write(path: Path, row: dict[str, Any]) -> None:
