@@ -152,7 +152,8 @@ def grouped_topk(
     known = scores.float().sigmoid() if scoring_func == 1 else scores.float()
     known = _finite_or_0(known)
     choices = known + bias.float()
-    groups = choices.unflatten(-1, (n_group, -1))
+    tokens, experts_known = choices.shape
+    groups = choices.reshape(tokens, n_group, experts_known // n_group)
     best_two = groups.topk(min(2, groups.shape[-1]), dim=-1).values.sum(-1)
     chosen = torch.zeros_like(best_two, dtype=torch.bool)
     chosen.scatter_(1, _best(best_two, topk_group), value=True)
