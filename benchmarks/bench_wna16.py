@@ -1,0 +1,79 @@
+"""Products with 4-bit weights against PyTorch that dequantises them, eager and compiled.
+
+`cpu_gemm_wna16` in the engine's layout, groups of 128 with zero points, against the same weights
+as one byte a value, dequantised to the dtype and multiplied with F.linear at every call, and
+against F.linear with weights that were dequantised once, which take four times the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from harness import Call, Case, compiled, main
+
+import vllm_kernels  # noqa: F401
+
+ops = torch.ops.vllm_kernels
+
+DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+# K, N and rows: as bench_gemm.py.
+SHAPES = {(4096, 4096): (1, 4, 8, 32, 128, 512), (4096, 14336): (1, 8, 128)}
+GROUP = 128
+DECODE_ROWS = 32
+
+
+def _words(values: torch.Tensor) -> torch.Tensor:
+    parts = values.view(*values.shape[:-1], values.shape[-1] // 8, 8).long()
+    packed = torch.stack([parts[..., i] << 4 * i for i in range(8)]).sum(0)
+    return torch.where(packed >= 1 << 31, packed - (1 << 32), packed).to(torch.int32)
+
+
+def _dequantised(
+    a: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
+) -> torch.Tensor:
+    groups = values.view(scales.shape[0], -1, scales.shape[1])
+    weight = (groups - zeros.unsqueeze(1)).to(a.dtype) * scales.unsqueeze(1)
+    return a @ weight.view(values.shape)
+
+
+def _ours(a: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Call:
+    depth, columns = values.shape
+    blocks = _words(values).view(depth, columns // 16, 2).transpose(0, 1)
+    weight, packed_zeros = blocks.reshape(columns // 16, 2 * depth), _words(zeros)
+    out = torch.empty(a.shape[0], columns, dtype=a.dtype)
+    return lambda: ops.cpu_gemm_wna16(a, weight, out, scales, packed_zeros, None, None, 8, "vec")
+
+
+def _case(name: str, m: int, k: int, n: int) -> Case:
+    a = torch.randn(m, k, dtype=DTYPES[name])
+    values = torch.randint(0, 16, (k, n), dtype=torch.int8)
+    zeros = torch.randint(0, 16, (k // GROUP, n), dtype=torch.int8)
+    scales = torch.rand(k // GROUP, n).to(a.dtype) / 64
+    weight = torch.randn(n, k, dtype=a.dtype)
+    return Case(
+        f"{name} {m} x {k} x {n}",
+        "decode" if m <= DECODE_ROWS else "prefill",
+        _ours(a, values, scales, zeros),
+        {
+            "eager": lambda: _dequantised(a, values, scales, zeros),
+            "compile": compiled(_dequantised, a, values, scales, zeros),
+            "not quantised": lambda: F.linear(a, weight),
+        },
+        bytes_moved=k * n // 2 + scales.nbytes + zeros.nbytes // 2 + a.nbytes + m * n * a.itemsize,
+        flops=2 * m * k * n if m > DECODE_ROWS else None,
+    )
+
+
+def cases() -> Iterator[Case]:
+    for (k, n), rows in SHAPES.items():
+        for m in rows:
+            for name in DTYPES:
+                # Plain float arithmetic on the largest would take most of the run.
+                if name == "bf16" or m * k * n <= 128 * 4096 * 4096:
+                    yield _case(name, m, k, n)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("wna16", cases))
