@@ -52,10 +52,16 @@ def _no_cuda() -> str | None:
     """Why the engine cannot run on a GPU here, one clause; None where it can."""
     if problem := _cuda.unusable():
         return problem
-    if _backends.requested() == "reference" or _cuda.wanted():
+    if _backends.requested() == "reference":
         return None
-    (family, *_) = _cuda.build().families.values()  # type: ignore[union-attr]
-    return f"none of the installed CUDA kernels serves it: {_cuda.family_problem(family)}"
+    installed = _cuda.build()
+    # Families without GPU code of their own serve every GPU, and no model.
+    families = [one for one in installed.families.values() if one.archs] if installed else []
+    problems = [_cuda.family_problem(family) for family in families]
+    if None in problems:
+        return None
+    why = problems[0] if problems else "the package has no GPU code"
+    return f"none of the installed CUDA kernels serves a GPU here: {why}"
 
 
 def _activate_cpu() -> str:

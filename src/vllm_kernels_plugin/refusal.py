@@ -33,9 +33,13 @@ def refuse(reason: str, logger: logging.Logger) -> str | None:
 def _engine_has_platform() -> bool:
     from vllm.platforms import builtin_platform_plugins
 
-    for probe in builtin_platform_plugins.values():
+    from vllm_kernels_plugin.engine import native_modules
+
+    for name, probe in builtin_platform_plugins.items():
         try:
-            if probe() is not None:
+            # Its CUDA platform stands wherever there is a GPU, and cannot be imported without the
+            # native modules that a pure package lacks.
+            if probe() is not None and (name != "cuda" or native_modules()):
                 return True
         except Exception:  # noqa: S112 - a probe that fails means: not this platform
             continue

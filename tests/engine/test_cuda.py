@@ -212,6 +212,15 @@ def test_device_that_cannot_be(engine: Engine, variables: dict[str, str], senten
     assert f"ERROR vllm_kernels cannot serve this engine: {sentence}" in done.stderr
 
 
+def test_refusal_where_only_the_engines_cuda_platform_stands(engine: Engine) -> None:
+    engine.write("vllm/platforms/__init__.py", "builtin_platform_plugins = {'cuda': lambda: 'x.Y'}")
+    done = engine.run(ASK, VLLM_KERNELS_DEVICE="gpu")
+    assert done.stdout.split() == ["vllm_kernels_plugin.refusal.Refusal"], done.stderr
+    engine.write("vllm/_C_stable_libtorch.py", "")
+    left = engine.run(ASK, VLLM_KERNELS_DEVICE="gpu", VLLM_KERNELS_PLUGIN="force")
+    assert left.stdout.split() == ["None"], left.stderr
+
+
 def test_unusable_cuda_kernels_are_told(engine: Engine) -> None:
     done = engine.run(
         f"""
@@ -223,6 +232,25 @@ def test_unusable_cuda_kernels_are_told(engine: Engine) -> None:
     )
     assert done.stdout.split() == [CPU], done.stderr
     assert "WARNING the engine runs on the CPU: the NVIDIA driver (580.1) finds" in done.stderr
+
+
+def test_gpu_that_no_family_has_code_for(cuda: Engine) -> None:
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        from vllm_kernels import _cuda, _driver
+        gpu = _driver.Gpu(0, "NVIDIA A10", "8.6")
+        _driver.driver = lambda: _driver.Driver("580.1", "13.0", (gpu,))
+        families = {{
+            name: _cuda.Family(name, name, archs, (), {{"9.0": "9.0a"}} if archs else {{}})
+            for name, archs in (("utilities", ()), ("norm", ("9.0a",)))
+        }}
+        _cuda.build = lambda: _cuda.Build("/x", "13.0", "580", families)
+        {ASK}
+        """
+    )
+    assert done.stdout.split() == [CPU], done.stderr
+    assert "this build has 9.0a; this GPU is 8.6 (NVIDIA A10)" in done.stderr
 
 
 def test_cuda_is_preferred_and_serves_its_namespaces(cuda: Engine) -> None:
