@@ -86,7 +86,9 @@ def test_weak_reference_shares_memory_and_does_not_keep_it() -> None:
 
 
 def test_wrong_device() -> None:
-    with pytest.raises((RuntimeError, NotImplementedError), match=r"cpu_tensor|backend|CPU tensors"):
+    with pytest.raises(
+        (RuntimeError, NotImplementedError), match=r"cpu_tensor|backend|CPU tensors"
+    ):
         ops.get_cuda_view_from_cpu_tensor(torch.zeros(3, device="cuda"))
 
 
