@@ -78,7 +78,7 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
         'tiers = ["avx513", "avx512_bf16"',
         ["[levels.x86_64.4]", "'avx512'?"],
     ),
-    "unknown arch": ('archs = ["8.9"]', 'archs = ["8.8"]', ["[cuda.slices.sm89]", "'8.8'"]),
+    "unknown arch": ('archs = ["8.9"]', 'archs = ["8.4"]', ["[cuda.slices.sm89]", "'8.4'"]),
     "unknown platform": (
         'platforms = ["linux-64"',
         'platforms = ["linux-46"',
