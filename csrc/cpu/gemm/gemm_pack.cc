@@ -1,25 +1,17 @@
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "core/check.h"
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace vk {
 namespace {
 
-constexpr size_t kCacheLine = 64, kHugePage = size_t{2} << 20;
 // K is padded to whole oneDNN blocks of 16 units, which are also whole AMX tiles.
 constexpr size_t kBlockUnits = 16;
-
-size_t RoundUp(size_t value, size_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Values of K that lie together.
 size_t UnitOf(int32_t dtype) { return dtype == VK_I8 ? 4 : dtype == VK_BF16 ? 2 : 1; }
@@ -80,17 +72,6 @@ void SumPanel(const GemmWeights& weights, size_t panel, int32_t* sums) {
 }
 
 }  // namespace
-
-void FreeDeleter::operator()(void* memory) const { std::free(memory); }
-
-Bytes AllocateBytes(size_t size) {
-  const size_t alignment = size >= kHugePage ? kHugePage : kCacheLine;
-  void* memory = std::aligned_alloc(alignment, RoundUp(std::max<size_t>(size, 1), alignment));
-  if (memory == nullptr) throw std::bad_alloc();
-  // A hint: where the kernel refuses, the pages stay small.
-  if (alignment == kHugePage) madvise(memory, RoundUp(size, alignment), MADV_HUGEPAGE);
-  return Bytes(static_cast<char*>(memory));
-}
 
 size_t GemmWeights::panel_bytes() const { return padded_depth * kPanel * DtypeSize(dtype); }
 

@@ -8,6 +8,7 @@
 #include "cpu/gemm/gemm_onednn.h"
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace vk {
 namespace {
@@ -25,23 +26,6 @@ constexpr size_t kNearBytes = 512 << 10, kNearGroupPanels = 8;
 constexpr size_t kPackedBytes = size_t{16} << 20;
 // Rows of A below this size are packed by one thread: waking another costs as much.
 constexpr size_t kPackBytesPerThread = 128 << 10;
-
-size_t DivideUp(size_t value, size_t divisor) { return (value + divisor - 1) / divisor; }
-size_t RoundUp(size_t value, size_t multiple) { return DivideUp(value, multiple) * multiple; }
-
-// Memory that lives as long as the calling thread and only grows: allocating megabytes for every
-// call would spend more time on page faults than on small products.
-char* Scratch(size_t size) {
-  thread_local Bytes memory;
-  thread_local size_t capacity = 0;
-  if (size > capacity) {
-    capacity = 0;
-    memory.reset();
-    memory = AllocateBytes(size);
-    capacity = size;
-  }
-  return memory.get();
-}
 
 // How the work is cut into items for threads: chunks of rows times groups of panels, numbered with
 // the groups of a chunk in a row. A is packed in one of two ways. `own`: there is a chunk for every
@@ -112,7 +96,7 @@ class Runner {
         kernel_(*table_.kernel[call.weights.dtype]),
         plan_(MakePlan(weights_, kernel_, call.c.shape[0])),
         part_bytes_(plan_.block_steps * kernel_.step * kPanel * DtypeSize(weights_.dtype)) {
-    scratch_ = Scratch(plan_.scratch_bytes());
+    scratch_ = ThreadScratch(plan_.scratch_bytes());
   }
 
   void Run() const {

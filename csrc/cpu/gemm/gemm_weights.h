@@ -8,17 +8,9 @@
 #include <vector>
 
 #include "core/abi.h"
+#include "cpu/scratch.h"
 
 namespace vk {
-
-struct FreeDeleter {
-  void operator()(void* memory) const;
-};
-using Bytes = std::unique_ptr<char, FreeDeleter>;
-
-// Uninitialised memory, aligned to cache lines; large blocks to huge pages, which it asks for:
-// streaming weights through 4 KiB pages spends its time in page walks. Throws std::bad_alloc.
-Bytes AllocateBytes(size_t size);
 
 // One packed matrix; immutable once it has a handle.
 struct GemmWeights {

@@ -10,6 +10,7 @@
 #include "cpu/gemm/gemm_rows.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace vk {
 namespace {
@@ -22,23 +23,6 @@ constexpr size_t kScratchBytes = size_t{256} << 20;
 constexpr size_t kItemsPerThread = 4;
 // Bytes of a row that are worth waking a thread for.
 constexpr size_t kBytesPerThread = 128 << 10;
-
-size_t DivideUp(size_t value, size_t divisor) { return (value + divisor - 1) / divisor; }
-size_t RoundUp(size_t value, size_t multiple) { return DivideUp(value, multiple) * multiple; }
-
-// Grows and lives as long as the calling thread, as gemm's: page faults would cost more than small
-// products.
-char* Scratch(size_t size) {
-  thread_local Bytes memory;
-  thread_local size_t capacity = 0;
-  if (size > capacity) {
-    capacity = 0;
-    memory.reset();
-    memory = AllocateBytes(size);
-    capacity = size;
-  }
-  return memory.get();
-}
 
 // Rows of one expert: `rows` from row `first` on of the pass, which is sorted by expert.
 struct Chunk {
@@ -147,7 +131,7 @@ class Pass {
     // A thread keeps one panel of gates and two of ups.
     sums_bytes_ = 3 * RoundUp(kChunkRows, kernel_.group) * kPanel * sizeof(float);
     const size_t sums = place(threads * sums_bytes_);
-    char* scratch = Scratch(size);
+    char* scratch = ThreadScratch(size);
     for (size_t at : up_at) up_at_.push_back(scratch + at);
     for (size_t at : down_at) down_at_.push_back(scratch + at);
     activated_ = scratch + activated;

@@ -9,6 +9,7 @@
 #include "cpu/gemm/gemm_rows.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace vk {
 namespace {
@@ -19,9 +20,6 @@ constexpr size_t kPanelBlocks = kPanel / kWna16Columns;
 // the L1 cache.
 constexpr size_t kChunkRows = 256, kExpandBytes = 32768;
 
-size_t DivideUp(size_t value, size_t divisor) { return (value + divisor - 1) / divisor; }
-size_t RoundUp(size_t value, size_t multiple) { return DivideUp(value, multiple) * multiple; }
-
 struct Call {
   const vk_tensor &input, &weights, &output, &scales;
   const vk_tensor *zeros, *g_idx, *bias;
@@ -30,18 +28,6 @@ struct Call {
 const char* At(const vk_tensor& tensor, size_t row) {
   const int64_t offset = static_cast<int64_t>(row) * tensor.stride[0] * DtypeSize(tensor.dtype);
   return static_cast<const char*>(tensor.data) + offset;
-}
-
-char* Scratch(size_t size) {
-  thread_local Bytes memory;
-  thread_local size_t capacity = 0;
-  if (size > capacity) {
-    capacity = 0;
-    memory.reset();
-    memory = AllocateBytes(size);
-    capacity = size;
-  }
-  return memory.get();
 }
 
 class Product {
@@ -92,7 +78,7 @@ class Product {
   // Few rows: the weights go through registers once, as they lie in memory.
   void RunFew() const {
     const size_t row_stride = RoundUp(depth_ * table_.packed_bytes[dtype_], 64) + 64;
-    char* packed = Scratch(rows_ * row_stride + 64);
+    char* packed = ThreadScratch(rows_ * row_stride + 64);
     for (size_t row = 0; row < rows_; ++row) {
       table_.pack[dtype_](packed + row * row_stride, At(call_.input, row), depth_);
     }
@@ -111,7 +97,7 @@ class Product {
     const GemmRows whole(kernel, depth_, std::min(chunk_rows, rows_));
     const size_t chunk_bytes = RoundUp(whole.bytes(), 64);
     const size_t sums_bytes = RoundUp(whole.rows(), kernel.group) * kPanel * sizeof(float);
-    char* scratch = Scratch(chunks * chunk_bytes + threads_ * (sums_bytes + kExpandBytes));
+    char* scratch = ThreadScratch(chunks * chunk_bytes + threads_ * (sums_bytes + kExpandBytes));
     char* threads_scratch = scratch + chunks * chunk_bytes;
     const auto rows_of = [&](size_t chunk) {
       return GemmRows(kernel, depth_, std::min(chunk_rows, rows_ - chunk * chunk_rows));
