@@ -38,8 +38,7 @@ _BUILD = re.compile(rb"/[^\s\0\"':;,]{0,300}(?:" + rb"|".join(_MARKS) + rb")[^\s
 # Where a path may begin. A slash first, so that the search jumps from one to the next.
 _CANDIDATE = re.compile(rb"/(?<![\w.$}~/:+@-]/)[\x20-\x7e]{4,}")
 _HOME = re.compile(
-    rb"(?<![\w.$}~/-])/(?:home|Users)/(?!linuxbrew/)([\w.-]+)/[^\s\0\"'<>:;,)]*"
-    rb"|(?<![\w.$}~/-])/root/[^\s\0\"'<>:;,)]*"
+    rb"(?<![\w.$}~/-])/(?:(?:home|Users)/(?!linuxbrew/)([\w.-]+)|root)/[^\s\0\"'<>:;,)]*"
 )
 # As documentation writes them.
 _EXAMPLES = frozenset(
