@@ -9,7 +9,7 @@
 namespace vk {
 namespace {
 
-constexpr size_t kCacheLine = 64, kHugePage = size_t{2} << 20;
+constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 

@@ -7,6 +7,8 @@
 
 namespace vk {
 
+constexpr size_t kCacheLine = 64;
+
 struct FreeDeleter {
   void operator()(void* memory) const;
 };
