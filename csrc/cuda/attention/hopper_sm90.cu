@@ -1,6 +1,5 @@
 // Host side of the Hopper prefill kernel: tensor maps, the choice of the instance, the launch.
 #include <cuda.h>
-#include <cudaTypedefs.h>
 
 #include <algorithm>
 #include <numeric>
@@ -9,52 +8,20 @@
 #include "cuda/attention/tile_map.cuh"
 #include "cuda/common/dtype.cuh"
 #include "cuda/common/launch.h"
+#include "cuda/common/tensor_map.h"
 
 namespace vk::cuda::attention {
 namespace {
 
-// The driver's function, found at run time: the library does not link libcuda.
-PFN_cuTensorMapEncodeTiled_v12000 FindEncode(const char* op) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-#if CUDART_VERSION >= 12050
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                             12000, cudaEnableDefault, &result);
-#else
-  const cudaError_t error =
-      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
-#endif
-  CheckCuda(op, "finding the driver's cuTensorMapEncodeTiled", error);
-  if (result != cudaDriverEntryPointSuccess) {
-    Fail(VK_UNSUPPORTED, "%s: the driver has no cuTensorMapEncodeTiled, want CUDA 12 or newer", op);
-  }
-  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-}
-
-// A tensor of 16-bit elements; strides in bytes, of all dimensions but the innermost.
+// A tensor of 16-bit elements.
 template <int kDims>
 CUtensorMap EncodeMap(const char* op, const void* data, int32_t dtype,
                       const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
                       const uint32_t (&box)[kDims]) {
-  static const auto encode = FindEncode(op);
-  cuuint64_t bytes[kDims - 1];
-  cuuint32_t steps[kDims];
-  for (int dim = 0; dim < kDims; ++dim) {
-    steps[dim] = 1;
-    // The stride of a dimension of one element means nothing, and may be anything.
-    if (dim > 0) bytes[dim - 1] = sizes[dim] > 1 ? strides[dim - 1] : 16;
-  }
-  CUtensorMap map;
-  const CUresult result = encode(
-      &map, dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      kDims, const_cast<void*>(data), sizes, bytes, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    Fail(VK_INTERNAL, "%s: the driver refused a tensor map (error %d)", op,
-         static_cast<int>(result));
-  }
-  return map;
+  return EncodeTensorMap<kDims>(
+      op, data,
+      dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, sizes,
+      strides, box);
 }
 
 int32_t PaddedHead(const Problem& problem) {

@@ -1,0 +1,59 @@
+// Tensor maps, by which Hopper's bulk copies know a tensor.
+#ifndef VLLM_KERNELS_CUDA_COMMON_TENSOR_MAP_H_
+#define VLLM_KERNELS_CUDA_COMMON_TENSOR_MAP_H_
+
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#include <cstdint>
+
+#include "cuda/common/launch.h"
+
+namespace vk::cuda {
+
+// The driver's function, found at run time: the library does not link libcuda.
+inline PFN_cuTensorMapEncodeTiled_v12000 FindTensorMapEncode(const char* op) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result;
+#if CUDART_VERSION >= 12050
+  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                             12000, cudaEnableDefault, &result);
+#else
+  const cudaError_t error =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
+#endif
+  CheckCuda(op, "finding the driver's cuTensorMapEncodeTiled", error);
+  if (result != cudaDriverEntryPointSuccess) {
+    Fail(VK_UNSUPPORTED, "%s: the driver has no cuTensorMapEncodeTiled, want CUDA 12 or newer", op);
+  }
+  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
+}
+
+// Boxes of a tensor in the 128-byte swizzle, zeros outside of it; strides in bytes, of all
+// dimensions but the innermost.
+template <int kDims>
+CUtensorMap EncodeTensorMap(const char* op, const void* data, CUtensorMapDataType type,
+                            const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
+                            const uint32_t (&box)[kDims]) {
+  static const auto encode = FindTensorMapEncode(op);
+  cuuint64_t bytes[kDims - 1];
+  cuuint32_t steps[kDims];
+  for (int dim = 0; dim < kDims; ++dim) {
+    steps[dim] = 1;
+    // The stride of a dimension of one element means nothing, and may be anything.
+    if (dim > 0) bytes[dim - 1] = sizes[dim] > 1 ? strides[dim - 1] : 16;
+  }
+  CUtensorMap map;
+  const CUresult result =
+      encode(&map, type, kDims, const_cast<void*>(data), sizes, bytes, box, steps,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (result != CUDA_SUCCESS) {
+    Fail(VK_INTERNAL, "%s: the driver refused a tensor map (error %d)", op,
+         static_cast<int>(result));
+  }
+  return map;
+}
+
+}  // namespace vk::cuda
+#endif  // VLLM_KERNELS_CUDA_COMMON_TENSOR_MAP_H_
