@@ -167,6 +167,8 @@ class _Build:
             "action": "build",
             "recipe": str(recipe),
             "platform": self.platform,
+            # noarch: no platform's compilers are asked for.
+            "build_platform": self.platform,
             "variant": {},
             "output": [NAME, str(rendered.recipe.build.string)],
             "folder": str(folder),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_conda.build.workspace import workspace_for
-from vllm_conda.engine import package
+from vllm_conda.engine import files, package
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.paths import disk_errors, write_atomic
@@ -180,7 +180,8 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
         folder.mkdir(parents=True, exist_ok=True)
     settings = {**dict.fromkeys(CLEARED, ""), "VLLM_CACHE_ROOT": str(folder / "cache")}
     with environment(settings):
-        _check_files(prefix, options, folder, reporter)
+        sdist = package.fetch_sdist(engine.channels, options.platform, workspace, reporter)
+        _check_files(prefix, sdist.path, options, folder, reporter)
         rows = [_run(case, prefix, folder, options, reporter) for case in cases(options)]
     name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
     write_atomic(options.output / name, json.dumps(rows, indent=1) + "\n")
@@ -194,11 +195,18 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_files(prefix: Path, options: Options, folder: Path, reporter: Reporter) -> None:
+def _check_files(
+    prefix: Path, sdist: Path, options: Options, folder: Path, reporter: Reporter
+) -> None:
+    """Upstream's files, no other, and what they require."""
     path = _log_path(options, "files")
-    with reporter.task("compare the engine's files with upstream's"), path.open("w") as log:
+    with reporter.task("compare the engine's files with upstream's") as task, path.open("w") as log:
+        same, problems = files.differences(prefix, sdist)
+        log.writelines(f"{line}\n" for line in problems)
+        log.flush()
         code = run_in(prefix, ["python", str(options.root / FILES_CHECK)], folder, log)
-    if code:
+        task.status(f"{same} files the same, {len(problems)} not")
+    if code or problems:
         raise TestFailure(
             "The installed engine is not upstream's: " + _last_line(path), f"Full log: {path}"
         )
