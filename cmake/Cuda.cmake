@@ -107,6 +107,10 @@ if(VLLM_PYTHON_EXECUTABLE)
   set(vllm_cuda_python ${VLLM_PYTHON_EXECUTABLE})
 elseif(Python_EXECUTABLE)
   set(vllm_cuda_python ${Python_EXECUTABLE})
+elseif(CMAKE_CROSSCOMPILING)
+  # That of CMAKE_PREFIX_PATH is the other platform's.
+  find_program(vllm_cuda_python NAMES python3 python REQUIRED
+               NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH)
 else()
   find_program(vllm_cuda_python NAMES python3 python REQUIRED)
 endif()

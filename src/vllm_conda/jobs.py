@@ -7,7 +7,7 @@ import platform as host
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vllm_conda.cuda.arch import parse_code, parse_version
+from vllm_conda.cuda.arch import Code, parse_code, parse_version
 from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 from vllm_conda.targets import Targets
 
@@ -73,7 +73,7 @@ def jobs(targets: Targets) -> list[Job]:
 def _cuda_jobs(targets: Targets, platform: str, floor: int) -> Iterator[Job]:
     for version, toolkit in targets.cuda.toolkits.items():
         if platform in toolkit.platforms:
-            for name in slices(targets, version):
+            for name in slices(targets, version, platform):
                 job = f"{platform}-{CUDA}-{version}-{name}"
                 yield Job(job, platform, CUDA, floor, version, name)
 
@@ -92,22 +92,28 @@ def arch_bound(targets: Targets, job: Job) -> str:
     """Which ``__cuda_arch`` a CUDA job's packages run on: ``>=9.0,<9.1``."""
     piece = targets.cuda.slices[job.slice]
     wanted = piece.archs or targets.cuda.default_archs(job.cuda, job.platform)
-    capabilities = [parse_code(arch.removesuffix("+PTX")).capability for arch in wanted]
+    capabilities = [_code(arch).capability for arch in wanted]
     lowest = piece.lowest or min(capabilities, key=parse_version)
     return f">={lowest}" + (f",<{piece.below}" if piece.below else "")
 
 
-def slices(targets: Targets, version: str) -> list[str]:
-    """Names of the slices that the toolkit ``version`` compiles."""
+def slices(targets: Targets, version: str, platform: str) -> list[str]:
+    """Names of the slices that the toolkit ``version`` compiles, for GPUs of its list there."""
     cuda = targets.cuda
+    listed = {_code(arch).capability for arch in cuda.default_archs(version, platform)}
     return [
         name
         for name, piece in cuda.slices.items()
         if (not piece.cuda or parse_version(piece.cuda) <= parse_version(version))
         and all(
-            cuda.compiles(version, parse_code(arch.removesuffix("+PTX"))) for arch in piece.archs
+            cuda.compiles(version, _code(arch)) and _code(arch).capability in listed
+            for arch in piece.archs
         )
     ]
+
+
+def _code(arch: str) -> Code:
+    return parse_code(arch.removesuffix("+PTX"))
 
 
 def host_platform() -> str:

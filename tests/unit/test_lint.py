@@ -41,7 +41,7 @@ CPU_KEYS = """        use_keys:
           - microarch_level
           - cpu_source_hash
 """
-CUDA_NUMBER = '(1100 if (cuda_slice | default("all")) == "all" else 1000)'
+CUDA_NUMBER = '(2100 if (cuda_slice | default("all")) == "all" else 2000)'
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ CUDA_NUMBER = '(1100 if (cuda_slice | default("all")) == "all" else 1000)'
         ),
         (
             f"      number: ${{{{ {CUDA_NUMBER} + revision }}}}\n",
-            f"      number: ${{{{ {CUDA_NUMBER} - 900 + revision }}}}\n",
+            f"      number: ${{{{ {CUDA_NUMBER} - 1900 + revision }}}}\n",
             "build number",
             ["vllm-cuda of linux-64-cuda", "not above vllm-cpu's 400"],
         ),

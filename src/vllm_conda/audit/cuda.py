@@ -67,7 +67,7 @@ def _package(
         return
     yield from check_declared(found, {k: (a, p) for k, (_, a, p) in declared.items()})
     if context.targets is not None:
-        yield from _table(context.targets.cuda, name, summary)
+        yield from _table(context.targets.cuda, name, summary, subject.subdir)
 
 
 def check_declared(
@@ -98,10 +98,10 @@ def _words(codes: Iterable[Code]) -> str:
     return ", ".join(str(code) for code in sorted(codes, key=lambda code: code.rank))
 
 
-def _table(table: Cuda, name: str, summary: dict[str, Any]) -> Iterator[Finding]:
+def _table(table: Cuda, name: str, summary: dict[str, Any], platform: str) -> Iterator[Finding]:
     """What the package declares is what the table makes of the same request."""
     try:
-        request = read_request(table, summary["cuda"], summary["request"])
+        request = read_request(table, summary["cuda"], summary["request"], platform)
         for family, entry in summary["families"].items():
             if family not in table.families:
                 yield error(_NAME, name, f"targets.toml has no family {family}")

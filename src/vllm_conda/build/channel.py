@@ -50,20 +50,23 @@ def toolchain_for(
     from vllm_conda.toolchain import cuda as cuda_channel
     from vllm_conda.toolchain import ensure
 
-    for version in sorted(set(cuda)):
-        cuda_channel.catalog_text(version)  # refuses before the first download
+    versions = sorted(set(cuda))
+    for version in versions:
+        cuda_channel.check_offered(version, platform)  # before the first download
     if platform in CROSS_PLATFORMS:
-        return _cross(platform, reporter)
-    channel = ensure(platform, reporter=reporter)
-    glibc = _sysroot_version(Path(channel.path), platform)
+        channels, fingerprint, glibc = _cross(platform, reporter)
+    else:
+        channel = ensure(platform, reporter=reporter)
+        glibc = _sysroot_version(Path(channel.path), platform)
+        channels, fingerprint = (str(channel.url),), str(channel.fingerprint)
     toolkits = {}
-    for version in sorted(set(cuda)):
+    for version in versions:
         made = cuda_channel.ensure(version, platform, reporter=reporter)
         toolkits[version] = (str(made.url), str(made.fingerprint))
-    return Toolchain((str(channel.url),), str(channel.fingerprint), glibc, toolkits)
+    return Toolchain(channels, fingerprint, glibc, toolkits)
 
 
-def _cross(platform: str, reporter: Reporter) -> Toolchain:
+def _cross(platform: str, reporter: Reporter) -> tuple[tuple[str, ...], str, dict[str, str]]:
     """Cross compilers and what they link with, then the build tools of this machine."""
     from vllm_conda.toolchain import cross, ensure
 
@@ -71,7 +74,7 @@ def _cross(platform: str, reporter: Reporter) -> Toolchain:
     tools = ensure(build_platform(), reporter=reporter)
     digest = hashlib.sha256(f"{target.fingerprint}\n{tools.fingerprint}".encode()).hexdigest()[:24]
     glibc = _sysroot_version(Path(target.path), platform)
-    return Toolchain((str(target.url), str(tools.url)), digest, glibc)
+    return (str(target.url), str(tools.url)), digest, glibc
 
 
 def _address(channel: str) -> str:

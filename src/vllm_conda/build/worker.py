@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, TextIO
@@ -66,7 +67,7 @@ def build(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
     """Build the one output that ``request`` names; returns the package's path."""
     recipe = Stage0Recipe.from_file(request["recipe"])
     if request["platform"] != request["build_platform"]:
-        return build_cross(request)
+        return build_cross(request, events)
     config = RenderConfig(platform=PlatformConfig(target_platform=request["platform"]))
     for variant in recipe.render(VariantConfig(request["variant"]), config):
         stage1 = variant.recipe
@@ -87,32 +88,40 @@ def build(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
     raise RattlerBuildError(f"the recipe no longer renders {'-'.join(request['output'])}")
 
 
-def build_cross(request: dict[str, Any]) -> dict[str, Any]:
+def build_cross(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
     """Build the output for another platform than this machine's.
 
     ``RenderedVariant.run_build`` takes the host environment from this machine's platform whatever
     the recipe was rendered for (py-rattler-build 0.73); the older call takes it as an argument.
-    What the channel in ``folder`` holds already is not built again.
+    What the channel in ``folder`` holds already is not built again. That call reports no progress,
+    so the script's output is read from the file that it leaves.
     """
     platform, (name, build_string) = request["platform"], request["output"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        build_recipes(
-            [request["recipe"]],
-            up_to=name,
-            build_platform=request["build_platform"],
-            target_platform=platform,
-            host_platform=platform,
-            channel=request["channels"],
-            variant_overrides=request["variant"],
-            ignore_recipe_variants=True,
-            no_build_id=True,
-            compression_threads=COMPRESSION_THREADS,
-            test="skip",
-            output_dir=request["folder"],
-            channel_priority="strict",
-            skip_existing="local",
-        )
+    started = time.time()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            build_recipes(
+                [request["recipe"]],
+                up_to=name,
+                build_platform=request["build_platform"],
+                target_platform=platform,
+                host_platform=platform,
+                channel=request["channels"],
+                variant_overrides=request["variant"],
+                ignore_recipe_variants=True,
+                no_build_id=True,
+                compression_threads=COMPRESSION_THREADS,
+                test="skip",
+                output_dir=request["folder"],
+                channel_priority="strict",
+                skip_existing="local",
+            )
+    finally:
+        for log in Path(request["folder"]).glob("bld/*/work/conda_build.log"):
+            if log.stat().st_mtime >= started:
+                for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+                    events.write(event="log", level="info", message=line)
     found = list((Path(request["folder"]) / platform).glob(f"{name}-*-{build_string}.conda"))
     if len(found) != 1:
         raise RattlerBuildError(f"the build left {len(found)} packages {name} {build_string}")

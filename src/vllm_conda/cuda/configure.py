@@ -150,8 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         cuda = load_table(arguments.table)
         version = arguments.cuda
         check_toolkit(cuda, version)
-        default = cuda.default_archs(nearest_toolkit(cuda, version), arguments.platform)
-        request = read_request(cuda, version, arguments.archs or " ".join(default))
+        platform = arguments.platform
+        default = cuda.default_archs(nearest_toolkit(cuda, version), platform)
+        request = read_request(cuda, version, arguments.archs or " ".join(default), platform)
         have = {
             name: tuple(filter(None, parts.split(",")))
             for name, _, parts in (word.partition(":") for word in arguments.have)

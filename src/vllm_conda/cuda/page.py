@@ -26,14 +26,16 @@ def cuda_page(cuda: Cuda) -> str:
         for name, arch in cuda.archs.items()
     ]
     text += _table(head, rows) + "\n## Toolkits\n\n"
-    head = ("CUDA", "oldest driver", "GCC", "compiled for, unless asked otherwise", "from")
+    head = ("CUDA", "oldest driver", "GCC", "compiled for, unless asked otherwise", "for", "from")
     rows = [
         (
             name,
             toolkit.driver,
             f"{toolkit.gcc[0]} to {toolkit.gcc[1]}",
             " ".join(toolkit.archs)
-            + "".join(f"; {p}: also {' '.join(a)}" for p, a in toolkit.extra_archs.items()),
+            + "".join(f"; {p}: also {' '.join(a)}" for p, a in toolkit.extra_archs.items())
+            + "".join(f"; {p}: {' '.join(a)}" for p, a in toolkit.own_archs.items()),
+            " ".join(toolkit.platforms),
             "conda-forge" if toolkit.feedstock else "conda-forge, embedded channel",
         )
         for name, toolkit in cuda.toolkits.items()

@@ -98,19 +98,20 @@ def nearest_toolkit(cuda: Cuda, version: str) -> str:
     return max(same or fitting or cuda.toolkits, key=parse_version)
 
 
-def read_request(cuda: Cuda, version: str, text: str) -> Request:
+def read_request(cuda: Cuda, version: str, text: str, platform: str = "") -> Request:
     """Read a list of architectures, and refuse what ``version`` of CUDA cannot compile.
 
     Args:
         text: Entries separated by blanks, commas or semicolons, in PyTorch's or CMake's spelling,
             names of GPU generations or of slices, or ``all``.
+        platform: conda subdir: ``all`` differs between them.
 
     Raises:
         ConfigError: A misspelt or unknown architecture, or one that the toolkit cannot compile.
     """
     wishes: list[Wish] = []
     for word in re.split(r"[\s,;]+", text.strip()):
-        wishes += _wishes(cuda, version, word)
+        wishes += _wishes(cuda, version, word, platform)
     if not wishes:
         raise ConfigError("No CUDA architecture was asked for.")
     for wish in wishes:
@@ -123,7 +124,7 @@ def read_request(cuda: Cuda, version: str, text: str) -> Request:
     return Request(text.strip(), ordered, (newest,) if newest else ())
 
 
-def _wishes(cuda: Cuda, version: str, word: str) -> list[Wish]:
+def _wishes(cuda: Cuda, version: str, word: str, platform: str) -> list[Wish]:
     name, plus, _ = word.partition("+")
     if name.lower() in _GPU_QUERIES:
         raise ConfigError(
@@ -132,7 +133,8 @@ def _wishes(cuda: Cuda, version: str, word: str) -> list[Wish]:
             "Name the architectures, such as 8.0;9.0a;12.0+PTX.",
         )
     if word.lower() in ("all", "all-major", "common"):
-        return [parse_wish(entry) for entry in cuda.default_archs(nearest_toolkit(cuda, version))]
+        nearest = nearest_toolkit(cuda, version)
+        return [parse_wish(entry) for entry in cuda.default_archs(nearest, platform)]
     if word in cuda.slices:
         return [parse_wish(entry) for entry in cuda.slices[word].archs]
     generation = [key for key, arch in cuda.archs.items() if arch.generation == name]
@@ -179,8 +181,12 @@ def _compilable(cuda: Cuda, version: str, wish: Wish) -> None:
     )
 
 
-def _choose(cuda: Cuda, version: str, archs: Sequence[str], wish: Code) -> Code | None:
+def _choose(
+    cuda: Cuda, version: str, archs: Sequence[str], wish: Code, lowest: str = ""
+) -> Code | None:
     """The best code of the list for one requested GPU, or None where none runs on it."""
+    if ALL in archs and lowest and parse_version(wish.capability) < parse_version(lowest):
+        return None
     listed = [wish if entry == ALL else _listed(entry) for entry in archs]
     fitting = [
         code
@@ -201,6 +207,8 @@ def _ptx(cuda: Cuda, version: str, family: Family, wanted: Sequence[str]) -> tup
     found = []
     for capability in wanted:
         limit = parse_version(capability)
+        if family.lowest and limit < parse_version(family.lowest):
+            continue
         listed = [Code(capability) if entry == ALL else _listed(entry) for entry in family.archs]
         below = [
             code.capability
@@ -230,12 +238,13 @@ def plan_family(
                 f"[cuda.families.{name}.parts.{part}].{did_you_mean(part, family.parts)}"
             )
     if reason := _too_old(family.cuda, version):
-        return FamilyPlan(name, left_out=_needs(reason, family.archs))
-    codes, without = _choose_all(cuda, version, family.archs, request)
+        return FamilyPlan(name, left_out=_needs(reason, family.archs, family.lowest))
+    codes, without = _choose_all(cuda, version, family.archs, request, family.lowest)
     ptx = _ptx(cuda, version, family, request.ptx)
     without = {gpu: why for gpu, why in without.items() if not _reaches(ptx, gpu)}
     if not codes and not ptx:
-        return FamilyPlan(name, left_out=_needs("", family.archs), without=without)
+        left_out = _needs("", family.archs, family.lowest)
+        return FamilyPlan(name, left_out=left_out, without=without)
     built: dict[str, PartPlan] = {}
     missing: dict[str, str] = {}
     for part in wanted:
@@ -250,14 +259,14 @@ def plan_family(
 
 
 def _choose_all(
-    cuda: Cuda, version: str, archs: Sequence[str], request: Request
+    cuda: Cuda, version: str, archs: Sequence[str], request: Request, lowest: str = ""
 ) -> tuple[tuple[Code, ...], dict[str, str]]:
     chosen: set[Code] = set()
     without: dict[str, str] = {}
     for wish in request.codes:
-        code = _choose(cuda, version, archs, wish)
+        code = _choose(cuda, version, archs, wish, lowest)
         if code is None:
-            without[wish.capability] = _needs("", archs)
+            without[wish.capability] = _needs("", archs, lowest)
         else:
             chosen.add(code)
     return tuple(sorted(chosen, key=lambda code: code.rank)), without
@@ -273,9 +282,10 @@ def _too_old(minimum: str, version: str) -> str:
     return ""
 
 
-def _needs(toolkit: str, archs: Sequence[str]) -> str:
+def _needs(toolkit: str, archs: Sequence[str], lowest: str = "") -> str:
     """``needs CUDA >= 12.2 and 9.0a``."""
-    listed = "" if ALL in archs else " or ".join(archs)
+    newer = f"{lowest} or newer" if lowest else ""
+    listed = newer if ALL in archs else " or ".join(archs)
     return "needs " + " and ".join(word for word in (toolkit, listed) if word)
 
 

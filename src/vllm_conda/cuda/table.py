@@ -45,6 +45,7 @@ class Toolkit:
         gcc: Oldest and newest major version of GCC that nvcc takes.
         archs: What is compiled unless asked otherwise.
         extra_archs: More of them, by platform.
+        own_archs: What takes their place, by platform.
         platforms: Platforms with packages for this toolkit.
         c_stdlib_version: glibc that conda-forge's build needs; empty: the platform's.
         feedstock: conda-forge builds for it, the embedded toolchain channel does not hold it.
@@ -56,6 +57,7 @@ class Toolkit:
     archs: tuple[str, ...]
     platforms: tuple[str, ...]
     extra_archs: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    own_archs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     c_stdlib_version: str = ""
     feedstock: bool = False
     conda_forge: bool = False
@@ -81,6 +83,7 @@ class Family:
     Attributes:
         title: What the kernels do, for messages and tables.
         archs: ``all`` (every architecture asked for), and entries such as ``8.0`` or ``9.0a``.
+        lowest: Oldest capability that ``all`` means; empty: any.
         cuda: First CUDA version that compiles it; empty: any of the table.
         ptx: Whether PTX of the highest plain architecture goes along where PTX is asked for.
         mib: Peak memory of one nvcc on its largest file, one architecture, in MiB.
@@ -90,6 +93,7 @@ class Family:
 
     title: str
     archs: tuple[str, ...]
+    lowest: str = ""
     cuda: str = ""
     ptx: bool = True
     mib: int = 1024
@@ -161,7 +165,8 @@ class Cuda:
     def default_archs(self, cuda: str, platform: str = "") -> tuple[str, ...]:
         """The toolkit's own list, as a request (``12.0+PTX``)."""
         entry = self.toolkits[cuda]
-        return (*entry.extra_archs.get(platform, ()), *entry.archs)
+        own = entry.own_archs.get(platform, entry.archs)
+        return (*entry.extra_archs.get(platform, ()), *own)
 
 
 def check_cuda_table(cuda: Cuda, where: str) -> None:
@@ -182,13 +187,15 @@ def check_cuda_table(cuda: Cuda, where: str) -> None:
         _version(place, "key", name)
         if len(toolkit.gcc) != 2 or toolkit.gcc[0] > toolkit.gcc[1]:
             raise ConfigError(f"{place}: gcc must be [oldest, newest], got {list(toolkit.gcc)}.")
-        for entry in (*toolkit.archs, *(a for more in toolkit.extra_archs.values() for a in more)):
+        lists = (toolkit.archs, *toolkit.extra_archs.values(), *toolkit.own_archs.values())
+        for entry in (arch for listed in lists for arch in listed):
             code = _code(place, entry.removesuffix("+PTX"), cuda)
             if not cuda.compiles(name, code):
                 raise ConfigError(f"{place}: CUDA {name} does not compile {code}.")
     for name, family in cuda.families.items():
         place = f"{where}: [cuda.families.{name}]"
         _list(place, family.archs, family.cuda, cuda)
+        _version(place, "lowest", family.lowest, optional=True)
         for part, entry_of in family.parts.items():
             _list(f"{place[:-1]}.parts.{part}]", entry_of.archs, entry_of.cuda, cuda)
     for name, piece in cuda.slices.items():

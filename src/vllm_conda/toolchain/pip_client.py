@@ -17,6 +17,8 @@ from vllm_conda.toolchain import fetch as downloads
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.store import FREE_SPACE, Store, disk_errors, disk_failed, key_of, remove
 
+# Minor version of the oldest glibc that packages are made for ([platforms.*.variant]).
+OLDEST_GLIBC = 28
 BATCH = 8  # wheels per pip process: start-up is paid once a batch, a kill loses one batch
 
 
@@ -44,19 +46,36 @@ def choose(name: str, rows: Iterable[str], python: str) -> str:
     return chosen[0]
 
 
-def _key(requirement: str, host: Host) -> str:
-    return f"{requirement}-{key_of(requirement, host.py, host.build_platform)[:8]}"
+def _tags(platform: str) -> list[str]:
+    """pip's words for wheels of another platform than this machine's."""
+    machine = platform.partition("-")[2]
+    tags = ["manylinux2014", *(f"manylinux_2_{minor}" for minor in range(17, OLDEST_GLIBC + 1))]
+    return [word for tag in tags for word in ("--platform", f"{tag}_{machine}")]
 
 
 class PipClient:
-    """Fetches pinned requirements."""
+    """Fetches pinned requirements.
 
-    def __init__(self, store: Store, host: Host, reporter: Reporter) -> None:
+    Args:
+        foreign: Those whose wheel must be of the channel's platform; the others are this machine's,
+            for what is in them is the same or runs here.
+    """
+
+    def __init__(
+        self, store: Store, host: Host, reporter: Reporter, foreign: Iterable[str] = ()
+    ) -> None:
         self.store, self.host, self.reporter = store, host, reporter
+        cross = host.platform != host.build_platform
+        self.foreign = frozenset(foreign if cross else ())
+
+    def _key(self, requirement: str) -> str:
+        host = self.host
+        platform = host.platform if requirement in self.foreign else host.build_platform
+        return f"{requirement}-{key_of(requirement, host.py, platform)[:8]}"
 
     def cached(self, requirement: str) -> downloads.Artifact | None:
         """The wheel of an earlier run."""
-        return downloads.cached(self.store, "pip", _key(requirement, self.host))
+        return downloads.cached(self.store, "pip", self._key(requirement))
 
     def fetch(self, requirements: list[str]) -> dict[str, downloads.Artifact]:
         """Download wheels, at most ``BATCH`` a call.
@@ -65,6 +84,15 @@ class PipClient:
             NetworkError: pip could not reach or find one.
             MissingToolError: the running Python has no pip.
         """
+        found: dict[str, downloads.Artifact] = {}
+        own = [row for row in requirements if row not in self.foreign]
+        other = [row for row in requirements if row in self.foreign]
+        for rows, words in ((own, []), (other, _tags(self.host.platform))):
+            if rows:
+                found.update(self._fetch(rows, words))
+        return found
+
+    def _fetch(self, requirements: list[str], words: list[str]) -> dict[str, downloads.Artifact]:
         scratch = self.store.scratch("pip")
         try:
             with disk_errors(scratch):
@@ -73,7 +101,7 @@ class PipClient:
             command = [
                 sys.executable, "-m", "pip", "download", "--no-deps", "--quiet",
                 "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-                "--only-binary", ":all:", "--dest", str(scratch / "dl"), *requirements,
+                "--only-binary", ":all:", "--dest", str(scratch / "dl"), *words, *requirements,
             ]  # fmt: skip
             env = {**os.environ, "TMPDIR": str(scratch / "tmp")}
             label = requirements[0] + (f" +{len(requirements) - 1}" if requirements[1:] else "")
@@ -91,7 +119,7 @@ class PipClient:
         for file in sorted(folder.iterdir()):
             name, version, _, _ = parse_wheel_filename(file.name)
             row = wanted[name]
-            key = _key(row, self.host)
+            key = self._key(row)
             found[row] = downloads.record(self.store, "pip", key, name, str(version), file)
         return found
 

@@ -1,4 +1,4 @@
-"""A CUDA toolkit as a local channel, beside the embedded toolchain channel.
+"""A CUDA toolkit for one platform as a local channel, beside the embedded toolchain channel.
 
 One data file a CUDA major version (``13.toml``); a channel is made when a CUDA job asks for it.
 """
@@ -16,6 +16,7 @@ from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
 from vllm_conda.toolchain.channel import Channel, finished, request_file
+from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import Catalog
 from vllm_conda.toolchain.store import Store, default_cache
 
@@ -25,42 +26,87 @@ else:
     import tomli as tomllib
 
 CONDA_FORGE_HINT = "Build against conda-forge: --channel conda-forge."
+# Where a toolkit keeps headers and libraries of a platform: targets/NAME.
+TARGETS = {
+    "linux-64": "x86_64-linux",
+    "linux-aarch64": "sbsa-linux",
+    "linux-ppc64le": "ppc64le-linux",
+}
 
 
-def offered() -> list[str]:
-    """The CUDA versions that the machine's registries offer a whole toolkit of."""
+def offered(platform: str = "") -> list[str]:
+    """The CUDA versions that the machine's registries offer a whole toolkit of.
+
+    Args:
+        platform: conda subdir to compile for; empty: any.
+    """
     folder = resource_files(__package__)
     names = sorted(item.name for item in folder.iterdir() if item.name.endswith(".toml"))
-    texts = [(folder / name).read_text(encoding="utf-8") for name in names]
-    return [version for text in texts for version in tomllib.loads(text)["pins"]]
+    tables = [tomllib.loads((folder / name).read_text(encoding="utf-8")) for name in names]
+    return [
+        version
+        for table in tables
+        if not platform or platform in table["platforms"]
+        for version in table["pins"]
+    ]
 
 
-def catalog_text(version: str) -> str:
-    """Text of the data file with the version filled in.
+def check_offered(version: str, platform: str) -> None:
+    """Refuse a toolkit that cannot be had.
 
     Raises:
-        ConfigError: The registries offer no such toolkit.
+        ConfigError: The registries offer no such toolkit, or not for the platform.
     """
-    major = version.partition(".")[0]
-    file = resource_files(__package__) / f"{major}.toml"
     if version not in offered():
         raise ConfigError(
             f"The embedded toolchain channel has no CUDA {version}: the package registries offer "
             f"its compiler for {', '.join(offered())} only.",
             CONDA_FORGE_HINT,
         )
-    text = file.read_text(encoding="utf-8")
-    variables = {"cuda": version, "cuda_major": major, "cuda_next": str(int(major) + 1)}
+    if version not in offered(platform):
+        raise ConfigError(
+            f"The embedded toolchain channel has no CUDA {version} for {platform}: the package "
+            f"registries offer {', '.join(offered(platform)) or 'none'} for it.",
+            CONDA_FORGE_HINT,
+        )
+
+
+def host_for(platform: str) -> Host:
+    """This machine as the compiler's, for packages of ``platform``; errors as the detection's."""
+    cross = platform in host_module.CROSS_PLATFORMS
+    return host_module.detect_cross(platform) if cross else host_module.detect(platform)
+
+
+def catalog_text(version: str, host: Host) -> str:
+    """Text of the data file with version and platform filled in; errors as :func:`check_offered`."""
+    check_offered(version, host.platform)
+    major = version.partition(".")[0]
+    text = (resource_files(__package__) / f"{major}.toml").read_text(encoding="utf-8")
+    variables = {
+        "cuda": version,
+        "cuda_major": major,
+        "cuda_next": str(int(major) + 1),
+        "platform": host.platform,
+        "target": TARGETS[host.platform],
+        "build_platform": host.build_platform,
+        "build_deb": host.build_deb_arch,
+    }
     for name, value in variables.items():
         text = text.replace(f"{{{name}}}", value)
     return text
 
 
-def load(version: str) -> Catalog:
-    """The catalog of one toolkit; errors as :func:`catalog_text`."""
-    data = tomllib.loads(catalog_text(version))
-    data["pip"] = data.pop("pins")[version]
-    return model.parse_data(data)
+def load(version: str, host: Host) -> tuple[Catalog, list[str]]:
+    """The catalog of one toolkit, and those of its wheels that are taken for its platform.
+
+    Raises:
+        ConfigError: As :func:`catalog_text`.
+    """
+    data = tomllib.loads(catalog_text(version, host))
+    pins = data.pop("pins")[version]
+    foreign = [pins[name] for name in data.pop("platform_wheels", ())]
+    data["pip"] = pins
+    return model.parse_data(data), foreign
 
 
 def ensure(
@@ -68,13 +114,16 @@ def ensure(
 ) -> Channel:
     """Make the channel of one CUDA toolkit, or return the one that is there.
 
+    Args:
+        platform: What it compiles for; the compiler runs on this machine.
+
     Raises:
         ConfigError: The registries offer no such toolkit.
         MissingToolError: It does not work with this machine's C library.
         VllmCondaError: As the toolchain's ``ensure``.
     """
-    host = host_module.detect(platform)
-    text = catalog_text(version)
+    host = host_for(platform)
+    text = catalog_text(version, host)
     store = Store(cache or default_cache())
     request = request_file(store, host, f"{version}\n{text}")
     if (channel := finished(store, request)) is not None:
@@ -82,14 +131,17 @@ def ensure(
     with store.locked(reporter):
         if (channel := finished(store, request)) is not None:
             return channel
-        catalog = load(version)
+        catalog, foreign = load(version, host)
         _check_glibc(version, catalog)
         # Bytecode that a wheel holds is left out, as it should be; nobody has to hear of it.
         warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
         # Imported late: rattler-build and installer cost more than a finished answer does.
         from vllm_conda.toolchain.maker import Maker
+        from vllm_conda.toolchain.pip_client import PipClient
 
-        return Maker(store, host, reporter, catalog).make(request, f"CUDA {version} channel")
+        maker = Maker(store, host, reporter, catalog)
+        maker.pip = PipClient(store, host, reporter, foreign)
+        return maker.make(request, f"CUDA {version} channel for {platform}")
 
 
 def _check_glibc(version: str, catalog: Catalog) -> None:
