@@ -35,12 +35,17 @@ class Toolchain:
 
 
 def toolchain_for(
-    platform: str, channels: Sequence[str], reporter: Reporter, cuda: Iterable[str] = ()
+    platform: str,
+    channels: Sequence[str],
+    reporter: Reporter,
+    cuda: Iterable[str] = (),
+    pytorch: bool = False,
 ) -> Toolchain:
     """The given channels, or the embedded one, made if it is not there yet.
 
     Args:
         cuda: CUDA versions whose toolkits are needed too.
+        pytorch: Put a CUDA build of PyTorch before the CPU build: to run, not to compile.
     """
     if channels:
         named = tuple(_address(channel) for channel in channels)
@@ -48,22 +53,24 @@ def toolchain_for(
         return Toolchain(named, f"channels-{digest}", _overrides_of(named, platform))
     # Imported here: a build against other channels needs none of it.
     from vllm_conda.toolchain import cuda as cuda_channel
-    from vllm_conda.toolchain import ensure
+    from vllm_conda.toolchain import cuda_pytorch, ensure
 
     versions = sorted(set(cuda))
     for version in versions:
         cuda_channel.check_offered(version, platform)  # before the first download
     if platform in CROSS_PLATFORMS:
-        channels, fingerprint, glibc = _cross(platform, reporter)
+        found, fingerprint, glibc = _cross(platform, reporter)
     else:
         channel = ensure(platform, reporter=reporter)
         glibc = _sysroot_version(Path(channel.path), platform)
-        channels, fingerprint = (str(channel.url),), str(channel.fingerprint)
+        found, fingerprint = (str(channel.url),), str(channel.fingerprint)
     toolkits = {}
     for version in versions:
         made = cuda_channel.ensure(version, platform, reporter=reporter)
         toolkits[version] = (str(made.url), str(made.fingerprint))
-    return Toolchain(channels, fingerprint, glibc, toolkits)
+    if pytorch:
+        found = (str(cuda_pytorch.ensure(platform, reporter=reporter).url), *found)
+    return Toolchain(found, fingerprint, glibc, toolkits)
 
 
 def _cross(platform: str, reporter: Reporter) -> tuple[tuple[str, ...], str, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -27,6 +28,12 @@ from vllm_conda.progress import Reporter
     show_default=True,
     help="A package to install; may be repeated.",
 )
+@click.option(
+    "--virtual",
+    multiple=True,
+    metavar="NAME=VERSION",
+    help="A virtual package to solve for, such as __cuda=13.0 on a machine without a GPU.",
+)
 @click.option("--platform", default="linux-64", show_default=True)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(
@@ -34,6 +41,7 @@ def execute(
     output: Path | None,
     channels: tuple[str, ...],
     specs: tuple[str, ...],
+    virtual: tuple[str, ...],
     platform: str,
     command: tuple[str, ...],
 ) -> int:
@@ -41,29 +49,40 @@ def execute(
 
     \b
     The environment is kept and reused while its packages are the same. Of the caller's
-    variables only VLLM_*, HOME, locale and terminal reach it, and nothing of its PATH.
+    variables only VLLM_*, HOME, locale and terminal reach it, and nothing of its PATH. With
+    vllm-cuda it takes a CUDA build of PyTorch: several GB, made into a local channel once.
 
     \b
     Example:
       vllm-conda exec --with vllm-cpu --with pytest -- python -m pytest tests/kernels
+      vllm-conda exec --with vllm-cuda --virtual __cuda=13.0 -- python -m vllm_kernels
     """
     from vllm_conda.build.channel import toolchain_for
     from vllm_conda.build.workspace import workspace_for
     from vllm_conda.environment import ensure_environment, run_in
-    from vllm_conda.errors import ConfigError
+    from vllm_conda.errors import ConfigError, UsageError
+    from vllm_conda.solve import virtual_packages
+    from vllm_conda.toolchain import cuda_pytorch
 
     folder = output or root / "output"
     if not (folder / platform / "repodata.json").is_file():
         raise ConfigError(
             f"{folder} is no channel with packages for {platform}.", "Run `./run build` first."
         )
+    for word in virtual:
+        if not word.startswith("__") or "=" not in word:
+            raise UsageError(f"--virtual {word}: want NAME=VERSION, such as __cuda=13.0.")
+    # `vllm-cuda=*=*sm90*` asks for it too.
+    gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == "vllm-cuda" for spec in specs)
     with Reporter() as reporter:
-        toolchain = toolchain_for(platform, channels, reporter)
+        cuda = cuda_pytorch.CUDA if gpu else ""
+        toolchain = toolchain_for(platform, channels, reporter, [cuda] if gpu else [], gpu)
         prefix = ensure_environment(
-            [folder.resolve().as_uri(), *toolchain.channels],
+            [folder.resolve().as_uri(), *toolchain.channels_for(cuda)],
             specs,
             platform,
             workspace_for(root),
             reporter,
+            virtual_packages(virtual),
         )
     return run_in(prefix, command, root)

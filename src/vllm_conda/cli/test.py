@@ -31,6 +31,7 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
     from vllm_conda.build import proof
     from vllm_conda.build.channel import toolchain_for
     from vllm_conda.toolchain import cuda as toolkits
+    from vllm_conda.toolchain import cuda_pytorch
 
     opened = [(path, proof.open_package(path)) for path in packages]
     found = []
@@ -38,7 +39,9 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
         for path, package in opened:
             cuda = "" if channels else proof.cuda_of(package.depends, toolkits.offered())
             wanted = [cuda] if cuda else []
-            toolchain = toolchain_for(str(package.subdir), channels, report_to, wanted)
+            # Several GB, for nothing where the package is refused anyway.
+            gpu = cuda.split(".")[0] == cuda_pytorch.CUDA.split(".")[0] and bool(proof.gpus())
+            toolchain = toolchain_for(str(package.subdir), channels, report_to, wanted, gpu)
             found.append(proof.prove(path, toolchain, cuda, report_to))
     if as_json:
         print_json([dataclasses.asdict(one) for one in found])

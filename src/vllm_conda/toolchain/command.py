@@ -7,9 +7,10 @@ from dataclasses import asdict
 
 import click
 
+from vllm_conda.errors import UsageError
 from vllm_conda.progress import Mode, Reporter
+from vllm_conda.toolchain import cuda_pytorch, model
 from vllm_conda.toolchain import host as host_module
-from vllm_conda.toolchain import model
 from vllm_conda.toolchain.channel import Channel, ensure
 from vllm_conda.toolchain.plan import plan, sources_table
 
@@ -28,9 +29,15 @@ def _as_json(channel: Channel) -> str:
 
 @click.command()
 @click.option("--platform", default="linux-64", show_default=True, help="conda subdir.")
+@click.option(
+    "--cuda-pytorch",
+    "cuda_build",
+    is_flag=True,
+    help="The channel of a CUDA build of PyTorch instead: several GB.",
+)
 @click.option("--list", "only_list", is_flag=True, help="Say what would be made; make nothing.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def toolchain(platform: str, only_list: bool, as_json: bool) -> None:
+def toolchain(platform: str, cuda_build: bool, only_list: bool, as_json: bool) -> None:
     """Make the embedded toolchain channel from pip and apt and print its address.
 
     A channel that is already there is returned at once.
@@ -38,7 +45,15 @@ def toolchain(platform: str, only_list: bool, as_json: bool) -> None:
     \b
     Example:
       vllm-conda toolchain --json
+      vllm-conda toolchain --cuda-pytorch
     """
+    if cuda_build:
+        if only_list:
+            raise UsageError("--list and --cuda-pytorch do not go together.", "Leave one out.")
+        with Reporter(Mode.JSON if as_json else None) as reporter:
+            channel = cuda_pytorch.ensure(platform, reporter=reporter)
+        click.echo(_as_json(channel) if as_json else channel.url)
+        return
     if only_list:
         _list(platform, as_json)
         return

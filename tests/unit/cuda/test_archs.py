@@ -171,6 +171,30 @@ def test_intersection(version: str, text: str, listed: tuple[str, ...], wanted: 
     assert bool(one.left_out) is (wanted == "")
 
 
+@pytest.mark.parametrize(
+    ("version", "platform", "wanted"),
+    [
+        ("12.4", "linux-64", "7.5 8.0 8.6 8.9 9.0+PTX"),
+        ("12.4", "linux-ppc64le", "7.0 7.5+PTX"),
+        ("13.0", "linux-aarch64", "7.5 8.0 8.6 8.7 8.9 9.0 10.0 11.0 12.0+PTX"),
+    ],
+)
+def test_all_is_the_platforms_list(version: str, platform: str, wanted: str) -> None:
+    request = read_request(CUDA, version, "all", platform)
+    assert " ".join(code_words(request.codes, request.ptx)) == wanted
+
+
+def test_oldest_gpu_of_a_family() -> None:
+    family = dataclasses.replace(CUDA.families["norm"], lowest="7.5", parts={})
+    table = dataclasses.replace(CUDA, families={"norm": family})
+    one = plan_family(table, "12.4", "norm", read_request(table, "12.4", "7.0+PTX 7.5 8.0"))
+    assert one.archs == "7.5 8.0"
+    assert one.without == {"7.0": "needs 7.5 or newer"}
+    assert "7.0" not in serves(table, one)
+    alone = plan_family(table, "12.4", "norm", read_request(table, "12.4", "7.0+PTX"))
+    assert alone.left_out == "needs 7.5 or newer"
+
+
 def test_family_that_needs_a_newer_toolkit() -> None:
     family = dataclasses.replace(CUDA.families["sparse"], cuda="13.0")
     table = dataclasses.replace(CUDA, families={"sparse": family})

@@ -28,9 +28,7 @@ COMPILER = {"cuda-nvcc-impl", "cuda-nvcc-tools", "cuda-nvvm-impl", "cuda-nvvm-to
 RUN_TIME = {"cuda-cudart", "cuda-cudart-dev"}
 FOR_PLATFORM = ("cuda-crt-dev", "cuda-cudart-dev", "cuda-cudart", "cuda-cccl")
 NOARCH = {"cuda-version", "cutlass"}
-OFFERED = [
-    (version, platform) for platform in cuda.TARGETS for version in cuda.offered(platform)
-]
+OFFERED = [(version, platform) for platform in cuda.TARGETS for version in cuda.offered(platform)]
 
 
 def test_table_and_channel_agree() -> None:

@@ -78,7 +78,7 @@ def host_for(platform: str) -> Host:
 
 
 def catalog_text(version: str, host: Host) -> str:
-    """Text of the data file with version and platform filled in; errors as :func:`check_offered`."""
+    """Text of the data file for one version and platform; errors as :func:`check_offered`."""
     check_offered(version, host.platform)
     major = version.partition(".")[0]
     text = (resource_files(__package__) / f"{major}.toml").read_text(encoding="utf-8")
