@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ MODELS = (
 # Llamas whose weights are stored in 4 bits, or in 8 with activations rounded too.
 QUANTISED = ("llama_gptq", "llama_awq", "llama_w8a8")
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
-DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("bfloat16", "float16")}
+DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
+# The engine itself refuses them in float16, for their range.
+WITHOUT_FLOAT16 = ("gemma2", "gemma3")
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
@@ -76,20 +79,40 @@ class Case:
         where = "" if self.device == "cpu" else f"{self.device} "
         return f"{where}{self.program} {self.model} {self.dtype} {self.mode}"
 
+    @property
+    def hides_compiler(self) -> bool:
+        return self.device == "cpu" and self.mode != "inductor"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a server, or trials of one model that find the same compilers."""
+
+    cases: tuple[Case, ...]
+
+    @property
+    def name(self) -> str:
+        first = self.cases[0]
+        if len(self.cases) == 1:
+            return first.name
+        return f"{first.program} {first.model} x{len(self.cases)}"
+
     def command(self, models: Path, result: Path, log: Path) -> list[str]:
         """The program's command line in the environment."""
-        hidden = self.device == "cpu" and self.mode != "inductor"
-        compiler = ["env", f"CXX={NO_COMPILER}"] if hidden else []
+        case = self.cases[0]
+        compiler = ["env", f"CXX={NO_COMPILER}"] if case.hides_compiler else []
         words = [
-            *compiler, "python", str(PROGRAMS / f"{self.program}.py"), self.model,
-            "--models", str(models), "--result", str(result), "--dtype", self.dtype,
-            "--device", self.device, *self.arguments,
+            *compiler, "python", str(PROGRAMS / f"{case.program}.py"), case.model,
+            "--models", str(models), "--result", str(result),
+            "--device", case.device, *case.arguments,
         ]  # fmt: skip
-        if self.mode == "eager":
-            words.append("--eager")
-        if self.program == "server":
-            words += ["--log", str(log.with_suffix(".server.log"))]
-        return words
+        if case.program == "server":
+            words += ["--dtype", case.dtype, "--log", str(log.with_suffix(".server.log"))]
+            return [*words, "--eager"] if case.mode == "eager" else words
+        for one in self.cases:
+            words += ["--run", f"{one.dtype}:{one.mode}"]
+        # A process for the engine's core too costs each run a third of its time.
+        return [*words, "--inline"] if len(self.cases) > 1 else words
 
 
 @dataclass(frozen=True)
@@ -100,7 +123,7 @@ class Options:
         output: The channel with vllm-core and vllm-cpu.
         channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
         models: Models to run; empty for the selection below.
-        full: Every model and type, traced and eager, and the server with 64 requests at once;
+        full: Every model, type and mode, and the server with 64 requests at once;
             otherwise one model, traced, and the server.
         device: ``cpu`` or ``cuda``, which needs a GPU.
     """
@@ -120,24 +143,38 @@ def cases(options: Options) -> list[Case]:
     return [replace(case, device=options.device) for case in found]
 
 
+def jobs(found: Sequence[Case]) -> Iterator[Job]:
+    """The processes in which ``found`` run, in its order."""
+
+    def process(case: Case) -> object:
+        alone = case.program != "trial" or case.device != "cpu"
+        return case if alone else (case.model, case.hides_compiler)
+
+    for _, group in itertools.groupby(found, process):
+        yield Job(tuple(group))
+
+
 def _cpu_cases(options: Options) -> list[Case]:
     if not options.full:
         models = options.models or MODELS[:1]
         found = [Case("trial", model, "float32", "traced") for model in models]
         return [*found, Case("server", models[0], "float32", "eager", ("--concurrent", "8"))]
-    models, modes = options.models or MODELS, MODES["cpu"]
+    models = options.models or (*MODELS, *QUANTISED)
     found = [
         Case("trial", model, dtype, mode)
-        for dtype in DTYPES["cpu"]
-        for mode in modes
-        for model in (models[:1] if mode == "inductor" else models)
+        for model in models
+        for mode in ("eager", "traced")
+        for dtype in _cpu_dtypes(model)
     ]
-    found += [Case("trial", model, "float16", "traced") for model in models[:1]]
-    # The engine takes most such checkpoints in 16 bits only.
-    quantised = () if options.models else QUANTISED
-    found += [Case("trial", model, "bfloat16", mode) for model in quantised for mode in modes[:2]]
+    found += [Case("trial", models[0], dtype, "inductor") for dtype in _cpu_dtypes(models[0])]
     many = ("--concurrent", "64")
-    return [*found, *(Case("server", models[0], "float32", mode, many) for mode in modes[:2])]
+    return [*found, *(Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"])]
+
+
+def _cpu_dtypes(model: str) -> tuple[str, ...]:
+    if model in QUANTISED:  # the engine takes most such checkpoints in 16 bits only
+        return DTYPES["cpu"][1:]
+    return tuple(d for d in DTYPES["cpu"] if d != "float16" or model not in WITHOUT_FLOAT16)
 
 
 def _cuda_cases(options: Options) -> list[Case]:
@@ -178,13 +215,16 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     folder = workspace.folder / "engine-test"
     with disk_errors("the test's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
+    name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
+    path = options.output / name
+    rows: list[dict[str, Any]] = []
     settings = {**dict.fromkeys(CLEARED, ""), "VLLM_CACHE_ROOT": str(folder / "cache")}
     with environment(settings):
         sdist = package.fetch_sdist(engine.channels, options.platform, workspace, reporter)
         _check_files(prefix, sdist.path, options, folder, reporter)
-        rows = [_run(case, prefix, folder, options, reporter) for case in cases(options)]
-    name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
-    write_atomic(options.output / name, json.dumps(rows, indent=1) + "\n")
+        for job in jobs(cases(options)):
+            rows += _run(job, prefix, folder, options, reporter)
+            write_atomic(path, json.dumps(rows, indent=1) + "\n")
     wrong = [row for row in rows if not row["right"]]
     if wrong:
         lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)
@@ -213,25 +253,29 @@ def _check_files(
 
 
 def _run(
-    case: Case, prefix: Path, folder: Path, options: Options, reporter: Reporter
-) -> dict[str, Any]:
+    job: Job, prefix: Path, folder: Path, options: Options, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """A row a case, also for those that a process that ended early never came to."""
     result = folder / "result.json"
     result.unlink(missing_ok=True)
-    path = _log_path(options, case.name.replace(" ", "-"))
+    path = _log_path(options, job.name.replace(" ", "-"))
     started = time.monotonic()
-    with reporter.task(case.name) as task, path.open("w") as log:
-        command = case.command(folder / "models", result, path)
-        code = run_in(prefix, command, folder, log)
-        row: dict[str, Any] = {"case": case.name}
-        if code or not result.is_file():
-            row |= {"right": False, "failure": _last_line(path)}
-        else:
-            row |= json.loads(result.read_text(encoding="utf-8"))
-            if row["mode"] not in (case.mode, "serve"):
-                row |= {"right": False, "failure": f"the engine ran the model {row['mode']}"}
-        task.status("right" if row["right"] else "WRONG")
-    row["seconds"] = round(time.monotonic() - started, 1)
-    return row
+    with reporter.task(job.name) as task, path.open("w") as log:
+        code = run_in(prefix, job.command(folder / "models", result, path), folder, log)
+        found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else []
+        rows: list[dict[str, Any]] = []
+        for index, case in enumerate(job.cases):
+            if index < len(found) and (not code or len(job.cases) > 1):
+                row = {"case": case.name, **found[index]}
+                if row["mode"] not in (case.mode, "serve"):
+                    row |= {"right": False, "failure": f"the engine ran the model {row['mode']}"}
+            else:
+                row = {"case": case.name, "right": False, "failure": _last_line(path)}
+            rows.append(row)
+        wrong = [row["case"] for row in rows if not row["right"]]
+        task.status(f"WRONG: {', '.join(wrong)}" if wrong else "right")
+    seconds = (time.monotonic() - started) / len(rows)
+    return [{**row, "seconds": round(seconds, 1)} for row in rows]
 
 
 def _log_path(options: Options, name: str) -> Path:

@@ -36,7 +36,26 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     quantised = testing.QUANTISED if device == "cpu" else ()
     assert {case.model for case in found} == {*testing.MODELS, *quantised}
     assert {case.mode for case in found} == set(testing.MODES[device])
-    assert {case.dtype for case in found} >= set(testing.DTYPES[device])
+    for model in testing.MODELS:
+        skipped = {"float16"} if device == "cpu" and model in testing.WITHOUT_FLOAT16 else set()
+        dtypes = {case.dtype for case in found if case.model == model}
+        assert dtypes == set(testing.DTYPES[device]) - skipped
+
+
+def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
+    found = testing.cases(options(full=True))
+    made = list(testing.jobs(found))
+    assert [case for job in made for case in job.cases] == found
+    trials = [job for job in made if job.cases[0].program == "trial"]
+    assert [job.cases[0].model for job in trials] == [
+        *testing.MODELS,
+        *testing.QUANTISED,
+        testing.MODELS[0],
+    ]
+    # One with the compiler hidden, the last with it.
+    assert [job.cases[0].hides_compiler for job in trials] == [True] * 11 + [False]
+    gpu = testing.cases(options(full=True, device="cuda"))
+    assert all(len(job.cases) == 1 for job in testing.jobs(gpu))
 
 
 @pytest.mark.parametrize(
@@ -44,11 +63,25 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     [("cpu", "traced", True), ("cpu", "inductor", False), ("cuda", "eager", False)],
 )
 def test_command_line(device: str, mode: str, hidden: bool) -> None:
-    case = testing.Case("trial", "llama", "bfloat16", mode, device=device)
-    words = case.command(Path("/m"), Path("/x.json"), Path("/x.log"))
+    job = testing.Job((testing.Case("trial", "llama", "bfloat16", mode, device=device),))
+    words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
     assert (f"CXX={testing.NO_COMPILER}" in words) == hidden
     assert words[words.index("--device") + 1] == device
-    assert ("--eager" in words) == (mode == "eager")
+    assert words[words.index("--run") + 1] == f"bfloat16:{mode}"
+    assert "--inline" not in words
+
+
+def test_command_line_of_several_runs() -> None:
+    case = testing.Case("trial", "llama", "bfloat16", "eager")
+    job = testing.Job((case, testing.Case("trial", "llama", "float16", "traced")))
+    words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
+    assert words[-5:] == ["--run", "bfloat16:eager", "--run", "float16:traced", "--inline"]
+
+
+def test_command_line_of_the_server() -> None:
+    job = testing.Job((testing.Case("server", "llama", "float32", "eager"),))
+    words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
+    assert words[-5:] == ["--dtype", "float32", "--log", "/x.server.log", "--eager"]
 
 
 def test_cuda_without_gpu_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

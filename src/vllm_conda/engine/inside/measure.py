@@ -81,7 +81,7 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
 
 def main() -> None:
     arguments = program.parser(__doc__)
-    arguments.set_defaults(dtype="bfloat16")
+    program.engine_arguments(arguments, "bfloat16")
     arguments.add_argument("--shape", action="append", required=True)
     arguments.add_argument("--tokens", type=int, default=32)
     arguments.add_argument("--rounds", type=int, default=1)

@@ -17,8 +17,6 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     found.add_argument("model")
     found.add_argument("--models", type=Path, required=True, help="folder that keeps the models")
     found.add_argument("--result", type=Path, required=True, help="file to write")
-    found.add_argument("--dtype", default="float32")
-    found.add_argument("--eager", action="store_true")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return found
 
@@ -43,6 +41,12 @@ def memory(device: str) -> dict[str, Any]:
     return {"gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 8 << 30}
 
 
-def write(path: Path, row: dict[str, Any]) -> None:
-    """Write a program's one JSON object."""
-    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+def engine_arguments(parser: argparse.ArgumentParser, dtype: str) -> None:
+    """The arguments of a program that starts one engine."""
+    parser.add_argument("--dtype", default=dtype)
+    parser.add_argument("--eager", action="store_true")
+
+
+def write(path: Path, found: object) -> None:
+    """Write what a program found, as JSON."""
+    path.write_text(json.dumps(found) + "\n", encoding="utf-8")

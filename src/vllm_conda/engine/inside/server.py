@@ -1,13 +1,15 @@
 """Starts `vllm serve` on a small model and talks to it with the OpenAI client over loopback.
 
 Runs in the engine's environment: `python server.py MODEL --models DIR --result FILE`. Completion
-and chat requests, whole and streamed, then many at once; tokens compared with transformers.
+and chat requests, whole and streamed, one by one, then many of all kinds at once; the tokens of each
+are compared with transformers.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import random
 import signal
@@ -31,6 +33,7 @@ TOKENS = 16
 MODEL_LENGTH = 512
 START_SECONDS = 400.0
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS}
+KINDS = ("completion", "completion_stream", "chat", "chat_stream")
 # Token identifiers with the text, and no stop at the text's end: what is compared.
 EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
 
@@ -119,12 +122,13 @@ class Client:
         )
         return found.choices[0].text, list(found.choices[0].token_ids)
 
-    async def completion_stream(self, prompt: str) -> str:
-        """The same text, in pieces."""
+    async def completion_stream(self, prompt: str) -> tuple[str, list[int]]:
+        """The same in pieces, joined."""
         pieces = await self.client.completions.create(
             model=SERVED_NAME, prompt=prompt, stream=True, extra_body=EXTRA, **GREEDY
         )
-        return "".join([piece.choices[0].text async for piece in pieces if piece.choices])
+        choices = [piece.choices[0] async for piece in pieces if piece.choices]
+        return "".join(choice.text for choice in choices), _joined(choices)
 
     async def chat(self, content: str) -> tuple[str, list[int]]:
         """Text and tokens of a chat's answer."""
@@ -136,8 +140,8 @@ class Client:
         )
         return found.choices[0].message.content, list(found.choices[0].token_ids)
 
-    async def chat_stream(self, content: str) -> str:
-        """The same answer, in pieces."""
+    async def chat_stream(self, content: str) -> tuple[str, list[int]]:
+        """The same answer in pieces, joined."""
         pieces = await self.client.chat.completions.create(
             model=SERVED_NAME,
             messages=[{"role": "user", "content": content}],
@@ -145,9 +149,19 @@ class Client:
             extra_body=EXTRA,
             **GREEDY,
         )
-        return "".join(
-            [piece.choices[0].delta.content or "" async for piece in pieces if piece.choices]
-        )
+        choices = [piece.choices[0] async for piece in pieces if piece.choices]
+        text = "".join(choice.delta.content or "" for choice in choices)
+        return text, _joined(choices)
+
+    async def ask(self, kind: str, content: str) -> tuple[str, list[int]]:
+        """A request of one of :data:`KINDS`."""
+        answer: tuple[str, list[int]] = await getattr(self, kind)(content)
+        return answer
+
+    def right(self, kind: str, content: str) -> list[int]:
+        """transformers' tokens for the request."""
+        expected = self.expected_chat if kind.startswith("chat") else self.expected
+        return expected(content)
 
     def expected(self, prompt: str) -> list[int]:
         """transformers' tokens after a completion's prompt."""
@@ -162,41 +176,40 @@ class Client:
         return list(self.reference.continuation(ids, TOKENS))
 
 
+def _joined(choices: Sequence[Any]) -> list[int]:
+    return [token for choice in choices for token in choice.token_ids or ()]
+
+
 @dataclass(frozen=True)
 class Answers:
-    """What the server said."""
+    """What the server said: text and tokens by kind, then those of the requests at once."""
 
-    completion: tuple[str, list[int]]
-    completion_stream: str
-    chat: tuple[str, list[int]]
-    chat_stream: str
+    single: dict[str, tuple[str, list[int]]]
     concurrent: list[tuple[str, list[int]]]
     concurrent_seconds: float
 
 
+def kinds(many: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each of ``many`` as a request of another kind than the one before."""
+    return zip(itertools.cycle(KINDS), many, strict=False)
+
+
 async def converse(client: Client, many: Sequence[str]) -> Answers:
     """Every kind of request, then ``many`` at once."""
-    completion = await client.completion(PROMPT)
-    completion_stream = await client.completion_stream(PROMPT)
-    chat = await client.chat(PROMPT)
-    chat_stream = await client.chat_stream(PROMPT)
+    single = {kind: await client.ask(kind, PROMPT) for kind in KINDS}
     started = time.monotonic()
-    found = await asyncio.gather(*(client.completion(one) for one in many))
-    seconds = time.monotonic() - started
-    return Answers(completion, completion_stream, chat, chat_stream, list(found), seconds)
+    found = await asyncio.gather(*(client.ask(kind, one) for kind, one in kinds(many)))
+    return Answers(single, list(found), time.monotonic() - started)
 
 
 def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, Any]:
     """Which answers are right."""
-    found = {
-        "completion": answers.completion[1] == client.expected(PROMPT),
-        "completion_stream": answers.completion_stream == answers.completion[0],
-        "chat": answers.chat[1] == client.expected_chat(PROMPT),
-        "chat_stream": answers.chat_stream == answers.chat[0],
-    }
+    found = {kind: answers.single[kind][1] == client.right(kind, PROMPT) for kind in KINDS}
+    for kind in ("completion", "chat"):
+        found[f"{kind}_stream"] &= answers.single[f"{kind}_stream"][0] == answers.single[kind][0]
     wrong = sum(
-        tokens != client.expected(one)
-        for one, (_, tokens) in zip(many, answers.concurrent, strict=True)
+        tokens != client.right(kind, one)
+        for (kind, one), (_, tokens) in zip(kinds(many), answers.concurrent, strict=True)
     )
     return {
         **found,
@@ -209,6 +222,7 @@ def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, 
 
 def main() -> None:
     arguments = program.parser(__doc__)
+    program.engine_arguments(arguments, "float32")
     arguments.add_argument("--log", type=Path, required=True)
     arguments.add_argument("--concurrent", type=int, default=64)
     options = arguments.parse_args()
@@ -233,7 +247,7 @@ def main() -> None:
         "start_seconds": round(start_seconds, 1),
         **compare(client, many, answers),
     }
-    program.write(options.result, row)
+    program.write(options.result, [row])
 
 
 if __name__ == "__main__":

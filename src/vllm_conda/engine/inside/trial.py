@@ -1,18 +1,24 @@
 """Runs one model through the engine's `LLM.generate` and compares it with transformers.
 
-Runs in the engine's environment: `python trial.py MODEL --models DIR --result FILE`.
-Writes one JSON object; exit status 0 says that it was written, not that the tokens are right.
+Runs in the engine's environment: `python trial.py MODEL --models DIR --result FILE --run
+float32:eager`. Writes a JSON list, one object a run as it ends; exit status 0 says that all were
+made, not that the tokens are right.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import os
 import random
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import program
+
+if TYPE_CHECKING:
+    from reference import Reference
 
 # Shorter and longer than a window and a cache block, and one token more or less than both.
 PROMPT_LENGTHS = (5, 17, 31, 33, 64, 100, 127, 129, 200, 3)
@@ -29,7 +35,7 @@ def prompts(vocabulary: int, count: int) -> list[list[int]]:
     ]
 
 
-def generate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+def generate(path: Path, options: argparse.Namespace, dtype: str, mode: str) -> dict[str, Any]:
     """Tokens and log-probabilities of every prompt, all in one batch and the last one alone."""
     from vllm import LLM, SamplingParams
     from vllm.config import CompilationMode
@@ -37,11 +43,11 @@ def generate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     llm = LLM(
         model=str(path),
-        dtype=options.dtype,
+        dtype=dtype,
         max_model_len=MODEL_LENGTH,
         max_num_seqs=16,
         seed=0,
-        enforce_eager=options.eager,
+        enforce_eager=mode == "eager",
         disable_log_stats=True,
         **program.memory(options.device),
     )
@@ -51,6 +57,10 @@ def generate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     requests = [{"prompt_token_ids": prompt} for prompt in chosen]
     outputs = [result.outputs[0] for result in llm.generate(requests, sampling, use_tqdm=False)]
     (alone,) = llm.generate(requests[-1:], sampling, use_tqdm=False)
+    # The next run's workers start when these have ended.
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    gc.collect()
     return {
         "platform": type(current_platform).__name__,
         # What the engine made of it: `inductor` with a C++ compiler, `traced` without.
@@ -72,13 +82,12 @@ def generate(path: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compare(
-    path: Path, options: argparse.Namespace, model: Any, found: dict[str, Any]
+    reference: Reference, dtype: str, options: argparse.Namespace, experts: bool, found: Any
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
-    from reference import Reference, Verdict, tolerance
+    from reference import Verdict, tolerance
 
-    allowed = tolerance(options.dtype, model.experts, options.device)
-    reference = Reference(path, options.dtype, options.device, model.scheme)
+    allowed = tolerance(dtype, experts, options.device)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
@@ -86,9 +95,10 @@ def compare(
         reference.judge(verdict, allowed, prompt, tokens, logprobs)
     batching = found["alone"] == found["tokens"][-1]
     row = asdict(verdict)
-    del row["differences"]
+    differences = row.pop("differences")
     return {
         **row,
+        "far_logprobs": sum(difference > allowed.logprob for difference in differences),
         "allowed": asdict(allowed),
         "same_alone": batching,
         # In 16 bits a batch's sums may round otherwise than a single prompt's.
@@ -99,23 +109,40 @@ def compare(
 def main() -> None:
     arguments = program.parser(__doc__)
     arguments.add_argument("--prompts", type=int, default=6)
+    arguments.add_argument(
+        "--run", action="append", required=True, metavar="DTYPE:MODE", help="may be repeated"
+    )
+    arguments.add_argument(
+        "--inline", action="store_true", help="the engine's core in this process, not its own"
+    )
     options = arguments.parse_args()
     surroundings = program.surroundings(options.device)
+    if options.inline:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     from models import MODELS, make
 
+    model = MODELS[options.model]
     path = make(options.model, options.models)
-    found = generate(path, options)
-    row = {
-        "model": options.model,
-        "dtype": options.dtype,
-        "device": options.device,
-        "mode": found["mode"],
-        "graphs": found["graphs"],
-        "platform": found["platform"],
-        **surroundings,
-        **compare(path, options, MODELS[options.model], found),
-    }
-    program.write(options.result, row)
+    references: dict[str, Reference] = {}
+    rows: list[dict[str, Any]] = []
+    for dtype, mode in (run.split(":") for run in options.run):
+        found = generate(path, options, dtype, mode)
+        if dtype not in references:
+            from reference import Reference
+
+            references[dtype] = Reference(path, dtype, options.device, model.scheme)
+        row = {
+            "model": options.model,
+            "dtype": dtype,
+            "device": options.device,
+            "mode": found["mode"],
+            "graphs": found["graphs"],
+            "platform": found["platform"],
+            **surroundings,
+            **compare(references[dtype], dtype, options, model.experts, found),
+        }
+        rows.append(row)
+        program.write(options.result, rows)
 
 
 if __name__ == "__main__":
