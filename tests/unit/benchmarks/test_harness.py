@@ -141,6 +141,29 @@ def test_table(run_all: ModuleType) -> None:
     assert "| silu 1x64 f32 | decode | 2.0 | 1.6 | eager | 0.80 | 1.5 GB/s |" in text
 
 
+def test_engine_section(run_all: ModuleType) -> None:
+    row = {"tokens_per_second": 10.0, "first_token": 0.5, "between_tokens": 0.1}
+    document = {
+        "machine": {"cpu": "CPU", "tier": "avx2", "torch": "2.13"},
+        "model": "llama",
+        "shapes": {
+            "1x128": {
+                "threads": 1,
+                "bound": 0.05,
+                "contenders": {
+                    "kernels": {**row, "decode_tokens_per_second": 20.0},
+                    "upstream": {**row, "decode_tokens_per_second": 10.0},
+                },
+            }
+        },
+    }
+    lines = run_all.engine_table.section(document).splitlines()
+    assert lines[-2] == "| 1x128 | the kernels | 10.0 | 20.0 | 500 | 100.0 |  | 50.0 |  |"
+    assert lines[-1] == (
+        "| 1x128 | upstream's CPU build | 10.0 | 10.0 | 500 | 100.0 | 2.00 | 50.0 | 2.00 |"
+    )
+
+
 def test_recorded_table_is_fresh(run_all: ModuleType) -> None:
     if not run_all.RESULTS.is_dir():
         pytest.skip("no figures are recorded")

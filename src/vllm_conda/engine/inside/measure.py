@@ -2,7 +2,8 @@
 
 Runs in the engine's environment: `python measure.py MODEL --models DIR --result FILE --shape 8x128`
 (batch x prompt length). Weights and prompts are random, every request gives the same number of
-tokens. One warm-up round, then the rounds that count; all times in seconds.
+tokens. All times in seconds. A short round of each batch comes first, for code that is made on
+first use.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import program
+
+WARM_UP_LENGTH = 16
+WARM_UP_TOKENS = 2
 
 
 def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) -> dict[str, float]:
@@ -47,6 +51,21 @@ def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) ->
     }
 
 
+def step_bytes(path: Path, batch: int, context: int) -> int:
+    """The least that a decoding step reads: every weight once, every request's keys and values."""
+    from safetensors import safe_open
+
+    weights = 0
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                if "embed_tokens" not in name:  # a row a token
+                    weights += tensors.get_tensor(name).nbytes
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    token = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    return int(weights + batch * context * token)
+
+
 def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespace) -> Any:
     """Rounds by shape."""
     from vllm import LLM, SamplingParams
@@ -56,7 +75,7 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
         model=str(path),
         dtype=options.dtype,
         enforce_eager=options.eager,
-        max_model_len=longest + options.tokens,
+        max_model_len=max(longest, WARM_UP_LENGTH) + options.tokens,
         max_num_seqs=max(batch for batch, _ in shapes),
         seed=0,
         enable_prefix_caching=False,
@@ -65,18 +84,27 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
         **json.loads(options.arguments),
     )
     draw = random.Random(3)  # noqa: S311 - test data
-    sampling = SamplingParams(
-        temperature=0, max_tokens=options.tokens, ignore_eos=True, detokenize=False
-    )
     vocabulary = llm.llm_engine.model_config.get_vocab_size()
-    found = {}
-    for batch, length in shapes:
-        rows = []
-        for number in range(options.rounds + 1):
-            prompts = [[draw.randrange(4, vocabulary) for _ in range(length)] for _ in range(batch)]
-            rows.append(one_round(llm.llm_engine, prompts, sampling, f"{batch}x{length}-{number}"))
-        found[f"{batch}x{length}"] = rows[1:]
-    return found
+
+    def rounds(batch: int, length: int, tokens: int, tag: str) -> dict[str, float]:
+        prompts = [[draw.randrange(4, vocabulary) for _ in range(length)] for _ in range(batch)]
+        sampling = SamplingParams(
+            temperature=0, max_tokens=tokens, ignore_eos=True, detokenize=False
+        )
+        return one_round(llm.llm_engine, prompts, sampling, f"{tag}-{batch}x{length}")
+
+    for batch in {batch for batch, _ in shapes}:
+        rounds(batch, WARM_UP_LENGTH, WARM_UP_TOKENS, "warm-up")
+    return {
+        f"{batch}x{length}": {
+            "step_bytes": step_bytes(path, batch, length + options.tokens // 2),
+            "rounds": [
+                rounds(batch, length, options.tokens, str(number))
+                for number in range(options.rounds)
+            ],
+        }
+        for batch, length in shapes
+    }
 
 
 def main() -> None:

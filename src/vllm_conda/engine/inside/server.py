@@ -1,8 +1,8 @@
 """Starts `vllm serve` on a small model and talks to it with the OpenAI client over loopback.
 
 Runs in the engine's environment: `python server.py MODEL --models DIR --result FILE`. Completion
-and chat requests, whole and streamed, one by one, then many of all kinds at once; the tokens of each
-are compared with transformers.
+and chat requests, whole and streamed, one by one, then many of all kinds at once; the tokens of
+each are compared with transformers.
 """
 
 from __future__ import annotations
