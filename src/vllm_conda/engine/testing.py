@@ -61,8 +61,9 @@ class Case:
     """One run of the engine.
 
     Attributes:
-        program: ``trial`` (`LLM.generate`) or ``server`` (`vllm serve`).
-        mode: One of :data:`MODES`.
+        program: ``trial`` (`LLM.generate`), ``server`` (`vllm serve`) or ``refusal`` (what the
+            kernels do not have).
+        mode: One of :data:`MODES`; of a refusal ``refused``.
         arguments: More of the program's arguments.
         device: ``cpu`` or ``cuda``.
     """
@@ -109,6 +110,8 @@ class Job:
         if case.program == "server":
             words += ["--dtype", case.dtype, "--log", str(log.with_suffix(".server.log"))]
             return [*words, "--eager"] if case.mode == "eager" else words
+        if case.program == "refusal":
+            return words
         for one in self.cases:
             words += ["--run", f"{one.dtype}:{one.mode}"]
         # A process for the engine's core too costs each run a third of its time.
@@ -168,7 +171,8 @@ def _cpu_cases(options: Options) -> list[Case]:
     ]
     found += [Case("trial", models[0], dtype, "inductor") for dtype in _cpu_dtypes(models[0])]
     many = ("--concurrent", "64")
-    return [*found, *(Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"])]
+    found += [Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"]]
+    return [*found, Case("refusal", models[0], "bfloat16", "refused")]
 
 
 def _cpu_dtypes(model: str) -> tuple[str, ...]:
@@ -297,6 +301,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         if "tokens" in row:
             found = f"{row['chosen']}/{row['tokens']} tokens, {row['near_ties']} near ties"
             found += f", {row['misses']} misses; {row['exact']}/{row['prompts']} prompts exact"
+        elif "said" in row:
+            found = " ".join(row["said"].split())
         else:
             total = row["concurrent_requests"]
             found = f"{total - row['concurrent_wrong']}/{total} concurrent requests"

@@ -42,6 +42,23 @@ def tolerance(dtype: str, experts: bool, device: str) -> Tolerance:
     return Tolerance(gap=0.2, logprob=0.25, outliers=0.08 if experts else 0.03)
 
 
+@dataclass(frozen=True)
+class Penalties:
+    """Of the OpenAI interface and, for repetition, of the engine's own."""
+
+    repetition: float
+    presence: float
+    frequency: float
+
+    def apply(self, logits: torch.Tensor, prompt: Sequence[int], tokens: Sequence[int]) -> None:
+        """Change the next token's logits, ``[vocabulary]``."""
+        for token in {*prompt, *tokens}:
+            value = float(logits[token])
+            logits[token] = value / self.repetition if value > 0 else value * self.repetition
+        for token in set(tokens):
+            logits[token] -= self.frequency * list(tokens).count(token) + self.presence
+
+
 @dataclass
 class Verdict:
     """What comparing a run's tokens found."""
@@ -105,6 +122,19 @@ class Reference:
             pad_token_id=0,
         )
         return list(found[0, len(prompt) :].tolist())
+
+    @torch.no_grad()
+    def penalised(self, prompt: Sequence[int], length: int, penalties: Penalties) -> list[int]:
+        """The same with penalties on what has been said."""
+        tokens: list[int] = []
+        for _ in range(length):
+            logits = self.model(torch.tensor([[*prompt, *tokens]], device=self.device)).logits[
+                0, -1
+            ]
+            logits = logits.float().cpu()
+            penalties.apply(logits, prompt, tokens)
+            tokens.append(int(logits.argmax()))
+        return tokens
 
     @torch.no_grad()
     def log_probabilities(self, prompt: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:

@@ -33,6 +33,7 @@ TOKENS = 16
 MODEL_LENGTH = 512
 START_SECONDS = 400.0
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS}
+PENALTIES = {"repetition": 1.4, "presence": 0.6, "frequency": 0.3}
 KINDS = ("completion", "completion_stream", "chat", "chat_stream")
 # Token identifiers with the text, and no stop at the text's end: what is compared.
 EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
@@ -122,6 +123,19 @@ class Client:
         )
         return found.choices[0].text, list(found.choices[0].token_ids)
 
+    async def penalised(self, prompt: str) -> list[int]:
+        """Tokens of a completion with penalties."""
+        extra = {**EXTRA, "repetition_penalty": PENALTIES["repetition"]}
+        found = await self.client.completions.create(
+            model=SERVED_NAME,
+            prompt=prompt,
+            presence_penalty=PENALTIES["presence"],
+            frequency_penalty=PENALTIES["frequency"],
+            extra_body=extra,
+            **GREEDY,
+        )
+        return list(found.choices[0].token_ids)
+
     async def completion_stream(self, prompt: str) -> tuple[str, list[int]]:
         """The same in pieces, joined."""
         pieces = await self.client.completions.create(
@@ -167,6 +181,13 @@ class Client:
         """transformers' tokens after a completion's prompt."""
         return list(self.reference.continuation(self.tokenizer(prompt).input_ids, TOKENS))
 
+    def expected_penalised(self, prompt: str) -> list[int]:
+        """transformers' tokens after a completion's prompt, with penalties."""
+        from reference import Penalties
+
+        ids = self.tokenizer(prompt).input_ids
+        return list(self.reference.penalised(ids, TOKENS, Penalties(**PENALTIES)))
+
     def expected_chat(self, content: str) -> list[int]:
         """transformers' tokens after a chat."""
         text = self.tokenizer.apply_chat_template(
@@ -182,9 +203,10 @@ def _joined(choices: Sequence[Any]) -> list[int]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the server said: text and tokens by kind, then those of the requests at once."""
+    """What the server said: text and tokens by kind, tokens under penalties, all kinds at once."""
 
     single: dict[str, tuple[str, list[int]]]
+    penalised: list[int]
     concurrent: list[tuple[str, list[int]]]
     concurrent_seconds: float
 
@@ -197,9 +219,10 @@ def kinds(many: Sequence[str]) -> Iterator[tuple[str, str]]:
 async def converse(client: Client, many: Sequence[str]) -> Answers:
     """Every kind of request, then ``many`` at once."""
     single = {kind: await client.ask(kind, PROMPT) for kind in KINDS}
+    penalised = await client.penalised(PROMPT)
     started = time.monotonic()
     found = await asyncio.gather(*(client.ask(kind, one) for kind, one in kinds(many)))
-    return Answers(single, list(found), time.monotonic() - started)
+    return Answers(single, penalised, list(found), time.monotonic() - started)
 
 
 def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, Any]:
@@ -207,6 +230,10 @@ def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, 
     found = {kind: answers.single[kind][1] == client.right(kind, PROMPT) for kind in KINDS}
     for kind in ("completion", "chat"):
         found[f"{kind}_stream"] &= answers.single[f"{kind}_stream"][0] == answers.single[kind][0]
+    expected = client.expected_penalised(PROMPT)
+    # Penalties that change nothing would prove nothing.
+    plain = client.expected(PROMPT)
+    found["penalties"] = answers.penalised == expected and expected != plain
     wrong = sum(
         tokens != client.right(kind, one)
         for (kind, one), (_, tokens) in zip(kinds(many), answers.concurrent, strict=True)
