@@ -198,7 +198,8 @@ class Client:
 
 
 def _joined(choices: Sequence[Any]) -> list[int]:
-    return [token for choice in choices for token in choice.token_ids or ()]
+    # A piece that only opens or ends an answer has none.
+    return [token for choice in choices for token in getattr(choice, "token_ids", None) or ()]
 
 
 @dataclass(frozen=True)
