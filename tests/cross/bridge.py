@@ -44,7 +44,10 @@ DTYPES = {
     torch.float8_e4m3fn: 9,
 }
 # Families whose ops the driver has. Tests of others would compare references with themselves.
-COVERED = ("activation", "attention", "cache", "gemm", "norm", "quant", "rope", "scaled_gemm")
+COVERED = (
+    "activation", "attention", "cache", "gemm", "moe", "norm", "quant", "rope", "scaled_gemm",
+    "wna16",
+)  # fmt: skip
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
 MAX_DIMS = 6
@@ -255,13 +258,15 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
     names = (
         "silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_new", "gelu_fast",
         "gelu_quick", "gelu_tanh", "rms_norm", "fused_add_rms_norm", "static_scaled_int8_quant",
-        "dynamic_scaled_int8_quant",
+        "dynamic_scaled_int8_quant", "prepack_moe_weight",
     )  # fmt: skip
     return {
         **{name: plain(name) for name in names},
         "cpu_attention_with_kv_cache": attention,
         "get_scheduler_metadata": metadata,
         "cpu_attn_reshape_and_cache": reshape,
+        "cpu_fused_moe": plain("fused_moe"),
+        "cpu_gemm_wna16": plain("gemm_wna16"),
         "compute_slot_mapping_kernel_impl": plain("compute_slot_mapping"),
         "create_onednn_mm_handler": create,
         "onednn_mm": multiply("onednn_mm"),

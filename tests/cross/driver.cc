@@ -26,9 +26,11 @@
 #include "cpu/cache/cache.h"
 #include "cpu/dispatch.h"
 #include "cpu/gemm/gemm.h"
+#include "cpu/moe/moe.h"
 #include "cpu/norm/norm.h"
 #include "cpu/quant/quant.h"
 #include "cpu/rope/rope.h"
+#include "cpu/wna16/wna16.h"
 
 namespace {
 
@@ -227,6 +229,9 @@ const std::map<std::string, Function>& Functions() {
       VK_ENTRY(create_onednn_scaled_mm_handler),
       VK_ENTRY(onednn_scaled_mm),
       VK_ENTRY(release_dnnl_matmul_handler),
+      VK_ENTRY(prepack_moe_weight),
+      VK_ENTRY(fused_moe),
+      VK_ENTRY(gemm_wna16),
       VK_ENTRY(rms_norm),
       VK_ENTRY(fused_add_rms_norm),
       VK_ENTRY(static_scaled_int8_quant),

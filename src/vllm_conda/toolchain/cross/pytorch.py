@@ -1,0 +1,94 @@
+"""PyTorch of another platform, to run ops in under emulation.
+
+Debian's development suite builds it without CUDA for more machines than any other registry. Its
+packages and all that they need become one folder that stands for ``/``. Nothing of it reaches a
+package or a channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_conda.progress import Reporter
+from vllm_conda.toolchain import host as host_module
+from vllm_conda.toolchain.apt_client import AptClient
+from vllm_conda.toolchain.fetch import Artifact
+from vllm_conda.toolchain.model import AptSet
+from vllm_conda.toolchain.store import Store, default_cache, disk_errors, key_of, remove
+from vllm_conda.toolchain.unpack import graft, unpack_deb
+
+SUITE = "sid"
+NAMES = ("python3-torch", "python3-numpy")
+# Packages of the closure that importing it does not need: device code compilers and tests.
+LEFT_OUT = ("libllvm", "libz3", "libamd-comgr", "libamdhip64", "libtorch-test", "libtorch-dev")
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder that stands for ``/`` of the platform.
+
+    Attributes:
+        version: PyTorch's, as Debian has it.
+    """
+
+    path: Path
+    triplet: str
+    version: str
+
+    @property
+    def python(self) -> Path:
+        return self.path / "usr/bin/python3"
+
+    @property
+    def libraries(self) -> Path:
+        return self.path / "usr/lib" / self.triplet
+
+
+def ensure(platform: str, reporter: Reporter, cache: Path | None = None) -> Root:
+    """Fetch and unpack it once.
+
+    Raises:
+        ConfigError: The platform is not cross compiled.
+        MissingToolError, NetworkError, DiskError: The suite cannot be had here.
+    """
+    host = host_module.detect_cross(platform)
+    store = Store(cache or default_cache())
+    store.prepare()
+    wanted = AptSet(suite=SUITE, names=NAMES, closure=True, arch=host.deb_arch)
+    client = AptClient(store, host, reporter)
+    with store.locked(reporter):
+        # What is in the cache serves, since the suite moves every day.
+        found = client.cached(wanted) or client.fetch(wanted)
+        chosen = [one for one in found if not one.name.startswith(LEFT_OUT)]
+        key = key_of(platform, *(f"{one.name}={one.version}" for one in chosen))
+        root = store.root / "pytorch" / key
+        if not root.is_dir():
+            _unpack(store, chosen, root, host.triplet, reporter)
+    version = next(one.version for one in chosen if one.name == "python3-torch")
+    return Root(root, host.triplet, version.partition("+")[0])
+
+
+def _unpack(
+    store: Store, debs: list[Artifact], root: Path, triplet: str, reporter: Reporter
+) -> None:
+    scratch = store.scratch("pytorch")
+    made = scratch / "root"
+    with reporter.task(f"unpack PyTorch of {triplet}", len(debs)) as task, disk_errors(scratch):
+        for deb in debs:
+            unpack_deb(deb.path, scratch / deb.name)
+            graft(scratch / deb.name, made)
+            remove(scratch / deb.name)
+            task.advance(1)
+        libraries = made / "usr/lib" / triplet
+        # What installation scripts would link: BLAS by update-alternatives.
+        for name in ("libblas.so.3", "liblapack.so.3"):
+            places = sorted(libraries.glob(f"*/{name}"))
+            if places and not (libraries / name).exists():
+                (libraries / name).symlink_to(places[0].relative_to(libraries))
+        # Debian's library bears its version in its name; the kernels want upstream's name.
+        for library in libraries.glob("libtorch.so.*"):
+            if not (libraries / "libtorch.so").exists():
+                (libraries / "libtorch.so").symlink_to(library.name)
+    store.publish(made, root)
+    remove(scratch)
