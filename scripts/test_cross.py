@@ -3,14 +3,16 @@
 
     python scripts/test_cross.py [--platform SUBDIR] [--sample N] [pytest arguments]
 
-For each platform in output/: vllm-cpu is solved and installed as a machine of it would, its Python
-loads the library and calls a kernel, and the kernels' tests run on every tier, each on an emulated
-CPU that has it. Exit code: 0 if all of it passed.
+For each platform in output/ vllm-cpu is solved and installed as a machine of it would. Then, tier
+by tier, each on an emulated CPU that has it: the platform's Python loads the library and calls a
+kernel, its PyTorch compares every op with its reference, and the kernels' tests run. Exit code: 0
+if all of it passed.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import time
@@ -23,6 +25,7 @@ from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import VllmCondaError
 from vllm_conda.progress import Reporter
 from vllm_conda.targets import Targets, load_targets
+from vllm_conda.toolchain.cross import pytorch
 from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +36,14 @@ NATIVE = ["vllm-core", "pytest", "numpy", "gxx_linux-64"]
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Test packages of other platforms under qemu.")
     parser.add_argument("--platform", action="append", choices=list(CROSS_PLATFORMS))
-    parser.add_argument("--sample", type=int, default=1, help="every Nth case of each test only")
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of tests that multiply matrices, cases with every value of every parameter and every "
+        "Nth of the others; 1, the default, is all",
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "output", help="the channel")
     chosen, rest = parser.parse_known_args(arguments)
     targets = load_targets(ROOT)
@@ -58,6 +68,7 @@ def test(
     channel = output.resolve().as_uri()
     with locked(workspace, output.resolve()):
         emulated = emulate.install(platform, channel, targets, workspace, reporter)
+        root = pytorch.ensure(platform, reporter)
         driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross")
         native = toolchain_for(build_platform(), (), reporter)
         prefix = ensure_environment(
@@ -65,15 +76,21 @@ def test(
         )
     failed = []
     for cpu, tiers in emulate.tiers_by_cpu(targets, platform):
-        started = time.monotonic()
+        started, used = time.monotonic(), processor_time()
         name = f"{platform} {', '.join(tiers)} on {cpu}"
         print(f"test-cross: {name}", flush=True)
         if check_installed(emulated, cpu, tiers[0]):
             failed.append(f"{name}: installation")
+        if check_pytorch(emulated, root, cpu):
+            failed.append(f"{name}: ops of PyTorch {root.version}")
         environment = emulate.test_environment(emulated, driver, cpu, tiers, sample)
         if emulate.run_tests(environment, prefix, ROOT, [*(rest or TESTS)]):
             failed.append(name)
-        print(f"test-cross: {name}: {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"test-cross: {name}: {time.monotonic() - started:.0f} s, "
+            f"{processor_time() - used:.0f} s of processor time",
+            flush=True,
+        )
     return failed
 
 
@@ -83,6 +100,18 @@ def check_installed(emulated: emulate.Emulated, cpu: str, tier: str) -> int:
     script = str(ROOT / "tests/cross/check_installed.py")
     command = emulated.command(cpu, [python, script, str(emulated.prefix), tier])
     return subprocess.run(command, check=False).returncode
+
+
+def check_pytorch(emulated: emulate.Emulated, root: pytorch.Root, cpu: str) -> int:
+    """The platform's PyTorch compares every op of the installed packages with its reference."""
+    command = emulated.pytorch_command(root, cpu, ["-m", "vllm_kernels.selftest"])
+    return subprocess.run(command, check=False).returncode
+
+
+def processor_time() -> float:
+    """Seconds that finished child processes have computed."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from vllm_conda.errors import BuildFailure, ConfigError
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import Targets
+from vllm_conda.toolchain.cross.pytorch import Root
 from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
 from vllm_conda.toolchain.microarch import level_cpu
 
@@ -50,14 +51,36 @@ class Emulated:
     def sysroot(self) -> Path:
         return self.tools / self.triplet / "sysroot"
 
+    @property
+    def qemu(self) -> Path:
+        return self.tools / "bin" / f"qemu-{self.platform.partition('-')[2]}"
+
     def command(self, cpu: str, program: Sequence[str]) -> list[str]:
         """The command line that runs ``program`` on an emulated ``cpu``."""
-        qemu = self.tools / "bin" / f"qemu-{self.platform.partition('-')[2]}"
         libraries = f"{self.prefix}/lib/vllm_kernels:{self.prefix}/lib"
         return [
-            str(qemu), "-cpu", cpu, "-L", str(self.sysroot),
-            "-E", f"LD_LIBRARY_PATH={libraries}", "-E", f"OMP_NUM_THREADS={THREADS}", *program,
+            str(self.qemu), "-cpu", cpu, "-L", str(self.sysroot),
+            "-E", f"LD_LIBRARY_PATH={libraries}", *_variables(), *program,
         ]  # fmt: skip
+
+    def pytorch_command(self, root: Root, cpu: str, arguments: Sequence[str]) -> list[str]:
+        """The command line of the platform's PyTorch with the installed kernels.
+
+        Args:
+            arguments: Of Python.
+        """
+        (site,) = self.prefix.glob("lib/python3*/site-packages")
+        return [
+            str(self.qemu), "-cpu", cpu, "-L", str(root.path),
+            "-E", f"LD_LIBRARY_PATH={root.libraries}", "-E", f"PYTHONPATH={site}",
+            # Else the kernels would take the environment's, which is only there to link with.
+            "-E", "LD_PRELOAD=libtorch.so", *_variables(), str(root.python), *arguments,
+        ]  # fmt: skip
+
+
+def _variables() -> list[str]:
+    # Threads that wait for each other take the time of those that compute.
+    return ["-E", f"OMP_NUM_THREADS={THREADS}", "-E", "OMP_WAIT_POLICY=passive"]
 
 
 def install(
@@ -149,7 +172,8 @@ def run_tests(
     os.environ.update(environment)
     path = os.pathsep.join([str(root / "tests/cross"), str(root / "tests")])
     command = [
-        "env", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1", "python", "-m", "pytest", "-q",
-        "-p", "bridge", "-p", "no:cacheprovider", "-o", "pythonpath=", *arguments,
+        "env", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1", "OMP_WAIT_POLICY=passive",
+        "python", "-m", "pytest", "-q", "-p", "bridge", "-p", "no:cacheprovider",
+        "-o", "pythonpath=", *arguments,
     ]  # fmt: skip
     return run_in(prefix, command, root, log)

@@ -9,7 +9,8 @@ package is imported. Environment:
 
     VLLM_CROSS_COMMAND: the driver's command line, as JSON list.
     VLLM_CROSS_TIERS: the tiers to test, separated by commas; the others are not listed.
-    VLLM_CROSS_SAMPLE: run every Nth case of each test only.
+    VLLM_CROSS_SAMPLE: N > 1 to run part of the families that multiply matrices: cases that have
+        every value of every parameter, and every Nth of the others.
     VLLM_KERNELS_LIBRARY_DIR: folder with this machine's core and ops libraries.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sample
 import torch
 
 COMMAND_VARIABLE = "VLLM_CROSS_COMMAND"
@@ -48,6 +50,8 @@ COVERED = (
     "activation", "attention", "cache", "gemm", "moe", "norm", "quant", "rope", "scaled_gemm",
     "wna16",
 )  # fmt: skip
+# Families that multiply matrices: emulated, they take most of the time.
+PRODUCTS = ("attention", "gemm", "moe", "scaled_gemm", "wna16")
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
 MAX_DIMS = 6
@@ -148,6 +152,12 @@ class Driver:
         if status != 0:
             raise RuntimeError(text)
         return result, words, text
+
+    def close(self) -> None:
+        """End the process, whose time then counts as this one's."""
+        if self._process is not None:
+            self._process.communicate()
+            self._process = None
 
     def _exchange(self, message: bytes, name: str) -> bytes:
         if self._process is None:
@@ -289,6 +299,7 @@ def install(command: Sequence[str], only: Sequence[str] = ()) -> EmulatedKernels
     import sys
 
     driver = Driver(command)
+    _DRIVERS.append(driver)
     kernels = EmulatedKernels(driver, only)
     if "vllm_kernels" in sys.modules:
         raise RuntimeError("vllm_kernels was imported before the bridge")
@@ -317,6 +328,7 @@ def install(command: Sequence[str], only: Sequence[str] = ()) -> EmulatedKernels
 
 
 _LIBRARIES: list[torch.library.Library] = []
+_DRIVERS: list[Driver] = []
 
 
 def _library() -> torch.library.Library:
@@ -326,20 +338,32 @@ def _library() -> torch.library.Library:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep every Nth case, the first one always, of each test that the driver can serve."""
+    """Keep what the driver can serve, and of that what VLLM_CROSS_SAMPLE asks for (sample.py)."""
     step = int(os.environ.get(SAMPLE_VARIABLE) or 1)
-    seen: dict[str, int] = {}
-    kept, dropped = [], []
+    tests: dict[str, list[pytest.Item]] = {}
     for item in items:
-        name = item.nodeid.partition("[")[0]
-        family = item.path.stem.removeprefix("test_")
-        foreign = family in COVERED and name.rpartition("::")[2] not in OF_THIS_PROCESS
-        skipped = seen.setdefault(name, 0) % step or not foreign
-        (dropped if skipped else kept).append(item)
-        seen[name] += 1
-    if dropped:
+        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    kept: set[pytest.Item] = set()
+    for name, cases in tests.items():
+        family = cases[0].path.stem.removeprefix("test_")
+        if family in COVERED and name.rpartition("::")[2] not in OF_THIS_PROCESS:
+            parameters = [_parameters(case) for case in cases]
+            seed = os.environ.get(TIERS_VARIABLE, "")
+            chosen = sample.keep(parameters, step, seed, whole=family not in PRODUCTS)
+            kept |= {cases[place] for place in chosen}
+    if dropped := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+        items[:] = [item for item in items if item in kept]
+
+
+def _parameters(item: pytest.Item) -> dict[str, str]:
+    callspec = getattr(item, "callspec", None)
+    return {name: repr(value) for name, value in callspec.params.items()} if callspec else {}
+
+
+def pytest_unconfigure() -> None:
+    for driver in _DRIVERS:
+        driver.close()
 
 
 if COMMAND_VARIABLE in os.environ:

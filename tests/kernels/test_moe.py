@@ -59,20 +59,22 @@ class Layer:
         """In float64, and the size of what is added up, to which the error is relative."""
         result = torch.zeros(self.x.shape, dtype=torch.float64)
         size = torch.zeros_like(result)
-        for token in range(self.x.shape[0]):
-            for slot, expert in enumerate(self.ids[token].tolist()):
-                up = self.w13[expert].double() @ self.x[token].double()
-                if self.w13_bias is not None:
-                    up = up + self.w13_bias[expert].double()
-                inner = activated(self.act, up)
-                down = self.w2[expert].double() @ inner
-                terms = self.w2[expert].double().abs() @ inner.abs()
-                if self.w2_bias is not None:
-                    down = down + self.w2_bias[expert].double()
-                    terms = terms + self.w2_bias[expert].double().abs()
-                weight = 1.0 if self.skip_weighted else float(self.weights[token, slot])
-                result[token] += weight * down
-                size[token] += abs(weight) * terms
+        for expert in range(self.w13.shape[0]):
+            token, slot = (self.ids == expert).nonzero(as_tuple=True)
+            up = self.x[token].double() @ self.w13[expert].double().t()
+            if self.w13_bias is not None:
+                up = up + self.w13_bias[expert].double()
+            inner = activated(self.act, up)
+            down = inner @ self.w2[expert].double().t()
+            terms = inner.abs() @ self.w2[expert].double().abs().t()
+            if self.w2_bias is not None:
+                down = down + self.w2_bias[expert].double()
+                terms = terms + self.w2_bias[expert].double().abs()
+            weight = self.weights[token, slot].double()[:, None]
+            if self.skip_weighted:
+                weight = torch.ones_like(weight)
+            result.index_add_(0, token, weight * down)
+            size.index_add_(0, token, weight.abs() * terms)
         return result, size
 
     def check(self) -> None:

@@ -20,8 +20,6 @@ from vllm_conda.toolchain.unpack import graft, unpack_deb
 
 SUITE = "sid"
 NAMES = ("python3-torch", "python3-numpy")
-# Packages of the closure that importing it does not need: device code compilers and tests.
-LEFT_OUT = ("libllvm", "libz3", "libamd-comgr", "libamdhip64", "libtorch-test", "libtorch-dev")
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,11 @@ def ensure(platform: str, reporter: Reporter, cache: Path | None = None) -> Root
     with store.locked(reporter):
         # What is in the cache serves, since the suite moves every day.
         found = client.cached(wanted) or client.fetch(wanted)
-        chosen = [one for one in found if not one.name.startswith(LEFT_OUT)]
-        key = key_of(platform, *(f"{one.name}={one.version}" for one in chosen))
+        key = key_of(platform, *(f"{one.name}={one.version}" for one in found))
         root = store.root / "pytorch" / key
         if not root.is_dir():
-            _unpack(store, chosen, root, host.triplet, reporter)
-    version = next(one.version for one in chosen if one.name == "python3-torch")
+            _unpack(store, found, root, host.triplet, reporter)
+    version = next(one.version for one in found if one.name == "python3-torch")
     return Root(root, host.triplet, version.partition("+")[0])
 
 
@@ -80,6 +77,9 @@ def _unpack(
             graft(scratch / deb.name, made)
             remove(scratch / deb.name)
             task.advance(1)
+        for folder in ("bin", "lib", "lib64"):
+            if (made / "usr" / folder).is_dir():
+                (made / folder).symlink_to(f"usr/{folder}")
         libraries = made / "usr/lib" / triplet
         # What installation scripts would link: BLAS by update-alternatives.
         for name in ("libblas.so.3", "liblapack.so.3"):
