@@ -7,6 +7,8 @@ processes, as the kernel accounts them. Jobs that are not measured in a run keep
 
     python benchmarks/bench_jobs.py --render                          # the rendering alone
     python benchmarks/bench_jobs.py linux-64-cpu-x86-64-v3 [JOB...]   # these jobs too
+
+``--keep FOLDER`` keeps the packages, to compare them with those of another folder's build.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -41,8 +44,11 @@ def machine() -> dict[str, str]:
     return {"CPU": model, "cores": str(os.cpu_count()), "memory": f"{memory:.0f} GiB"}
 
 
-def measure(job: str) -> dict[str, Any]:
+def measure(job: str, keep: Path | None = None) -> dict[str, Any]:
     """Build one job in a scratch folder.
+
+    Args:
+        keep: Folder that receives the packages.
 
     Returns:
         A job's entry of the results, as vllm_conda.matrix.Cost has it.
@@ -75,6 +81,10 @@ def measure(job: str) -> dict[str, Any]:
         if started.returncode != 0:
             sys.exit(f"{job} failed:\n{output.read_text()[-2000:]}{errors.read_text()[-4000:]}")
         built = json.loads(output.read_text())["built"]
+        if keep:
+            for package in sorted((clone / "output").glob("*/*.conda")):
+                (keep / package.parent.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy2(package, keep / package.parent.name)
     return {
         "cores": os.cpu_count(),
         "seconds": {item["package"].rsplit("-", 2)[0]: item["seconds"] for item in built},
@@ -113,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job", nargs="*", help="jobs of `vllm-conda matrix` to build")
     parser.add_argument("--render", action="store_true", help="time the rendering of all jobs")
+    parser.add_argument("--keep", type=Path, help="folder for the packages")
     arguments = parser.parse_args()
     document: dict[str, Any] = {"machine": machine(), "jobs": {}, "render": None}
     if RESULTS.is_file():
@@ -123,7 +134,7 @@ def main() -> None:
         print(f"render --all: {document['render']}", flush=True)
     write(document)
     for job in arguments.job:
-        document["jobs"][job] = measure(job)
+        document["jobs"][job] = measure(job, arguments.keep)
         print(f"{job}: {document['jobs'][job]}", flush=True)
         write(document)
 

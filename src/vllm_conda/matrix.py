@@ -130,7 +130,8 @@ def cost_words(cost: Cost | None) -> tuple[str, str]:
     if cost is None:
         return NOT_MEASURED, NOT_MEASURED
     seconds = sum(cost.seconds.values())
-    return f"{seconds:.0f} s on {cost.cores} cores", f"{cost.memory_mib} MiB"
+    times = f"{seconds:.0f} s on {cost.cores} cores, {cost.cpu_seconds:.0f} s of processor time"
+    return times, f"{cost.memory_mib} MiB"
 
 
 def table(found: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

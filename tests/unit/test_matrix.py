@@ -176,7 +176,7 @@ def test_costs_are_shown_where_measured(tmp_path: Path) -> None:
     assert row.cost is not None
     assert row.cost.memory_mib == 900
     page = texts_with(tmp_path)["docs/generated/matrix.md"]
-    assert "30 s on 2 cores | 900 MiB" in page
+    assert "30 s on 2 cores, 50 s of processor time | 900 MiB" in page
     assert page.count(NOT_MEASURED) == 2 * (len(jobs(TARGETS)) - 1)
 
 
