@@ -79,11 +79,14 @@ def test(
         started, used = time.monotonic(), processor_time()
         name = f"{platform} {', '.join(tiers)} on {cpu}"
         print(f"test-cross: {name}", flush=True)
-        if check_installed(emulated, cpu, tiers[0]):
-            failed.append(f"{name}: installation")
+        for tier in tiers:
+            if check_installed(emulated, cpu, tier):
+                failed.append(f"{name}: installation, {tier}")
         if check_pytorch(emulated, root, cpu):
             failed.append(f"{name}: ops of PyTorch {root.version}")
-        environment = emulate.test_environment(emulated, driver, cpu, tiers, sample)
+        table = targets.tiers[targets.platforms[platform].family]
+        families = {family for tier in tiers for family in table[tier].families}
+        environment = emulate.test_environment(emulated, driver, cpu, tiers, sample, families)
         if emulate.run_tests(environment, prefix, ROOT, [*(rest or TESTS)]):
             failed.append(name)
         print(

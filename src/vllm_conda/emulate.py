@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -151,13 +151,19 @@ def tiers_by_cpu(targets: Targets, platform: str) -> Iterator[tuple[str, list[st
 
 
 def test_environment(
-    emulated: Emulated, driver: Path, cpu: str, tiers: Sequence[str], sample: int
+    emulated: Emulated,
+    driver: Path,
+    cpu: str,
+    tiers: Sequence[str],
+    sample: int,
+    families: Iterable[str],
 ) -> Mapping[str, str]:
     """What tests/cross/bridge.py reads."""
     return {
         "VLLM_CROSS_COMMAND": json.dumps(emulated.command(cpu, [str(driver)])),
         "VLLM_CROSS_TIERS": ",".join(tiers),
         "VLLM_CROSS_SAMPLE": str(sample),
+        "VLLM_CROSS_FAMILIES": ",".join(sorted(families)),
     }
 
 

@@ -10,7 +10,8 @@ package is imported. Environment:
     VLLM_CROSS_COMMAND: the driver's command line, as JSON list.
     VLLM_CROSS_TIERS: the tiers to test, separated by commas; the others are not listed.
     VLLM_CROSS_SAMPLE: N > 1 to run part of the families that multiply matrices: cases that have
-        every value of every parameter, and every Nth of the others.
+        every value of every parameter, and every Nth of the others; and only what calls
+    VLLM_CROSS_FAMILIES: the families that the tiers have kernels of their own for.
     VLLM_KERNELS_LIBRARY_DIR: folder with this machine's core and ops libraries.
 """
 
@@ -32,6 +33,7 @@ import torch
 COMMAND_VARIABLE = "VLLM_CROSS_COMMAND"
 TIERS_VARIABLE = "VLLM_CROSS_TIERS"
 SAMPLE_VARIABLE = "VLLM_CROSS_SAMPLE"
+FAMILIES_VARIABLE = "VLLM_CROSS_FAMILIES"
 # By name: vk_dtype in csrc/core/abi.h.
 DTYPES = {
     torch.float32: 0,
@@ -52,6 +54,8 @@ COVERED = (
 )  # fmt: skip
 # Families that multiply matrices: emulated, they take most of the time.
 PRODUCTS = ("attention", "gemm", "moe", "scaled_gemm", "wna16")
+# What a test's family calls besides its own kernels.
+CALLS = {"scaled_gemm": ("gemm",), "moe": ("moe", "gemm"), "wna16": ("wna16", "gemm")}
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
 MAX_DIMS = 6
@@ -343,10 +347,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     tests: dict[str, list[pytest.Item]] = {}
     for item in items:
         tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    own = set(os.environ.get(FAMILIES_VARIABLE, "").split(","))
     kept: set[pytest.Item] = set()
     for name, cases in tests.items():
         family = cases[0].path.stem.removeprefix("test_")
-        if family in COVERED and name.rpartition("::")[2] not in OF_THIS_PROCESS:
+        served = family in COVERED and (step <= 1 or own & {*CALLS.get(family, (family,))})
+        if served and name.rpartition("::")[2] not in OF_THIS_PROCESS:
             parameters = [_parameters(case) for case in cases]
             seed = os.environ.get(TIERS_VARIABLE, "")
             chosen = sample.keep(parameters, step, seed, whole=family not in PRODUCTS)

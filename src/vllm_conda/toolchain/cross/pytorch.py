@@ -14,6 +14,7 @@ from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.fetch import Artifact
+from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import AptSet
 from vllm_conda.toolchain.store import Store, default_cache, disk_errors, key_of, remove
 from vllm_conda.toolchain.unpack import graft, unpack_deb
@@ -55,15 +56,22 @@ def ensure(platform: str, reporter: Reporter, cache: Path | None = None) -> Root
     store.prepare()
     wanted = AptSet(suite=SUITE, names=NAMES, closure=True, arch=host.deb_arch)
     client = AptClient(store, host, reporter)
+    # What is in the cache serves, since the suite moves every day.
+    found = client.cached(wanted)
+    if found and (root := _root(store, found, host)).path.is_dir():
+        return root
     with store.locked(reporter):
-        # What is in the cache serves, since the suite moves every day.
         found = client.cached(wanted) or client.fetch(wanted)
-        key = key_of(platform, *(f"{one.name}={one.version}" for one in found))
-        root = store.root / "pytorch" / key
-        if not root.is_dir():
-            _unpack(store, found, root, host.triplet, reporter)
-    version = next(one.version for one in found if one.name == "python3-torch")
-    return Root(root, host.triplet, version.partition("+")[0])
+        root = _root(store, found, host)
+        if not root.path.is_dir():
+            _unpack(store, found, root.path, host.triplet, reporter)
+    return root
+
+
+def _root(store: Store, debs: list[Artifact], host: Host) -> Root:
+    key = key_of(host.platform, *(f"{deb.name}={deb.version}" for deb in debs))
+    version = next(deb.version for deb in debs if deb.name == NAMES[0])
+    return Root(store.root / "pytorch" / key, host.triplet, version.partition("+")[0])
 
 
 def _unpack(
