@@ -37,6 +37,14 @@ struct TopKTypes {
 void LaunchTopK(const TopK& problem, const TopKTypes& types);
 void LaunchTable(const TopK& problem, const TopKTypes& types);
 
+// Sizes of each expert's two products, [experts, 3] each: tokens, columns, k; or columns, tokens,
+// k.
+struct ProductSizes {
+  int32_t *first, *second;
+  int32_t first_columns, n, k;  // of the model: the second product gives k columns from n
+  bool swapped;
+};
+
 // A stable counting sort of entries by expert.
 struct Sort {
   const void* ids;  // [entries], int32 or int64
@@ -66,12 +74,29 @@ struct Sort {
   int64_t* first_rows;    // [buckets + 1]
   int32_t* row_of_entry;  // [entries]
   int32_t* entry_of_row;  // [entries]
+
+  // Grouped products: tokens of the rows instead of entries.
+  int32_t* offsets;         // [buckets + 1]
+  int32_t* padded_offsets;  // [buckets + 1] or null: the same of counts rounded up to 128
+  int32_t* token_of_row;    // [entries]
+  ProductSizes sizes;
 };
 
 // Parts of the entries that blocks of threads sort; 1: no workspace.
 int32_t SortSegments(int64_t entries);
 void LaunchAlign(const char* op, const Sort& sort, cudaStream_t stream);
 void LaunchPermutation(const char* op, const Sort& sort, cudaStream_t stream);
+void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream);
+
+// Sizes of products whose tokens lie by expert already.
+struct Experts {
+  const int64_t* first_rows;  // [experts + 1], or
+  const int32_t* counts;      // [experts], of shares of padded_rows each
+  int32_t* offsets;           // [experts]; with counts
+  int32_t experts, padded_rows;
+  ProductSizes sizes;
+};
+void LaunchSizes(const char* op, const Experts& experts, cudaStream_t stream);
 
 struct BatchedAlign {
   const int32_t* counts;  // [experts]

@@ -112,6 +112,38 @@ VK_EXPORT vk_status vk_cuda_moe_permute(
     const vk_tensor* inv_permuted_idx, const vk_tensor* permuted_idx, const vk_tensor* workspace,
     void* stream);
 
+// Where each expert's rows of the grouped products are, and the sizes of the products: the first of
+// a token's k values to 2 n columns (n unless is_gated), the second of n values to k columns.
+//   topk_ids: [tokens, topk], int32 | int64, contiguous; entries outside of [0, num_experts) have
+//     no row
+//   expert_offsets: [num_experts + 1], int32: first row of each expert, and their end
+//   problem_sizes1, problem_sizes2: [num_experts, 3], int32: rows, columns, depth of each expert;
+//   or
+//     columns, rows, depth where there are at most 64 entries and no blockscale_offsets
+//   input_permutation: [tokens * topk], int32: token of each row; not written past the end
+//   output_permutation: [tokens * topk], int32: row of each entry, or the end for those without
+//   blockscale_offsets: [num_experts + 1], int32, or null: offsets of the rows rounded up to 128
+//   workspace: as above, vk_cuda_moe_sort_workspace(entries, num_experts) bytes
+VK_EXPORT vk_status vk_cuda_get_cutlass_moe_mm_data(
+    const vk_tensor* topk_ids, const vk_tensor* expert_offsets, const vk_tensor* problem_sizes1,
+    const vk_tensor* problem_sizes2, const vk_tensor* input_permutation,
+    const vk_tensor* output_permutation, int64_t num_experts, int64_t n, int64_t k,
+    const vk_tensor* blockscale_offsets, bool is_gated, const vk_tensor* workspace, void* stream);
+
+// The same sizes (gated) of experts whose first rows are known: [experts + 1], int64.
+VK_EXPORT vk_status vk_cuda_get_cutlass_moe_mm_sizes(const vk_tensor* expert_first_token_offset,
+                                                     const vk_tensor* problem_sizes1,
+                                                     const vk_tensor* problem_sizes2, int64_t n,
+                                                     int64_t k, bool swap_ab, void* stream);
+
+// The same of experts with padded_m rows each, of which expert_num_tokens ([num_local_experts],
+// int32) are in use. expert_offsets: [num_local_experts], int32. Columns come first where there are
+// at most 64 rows.
+VK_EXPORT vk_status vk_cuda_get_cutlass_batched_moe_mm_data(
+    const vk_tensor* expert_offsets, const vk_tensor* problem_sizes1,
+    const vk_tensor* problem_sizes2, const vk_tensor* expert_num_tokens, int64_t num_local_experts,
+    int64_t padded_m, int64_t n, int64_t k, void* stream);
+
 // hidden_states[t] = sum over k of topk_weights[t, k] * permuted[inv_permuted_idx[t, k]], in
 // float32; rows from expert_first_token_offset's last element on (where given) count as 0.
 //   permuted: [rows, hidden], float32 | bfloat16 | float16; hidden_states: [tokens, hidden]

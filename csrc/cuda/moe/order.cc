@@ -8,7 +8,9 @@ namespace {
 using vk::Arg;
 using vk::cuda::moe::BatchedAlign;
 using vk::cuda::moe::Copy;
+using vk::cuda::moe::Experts;
 using vk::cuda::moe::kMaxExperts;
+using vk::cuda::moe::ProductSizes;
 using vk::cuda::moe::Sort;
 
 void CheckRange(const char* op, const char* name, int64_t value, int64_t least, int64_t most) {
@@ -56,6 +58,29 @@ void Workspace(const char* op, Sort& sort, const vk_tensor* workspace) {
   VK_CHECK(reinterpret_cast<uintptr_t>(workspace->data) % 4 == 0,
            "%s: sort_workspace is not aligned to 4 bytes", op);
   sort.workspace = Int32(workspace);
+}
+
+// The engine's grouped products want columns first where there are at most so many rows.
+constexpr int64_t kSwappedRows = 64;
+
+ProductSizes Sizes(const char* op, const vk_tensor* first, const vk_tensor* second, int64_t experts,
+                   int64_t n, int64_t k, bool gated) {
+  ProductSizes sizes = {};
+  CheckRange(op, "n", n, 0, INT32_MAX / 2);
+  CheckRange(op, "k", k, 0, INT32_MAX);
+  Arg(op, "problem_sizes1", first).Dtype({VK_I32}).Dims(2).Size(0, experts).Size(1, 3).Contiguous();
+  Arg(op, "problem_sizes2", second)
+      .Dtype({VK_I32})
+      .Dims(2)
+      .Size(0, experts)
+      .Size(1, 3)
+      .Contiguous();
+  sizes.first = Int32(first);
+  sizes.second = Int32(second);
+  sizes.first_columns = static_cast<int32_t>(gated ? 2 * n : n);
+  sizes.n = static_cast<int32_t>(n);
+  sizes.k = static_cast<int32_t>(k);
+  return sizes;
 }
 
 }  // namespace
@@ -187,6 +212,69 @@ vk_status vk_cuda_moe_permute(const vk_tensor* input, const vk_tensor* topk_ids,
     copy.fan = static_cast<int32_t>(topk);
     copy.end = sort.first_rows + n_local_expert;
     if (sort.entries > 0) LaunchCopy(op, copy, on);
+  });
+}
+
+vk_status vk_cuda_get_cutlass_moe_mm_data(
+    const vk_tensor* topk_ids, const vk_tensor* expert_offsets, const vk_tensor* problem_sizes1,
+    const vk_tensor* problem_sizes2, const vk_tensor* input_permutation,
+    const vk_tensor* output_permutation, int64_t num_experts, int64_t n, int64_t k,
+    const vk_tensor* blockscale_offsets, bool is_gated, const vk_tensor* workspace, void* stream) {
+  return vk::Guard([&] {
+    const char* op = "get_cutlass_moe_mm_data";
+    Sort sort = Entries(op, topk_ids, num_experts, nullptr);
+    Arg(op, "topk_ids", topk_ids).Dims(2);
+    sort.sizes = Sizes(op, problem_sizes1, problem_sizes2, num_experts, n, k, is_gated);
+    sort.sizes.swapped = blockscale_offsets == nullptr && sort.entries <= kSwappedRows;
+    sort.offsets = Numbers(op, "expert_offsets", expert_offsets, num_experts + 1);
+    if (blockscale_offsets != nullptr) {
+      sort.padded_offsets = Numbers(op, "blockscale_offsets", blockscale_offsets, num_experts + 1);
+    }
+    sort.token_of_row = Numbers(op, "input_permutation", input_permutation, sort.entries);
+    sort.row_of_entry = Numbers(op, "output_permutation", output_permutation, sort.entries);
+    Workspace(op, sort, workspace);
+    LaunchGrouping(op, sort, vk::cuda::AsStream(stream));
+  });
+}
+
+vk_status vk_cuda_get_cutlass_moe_mm_sizes(const vk_tensor* expert_first_token_offset,
+                                           const vk_tensor* problem_sizes1,
+                                           const vk_tensor* problem_sizes2, int64_t n, int64_t k,
+                                           bool swap_ab, void* stream) {
+  return vk::Guard([&] {
+    const char* op = "get_cutlass_moe_mm_problem_sizes_from_expert_offsets";
+    const Arg first(op, "expert_first_token_offset", expert_first_token_offset);
+    first.Dtype({VK_I64}).Dims(1).Contiguous();
+    const int64_t count = first.size(0) - 1;
+    CheckRange(op, "the number of experts", count, 0, INT32_MAX);
+    Experts experts = {};
+    experts.first_rows = static_cast<const int64_t*>(expert_first_token_offset->data);
+    experts.experts = static_cast<int32_t>(count);
+    experts.sizes = Sizes(op, problem_sizes1, problem_sizes2, count, n, k, true);
+    experts.sizes.swapped = swap_ab;
+    if (count > 0) LaunchSizes(op, experts, vk::cuda::AsStream(stream));
+  });
+}
+
+vk_status vk_cuda_get_cutlass_batched_moe_mm_data(const vk_tensor* expert_offsets,
+                                                  const vk_tensor* problem_sizes1,
+                                                  const vk_tensor* problem_sizes2,
+                                                  const vk_tensor* expert_num_tokens,
+                                                  int64_t num_local_experts, int64_t padded_m,
+                                                  int64_t n, int64_t k, void* stream) {
+  return vk::Guard([&] {
+    const char* op = "get_cutlass_batched_moe_mm_data";
+    CheckRange(op, "num_local_experts", num_local_experts, 0, INT32_MAX);
+    CheckRange(op, "padded_m", padded_m, 0, INT32_MAX);
+    CheckRange(op, "the number of rows", num_local_experts * padded_m, 0, INT32_MAX);
+    Experts experts = {};
+    experts.counts = Numbers(op, "expert_num_tokens", expert_num_tokens, num_local_experts);
+    experts.offsets = Numbers(op, "expert_offsets", expert_offsets, num_local_experts);
+    experts.experts = static_cast<int32_t>(num_local_experts);
+    experts.padded_rows = static_cast<int32_t>(padded_m);
+    experts.sizes = Sizes(op, problem_sizes1, problem_sizes2, num_local_experts, n, k, true);
+    experts.sizes.swapped = num_local_experts * padded_m <= kSwappedRows;
+    if (num_local_experts > 0) LaunchSizes(op, experts, vk::cuda::AsStream(stream));
   });
 }
 

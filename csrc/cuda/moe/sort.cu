@@ -2,6 +2,7 @@
 // the entries, count them by expert, and number them from where the warps before them end; many
 // entries are split over blocks, whose counts a kernel in between adds up.
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/moe/launch.h"
 
@@ -23,6 +24,7 @@ struct Permutation {
   static constexpr bool kTail = true;  // what is left out gets rows too, the last
   static __device__ __forceinline__ int Padded(const Sort&, int count) { return count; }
 };
+struct Grouping : Permutation {};
 
 template <class Kind>
 __device__ __forceinline__ int Buckets(const Sort& sort) {
@@ -114,12 +116,24 @@ __device__ __forceinline__ int ExclusiveSum(int value, int* scratch, int* total)
   return before + sum - value;
 }
 
+// Row of an expert's sizes.
+__device__ __forceinline__ void WriteSizes(const ProductSizes& sizes, int expert, int tokens) {
+  const auto write = [&](int32_t* to, int columns, int k) {
+    to[3 * expert] = sizes.swapped ? columns : tokens;
+    to[3 * expert + 1] = sizes.swapped ? tokens : columns;
+    to[3 * expert + 2] = k;
+  };
+  write(sizes.first, sizes.first_columns, sizes.k);
+  write(sizes.second, sizes.k, sizes.n);
+}
+
 // Turns counts[part][bucket] into where each part's entries of a bucket start, and writes what is
 // said of whole buckets. One block; chunks of as many buckets as threads.
 template <class Kind>
 __device__ void Offsets(const Sort& sort, int parts, int* counts, int slot, int* scratch) {
+  constexpr bool kGrouping = std::is_same_v<Kind, Grouping>;
   const int buckets = Buckets<Kind>(sort);
-  int start = 0;
+  int start = 0, padded_start = 0;
   for (int base = 0; base < buckets; base += blockDim.x) {
     const int bucket = base + static_cast<int>(threadIdx.x);
     int count = 0;
@@ -137,7 +151,10 @@ __device__ void Offsets(const Sort& sort, int parts, int* counts, int slot, int*
     start += all;
     if (bucket < buckets) {
       for (int part = 0; part < parts; ++part) counts[part * buckets + bucket] += first;
-      if constexpr (Kind::kTail) {
+      if constexpr (kGrouping) {
+        sort.offsets[bucket] = first;
+        if (bucket < sort.buckets) WriteSizes(sort.sizes, bucket, count);
+      } else if constexpr (Kind::kTail) {
         sort.first_rows[bucket] = first;  // the tail's is the end of the local experts
       } else {
         int32_t* experts = sort.block_experts + static_cast<int64_t>(slot) * sort.blocks;
@@ -145,6 +162,13 @@ __device__ void Offsets(const Sort& sort, int parts, int* counts, int slot, int*
           if (i < sort.blocks) experts[i] = bucket;
         }
       }
+    }
+    if (kGrouping && sort.padded_offsets != nullptr) {
+      int whole;
+      const int rounded = bucket < sort.buckets ? (count + 127) / 128 * 128 : 0;
+      const int padded_first = padded_start + ExclusiveSum(rounded, scratch, &whole);
+      padded_start += whole;
+      if (bucket < buckets) sort.padded_offsets[bucket] = padded_first;
     }
   }
   if constexpr (!Kind::kTail) {
@@ -170,7 +194,12 @@ __device__ void Place(const Sort& sort, const Stretch& stretch, int adapter, int
                      __syncwarp();
                      if (bucket < 0) return;
                      if (before == 0) own[bucket] += __popc(peers);
-                     if constexpr (Kind::kTail) {
+                     if constexpr (std::is_same_v<Kind, Grouping>) {
+                       // What is left out shares the row behind all others.
+                       const bool kept = bucket < sort.buckets;
+                       sort.row_of_entry[entry] = kept ? row : sort.offsets[sort.buckets];
+                       if (kept) sort.token_of_row[row] = static_cast<int32_t>(entry / sort.topk);
+                     } else if constexpr (Kind::kTail) {
                        const int value = sort.values[entry];
                        sort.row_of_entry[value] = row;
                        if (bucket < sort.buckets) sort.entry_of_row[row] = value;
@@ -274,6 +303,18 @@ void LaunchSort(const char* op, const Sort& sort, cudaStream_t stream) {
   CheckLaunch(op);
 }
 
+__global__ void SizesKernel(const __grid_constant__ Experts experts) {
+  const int expert = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (expert >= experts.experts) return;
+  if (experts.counts != nullptr) {
+    experts.offsets[expert] = expert * experts.padded_rows;
+    WriteSizes(experts.sizes, expert, experts.counts[expert]);
+  } else {
+    const int64_t rows = experts.first_rows[expert + 1] - experts.first_rows[expert];
+    WriteSizes(experts.sizes, expert, static_cast<int32_t>(rows));
+  }
+}
+
 __global__ void __launch_bounds__(kMaxThreads)
     BatchedAlignKernel(const __grid_constant__ BatchedAlign align) {
   __shared__ int starts[kMaxExperts + 1];
@@ -322,6 +363,15 @@ void LaunchAlign(const char* op, const Sort& sort, cudaStream_t stream) {
 
 void LaunchPermutation(const char* op, const Sort& sort, cudaStream_t stream) {
   LaunchSort<Permutation>(op, sort, stream);
+}
+
+void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream) {
+  LaunchSort<Grouping>(op, sort, stream);
+}
+
+void LaunchSizes(const char* op, const Experts& experts, cudaStream_t stream) {
+  SizesKernel<<<GridX(op, CeilDiv(experts.experts, 128)), 128, 0, stream>>>(experts);
+  CheckLaunch(op);
 }
 
 void LaunchBatchedAlign(const char* op, const BatchedAlign& align, cudaStream_t stream) {

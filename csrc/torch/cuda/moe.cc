@@ -186,6 +186,40 @@ void MoeSum(const Tensor& input, const Tensor& output, const std::optional<Tenso
                         scope.stream()));
 }
 
+void MoeMmData(const Tensor& topk_ids, const Tensor& expert_offsets, const Tensor& sizes1,
+               const Tensor& sizes2, const Tensor& input_permutation,
+               const Tensor& output_permutation, int64_t num_experts, int64_t n, int64_t k,
+               const std::optional<Tensor>& blockscale_offsets, bool is_gated) {
+  const CudaScope scope("get_cutlass_moe_mm_data", topk_ids);
+  const Tensor workspace =
+      Bytes(topk_ids, vk_cuda_moe_sort_workspace(topk_ids.numel(), num_experts));
+  Check(vk_cuda_get_cutlass_moe_mm_data(
+      Ids(scope, "topk_ids", topk_ids), scope.View("expert_offsets", expert_offsets),
+      scope.View("problem_sizes1", sizes1), scope.View("problem_sizes2", sizes2),
+      scope.View("input_permutation", input_permutation),
+      scope.View("output_permutation", output_permutation), num_experts, n, k,
+      scope.View("blockscale_offsets", blockscale_offsets), is_gated,
+      scope.View("sort_workspace", workspace), scope.stream()));
+}
+
+void MoeMmSizes(const Tensor& first_rows, const Tensor& sizes1, const Tensor& sizes2, int64_t n,
+                int64_t k, bool swap_ab) {
+  const CudaScope scope("get_cutlass_moe_mm_problem_sizes_from_expert_offsets", first_rows);
+  Check(vk_cuda_get_cutlass_moe_mm_sizes(
+      scope.View("expert_first_token_offset", first_rows), scope.View("problem_sizes1", sizes1),
+      scope.View("problem_sizes2", sizes2), n, k, swap_ab, scope.stream()));
+}
+
+void BatchedMoeMmData(const Tensor& expert_offsets, const Tensor& sizes1, const Tensor& sizes2,
+                      const Tensor& counts, int64_t num_local_experts, int64_t padded_m, int64_t n,
+                      int64_t k) {
+  const CudaScope scope("get_cutlass_batched_moe_mm_data", expert_offsets);
+  Check(vk_cuda_get_cutlass_batched_moe_mm_data(
+      scope.View("expert_offsets", expert_offsets), scope.View("problem_sizes1", sizes1),
+      scope.View("problem_sizes2", sizes2), scope.View("expert_num_tokens", counts),
+      num_local_experts, padded_m, n, k, scope.stream()));
+}
+
 void ShuffleRows(const Tensor& input, const Tensor& dst2src_map, const Tensor& output) {
   const CudaScope scope("shuffle_rows", input);
   Check(vk_cuda_shuffle_rows(scope.View("input_tensor", input),
@@ -231,6 +265,10 @@ VK_BINDINGS(CUDA, library) {
   library.impl("moe_unpermute", TORCH_BOX(&vk::binding::Unpermute));
   library.impl("moe_sum", TORCH_BOX(&vk::binding::MoeSum));
   library.impl("shuffle_rows", TORCH_BOX(&vk::binding::ShuffleRows));
+  library.impl("get_cutlass_moe_mm_data", TORCH_BOX(&vk::binding::MoeMmData));
+  library.impl("get_cutlass_moe_mm_problem_sizes_from_expert_offsets",
+               TORCH_BOX(&vk::binding::MoeMmSizes));
+  library.impl("get_cutlass_batched_moe_mm_data", TORCH_BOX(&vk::binding::BatchedMoeMmData));
   library.impl("dsv3_router_gemm", TORCH_BOX(&vk::binding::RouterGemm));
   library.impl("dsv3_fused_a_gemm", TORCH_BOX(&vk::binding::FusedAGemm));
 }

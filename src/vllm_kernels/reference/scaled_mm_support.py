@@ -17,8 +17,3 @@ def cutlass_scaled_mm_supports_block_fp8(cuda_device_capability: int) -> bool:
 def cutlass_scaled_mm_supports_fp4(cuda_device_capability: int) -> bool:
     """Whether 4-bit floats with scales per block are served."""
     return False
-
-
-def cutlass_group_gemm_supported(cuda_device_capability: int) -> bool:
-    """Whether float8 products grouped by expert are served."""
-    return False

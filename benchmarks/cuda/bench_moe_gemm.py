@@ -1,0 +1,95 @@
+"""The experts' grouped FP8 product on a GPU, against PyTorch's grouped and single products.
+
+VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_moe_gemm.py --out moe_gemm.json
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from harness import Call, Case, main
+
+import vllm_kernels  # noqa: F401
+
+ops = torch.ops.vllm_kernels
+
+TOKENS = [16, 64, 256, 1024, 4096]
+# Experts, experts of a token, n and k: both products of Mixtral 8x7B and of Qwen3 30B-A3B, and the
+# first one of DeepSeek-V3 with its experts on eight GPUs.
+MODELS = {
+    "mixtral w13": (8, 2, 28672, 4096),
+    "mixtral w2": (8, 2, 4096, 14336),
+    "qwen3 w13": (128, 8, 1536, 2048),
+    "qwen3 w2": (128, 8, 2048, 768),
+    "deepseek w13": (32, 1, 4096, 7168),
+}
+
+
+def e4m3(*shape: int) -> torch.Tensor:
+    """Random float8 without a large float32 tensor on the way; no NaN."""
+    bits = torch.randint(0, 256, shape, dtype=torch.uint8, device="cuda")
+    return bits.bitwise_and_(0xBF).view(torch.float8_e4m3fn)
+
+
+def routed(tokens: int, experts: int, topk: int) -> list[int]:
+    """Rows of each expert, for tokens that choose at random."""
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.rand(tokens, experts, generator=generator).argsort(-1)[:, :topk]
+    return torch.bincount(chosen.flatten(), minlength=experts).tolist()
+
+
+def calls(counts: list[int], n: int, k: int) -> dict[str, Call]:
+    experts, rows = len(counts), sum(counts)
+    a, b = e4m3(rows, k), e4m3(experts, n, k)
+    a_scales = torch.rand(rows, 1, device="cuda") * 0.01
+    b_scales = torch.rand(experts, n, device="cuda") * 0.01
+    out = torch.empty(rows, n, dtype=torch.bfloat16, device="cuda")
+    sizes = torch.tensor([[count, n, k] for count in counts], dtype=torch.int32, device="cuda")
+    ends = torch.tensor(counts, device="cuda").cumsum(0)
+    offsets, stops = ends - sizes[:, 0], ends.int()
+    strides = torch.full((experts,), k, dtype=torch.int64, device="cuda")
+    ours = (a, b, a_scales, b_scales, offsets, sizes, strides, strides, strides, True, True)
+    turned = b.transpose(1, 2)
+    flat = a_scales.flatten()
+    parts = list(zip(a.split(counts), turned, a_scales.split(counts), b_scales, strict=True))
+
+    def loop() -> list[torch.Tensor]:
+        return [
+            torch._scaled_mm(
+                x, w, s, t.view(1, -1), out_dtype=torch.bfloat16, use_fast_accum=True
+            )
+            for x, w, s, t in parts
+            if len(x)
+        ]  # fmt: skip
+
+    def grouped() -> torch.Tensor:
+        return torch._scaled_grouped_mm(
+            a, turned, flat, b_scales, offs=stops, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+
+    found: dict[str, Call] = {
+        "ours": lambda: ops.cutlass_moe_mm(out, *ours),
+        "grouped": grouped,
+        "loop": loop,
+    }
+    wide_a, wide_b = a.bfloat16(), b.bfloat16().transpose(1, 2)
+    found["bf16"] = lambda: torch._grouped_mm(wide_a, wide_b, offs=stops)
+    return found
+
+
+def cases() -> Iterator[Case]:
+    for name, (experts, topk, n, k) in MODELS.items():
+        for tokens in TOKENS:
+            counts = routed(tokens, experts, topk)
+            rows, used = sum(counts), sum(count > 0 for count in counts)
+            yield Case(
+                f"{name}: {experts} experts, {n} x {k}, {tokens} tokens x {topk}",
+                lambda counts=counts, n=n, k=k: calls(counts, n, k),  # type: ignore[misc]
+                bytes_moved=used * n * k + rows * (k + 2 * n),
+                flops=2 * rows * n * k,
+            )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("moe_gemm", cases))

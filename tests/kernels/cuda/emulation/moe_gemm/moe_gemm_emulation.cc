@@ -1,0 +1,131 @@
+// Random problems through the grouped product of csrc/cuda/moe_gemm on an emulated GPU, against
+// float64. moe_gemm_emulation SEED COUNT: prints what differs; exit status 1 then.
+#include "device.h"
+
+#include <random>
+
+#include "cuda/moe_gemm/grouped.cuh"
+
+asm(".globl _ZN2vk4cuda8moe_gemm9unalignedE\n"
+    ".set _ZN2vk4cuda8moe_gemm9unalignedE, _ZN2vk4cuda9attention13shared_memoryE\n");
+
+namespace {
+
+using namespace vk::cuda;
+using namespace vk::cuda::moe_gemm;
+using attention::Map;
+
+std::mt19937 generator;
+
+int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+bool Chance(int one_in) { return Number(1, one_in) == 1; }
+
+E4M3 Weight() { return FromFloat<E4M3>(std::normal_distribution<float>()(generator)); }
+
+template <class T, int kTokens>
+bool Check() {
+  Grouped g = {};
+  g.experts = Chance(4) ? Number(30, 70) : Number(1, 6);
+  g.n = 8 * Number(1, 40);
+  g.k = 16 * Number(1, 24);
+  g.per_token = Chance(2);
+  g.per_expert = !g.per_token && Chance(3);
+  g.per_channel = Chance(2);
+  g.wide_first_rows = Chance(2);
+  const bool swapped = Chance(2), batched = Chance(3);
+  const int most = Chance(4) ? 3 * kTokens : kTokens / 2 + 2;
+
+  std::vector<int32_t> sizes, first32;
+  std::vector<int64_t> first64;
+  std::vector<int> counts;
+  for (int expert = 0; expert < g.experts; ++expert) {
+    const int count = Chance(3) || (g.experts > 6 && Chance(2)) ? 0 : Number(0, most);
+    counts.push_back(count);
+    first64.push_back(g.rows);
+    first32.push_back(g.rows);
+    for (int size : {swapped ? g.n : count, swapped ? count : g.n, g.k}) sizes.push_back(size);
+    g.rows += batched ? most : count;
+  }
+  g.rows += Number(1, 40);
+  g.out_stride = g.n + 8 * Number(0, 3);
+  std::vector<E4M3> tokens(static_cast<size_t>(g.rows) * g.k);
+  std::vector<E4M3> weights(static_cast<size_t>(g.experts) * g.n * g.k);
+  for (E4M3& x : tokens) x = Weight();
+  for (E4M3& x : weights) x = Weight();
+  std::vector<float> token_scales(static_cast<size_t>(g.rows + g.experts));
+  std::vector<float> weight_scales(static_cast<size_t>(g.experts) * g.n);
+  for (float& x : token_scales) x = 0.01f * static_cast<float>(Number(1, 100));
+  for (float& x : weight_scales) x = 0.01f * static_cast<float>(Number(1, 100));
+  const float untouched = 12345.0f;
+  std::vector<T> out(static_cast<size_t>(g.rows) * g.out_stride, FromFloat<T>(untouched));
+  g.out = out.data();
+  g.token_scales = token_scales.data();
+  g.weight_scales = weight_scales.data();
+  g.first_rows = g.wide_first_rows ? static_cast<const void*>(first64.data()) : first32.data();
+  g.sizes = sizes.data();
+
+  CUtensorMap maps[2] = {};
+  const auto set = [&](int index, const Map& map) {
+    std::memcpy(static_cast<void*>(&maps[index]), &map, sizeof(map));
+  };
+  set(0, {reinterpret_cast<const char*>(weights.data()),
+          3,
+          {g.k / 2, g.n, g.experts, 1},
+          {g.k, int64_t{g.n} * g.k, 0},
+          {64, kWeightRows, 1, 1}});
+  set(1, {reinterpret_cast<const char*>(tokens.data()),
+          3,
+          {g.k / 2, g.rows, 1, 1},
+          {g.k, 0, 0},
+          {64, kTokens, 1, 1}});
+  emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, Tile<kTokens>::kThreads, [&] {
+    if (emulation::current == 0) {
+      std::fill(std::begin(attention::named_barriers), std::end(attention::named_barriers),
+                emulation::Meeting{});
+    }
+    GroupedKernel<T, kTokens, 1>(g, maps[0], maps[1]);
+  });
+
+  std::vector<double> expected(out.size(), ToFloat(FromFloat<T>(untouched)));
+  for (int expert = 0; expert < g.experts; ++expert) {
+    for (int row = first32[expert]; row < first32[expert] + counts[expert]; ++row) {
+      const float a = token_scales[g.per_token ? row : g.per_expert ? expert : 0];
+      for (int n = 0; n < g.n; ++n) {
+        double sum = 0;
+        for (int k = 0; k < g.k; ++k) {
+          sum += double{ToFloat(tokens[static_cast<size_t>(row) * g.k + k])} *
+                 ToFloat(weights[(static_cast<size_t>(expert) * g.n + n) * g.k + k]);
+        }
+        const size_t scale = g.per_channel ? static_cast<size_t>(expert) * g.n + n : expert;
+        expected[static_cast<size_t>(row) * g.out_stride + n] = sum * a * weight_scales[scale];
+      }
+    }
+  }
+  double worst = 0;
+  for (size_t i = 0; i < out.size(); ++i) {
+    const double error = std::abs(ToFloat(out[i]) - expected[i]);
+    const double allowed = 0.01 + 0.01 * std::abs(expected[i]);
+    worst = std::max(worst, error >= 0 ? error / allowed : INFINITY);
+  }
+  if (worst > 1) {
+    std::printf("tokens %d: n %d, k %d, %d experts, %d rows: error %g of what is allowed\n",
+                kTokens, g.n, g.k, g.experts, g.rows, worst);
+  }
+  return worst <= 1;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 3) return 2;
+  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
+  bool right = true;
+  for (int i = 0; i < std::atoi(arguments[2]); ++i) {
+    right = Check<BFloat16, 16>() && right;
+    right = Check<Half, 32>() && right;
+    right = Check<BFloat16, 64>() && right;
+    right = Check<Half, 128>() && right;
+    right = Check<BFloat16, 256>() && right;
+  }
+  return right ? 0 : 1;
+}
