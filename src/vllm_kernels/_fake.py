@@ -91,6 +91,10 @@ def _moe_marlin_gemm(a: torch.Tensor, *args: torch.types.IntLikeType) -> torch.T
     return a.new_empty((args[18] * args[15], args[19]))
 
 
+def _moe_wna16_gemm(input: torch.Tensor, output: torch.Tensor, *_: object) -> torch.Tensor:
+    return output
+
+
 def _like(tensor: torch.Tensor, *_: object) -> torch.Tensor:
     return tensor.new_empty(tensor.shape)
 
@@ -133,6 +137,7 @@ _SPECIAL: dict[str, Fake] = {
     "awq_marlin_repack": _awq_repacked,
     "marlin_gemm": _marlin_gemm,
     "moe_wna16_marlin_gemm": _moe_marlin_gemm,
+    "moe_wna16_gemm": _moe_wna16_gemm,
     "permute_cols": _like,
     "get_cuda_view_from_cpu_tensor": _gpu_view,
     "weak_ref_tensor": _same_layout,

@@ -69,6 +69,14 @@ def _int4_weights(config: Any) -> bool:
     )
 
 
+def _int4_weights_fp8_activations(config: Any) -> bool:
+    return any(
+        _bits(scheme, "weights") == ("int", 4)
+        and _bits(scheme, "input_activations") == ("float", 8)
+        for scheme in _schemes(config)
+    )
+
+
 def _int8(config: Any) -> bool:
     return any(
         _bits(scheme, "weights") == ("int", 8) and _bits(scheme, "input_activations") == ("int", 8)
@@ -163,6 +171,21 @@ CUDA_NEEDS = (
         ("gptq_marlin_repack", "awq_marlin_repack", "marlin_gemm"),
         _int4_weights,
         "use a checkpoint in bfloat16",
+    ),
+    Need(
+        # By Marlin; layers whose sizes it does not take go to the engine's Triton kernel and, for a
+        # few tokens, to moe_wna16_gemm.
+        "4-bit weights of experts",
+        ("moe_wna16_marlin_gemm", "moe_wna16_gemm"),
+        lambda config: _int4_weights(config) and _experts(config),
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
+        # The engine's only kernels for them, taken by the GPU's capability alone.
+        "4-bit weights with float8 activations",
+        ("cutlass_w4a8_mm",),
+        _int4_weights_fp8_activations,
+        "use a checkpoint with 4-bit weights and 16-bit activations",
     ),
     Need(
         "int8 weights and activations",

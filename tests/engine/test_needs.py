@@ -120,6 +120,32 @@ def test_four_bit_weights_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
         needs.check(dense, "cpu")  # type: ignore[arg-type]
 
 
+CUDA_INT4 = ("gptq_marlin_repack", "awq_marlin_repack", "marlin_gemm")
+CUDA_EXPERTS = ("topk_softmax", "moe_align_block_size", "moe_sum")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "auto_gptq", "auto_awq"])
+def test_four_bit_weights_of_experts_on_a_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = [*CUDA_INT4, *CUDA_EXPERTS]
+    monkeypatch.setattr(needs, "_served", lambda op: op in served)
+    experts = config(quantization=method)
+    needs.check(experts, "cuda")  # type: ignore[arg-type]
+    experts.model_config.is_moe = True
+    with pytest.raises(PluginError, match="moe_wna16_marlin_gemm for 4-bit weights of experts"):
+        needs.check(experts, "cuda")  # type: ignore[arg-type]
+    served += ["moe_wna16_marlin_gemm", "moe_wna16_gemm"]
+    needs.check(experts, "cuda")  # type: ignore[arg-type]
+
+
+def test_four_bit_weights_with_float8_activations_on_a_gpu() -> None:
+    """The engine takes its kernel for them by the capability, though the op is not there."""
+    mixed = scheme(4, None)
+    mixed["config_groups"]["group_0"]["input_activations"] = {"type": "float", "num_bits": 8}
+    model = config(quantization="compressed-tensors", quantization_config=mixed)
+    with pytest.raises(PluginError, match="cutlass_w4a8_mm for 4-bit weights with float8"):
+        needs.check(model, "cuda")  # type: ignore[arg-type]
+
+
 def test_the_engine_keeps_activations_of_four_bit_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "")  # restored afterwards, also where it was unset

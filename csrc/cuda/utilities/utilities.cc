@@ -39,3 +39,35 @@ extern "C" vk_status vk_cuda_release_mapped(void* host) {
   return vk::Guard(
       [&] { vk::cuda::CheckCuda(kOp, "freeing page-locked memory", cudaFreeHost(host)); });
 }
+
+extern "C" vk_status vk_cuda_device_attribute(const char* op, int64_t attribute, int64_t device,
+                                              int64_t* value) {
+  return vk::Guard([&] {
+    VK_CHECK(value != nullptr, "%s: the address of the value is null", op);
+    VK_CHECK(attribute >= 0 && attribute <= INT32_MAX,
+             "%s: attribute is %lld, want a number of "
+             "cudaDeviceAttr",
+             op, static_cast<long long>(attribute));
+    int index = 0, found = 0, devices = 0;
+    vk::cuda::CheckCuda(op, "counting the GPUs", cudaGetDeviceCount(&devices));
+    if (device < 0) {
+      vk::cuda::CheckCuda(op, "finding the current CUDA device", cudaGetDevice(&index));
+    } else {
+      VK_CHECK(device < devices, "%s: device_id is %lld, want less than %d", op,
+               static_cast<long long>(device), devices);
+      index = static_cast<int>(device);
+    }
+    const cudaError_t error =
+        cudaDeviceGetAttribute(&found, static_cast<cudaDeviceAttr>(attribute), index);
+    // Else the next launch would report it.
+    if (error != cudaSuccess) cudaGetLastError();
+    VK_CHECK(error != cudaErrorInvalidValue, "%s: attribute %lld is none that CUDA knows", op,
+             static_cast<long long>(attribute));
+    vk::cuda::CheckCuda(op, "asking the GPU for its properties", error);
+    *value = found;
+  });
+}
+
+extern "C" vk_status vk_cuda_max_shared_memory(const char* op, int64_t device, int64_t* bytes) {
+  return vk_cuda_device_attribute(op, cudaDevAttrMaxSharedMemoryPerBlockOptin, device, bytes);
+}

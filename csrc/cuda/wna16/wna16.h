@@ -167,6 +167,25 @@ VK_EXPORT vk_status vk_cuda_awq_dequantize(const vk_tensor* weight, const vk_ten
                                            const vk_tensor* scales, const vk_tensor* zeros,
                                            void* stream);
 
+// output[e] = input[e / top_k] @ ((q - zero) * scale)[expert of e] * topk_weights[e] for the
+// entries e that vk_cuda_moe_align_block_size() sorted; all others are 0. Weights are rounded to
+// the dtype of input, sums are float32. For a few entries an expert.
+//   input: [tokens, K], float16 | bfloat16, rows aligned to 16 bytes, last dimension contiguous
+//   output: [..., N] of tokens * top_k rows, dtype of input, contiguous
+//   b_qweight: [experts, N, K / 2], uint8, contiguous: element 2 i in the low bits of byte i
+//   b_scales: [experts, N, groups], dtype of input, contiguous; K / groups a multiple of 32
+//   b_qzeros: [experts, N / 2, groups], uint8, contiguous: row 2 i in the low bits; or null: 8
+//   topk_weights: float32, tokens * top_k elements, or null
+//   sorted_token_ids, expert_ids, num_tokens_post_pad: int32, of blocks of block_size_m
+//   bit: 4
+VK_EXPORT vk_status vk_cuda_moe_wna16_gemm(const vk_tensor* input, const vk_tensor* output,
+                                           const vk_tensor* b_qweight, const vk_tensor* b_scales,
+                                           const vk_tensor* b_qzeros, const vk_tensor* topk_weights,
+                                           const vk_tensor* sorted_token_ids,
+                                           const vk_tensor* expert_ids,
+                                           const vk_tensor* num_tokens_post_pad, int64_t top_k,
+                                           int64_t block_size_m, int64_t bit, void* stream);
+
 }  // extern "C"
 
 #endif  // VLLM_KERNELS_CUDA_WNA16_WNA16_H_

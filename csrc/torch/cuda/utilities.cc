@@ -64,6 +64,19 @@ Tensor CudaViewOfCpuTensor(const Tensor& cpu_tensor) {
                                   [host](void*) { vk_cuda_release_mapped(host); });
 }
 
+int64_t DeviceAttribute(int64_t attribute, int64_t device) {
+  int64_t value = 0;
+  Check(vk_cuda_device_attribute("get_device_attribute", attribute, device, &value));
+  return value;
+}
+
+int64_t MaxSharedMemory(int64_t device) {
+  int64_t bytes = 0;
+  Check(vk_cuda_max_shared_memory("get_max_shared_memory_per_block_device_attribute", device,
+                                  &bytes));
+  return bytes;
+}
+
 }  // namespace
 }  // namespace vk::binding
 
@@ -73,4 +86,10 @@ VK_BINDINGS(CUDA, library) {
 
 VK_BINDINGS(CPU, library) {
   library.impl("get_cuda_view_from_cpu_tensor", TORCH_BOX(&vk::binding::CudaViewOfCpuTensor));
+}
+
+VK_BINDINGS(CompositeExplicitAutograd, library) {
+  library.impl("get_device_attribute", TORCH_BOX(&vk::binding::DeviceAttribute));
+  library.impl("get_max_shared_memory_per_block_device_attribute",
+               TORCH_BOX(&vk::binding::MaxSharedMemory));
 }

@@ -275,6 +275,22 @@ Tensor AwqGemm(const Tensor& in_feats, const Tensor& kernel, const Tensor& scali
   return c;
 }
 
+// The engine's choice of BLOCK_SIZE_N and BLOCK_SIZE_K is about its own kernel.
+Tensor MoeWna16Gemm(const Tensor& input, const Tensor& output, const Tensor& b_qweight,
+                    const Tensor& b_scales, const std::optional<Tensor>& b_qzeros,
+                    const std::optional<Tensor>& topk_weights, const Tensor& sorted_token_ids,
+                    const Tensor& expert_ids, const Tensor& num_tokens_post_pad, int64_t top_k,
+                    int64_t block_size_m, int64_t, int64_t, int64_t bit) {
+  const CudaScope scope("moe_wna16_gemm", input);
+  Check(vk_cuda_moe_wna16_gemm(
+      scope.View("input", input), scope.View("output", output), scope.View("b_qweight", b_qweight),
+      scope.View("b_scales", b_scales), scope.View("b_qzeros", b_qzeros),
+      scope.View("topk_weights", topk_weights), scope.View("sorted_token_ids", sorted_token_ids),
+      scope.View("expert_ids", expert_ids), scope.View("num_tokens_post_pad", num_tokens_post_pad),
+      top_k, block_size_m, bit, scope.stream()));
+  return output;
+}
+
 }  // namespace
 }  // namespace vk::binding
 
@@ -283,6 +299,7 @@ VK_BINDINGS(CUDA, library) {
   library.impl("awq_marlin_repack", TORCH_BOX(&vk::binding::AwqMarlinRepack));
   library.impl("marlin_gemm", TORCH_BOX(&vk::binding::MarlinGemm));
   library.impl("moe_wna16_marlin_gemm", TORCH_BOX(&vk::binding::MoeMarlinGemm));
+  library.impl("moe_wna16_gemm", TORCH_BOX(&vk::binding::MoeWna16Gemm));
   library.impl("permute_cols", TORCH_BOX(&vk::binding::PermuteCols));
   library.impl("gptq_gemm", TORCH_BOX(&vk::binding::GptqGemm));
   library.impl("gptq_shuffle", TORCH_BOX(&vk::binding::GptqShuffle));

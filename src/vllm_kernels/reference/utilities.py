@@ -1,6 +1,8 @@
-"""Tensors that share memory in ways that PyTorch itself has no function for."""
+"""Tensors that share memory in ways that PyTorch itself has no function for; a GPU's attributes."""
 
 from __future__ import annotations
+
+import ctypes
 
 import torch
 
@@ -41,3 +43,38 @@ def get_cuda_view_from_cpu_tensor(cpu_tensor: torch.Tensor) -> torch.Tensor:
 def weak_ref_tensor(input: torch.Tensor) -> torch.Tensor:
     """``input``'s memory under another tensor, which the reference keeps alive."""
     return input.detach()
+
+
+# cudaDevAttrMaxSharedMemoryPerBlockOptin
+_SHARED_MEMORY = 97
+
+
+def get_device_attribute(attribute: int, device_id: int) -> int:
+    """An attribute (a number of ``cudaDeviceAttr``) of a GPU; ``device_id`` < 0: the current one.
+
+    RuntimeError without a GPU, and for an attribute or a device that is not there.
+    """
+    if not torch.cuda.is_available():
+        raise RuntimeError("get_device_attribute: this process has no usable GPU")
+    torch.cuda.init()
+    device = torch.cuda.current_device() if device_id < 0 else device_id
+    if device >= torch.cuda.device_count():
+        raise RuntimeError(
+            f"get_device_attribute: device_id is {device}, want less than "
+            f"{torch.cuda.device_count()}"
+        )
+    # The driver numbers attributes as the run time does.
+    driver, handle, value = ctypes.CDLL("libcuda.so.1"), ctypes.c_int(), ctypes.c_int()
+    failed = driver.cuDeviceGet(ctypes.byref(handle), device) or driver.cuDeviceGetAttribute(
+        ctypes.byref(value), ctypes.c_int(attribute), handle
+    )
+    if failed:
+        raise RuntimeError(
+            f"get_device_attribute: attribute {attribute} is none that CUDA knows (error {failed})"
+        )
+    return value.value
+
+
+def get_max_shared_memory_per_block_device_attribute(device_id: int) -> int:
+    """Bytes of shared memory that a block can opt in to; ``device_id`` < 0: the current GPU."""
+    return get_device_attribute(_SHARED_MEMORY, device_id)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from vllm_kernels.reference import utilities as reference
+
 ops = torch.ops.vllm_kernels
 DTYPES = (
     torch.uint8,
@@ -103,3 +105,26 @@ def test_bad_arguments_of_the_c_abi(c_library: Callable[[str], ctypes.CDLL]) -> 
     assert copy(data, ctypes.c_int64(0), ctypes.byref(out)) != 0
     assert b"0 bytes, want at least 1" in library.vk_last_error()
     assert copy(None, ctypes.c_int64(8), ctypes.byref(out)) != 0
+
+
+@pytest.mark.parametrize("device", [-1, 0])
+def test_device_attributes(device: int) -> None:
+    properties = torch.cuda.get_device_properties(0)
+    assert ops.get_device_attribute(75, device) == properties.major
+    assert ops.get_device_attribute(76, device) == properties.minor
+    assert ops.get_device_attribute(16, device) == properties.multi_processor_count
+    shared = ops.get_max_shared_memory_per_block_device_attribute(device)
+    assert shared == properties.shared_memory_per_block_optin
+    assert shared == reference.get_max_shared_memory_per_block_device_attribute(device)
+    assert reference.get_device_attribute(75, device) == properties.major
+
+
+@pytest.mark.parametrize(
+    ("attribute", "device", "message"),
+    [(10**6, 0, "attribute 1000000 is none"), (-1, 0, "attribute"), (16, 99, "device_id is 99")],
+)
+def test_unknown_attributes_are_refused(attribute: int, device: int, message: str) -> None:
+    for library in (ops, reference):
+        with pytest.raises(RuntimeError, match=f"^get_device_attribute: {message}"):
+            library.get_device_attribute(attribute, device)
+    assert torch.ones(3, device="cuda").sum() == 3  # no error is left behind
