@@ -231,14 +231,16 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
         const int64_t at = g.per_channel ? int64_t{piece.expert} * g.n + row : piece.expert;
         row_scales[half] = row < g.n ? g.weight_scales[at] : 0.0f;
       }
-      for (int token = thread; token < kTokens; token += 128) {
-        float scale = 0.0f;
-        if (token < piece.count) {
-          scale = g.token_scales[g.per_token    ? piece.first_row + token
-                                 : g.per_expert ? piece.expert
-                                                : 0];
-        }
-        my_scales[token] = scale;
+      // Loaded now and stored when the products are done, so that none of them waits.
+      constexpr int kHeld = (kTokens + 127) / 128;
+      float held_scales[kHeld];
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        const int token = thread + 128 * i;
+        const int64_t at = g.per_token    ? int64_t{piece.first_row} + token
+                           : g.per_expert ? piece.expert
+                                          : 0;
+        held_scales[i] = token < piece.count ? g.token_scales[at] : 0.0f;
       }
 
       float sums[kTokens / 2];
@@ -266,6 +268,10 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
       WgmmaWait<0>();
       Pin(sums);
       release(before);
+#pragma unroll
+      for (int i = 0; i < kHeld; ++i) {
+        if (thread + 128 * i < kTokens) my_scales[thread + 128 * i] = held_scales[i];
+      }
       StoreTile<T, kTokens>(g, piece, sums, row_scales, my_scales, buffer, group);
       // Nobody reads the scales any more.
       NamedSync(1 + group, 128);
