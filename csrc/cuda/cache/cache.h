@@ -52,6 +52,17 @@ VK_EXPORT vk_status vk_cuda_concat_and_cache_mla(const vk_tensor* kv_c, const vk
                                                  const char* kv_cache_dtype, const vk_tensor* scale,
                                                  void* stream);
 
+// The same after the rotary embedding of k_pe and of the query's q_pe, in place. Tokens without a
+// slot or a position in the cache of angles are left as they are.
+//   positions: int64 [tokens]; q_pe: [tokens, heads, rope], dtype of kv_c, last dimension
+//   contiguous cos_sin_cache: [positions, rope], dtype of kv_c | float32: cosines of the pairs,
+//   then sines is_neox: pairs are i and i + rope / 2, else 2 i and 2 i + 1 slot_mapping: int64
+//   [tokens]
+VK_EXPORT vk_status vk_cuda_concat_and_cache_mla_rope_fused(
+    const vk_tensor* positions, const vk_tensor* q_pe, const vk_tensor* k_pe, const vk_tensor* kv_c,
+    const vk_tensor* cos_sin_cache, bool is_neox, const vk_tensor* slot_mapping,
+    const vk_tensor* kv_cache, const char* kv_cache_dtype, const vk_tensor* scale, void* stream);
+
 // q_out[t, h] = concat(ql_nope[t, h], q_pe[t, h]); one dtype, last dimensions contiguous
 VK_EXPORT vk_status vk_cuda_concat_mla_q(const vk_tensor* ql_nope, const vk_tensor* q_pe,
                                          const vk_tensor* q_out, void* stream);

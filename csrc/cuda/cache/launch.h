@@ -51,6 +51,18 @@ struct Gather {
   int32_t block_size, sequences;
 };
 
+// Pairs of a query's heads and of a key, each turned by its position's angle.
+struct Rotation {
+  void *query, *key;
+  const void* angles;  // [max_position, 2 * pairs]: cosines, sines
+  const int64_t *positions, *slots;
+  int64_t query_token_stride, query_head_stride, key_stride, angle_stride;
+  int64_t query_heads, pairs, max_position, slot_limit;
+  FastDiv half, heads;  // pairs of a head; heads with the key's
+  uint32_t count;       // pairs in all
+  bool neox;
+};
+
 struct Launch {
   const char* op;
   int32_t dtype;  // vk_dtype of what is not in the cache's format
@@ -62,6 +74,7 @@ struct Launch {
 void LaunchWrite(const Write& write, const Launch& launch);
 void LaunchWriteOld(const Write& write, const OldLayout& layout, const Launch& launch);
 void LaunchWriteDsMla(const Write& write, const Launch& launch);
+void LaunchRotation(const Rotation& rotation, bool float_angles, const Launch& launch);
 // Rows of bytes where the format is kSame: `dtype` is then VK_U8.
 void LaunchGather(const Gather& gather, const Launch& launch);
 // to_cache: whether `to` is the cache

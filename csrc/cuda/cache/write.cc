@@ -167,10 +167,9 @@ void CheckLatents(const Arg& latents, const Arg& ropes) {
   ropes.SameDtype(latents).Dims(2).LastDimContiguous().Size(0, latents.size(0));
 }
 
-void WriteMla(const vk_tensor* kv_c, const vk_tensor* k_pe, const vk_tensor* kv_cache,
-              const vk_tensor* slot_mapping, const char* kv_cache_dtype, const vk_tensor* scale,
-              void* stream) {
-  const char* op = "concat_and_cache_mla";
+void WriteMla(const char* op, const vk_tensor* kv_c, const vk_tensor* k_pe,
+              const vk_tensor* kv_cache, const vk_tensor* slot_mapping, const char* kv_cache_dtype,
+              const vk_tensor* scale, void* stream) {
   const bool packed = std::strcmp(kv_cache_dtype, "fp8_ds_mla") == 0;
   const Format format = packed ? Format::kE4M3 : FormatOf(op, kv_cache_dtype);
   const Arg latents(op, "kv_c", kv_c), ropes(op, "k_pe", k_pe), cache(op, "kv_cache", kv_cache);
@@ -203,6 +202,47 @@ void WriteMla(const vk_tensor* kv_c, const vk_tensor* k_pe, const vk_tensor* kv_
   add(1, ropes, rank, scales);
   writer.Cut();
   LaunchWrite(writer.write, writer.launch);
+}
+
+// Of the arguments that WriteMla() checks, only what the rotation itself relies on: both are
+// checked before anything is launched, but for the cache's layout.
+void Rotate(const char* op, const vk_tensor* positions, const vk_tensor* q_pe,
+            const vk_tensor* k_pe, const vk_tensor* kv_c, const vk_tensor* cos_sin_cache,
+            bool is_neox, const vk_tensor* slot_mapping, const vk_tensor* kv_cache, void* stream) {
+  const Arg latents(op, "kv_c", kv_c), key(op, "k_pe", k_pe), query(op, "q_pe", q_pe);
+  const Arg angles(op, "cos_sin_cache", cos_sin_cache), cache(op, "kv_cache", kv_cache);
+  latents.Dtype({VK_F32, VK_BF16, VK_F16});
+  CheckLatents(latents, key);
+  const int64_t tokens = key.size(0), rope = key.size(1);
+  VK_CHECK(rope % 2 == 0, "%s: k_pe has shape %s, want an even last dimension", op,
+           ShapeString(*k_pe).c_str());
+  query.SameDtype(key).Dims(3).Size(0, tokens).Size(2, rope).LastDimContiguous();
+  angles.Dims(2).Size(1, rope).LastDimContiguous();
+  const bool float_angles = cos_sin_cache->dtype == VK_F32;
+  if (!float_angles) angles.SameDtype(key);
+  Arg(op, "positions", positions).Dtype({VK_I64}).Dims(1).Size(0, tokens).Contiguous();
+  Arg(op, "slot_mapping", slot_mapping).Dtype({VK_I64}).Dims(1).Size(0, tokens).Contiguous();
+  cache.Dims(3);
+  Rotation rotation = {};
+  rotation.query = q_pe->data;
+  rotation.key = k_pe->data;
+  rotation.angles = cos_sin_cache->data;
+  rotation.positions = static_cast<const int64_t*>(positions->data);
+  rotation.slots = static_cast<const int64_t*>(slot_mapping->data);
+  rotation.query_token_stride = query.stride(0);
+  rotation.query_head_stride = query.stride(1);
+  rotation.key_stride = key.stride(0);
+  rotation.angle_stride = angles.stride(0);
+  rotation.query_heads = query.size(1);
+  rotation.pairs = rope / 2;
+  rotation.max_position = angles.size(0);
+  rotation.slot_limit = cache.size(0) * cache.size(1);
+  rotation.neox = is_neox;
+  rotation.count = CheckCount(op, tokens * (query.size(1) + 1) * (rope / 2));
+  if (rotation.count == 0) return;
+  rotation.half = FastDiv(static_cast<uint32_t>(rope / 2));
+  rotation.heads = FastDiv(static_cast<uint32_t>(query.size(1) + 1));
+  LaunchRotation(rotation, float_angles, {op, k_pe->dtype, Format::kSame, false, AsStream(stream)});
 }
 
 void ConcatQuery(const vk_tensor* ql_nope, const vk_tensor* q_pe, const vk_tensor* q_out,
@@ -261,7 +301,21 @@ vk_status vk_cuda_concat_and_cache_mla(const vk_tensor* kv_c, const vk_tensor* k
                                        const char* kv_cache_dtype, const vk_tensor* scale,
                                        void* stream) {
   return vk::Guard([&] {
-    vk::cuda::cache::WriteMla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, scale, stream);
+    vk::cuda::cache::WriteMla("concat_and_cache_mla", kv_c, k_pe, kv_cache, slot_mapping,
+                              kv_cache_dtype, scale, stream);
+  });
+}
+
+vk_status vk_cuda_concat_and_cache_mla_rope_fused(
+    const vk_tensor* positions, const vk_tensor* q_pe, const vk_tensor* k_pe, const vk_tensor* kv_c,
+    const vk_tensor* cos_sin_cache, bool is_neox, const vk_tensor* slot_mapping,
+    const vk_tensor* kv_cache, const char* kv_cache_dtype, const vk_tensor* scale, void* stream) {
+  return vk::Guard([&] {
+    const char* op = "concat_and_cache_mla_rope_fused";
+    vk::cuda::cache::Rotate(op, positions, q_pe, k_pe, kv_c, cos_sin_cache, is_neox, slot_mapping,
+                            kv_cache, stream);
+    vk::cuda::cache::WriteMla(op, kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, scale,
+                              stream);
   });
 }
 

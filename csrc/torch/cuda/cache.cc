@@ -40,6 +40,18 @@ void ConcatAndCacheMla(const Tensor& kv_c, const Tensor& k_pe, const Tensor& kv_
       scope.stream()));
 }
 
+void ConcatAndCacheMlaRope(const Tensor& positions, const Tensor& q_pe, const Tensor& k_pe,
+                           const Tensor& kv_c, const Tensor& cos_sin_cache, bool is_neox,
+                           const Tensor& slot_mapping, const Tensor& kv_cache,
+                           const std::string& kv_cache_dtype, const Tensor& scale) {
+  const CudaScope scope("concat_and_cache_mla_rope_fused", kv_c);
+  Check(vk_cuda_concat_and_cache_mla_rope_fused(
+      scope.View("positions", positions), scope.View("q_pe", q_pe), scope.View("k_pe", k_pe),
+      scope.View("kv_c", kv_c), scope.View("cos_sin_cache", cos_sin_cache), is_neox,
+      scope.View("slot_mapping", slot_mapping), scope.View("kv_cache", kv_cache),
+      kv_cache_dtype.c_str(), scope.View("kv_cache_scale", scale), scope.stream()));
+}
+
 void ConcatMlaQ(const Tensor& ql_nope, const Tensor& q_pe, const Tensor& q_out) {
   const CudaScope scope("concat_mla_q", ql_nope);
   Check(vk_cuda_concat_mla_q(scope.View("ql_nope", ql_nope), scope.View("q_pe", q_pe),
@@ -113,6 +125,7 @@ VK_BINDINGS(CUDA, library) {
   library.impl("reshape_and_cache_flash", TORCH_BOX(&vk::binding::ReshapeAndCacheFlash));
   library.impl("reshape_and_cache", TORCH_BOX(&vk::binding::ReshapeAndCache));
   library.impl("concat_and_cache_mla", TORCH_BOX(&vk::binding::ConcatAndCacheMla));
+  library.impl("concat_and_cache_mla_rope_fused", TORCH_BOX(&vk::binding::ConcatAndCacheMlaRope));
   library.impl("concat_mla_q", TORCH_BOX(&vk::binding::ConcatMlaQ));
   library.impl("gather_and_maybe_dequant_cache", TORCH_BOX(&vk::binding::GatherAndMaybeDequant));
   library.impl("cp_gather_cache", TORCH_BOX(&vk::binding::CpGatherCache));

@@ -164,6 +164,37 @@ def concat_and_cache_mla(
     kv_cache[block, slot] = _stored(both, kv_cache, kv_cache_dtype, scale).squeeze(1)
 
 
+def concat_and_cache_mla_rope_fused(
+    positions: torch.Tensor,
+    q_pe: torch.Tensor,
+    k_pe: torch.Tensor,
+    kv_c: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    is_neox: bool,
+    slot_mapping: torch.Tensor,
+    kv_cache: torch.Tensor,
+    kv_cache_dtype: str,
+    kv_cache_scale: torch.Tensor,
+) -> None:
+    """``concat_and_cache_mla`` after the rotary embedding of ``k_pe`` and ``q_pe``, in place.
+
+    ``q_pe``: [tokens, heads, rope]; ``positions``: int64 [tokens]; ``cos_sin_cache``: [positions,
+    rope], cosines of the pairs, then sines. Tokens without a slot or a position are left.
+    """
+    slots = kv_cache.shape[0] * kv_cache.shape[1]
+    known = (slot_mapping >= 0) & (slot_mapping < slots)
+    known &= (positions >= 0) & (positions < len(cos_sin_cache))
+    cosines, sines = cos_sin_cache[positions[known]].float().chunk(2, dim=-1)
+    for tensor, heads in ((q_pe, 1), (k_pe, 0)):
+        cos, sin = (cosines.unsqueeze(1), sines.unsqueeze(1)) if heads else (cosines, sines)
+        part = tensor[known].float()
+        x, y = part.chunk(2, dim=-1) if is_neox else (part[..., 0::2], part[..., 1::2])
+        turned = (x * cos - y * sin, y * cos + x * sin)
+        both = torch.cat(turned, -1) if is_neox else torch.stack(turned, -1).flatten(-2)
+        tensor[known] = both.to(tensor.dtype)
+    concat_and_cache_mla(kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, kv_cache_scale)
+
+
 def concat_mla_q(ql_nope: torch.Tensor, q_pe: torch.Tensor, q_out: torch.Tensor) -> None:
     """``q_out`` [tokens, heads, a + b] = concat of ``ql_nope`` [.., a] and ``q_pe`` [.., b]."""
     q_out.copy_(torch.cat((ql_nope, q_pe), dim=-1))

@@ -146,6 +146,41 @@ def test_concat_and_cache_mla(dtype: torch.dtype, kv_cache_dtype: str, tokens: i
         same(*caches)
 
 
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8", "fp8_ds_mla"])
+@pytest.mark.parametrize("neox", [False, True], ids=["pairs", "halves"])
+@pytest.mark.parametrize("float_angles", [False, True], ids=["same", "float"])
+def test_concat_and_cache_mla_rope_fused(
+    dtype: torch.dtype, kv_cache_dtype: str, neox: bool, float_angles: bool
+) -> None:
+    packed = kv_cache_dtype == "fp8_ds_mla"
+    if packed and dtype == torch.float32:
+        pytest.skip("the packed format is of 16-bit dtypes")
+    tokens, heads, rank, rope, blocks = 37, 5, 512, 64, 4
+    positions = torch.randint(-2, 102, (tokens,), device="cuda")  # some that the cache has not
+    angles = torch.randn(100, rope, device="cuda").to(torch.float32 if float_angles else dtype)
+    slots, scale = some_slots(tokens, blocks, 16), torch.tensor([0.7], device="cuda")
+    latents = randn(tokens, rank, dtype=dtype)
+    query = randn(tokens, heads + 1, rope + 8, dtype=dtype)
+    keys = randn(tokens, rope + 8, dtype=dtype)
+    shape = (blocks, 16, 656 if packed else rank + rope)
+    turned = []
+    for module in (ops, reference):
+        q, k = query.clone(), keys.clone()
+        cache = empty_cache(shape, dtype, kv_cache_dtype)
+        part, shared = q[:, 1:, 8:], k[:, :rope]
+        module.concat_and_cache_mla_rope_fused(
+            positions, part, shared, latents, angles, neox, slots, cache, kv_cache_dtype, scale
+        )
+        expected = empty_cache(shape, dtype, kv_cache_dtype)
+        reference.concat_and_cache_mla(latents, shared, expected, slots, kv_cache_dtype, scale)
+        same(cache, expected)
+        turned.append((q, k))
+    for ours, theirs in zip(*turned, strict=True):
+        bound = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
+        torch.testing.assert_close(ours, theirs, rtol=bound, atol=bound)
+    assert not torch.equal(turned[0][0], query)
+
+
 def test_concat_mla_q(dtype: torch.dtype) -> None:
     for tokens, heads, nope, rope in ((1, 1, 512, 64), (17, 5, 512, 64), (3, 2, 30, 7)):
         latents = randn(heads, tokens, nope, dtype=dtype).transpose(0, 1)
