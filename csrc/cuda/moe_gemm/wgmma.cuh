@@ -50,6 +50,21 @@ __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const 
       : "memory");
 }
 
+// Bulk copies out of shared memory; a thread's own. Addresses and size: multiples of 16 bytes.
+__device__ __forceinline__ void CopyOut(void* to, uint32_t from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
+                   __cvta_generic_to_global(to)),
+               "r"(from), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void CopyOutCommit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+// Until the thread's copies have read what they copy.
+__device__ __forceinline__ void CopyOutWait() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+
 // `low` in the low half.
 template <class T>
 __device__ __forceinline__ uint32_t PackPair(float low, float high) {

@@ -18,6 +18,7 @@ using attention::BarrierExpect;
 using attention::BarrierInit;
 using attention::BarrierInitFence;
 using attention::BarrierWait;
+using attention::FenceAsync;
 using attention::KMajor;
 using attention::NamedSync;
 using attention::Pin;
@@ -65,6 +66,20 @@ inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&r)[4]) {
       std::memcpy(shared_memory + all[8 * matrix + lane % 4 * 2 + i] + lane / 4 * 2, &bits, 2);
     }
   }
+}
+
+// Copies out read their source when they are waited for.
+inline std::vector<attention::Work> copies_out[emulation::kMaxThreads];
+inline void CopyOut(void* to, uint32_t from, int bytes) {
+  const bool aligned = reinterpret_cast<uintptr_t>(to) % 16 == 0 && from % 16 == 0;
+  if (!aligned || bytes % 16 != 0 || bytes <= 0) emulation::Fail("copy out");
+  copies_out[emulation::current].push_back(
+      [=] { std::memcpy(to, shared_memory + from, static_cast<size_t>(bytes)); });
+}
+inline void CopyOutCommit() {}
+inline void CopyOutWait() {
+  for (const attention::Work& copy : copies_out[emulation::current]) copy();
+  copies_out[emulation::current].clear();
 }
 
 template <class T>
