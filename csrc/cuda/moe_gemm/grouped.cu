@@ -16,9 +16,9 @@ struct Choice {
 // By the tokens that an expert has on average: the host knows no more.
 Choice ChooseTile(const Grouped& g) {
   const int64_t mean = CeilDiv(g.rows, g.experts);
-  int32_t tokens = mean <= 8 ? 16 : mean <= 24 ? 32 : mean <= 64 ? 64 : mean <= 128 ? 128 : 256;
+  int32_t tokens = mean <= 8 ? 16 : mean <= 24 ? 32 : mean <= 96 ? 64 : mean <= 384 ? 128 : 256;
   tokens = static_cast<int32_t>(Tuned("VK_MOE_TOKENS", tokens));
-  int32_t cluster = tokens >= 128 && g.n > kWeightRows ? 2 : 1;
+  int32_t cluster = 1;
   cluster = static_cast<int32_t>(Tuned("VK_MOE_CLUSTER", cluster));
   return {tokens, cluster};
 }

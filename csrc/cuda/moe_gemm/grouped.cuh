@@ -12,10 +12,6 @@
 
 namespace vk::cuda::moe_gemm {
 
-// Bytes from one token's results in shared memory to the next one's: 64 of 16 bits, and a gap that
-// puts eight rows into different banks.
-constexpr int kOutRow = 144;
-
 template <int kTokens>
 struct Tile {
   static constexpr int kThreads = 384;
@@ -24,10 +20,10 @@ struct Tile {
   static constexpr int kTokenBytes = kTokens * kDepth;
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes;
   // Results leave through shared memory, so many tokens of a warpgroup at a time.
-  static constexpr int kOutTokens = kTokens < 32 ? kTokens : 32;
-  static constexpr int kOutBytes = kOutTokens * kOutRow;
+  static constexpr int kOutTokens = kTokens < 64 ? kTokens : 64;
+  static constexpr int kOutBytes = kOutTokens * 128;
   static constexpr int kTableBytes = 4 * (3 * kMaxExperts + 4);
-  static constexpr int kOtherBytes = 4 * kOutBytes + 2 * 4 * kTokens + kTableBytes + 16 * 16;
+  static constexpr int kOtherBytes = 2 * kOutBytes + 2 * 4 * kTokens + kTableBytes + 16 * 16;
   static constexpr int kLimit = 227 * 1024 - 1024;  // 1 KiB is for aligning the stages
   static constexpr int kFitting = (kLimit - kOtherBytes) / kStageBytes;
   static constexpr int kStages = kFitting < 12 ? kFitting : 12;
@@ -110,34 +106,20 @@ __device__ __forceinline__ Piece FindPiece(const Grouped& g, const Table& table,
           (column * kCluster + rank) * kWeightRows};
 }
 
-// Where a warpgroup's results leave: two buffers in turns, so that one is filled while the copies
-// from the other go on.
-struct Outlet {
-  char* buffers;
-  int group, turn;
-};
-
-// Writes a warpgroup's 64 weight rows of the tile; `scales` are the warpgroup's.
+// Writes a warpgroup's 64 weight rows of the tile; `buffer` and `scales` are the warpgroup's.
 template <class T, int kTokens>
 __device__ __forceinline__ void StoreTile(const Grouped& g, const Piece& piece,
                                           const float (&sums)[kTokens / 2],
                                           const float (&row_scales)[2], const float* scales,
-                                          Outlet& outlet) {
-  using Tile = Tile<kTokens>;
-  constexpr int kOutTokens = Tile::kOutTokens;
-  const int warp = static_cast<int>(threadIdx.x) % 128 / 32;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int32_t first_column = piece.weight_row + outlet.group * 64;
-  const int32_t columns = min(64, g.n - first_column);
+                                          char* buffer, int group) {
+  constexpr int kOutTokens = Tile<kTokens>::kOutTokens;
+  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
+  const uint32_t address = SharedAddress(buffer);
+  const int32_t first_column = piece.weight_row + group * 64;
 #pragma unroll
   for (int begin = 0; begin < kTokens; begin += kOutTokens) {
     if (begin >= piece.count) continue;
-    // The warp that copies out of the buffer knows when it may be written again.
-    const bool mine = warp == outlet.turn;
-    const uint32_t buffer = SharedAddress(outlet.buffers + outlet.turn * Tile::kOutBytes);
-    outlet.turn ^= 1;
-    if (mine) CopyOutWait();
-    NamedSync(1 + outlet.group, 128);
+    NamedSync(1 + group, 128);  // the buffer is free
 #pragma unroll
     for (int token = 0; token < kOutTokens; token += 16) {
       const int at = (begin + token) / 2;  // of the sums
@@ -150,18 +132,16 @@ __device__ __forceinline__ void StoreTile(const Grouped& g, const Piece& piece,
             PackPair<T>(sums[at + 2 * i] * (row * two[0]), sums[at + 2 * i + 1] * (row * two[1]));
       }
       const int row = token + lane / 16 * 8 + lane % 8, chunk = warp * 2 + lane / 8 % 2;
-      StoreMatricesTransposed(buffer + row * kOutRow + chunk * 16, pairs);
+      StoreMatricesTransposed(address + row * 128 + ((chunk ^ (row % 8)) * 16), pairs);
     }
-    FenceAsync();
-    NamedSync(1 + outlet.group, 128);
-    if (mine && columns > 0) {
-      T* to =
-          static_cast<T*>(g.out) + (int64_t{piece.first_row} + begin) * g.out_stride + first_column;
-      const int rows = min(kOutTokens, piece.count - begin);
-      for (int row = lane; row < rows; row += 32) {
-        CopyOut(to + row * g.out_stride, buffer + row * kOutRow, columns * 2);
-      }
-      CopyOutCommit();
+    NamedSync(1 + group, 128);
+    for (int i = thread; i < kOutTokens * 8; i += 128) {
+      const int row = i / 8, chunk = i % 8;
+      if (begin + row >= piece.count || first_column + chunk * 8 >= g.n) continue;
+      T* to = static_cast<T*>(g.out) + (int64_t{piece.first_row} + begin + row) * g.out_stride +
+              first_column + chunk * 8;
+      *reinterpret_cast<uint4*>(to) =
+          *reinterpret_cast<const uint4*>(buffer + row * 128 + (chunk ^ (row % 8)) * 16);
     }
   }
 }
@@ -178,7 +158,7 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
   const uint32_t stages = SharedAddress(shared);
   char* others = shared + kStages * Tile::kStageBytes;
   char* out_buffers = others;
-  float* scales = reinterpret_cast<float*>(others + 4 * Tile::kOutBytes);
+  float* scales = reinterpret_cast<float*>(others + 2 * Tile::kOutBytes);
   int32_t* numbers = reinterpret_cast<int32_t*>(scales + 2 * kTokens);
   const Table table = {numbers + 2 * kMaxExperts, numbers, numbers + kMaxExperts};
   const uint32_t full = SharedAddress(numbers + 3 * kMaxExperts + 4), empty = full + 8 * kStages;
@@ -232,7 +212,7 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     RegistersMore<232>();
     const int group = static_cast<int>(threadIdx.x) / 128 - 1;
     const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
-    Outlet outlet = {out_buffers + 2 * group * Tile::kOutBytes, group, 0};
+    char* buffer = out_buffers + group * Tile::kOutBytes;
     float* my_scales = scales + group * kTokens;
     const auto release = [&](int used) {
       if (lane != 0) return;
@@ -292,9 +272,8 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
       for (int i = 0; i < kHeld; ++i) {
         if (thread + 128 * i < kTokens) my_scales[thread + 128 * i] = held_scales[i];
       }
-      StoreTile<T, kTokens>(g, piece, sums, row_scales, my_scales, outlet);
+      StoreTile<T, kTokens>(g, piece, sums, row_scales, my_scales, buffer, group);
     }
-    CopyOutWait();
   }
   // No block ends while another one of the cluster writes into its memory.
   if constexpr (kCluster > 1) {

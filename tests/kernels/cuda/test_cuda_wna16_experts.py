@@ -147,9 +147,9 @@ def test_capture() -> None:
 @pytest.mark.parametrize(
     ("at", "change", "message"),
     [
-        (0, lambda x: x.int(), "b_qweight has dtype"),
+        (0, lambda x: x.int(), "b_qweight is int32, want uint8"),
         (0, lambda x: x[:, :, :-1].contiguous(), "b_qweight has shape"),
-        (1, lambda x: x.float(), "b_scales has dtype"),
+        (1, lambda x: x.float(), "b_scales is float32, want bfloat16"),
         (1, lambda x: x.repeat(1, 1, 4), "8 groups of k 128, want groups of a multiple of 32"),
         (2, lambda x: x[:, :-1].contiguous(), "b_qzeros has shape"),
         (3, lambda x: x[:-1].contiguous(), "topk_weights has shape"),
