@@ -79,11 +79,11 @@ struct Piece {
   int32_t weight_row;
 };
 
-// Tile `index` of the cluster: of an expert's tiles those that read the same weights follow each
+// Tile `index`: of an expert's tiles those that read the same weights follow each
 // other, in groups of as many tokens as the L2 holds beside them.
-template <int kTokens, int kCluster>
+template <int kTokens>
 __device__ __forceinline__ Piece FindPiece(const Grouped& g, const Table& table, int32_t columns,
-                                           int32_t rank, int32_t index) {
+                                           int32_t index) {
   constexpr int kGroup = 2048 / kTokens;
   const int32_t tile = index / columns;
   int low = 0, high = g.experts;  // the last expert with before[expert] <= tile
@@ -103,7 +103,7 @@ __device__ __forceinline__ Piece FindPiece(const Grouped& g, const Table& table,
   const int32_t column = local / members;
   const int32_t first = (group * kGroup + local - column * members) * kTokens;
   return {low, table.first[low] + first, min(kTokens, table.count[low] - first),
-          (column * kCluster + rank) * kWeightRows};
+          column * kWeightRows};
 }
 
 // Writes a warpgroup's 64 weight rows of the tile; `buffer` and `scales` are the warpgroup's.
@@ -146,7 +146,7 @@ __device__ __forceinline__ void StoreTile(const Grouped& g, const Piece& piece,
   }
 }
 
-template <class T, int kTokens, int kCluster>
+template <class T, int kTokens>
 __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     GroupedKernel(const __grid_constant__ Grouped g, const __grid_constant__ CUtensorMap weight_map,
                   const __grid_constant__ CUtensorMap token_map) {
@@ -165,18 +165,15 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
       BarrierInit(full + 8 * stage, 1);
-      BarrierInit(empty + 8 * stage, Tile::kWarps * kCluster);
+      BarrierInit(empty + 8 * stage, Tile::kWarps);
     }
     BarrierInitFence();
   }
   FillTable<kTokens>(g, table);
-  const int32_t rank = kCluster == 1 ? 0 : static_cast<int32_t>(ClusterRank());
-  if constexpr (kCluster > 1) ClusterSync();  // barriers of the others are ready
 
-  const int32_t columns = (g.n + kWeightRows * kCluster - 1) / (kWeightRows * kCluster);
+  const int32_t columns = (g.n + kWeightRows - 1) / kWeightRows;
   const int32_t work = table.before[g.experts] * columns;
-  const int32_t first = static_cast<int32_t>(blockIdx.x) / kCluster;
-  const int32_t step = static_cast<int32_t>(gridDim.x) / kCluster;
+  const int32_t first = static_cast<int32_t>(blockIdx.x), step = static_cast<int32_t>(gridDim.x);
   const int32_t depth = (g.k + kDepth - 1) / kDepth;
   int stage = 0, phase = 0;
   const auto advance = [&] {
@@ -189,22 +186,15 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
   if (threadIdx.x < 128) {
     RegistersFewer<40>();
     if (threadIdx.x == 0) {
-      constexpr int kShare = kTokens / kCluster;  // of the tile's tokens, copied to all blocks
       for (int32_t index = first; index < work; index += step) {
-        const Piece piece = FindPiece<kTokens, kCluster>(g, table, columns, rank, index);
+        const Piece piece = FindPiece<kTokens>(g, table, columns, index);
         for (int32_t i = 0; i < depth; ++i, advance()) {
           BarrierWait(empty + 8 * stage, phase ^ 1);
           BarrierExpect(full + 8 * stage, Tile::kStageBytes);
           const uint32_t to = stages + stage * Tile::kStageBytes;
           CopyBox(to, &weight_map, full + 8 * stage, i * kDepth, piece.weight_row, piece.expert);
-          const uint32_t tokens = to + Tile::kWeightBytes + rank * kShare * kDepth;
-          const int32_t row = piece.first_row + rank * kShare;
-          if constexpr (kCluster == 1) {
-            CopyBox(tokens, &token_map, full + 8 * stage, i * kDepth, row, 0);
-          } else {
-            CopyBoxToAll(tokens, &token_map, full + 8 * stage, (1 << kCluster) - 1, i * kDepth, row,
-                         0);
-          }
+          CopyBox(to + Tile::kWeightBytes, &token_map, full + 8 * stage, i * kDepth,
+                  piece.first_row, 0);
         }
       }
     }
@@ -215,15 +205,10 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     char* buffer = out_buffers + group * Tile::kOutBytes;
     float* my_scales = scales + group * kTokens;
     const auto release = [&](int used) {
-      if (lane != 0) return;
-      if constexpr (kCluster == 1) {
-        BarrierArrive(empty + 8 * used);
-      } else {
-        for (int block = 0; block < kCluster; ++block) BarrierArriveAt(empty + 8 * used, block);
-      }
+      if (lane == 0) BarrierArrive(empty + 8 * used);
     };
     for (int32_t index = first; index < work; index += step) {
-      const Piece piece = FindPiece<kTokens, kCluster>(g, table, columns, rank, index);
+      const Piece piece = FindPiece<kTokens>(g, table, columns, index);
       float row_scales[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -274,11 +259,6 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
       }
       StoreTile<T, kTokens>(g, piece, sums, row_scales, my_scales, buffer, group);
     }
-  }
-  // No block ends while another one of the cluster writes into its memory.
-  if constexpr (kCluster > 1) {
-    __syncwarp();
-    ClusterSync();
   }
 #endif
 }

@@ -6,36 +6,22 @@
 
 namespace vk::cuda::moe_gemm {
 
-template <class T, int kTokens, int kCluster>
-void LaunchCluster(const Grouped& g, const CUtensorMap& weights, const CUtensorMap& tokens,
-                   int32_t blocks, cudaStream_t stream) {
-  const auto kernel = &GroupedKernel<T, kTokens, kCluster>;
+template <class T, int kTokens>
+void LaunchType(const Grouped& g, const CUtensorMap& weights, const CUtensorMap& tokens,
+                int32_t blocks, cudaStream_t stream) {
+  const auto kernel = &GroupedKernel<T, kTokens>;
   using Tile = Tile<kTokens>;
   cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {kCluster, 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(Tile::kThreads);
-  config.dynamicSmemBytes = Tile::kSharedBytes;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = kCluster > 1 ? 1 : 0;
-  cudaLaunchKernelEx(&config, kernel, g, weights, tokens);
+  kernel<<<blocks, Tile::kThreads, Tile::kSharedBytes, stream>>>(g, weights, tokens);
 }
 
 template <int kTokens>
 void LaunchTokens(const Grouped& g, const CUtensorMap& weights, const CUtensorMap& tokens,
-                  bool bfloat16, int32_t cluster, int32_t blocks, cudaStream_t stream) {
-  if (bfloat16 && cluster == 1) {
-    LaunchCluster<BFloat16, kTokens, 1>(g, weights, tokens, blocks, stream);
-  } else if (bfloat16) {
-    LaunchCluster<BFloat16, kTokens, 2>(g, weights, tokens, blocks, stream);
-  } else if (cluster == 1) {
-    LaunchCluster<Half, kTokens, 1>(g, weights, tokens, blocks, stream);
+                  bool bfloat16, int32_t blocks, cudaStream_t stream) {
+  if (bfloat16) {
+    LaunchType<BFloat16, kTokens>(g, weights, tokens, blocks, stream);
   } else {
-    LaunchCluster<Half, kTokens, 2>(g, weights, tokens, blocks, stream);
+    LaunchType<Half, kTokens>(g, weights, tokens, blocks, stream);
   }
 }
 

@@ -50,21 +50,6 @@ __device__ __forceinline__ void StoreMatricesTransposed(uint32_t address, const 
       : "memory");
 }
 
-// Bulk copies out of shared memory; a thread's own. Addresses and size: multiples of 16 bytes.
-__device__ __forceinline__ void CopyOut(void* to, uint32_t from, int bytes) {
-  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(
-                   __cvta_generic_to_global(to)),
-               "r"(from), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void CopyOutCommit() {
-  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-}
-// Until the thread's copies have read what they copy.
-__device__ __forceinline__ void CopyOutWait() {
-  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-}
-
 // `low` in the low half.
 template <class T>
 __device__ __forceinline__ uint32_t PackPair(float low, float high) {
@@ -75,36 +60,6 @@ __device__ __forceinline__ uint32_t PackPair(float low, float high) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
   }
   return bits;
-}
-
-// Clusters of blocks, which see each other's shared memory.
-
-__device__ __forceinline__ uint32_t ClusterRank() {
-  uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-// All threads of the cluster.
-__device__ __forceinline__ void ClusterSync() {
-  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
-}
-// Arrives at the barrier of that address in block `rank`.
-__device__ __forceinline__ void BarrierArriveAt(uint32_t barrier, uint32_t rank) {
-  asm volatile(
-      "{.reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
-}
-// CopyBox() to the same address, and for the same barrier, of every block of `mask`.
-__device__ __forceinline__ void CopyBoxToAll(uint32_t to, const CUtensorMap* map, uint32_t barrier,
-                                             uint16_t mask, int32_t x, int32_t y, int32_t z) {
-  asm volatile(
-      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%4, %5, %6}], [%2], %3;" ::"r"(to),
-      "l"(map), "r"(barrier), "h"(mask), "r"(x), "r"(y), "r"(z)
-      : "memory");
 }
 
 }  // namespace vk::cuda::moe_gemm

@@ -1,7 +1,7 @@
 """The grouped product's kernel on an emulated GPU: index arithmetic and waits without a device.
 
 Its own source is compiled for the host; emulation/moe_gemm stands for the header that holds
-instructions. One block at a time: what blocks of a cluster share is seen on a GPU only.
+instructions.
 """
 
 from __future__ import annotations

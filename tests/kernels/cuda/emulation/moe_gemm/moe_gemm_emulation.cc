@@ -83,7 +83,7 @@ bool Check() {
       std::fill(std::begin(attention::named_barriers), std::end(attention::named_barriers),
                 emulation::Meeting{});
     }
-    GroupedKernel<T, kTokens, 1>(g, maps[0], maps[1]);
+    GroupedKernel<T, kTokens>(g, maps[0], maps[1]);
   });
 
   std::vector<double> expected(out.size(), ToFloat(FromFloat<T>(untouched)));

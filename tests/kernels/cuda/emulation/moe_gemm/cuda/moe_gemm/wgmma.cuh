@@ -18,7 +18,6 @@ using attention::BarrierExpect;
 using attention::BarrierInit;
 using attention::BarrierInitFence;
 using attention::BarrierWait;
-using attention::FenceAsync;
 using attention::KMajor;
 using attention::NamedSync;
 using attention::Pin;
@@ -68,20 +67,6 @@ inline void StoreMatricesTransposed(uint32_t address, const uint32_t (&r)[4]) {
   }
 }
 
-// Copies out read their source when they are waited for.
-inline std::vector<attention::Work> copies_out[emulation::kMaxThreads];
-inline void CopyOut(void* to, uint32_t from, int bytes) {
-  const bool aligned = reinterpret_cast<uintptr_t>(to) % 16 == 0 && from % 16 == 0;
-  if (!aligned || bytes % 16 != 0 || bytes <= 0) emulation::Fail("copy out");
-  copies_out[emulation::current].push_back(
-      [=] { std::memcpy(to, shared_memory + from, static_cast<size_t>(bytes)); });
-}
-inline void CopyOutCommit() {}
-inline void CopyOutWait() {
-  for (const attention::Work& copy : copies_out[emulation::current]) copy();
-  copies_out[emulation::current].clear();
-}
-
 template <class T>
 uint32_t PackPair(float low, float high) {
   return attention::Pack<T>(low, high);
@@ -92,13 +77,6 @@ inline void CopyBox(uint32_t to, const CUtensorMap* map, uint32_t barrier, int32
                     int32_t z) {
   attention::CopyBoxOf(to, map, barrier, {x / 2, y, z});
 }
-
-// One block at a time: clusters are not emulated.
-inline uint32_t ClusterRank() { return 0; }
-inline void ClusterSync() {}
-inline void BarrierArriveAt(uint32_t, uint32_t) {}
-inline void CopyBoxToAll(uint32_t, const CUtensorMap*, uint32_t, uint16_t, int32_t, int32_t,
-                         int32_t) {}
 
 }  // namespace vk::cuda::moe_gemm
 #endif  // VLLM_KERNELS_TESTS_MOE_GEMM_WGMMA_CUH_
