@@ -1,0 +1,125 @@
+#include "cuda/scaled_mm/dispatch.h"
+
+#include <string>
+#include <string_view>
+
+#include "cuda/common/launch.h"
+
+namespace vk::cuda::scaled_mm {
+namespace {
+
+Kind KindOf(const Problem& p) {
+  if (p.dtype == VK_I8) return Kind::kInt8;
+  return p.blocks ? Kind::kFp8Blocks : Kind::kFp8;
+}
+
+const char* Words(Kind kind) {
+  switch (kind) {
+    case Kind::kInt8:
+      return "int8";
+    case Kind::kFp8:
+      return "float8_e4m3fn";
+    default:
+      return "float8_e4m3fn with scales for blocks";
+  }
+}
+
+// Whether the library has machine code of exactly that name, such as 8.9 or 10.0f.
+[[maybe_unused]] bool HasCode(int64_t capability, std::string_view suffix) {
+  const std::string code =
+      std::to_string(capability / 10) + "." + std::to_string(capability % 10) + std::string(suffix);
+  const std::string_view archs = VK_CUDA_ARCHS;
+  for (size_t at = archs.find(code); at != archs.npos; at = archs.find(code, at + 1)) {
+    const size_t end = at + code.size();
+    if ((at == 0 || archs[at - 1] == ' ') && (end == archs.size() || archs[end] == ' '))
+      return true;
+  }
+  return false;
+}
+
+#ifdef ENABLE_SCALED_MM_C2X
+// Code of 8.0 runs on 8.9 too, but multiplies no FP8.
+bool ServesC2x(Kind kind, int64_t capability) {
+  if (kind == Kind::kInt8) return capability == 75 || (capability >= 80 && capability < 90);
+  return kind == Kind::kFp8 && capability == 89 && HasCode(89, "");
+}
+
+template <int kArch, Kind kKind>
+void LaunchC2xBySize(const Problem& p) {
+  if (p.m <= 64) return LaunchC2x<kArch, kKind, Tile::kFew>(p);
+  return LaunchC2x<kArch, kKind, Tile::kMany>(p);
+}
+
+void RunC2x(Kind kind, const Problem& p) {
+  if (kind == Kind::kFp8) return LaunchC2xBySize<89, Kind::kFp8>(p);
+  if (p.capability < 80) return LaunchC2xBySize<75, Kind::kInt8>(p);
+  return LaunchC2xBySize<80, Kind::kInt8>(p);
+}
+#endif
+
+#ifdef ENABLE_SCALED_MM_SM90
+// By measurement on an H100 (benchmarks/cuda/bench_scaled_mm.py).
+Tile Sm90TileOf(const Problem& p) {
+  const int64_t forced = Tuned("VK_SCALED_MM_TILE", -1);
+  if (forced >= 0) return static_cast<Tile>(forced);
+  if (p.m <= 16) return Tile::kFew;
+  if (p.m <= 64) return Tile::kSome;
+  const int64_t tiles = CeilDiv(p.m, 128) * CeilDiv(p.n, 128);
+  if (tiles < p.multiprocessors) return Tile::kMedium;
+  return tiles < 4 * p.multiprocessors ? Tile::kMany : Tile::kLarge;
+}
+
+template <Kind kKind>
+void RunSm90By(const Problem& p) {
+  switch (Sm90TileOf(p)) {
+    case Tile::kFew:
+      return LaunchSm90<kKind, Tile::kFew>(p);
+    case Tile::kSome:
+      return LaunchSm90<kKind, Tile::kSome>(p);
+    case Tile::kMedium:
+      return LaunchSm90<kKind, Tile::kMedium>(p);
+    case Tile::kMany:
+      return LaunchSm90<kKind, Tile::kMany>(p);
+    default:
+      return LaunchSm90<kKind, Tile::kLarge>(p);
+  }
+}
+
+void RunSm90(Kind kind, const Problem& p) {
+  if (kind == Kind::kFp8) return RunSm90By<Kind::kFp8>(p);
+  if (kind == Kind::kInt8) return RunSm90By<Kind::kInt8>(p);
+  if (CeilDiv(p.m, 128) * CeilDiv(p.n, 128) < p.multiprocessors) {
+    return LaunchSm90<Kind::kFp8Blocks, Tile::kFew>(p);
+  }
+  return LaunchSm90<Kind::kFp8Blocks, Tile::kMany>(p);
+}
+#endif
+
+using Runner = void(Kind, const Problem&);
+
+// What multiplies that kind on GPUs of `capability`; null: nothing in this library.
+Runner* Find([[maybe_unused]] Kind kind, [[maybe_unused]] int64_t capability) {
+#ifdef ENABLE_SCALED_MM_C2X
+  if (ServesC2x(kind, capability)) return &RunC2x;
+#endif
+#ifdef ENABLE_SCALED_MM_SM90
+  if (capability == 90) return &RunSm90;
+#endif
+  return nullptr;
+}
+
+}  // namespace
+
+bool Serves(Kind kind, int64_t capability) { return Find(kind, capability) != nullptr; }
+
+void Run(const Problem& p) {
+  const Kind kind = KindOf(p);
+  if (Runner* run = Find(kind, p.capability)) return run(kind, p);
+  Fail(VK_UNSUPPORTED,
+       "%s: this library (%s) has no kernel of %s for GPUs of %d.%d; FP8 takes 8.9 or newer (9.0 "
+       "for "
+       "blocks), INT8 7.5 to 9.0",
+       p.op, VK_CUDA_ARCHS, Words(kind), p.capability / 10, p.capability % 10);
+}
+
+}  // namespace vk::cuda::scaled_mm

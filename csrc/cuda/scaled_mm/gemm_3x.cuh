@@ -1,0 +1,121 @@
+// A scaled product by CUTLASS 3.x, of what an architecture's header chooses (Config):
+//   Arch, Input, Sum; ALayout, BLayout, with those of scales of blocks, if kBlocks
+//   Tile, Cluster, CtaTile: shapes; Mainloop, Epilogue: schedules; Scheduler; Fusion:
+//   epilogue_3x.cuh kTransposed: computes b^T a^T, where rows of a are few and the kernel's come by
+//   64 at least
+#ifndef VLLM_KERNELS_CUDA_SCALED_MM_GEMM_3X_CUH_
+#define VLLM_KERNELS_CUDA_SCALED_MM_GEMM_3X_CUH_
+
+#include <cutlass/cutlass.h>
+#include <cutlass/device_kernel.h>
+#include <cutlass/gemm/kernel/gemm_universal_decl.h>
+#include <cutlass/numeric_types.h>
+#include <cute/tensor.hpp>
+#include <cutlass/gemm/collective/collective_builder_decl.hpp>
+#include <cutlass/gemm/collective/collective_mma_decl.hpp>
+#include <cutlass/gemm/kernel/tile_scheduler.hpp>
+
+#include "core/status.h"
+#include "cuda/common/launch.h"
+#include "cuda/scaled_mm/epilogue_3x.cuh"
+#include "cuda/scaled_mm/problem.h"
+
+namespace vk::cuda::scaled_mm {
+
+template <int kM, int kN, int kK>
+using Mnk = cute::Shape<cute::Int<kM>, cute::Int<kN>, cute::Int<kK>>;
+
+// Elements of 16 bytes: what the tensor memory accelerator wants of every row.
+template <class T>
+constexpr int kAligned = 128 / cutlass::sizeof_bits<T>::value;
+
+template <class Config>
+struct Gemm3x {
+  using Input = typename Config::Input;
+  using OutputLayout = std::conditional_t<Config::kTransposed, cutlass::layout::ColumnMajor,
+                                          cutlass::layout::RowMajor>;
+  using Fusion = typename Config::Fusion;
+  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
+      typename Config::Arch, cutlass::arch::OpClassTensorOp, typename Config::Tile,
+      typename Config::Cluster, cutlass::epilogue::collective::EpilogueTileAuto,
+      typename Config::Sum, float, void, OutputLayout, kAligned<Stored>, Stored, OutputLayout,
+      kAligned<Stored>, typename Config::Epilogue, typename Fusion::Tree>::CollectiveOp;
+  using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
+      typename Config::Arch, cutlass::arch::OpClassTensorOp, Input, typename Config::ALayout,
+      kAligned<Input>, Input, typename Config::BLayout, kAligned<Input>, typename Config::Sum,
+      typename Config::Tile, typename Config::Cluster,
+      cutlass::gemm::collective::StageCountAutoCarveout<static_cast<int>(
+          sizeof(typename Epilogue::SharedStorage))>,
+      typename Config::Mainloop>::CollectiveOp;
+  using Kernel = cutlass::gemm::kernel::GemmUniversal<cute::Shape<int, int, int, int>, Mainloop,
+                                                      Epilogue, typename Config::Scheduler>;
+
+  static typename Mainloop::Arguments MainloopArguments(const Problem& p) {
+    const auto rows = [](int64_t stride) { return cute::make_stride(stride, _1{}, int64_t{0}); };
+    const auto* a = static_cast<const Input*>(p.a);
+    const auto* b = static_cast<const Input*>(p.b);
+    if constexpr (Config::kTransposed) {
+      return {b, rows(p.ldb), a, rows(p.lda)};
+    } else if constexpr (Config::kBlocks) {
+      return {a,          rows(p.lda),        b,          rows(p.ldb),
+              p.a_scales, Config::AScales(p), p.b_scales, Config::BScales(p)};
+    } else {
+      return {a, rows(p.lda), b, rows(p.ldb)};
+    }
+  }
+
+  static typename Epilogue::Arguments EpilogueArguments(const Problem& p) {
+    const auto stride = [&] {
+      if constexpr (Config::kTransposed) {
+        return cute::make_stride(_1{}, p.ldo, int64_t{0});
+      } else {
+        return cute::make_stride(p.ldo, _1{}, int64_t{0});
+      }
+    }();
+    return {Fusion::Make(p), nullptr, stride, static_cast<Stored*>(p.out), stride};
+  }
+};
+
+// Launches the kernel of `Gemm` (Kernel; MainloopArguments() and EpilogueArguments() of a problem).
+// CUTLASS's own adapter would bring the kernels of every architecture into the compile.
+template <class Gemm, class Config, class Problem>
+void Launch3x(const Problem& p) {
+  using Kernel = typename Gemm::Kernel;
+  using Cluster = typename Config::Cluster;
+  cutlass::KernelHardwareInfo hardware;
+  hardware.sm_count = p.multiprocessors;
+  typename Kernel::TileScheduler::Arguments scheduler{};
+  scheduler.max_swizzle_size = static_cast<int>(Tuned("VK_SCALED_MM_SWIZZLE", 1));
+  using Raster = decltype(scheduler.raster_order);
+  scheduler.raster_order = static_cast<Raster>(Tuned("VK_SCALED_MM_RASTER", 0));
+  const typename Kernel::Arguments arguments{
+      cutlass::gemm::GemmUniversalMode::kGemm,
+      Config::kTransposed ? cute::make_shape(p.n, p.m, p.k, 1) : cute::make_shape(p.m, p.n, p.k, 1),
+      Gemm::MainloopArguments(p),
+      Gemm::EpilogueArguments(p),
+      hardware,
+      scheduler};
+  if (!Kernel::can_implement(arguments) || Kernel::get_workspace_size(arguments) != 0) {
+    Fail(VK_INTERNAL, "%s: the kernel chosen does not multiply %d x %d x %d", p.op, p.m, p.n, p.k);
+  }
+  const auto params = Kernel::to_underlying_arguments(arguments, nullptr);
+  const auto kernel = &cutlass::device_kernel<Kernel>;
+  CheckCuda(p.op, "asking for shared memory",
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 Kernel::SharedStorageSize));
+  cudaLaunchAttribute cluster;
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1};
+  cudaLaunchConfig_t config = {};
+  config.gridDim = Kernel::get_grid_shape(params);
+  config.blockDim = Kernel::get_block_shape();
+  config.dynamicSmemBytes = Kernel::SharedStorageSize;
+  config.stream = p.stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  (void)cudaLaunchKernelEx(&config, kernel, params);  // CheckLaunch() asks for its error
+  CheckLaunch(p.op);
+}
+
+}  // namespace vk::cuda::scaled_mm
+#endif  // VLLM_KERNELS_CUDA_SCALED_MM_GEMM_3X_CUH_

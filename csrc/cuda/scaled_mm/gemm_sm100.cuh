@@ -1,0 +1,71 @@
+// Data-centre Blackwell and Thor: tcgen05 kernels with sums in tensor memory, FP8 alone. Included
+// by the generated instances only.
+#ifndef VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM100_CUH_
+#define VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM100_CUH_
+
+// The headers of this architecture alone: those of all take longer to compile.
+#include <cutlass/gemm/kernel/gemm_universal_decl.h>
+#include <cutlass/epilogue/collective/collective_builder.hpp>
+#include <cutlass/gemm/collective/builders/sm100_blockwise_umma_builder.inl>
+#include <cutlass/gemm/collective/builders/sm100_umma_builder.inl>
+#include <cutlass/gemm/collective/collective_mma_decl.hpp>
+#include <cutlass/gemm/collective/sm100_mma_warpspecialized.hpp>
+#include <cutlass/gemm/collective/sm100_mma_warpspecialized_blockwise_scaling.hpp>
+#include <cutlass/gemm/kernel/sm100_gemm_tma_warpspecialized.hpp>
+
+#include "cuda/scaled_mm/fp8_3x.cuh"
+#include "cuda/scaled_mm/gemm_3x.cuh"
+#include "cuda/scaled_mm/tiles.h"
+
+namespace vk::cuda::scaled_mm {
+
+// Two multiprocessors share a tile of kLarge: each holds half of a and half of b.
+template <Kind kKind, Tile kTile>
+struct Sm100Tile;
+
+template <>
+struct Sm100Tile<Kind::kFp8, Tile::kFew> {
+  using Tile = Mnk<128, 32, 128>;
+  using CtaTile = Tile;
+  using Cluster = Mnk<1, 1, 1>;
+  using Mainloop = cutlass::gemm::KernelTmaWarpSpecialized1SmSm100;
+  using Epilogue = cutlass::epilogue::TmaWarpSpecialized1Sm;
+  static constexpr bool kTransposed = true;
+};
+template <>
+struct Sm100Tile<Kind::kFp8, Tile::kMany> {
+  using Tile = Mnk<128, 128, 128>;
+  using CtaTile = Tile;
+  using Cluster = Mnk<1, 1, 1>;
+  using Mainloop = cutlass::gemm::KernelTmaWarpSpecialized1SmSm100;
+  using Epilogue = cutlass::epilogue::TmaWarpSpecialized1Sm;
+  static constexpr bool kTransposed = false;
+};
+template <>
+struct Sm100Tile<Kind::kFp8, Tile::kLarge> {
+  using Tile = Mnk<256, 256, 128>;
+  using CtaTile = Mnk<128, 256, 128>;
+  using Cluster = Mnk<2, 1, 1>;
+  using Mainloop = cutlass::gemm::KernelTmaWarpSpecialized2SmSm100;
+  using Epilogue = cutlass::epilogue::TmaWarpSpecialized2Sm;
+  static constexpr bool kTransposed = false;
+};
+template <>
+struct Sm100Tile<Kind::kFp8Blocks, Tile::kMany> {
+  using Tile = Mnk<128, 128, 128>;
+  using CtaTile = Tile;
+  using Cluster = Mnk<1, 1, 1>;
+  using Mainloop = cutlass::gemm::KernelTmaWarpSpecializedBlockwise1SmSm100;
+  using Epilogue = cutlass::epilogue::TmaWarpSpecialized1Sm;
+  static constexpr bool kTransposed = false;
+};
+
+template <Kind kKind, Tile kTile>
+void LaunchSm100(const Problem& problem) {
+  using Config =
+      Fp8Config<cutlass::arch::Sm100, Sm100Tile<kKind, kTile>, kKind == Kind::kFp8Blocks>;
+  Launch3x<Gemm3x<Config>, Config>(problem);
+}
+
+}  // namespace vk::cuda::scaled_mm
+#endif  // VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM100_CUH_

@@ -1,0 +1,28 @@
+// The kernels that there are: one instance for each generation, kind and tile.
+#ifndef VLLM_KERNELS_CUDA_SCALED_MM_TILES_H_
+#define VLLM_KERNELS_CUDA_SCALED_MM_TILES_H_
+
+#include "cuda/scaled_mm/problem.h"
+
+namespace vk::cuda::scaled_mm {
+
+enum class Kind { kFp8, kInt8, kFp8Blocks };
+
+// Tiles of CUTLASS 3.x kernels, named for how many rows of a they are good for.
+enum class Tile { kFew, kSome, kMedium, kMany, kLarge };
+
+// Launches one instance; throws vk::Error.
+template <Kind kKind, Tile kTile>
+void LaunchSm90(const Problem& problem);
+
+template <Kind kKind, Tile kTile>
+void LaunchSm100(const Problem& problem);
+template <Kind kKind, Tile kTile>
+void LaunchSm120(const Problem& problem);
+
+// kArch: the oldest GPUs that run it; 75 and 80 for INT8, 89 for FP8. Tiles kFew and kMany.
+template <int kArch, Kind kKind, Tile kTile>
+void LaunchC2x(const Problem& problem);
+
+}  // namespace vk::cuda::scaled_mm
+#endif  // VLLM_KERNELS_CUDA_SCALED_MM_TILES_H_
