@@ -95,6 +95,40 @@ void RunSm90(Kind kind, const Problem& p) {
 }
 #endif
 
+#ifdef ENABLE_SCALED_MM_SM100
+// Code for a family's first GPU serves all of it, code for one GPU that one alone.
+bool HasBlackwellCode(int64_t capability) {
+  const int64_t family = capability == 103 ? 100 : capability;
+  return HasCode(capability, "a") || HasCode(capability, "f") || HasCode(family, "f");
+}
+
+void RunSm100(Kind kind, const Problem& p) {
+  if (kind == Kind::kFp8Blocks) return LaunchSm100<Kind::kFp8Blocks, Tile::kMany>(p);
+  if (p.m <= 32) return LaunchSm100<Kind::kFp8, Tile::kFew>(p);
+  if (CeilDiv(p.m, 256) * CeilDiv(p.n, 256) * 2 < p.multiprocessors) {
+    return LaunchSm100<Kind::kFp8, Tile::kMany>(p);
+  }
+  return LaunchSm100<Kind::kFp8, Tile::kLarge>(p);
+}
+#endif
+
+#ifdef ENABLE_SCALED_MM_SM120
+bool HasWorkstationCode(int64_t capability) {
+  return HasCode(capability, "a") || HasCode(capability, "f") || HasCode(120, "f");
+}
+
+template <Kind kKind>
+void RunSm120As(const Problem& p) {
+  if (p.m <= 64) return LaunchSm120<kKind, Tile::kFew>(p);
+  return LaunchSm120<kKind, Tile::kMany>(p);
+}
+
+void RunSm120(Kind kind, const Problem& p) {
+  if (kind == Kind::kFp8) return RunSm120As<Kind::kFp8>(p);
+  return RunSm120As<Kind::kFp8Blocks>(p);
+}
+#endif
+
 using Runner = void(Kind, const Problem&);
 
 // What multiplies that kind on GPUs of `capability`; null: nothing in this library.
@@ -104,6 +138,13 @@ Runner* Find([[maybe_unused]] Kind kind, [[maybe_unused]] int64_t capability) {
 #endif
 #ifdef ENABLE_SCALED_MM_SM90
   if (capability == 90) return &RunSm90;
+#endif
+  if (kind == Kind::kInt8) return nullptr;
+#ifdef ENABLE_SCALED_MM_SM100
+  if (capability >= 100 && capability < 120 && HasBlackwellCode(capability)) return &RunSm100;
+#endif
+#ifdef ENABLE_SCALED_MM_SM120
+  if (capability >= 120 && capability < 130 && HasWorkstationCode(capability)) return &RunSm120;
 #endif
   return nullptr;
 }

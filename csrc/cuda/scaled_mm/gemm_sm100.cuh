@@ -3,15 +3,9 @@
 #ifndef VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM100_CUH_
 #define VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM100_CUH_
 
-// The headers of this architecture alone: those of all take longer to compile.
-#include <cutlass/gemm/kernel/gemm_universal_decl.h>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
-#include <cutlass/gemm/collective/builders/sm100_blockwise_umma_builder.inl>
-#include <cutlass/gemm/collective/builders/sm100_umma_builder.inl>
-#include <cutlass/gemm/collective/collective_mma_decl.hpp>
-#include <cutlass/gemm/collective/sm100_mma_warpspecialized.hpp>
-#include <cutlass/gemm/collective/sm100_mma_warpspecialized_blockwise_scaling.hpp>
-#include <cutlass/gemm/kernel/sm100_gemm_tma_warpspecialized.hpp>
+#include <cutlass/gemm/collective/collective_builder.hpp>
+#include <cutlass/gemm/kernel/gemm_universal.hpp>
 
 #include "cuda/scaled_mm/fp8_3x.cuh"
 #include "cuda/scaled_mm/gemm_3x.cuh"
