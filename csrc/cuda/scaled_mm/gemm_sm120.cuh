@@ -3,16 +3,16 @@
 #ifndef VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM120_CUH_
 #define VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM120_CUH_
 
-// The headers of this architecture alone, in the order that they need: those of all take more memory
-// to compile.
+// The headers of this architecture alone, in the order that they need: those of all take more
+// memory to compile.
 #include <cutlass/cutlass.h>
 #include <cutlass/detail/blockwise_scale_layout.hpp>
 #include <cutlass/detail/dependent_false.hpp>
 
+#include <cutlass/gemm/kernel/gemm_universal_decl.h>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
 #include <cutlass/gemm/collective/collective_builder_decl.hpp>
 #include <cutlass/gemm/collective/collective_mma_decl.hpp>
-#include <cutlass/gemm/kernel/gemm_universal_decl.h>
 #include <cutlass/gemm/kernel/tile_scheduler.hpp>
 
 #include <cutlass/gemm/collective/builders/sm100_umma_builder.inl>

@@ -52,8 +52,8 @@ struct Sm90Tile<kKind, Tile::kFew> : Sm90Schedule<kKind, false> {
 };
 template <Kind kKind>
 struct Sm90Tile<kKind, Tile::kSome> : Sm90Schedule<kKind, false> {
-  using Tile = Mnk<64, 64, 256>;
-  using Cluster = Mnk<1, 1, 1>;
+  using Tile = Mnk<64, 64, 128>;
+  using Cluster = Mnk<2, 1, 1>;
   static constexpr bool kTransposed = true;
 };
 template <Kind kKind>
