@@ -65,7 +65,7 @@ def poisoned(m: int, n: int, dtype: torch.dtype) -> torch.Tensor:
 
 
 def close(out: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
-    """Within rounding of the result; int8 sums are exact, Hopper's float8 sums keep 14 bits or so."""
+    """Within rounding of the result; int8 sums are exact, Hopper's float8 sums keep 14 bits."""
     eps = torch.finfo(out.dtype).eps
     size = expected.double().abs().max().item() if expected.numel() else 1.0
     loose = eps if dtype == torch.int8 else max(eps, 6e-3)
