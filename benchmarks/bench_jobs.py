@@ -1,10 +1,13 @@
 """What each job of the matrix costs, and how long rendering all of them takes.
 
 Each job is built alone from a clone of the committed state, with the machine's toolchain channel
-but without compiler cache and staging builds of earlier runs. Recorded are the wall clock of each
-package, the processor time of the whole job and the largest resident memory of one of its
-processes, as the kernel accounts them. Jobs that are not measured in a run keep their figures.
+but without staging builds of earlier runs; every file is compiled, whatever the compiler cache
+holds.
+Recorded are the wall clock of each package, the processor time of the whole job and the largest
+resident memory of one of its processes, as the kernel accounts them, and the same of each kernel
+family's compiles. Jobs that are not measured in a run keep their figures.
 
+    python benchmarks/bench_jobs.py --new linux-64-cuda-13.0-all      # new families of it alone
     python benchmarks/bench_jobs.py --render                          # the rendering alone
     python benchmarks/bench_jobs.py linux-64-cpu-x86-64-v3 [JOB...]   # these jobs too
 
@@ -14,13 +17,14 @@ processes, as the kernel accounts them. Jobs that are not measured in a run keep
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -29,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "jobs.json"
 RENDERINGS = 5
 # What makes a second build of the same sources cheap; the toolchain is not part of a job.
-LEFT_OUT = {"build", "ccache", "lock", "locks"}
+LEFT_OUT = {"build", "jobs", "lock", "locks"}
+_FAMILY = re.compile(r"vllm_kernels_(?:cuda|cpu)_(\w+)\.dir/")
 sys.path.insert(0, str(ROOT / "src"))
 
 
@@ -44,52 +49,90 @@ def machine() -> dict[str, str]:
     return {"CPU": model, "cores": str(os.cpu_count()), "memory": f"{memory:.0f} GiB"}
 
 
-def measure(job: str, keep: Path | None = None) -> dict[str, Any]:
+def measure(job: str, cached: bool, keep: Path | None = None) -> dict[str, Any]:
     """Build one job in a scratch folder.
 
     Args:
         keep: Folder that receives the packages.
+        cached: Take what the compiler cache holds; it is not measured then.
 
     Returns:
         A job's entry of the results, as vllm_conda.matrix.Cost has it.
     """
     from vllm_conda.paths import cache_root
 
-    with tempfile.TemporaryDirectory(prefix="vllm-jobs-") as scratch:
-        folder = Path(scratch)
-        cache = folder / "cache"
-        cache.mkdir()
-        for entry in cache_root().iterdir():
-            if entry.name not in LEFT_OUT:
-                (cache / entry.name).symlink_to(entry)
-        clone = folder / "clone"
-        subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-        command = [sys.executable, "-m", "vllm_conda", "build", "--variant", job, "--json"]
-        environment = {
-            **os.environ,
-            "VLLM_CONDA_CACHE": str(cache),
-            "PYTHONPATH": str(clone / "src"),
-        }
-        output, errors = folder / "report.json", folder / "errors.txt"
-        with output.open("w") as report, errors.open("w") as log:
-            started = subprocess.Popen(
-                command, cwd=clone, env=environment, stdout=report, stderr=log
-            )
-            # Of the process and of all that it has waited for: the compilers.
-            _, status, usage = os.wait4(started.pid, 0)
-            started.returncode = os.waitstatus_to_exitcode(status)
-        if started.returncode != 0:
-            sys.exit(f"{job} failed:\n{output.read_text()[-2000:]}{errors.read_text()[-4000:]}")
-        built = json.loads(output.read_text())["built"]
-        if keep:
-            for package in sorted((clone / "output").glob("*/*.conda")):
-                (keep / package.parent.name).mkdir(parents=True, exist_ok=True)
-                shutil.copy2(package, keep / package.parent.name)
+    # A checkout's is always the same: nvcc's compiles are found in the compiler cache by where the
+    # compiler lies.
+    name = hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]
+    folder = cache_root() / "jobs" / name
+    cache, log_file = folder / "cache", folder / "compiles.jsonl"
+    for left in (cache, folder / "clone"):
+        shutil.rmtree(left, ignore_errors=True)
+    if not cached:
+        # Else what a run that was stopped has measured counts too.
+        log_file.unlink(missing_ok=True)
+    cache.mkdir(parents=True)
+    for entry in cache_root().iterdir():
+        if entry.name not in LEFT_OUT:
+            (cache / entry.name).symlink_to(entry)
+    clone = folder / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    command = [sys.executable, "-m", "vllm_conda", "build", "--variant", job, "--json"]
+    environment = {
+        **os.environ,
+        "VLLM_CONDA_CACHE": str(cache),
+        "PYTHONPATH": str(clone / "src"),
+        "CCACHE_RECACHE": "" if cached else "1",
+        # Not by the script's own first line: a cross build has the platform's Python on PATH.
+        "CCACHE_PREFIX": f"{sys.executable} {ROOT / 'benchmarks' / 'measure_compile.py'}",
+        "VLLM_COMPILE_LOG": str(log_file),
+    }
+    output, errors = folder / "report.json", folder / "errors.txt"
+    with output.open("w") as report, errors.open("w") as log:
+        started = subprocess.Popen(command, cwd=clone, env=environment, stdout=report, stderr=log)
+        # Of the process and of all that it has waited for: the compilers.
+        _, status, usage = os.wait4(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(status)
+    if started.returncode != 0:
+        sys.exit(f"{job} failed:\n{output.read_text()[-2000:]}{errors.read_text()[-4000:]}")
+    built = json.loads(output.read_text())["built"]
+    compiles = log_file.read_text(encoding="utf-8") if log_file.is_file() else ""
+    sizes = {item["package"]: _size(clone, item["package"]) for item in built}
+    if keep:
+        for package in sorted((clone / "output").glob("*/*.conda")):
+            (keep / package.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy2(package, keep / package.parent.name)
+    shutil.rmtree(folder)
     return {
         "cores": os.cpu_count(),
         "seconds": {item["package"].rsplit("-", 2)[0]: item["seconds"] for item in built},
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "memory_mib": usage.ru_maxrss // 1024,
+        "package_mib": {name.rsplit("-", 2)[0]: size for name, size in sizes.items()},
+        "families": families([json.loads(line) for line in compiles.splitlines()]),
+    }
+
+
+def _size(clone: Path, package: str) -> float:
+    """MiB of a finished package."""
+    (path,) = (clone / "output").glob(f"*/{package}")
+    return round(path.stat().st_size / 2**20, 2)
+
+
+def families(compiles: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the files of each family cost, from measure_compile.py's rows."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in compiles:
+        if match := _FAMILY.search(row["output"]):
+            found.setdefault(match[1], []).append(row)
+    return {
+        name: {
+            "files": len(rows),
+            "cpu_seconds": round(sum(row["cpu_seconds"] for row in rows), 1),
+            "longest_cpu_seconds": max(row["cpu_seconds"] for row in rows),
+            "memory_mib": max(row["memory_mib"] for row in rows),
+        }
+        for name, rows in sorted(found.items())
     }
 
 
@@ -122,6 +165,11 @@ def write(document: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("job", nargs="*", help="jobs of `vllm-conda matrix` to build")
+    parser.add_argument(
+        "--new",
+        action="store_true",
+        help="measure the families alone whose files the compiler cache lacks; the rest is kept",
+    )
     parser.add_argument("--render", action="store_true", help="time the rendering of all jobs")
     parser.add_argument("--keep", type=Path, help="folder for the packages")
     arguments = parser.parse_args()
@@ -134,7 +182,19 @@ def main() -> None:
         print(f"render --all: {document['render']}", flush=True)
     write(document)
     for job in arguments.job:
-        document["jobs"][job] = measure(job, arguments.keep)
+        found = measure(job, arguments.new, arguments.keep)
+        if arguments.new and job in document["jobs"]:
+            kept = document["jobs"][job]
+            changed = found["families"]
+            for name, family in changed.items():
+                before = kept["families"].get(name, {"cpu_seconds": 0})
+                kept["cpu_seconds"] += family["cpu_seconds"] - before["cpu_seconds"]
+            kept["families"] = dict(sorted({**kept["families"], **changed}.items()))
+            kept["package_mib"] = found["package_mib"]
+            kept["memory_mib"] = max(row["memory_mib"] for row in (kept, *changed.values()))
+            kept["cpu_seconds"] = round(kept["cpu_seconds"], 1)
+            found = kept
+        document["jobs"][job] = found
         print(f"{job}: {document['jobs'][job]}", flush=True)
         write(document)
 

@@ -91,7 +91,14 @@ def matrix_page(targets: Targets, costs: Costs) -> str:
         machine = ", ".join(f"{key} {value}" for key, value in costs.machine.items())
         text += f"\nMeasured by `{COSTS_COMMAND}`: {machine}.\n"
     head, lines = matrix.table(list(matrix.rows(targets, costs)))
-    return text + "\n" + _table(head, [(f"`{line[0]}`", *line[1:]) for line in lines])
+    text += "\n" + _table(head, [(f"`{line[0]}`", *line[1:]) for line in lines])
+    for job, cost in costs.jobs.items():
+        if cost.families:
+            text += f"\n## Kernel families of `{job}`\n\n"
+            text += _table(*matrix.family_table(cost))
+            sizes = (f"`{name}` {size} MiB" for name, size in cost.package_mib.items())
+            text += f"\nPackages: {', '.join(sizes)}.\n" if cost.package_mib else ""
+    return text
 
 
 def exit_codes_page() -> str:

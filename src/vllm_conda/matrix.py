@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,23 @@ NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
+class FamilyCost:
+    """Compiling one kernel family for all architectures of a job.
+
+    Attributes:
+        files: Source files compiled.
+        cpu_seconds: Processor time of all of them.
+        longest_cpu_seconds: Processor time of the largest.
+        memory_mib: Largest resident memory of one process.
+    """
+
+    files: int
+    cpu_seconds: float
+    longest_cpu_seconds: float
+    memory_mib: int
+
+
+@dataclass(frozen=True)
 class Cost:
     """One job, built alone from its sources on a machine with ``cores`` cores.
 
@@ -29,12 +46,16 @@ class Cost:
         seconds: Wall clock of configuring, compiling and packaging each package, by name.
         cpu_seconds: Processor time of the whole job.
         memory_mib: Largest resident memory of one process.
+        families: The same of the job's kernel families.
+        package_mib: Size of each package, by name.
     """
 
     cores: int
     seconds: dict[str, float]
     cpu_seconds: float
     memory_mib: int
+    families: dict[str, FamilyCost] = field(default_factory=dict)
+    package_mib: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,7 @@ def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) ->
 
 
 def cost_words(cost: Cost | None) -> tuple[str, str]:
-    """Time and memory of a job, for tables."""
+    """Time and memory of a job, for tables; the wall clock says what else the machine did."""
     if cost is None:
         return NOT_MEASURED, NOT_MEASURED
     seconds = sum(cost.seconds.values())
@@ -136,7 +157,7 @@ def cost_words(cost: Cost | None) -> tuple[str, str]:
 
 def table(found: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and lines of the matrix as a table."""
-    head = ("job", "builds for", "runs on", "packages", "compile time", "largest process")
+    head = ("job", "builds for", "runs on", "packages", "processor time", "largest process")
     lines: list[tuple[str, ...]] = [
         (
             row.job.name,
@@ -148,6 +169,24 @@ def table(found: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
         for row in found
     ]
     return head, lines
+
+
+def family_table(cost: Cost) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Head and lines of what each kernel family of a job cost to compile."""
+    head = ("family", "files", "processor time", "of the largest file", "largest process")
+    rows = [
+        (
+            f"`{name}`",
+            str(one.files),
+            f"{one.cpu_seconds:.0f} s",
+            f"{one.longest_cpu_seconds:.0f} s",
+            f"{one.memory_mib} MiB",
+        )
+        for name, one in cost.families.items()
+    ]
+    total = sum(one.cpu_seconds for one in cost.families.values())
+    files = sum(one.files for one in cost.families.values())
+    return head, [*rows, ("all", str(files), f"{total:.0f} s", "", f"{cost.memory_mib} MiB")]
 
 
 def summary(targets: Targets, costs: Costs) -> Mapping[str, str]:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import support
@@ -13,10 +18,19 @@ from support import ROOT
 from vllm_conda.build.pipeline import make_plan
 from vllm_conda.cli import main
 from vllm_conda.errors import ConfigError, UsageError
-from vllm_conda.generate import generate, generated_files
+from vllm_conda.generate import generate, generated_files, matrix_page
 from vllm_conda.jobs import default_jobs, jobs, select
 from vllm_conda.lint import violations
-from vllm_conda.matrix import COSTS_FILE, NOT_MEASURED, load_costs, packages, rows
+from vllm_conda.matrix import (
+    COSTS_FILE,
+    NOT_MEASURED,
+    Cost,
+    Costs,
+    FamilyCost,
+    load_costs,
+    packages,
+    rows,
+)
 from vllm_conda.targets import Targets, load_targets, parse_targets, tomllib
 
 TARGETS = load_targets(ROOT)
@@ -182,6 +196,54 @@ def test_costs_are_shown_where_measured(tmp_path: Path) -> None:
 
 def texts_with(root: Path) -> dict[str, str]:
     return {str(path): text for path, text in generated_files(TARGETS, load_costs(root))}
+
+
+def test_costs_of_kernel_families_have_a_table_of_their_own() -> None:
+    job = jobs(TARGETS)[0]
+    family = FamilyCost(files=3, cpu_seconds=40.4, longest_cpu_seconds=21.0, memory_mib=700)
+    cost = Cost(2, {"vllm-cpu": 30.0}, 50.0, 900, {"norm": family, "rope": family})
+    page = matrix_page(TARGETS, Costs({}, {job.name: cost}))
+    assert f"## Kernel families of `{job.name}`" in page
+    assert "| `norm` | 3 | 40 s | 21 s | 700 MiB |" in page
+    assert "| all | 6 | 81 s |  | 900 MiB |" in page
+
+
+def test_compiles_are_summed_by_family() -> None:
+    path = ROOT / "benchmarks" / "bench_jobs.py"
+    spec = importlib.util.spec_from_file_location("bench_jobs", path)
+    assert spec is not None
+    assert spec.loader is not None
+    bench_jobs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench_jobs)
+
+    def row(name: str, cpu: float, memory: int) -> dict[str, Any]:
+        output = f"csrc/cuda/CMakeFiles/{name}.dir/x.cu.o"
+        return {"output": output, "seconds": 1.0, "cpu_seconds": cpu, "memory_mib": memory}
+
+    found = bench_jobs.families([
+        row("vllm_kernels_cuda_norm", 3.0, 500),
+        row("vllm_kernels_cuda_norm", 4.0, 400),
+        row("vllm_kernels_cpu_moe", 1.0, 300),
+        row("vllm_core", 9.0, 900),
+    ])  # fmt: skip
+    assert found == {
+        "moe": {"files": 1, "cpu_seconds": 1.0, "longest_cpu_seconds": 1.0, "memory_mib": 300},
+        "norm": {"files": 2, "cpu_seconds": 7.0, "longest_cpu_seconds": 4.0, "memory_mib": 500},
+    }
+
+
+def test_a_compile_is_recorded(tmp_path: Path) -> None:
+    """Its exit code passes through, and what its processes took is one line of the log."""
+    log = tmp_path / "log"
+    script = ROOT / "benchmarks" / "measure_compile.py"
+    code = "import sys; b'x' * (64 << 20); sys.exit(3)"
+    command = [sys.executable, str(script), sys.executable, "-c", code, "-o", "a.o"]
+    done = subprocess.run(command, env={**os.environ, "VLLM_COMPILE_LOG": str(log)})
+    assert done.returncode == 3
+    row = json.loads(log.read_text())
+    assert row["output"] == "a.o"
+    assert row["memory_mib"] >= 64
+    assert 0 < row["cpu_seconds"] < 60
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"machine": {}, "jobs": {"a": 1}}', '{"jbs": {}}'])
