@@ -12,6 +12,7 @@ from rattler import (
     Channel,
     Gateway,
     GenericVirtualPackage,
+    MatchSpec,
     PackageName,
     RepoDataRecord,
     Version,
@@ -24,13 +25,14 @@ from rattler.exceptions import (
     FetchRepoDataError,
     GatewayError,
     InvalidChannelError,
+    InvalidMatchSpecError,
     InvalidUrlError,
     SolverError,
 )
 from rattler.package.build_string import BuildString
 from rattler.platform import Subdir
 
-from vllm_conda.errors import NetworkError, SolveError
+from vllm_conda.errors import NetworkError, SolveError, UsageError
 
 
 def virtual_packages(specs: Sequence[str] = ()) -> list[GenericVirtualPackage]:
@@ -70,9 +72,18 @@ def solve_specs(
         gateway: Keeps the channels' indices between solves; the default reads them anew.
 
     Raises:
+        UsageError: A spec that is none.
         SolveError: No solution; the message is the solver's explanation.
         NetworkError: A channel cannot be read.
     """
+    try:
+        for spec in specs:
+            MatchSpec(spec, strict=True)
+    except InvalidMatchSpecError as error:
+        raise UsageError(
+            f"{spec!r} is no package to install: {error}.",
+            "Write NAME, NAME VERSION, or NAME[build=GLOB].",
+        ) from None
     try:
         with channel_errors(channels):
             return asyncio.run(

@@ -72,7 +72,7 @@ def execute(
     for word in virtual:
         if not word.startswith("__") or "=" not in word:
             raise UsageError(f"--virtual {word}: want NAME=VERSION, such as __cuda=13.0.")
-    # `vllm-cuda=*=*sm90*` asks for it too.
+    # `vllm-cuda[build=*_sm90_*]` asks for it too.
     gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == "vllm-cuda" for spec in specs)
     with Reporter() as reporter:
         cuda = cuda_pytorch.CUDA if gpu else ""
