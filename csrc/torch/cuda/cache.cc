@@ -112,7 +112,7 @@ void SwapBlocksBatch(const Tensor& src_ptrs, const Tensor& dst_ptrs, const Tenso
     throw std::runtime_error("swap_blocks_batch: this PyTorch was built without CUDA");
   }
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(
       torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
   Check(vk_cuda_swap_blocks_batch(View(op, "src_ptrs", src_ptrs), View(op, "dst_ptrs", dst_ptrs),
                                   View(op, "sizes", sizes), stream));

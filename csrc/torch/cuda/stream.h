@@ -62,7 +62,7 @@ class CudaScope {
   explicit CudaScope(const Tensor& tensor) : CudaScope("vllm_kernels", tensor) {}
   CudaScope(const char* op, const Tensor& tensor)
       : op_(op), device_(DeviceOf(op, tensor)), guard_(device_) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream_));
   }
 
   void* stream() const { return stream_; }  // a cudaStream_t

@@ -27,7 +27,7 @@ Tensor WeakRefTensor(const Tensor& input) {
 bool IsPinned(const Tensor& tensor) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(tensor),
                                     torch::stable::detail::from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::is_pinned", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<bool>(stack[0]);
 }

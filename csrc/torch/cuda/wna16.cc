@@ -30,7 +30,7 @@ Tensor Linear(const Tensor& a, const Tensor& weight, const std::optional<Tensor>
   std::array<StableIValue, 3> stack = {torch::stable::detail::from(a),
                                        torch::stable::detail::from(weight),
                                        torch::stable::detail::from(bias)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);
 }
