@@ -52,6 +52,13 @@ class Settings:
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     allow: tuple[Allow, ...] = ()
 
+    def budget(self, package: str, file: str) -> tuple[str, Budget] | None:
+        """A package's budget and its name: that of a pattern of file names before the package's."""
+        for name, budget in self.budgets.items():
+            if "*" in name and fnmatchcase(file, name):
+                return name, budget
+        return (package, self.budgets[package]) if package in self.budgets else None
+
 
 def load_settings(path: Path, checks: tuple[str, ...]) -> Settings:
     """Read ``audit.toml``.

@@ -17,10 +17,11 @@ def check_size(subject: Subject, context: Context) -> Iterator[Finding]:
     """Archive and installed size within the package's budget in audit.toml."""
     installed = subject.installed_size / MIB
     archive = (subject.size or 0) / MIB
-    budget = context.settings.budgets.get(subject.package)
-    if budget is None:
+    found = context.settings.budget(subject.package, subject.label)
+    if found is None:
         yield note("size", "", f"{archive:.2f} MiB, {installed:.2f} MiB installed; no budget")
         return
+    name, budget = found
     for what, size, limit in (
         ("archive", archive, budget.archive_mib),
         ("installed", installed, budget.installed_mib),
@@ -30,7 +31,7 @@ def check_size(subject: Subject, context: Context) -> Iterator[Finding]:
                 "size",
                 "",
                 f"{what} size is {size:.2f} MiB, the budget {limit:g} MiB",
-                f"find out what grew, or raise [budgets.{subject.package}]",
+                f"find out what grew, or raise [budgets.{name}]",
             )
         else:
             yield note("size", "", f"{what} size {size:.2f} of {limit:g} MiB")

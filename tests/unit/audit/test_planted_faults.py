@@ -302,6 +302,13 @@ def test_size_over_budget(tmp_path: Path) -> None:
     assert findings(path) == []  # no budget
 
 
+def test_budget_of_a_build_goes_before_the_packages(tmp_path: Path) -> None:
+    path = conda(tmp_path, {"share/a.txt": b"x" * 2_000_000})
+    for pattern, found in (("planted-*", 1), ("planted-*_other", 0)):
+        budgets = {"planted": Budget(1, 2), pattern: Budget(1, 1)}
+        assert len(findings(path, Request(settings=Settings(budgets)))) == found, pattern
+
+
 def test_licence_missing(tmp_path: Path) -> None:
     files = {"share/a.txt": b"a", "info/licenses/LICENSE": b""}
     assert only(conda(tmp_path, files), "licence").message == "holds no licence file"
