@@ -239,6 +239,8 @@ def main(family: str, cases: Callable[[], Iterable[Case]], argv: list[str] | Non
                 continue
             results.append(measure(case, effort, rate))
             print(_row(results[-1]), flush=True)
+            if arguments.out:  # case by case: what was measured stays if the run is cut
+                write_json(arguments.out, family, rate, results)
             gc.collect()
             torch.cuda.empty_cache()
     if not results:
@@ -251,6 +253,5 @@ def main(family: str, cases: Callable[[], Iterable[Case]], argv: list[str] | Non
             f"copy or more, least {min(shares):.1%}"
         )
     if arguments.out:
-        write_json(arguments.out, family, rate, results)
         print(f"figures: {arguments.out}")
     return 0

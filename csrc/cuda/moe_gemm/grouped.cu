@@ -57,7 +57,7 @@ void RunGrouped(const char* op, const GroupedCall& call, cudaStream_t stream) {
       {call.weight_stride, call.expert_stride}, {kDepth, kWeightRows, 1});
   const CUtensorMap tokens = EncodeTensorMap<3>(
       op, call.tokens, CU_TENSOR_MAP_DATA_TYPE_UINT8, {Size(g.k), Size(g.rows), 1},
-      {call.token_stride, 0}, {kDepth, static_cast<uint32_t>(tile), 1});
+      {call.token_stride, 0}, {kDepth, static_cast<uint32_t>(BoxTokens(tile)), 1});
   LaunchOf(tile)(g, weights, tokens, call.bfloat16, static_cast<int32_t>(blocks), stream);
   CheckLaunch(op);
 }

@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
                   const __grid_constant__ CUtensorMap token_map) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Tile = Tile<kTokens>;
-  constexpr int kStages = Tile::kStages;
+  constexpr int kStages = Tile::kStages, kBox = BoxTokens(kTokens);
   extern __shared__ char unaligned[];
   char* shared = unaligned + ((1024 - (SharedAddress(unaligned) & 1023)) & 1023);
   const uint32_t stages = SharedAddress(shared);
@@ -188,13 +188,16 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     if (threadIdx.x == 0) {
       for (int32_t index = first; index < work; index += step) {
         const Piece piece = FindPiece<kTokens>(g, table, columns, index);
+        const int boxes = piece.count <= kBox ? 1 : kTokens / kBox;
         for (int32_t i = 0; i < depth; ++i, advance()) {
           BarrierWait(empty + 8 * stage, phase ^ 1);
-          BarrierExpect(full + 8 * stage, Tile::kStageBytes);
+          BarrierExpect(full + 8 * stage, Tile::kWeightBytes + boxes * kBox * kDepth);
           const uint32_t to = stages + stage * Tile::kStageBytes;
           CopyBox(to, &weight_map, full + 8 * stage, i * kDepth, piece.weight_row, piece.expert);
-          CopyBox(to + Tile::kWeightBytes, &token_map, full + 8 * stage, i * kDepth,
-                  piece.first_row, 0);
+          for (int box = 0; box < boxes; ++box) {
+            CopyBox(to + Tile::kWeightBytes + box * kBox * kDepth, &token_map, full + 8 * stage,
+                    i * kDepth, piece.first_row + box * kBox, 0);
+          }
         }
       }
     }
@@ -229,30 +232,38 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
       }
 
       float sums[kTokens / 2];
-      int before = 0;
-      for (int32_t i = 0; i < depth; ++i) {
-        BarrierWait(full + 8 * stage, phase);
-        const uint32_t weights = stages + stage * Tile::kStageBytes + group * 64 * kDepth;
-        const uint32_t tokens = stages + stage * Tile::kStageBytes + Tile::kWeightBytes;
-        Pin(sums);
-        WgmmaFence();
+      // All products of the tile, into as many of its sums as are given.
+      const auto multiply = [&](auto& part) {
+        int before = 0;
+        for (int32_t i = 0; i < depth; ++i) {
+          BarrierWait(full + 8 * stage, phase);
+          const uint32_t weights = stages + stage * Tile::kStageBytes + group * 64 * kDepth;
+          const uint32_t tokens = stages + stage * Tile::kStageBytes + Tile::kWeightBytes;
+          Pin(part);
+          WgmmaFence();
 #pragma unroll
-        for (int k = 0; k < kDepth; k += 32) {
-          WgmmaFp8(sums, KMajor(weights + k), KMajor(tokens + k), i > 0 || k > 0);
+          for (int k = 0; k < kDepth; k += 32) {
+            WgmmaFp8(part, KMajor(weights + k), KMajor(tokens + k), i > 0 || k > 0);
+          }
+          WgmmaCommit();
+          if (i > 0) {
+            // The stage before is read; this one's products go on.
+            WgmmaWait<1>();
+            Pin(part);
+            release(before);
+          }
+          before = stage;
+          advance();
         }
-        WgmmaCommit();
-        if (i > 0) {
-          // The stage before is read; this one's products go on.
-          WgmmaWait<1>();
-          Pin(sums);
-          release(before);
-        }
-        before = stage;
-        advance();
+        WgmmaWait<0>();
+        Pin(part);
+        release(before);
+      };
+      if (kBox < kTokens && piece.count <= kBox) {
+        multiply(reinterpret_cast<float (&)[kBox / 2]>(sums));
+      } else {
+        multiply(sums);
       }
-      WgmmaWait<0>();
-      Pin(sums);
-      release(before);
 #pragma unroll
       for (int i = 0; i < kHeld; ++i) {
         if (thread + 128 * i < kTokens) my_scales[thread + 128 * i] = held_scales[i];

@@ -77,7 +77,7 @@ bool Check() {
           3,
           {g.k / 2, g.rows, 1, 1},
           {g.k, 0, 0},
-          {64, kTokens, 1, 1}});
+          {64, BoxTokens(kTokens), 1, 1}});
   emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, Tile<kTokens>::kThreads, [&] {
     if (emulation::current == 0) {
       std::fill(std::begin(attention::named_barriers), std::end(attention::named_barriers),
