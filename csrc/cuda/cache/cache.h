@@ -84,6 +84,26 @@ VK_EXPORT vk_status vk_cuda_cp_gather_cache(const vk_tensor* src_cache, const vk
                                             const vk_tensor* cu_seq_lens, int64_t batch_size,
                                             const vk_tensor* seq_starts, void* stream);
 
+// The keys of a sparse attention's indexer (DeepSeek-V3.2, 2025): blocks hold block_size * head
+// bytes of float8_e4m3fn and then a float32 scale for each quant_block_size elements of each slot:
+// max(max |x|, 1e-4) / 448, with scale_format "ue8m0" rounded up to a power of two.
+//   k: [tokens, head], float32 | bfloat16 | float16, last dimension contiguous
+//   kv_cache: uint8 [blocks, block_size, at least head + head / quant_block_size * 4], blocks
+//     contiguous and aligned to 4 bytes
+//   slot_mapping: int64 [at most tokens]; quant_block_size: 32 | 64 | 128, divides head
+VK_EXPORT vk_status vk_cuda_indexer_k_quant_and_cache(const vk_tensor* k, const vk_tensor* kv_cache,
+                                                      const vk_tensor* slot_mapping,
+                                                      int64_t quant_block_size,
+                                                      const char* scale_format, void* stream);
+
+// Keys and scales of all tokens of the sequences, one behind the other; rows past the last are
+// left.
+//   dst_k: [rows, head], one byte an element; dst_scale: [rows, bytes of a slot's scales], any
+//   dtype block_table: int32 [sequences, pages], cu_seq_lens: int32 [sequences + 1]
+VK_EXPORT vk_status vk_cuda_cp_gather_indexer_k_quant_cache(
+    const vk_tensor* kv_cache, const vk_tensor* dst_k, const vk_tensor* dst_scale,
+    const vk_tensor* block_table, const vk_tensor* cu_seq_lens, void* stream);
+
 // dst = src / scale as float8, or src * scale from float8, one of the two being a float8 cache
 //   one shape, both contiguous
 VK_EXPORT vk_status vk_cuda_convert_fp8(const vk_tensor* dst_cache, const vk_tensor* src_cache,

@@ -70,6 +70,24 @@ void GatherAndMaybeDequant(const Tensor& src_cache, const Tensor& dst, const Ten
       scope.View("scale", scale), scope.View("seq_starts", seq_starts), scope.stream()));
 }
 
+void IndexerKQuantAndCache(const Tensor& k, const Tensor& kv_cache, const Tensor& slot_mapping,
+                           int64_t quant_block_size, const std::string& scale_format) {
+  const CudaScope scope("indexer_k_quant_and_cache", k);
+  Check(vk_cuda_indexer_k_quant_and_cache(scope.View("k", k), scope.View("kv_cache", kv_cache),
+                                          scope.View("slot_mapping", slot_mapping),
+                                          quant_block_size, scale_format.c_str(), scope.stream()));
+}
+
+void CpGatherIndexerKQuantCache(const Tensor& kv_cache, const Tensor& dst_k,
+                                const Tensor& dst_scale, const Tensor& block_table,
+                                const Tensor& cu_seq_lens) {
+  const CudaScope scope("cp_gather_indexer_k_quant_cache", kv_cache);
+  Check(vk_cuda_cp_gather_indexer_k_quant_cache(
+      scope.View("kv_cache", kv_cache), scope.View("dst_k", dst_k),
+      scope.View("dst_scale", dst_scale), scope.View("block_table", block_table),
+      scope.View("cu_seq_lens", cu_seq_lens), scope.stream()));
+}
+
 void CpGatherCache(const Tensor& src_cache, const Tensor& dst, const Tensor& block_table,
                    const Tensor& cu_seq_lens, int64_t batch_size,
                    const std::optional<Tensor>& seq_starts) {
@@ -126,6 +144,9 @@ VK_BINDINGS(CUDA, library) {
   library.impl("reshape_and_cache", TORCH_BOX(&vk::binding::ReshapeAndCache));
   library.impl("concat_and_cache_mla", TORCH_BOX(&vk::binding::ConcatAndCacheMla));
   library.impl("concat_and_cache_mla_rope_fused", TORCH_BOX(&vk::binding::ConcatAndCacheMlaRope));
+  library.impl("indexer_k_quant_and_cache", TORCH_BOX(&vk::binding::IndexerKQuantAndCache));
+  library.impl("cp_gather_indexer_k_quant_cache",
+               TORCH_BOX(&vk::binding::CpGatherIndexerKQuantCache));
   library.impl("concat_mla_q", TORCH_BOX(&vk::binding::ConcatMlaQ));
   library.impl("gather_and_maybe_dequant_cache", TORCH_BOX(&vk::binding::GatherAndMaybeDequant));
   library.impl("cp_gather_cache", TORCH_BOX(&vk::binding::CpGatherCache));
