@@ -84,6 +84,17 @@ VK_EXPORT vk_status vk_cuda_cp_gather_cache(const vk_tensor* src_cache, const vk
                                             const vk_tensor* cu_seq_lens, int64_t batch_size,
                                             const vk_tensor* seq_starts, void* stream);
 
+// Entries in the format "fp8_ds_mla" as bfloat16: row t of dst is entry p of sequence b, the last
+// of the first batch_size that starts at or before t: p = t - workspace_starts[b] + seq_starts[b].
+//   src_cache: uint8 [blocks, block_size, 656], dst: bfloat16 [tokens, 576]; entries and rows
+//     contiguous and aligned to 16 bytes
+//   block_table: int32 [sequences, pages]; workspace_starts, seq_starts: int32 [sequences], the
+//     second or null
+VK_EXPORT vk_status vk_cuda_cp_gather_and_upconvert_fp8_kv_cache(
+    const vk_tensor* src_cache, const vk_tensor* dst, const vk_tensor* block_table,
+    const vk_tensor* workspace_starts, int64_t batch_size, const vk_tensor* seq_starts,
+    void* stream);
+
 // The keys of a sparse attention's indexer (DeepSeek-V3.2, 2025): blocks hold block_size * head
 // bytes of float8_e4m3fn and then a float32 scale for each quant_block_size elements of each slot:
 // max(max |x|, 1e-4) / 448, with scale_format "ue8m0" rounded up to a power of two.

@@ -70,6 +70,16 @@ void GatherAndMaybeDequant(const Tensor& src_cache, const Tensor& dst, const Ten
       scope.View("scale", scale), scope.View("seq_starts", seq_starts), scope.stream()));
 }
 
+void CpGatherAndUpconvert(const Tensor& src_cache, const Tensor& dst, const Tensor& block_table,
+                          const Tensor& workspace_starts, int64_t batch_size,
+                          const std::optional<Tensor>& seq_starts) {
+  const CudaScope scope("cp_gather_and_upconvert_fp8_kv_cache", src_cache);
+  Check(vk_cuda_cp_gather_and_upconvert_fp8_kv_cache(
+      scope.View("src_cache", src_cache), scope.View("dst", dst),
+      scope.View("block_table", block_table), scope.View("workspace_starts", workspace_starts),
+      batch_size, scope.View("seq_starts", seq_starts), scope.stream()));
+}
+
 void IndexerKQuantAndCache(const Tensor& k, const Tensor& kv_cache, const Tensor& slot_mapping,
                            int64_t quant_block_size, const std::string& scale_format) {
   const CudaScope scope("indexer_k_quant_and_cache", k);
@@ -144,6 +154,8 @@ VK_BINDINGS(CUDA, library) {
   library.impl("reshape_and_cache", TORCH_BOX(&vk::binding::ReshapeAndCache));
   library.impl("concat_and_cache_mla", TORCH_BOX(&vk::binding::ConcatAndCacheMla));
   library.impl("concat_and_cache_mla_rope_fused", TORCH_BOX(&vk::binding::ConcatAndCacheMlaRope));
+  library.impl("cp_gather_and_upconvert_fp8_kv_cache",
+               TORCH_BOX(&vk::binding::CpGatherAndUpconvert));
   library.impl("indexer_k_quant_and_cache", TORCH_BOX(&vk::binding::IndexerKQuantAndCache));
   library.impl("cp_gather_indexer_k_quant_cache",
                TORCH_BOX(&vk::binding::CpGatherIndexerKQuantCache));

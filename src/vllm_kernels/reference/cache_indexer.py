@@ -1,6 +1,7 @@
-"""References of the cache of a sparse attention's indexer (DeepSeek-V3.2, 2025).
+"""References of the caches of sparse latent attention (DeepSeek-V3.2, 2025).
 
-A block holds the float8_e4m3fn keys of its slots, and behind them their float32 scales.
+A block of the indexer's holds the float8_e4m3fn keys of its slots, and behind them their float32
+scales.
 """
 
 from __future__ import annotations
@@ -77,3 +78,36 @@ def cp_gather_indexer_k_quant_cache(
     slot = position % kv_cache.shape[1]
     dst_k[:total] = keys[block, slot].view(dst_k.dtype)
     dst_scale[:total] = scales[block, slot].view(dst_scale.dtype)
+
+
+def cp_gather_and_upconvert_fp8_kv_cache(
+    src_cache: torch.Tensor,
+    dst: torch.Tensor,
+    block_table: torch.Tensor,
+    workspace_starts: torch.Tensor,
+    batch_size: int,
+    seq_starts: torch.Tensor | None,
+) -> None:
+    """Entries in the format "fp8_ds_mla", of the first ``batch_size`` sequences, as bfloat16.
+
+    Args:
+        src_cache: uint8 [blocks, block_size, 656].
+        dst: bfloat16 [tokens, 576]; written. Row t is of the last sequence that starts at or
+            before t.
+        block_table: int32 [sequences, pages].
+        workspace_starts: int32 [sequences]: row of each sequence's first entry.
+        batch_size: Sequences.
+        seq_starts: int32 [sequences]: position of that entry; or None: 0.
+    """
+    starts = workspace_starts[:batch_size].long()
+    token = torch.arange(len(dst), device=dst.device)
+    sequence = torch.searchsorted(starts, token, right=True) - 1
+    position = token - starts[sequence]
+    if seq_starts is not None:
+        position = position + seq_starts[sequence]
+    block = block_table[sequence, position // src_cache.shape[1]].long()
+    entry = src_cache.view(torch.uint8)[block, position % src_cache.shape[1]]
+    latents = entry[:, :512].contiguous().view(torch.float8_e4m3fn).float()
+    scales = entry[:, 512:528].contiguous().view(torch.float32)
+    dst[:, :512] = (latents.unflatten(1, (4, 128)) * scales.unsqueeze(-1)).flatten(1).bfloat16()
+    dst[:, 512:] = entry[:, 528:].contiguous().view(torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The cache of a sparse attention's indexer, bit by bit against the references."""
+"""The caches of sparse latent attention, bit by bit against the references."""
 
 from __future__ import annotations
 
@@ -95,3 +95,27 @@ def test_bad_input_is_refused(change: dict[str, int], message: str) -> None:
     slots = torch.arange(sizes["slots"], device="cuda")
     with pytest.raises(RuntimeError, match=f"^indexer_k_quant_and_cache: {message}"):
         ops.indexer_k_quant_and_cache(keys, cache, slots, sizes["group"], "auto")
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["whole", "from-starts"])
+@pytest.mark.parametrize("block_size", [16, 64])
+def test_unpack(moved: bool, block_size: int) -> None:
+    latents = torch.randn(20 * block_size, 512, device="cuda").bfloat16() * 3
+    ropes = torch.randn(20 * block_size, 64, device="cuda").bfloat16()
+    cache = torch.zeros(20, block_size, 656, dtype=torch.uint8, device="cuda")
+    slots, one = torch.arange(20 * block_size, device="cuda"), torch.ones(1, device="cuda")
+    ops.concat_and_cache_mla(latents, ropes, cache, slots, "fp8_ds_mla", one)
+    lengths = [5, 0, 2 * block_size, 1, 33]
+    starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32, device="cuda")
+    table = torch.randperm(20, device="cuda").view(5, 4).int()
+    begin = torch.tensor([3, 0, 9, 1, 7], dtype=torch.int32, device="cuda") if moved else None
+    outputs = []
+    for module in (ops, reference):
+        out = torch.zeros(sum(lengths), 584, device="cuda").bfloat16()
+        module.cp_gather_and_upconvert_fp8_kv_cache(cache, out[:, :576], table, starts, 5, begin)
+        outputs.append(out)
+    assert torch.equal(*outputs)
+    slot = int(table[2, 0]) * block_size + (9 if moved else 0)
+    row = outputs[0][5].float()
+    torch.testing.assert_close(row[:512], latents[slot].float(), rtol=0.07, atol=0.1)
+    assert torch.equal(row[512:576], ropes[slot].float())
