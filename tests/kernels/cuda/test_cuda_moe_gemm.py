@@ -258,6 +258,69 @@ def test_rows_that_copies_cannot_take_are_refused() -> None:
         ops.cutlass_moe_mm(problem.out, *problem.arguments())
 
 
+def quantised(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """float8 rows and their scales."""
+    scales = x.float().abs().amax(-1, keepdim=True).clamp_min(1e-6) / 448
+    return (x.float() / scales).to(torch.float8_e4m3fn), scales
+
+
+@pytest.mark.usefixtures("gemm")
+@pytest.mark.parametrize("tokens", [3, 33, 200])
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "half"])
+def test_experts_as_the_engine_runs_them(tokens: int, mapped: bool) -> None:
+    """Permutation, both products with the activation between them, and back."""
+    experts, topk, n, k = 16, 4, 192, 256
+    local = experts // 2 if mapped else experts
+    x, x_scales = quantised(torch.randn(tokens, k, device="cuda"))
+    w13, s13 = quantised(torch.randn(local, 2 * n, k, device="cuda") * 0.1)
+    w2, s2 = quantised(torch.randn(local, k, n, device="cuda") * 0.1)
+    ids = torch.rand(tokens, experts, device="cuda").argsort(-1)[:, :topk].int().contiguous()
+    weights = torch.rand(tokens, topk, device="cuda")
+    mapping = None
+    if mapped:  # odd experts are here
+        mapping = torch.full((experts,), -1, dtype=torch.int32, device="cuda")
+        mapping[1::2] = torch.arange(local, dtype=torch.int32, device="cuda")
+
+    entries = torch.arange(tokens * topk, dtype=torch.int32, device="cuda").view(tokens, topk)
+    permuted = torch.zeros(tokens * topk, k, device="cuda").to(torch.float8_e4m3fn)
+    first = torch.empty(local + 1, dtype=torch.int64, device="cuda")
+    inverse, index = numbers(tokens, topk), numbers(tokens * topk)
+    ops.moe_permute(x, ids, entries, mapping, experts, local, topk, permuted, first, inverse, index)
+    row_scales = x_scales[index.long().clamp(min=0) // topk]
+    sizes1, sizes2 = numbers(local, 3), numbers(local, 3)
+    ops.get_cutlass_moe_mm_problem_sizes_from_expert_offsets(
+        first, sizes1, sizes2, n, k, tokens * topk <= 64
+    )
+    strides = torch.full((local,), k, dtype=torch.int64, device="cuda")
+    inner = torch.zeros(tokens * topk, 2 * n, dtype=torch.bfloat16, device="cuda")
+    ops.cutlass_moe_mm(inner, permuted, w13, row_scales, s13, first[:-1], sizes1,
+                       strides, strides, strides, True, True)  # fmt: skip
+    act = (torch.nn.functional.silu(inner[:, :n].float()) * inner[:, n:].float()).bfloat16()
+    hidden, hidden_scales = quantised(act)
+    outer = torch.empty(tokens * topk, k, dtype=torch.bfloat16, device="cuda")
+    ops.cutlass_moe_mm(outer, hidden, w2, hidden_scales, s2, first[:-1], sizes2,
+                       strides, strides, strides, True, True)  # fmt: skip
+    out = torch.empty(tokens, k, dtype=torch.bfloat16, device="cuda")
+    ops.moe_unpermute(outer, weights, inverse.flatten(), first, topk, out)
+
+    plain = x.float() * x_scales
+    expected = torch.zeros(tokens, k, device="cuda")
+    for token in range(tokens):
+        for rank in range(topk):
+            expert = int(ids[token, rank])
+            expert = expert if mapping is None else int(mapping[expert])
+            if expert < 0:
+                continue
+            gate, up = (plain[token] @ (w13[expert].float() * s13[expert]).t()).chunk(2)
+            inside = torch.nn.functional.silu(gate) * up
+            row = inside @ (w2[expert].float() * s2[expert]).t()
+            expected[token] += weights[token, rank] * row
+    # float8 between the products: 3 bits of mantissa.
+    torch.testing.assert_close(
+        out.float(), expected, rtol=0.1, atol=0.05 * float(expected.abs().max())
+    )
+
+
 # --- sizes ---
 
 
