@@ -146,6 +146,13 @@ __device__ __forceinline__ void StoreTile(const Grouped& g, const Piece& piece,
   }
 }
 
+// The sums of the first kBoxes boxes of a tile (of all, where it has no more).
+template <int kBox, int kBoxes, int kCount>
+__device__ __forceinline__ auto& FirstBoxes(float (&sums)[kCount]) {
+  constexpr int kPart = kBoxes * kBox / 2 < kCount ? kBoxes * kBox / 2 : kCount;
+  return reinterpret_cast<float (&)[kPart]>(sums);
+}
+
 template <class T, int kTokens>
 __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     GroupedKernel(const __grid_constant__ Grouped g, const __grid_constant__ CUtensorMap weight_map,
@@ -188,7 +195,7 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
     if (threadIdx.x == 0) {
       for (int32_t index = first; index < work; index += step) {
         const Piece piece = FindPiece<kTokens>(g, table, columns, index);
-        const int boxes = piece.count <= kBox ? 1 : kTokens / kBox;
+        const int boxes = (piece.count + kBox - 1) / kBox;
         for (int32_t i = 0; i < depth; ++i, advance()) {
           BarrierWait(empty + 8 * stage, phase ^ 1);
           BarrierExpect(full + 8 * stage, Tile::kWeightBytes + boxes * kBox * kDepth);
@@ -259,8 +266,13 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
         Pin(part);
         release(before);
       };
-      if (kBox < kTokens && piece.count <= kBox) {
-        multiply(reinterpret_cast<float (&)[kBox / 2]>(sums));
+      const int boxes = (piece.count + kBox - 1) / kBox;
+      if (kTokens / kBox > 1 && boxes == 1) {
+        multiply(FirstBoxes<kBox, 1>(sums));
+      } else if (kTokens / kBox > 2 && boxes == 2) {
+        multiply(FirstBoxes<kBox, 2>(sums));
+      } else if (kTokens / kBox > 3 && boxes == 3) {
+        multiply(FirstBoxes<kBox, 3>(sums));
       } else {
         multiply(sums);
       }

@@ -13,8 +13,8 @@ constexpr int kMaxExperts = 1024;
 constexpr int kWeightRows = 128;  // of a tile: 64 for each of two warpgroups
 constexpr int kDepth = 128;       // bytes of k of a stage, one row of the 128-byte swizzle
 
-// Large tiles are copied, and multiplied where that is enough, by halves.
-constexpr int BoxTokens(int tokens) { return tokens >= 128 ? tokens / 2 : tokens; }
+// A tile is copied in boxes of so many tokens, and multiplied with as many boxes as have a token.
+constexpr int BoxTokens(int tokens) { return tokens < 64 ? tokens : 64; }
 
 // out[first + i] = (tokens[first + i] . weights[expert]) x scales, for each expert's tokens.
 struct Grouped {

@@ -35,6 +35,8 @@ __device__ __forceinline__ void WgmmaFp8(float (&d)[kCount], uint64_t desc_a, ui
     VK_WGMMA_E4M3(64, 32, "%32", "%33", "%34");
   } else if constexpr (kCount == 64) {
     VK_WGMMA_E4M3(128, 64, "%64", "%65", "%66");
+  } else if constexpr (kCount == 96) {
+    VK_WGMMA_E4M3(192, 96, "%96", "%97", "%98");
   } else {
     static_assert(kCount == 128, "instances in use");
     VK_WGMMA_E4M3(256, 128, "%128", "%129", "%130");
