@@ -14,7 +14,7 @@ namespace {
 
 using namespace wna16;  // NOLINT: everything here is about it
 
-constexpr int kWarps = 8;
+constexpr int kWarps = 4;
 constexpr int kTiles = 4;   // of eight columns, of a block
 constexpr int kLaneK = 32;  // of k, a lane's 16 bytes of weights
 constexpr int kStep = 4 * kLaneK;
@@ -55,7 +55,7 @@ __device__ __forceinline__ void Weights(uint32_t (&pairs)[4], uint32_t word, uin
 // k of its column and of its rows: the sum does not mind which k a fragment calls the first, as
 // long as both do alike.
 template <class T>
-__global__ void __launch_bounds__(kWarps * 32) ExpertsGemm(const __grid_constant__ Experts p) {
+__global__ void __launch_bounds__(kWarps * 32, 3) ExpertsGemm(const __grid_constant__ Experts p) {
   __shared__ float sums[kWarps][kTiles][kRows * 8];
   const int block = static_cast<int>(blockIdx.y);
   const int parts = (p.block_rows + kRows - 1) / kRows;
@@ -79,29 +79,40 @@ __global__ void __launch_bounds__(kWarps * 32) ExpertsGemm(const __grid_constant
   }
   const bool upper = __any_sync(0xffffffffu, from[1] != nullptr);
 
-  float sum[kTiles][4] = {};
-  for (int k0 = warp * kStep; k0 < p.k; k0 += kWarps * kStep) {
-    const int k = k0 + part;
-    const bool inside = k < p.k;
-    const int group = inside ? k / p.group : 0;
+  // What a lane multiplies in one step; the next step's are under way meanwhile.
+  struct Step {
     uint4 words[kTiles];
     uint32_t scales[kTiles], zeros[kTiles];
+  };
+  const auto load = [&](Step& step, int k) {
+    const int group = k < p.k ? k / p.group : 0;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       const int n = column + tile * 8 + row;
-      const bool used = inside && n < p.n;
       const int64_t at = static_cast<int64_t>(expert) * p.n + n;
-      words[tile] = make_uint4(0, 0, 0, 0);
-      uint32_t scale = 0, zero = 8;
-      if (used) {
-        words[tile] = __ldg(reinterpret_cast<const uint4*>(p.weights + at * (p.k / 2) + k / 2));
-        scale = p.scales[at * p.groups + group];
-        if (p.zeros != nullptr) {
-          zero = p.zeros[at / 2 * p.groups + group] >> (n % 2 * 4) & 15;
-        }
+      step.words[tile] = make_uint4(0, 0, 0, 0);
+      step.scales[tile] = 0;
+      step.zeros[tile] = 8;
+      if (k >= p.k || n >= p.n) continue;
+      step.words[tile] = __ldg(reinterpret_cast<const uint4*>(p.weights + at * (p.k / 2) + k / 2));
+      step.scales[tile] = p.scales[at * p.groups + group];
+      if (p.zeros != nullptr) {
+        step.zeros[tile] = p.zeros[at / 2 * p.groups + group] >> (n % 2 * 4) & 15;
       }
-      scales[tile] = scale * 0x10001u;
-      zeros[tile] = Magic<T>::kBase + zero * 0x10001u;
+    }
+  };
+  float sum[kTiles][4] = {};
+  Step now, next;
+  load(now, warp * kStep + part);
+  for (int k0 = warp * kStep; k0 < p.k; k0 += kWarps * kStep, now = next) {
+    const int k = k0 + part;
+    const bool inside = k < p.k;
+    load(next, k + kWarps * kStep);
+    uint32_t scales[kTiles], zeros[kTiles];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      scales[tile] = now.scales[tile] * 0x10001u;
+      zeros[tile] = Magic<T>::kBase + now.zeros[tile] * 0x10001u;
     }
 #pragma unroll
     for (int i = 0; i < kLaneK / 8; ++i) {
@@ -117,7 +128,7 @@ __global__ void __launch_bounds__(kWarps * 32) ExpertsGemm(const __grid_constant
       const uint32_t high[4] = {pairs[0][2], pairs[1][2], pairs[0][3], pairs[1][3]};
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        const uint4& four = words[tile];
+        const uint4& four = now.words[tile];
         const uint32_t word = i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w;
         uint32_t weights[4];
         Weights<T>(weights, word, zeros[tile], scales[tile]);
