@@ -9,14 +9,16 @@
 namespace vk::cuda::moe_gemm {
 namespace {
 
-// By the tokens that an expert has on average: the host knows no more.
+// By the tokens that an expert has on average, the host knows no more: a tile that holds most
+// experts' tokens, so that their weights are read once; of more tokens two or more tiles, small
+// ones while the rest of an expert's last tile would be a large part of its work (measured on
+// Hopper).
 int32_t ChooseTile(const Grouped& g) {
   const int64_t mean = CeilDiv(g.rows, g.experts);
-  const int32_t tokens = mean <= 8     ? 16
-                         : mean <= 24  ? 32
-                         : mean <= 96  ? 64
-                         : mean <= 384 ? 128
-                                       : 256;
+  int32_t tokens = mean <= 640 ? 128 : 256;
+  for (const int32_t one : {256, 128, 64, 32, 16}) {
+    if (4 * mean <= 3 * one) tokens = one;
+  }
   return static_cast<int32_t>(Tuned("VK_MOE_TOKENS", tokens));
 }
 
