@@ -58,6 +58,8 @@ PRODUCTS = ("attention", "gemm", "moe", "scaled_gemm", "wna16")
 CALLS = {"scaled_gemm": ("gemm",), "moe": ("moe", "gemm"), "wna16": ("wna16", "gemm")}
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
+# More work than fits into scratch memory at once: minutes each, for code that is of no tier.
+OF_NO_TIER = ("test_passes", "test_many_passes")
 MAX_DIMS = 6
 WORDS = 4  # VK_ATTENTION_METADATA_LENGTH
 
@@ -352,7 +354,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for name, cases in tests.items():
         family = cases[0].path.stem.removeprefix("test_")
         served = family in COVERED and (step <= 1 or own & {*CALLS.get(family, (family,))})
-        if served and name.rpartition("::")[2] not in OF_THIS_PROCESS:
+        left_out = OF_THIS_PROCESS if step <= 1 else (*OF_THIS_PROCESS, *OF_NO_TIER)
+        if served and name.rpartition("::")[2] not in left_out:
             parameters = [_parameters(case) for case in cases]
             seed = os.environ.get(TIERS_VARIABLE, "")
             chosen = sample.keep(parameters, step, seed, whole=family not in PRODUCTS)
