@@ -346,19 +346,20 @@ def _library() -> torch.library.Library:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep what the driver can serve, and of that what VLLM_CROSS_SAMPLE asks for (sample.py)."""
     step = int(os.environ.get(SAMPLE_VARIABLE) or 1)
-    tests: dict[str, list[pytest.Item]] = {}
+    # A tier's cases are a test of their own: each of them is seen on every tier.
+    tests: dict[tuple[str, str, str], list[pytest.Item]] = {}
     for item in items:
-        tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        family = item.path.stem.removeprefix("test_")
+        name = item.nodeid.partition("[")[0].rpartition("::")[2]
+        tests.setdefault((family, name, _parameters(item).get("tier", "")), []).append(item)
     own = set(os.environ.get(FAMILIES_VARIABLE, "").split(","))
+    left_out = OF_THIS_PROCESS if step <= 1 else (*OF_THIS_PROCESS, *OF_NO_TIER)
     kept: set[pytest.Item] = set()
-    for name, cases in tests.items():
-        family = cases[0].path.stem.removeprefix("test_")
+    for (family, name, tier), cases in tests.items():
         served = family in COVERED and (step <= 1 or own & {*CALLS.get(family, (family,))})
-        left_out = OF_THIS_PROCESS if step <= 1 else (*OF_THIS_PROCESS, *OF_NO_TIER)
-        if served and name.rpartition("::")[2] not in left_out:
+        if served and name not in left_out:
             parameters = [_parameters(case) for case in cases]
-            seed = os.environ.get(TIERS_VARIABLE, "")
-            chosen = sample.keep(parameters, step, seed, whole=family not in PRODUCTS)
+            chosen = sample.keep(parameters, step, tier, whole=family not in PRODUCTS)
             kept |= {cases[place] for place in chosen}
     if dropped := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=dropped)
