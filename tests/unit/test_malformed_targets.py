@@ -58,7 +58,7 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "table as value": ("[platforms.linux-64.variant]", "[platforms.linux-64.other]", ["'other'"]),
     "tegra text": ("tegra = true", 'tegra = "yes"', ["[cuda.archs.7.2.tegra]", "expected bool"]),
-    "mib text": ("mib = 2048", 'mib = "2 GiB"', [".mib]", "expected int", "'2 GiB'"]),
+    "mib text": ("mib = 512", 'mib = "2 GiB"', [".mib]", "expected int", "'2 GiB'"]),
     "refused list": (
         "[cuda.refused]",
         "[cuda.refused]\n11_7 = []",
