@@ -95,7 +95,7 @@ def _gather(sequences: int, length: int, kind: str) -> Case:
 
 
 def cases() -> Iterator[Case]:
-    for tokens in (64, 8192):
+    for tokens in (64, 8192, 32768):
         for kind in ("auto", "fp8"):
             yield _flash(tokens, 8, kind, False)
             yield _flash(tokens, 8, kind, True)

@@ -17,6 +17,7 @@ ops = torch.ops.vllm_kernels
 
 EPSILON = 1e-6
 FLOAT8 = torch.float8_e4m3fn
+KINDS = ("rms_norm", "fused_add_rms_norm", "static_fp8", "per_token_fp8", "per_block_fp8")
 # Tokens and hidden size: decode, prefill; Llama 8B, Qwen 14B, Llama 70B.
 SHAPES = [(64, 4096), (4096, 4096), (16384, 4096), (4096, 5120), (4096, 8192), (16384, 8192)]
 
@@ -114,10 +115,7 @@ def _heads(tokens: int, heads: int) -> Case:
 
 def cases() -> Iterator[Case]:
     for tokens, hidden in SHAPES:
-        kinds = ["rms_norm", "fused_add_rms_norm"]
-        if tokens in (64, 4096):
-            kinds += ["static_fp8", "per_token_fp8", "per_block_fp8"]
-        for kind in kinds:
+        for kind in KINDS:
             yield _case(tokens, hidden, kind)
     yield _heads(4096, 32)
 

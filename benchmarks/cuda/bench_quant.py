@@ -16,7 +16,7 @@ from vllm_kernels.reference import quant as reference
 ops = torch.ops.vllm_kernels
 
 FLOAT8 = torch.float8_e4m3fn
-SHAPES = [(64, 4096), (4096, 4096), (4096, 8192), (4096, 28672)]
+SHAPES = [(64, 4096), (4096, 4096), (4096, 8192), (16384, 8192), (4096, 28672)]
 # Bytes an element, the least that one pass over the input needs; `dynamic_scaled` needs two.
 TRAFFIC = {"dynamic_scaled_fp8_quant": 5}
 OPS = (

@@ -6,6 +6,7 @@ namespace {
 template <class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads)
     SiluQuantKernel(const __grid_constant__ Problem problem) {
+  StartEarly();
   const float scale = *problem.scale;
   ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
     constexpr int N = kVecSize<T>;
@@ -29,6 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class Q, int kLanes, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     SiluGroupQuantKernel(const __grid_constant__ Problem problem) {
+  StartEarly();
   uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   // Lanes past the end repeat the last piece: all of a warp take part in the reduction.
   const bool active = index < problem.count;
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(kThreads)
     y[i] = Silu<float>(y[i]) * up[i];
     abs_max = fmaxf(abs_max, fabsf(y[i]));
   }
-  float scale = __fdiv_rn(ReduceLanes<kLanes>(abs_max, Max()), kQuantMax<Q>);
+  float scale = OverQuantMax<Q>(ReduceLanes<kLanes>(abs_max, Max()));
   if (problem.scale_ub != nullptr) scale = fminf(scale, *problem.scale_ub);
   scale = fmaxf(scale, MinScale<Q>());
   if (!active) return;
@@ -53,8 +55,7 @@ __global__ void __launch_bounds__(kThreads)
                    piece.column / problem.group_size * problem.scale_group_stride] = scale;
   }
   const Divisor divisor(scale);
-#pragma unroll
-  for (int i = 0; i < N; ++i) y[i] = divisor.Quotient(y[i], 2.0f * kQuantMax<Q>);
+  divisor.Divide(y, 2.0f * kQuantMax<Q>, problem.scale_ub == nullptr);
   piece.template Store<Q>(problem, y);
 }
 

@@ -229,9 +229,15 @@ struct Plan {
   int32_t decode_warps;
   int32_t prefill_stages;  // 0: all requests are the decode kernel's
   bool hopper;             // which serves prefill then
-  int64_t partials;        // bytes of the workspace for splits; what Hopper needs is behind them
+  int64_t partials;        // bytes of the workspace for splits; what Hopper needs is behind them,
+  int64_t widened;         // and, in so many bytes, the copies of a float8 cache
   int64_t workspace;       // bytes
 };
+
+// Where copies of the cache begin in the workspace.
+int64_t WidenedOffset(int64_t partials) {
+  return vk::cuda::CeilDiv(partials + vk::cuda::attention::kHopperWorkspace, 256) * 256;
+}
 
 Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Arguments& args) {
   const vk::cuda::Device& device = vk::cuda::CurrentDevice(kOp);
@@ -287,9 +293,15 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   }
   plan.workspace = plan.partials;
 #ifdef VK_ATTENTION_SM90
-  plan.hopper = plan.prefill_stages > 0 && device.capability == 90 && !args.fp8() &&
+  plan.hopper = plan.prefill_stages > 0 && device.capability == 90 &&
                 vk::cuda::attention::HopperServes(problem);
-  if (plan.hopper) plan.workspace += vk::cuda::attention::kHopperWorkspace;
+  if (plan.hopper && args.fp8()) {
+    plan.widened = vk::cuda::attention::WidenedBytes(problem, longest, call.max_seq_len);
+    plan.hopper = plan.widened > 0;
+  }
+  if (plan.hopper) {
+    plan.workspace = WidenedOffset(plan.partials) + plan.widened;
+  }
 #endif
   return plan;
 }
@@ -316,11 +328,16 @@ void RunHopper([[maybe_unused]] const Problem& problem, [[maybe_unused]] const P
   hopper.dtype = call.query->dtype;
   hopper.max_seq_len = call.max_seq_len;
   hopper.keys = call.block_table == nullptr ? call.key->shape[0] : 0;
+  if (plan.widened > 0) hopper.keys = int64_t{problem.requests} * call.max_seq_len;
   hopper.multiprocessors = device.multiprocessors;
   hopper.l2_bytes = device.l2_bytes;
   hopper.workspace = static_cast<char*>(call.workspace->data) + plan.partials;
   hopper.stream = stream;
-  vk::cuda::attention::RunHopper(kOp, problem, hopper);
+  if (plan.widened == 0) return vk::cuda::attention::RunHopper(kOp, problem, hopper);
+  void* const copies = static_cast<char*>(call.workspace->data) + WidenedOffset(plan.partials);
+  const Problem wide =
+      vk::cuda::attention::Widen(kOp, problem, call.query->dtype, call.max_seq_len, copies, stream);
+  vk::cuda::attention::RunHopper(kOp, wide, hopper);
 #endif
 }
 

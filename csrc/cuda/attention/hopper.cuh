@@ -421,7 +421,9 @@ __global__ void __launch_bounds__(384, 1)
         if (!kExtras && top > -INFINITY) top *= consumer.logits.scale;
         row_factors[half] = 0.0f;
         if (row_in_tile + 8 * half < plan.tile_rows && row < rows) {
-          row_factors[half] = FinishRow<T>(p, tile.kv_head, row, 1.0f, top, total);
+          const float v_scale = Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride,
+                                      tile.request.index, tile.kv_head);
+          row_factors[half] = FinishRow<T>(p, tile.kv_head, row, v_scale, top, total);
           if (p.lse != nullptr && lane % 4 == 0) {
             StoreLse(p, tile.request, tile.kv_head, row, top, total);
           }

@@ -26,16 +26,14 @@ void DispatchCached(const Launch& launch, const Body& body) {
 
 // N elements as they go into the cache: moved, or divided by the scale and rounded.
 template <class T, class Cached, int N>
-__device__ __forceinline__ void WritePiece(const T* from, Cached* to, const float* scale) {
-  const Vec<T, N> vec = LoadVec<N>(from);
+__device__ __forceinline__ void WritePiece(const Vec<T, N>& vec, Cached* to, const float* scale) {
   if constexpr (std::is_same_v<T, Cached>) {
     StoreVec(to, vec);
   } else {
     const Divisor divisor(*scale);
     float x[N];
     ToFloats(vec, x);
-#pragma unroll
-    for (int i = 0; i < N; ++i) x[i] = divisor.Quotient(x[i], 2.0f * kQuantMax<Cached>);
+    divisor.Divide(x, 2.0f * kQuantMax<Cached>, false);
     StoreVec(to, FromFloats<Cached>(x));
   }
 }

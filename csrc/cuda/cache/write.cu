@@ -1,34 +1,54 @@
 #include "cuda/cache/kernel.cuh"
+#include "cuda/common/early.cuh"
 #include "cuda/common/reduce.cuh"
 
 namespace vk::cuda::cache {
 namespace {
 
-// A piece a thread; blockIdx.y tells which of the two tensors.
-template <class T, class Cached, int N>
+constexpr int kMany = 2;  // pieces of a thread, where there is work for the whole GPU
+
+// kPieces pieces a thread, a block apart, whose loads are on their way together; blockIdx.y tells
+// which of the two tensors.
+template <class T, class Cached, int N, int kPieces>
 __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ Write write) {
+  StartEarly();
   const Stream& stream = write.streams[blockIdx.y];
-  const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  if (index >= stream.count) return;
-  const FastDiv::Result piece = stream.pieces(index);
-  const FastDiv::Result head = write.heads(piece.quotient);
-  const int64_t token = head.quotient;
-  const int64_t slot = write.slots != nullptr ? write.slots[token] : token;
-  if (slot < 0 || slot >= write.slot_limit) return;
-  const FastDiv::Result at = write.block_size(static_cast<uint32_t>(slot));
-  const int64_t column = int64_t{piece.remainder} * N;
-  const T* from = static_cast<const T*>(stream.from) + token * stream.from_token_stride +
-                  head.remainder * stream.from_head_stride + column;
-  Cached* to = static_cast<Cached*>(stream.to) + at.quotient * stream.to_block_stride +
-               at.remainder * stream.to_slot_stride + head.remainder * stream.to_head_stride +
-               column;
-  WritePiece<T, Cached, N>(from, to, stream.scale + head.remainder * stream.scale_stride);
+  const uint32_t first = blockIdx.x * (kThreads * kPieces) + threadIdx.x;
+  struct Target {
+    uint32_t token, head, column;
+    int64_t slot;
+  } targets[kPieces];
+  Vec<T, N> held[kPieces];
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    const uint32_t index = first + i * kThreads;
+    targets[i].slot = -1;
+    if (index >= stream.count) continue;
+    const FastDiv::Result piece = stream.pieces(index);
+    const FastDiv::Result head = write.heads(piece.quotient);
+    targets[i] = {head.quotient, head.remainder, piece.remainder * N, head.quotient};
+    if (write.slots != nullptr) targets[i].slot = write.slots[head.quotient];
+    // Whether or not the token has a slot: so the row's load does not wait for the slot's.
+    held[i] =
+        LoadVec<N>(static_cast<const T*>(stream.from) + head.quotient * stream.from_token_stride +
+                   head.remainder * stream.from_head_stride + piece.remainder * N);
+  }
+#pragma unroll
+  for (int i = 0; i < kPieces; ++i) {
+    if (targets[i].slot < 0 || targets[i].slot >= write.slot_limit) continue;
+    const FastDiv::Result at = write.block_size(static_cast<uint32_t>(targets[i].slot));
+    Cached* to = static_cast<Cached*>(stream.to) + at.quotient * stream.to_block_stride +
+                 at.remainder * stream.to_slot_stride + targets[i].head * stream.to_head_stride +
+                 targets[i].column;
+    WritePiece<T, Cached, N>(held[i], to, stream.scale + targets[i].head * stream.scale_stride);
+  }
 }
 
 // An element a thread.
 template <class T, class Cached>
 __global__ void __launch_bounds__(kThreads)
     WriteOldKernel(const __grid_constant__ Write write, const __grid_constant__ OldLayout layout) {
+  StartEarly();
   const Stream& stream = write.streams[blockIdx.y];
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= stream.count) return;
@@ -48,7 +68,7 @@ __global__ void __launch_bounds__(kThreads)
   } else {
     to += at.quotient * layout.value_block + column * layout.block_size + at.remainder;
   }
-  WritePiece<T, Cached, 1>(from, static_cast<Cached*>(stream.to) + to,
+  WritePiece<T, Cached, 1>(LoadVec<1>(from), static_cast<Cached*>(stream.to) + to,
                            stream.scale + head.remainder * stream.scale_stride);
 }
 
@@ -60,6 +80,7 @@ constexpr int kDsThreads = 96;
 template <class T>
 __global__ void __launch_bounds__(kDsThreads)
     WriteDsMlaKernel(const __grid_constant__ Write write) {
+  StartEarly();
   constexpr int N = 8;
   const int64_t token = blockIdx.x, slot = write.slots[token];
   if (slot < 0 || slot >= write.slot_limit) return;
@@ -95,49 +116,45 @@ __global__ void __launch_bounds__(kDsThreads)
   }
 }
 
-dim3 GridOf(const Write& write, const char* op) {
+dim3 GridOf(const Write& write, const char* op, int pieces) {
   const uint32_t most = write.streams[0].count > write.streams[1].count ? write.streams[0].count
                                                                         : write.streams[1].count;
-  return dim3(GridX(op, CeilDiv(most, kThreads)), 2);
+  return dim3(GridX(op, CeilDiv(most, kThreads * pieces)), 2);
 }
 
 }  // namespace
 
 void LaunchWrite(const Write& write, const Launch& launch) {
-  const dim3 grid = GridOf(write, launch.op);
+  const bool many = launch.aligned && FillsDevice(launch.op, write.streams[0].count);
+  const dim3 grid = GridOf(write, launch.op, many ? kMany : 1);
   if (grid.x == 0) return;
   DispatchCached(launch, [&](auto type, auto cached) {
     using T = typename decltype(type)::type;
     using Cached = typename decltype(cached)::type;
-    if (launch.aligned) {
-      WriteKernel<T, Cached, kVecSize<T>><<<grid, kThreads, 0, launch.stream>>>(write);
-    } else {
-      WriteKernel<T, Cached, 1><<<grid, kThreads, 0, launch.stream>>>(write);
-    }
-    CheckLaunch(launch.op);
+    constexpr int N = kVecSize<T>;
+    const auto kernel = many             ? WriteKernel<T, Cached, N, kMany>
+                        : launch.aligned ? WriteKernel<T, Cached, N, 1>
+                                         : WriteKernel<T, Cached, 1, 1>;
+    LaunchEarly(launch.op, kernel, grid, kThreads, 0, launch.stream, write);
   });
 }
 
 void LaunchWriteOld(const Write& write, const OldLayout& layout, const Launch& launch) {
-  const dim3 grid = GridOf(write, launch.op);
+  const dim3 grid = GridOf(write, launch.op, 1);
   if (grid.x == 0) return;
   DispatchCached(launch, [&](auto type, auto cached) {
     using T = typename decltype(type)::type;
     using Cached = typename decltype(cached)::type;
-    WriteOldKernel<T, Cached><<<grid, kThreads, 0, launch.stream>>>(write, layout);
-    CheckLaunch(launch.op);
+    LaunchEarly(launch.op, WriteOldKernel<T, Cached>, grid, kThreads, 0, launch.stream, write,
+                layout);
   });
 }
 
 void LaunchWriteDsMla(const Write& write, const Launch& launch) {
   const uint32_t tokens = write.streams[0].count;
   if (tokens == 0) return;
-  if (launch.dtype == VK_BF16) {
-    WriteDsMlaKernel<BFloat16><<<tokens, kDsThreads, 0, launch.stream>>>(write);
-  } else {
-    WriteDsMlaKernel<Half><<<tokens, kDsThreads, 0, launch.stream>>>(write);
-  }
-  CheckLaunch(launch.op);
+  const auto kernel = launch.dtype == VK_BF16 ? WriteDsMlaKernel<BFloat16> : WriteDsMlaKernel<Half>;
+  LaunchEarly(launch.op, kernel, tokens, kDsThreads, 0, launch.stream, write);
 }
 
 }  // namespace vk::cuda::cache

@@ -89,6 +89,14 @@ __device__ __forceinline__ void RegistersFewer() {
 
 // The box of `map` at the coordinates (innermost first), zeros outside of the tensor.
 __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap* map, uint32_t barrier,
+                                        int32_t x, int32_t y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4}], [%2];" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+}
+__device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap* map, uint32_t barrier,
                                         int32_t x, int32_t y, int32_t z) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes "

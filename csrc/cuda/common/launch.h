@@ -82,6 +82,42 @@ inline void CheckLaunch(const char* op) {
   CheckCuda(op, "launching the kernel", error);
 }
 
+// Whether the code of `kernel` that this device runs knows griddepcontrol: PTX for 8.0, compiled by
+// a newer GPU's driver, does not wait. Asked once a device; the kernels of a library have the same
+// archs.
+inline bool WaitsForPrevious(const char* op, const void* kernel) {
+  constexpr int kMaxDevices = 64;
+  static std::atomic<int> states[kMaxDevices];  // 0 unknown, 1 no, 2 yes
+  const Device& device = CurrentDevice(op);
+  int state = states[device.index].load(std::memory_order_relaxed);
+  if (state == 0) {
+    cudaFuncAttributes attributes{};
+    const bool known = cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess;
+    if (!known) cudaGetLastError();  // the launch will say it
+    state = known && device.capability >= 90 && attributes.ptxVersion >= 90 ? 2 : 1;
+    states[device.index].store(state, std::memory_order_relaxed);
+  }
+  return state == 2;
+}
+
+// Launches `kernel`, which calls WaitForPrevious (early.cuh), so that its start overlaps the end of
+// the kernel before it.
+template <class... Parameters, class... Arguments>
+void LaunchEarly(const char* op, void (*kernel)(Parameters...), dim3 grid, int64_t threads,
+                 size_t shared, cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = WaitsForPrevious(op, reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  if (cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...) != cudaSuccess) CheckLaunch(op);
+}
+
 inline cudaStream_t AsStream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
 // A launch parameter that benchmarks sweep: builds with VK_TUNE read it from the environment.

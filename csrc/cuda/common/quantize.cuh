@@ -14,6 +14,16 @@ __device__ __forceinline__ float MinScale() {
   return std::is_same_v<Q, int8_t> ? FLT_EPSILON : 1.0f / (kQuantMax<Q> * 512.0f);
 }
 
+// x / kQuantMax<Q>, correctly rounded where the quotient is not far below MinScale, in three steps
+// instead of a division: see Divisor.
+template <class Q>
+__device__ __forceinline__ float OverQuantMax(float x) {
+  constexpr float kInverse = 1.0f / kQuantMax<Q>;
+  const float estimate = x * kInverse;
+  const float quotient = fmaf(fmaf(estimate, kQuantMax<Q>, -x), -kInverse, estimate);
+  return x > FLT_MAX ? x : quotient;
+}
+
 // x / scale, correctly rounded, for many x: the reciprocal is taken once, and one step of Newton's
 // method puts the last bit right (Markstein, "Computation of elementary functions on the IBM RISC
 // System/6000 processor", 1990). A true division costs more instructions than the rest of a
@@ -29,12 +39,32 @@ class Divisor {
   // correction, where it would become a NaN.
   __device__ __forceinline__ float Quotient(float x, float limit) const {
     if (!plain_) return __fdiv_rn(x, scale_);
-    const float estimate = fminf(fmaxf(x * inverse_, -limit), limit);
-    // The sum of zeros is +0, whatever the sign of x.
-    return copysignf(fmaf(fmaf(-estimate, scale_, x), inverse_, estimate), estimate);
+    return Corrected(x, fminf(fmaxf(x * inverse_, -limit), limit));
+  }
+
+  // All of x. `bounded`: the scale comes of these x, so that none is infinite unless it is.
+  template <int N>
+  __device__ __forceinline__ void Divide(float (&x)[N], float limit, bool bounded) const {
+    if (!plain_) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i] = __fdiv_rn(x[i], scale_);
+    } else if (bounded) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) x[i] = Corrected(x[i], x[i] * inverse_);
+    } else {
+#pragma unroll
+      for (int i = 0; i < N; ++i) {
+        x[i] = Corrected(x[i], fminf(fmaxf(x[i] * inverse_, -limit), limit));
+      }
+    }
   }
 
  private:
+  // The signs are such that a zero keeps that of x.
+  __device__ __forceinline__ float Corrected(float x, float estimate) const {
+    return fmaf(fmaf(estimate, scale_, -x), -inverse_, estimate);
+  }
+
   float scale_, inverse_;
   bool plain_;  // no intermediate result can over- or underflow
 };
@@ -44,8 +74,9 @@ template <class Q>
 class Quantizer {
  public:
   __device__ __forceinline__ explicit Quantizer(float scale) : divisor_(scale) {}
-  __device__ __forceinline__ float operator()(float x) const {
-    return divisor_.Quotient(x, 2.0f * kQuantMax<Q>);
+  template <int N>
+  __device__ __forceinline__ void operator()(float (&x)[N], bool bounded) const {
+    divisor_.Divide(x, 2.0f * kQuantMax<Q>, bounded);
   }
 
  private:
@@ -56,7 +87,11 @@ template <>
 class Quantizer<int8_t> {
  public:
   __device__ __forceinline__ explicit Quantizer(float scale) : inverse_(1.0f / scale) {}
-  __device__ __forceinline__ float operator()(float x) const { return x * inverse_; }
+  template <int N>
+  __device__ __forceinline__ void operator()(float (&x)[N], bool) const {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] *= inverse_;
+  }
 
  private:
   float inverse_;

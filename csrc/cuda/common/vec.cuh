@@ -116,14 +116,84 @@ __device__ __forceinline__ Vec<T, N> FromFloats(const float (&x)[N]) {
 
 template <class T, int N>
 __device__ __forceinline__ void ToFloats(const Vec<T, N>& vec, float (&x)[N]) {
+  if constexpr (N % 2 == 0 && std::is_same_v<T, BFloat16>) {
+    // As words: the upper half of one is a float but for a mask.
+    struct Words {
+      uint32_t data[N / 2];
+    };
+    const Words words = internal::BitCast<Words>(vec);
 #pragma unroll
-  for (int i = 0; i < N; ++i) x[i] = ToFloat(vec[i]);
+    for (int i = 0; i < N / 2; ++i) {
+      x[2 * i] = __uint_as_float(words.data[i] << 16);
+      x[2 * i + 1] = __uint_as_float(words.data[i] & 0xFFFF0000u);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i) x[i] = ToFloat(vec[i]);
+  }
 }
 
 // `x` as it is after a store and a load of T; pairs are converted at once, unlike by RoundTo.
 template <class T, int N>
 __device__ __forceinline__ void RoundAll(float (&x)[N]) {
   if constexpr (!std::is_same_v<T, float>) ToFloats(FromFloats<T>(x), x);
+}
+
+namespace internal {
+
+// Two neighbours of a vector in one register, where the hardware has arithmetic of pairs.
+template <class T>
+struct PairOf;
+template <>
+struct PairOf<BFloat16> {
+  using type = __nv_bfloat162;
+};
+template <>
+struct PairOf<Half> {
+  using type = __half2;
+};
+
+}  // namespace internal
+
+// a * b, rounded to T.
+template <class T, int N>
+__device__ __forceinline__ Vec<T, N> Product(const Vec<T, N>& a, const Vec<T, N>& b) {
+  Vec<T, N> out;
+  if constexpr (std::is_same_v<T, float> || N % 2 != 0) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) out[i] = FromFloat<T>(ToFloat(a[i]) * ToFloat(b[i]));
+  } else {
+    using Pair = typename internal::PairOf<T>::type;
+    struct Pairs {
+      Pair data[N / 2];
+    };
+    Pairs x = internal::BitCast<Pairs>(a);
+    const Pairs y = internal::BitCast<Pairs>(b);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) x.data[i] = __hmul2(x.data[i], y.data[i]);
+    out = internal::BitCast<Vec<T, N>>(x);
+  }
+  return out;
+}
+
+// The largest of `before` and |x|; a NaN is left out.
+template <class T, int N>
+__device__ __forceinline__ float AbsMax(float before, const Vec<T, N>& x) {
+  if constexpr (std::is_same_v<T, float> || N % 2 != 0) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) before = fmaxf(before, fabsf(ToFloat(x[i])));
+    return before;
+  } else {
+    using Pair = typename internal::PairOf<T>::type;
+    struct Pairs {
+      Pair data[N / 2];
+    };
+    const Pairs pairs = internal::BitCast<Pairs>(x);
+    Pair most = __habs2(pairs.data[0]);
+#pragma unroll
+    for (int i = 1; i < N / 2; ++i) most = __hmax2(most, __habs2(pairs.data[i]));
+    return fmaxf(before, fmaxf(ToFloat(most.x), ToFloat(most.y)));
+  }
 }
 
 }  // namespace vk::cuda

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cuda/common/early.cuh"
 #include "cuda/common/vec.cuh"
 #include "cuda/moe/launch.h"
 
@@ -11,6 +12,7 @@ constexpr int kThreads = 256;
 // Word: the piece of a row that one access moves. A block takes one row.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__ Copy copy) {
+  StartEarly();
   const int64_t row = blockIdx.x, source = copy.index[row];
   if (source < 0 || source >= copy.input_rows) return;
   const Word* from = reinterpret_cast<const Word*>(copy.input + source * copy.input_stride);
@@ -19,20 +21,29 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__
   for (int64_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
 }
 
-// Reads a row once and writes its copies.
+// Reads a row once and writes its copies; kFan targets are known before the first is written.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) ScatterKernel(const __grid_constant__ Copy copy) {
+  StartEarly();
+  constexpr int kFan = 8;
   const int64_t row = blockIdx.x;
   const int32_t* targets = copy.index + row * copy.fan;
   const Word* from = reinterpret_cast<const Word*>(copy.input + row * copy.input_stride);
   const int64_t words = copy.bytes / sizeof(Word);
   const int64_t end = copy.end != nullptr ? *copy.end : INT64_MAX;
-  for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
-    const Word word = from[i];
-    for (int k = 0; k < copy.fan; ++k) {
-      const int64_t target = targets[k];
-      if (target >= end) continue;
-      reinterpret_cast<Word*>(copy.output + target * copy.output_stride)[i] = word;
+  for (int first = 0; first < copy.fan; first += kFan) {
+    char* to[kFan];
+#pragma unroll
+    for (int k = 0; k < kFan; ++k) {
+      const int64_t target = first + k < copy.fan ? targets[first + k] : end;
+      to[k] = target < end ? copy.output + target * copy.output_stride : nullptr;
+    }
+    for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
+      const Word word = from[i];
+#pragma unroll
+      for (int k = 0; k < kFan; ++k) {
+        if (to[k] != nullptr) reinterpret_cast<Word*>(to[k])[i] = word;
+      }
     }
   }
 }
@@ -49,6 +60,7 @@ __device__ __forceinline__ bool LeftOut(const Reduce& reduce, int64_t token, int
 template <class T, int N, int kTopk, bool kIndexed>
 __global__ void __launch_bounds__(kThreads)
     ReduceKernel(const __grid_constant__ Reduce reduce, const int pieces) {
+  StartEarly();
   const int64_t token = blockIdx.x / pieces;
   const int64_t column = (static_cast<int64_t>(blockIdx.x % pieces) * kThreads + threadIdx.x) * N;
   if (column >= reduce.width) return;
@@ -59,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int first = 0; first < reduce.topk; first += kTopk) {
     Vec<T, N> values[kTopk];
     float weights[kTopk];
+    bool taken[kTopk];
 #pragma unroll
     for (int i = 0; i < kTopk; ++i) {
       const int k = first + i;
@@ -75,15 +88,19 @@ __global__ void __launch_bounds__(kThreads)
       } else {
         used = used && !LeftOut(reduce, token, k);
       }
-      if (used) {
-        values[i] = LoadVec<N>(input + offset);
+      taken[i] = used;
+      if constexpr (kIndexed) {
+        if (used) values[i] = LoadVec<N>(input + offset);
       } else {
-        values[i] = {};
-        weights[i] = 0.0f;
+        // What is left out is read all the same: a load that waits for a condition keeps those
+        // after it waiting.
+        if (k >= reduce.topk) offset = token * reduce.token_stride;
+        values[i] = LoadVec<N>(input + offset);
       }
     }
 #pragma unroll
     for (int i = 0; i < kTopk; ++i) {
+      if (!taken[i]) continue;
       float x[N];
       ToFloats(values[i], x);
 #pragma unroll
@@ -100,11 +117,11 @@ void LaunchVector(const char* op, const Reduce& reduce, cudaStream_t stream) {
   const int64_t pieces = CeilDiv(reduce.width, static_cast<int64_t>(N) * kThreads);
   const unsigned grid = GridX(op, reduce.tokens * pieces);
   if (reduce.topk <= 2) {
-    ReduceKernel<T, N, 2, kIndexed>
-        <<<grid, kThreads, 0, stream>>>(reduce, static_cast<int>(pieces));
+    LaunchEarly(op, ReduceKernel<T, N, 2, kIndexed>, grid, kThreads, 0, stream, reduce,
+                static_cast<int>(pieces));
   } else {
-    ReduceKernel<T, N, 8, kIndexed>
-        <<<grid, kThreads, 0, stream>>>(reduce, static_cast<int>(pieces));
+    LaunchEarly(op, ReduceKernel<T, N, 8, kIndexed>, grid, kThreads, 0, stream, reduce,
+                static_cast<int>(pieces));
   }
 }
 
@@ -121,9 +138,9 @@ void LaunchCopy(const char* op, const Copy& copy, cudaStream_t stream) {
     const int64_t words = copy.bytes / sizeof(Word);
     const int threads = static_cast<int>(std::min<int64_t>(kThreads, CeilDiv(words, 32) * 32));
     if (copy.fan == 0) {
-      GatherKernel<Word><<<grid, threads, 0, stream>>>(copy);
+      LaunchEarly(op, GatherKernel<Word>, grid, threads, 0, stream, copy);
     } else {
-      ScatterKernel<Word><<<grid, threads, 0, stream>>>(copy);
+      LaunchEarly(op, ScatterKernel<Word>, grid, threads, 0, stream, copy);
     }
   };
   if (places % 16 == 0) {
@@ -133,7 +150,6 @@ void LaunchCopy(const char* op, const Copy& copy, cudaStream_t stream) {
   } else {
     launch(uint8_t{});
   }
-  CheckLaunch(op);
 }
 
 void LaunchReduce(const char* op, int32_t dtype, bool aligned, const Reduce& reduce,
@@ -150,7 +166,6 @@ void LaunchReduce(const char* op, int32_t dtype, bool aligned, const Reduce& red
       }
     });
   });
-  CheckLaunch(op);
 }
 
 }  // namespace vk::cuda::moe

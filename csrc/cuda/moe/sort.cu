@@ -1,9 +1,10 @@
 // The order in which experts take their entries: a stable counting sort. Warps take stretches of
 // the entries, count them by expert, and number them from where the warps before them end; many
-// entries are split over blocks, whose counts a kernel in between adds up.
+// entries are split over blocks, each of which then adds up the counts of all.
 #include <algorithm>
 #include <type_traits>
 
+#include "cuda/common/early.cuh"
 #include "cuda/moe/launch.h"
 
 namespace vk::cuda::moe {
@@ -11,7 +12,8 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kCounters = 8192;     // of a block, in shared memory: 32 KiB
-constexpr int64_t kSegment = 8192;  // entries of a block, where there are many
+constexpr int64_t kAlone = 4096;    // entries of one block that is alone,
+constexpr int64_t kSegment = 1024;  // and of each where there are many
 constexpr int32_t kMaxSegments = 128;
 
 struct Align {
@@ -127,57 +129,55 @@ __device__ __forceinline__ void WriteSizes(const ProductSizes& sizes, int expert
   write(sizes.second, sizes.k, sizes.n);
 }
 
-// Turns counts[part][bucket] into where each part's entries of a bucket start, and writes what is
-// said of whole buckets. One block; chunks of as many buckets as threads.
+// What is said of a bucket of `count` entries that start at `first`; a thread for each bucket of a
+// chunk, and the whole block calls. `padded_end`: where what chunks before padded to 128 ends.
 template <class Kind>
-__device__ void Offsets(const Sort& sort, int parts, int* counts, int slot, int* scratch) {
-  constexpr bool kGrouping = std::is_same_v<Kind, Grouping>;
-  const int buckets = Buckets<Kind>(sort);
-  int start = 0, padded_start = 0;
-  for (int base = 0; base < buckets; base += blockDim.x) {
-    const int bucket = base + static_cast<int>(threadIdx.x);
-    int count = 0;
-    if (bucket < buckets) {
-      for (int part = 0; part < parts; ++part) {
-        int& cell = counts[part * buckets + bucket];
-        const int here = cell;
-        cell = count;
-        count += here;
-      }
-    }
+__device__ __forceinline__ void Describe(const Sort& sort, int slot, int bucket, int first,
+                                         int count, int* scratch, int* padded_end) {
+  const bool there = bucket < Buckets<Kind>(sort);
+  if constexpr (std::is_same_v<Kind, Grouping>) {
+    if (there) sort.offsets[bucket] = first;
+    if (bucket < sort.buckets) WriteSizes(sort.sizes, bucket, count);
+    if (sort.padded_offsets == nullptr) return;
     int all;
-    const int padded = Kind::Padded(sort, count);
-    const int first = start + ExclusiveSum(padded, scratch, &all);
-    start += all;
-    if (bucket < buckets) {
-      for (int part = 0; part < parts; ++part) counts[part * buckets + bucket] += first;
-      if constexpr (kGrouping) {
-        sort.offsets[bucket] = first;
-        if (bucket < sort.buckets) WriteSizes(sort.sizes, bucket, count);
-      } else if constexpr (Kind::kTail) {
-        sort.first_rows[bucket] = first;  // the tail's is the end of the local experts
-      } else {
-        int32_t* experts = sort.block_experts + static_cast<int64_t>(slot) * sort.blocks;
-        for (int i = first / sort.block_size; i < (first + padded) / sort.block_size; ++i) {
-          if (i < sort.blocks) experts[i] = bucket;
-        }
-      }
-    }
-    if (kGrouping && sort.padded_offsets != nullptr) {
-      int whole;
-      const int rounded = bucket < sort.buckets ? (count + 127) / 128 * 128 : 0;
-      const int padded_first = padded_start + ExclusiveSum(rounded, scratch, &whole);
-      padded_start += whole;
-      if (bucket < buckets) sort.padded_offsets[bucket] = padded_first;
+    const int rounded = bucket < sort.buckets ? (count + 127) / 128 * 128 : 0;
+    const int padded_first = *padded_end + ExclusiveSum(rounded, scratch, &all);
+    *padded_end += all;
+    if (there) sort.padded_offsets[bucket] = padded_first;
+  } else if constexpr (Kind::kTail) {
+    if (there) sort.first_rows[bucket] = first;  // the tail's is the end of the local experts
+  } else if (there) {
+    int32_t* experts = sort.block_experts + static_cast<int64_t>(slot) * sort.blocks;
+    const int end = first + Kind::Padded(sort, count);
+    for (int i = first / sort.block_size; i < end / sort.block_size; ++i) {
+      if (i < sort.blocks) experts[i] = bucket;
     }
   }
+}
+
+// And of all of them, which end at `end`; a whole block calls.
+template <class Kind>
+__device__ __forceinline__ void DescribeEnd(const Sort& sort, int slot, int end) {
   if constexpr (!Kind::kTail) {
-    if (threadIdx.x == 0) sort.total[slot] = start;
+    if (threadIdx.x == 0) sort.total[slot] = end;
     int32_t* experts = sort.block_experts + static_cast<int64_t>(slot) * sort.blocks;
-    for (int i = start / sort.block_size + threadIdx.x; i < sort.blocks; i += blockDim.x) {
+    for (int i = end / sort.block_size + threadIdx.x; i < sort.blocks; i += blockDim.x) {
       experts[i] = -1;
     }
   }
+}
+
+// Turns counters[warp][bucket] into where each warp's entries of a bucket start, the first's after
+// `before`, and returns where the last's end.
+__device__ __forceinline__ int Accumulate(int* counters, int buckets, int bucket, int before) {
+  const int warps = static_cast<int>(blockDim.x) / 32;
+  for (int warp = 0; warp < warps; ++warp) {
+    int& cell = counters[warp * buckets + bucket];
+    const int count = cell;
+    cell = before;
+    before += count;
+  }
+  return before;
 }
 
 // Writes the entries of a warp's stretch; counters[warp][bucket] is the next place.
@@ -222,6 +222,7 @@ __device__ __forceinline__ void Fill(const Sort& sort, int slot, int block, int 
 // All in one block; a block for each adapter where there are adapters.
 template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant__ Sort sort) {
+  StartEarly();
   extern __shared__ int counters[];
   __shared__ int scratch[33];
   int slot = 0, adapter = -1;
@@ -233,13 +234,31 @@ __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant_
   const Stretch stretch = WarpStretch(sort, 0, 1);
   if constexpr (!Kind::kTail) Fill(sort, slot, 0, 1);
   CountWarps<Kind>(sort, stretch, adapter, counters);
-  Offsets<Kind>(sort, static_cast<int>(blockDim.x) / 32, counters, slot, scratch);
+  // Chunks of as many buckets as threads.
+  const int buckets = Buckets<Kind>(sort);
+  int end = 0, padded_end = 0;
+  for (int base = 0; base < buckets; base += blockDim.x) {
+    const int bucket = base + static_cast<int>(threadIdx.x);
+    const int count = bucket < buckets ? Accumulate(counters, buckets, bucket, 0) : 0;
+    const int padded = Kind::Padded(sort, count);
+    int all;
+    const int first = end + ExclusiveSum(padded, scratch, &all);
+    end += all;
+    if (bucket < buckets) {
+      for (int warp = 0; warp < static_cast<int>(blockDim.x) / 32; ++warp) {
+        counters[warp * buckets + bucket] += first;
+      }
+    }
+    Describe<Kind>(sort, slot, bucket, first, count, scratch, &padded_end);
+  }
+  DescribeEnd<Kind>(sort, slot, end);
   __syncthreads();
   Place<Kind>(sort, stretch, adapter, slot, counters);
 }
 
 template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) CountKernel(const __grid_constant__ Sort sort) {
+  StartEarly();
   extern __shared__ int counters[];
   const int segments = static_cast<int>(gridDim.x), segment = static_cast<int>(blockIdx.x);
   if constexpr (!Kind::kTail) Fill(sort, 0, segment, segments);
@@ -253,28 +272,34 @@ __global__ void __launch_bounds__(kMaxThreads) CountKernel(const __grid_constant
 }
 
 template <class Kind>
-__global__ void __launch_bounds__(kMaxThreads)
-    OffsetsKernel(const __grid_constant__ Sort sort, const int segments) {
-  __shared__ int scratch[33];
-  Offsets<Kind>(sort, segments, sort.workspace, 0, scratch);
-}
-
-template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) PlaceKernel(const __grid_constant__ Sort sort) {
+  StartEarly();
   extern __shared__ int counters[];
+  __shared__ int scratch[33];
   const int segments = static_cast<int>(gridDim.x), segment = static_cast<int>(blockIdx.x);
   const Stretch stretch = WarpStretch(sort, segment, segments);
   CountWarps<Kind>(sort, stretch, -1, counters);
-  const int buckets = Buckets<Kind>(sort), warps = static_cast<int>(blockDim.x) / 32;
-  for (int bucket = threadIdx.x; bucket < buckets; bucket += blockDim.x) {
-    int next = sort.workspace[static_cast<int64_t>(segment) * buckets + bucket];
-    for (int warp = 0; warp < warps; ++warp) {
-      int& cell = counters[warp * buckets + bucket];
-      const int count = cell;
-      cell = next;
-      next += count;
+  const int buckets = Buckets<Kind>(sort);
+  int end = 0, padded_end = 0;
+  for (int base = 0; base < buckets; base += blockDim.x) {
+    const int bucket = base + static_cast<int>(threadIdx.x);
+    int count = 0, before = 0;  // of all segments, of those before this one
+    if (bucket < buckets) {
+#pragma unroll 16
+      for (int other = 0; other < segments; ++other) {
+        const int here = __ldcg(sort.workspace + static_cast<int64_t>(other) * buckets + bucket);
+        count += here;
+        before += other < segment ? here : 0;
+      }
     }
+    const int padded = Kind::Padded(sort, count);
+    int all;
+    const int first = end + ExclusiveSum(padded, scratch, &all);
+    end += all;
+    if (bucket < buckets) Accumulate(counters, buckets, bucket, first + before);
+    if (segment == 0) Describe<Kind>(sort, 0, bucket, first, count, scratch, &padded_end);
   }
+  if (segment == 0) DescribeEnd<Kind>(sort, 0, end);
   __syncthreads();
   Place<Kind>(sort, stretch, -1, 0, counters);
 }
@@ -292,15 +317,11 @@ void LaunchSort(const char* op, const Sort& sort, cudaStream_t stream) {
   const size_t shared = sizeof(int) * warps * buckets;
   if (segments == 1) {
     const int grid = sort.token_adapters != nullptr ? sort.slots : 1;
-    SortKernel<Kind><<<grid, threads, shared, stream>>>(sort);
+    LaunchEarly(op, SortKernel<Kind>, grid, threads, shared, stream, sort);
   } else {
-    CountKernel<Kind><<<segments, threads, shared, stream>>>(sort);
-    CheckLaunch(op);
-    OffsetsKernel<Kind><<<1, kMaxThreads, 0, stream>>>(sort, segments);
-    CheckLaunch(op);
-    PlaceKernel<Kind><<<segments, threads, shared, stream>>>(sort);
+    LaunchEarly(op, CountKernel<Kind>, segments, threads, shared, stream, sort);
+    LaunchEarly(op, PlaceKernel<Kind>, segments, threads, shared, stream, sort);
   }
-  CheckLaunch(op);
 }
 
 __global__ void SizesKernel(const __grid_constant__ Experts experts) {
@@ -353,7 +374,7 @@ __global__ void __launch_bounds__(kMaxThreads)
 }  // namespace
 
 int32_t SortSegments(int64_t entries) {
-  if (entries <= 2 * kSegment) return 1;
+  if (entries <= kAlone) return 1;
   return static_cast<int32_t>(std::min<int64_t>(CeilDiv(entries, kSegment), kMaxSegments));
 }
 

@@ -1,10 +1,10 @@
-// The kernel of every norm: a row a block, read once and kept in registers.
+// The kernels of every norm: a row a block, read once and kept in registers.
 #ifndef VLLM_KERNELS_CUDA_NORM_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_NORM_KERNEL_CUH_
 
 #include <algorithm>
-#include <cstring>
 
+#include "cuda/common/early.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -14,27 +14,27 @@ namespace vk::cuda::norm {
 
 enum class Kind { kPlain, kStatic, kPerToken, kPerGroup };
 
-// What one thread holds of a row: `kPieces` pieces of N columns, a block apart. With kPieces 0 the
-// row is too long for registers, or not aligned, and every pass reads it again.
-template <class T, bool kResidual, int kPieces, bool kAligned>
-class Row {
+// What one thread holds of a row: `kPieces` pieces of N columns, a block apart; past the row's end,
+// zeros. As they are in memory, which takes half the registers of floats.
+template <class T, bool kResidual, int kPieces>
+class Held {
  public:
   static constexpr int N = kVecSize<T>;
 
-  __device__ __forceinline__ Row(const Problem& problem, int64_t row)
-      : input_(static_cast<const T*>(problem.input) + problem.input_rows.Offset(row)),
-        residual_(static_cast<const T*>(problem.residual) +
-                  (kResidual ? problem.residual_rows.Offset(row) : 0)),
-        width_(static_cast<int32_t>(problem.width)) {
+  __device__ __forceinline__ void Load(const Problem& problem, int64_t row) {
+    const T* input = static_cast<const T*>(problem.input) + problem.input_rows.Offset(row);
+    const T* residual = static_cast<const T*>(problem.residual);
+    if constexpr (kResidual) residual += problem.residual_rows.Offset(row);
+    const int32_t width = static_cast<int32_t>(problem.width);
 #pragma unroll
     for (int piece = 0; piece < kPieces; ++piece) {
-      if (Column(piece) < width_) {
-        held_[piece] = LoadVec<N>(input_ + Column(piece));
-        if constexpr (kResidual) added_[piece] = LoadVec<N>(residual_ + Column(piece));
-      } else {
-        // All zeros are 0 in every dtype.
-        memset(&held_[piece], 0, sizeof(held_[piece]));
-        if constexpr (kResidual) memset(&added_[piece], 0, sizeof(added_[piece]));
+      // All zeros are 0 in every dtype.
+      input_[piece] = residual_[kResidual ? piece : 0] = make_uint4(0, 0, 0, 0);
+      if (Column(piece) < width) {
+        input_[piece] = *reinterpret_cast<const uint4*>(input + Column(piece));
+        if constexpr (kResidual) {
+          residual_[piece] = *reinterpret_cast<const uint4*>(residual + Column(piece));
+        }
       }
     }
   }
@@ -43,55 +43,27 @@ class Row {
     return static_cast<int32_t>(piece * blockDim.x + threadIdx.x) * N;
   }
 
-  // body(piece, column, x) for all pieces. Every thread of the block makes the same number of
-  // calls: past the end, x is 0 and column >= width.
-  template <class Body>
-  __device__ __forceinline__ void ForEach(const Body& body) const {
-    float x[N];
-    if constexpr (kPieces > 0) {
+  // Input, or its sum with the residual.
+  __device__ __forceinline__ void Get(int piece, float (&x)[N]) const {
+    ToFloats(internal::BitCast<Vec<T, N>>(input_[piece]), x);
+    if constexpr (kResidual) {
+      float more[N];
+      ToFloats(internal::BitCast<Vec<T, N>>(residual_[piece]), more);
 #pragma unroll
-      for (int piece = 0; piece < kPieces; ++piece) {
-        // As the vectors are in memory, which takes half the registers of floats.
-        ToFloats(held_[piece], x);
-        if constexpr (kResidual) {
-#pragma unroll
-          for (int i = 0; i < N; ++i) x[i] += ToFloat(added_[piece][i]);
-        }
-        body(piece, Column(piece), x);
-      }
-    } else {
-      const int32_t pieces = (width_ + blockDim.x * N - 1) / (blockDim.x * N);
-      for (int32_t piece = 0; piece < pieces; ++piece) {
-        const int32_t column = Column(piece);
-#pragma unroll
-        for (float& one : x) one = 0.0f;
-        if (column < width_) {
-          LoadPiece<kAligned>(input_, column, width_, x);
-          if constexpr (kResidual) {
-            float more[N];
-            LoadPiece<kAligned>(residual_, column, width_, more);
-#pragma unroll
-            for (int i = 0; i < N; ++i) x[i] += more[i];
-          }
-        }
-        body(0, column, x);
-      }
+      for (int i = 0; i < N; ++i) x[i] += more[i];
     }
   }
 
  private:
-  static constexpr int kHeld = kPieces > 0 ? kPieces : 1;
-  const T* input_;
-  const T* residual_;
-  int32_t width_;
-  Vec<T, N> held_[kHeld];
-  Vec<T, N> added_[kResidual ? kHeld : 1];
+  // Words: elements that are 0 or loaded would be put together one by one, each after its load.
+  uint4 input_[kPieces];
+  uint4 residual_[kResidual ? kPieces : 1];
 };
 
 template <class Q>
 __device__ __forceinline__ float ScaleOf(float abs_max, const float* upper_bound) {
   if (upper_bound != nullptr) abs_max = fminf(abs_max, *upper_bound);
-  return fmaxf(__fdiv_rn(abs_max, kQuantMax<Q>), MinScale<Q>());
+  return fmaxf(OverQuantMax<Q>(abs_max), MinScale<Q>());
 }
 
 // Largest |x| of the group that neighbouring lanes hold; every one of them gets it.
@@ -114,108 +86,193 @@ inline constexpr int kMinBlocks =
     : !kResidual && (kKind == Kind::kPlain || kKind == Kind::kStatic) ? 3
                                                                       : 2;
 
-// Out: the type written.
-template <class T, class Out, Kind kKind, bool kResidual, int kPieces, bool kAligned>
+// Aligned rows that registers can hold. Out: the type written.
+template <class T, class Out, Kind kKind, bool kResidual, int kPieces>
 __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResidual, kPieces>)
-    NormKernel(const __grid_constant__ Problem problem) {
+    HeldNormKernel(const __grid_constant__ Problem problem) {
+  StartEarly();
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
   const int64_t index = blockIdx.x;
   const int32_t width = static_cast<int32_t>(problem.width);
-  Row<T, kResidual, kPieces, kAligned> row(problem, index);
+  const T* weight = static_cast<const T*>(problem.weight);
+  const bool weighted = weight != nullptr;
+  if (problem.weight_stride != 0) {
+    weight += index / problem.rows_per_weight * problem.weight_stride;
+  }
+  Held<T, kResidual, kPieces> row;
+  // The weights first, each with a condition of its own: else the compiler lets them wait for the row.
+  Vec<T, N> weights[kPieces];
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    const int32_t column = row.Column(piece);
+    if (weighted && column < width) weights[piece] = LoadVec<N>(weight + column);
+  }
+  row.Load(problem, index);
+
+  float sum = 0.0f;
+  T* residual = static_cast<T*>(problem.residual);
+  if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    float x[N];
+    row.Get(piece, x);
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
+    if constexpr (kResidual) {
+      if (row.Column(piece) < width) StoreVec(residual + row.Column(piece), FromFloats<T>(x));
+    }
+  }
+  sum = ReduceBlock(sum, Sum(), scratch[0]);
+  const float factor = rsqrtf(fmaf(sum, problem.inverse_width, problem.epsilon));
+
+  const float static_inverse = kKind == Kind::kStatic ? 1.0f / *problem.scale : 1.0f;
+  Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
+  Vec<T, N> normed[kPieces];
+  float abs_max = 0.0f;
+#pragma unroll
+  for (int piece = 0; piece < kPieces; ++piece) {
+    const int32_t column = row.Column(piece);
+    const bool inside = column < width;
+    float y[N];
+    row.Get(piece, y);
+#pragma unroll
+    for (int i = 0; i < N; ++i) y[i] *= factor;
+    normed[piece] = FromFloats<T>(y);
+    if (weighted && inside) normed[piece] = Product(normed[piece], weights[piece]);
+    if constexpr (kKind == Kind::kPlain) {
+      if (inside) StoreVec(result + column, normed[piece]);
+    } else if constexpr (kKind == Kind::kStatic) {
+      ToFloats(normed[piece], y);
+#pragma unroll
+      for (int i = 0; i < N; ++i) y[i] *= static_inverse;
+      if (inside) StoreVec(result + column, FromFloats<Out>(y));
+    } else if constexpr (kKind == Kind::kPerToken) {
+      abs_max = AbsMax(abs_max, normed[piece]);
+    } else {
+      const float group_max = GroupMax<N>(AbsMax(0.0f, normed[piece]), problem.group_size);
+      const float scale = ScaleOf<Out>(group_max, problem.scale_ub);
+      const int32_t shift = problem.group_size == 128 ? 7 : 6;
+      if (inside && (column & (problem.group_size - 1)) == 0) {
+        problem.scales[index * problem.scale_row_stride +
+                       (column >> shift) * problem.scale_group_stride] = scale;
+      }
+      ToFloats(normed[piece], y);
+      const Quantizer<Out> quantizer(scale);
+      quantizer(y, problem.scale_ub == nullptr);
+      if (inside) StoreVec(result + column, FromFloats<Out>(y));
+    }
+  }
+  if constexpr (kKind == Kind::kPerToken) {
+    const float row_max = ReduceBlock(abs_max, Max(), scratch[1]);
+    const float scale = ScaleOf<Out>(row_max, problem.scale_ub);
+    if (threadIdx.x == 0) problem.scales[index] = scale;
+    const Quantizer<Out> quantizer(scale);
+#pragma unroll
+    for (int piece = 0; piece < kPieces; ++piece) {
+      if (row.Column(piece) >= width) break;
+      float y[N];
+      ToFloats(normed[piece], y);
+      quantizer(y, problem.scale_ub == nullptr);
+      StoreVec(result + row.Column(piece), FromFloats<Out>(y));
+    }
+  }
+}
+
+// Rows that are too long for registers, or not aligned: every pass reads them again.
+template <class T, class Out, Kind kKind, bool kResidual, bool kAligned>
+__global__ void __launch_bounds__(1024) LongNormKernel(const __grid_constant__ Problem problem) {
+  StartEarly();
+  constexpr int N = kVecSize<T>;
+  __shared__ float scratch[2][32];
+  const int64_t index = blockIdx.x;
+  const int32_t width = static_cast<int32_t>(problem.width);
+  const T* input = static_cast<const T*>(problem.input) + problem.input_rows.Offset(index);
+  T* residual = static_cast<T*>(problem.residual);
+  if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
   const T* weight = static_cast<const T*>(problem.weight);
   if (problem.weight_stride != 0) {
     weight += index / problem.rows_per_weight * problem.weight_stride;
   }
-  // The weights are on their way while the block waits for the sum.
-  Vec<T, N> weights[kPieces > 0 ? kPieces : 1];
-  if (weight != nullptr) {
+  // body(column, x). Every thread of the block makes the same number of calls: past the end, x is 0
+  // and column >= width.
+  const auto for_each = [&](const auto& body) {
+    const int32_t block = static_cast<int32_t>(blockDim.x) * N;
+    for (int32_t first = 0; first < width; first += block) {
+      const int32_t column = first + static_cast<int32_t>(threadIdx.x) * N;
+      float x[N] = {};
+      if (column < width) {
+        LoadPiece<kAligned>(input, column, width, x);
+        if constexpr (kResidual) {
+          float more[N];
+          LoadPiece<kAligned>(static_cast<const T*>(residual), column, width, more);
 #pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
-      const int32_t column = row.Column(piece);
-      if (column < width) weights[piece] = LoadVec<N>(weight + column);
+          for (int i = 0; i < N; ++i) x[i] += more[i];
+        }
+      }
+      body(column, x);
     }
-  }
+  };
 
   float sum = 0.0f;
-  row.ForEach([&](int, int32_t, const float (&x)[N]) {
+  for_each([&](int32_t, const float (&x)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
   });
   sum = ReduceBlock(sum, Sum(), scratch[0]);
   const float factor = rsqrtf(fmaf(sum, problem.inverse_width, problem.epsilon));
 
-  const auto normed = [&](int piece, int32_t column, const float (&x)[N], float (&y)[N]) {
+  const auto normed = [&](int32_t column, const float (&x)[N], float (&y)[N]) {
 #pragma unroll
     for (int i = 0; i < N; ++i) y[i] = x[i] * factor;
     if (weight == nullptr) return;
     RoundAll<T>(y);
     float w[N];
-    if constexpr (kPieces > 0) {
-      ToFloats(weights[piece], w);
-    } else {
-      LoadPiece<kAligned>(weight, column, width, w);
-    }
+    LoadPiece<kAligned>(weight, column, width, w);
 #pragma unroll
     for (int i = 0; i < N; ++i) y[i] *= w[i];
   };
 
-  Quantizer<Out> quantizer(1.0f);
-  float static_inverse = 1.0f;
-  if constexpr (kKind == Kind::kStatic) static_inverse = 1.0f / *problem.scale;
-  // With a scale for the row, what has been normed for its measurement is kept.
-  constexpr bool kKeeps = kKind == Kind::kPerToken && kPieces > 0;
-  Vec<T, N> kept[kKeeps ? kPieces : 1];
-  T* residual = static_cast<T*>(problem.residual);
-  if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
+  float scale = 1.0f;
   if constexpr (kKind == Kind::kPerToken) {
     float abs_max = 0.0f;
-    row.ForEach([&](int piece, int32_t column, const float (&x)[N]) {
+    for_each([&](int32_t column, const float (&x)[N]) {
       if (column >= width) return;
       float y[N];
-      normed(piece, column, x, y);
-      if constexpr (kKeeps) {
-        kept[piece] = FromFloats<T>(y);
-        ToFloats(kept[piece], y);
-        if constexpr (kResidual) StorePiece<kAligned>(residual, column, width, x);
-      } else {
-        RoundAll<T>(y);
-      }
+      normed(column, x, y);
+      RoundAll<T>(y);
 #pragma unroll
       for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
     });
-    const float scale = ScaleOf<Out>(ReduceBlock(abs_max, Max(), scratch[1]), problem.scale_ub);
+    scale = ScaleOf<Out>(ReduceBlock(abs_max, Max(), scratch[1]), problem.scale_ub);
     if (threadIdx.x == 0) problem.scales[index] = scale;
-    quantizer = Quantizer<Out>(scale);
   }
+  const float static_inverse = kKind == Kind::kStatic ? 1.0f / *problem.scale : 1.0f;
 
   Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
-  row.ForEach([&](int piece, int32_t column, const float (&x)[N]) {
+  for_each([&](int32_t column, const float (&x)[N]) {
     float y[N] = {};
-    if constexpr (kKeeps) {
-      if (column < width) ToFloats(kept[piece], y);
-    } else {
-      if (column < width) normed(piece, column, x, y);
-      if constexpr (kKind != Kind::kPlain) RoundAll<T>(y);
-    }
+    if (column < width) normed(column, x, y);
+    if constexpr (kKind != Kind::kPlain) RoundAll<T>(y);
     if constexpr (kKind == Kind::kPerGroup) {
       float abs_max = 0.0f;
 #pragma unroll
       for (int i = 0; i < N; ++i) abs_max = fmaxf(abs_max, fabsf(y[i]));
-      const float scale = ScaleOf<Out>(GroupMax<N>(abs_max, problem.group_size), problem.scale_ub);
+      scale = ScaleOf<Out>(GroupMax<N>(abs_max, problem.group_size), problem.scale_ub);
       const int32_t shift = problem.group_size == 128 ? 7 : 6;
       if (column < width && (column & (problem.group_size - 1)) == 0) {
         problem.scales[index * problem.scale_row_stride +
                        (column >> shift) * problem.scale_group_stride] = scale;
       }
-      quantizer = Quantizer<Out>(scale);
     }
     if (column >= width) return;
-    if constexpr (kResidual && !kKeeps) StorePiece<kAligned>(residual, column, width, x);
+    if constexpr (kResidual) StorePiece<kAligned>(residual, column, width, x);
+    if constexpr (kKind == Kind::kStatic) {
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-      if constexpr (kKind == Kind::kStatic) y[i] *= static_inverse;
-      if constexpr (kKind == Kind::kPerToken || kKind == Kind::kPerGroup) y[i] = quantizer(y[i]);
+      for (int i = 0; i < N; ++i) y[i] *= static_inverse;
+    } else if constexpr (kKind != Kind::kPlain) {
+      const Quantizer<Out> quantizer(scale);
+      quantizer(y, problem.scale_ub == nullptr);
     }
     StorePiece<kAligned>(result, column, width, y);
   });
@@ -225,25 +282,24 @@ template <class T, class Out, Kind kKind, bool kResidual>
 void LaunchRows(const Problem& problem, const Launch& launch) {
   const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    const int64_t needed = CeilDiv(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32) * 32;
-    const int64_t threads = std::min<int64_t>(needed, 1024);
-    kernel<<<GridX(launch.op, problem.rows), static_cast<unsigned>(threads), 0, launch.stream>>>(
-        problem);
-    CheckLaunch(launch.op);
+    const int64_t threads = std::min<int64_t>(CeilDiv(CeilDiv(pieces, per_thread), 32) * 32, 1024);
+    LaunchEarly(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
+                problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
-  const int64_t per_thread = few ? 1 : Tuned("VK_NORM_PIECES", 2);
+  // What a thread does besides weighs the less, the more it takes of a row; quantising, it counts.
+  const int64_t per_thread = few ? 1 : Tuned("VK_NORM_PIECES", kKind == Kind::kPlain ? 2 : 4);
   if (!launch.aligned) {
-    run(NormKernel<T, Out, kKind, kResidual, 0, false>, 0);
+    run(LongNormKernel<T, Out, kKind, kResidual, false>, 1);
   } else if (per_thread == 1 && pieces <= kMaxThreads<1>) {
-    run(NormKernel<T, Out, kKind, kResidual, 1, true>, 1);
+    run(HeldNormKernel<T, Out, kKind, kResidual, 1>, 1);
   } else if (per_thread <= 2 && pieces <= 2 * kMaxThreads<2>) {
-    run(NormKernel<T, Out, kKind, kResidual, 2, true>, 2);
+    run(HeldNormKernel<T, Out, kKind, kResidual, 2>, 2);
   } else if (pieces <= 4 * kMaxThreads<4>) {
-    run(NormKernel<T, Out, kKind, kResidual, 4, true>, 4);
+    run(HeldNormKernel<T, Out, kKind, kResidual, 4>, 4);
   } else {
-    run(NormKernel<T, Out, kKind, kResidual, 0, true>, 0);
+    run(LongNormKernel<T, Out, kKind, kResidual, true>, 1);
   }
 }
 

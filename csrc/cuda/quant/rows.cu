@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "cuda/common/early.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -21,6 +22,7 @@ inline constexpr int kMaxThreads = kPieces == 8 ? 512 : 1024;
 template <class T, Kind kKind, int kPieces, bool kAligned>
 __global__ void __launch_bounds__(kMaxThreads<kPieces>)
     RowKernel(const __grid_constant__ Problem problem) {
+  StartEarly();
   using Q = std::conditional_t<kKind == Kind::kFloat8, E4M3, int8_t>;
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   float scale, zero_point = 0.0f;
   if constexpr (kKind == Kind::kFloat8) {
     if (problem.scale_ub != nullptr) high = fminf(high, *problem.scale_ub);
-    scale = fmaxf(__fdiv_rn(high, kQuantMax<Q>), MinScale<Q>());
+    scale = fmaxf(OverQuantMax<Q>(high), MinScale<Q>());
   } else if constexpr (kKind == Kind::kInt8) {
     scale = __fdiv_rn(high, 127.0f);
   } else {
@@ -99,12 +101,12 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
     float y[N];
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-      if constexpr (kKind == Kind::kFloat8) {
-        y[i] = divisor.Quotient(x[i], 2.0f * kQuantMax<Q>);
-      } else {
-        y[i] = x[i] * inverse;
-        if constexpr (kKind == Kind::kInt8ZeroPoint) y[i] = rintf(y[i]) + zero_point;
-      }
+      y[i] = x[i];
+      if constexpr (kKind != Kind::kFloat8) y[i] *= inverse;
+      if constexpr (kKind == Kind::kInt8ZeroPoint) y[i] = rintf(y[i]) + zero_point;
+    }
+    if constexpr (kKind == Kind::kFloat8) {
+      divisor.Divide(y, 2.0f * kQuantMax<Q>, problem.scale_ub == nullptr);
     }
     StorePiece<kAligned>(result, column, width, y);
   });
@@ -116,9 +118,8 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   const auto run = [&](auto kernel, int64_t per_thread) {
     const int64_t needed = CeilDiv(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32) * 32;
     const int64_t threads = std::clamp<int64_t>(needed, 32, 1024);
-    kernel<<<GridX(launch.op, problem.rows), static_cast<unsigned>(threads), 0, launch.stream>>>(
-        problem);
-    CheckLaunch(launch.op);
+    LaunchEarly(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
+                problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;

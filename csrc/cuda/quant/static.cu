@@ -1,3 +1,4 @@
+#include "cuda/common/early.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -13,8 +14,11 @@ enum class Scales { kOne, kPerPiece, kPerElement };
 
 template <class T, class Q, Scales kScales, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__ Problem problem) {
+  StartEarly();
   constexpr int N = kVecSize<T>;
-  const uint32_t first = blockIdx.x * (kThreads * kPieces) + threadIdx.x;
+  // From the end to the beginning: what a measurement before read last still lies in L2.
+  const uint32_t block = gridDim.x - 1 - blockIdx.x;
+  const uint32_t first = block * (kThreads * kPieces) + threadIdx.x;
   Vec<T, N> held[kPieces];
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece) {
@@ -64,8 +68,7 @@ void LaunchElements(const Problem& problem, const Launch& launch) {
   if (problem.count == 0) return;
   const auto run = [&](auto kernel, int64_t pieces) {
     const unsigned blocks = GridX(launch.op, CeilDiv(problem.count, kThreads * pieces));
-    kernel<<<blocks, kThreads, 0, launch.stream>>>(problem);
-    CheckLaunch(launch.op);
+    LaunchEarly(launch.op, kernel, blocks, kThreads, 0, launch.stream, problem);
   };
   if (!launch.aligned) return run(StaticKernel<T, Q, kScales, false, 1>, 1);
   if (!FillsDevice(launch.op, problem.count)) return run(StaticKernel<T, Q, kScales, true, 1>, 1);

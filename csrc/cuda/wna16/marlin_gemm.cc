@@ -4,6 +4,7 @@
 #include <atomic>
 
 #include "cuda/common/launch.h"
+#include "cuda/wna16/hopper_launch.h"
 #include "cuda/wna16/marlin_launch.h"
 #include "cuda/wna16/marlin_plan.h"
 #include "cuda/wna16/marlin_problem.h"
@@ -13,8 +14,9 @@ namespace vk::wna16 {
 namespace {
 
 constexpr char kOp[] = "marlin_gemm";
-// From so many tokens on, the matrix units pay for weights that are dequantized to memory first.
-constexpr int64_t kDequantizeTokens = 256;
+// From so many tokens on, the matrix units pay for weights that are dequantized to memory first;
+// later where there is a kernel for Hopper.
+constexpr int64_t kDequantizeTokens = 256, kHopperDequantizeTokens = 2048;
 
 std::atomic<int> forced_shape{-1}, forced_stages{-1}, forced_blocks{-1}, forced_prefetch{-1};
 
@@ -25,6 +27,10 @@ Plan PlanOf(const MarlinProblem& problem, int64_t locks) {
   force.blocks = forced_blocks;
   force.prefetch = forced_prefetch;
   return MakePlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(kOp), locks, force);
+}
+
+bool OnHopper(const MarlinProblem& problem) {
+  return forced_shape < 0 && HopperServes(kOp, problem);
 }
 
 void CheckNoGroupIndex(const MarlinProblem& problem) {
@@ -50,12 +56,14 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_tensor* wo
   VK_CHECK(locks > 0, "%s: workspace is empty, want at least one int32, zero", kOp);
   if (problem.m == 0) return;
 
-  const Plan plan = PlanOf(problem, locks);
+  const bool hopper = OnHopper(problem);
+  const Plan plan = hopper ? Plan{} : PlanOf(problem, locks);
   const int64_t copy_bytes = CopyBytes(problem);
   const int64_t bytes = scratch != nullptr ? NumElements(*scratch) : 0;
   VK_CHECK(bytes >= copy_bytes + plan.partial_bytes, "%s: scratch has %lld bytes, want %lld", kOp,
            static_cast<long long>(bytes), static_cast<long long>(copy_bytes + plan.partial_bytes));
   unsigned char* const memory = bytes > 0 ? static_cast<unsigned char*>(scratch->data) : nullptr;
+  if (hopper) return RunHopper(kOp, problem, c->data, memory, stream);
 
   MarlinParams params = MakeParams(kOp, problem, plan, memory, stream);
   params.c = c->data;
@@ -76,7 +84,9 @@ vk_status vk_cuda_marlin_scratch(const vk_marlin_problem* problem, int64_t locks
     vk::wna16::CheckNoGroupIndex(checked);
     VK_CHECK(locks > 0, "%s: workspace is empty, want at least one int32, zero", vk::wna16::kOp);
     *bytes = vk::wna16::CopyBytes(checked);
-    if (checked.m > 0) *bytes += vk::wna16::PlanOf(checked, locks).partial_bytes;
+    if (checked.m > 0 && !vk::wna16::OnHopper(checked)) {
+      *bytes += vk::wna16::PlanOf(checked, locks).partial_bytes;
+    }
   });
 }
 
@@ -89,7 +99,14 @@ vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* probl
 int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* problem) {
   const bool act_order = problem->g_idx != nullptr && vk::NumElements(*problem->g_idx) > 0;
   if (vk::wna16::forced_shape >= 0) return 0;
-  return problem->m >= vk::wna16::kDequantizeTokens || (act_order && !problem->is_k_full);
+  if (act_order && !problem->is_k_full) return 1;
+  bool prefers = problem->m >= vk::wna16::kDequantizeTokens;
+  if (prefers && problem->m < vk::wna16::kHopperDequantizeTokens) {
+    // What is wrong with the problem is said when it is run.
+    vk::Guard(
+        [&] { prefers = !vk::wna16::OnHopper(vk::wna16::CheckProblem(vk::wna16::kOp, problem)); });
+  }
+  return prefers;
 }
 
 int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks, int32_t prefetch) {

@@ -43,16 +43,19 @@ KernelTable KernelsOf(const MarlinProblem& problem, bool experts) {
   }
 }
 
+MarlinRows PrepareRows(const char* op, const MarlinProblem& problem, void* memory,
+                       cudaStream_t stream) {
+  if (!problem.copies_a) return {problem.a, problem.lda};
+  PermuteColumns(op, memory, problem.a, problem.lda, problem.perm, problem.m, problem.k, stream);
+  return {memory, problem.k};
+}
+
 MarlinParams MakeParams(const char* op, const MarlinProblem& problem, const Plan& plan,
                         void* memory, cudaStream_t stream) {
+  const MarlinRows rows = PrepareRows(op, problem, memory, stream);
   MarlinParams params{};
-  params.a = problem.a;
-  params.lda = problem.lda;
-  if (problem.copies_a) {
-    PermuteColumns(op, memory, problem.a, problem.lda, problem.perm, problem.m, problem.k, stream);
-    params.a = memory;
-    params.lda = problem.k;
-  }
+  params.a = rows.a;
+  params.lda = rows.lda;
   params.weights = problem.weights;
   params.scales = problem.scales;
   params.zeros = problem.zeros;

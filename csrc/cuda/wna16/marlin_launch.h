@@ -19,6 +19,15 @@ int64_t CopyBytes(const MarlinProblem& problem);
 
 KernelTable KernelsOf(const MarlinProblem& problem, bool experts);
 
+// The rows that a kernel reads: problem.a, or its copy in `memory`, which is made where it is
+// needed.
+struct MarlinRows {
+  const void* a;
+  int64_t lda;
+};
+MarlinRows PrepareRows(const char* op, const MarlinProblem& problem, void* memory,
+                       cudaStream_t stream);
+
 // All but c, partials, locks and experts. Makes the copy of `a` in `memory`, where one is needed.
 MarlinParams MakeParams(const char* op, const MarlinProblem& problem, const Plan& plan,
                         void* memory, cudaStream_t stream);

@@ -12,6 +12,8 @@
 
 #include <cstdint>
 
+#include "cuda/common/early.cuh"
+
 namespace vk::wna16 {
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* pointer) {
@@ -43,19 +45,8 @@ __device__ __forceinline__ void LoadMatrix2(uint32_t (&r)[2], const void* shared
                : "r"(SharedAddress(shared)));
 }
 
-// Programmatic dependent launch (9.0 and newer; elsewhere kernels follow one another anyway): the
-// next kernel may start when every block has said so or ended; what a kernel before this one wrote
-// may be touched after the wait, and only then.
-__device__ __forceinline__ void LetNextStart() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\n" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void WaitForPrevious() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;\n" ::: "memory");
-#endif
-}
+using cuda::LetNextStart;
+using cuda::WaitForPrevious;
 
 // A hint: `bytes`, a multiple of 16, from a 16-byte aligned address will be wanted.
 __device__ __forceinline__ void PrefetchL2(const void* global, int bytes) {

@@ -383,9 +383,9 @@ def moe_permute_with_scratch(
 
 def moe_permute_sort_workspace_size(num_expanded_rows: int, n_expert: int) -> int:
     """Bytes of ``moe_permute_with_scratch``'s workspace."""
-    if num_expanded_rows <= 16384:
+    if num_expanded_rows <= 4096:
         return 16
-    return min(-(-num_expanded_rows // 8192), 128) * (n_expert + 1) * 4
+    return min(-(-num_expanded_rows // 1024), 128) * (n_expert + 1) * 4
 
 
 def moe_permute_unpermute_supported() -> bool:

@@ -354,3 +354,27 @@ def test_bad_input_of_the_c_abi(c_library: Callable[[str], ctypes.CDLL]) -> None
         passed = [ctypes.byref(a) if isinstance(a, View) else a for a in arguments]
         assert function(*passed, None) == 1
         assert library.vk_last_error().decode().startswith(f"{name}: {message}")
+
+
+@pytest.mark.parametrize("shape", [(7, 512), (300, 4096), (3000, 2048)], ids=str)
+def test_norms_in_a_row(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    """Kernels that start before the one before has ended read what that one writes."""
+    x, weight = randn(*shape, dtype=dtype), randn(shape[1], dtype=dtype)
+    scales = torch.empty(shape[0], 1, device="cuda")
+
+    def chain(wait: bool) -> list[torch.Tensor]:
+        y, residual = x.clone(), x.clone()
+        q = torch.empty(shape, dtype=FLOAT8, device="cuda")
+        for _ in range(12):
+            ops.rms_norm(y, y, weight, 1e-6)
+            ops.fused_add_rms_norm(y, residual, weight, 1e-6)
+            ops.rms_norm_dynamic_per_token_quant(q, y, weight, scales, 1e-6, None, None)
+            torch.mul(q.to(dtype), scales.to(dtype), out=y)
+            if wait:
+                torch.cuda.synchronize()
+        return [y, residual, scales.clone()]
+
+    want = chain(wait=True)
+    for _ in range(10):
+        for got, one in zip(chain(wait=False), want, strict=True):
+            assert torch.equal(got, one)

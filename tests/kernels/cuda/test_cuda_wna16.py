@@ -236,6 +236,42 @@ def test_marlin_gemm_block_shapes(force: Force, dtype: torch.dtype) -> None:
                 problem.check(problem.run())
 
 
+@pytest.mark.parametrize(("n", "k"), [(8192, 2048), (576, 8192), (3136, 1088), (128, 16384)])
+@pytest.mark.parametrize("m", [1, 2, 7, 9, 16, 17, 32, 33, 65, 127, 128, 255, 600])
+def test_marlin_gemm_splits_of_k(m: int, n: int, k: int) -> None:
+    """Few and many columns and tokens: blocks that have all of K, and clusters that share it."""
+    problem = make("u4b8", m, n, k, 64, torch.bfloat16, bias=True)
+    (problem.check if m < 128 else problem.check_rounded_weights)(problem.run())
+
+
+@pytest.mark.parametrize("m", [1, 12, 40, 200])
+def test_products_in_a_row(m: int, dtype: torch.dtype) -> None:
+    """Kernels that start before the one before has ended read what that one writes."""
+    layers = [make("u4b8", m, 1024, 1024, 128, dtype, scale=0.003) for _ in range(4)]
+    steps = [layers[index % 4] for index in range(24)]
+
+    def chain(wait: bool) -> torch.Tensor:
+        x = layers[0].a
+        for layer in steps:
+            x = replace(layer, a=x).run()
+            if wait:
+                torch.cuda.synchronize()
+        return x
+
+    want = chain(wait=True)
+    assert want.isfinite().all()
+    for _ in range(5):
+        assert torch.equal(chain(wait=False), want)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x = layers[0].a
+        for layer in steps:
+            x = ops.marlin_gemm(x, None, *layer.arguments()[2:])
+    for _ in range(5):
+        graph.replay()
+        assert torch.equal(x, want)
+
+
 @pytest.mark.parametrize("type_name", ["u4b8", "u8b128"])
 @pytest.mark.parametrize("m", [1, 20, 600])
 def test_act_order(type_name: str, m: int, dtype: torch.dtype) -> None:

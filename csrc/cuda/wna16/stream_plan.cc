@@ -1,0 +1,87 @@
+#include "cuda/wna16/stream_plan.h"
+
+#include <algorithm>
+#include <iterator>
+
+namespace vk::wna16 {
+namespace {
+
+struct StreamShapeInfo {
+  int token_tiles, units, threads;
+  int fragments;     // of the tile, that a cluster divides
+  int rest_bytes;    // of shared memory beside the stages
+  int tokens_at[4];  // bytes of a stage without tokens, per WeightType
+  int pitch;         // of a token
+  int warps_k;
+};
+
+template <class S, WeightType kType>
+constexpr int TokensAt() {
+  return StreamStage<S, kType>::kTokensAt;
+}
+
+template <class S>
+constexpr StreamShapeInfo StreamInfo() {
+  return {S::kTokenTiles,
+          S::kUnits,
+          S::kThreads,
+          S::kAllFragments,
+          S::kRestBytes,
+          {TokensAt<S, WeightType::kU4B8>(), TokensAt<S, WeightType::kU4>(),
+           TokensAt<S, WeightType::kU8B128>(), TokensAt<S, WeightType::kFp8>()},
+          StreamStage<S, WeightType::kU4B8>::kPitch,
+          S::kWarpsK};
+}
+
+#define VK_WNA16_STREAM_INFO(tokens, units) StreamInfo<StreamShape<tokens, units>>(),
+constexpr StreamShapeInfo kStreamShapes[] = {VK_WNA16_STREAM_SHAPES(VK_WNA16_STREAM_INFO)};
+#undef VK_WNA16_STREAM_INFO
+
+constexpr int kAlignment = 128;
+
+int CeilDiv(int x, int y) { return (x + y - 1) / y; }
+
+}  // namespace
+
+bool StreamServes(int m, int group, bool per_channel) {
+  return m >= 1 && m <= kStreamTokens && (per_channel || group % 64 == 0);
+}
+
+StreamPlan MakeStreamPlan(int m, int n, int k, WeightType type, const DeviceLimits& device) {
+  const int chunks = k / 64;
+  StreamPlan best{};
+  int best_score = 0;
+  for (int shape = 0; shape < static_cast<int>(std::size(kStreamShapes)); ++shape) {
+    const StreamShapeInfo& info = kStreamShapes[shape];
+    if (info.token_tiles != CeilDiv(m, 8)) continue;
+    for (int cluster = 1; cluster <= 8; cluster *= 2) {
+      if (info.fragments % cluster != 0) continue;
+      if (cluster > 1 && chunks < cluster * info.warps_k) continue;
+      StreamPlan plan{};
+      plan.shape = shape;
+      plan.cluster = cluster;
+      plan.chunks = CeilDiv(chunks, cluster);
+      plan.blocks = CeilDiv(n / kUnitN, info.units) * cluster;
+      plan.threads = info.threads;
+      plan.stage_bytes =
+          CeilDiv(info.tokens_at[static_cast<int>(type)] + m * info.pitch, kAlignment) * kAlignment;
+      // Two blocks a multiprocessor, each of which is charged 1 KiB more.
+      const int half = (device.shared_bytes - 1024) / 2 - info.rest_bytes;
+      const int steps = CeilDiv(plan.chunks, info.warps_k);
+      // Two at least: the warps' sums meet in them.
+      if (half / plan.stage_bytes < 2) continue;
+      plan.stages = std::clamp(steps, 2, std::min(half / plan.stage_bytes, kMaxStreamStages));
+      plan.shared_bytes = plan.stages * plan.stage_bytes + info.rest_bytes;
+      // As many blocks as multiprocessors, or a little fewer; beyond, the more the better.
+      const int waves = CeilDiv(plan.blocks, device.sms);
+      const int score = 1000 * plan.blocks / (waves * device.sms) - 10 * (waves - 1);
+      if (score > best_score) {
+        best_score = score;
+        best = plan;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace vk::wna16

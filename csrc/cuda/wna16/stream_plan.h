@@ -1,0 +1,33 @@
+// How one product of few tokens is cut for stream_kernel.cuh: plain arithmetic, testable without a
+// GPU.
+#ifndef VLLM_KERNELS_CUDA_WNA16_STREAM_PLAN_H_
+#define VLLM_KERNELS_CUDA_WNA16_STREAM_PLAN_H_
+
+#include <cstdint>
+
+#include "cuda/wna16/marlin_plan.h"
+#include "cuda/wna16/stream_params.h"
+
+namespace vk::wna16 {
+
+// Block shapes: X(token tiles, units of columns).
+#define VK_WNA16_STREAM_SHAPES(X) X(1, 1) X(1, 2) X(1, 4) X(2, 1) X(2, 2) X(2, 4)
+
+inline constexpr int kStreamTokens = 16;
+
+struct StreamPlan {
+  int shape;
+  int cluster;  // blocks that share K
+  int chunks;   // of 64 of K that each takes
+  int stages, stage_bytes, shared_bytes;
+  int blocks, threads;
+};
+
+// Whether the kernel takes the product at all; GPU and instances are not asked.
+bool StreamServes(int m, int group, bool per_channel);
+
+// `m`: 1 to kStreamTokens.
+StreamPlan MakeStreamPlan(int m, int n, int k, WeightType type, const DeviceLimits& device);
+
+}  // namespace vk::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_STREAM_PLAN_H_

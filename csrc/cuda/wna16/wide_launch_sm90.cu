@@ -1,0 +1,56 @@
+#include <cuda_runtime.h>
+
+#include "cuda/common/launch.h"
+#include "cuda/common/tensor_map.h"
+#include "cuda/wna16/hopper_launch.h"
+#include "cuda/wna16/marlin_instances.h"
+#include "cuda/wna16/marlin_launch.h"
+#include "cuda/wna16/wide_plan.h"
+
+namespace vk::wna16 {
+namespace {
+
+KernelTable WideKernelsOf(const MarlinProblem& problem) {
+  const bool bf16 = problem.dtype == VK_BF16;
+  switch (problem.type) {
+    case WeightType::kU4B8:
+      return bf16 ? WideKernelsBf16U4B8() : WideKernelsHalfU4B8();
+    case WeightType::kU4:
+      return bf16 ? WideKernelsBf16U4() : WideKernelsHalfU4();
+    case WeightType::kU8B128:
+      return bf16 ? WideKernelsBf16U8B128() : WideKernelsHalfU8B128();
+    default:
+      return bf16 ? WideKernelsBf16Fp8() : WideKernelsHalfFp8();
+  }
+}
+
+}  // namespace
+
+void RunWide(const char* op, const MarlinProblem& problem, void* c, void* memory,
+             cudaStream_t stream) {
+  const WidePlan plan = MakeWidePlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(op));
+  const MarlinRows rows = PrepareRows(op, problem, memory, stream);
+  WideParams params{};
+  params.weights = problem.weights;
+  params.scales = problem.scales;
+  params.zeros = problem.zeros;
+  params.bias = problem.bias;
+  params.c = c;
+  params.m = problem.m;
+  params.n = problem.n;
+  params.k = problem.k;
+  params.group_magic = GroupMagic(problem.group);
+  params.per_channel = problem.per_channel;
+  params.chunks = plan.chunks;
+  params.stages = plan.stages;
+  CUtensorMap map = cuda::EncodeTensorMap<2>(
+      op, rows.a,
+      problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)}, {rows.lda * 2},
+      {64, static_cast<uint32_t>(plan.tokens)});
+  void* arguments[] = {&params, &map};
+  LaunchHopper(op, WideKernelsOf(problem)[plan.shape], plan.blocks, plan.threads, plan.cluster,
+               plan.shared_bytes, arguments, stream);
+}
+
+}  // namespace vk::wna16
