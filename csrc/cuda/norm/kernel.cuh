@@ -101,7 +101,8 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
     weight += index / problem.rows_per_weight * problem.weight_stride;
   }
   Held<T, kResidual, kPieces> row;
-  // The weights first, each with a condition of its own: else the compiler lets them wait for the row.
+  // The weights first, each with a condition of its own: else the compiler lets them wait for the
+  // row.
   Vec<T, N> weights[kPieces];
 #pragma unroll
   for (int piece = 0; piece < kPieces; ++piece) {

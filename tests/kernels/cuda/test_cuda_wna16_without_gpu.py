@@ -137,3 +137,19 @@ def test_kernel_emulated(tmp_path: Path) -> None:
     finished = subprocess.run([program], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout
     assert finished.stdout.count("ok") >= 90
+
+
+def test_plans_for_hopper(tmp_path: Path) -> None:
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler (c++)")
+    program = tmp_path / "hopper_plans"
+    sources = [ROOT / "csrc/cuda/wna16" / name for name in ("stream_plan.cc", "wide_plan.cc")]
+    test = Path(__file__).parent / "emulation/hopper_plans.cc"
+    subprocess.run(
+        [compiler, "-std=c++17", f"-I{ROOT / 'csrc'}", test, *sources, "-o", program], check=True
+    )
+    finished = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout
+    checks = int(finished.stdout.split(" checks")[0].splitlines()[-1])
+    assert checks > 10_000
