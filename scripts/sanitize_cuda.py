@@ -63,7 +63,7 @@ class Result:
 
     @property
     def clean(self) -> bool:
-        return self.code == 0 and self.errors == 0
+        return self.code == 0 and self.errors == 0 and "passed" in self.tests
 
     def line(self) -> str:
         errors = "not finished" if self.errors is None else f"{self.errors} errors"

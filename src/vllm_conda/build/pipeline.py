@@ -170,6 +170,10 @@ def _build_platform(
 
 
 def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
+    if toolchain.cuda_fingerprint(job.cuda) and job.platform == host_platform():
+        # The embedded channels: the CUDA build of PyTorch is made when it is asked for.
+        piece = f"[build=cuda{job.cuda.replace('.', '')}_{job.slice}_*]"
+        return f"vllm-conda exec --with 'vllm-cuda{piece}' -- python -m vllm_kernels"
     others = " ".join(f"-c {channel}" for channel in toolchain.channels_for(job.cuda))
     return f"conda install -c {url} {others} {'vllm-cuda' if job.cuda else INSTALLED}"
 
