@@ -41,6 +41,7 @@ from vllm_conda.recipe import (
 )
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets, load_targets
+from vllm_conda.toolchain import cuda_pytorch
 from vllm_conda.toolchain.microarch import level_cpu
 
 INSTALLED = "vllm-cpu"
@@ -170,8 +171,9 @@ def _build_platform(
 
 
 def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
-    if toolchain.cuda_fingerprint(job.cuda) and job.platform == host_platform():
-        # The embedded channels: the CUDA build of PyTorch is made when it is asked for.
+    embedded = toolchain.cuda_fingerprint(job.cuda) and job.platform == host_platform()
+    if embedded and job.cuda.split(".")[0] == cuda_pytorch.CUDA.split(".")[0]:
+        # The CUDA build of PyTorch is made when it is asked for.
         piece = f"[build=cuda{job.cuda.replace('.', '')}_{job.slice}_*]"
         return f"vllm-conda exec --with 'vllm-cuda{piece}' -- python -m vllm_kernels"
     others = " ".join(f"-c {channel}" for channel in toolchain.channels_for(job.cuda))
