@@ -79,8 +79,9 @@ struct Piece {
   int32_t weight_row;
 };
 
-// Tile `index`: of an expert's tiles those that read the same weights follow each
-// other, in groups of as many tokens as the L2 holds beside them.
+// Tile `index`: of an expert's tiles those that read the same weights follow each other, in groups
+// of as many tokens as the L2 holds beside them. Their order turns by one each time that all blocks
+// have taken a tile: else a block would always get an expert's last one, which is small, or never.
 template <int kTokens>
 __device__ __forceinline__ Piece FindPiece(const Grouped& g, const Table& table, int32_t columns,
                                            int32_t index) {
@@ -101,7 +102,9 @@ __device__ __forceinline__ Piece FindPiece(const Grouped& g, const Table& table,
   local -= group * kGroup * columns;
   const int32_t members = min(kGroup, tiles - group * kGroup);
   const int32_t column = local / members;
-  const int32_t first = (group * kGroup + local - column * members) * kTokens;
+  const int32_t turn = column * members / static_cast<int32_t>(gridDim.x);
+  const int32_t member = (local - column * members + turn) % members;
+  const int32_t first = (group * kGroup + member) * kTokens;
   return {low, table.first[low] + first, min(kTokens, table.count[low] - first),
           column * kWeightRows};
 }
