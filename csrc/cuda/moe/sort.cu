@@ -6,6 +6,7 @@
 
 #include "cuda/common/early.cuh"
 #include "cuda/moe/launch.h"
+#include "cuda/moe/sizes.cuh"
 
 namespace vk::cuda::moe {
 namespace {
@@ -118,17 +119,6 @@ __device__ __forceinline__ int ExclusiveSum(int value, int* scratch, int* total)
   return before + sum - value;
 }
 
-// Row of an expert's sizes.
-__device__ __forceinline__ void WriteSizes(const ProductSizes& sizes, int expert, int tokens) {
-  const auto write = [&](int32_t* to, int columns, int k) {
-    to[3 * expert] = sizes.swapped ? columns : tokens;
-    to[3 * expert + 1] = sizes.swapped ? tokens : columns;
-    to[3 * expert + 2] = k;
-  };
-  write(sizes.first, sizes.first_columns, sizes.k);
-  write(sizes.second, sizes.k, sizes.n);
-}
-
 // What is said of a bucket of `count` entries that start at `first`; a thread for each bucket of a
 // chunk, and the whole block calls. `padded_end`: where what chunks before padded to 128 ends.
 template <class Kind>
@@ -180,10 +170,11 @@ __device__ __forceinline__ int Accumulate(int* counters, int buckets, int bucket
   return before;
 }
 
-// Writes the entries of a warp's stretch; counters[warp][bucket] is the next place.
+// Writes the entries of a warp's stretch; counters[warp][bucket] is the next place, `kept` the end
+// of all that are not left out.
 template <class Kind>
 __device__ void Place(const Sort& sort, const Stretch& stretch, int adapter, int slot,
-                      int* counters) {
+                      int* counters, int kept) {
   const int buckets = Buckets<Kind>(sort);
   int* own = counters + threadIdx.x / 32 * buckets;
   const unsigned lane = threadIdx.x % 32;
@@ -196,9 +187,9 @@ __device__ void Place(const Sort& sort, const Stretch& stretch, int adapter, int
                      if (before == 0) own[bucket] += __popc(peers);
                      if constexpr (std::is_same_v<Kind, Grouping>) {
                        // What is left out shares the row behind all others.
-                       const bool kept = bucket < sort.buckets;
-                       sort.row_of_entry[entry] = kept ? row : sort.offsets[sort.buckets];
-                       if (kept) sort.token_of_row[row] = static_cast<int32_t>(entry / sort.topk);
+                       const bool used = bucket < sort.buckets;
+                       sort.row_of_entry[entry] = used ? row : kept;
+                       if (used) sort.token_of_row[row] = static_cast<int32_t>(entry / sort.topk);
                      } else if constexpr (Kind::kTail) {
                        const int value = sort.values[entry];
                        sort.row_of_entry[value] = row;
@@ -224,7 +215,7 @@ template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant__ Sort sort) {
   StartEarly();
   extern __shared__ int counters[];
-  __shared__ int scratch[33];
+  __shared__ int scratch[33], kept;
   int slot = 0, adapter = -1;
   if (sort.token_adapters != nullptr) {
     adapter = sort.adapters[blockIdx.x];
@@ -244,6 +235,7 @@ __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant_
     int all;
     const int first = end + ExclusiveSum(padded, scratch, &all);
     end += all;
+    if (bucket == sort.buckets) kept = first;
     if (bucket < buckets) {
       for (int warp = 0; warp < static_cast<int>(blockDim.x) / 32; ++warp) {
         counters[warp * buckets + bucket] += first;
@@ -253,7 +245,7 @@ __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant_
   }
   DescribeEnd<Kind>(sort, slot, end);
   __syncthreads();
-  Place<Kind>(sort, stretch, adapter, slot, counters);
+  Place<Kind>(sort, stretch, adapter, slot, counters, kept);
 }
 
 template <class Kind>
@@ -275,7 +267,7 @@ template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) PlaceKernel(const __grid_constant__ Sort sort) {
   StartEarly();
   extern __shared__ int counters[];
-  __shared__ int scratch[33];
+  __shared__ int scratch[33], kept;
   const int segments = static_cast<int>(gridDim.x), segment = static_cast<int>(blockIdx.x);
   const Stretch stretch = WarpStretch(sort, segment, segments);
   CountWarps<Kind>(sort, stretch, -1, counters);
@@ -296,12 +288,13 @@ __global__ void __launch_bounds__(kMaxThreads) PlaceKernel(const __grid_constant
     int all;
     const int first = end + ExclusiveSum(padded, scratch, &all);
     end += all;
+    if (bucket == sort.buckets) kept = first;
     if (bucket < buckets) Accumulate(counters, buckets, bucket, first + before);
     if (segment == 0) Describe<Kind>(sort, 0, bucket, first, count, scratch, &padded_end);
   }
   if (segment == 0) DescribeEnd<Kind>(sort, 0, end);
   __syncthreads();
-  Place<Kind>(sort, stretch, -1, 0, counters);
+  Place<Kind>(sort, stretch, -1, 0, counters, kept);
 }
 
 template <class Kind>
@@ -321,18 +314,6 @@ void LaunchSort(const char* op, const Sort& sort, cudaStream_t stream) {
   } else {
     LaunchEarly(op, CountKernel<Kind>, segments, threads, shared, stream, sort);
     LaunchEarly(op, PlaceKernel<Kind>, segments, threads, shared, stream, sort);
-  }
-}
-
-__global__ void SizesKernel(const __grid_constant__ Experts experts) {
-  const int expert = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (expert >= experts.experts) return;
-  if (experts.counts != nullptr) {
-    experts.offsets[expert] = expert * experts.padded_rows;
-    WriteSizes(experts.sizes, expert, experts.counts[expert]);
-  } else {
-    const int64_t rows = experts.first_rows[expert + 1] - experts.first_rows[expert];
-    WriteSizes(experts.sizes, expert, static_cast<int32_t>(rows));
   }
 }
 
@@ -388,11 +369,6 @@ void LaunchPermutation(const char* op, const Sort& sort, cudaStream_t stream) {
 
 void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream) {
   LaunchSort<Grouping>(op, sort, stream);
-}
-
-void LaunchSizes(const char* op, const Experts& experts, cudaStream_t stream) {
-  SizesKernel<<<GridX(op, CeilDiv(experts.experts, 128)), 128, 0, stream>>>(experts);
-  CheckLaunch(op);
 }
 
 void LaunchBatchedAlign(const char* op, const BatchedAlign& align, cudaStream_t stream) {
