@@ -79,8 +79,9 @@ struct AttentionTask {
   int32_t kv_head;
   int32_t key_begin, key_end;  // visible to some row; empty where none is
   int32_t causal;
-  int32_t split_group;  // -1, or the index of the tasks whose results are merged
-  int32_t partial;      // slot of the partial result where split_group >= 0
+  int32_t split_group;        // -1, or the index of the tasks whose results are merged
+  int32_t partial;            // slot of the partial result where split_group >= 0
+  const AttentionTask* next;  // null, or what this thread probably does next: may be prefetched
 };
 
 // A partial result: rows x padded head size of unnormalised output, then maxima, then sums.

@@ -39,6 +39,9 @@ class Decode {
   Decode(Arena& arena, const Tile& tile)
       : tile_(tile),
         rows_(arena, kKeys),
+        ahead_(arena, kKeys),
+        ahead_first_(-1),
+        ahead_count_(0),
         query_(arena.Take<float>(static_cast<size_t>(kMaxRows) * tile.padded_head)),
         logits_(arena.Take<float>(kMaxRows * kKeys)) {}
 
@@ -54,7 +57,7 @@ class Decode {
 
   void Step(const AttentionProblem& problem, const AttentionTask& task, const LogitRule& rule,
             int32_t first, int32_t count) {
-    rows_.Find(problem, task, first, count);
+    FindRows(problem, task, first, count);
     ForRowBlocks<kDotRows>(tile_.rows, [&](int32_t row, auto rows) {
       for (int32_t key = 0; key < count; key += 4) {
         Dots<decltype(rows)::kValue>(row, key, count);
@@ -64,6 +67,10 @@ class Decode {
     ForRowBlocks<kSumRows>(tile_.rows, [&](int32_t row, auto rows) {
       Accumulate<decltype(rows)::kValue>(row, count);
     });
+    for (int32_t key = count; key < ahead_count_; ++key) {
+      PrefetchRow(ahead_.keys[key], tile_.head_size);
+      PrefetchRow(ahead_.values[key], tile_.head_size);
+    }
   }
 
   void Finish() {}
@@ -79,12 +86,38 @@ class Decode {
     }
   }
 
+  // The step's rows, and those of the step after it, which is fetched while this one computes: the
+  // processor's own prefetching stops at pages and has not begun where a request is short.
+  void FindRows(const AttentionProblem& problem, const AttentionTask& task, int32_t first,
+                int32_t count) {
+    if (first == ahead_first_) {
+      const KeyRows<T> found = ahead_;
+      ahead_ = rows_;
+      rows_ = found;
+    } else {
+      rows_.Find(problem, task, first, count);
+    }
+    const bool more = first + count < task.key_end;
+    const AttentionTask* from = more ? &task : task.next;
+    const int32_t begin = more ? first + count : from == nullptr ? 0 : from->key_begin;
+    ahead_count_ = from == nullptr ? 0 : HWY_MIN(kKeys, from->key_end - begin);
+    ahead_first_ = more ? begin : -1;
+    if (ahead_count_ > 0) ahead_.Find(problem, *from, begin, ahead_count_);
+  }
+
   // Logits of kRows rows and four keys; past the last key it repeats that, the softmax masks it.
   template <int kRows>
   HWY_INLINE void Dots(int32_t row, int32_t key, int32_t count) {
     const DF d;
     const T* keys[4];
     for (int i = 0; i < 4; ++i) keys[i] = rows_.keys[HWY_MIN(key + i, count - 1)];
+    if (row == 0) {
+      // Values here too: asked for in Accumulate, GCC 12 splits its loop wrongly (-fsplit-loops).
+      for (int32_t i = key; i < HWY_MIN(key + 4, ahead_count_); ++i) {
+        PrefetchRow(ahead_.keys[i], tile_.head_size);
+        PrefetchRow(ahead_.values[i], tile_.head_size);
+      }
+    }
     const float* query = query_ + static_cast<size_t>(row) * tile_.padded_head;
     VF sum[kRows][4];
 #pragma GCC unroll 8
@@ -142,7 +175,9 @@ class Decode {
   }
 
   const Tile& tile_;
-  KeyRows<T> rows_;
+  KeyRows<T> rows_, ahead_;
+  int32_t ahead_first_;  // of this task's keys in ahead_; -1: they are another task's
+  int32_t ahead_count_;
   float* query_;   // [kMaxRows][padded_head]
   float* logits_;  // [kMaxRows][kKeys], then the probabilities
 };

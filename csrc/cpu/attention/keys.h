@@ -33,5 +33,13 @@ struct KeyRows {
   }
 };
 
+// Asks for a row in the L2 cache: the L1 cache holds what is being read.
+template <class T>
+HWY_INLINE void PrefetchRow(const T* row, int32_t elements) {
+  constexpr size_t kLine = 64;
+  const char* bytes = reinterpret_cast<const char*>(row);
+  for (size_t i = 0; i < elements * sizeof(T); i += kLine) __builtin_prefetch(bytes + i, 0, 2);
+}
+
 }  // namespace vk::VK_TIER
 #endif  // VLLM_KERNELS_CPU_ATTENTION_KEYS_H_

@@ -41,7 +41,10 @@ class Planner {
         for (int32_t head = 0; head < kv_heads; ++head) AddTask(tile, head, cost, limit);
       }
     }
-    plan_.threads = std::min<int>(plan_.threads, std::max<size_t>(1, plan_.tasks.size()));
+    std::vector<AttentionTask>& tasks = plan_.tasks;
+    plan_.threads = std::min<int>(plan_.threads, std::max<size_t>(1, tasks.size()));
+    // The other threads take those between.
+    for (size_t i = plan_.threads; i < tasks.size(); ++i) tasks[i - plan_.threads].next = &tasks[i];
     return std::move(plan_);
   }
 
