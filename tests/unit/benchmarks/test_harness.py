@@ -151,8 +151,8 @@ def test_engine_section(run_all: ModuleType) -> None:
                 "threads": 1,
                 "bound": 0.05,
                 "contenders": {
-                    "kernels": {**row, "decode_tokens_per_second": 20.0},
-                    "upstream": {**row, "decode_tokens_per_second": 10.0},
+                    "kernels": [{**row, "decode_tokens_per_second": 20.0}],
+                    "upstream": [{**row, "decode_tokens_per_second": 10.0}],
                 },
             }
         },
