@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from vllm_kernels import _ops
+from vllm_kernels.reference import sparse
 
 Fake = Callable[..., object]
 
@@ -128,6 +129,12 @@ def _grouped_topk(
     return scores.new_empty(size, dtype=torch.float32), scores.new_empty(size, dtype=torch.int32)
 
 
+def _sparse_compress(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    n, k = weight.shape
+    metadata = weight.new_empty((sparse.metadata_bytes(n, k),), dtype=torch.uint8)
+    return weight.new_empty((n, k // 2)), metadata
+
+
 # Ops whose result the schema alone does not tell.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -145,6 +152,7 @@ _SPECIAL: dict[str, Fake] = {
     "awq_gemm": _awq_gemm,
     "awq_dequantize": _awq_dequantize,
     "grouped_topk": _grouped_topk,
+    "sparse_compress": _sparse_compress,
 }
 
 

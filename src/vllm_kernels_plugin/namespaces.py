@@ -63,8 +63,8 @@ _ELSEWHERE: dict[str, frozenset[str]] = {
 }
 _OF = {op: name for name, ops in _ELSEWHERE.items() for op in ops}
 
-# Ours alone: the plugin's own modules call them, under `vllm_kernels`.
-OURS = frozenset({"varlen_attention"})
+# Ours alone, under `vllm_kernels`: called by the plugin's own modules, or no longer by the engine.
+OURS = frozenset({"sparse_compress", "sparse_scaled_mm", "varlen_attention"})
 
 
 def of(op: str) -> str:

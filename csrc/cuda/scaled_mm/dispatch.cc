@@ -58,39 +58,23 @@ void RunC2x(Kind kind, const Problem& p) {
 #endif
 
 #ifdef ENABLE_SCALED_MM_SM90
-// Rounds in which the multiprocessors work off tiles of rows x columns.
-int64_t Rounds(const Problem& p, int64_t rows, int64_t columns) {
-  return CeilDiv(CeilDiv(p.m, rows) * CeilDiv(p.n, columns), p.multiprocessors);
-}
-
-// By measurement on an H100 (benchmarks/cuda/bench_scaled_mm.py). Tiles of 128 x 256 move fewest
-// bytes and multiply 6 % faster; those of 128 x 128 store while others multiply, which outweighs it
-// for FP8 but in the longest products, whose heat lowers the clock.
-Tile Sm90TileOf(Kind kind, const Problem& p) {
-  const int64_t forced = Tuned("VK_SCALED_MM_TILE", -1);
-  if (forced >= 0) return static_cast<Tile>(forced);
-  if (p.m <= 16) return Tile::kFew;
-  if (p.m <= 64) return Tile::kSome;
-  if (CeilDiv(p.m, 128) * CeilDiv(p.n, 128) * 2 <= p.multiprocessors) return Tile::kMedium;
-  const int64_t many = Rounds(p, 128, 128), large = 2 * Rounds(p, 128, 256);
-  if (kind == Kind::kInt8) return 94 * large <= 100 * many ? Tile::kLarge : Tile::kMany;
-  return large <= many && many >= 24 && p.k >= 8192 ? Tile::kLarge : Tile::kMany;
-}
-
+// By measurement on an H100 (benchmarks/cuda/bench_scaled_mm.py). Of INT8, tiles of 128 x 256 are
+// the faster ones where they leave no more multiprocessors idle at the end; of FP8 they never were.
 template <Kind kKind>
 void RunSm90By(const Problem& p) {
-  switch (Sm90TileOf(kKind, p)) {
-    case Tile::kFew:
-      return LaunchSm90<kKind, Tile::kFew>(p);
-    case Tile::kSome:
-      return LaunchSm90<kKind, Tile::kSome>(p);
-    case Tile::kMedium:
-      return LaunchSm90<kKind, Tile::kMedium>(p);
-    case Tile::kMany:
-      return LaunchSm90<kKind, Tile::kMany>(p);
-    default:
-      return LaunchSm90<kKind, Tile::kLarge>(p);
+  if (p.m <= 16) return LaunchSm90<kKind, Tile::kRows16>(p);
+  if (p.m <= 32) return LaunchSm90<kKind, Tile::kRows32>(p);
+  if (p.m <= 64) return LaunchSm90<kKind, Tile::kRows64>(p);
+  const auto rounds = [&](int64_t columns) {
+    return CeilDiv(CeilDiv(p.m, 128) * CeilDiv(p.n, columns), p.multiprocessors);
+  };
+  if (p.m <= 128 || CeilDiv(p.m, 64) * CeilDiv(p.n, 128) <= p.multiprocessors) {
+    return LaunchSm90<kKind, Tile::kRows128>(p);
   }
+  if constexpr (kKind == Kind::kInt8) {
+    if (p.m >= 2048 && 2 * rounds(256) <= rounds(128)) return LaunchSm90<kKind, Tile::kLarge>(p);
+  }
+  return LaunchSm90<kKind, Tile::kMany>(p);
 }
 
 void RunSm90(Kind kind, const Problem& p) {

@@ -76,6 +76,26 @@ struct Gemm3x {
   }
 };
 
+// How many neighbours of a row of tiles are worked on together, for what they share is then still
+// in the cache: up to four, where filling up to multiples of them adds next to no tiles.
+template <class Config, class Problem>
+int Swizzle(const Problem& p) {
+  using Tile = typename Config::Tile;
+  using Cluster = typename Config::Cluster;
+  const auto up = [](int64_t value, int64_t multiple) {
+    return CeilDiv(value, multiple) * multiple;
+  };
+  const int64_t rows = CeilDiv(Config::kTransposed ? p.n : p.m, cute::size<0>(Tile{}));
+  const int64_t columns = CeilDiv(Config::kTransposed ? p.m : p.n, cute::size<1>(Tile{}));
+  const auto tiles = [&](int64_t size) {
+    return up(rows, size * cute::size<0>(Cluster{})) * up(columns, size * cute::size<1>(Cluster{}));
+  };
+  for (const int size : {4, 2}) {
+    if (64 * tiles(size) <= 65 * tiles(1)) return size;
+  }
+  return 1;
+}
+
 // Launches the kernel of `Gemm` (Kernel; MainloopArguments() and EpilogueArguments() of a problem).
 // CUTLASS's own adapter would bring the kernels of every architecture into the compile.
 template <class Gemm, class Config, class Problem>
@@ -85,9 +105,7 @@ void Launch3x(const Problem& p) {
   cutlass::KernelHardwareInfo hardware;
   hardware.sm_count = p.multiprocessors;
   typename Kernel::TileScheduler::Arguments scheduler{};
-  scheduler.max_swizzle_size = static_cast<int>(Tuned("VK_SCALED_MM_SWIZZLE", 1));
-  using Raster = decltype(scheduler.raster_order);
-  scheduler.raster_order = static_cast<Raster>(Tuned("VK_SCALED_MM_RASTER", 0));
+  if constexpr (Config::kTried) scheduler.max_swizzle_size = Swizzle<Config>(p);
   const typename Kernel::Arguments arguments{
       cutlass::gemm::GemmUniversalMode::kGemm,
       Config::kTransposed ? cute::make_shape(p.n, p.m, p.k, 1) : cute::make_shape(p.m, p.n, p.k, 1),
@@ -103,16 +121,19 @@ void Launch3x(const Problem& p) {
   CheckCuda(p.op, "asking for shared memory",
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                  Kernel::SharedStorageSize));
-  cudaLaunchAttribute cluster;
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1};
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1};
+  // CUTLASS's kernels may start while the one before them ends, and wait for it before they load.
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = Kernel::get_grid_shape(params);
   config.blockDim = Kernel::get_block_shape();
   config.dynamicSmemBytes = Kernel::SharedStorageSize;
   config.stream = p.stream;
-  config.attrs = &cluster;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = Config::kTried ? 2 : 1;
   (void)cudaLaunchKernelEx(&config, kernel, params);  // CheckLaunch() asks for its error
   CheckLaunch(p.op);
 }

@@ -55,6 +55,7 @@ struct Sm120Shapes : Sm120Tile<kKind, kTile> {
   using Cluster = Mnk<1, 1, 1>;
   using Epilogue = cutlass::epilogue::collective::EpilogueScheduleAuto;
   static constexpr bool kTransposed = false;
+  static constexpr bool kTried = false;
 };
 
 template <Kind kKind, Tile kTile>

@@ -2,6 +2,9 @@
 #ifndef VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM90_CUH_
 #define VLLM_KERNELS_CUDA_SCALED_MM_GEMM_SM90_CUH_
 
+// Has the kernels wait for the one before them (Config::kTried).
+#define CUTLASS_ENABLE_GDC_FOR_SM90 1
+
 // The headers of this architecture alone: those of all take three times the memory to compile.
 #include <cutlass/gemm/kernel/gemm_universal_decl.h>
 #include <cutlass/epilogue/collective/collective_builder.hpp>
@@ -45,19 +48,25 @@ struct Sm90Schedule {
 };
 
 template <Kind kKind>
-struct Sm90Tile<kKind, Tile::kFew> : Sm90Schedule<kKind, false> {
+struct Sm90Tile<kKind, Tile::kRows16> : Sm90Schedule<kKind, false> {
   using Tile = Mnk<64, 16, 256>;
   using Cluster = Mnk<1, 1, 1>;
   static constexpr bool kTransposed = true;
 };
 template <Kind kKind>
-struct Sm90Tile<kKind, Tile::kSome> : Sm90Schedule<kKind, false> {
+struct Sm90Tile<kKind, Tile::kRows32> : Sm90Schedule<kKind, false> {
+  using Tile = Mnk<64, 32, 256>;
+  using Cluster = Mnk<1, 1, 1>;
+  static constexpr bool kTransposed = true;
+};
+template <Kind kKind>
+struct Sm90Tile<kKind, Tile::kRows64> : Sm90Schedule<kKind, false> {
   using Tile = Mnk<64, 64, 128>;
   using Cluster = Mnk<2, 1, 1>;
   static constexpr bool kTransposed = true;
 };
 template <Kind kKind>
-struct Sm90Tile<kKind, Tile::kMedium> : Sm90Schedule<kKind, false> {
+struct Sm90Tile<kKind, Tile::kRows128> : Sm90Schedule<kKind, false> {
   using Tile = Mnk<64, 128, 128>;
   using Cluster = Mnk<2, 1, 1>;
   static constexpr bool kTransposed = false;
@@ -65,7 +74,7 @@ struct Sm90Tile<kKind, Tile::kMedium> : Sm90Schedule<kKind, false> {
 template <Kind kKind>
 struct Sm90Tile<kKind, Tile::kMany> : Sm90Schedule<kKind, false> {
   using Tile = Mnk<128, 128, 128>;
-  using Cluster = Mnk<2, 1, 1>;
+  using Cluster = Mnk<1, 2, 1>;
   static constexpr bool kTransposed = false;
 };
 template <Kind kKind>
@@ -96,6 +105,7 @@ struct Sm90Tile<Kind::kFp8Blocks, Tile::kMany> {
 
 template <Kind kKind, Tile kTile>
 struct Sm90Shapes : Sm90Tile<kKind, kTile> {
+  static constexpr bool kTried = true;
   using CtaTile = typename Sm90Tile<kKind, kTile>::Tile;
 };
 

@@ -8,8 +8,8 @@ namespace vk::cuda::scaled_mm {
 
 enum class Kind { kFp8, kInt8, kFp8Blocks };
 
-// Tiles of CUTLASS 3.x kernels, named for how many rows of a they are good for.
-enum class Tile { kFew, kSome, kMedium, kMany, kLarge };
+// Tiles, named for how many rows of a they are good for; not every generation has every one.
+enum class Tile { kFew, kRows16, kRows32, kRows64, kRows128, kMany, kLarge };
 
 // Launches one instance; throws vk::Error.
 template <Kind kKind, Tile kTile>

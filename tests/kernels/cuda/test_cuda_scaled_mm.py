@@ -258,6 +258,32 @@ def test_graph(dtype: torch.dtype) -> None:
     torch.testing.assert_close(out, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("m", [1, 24, 48, 100, 700])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_waits_for_what_came_before(dtype: torch.dtype, m: int) -> None:
+    """Kernels may start early: each of a chain must see what the one before it wrote."""
+    k = 1024
+    starts = [matrix(m, k, dtype) for _ in range(4)]
+    b, ones = weights(k, k, dtype), torch.ones(1, device="cuda")
+    small = torch.full((k,), 1e-3 if dtype == torch.int8 else 0.03, device="cuda")
+
+    def chain(start: torch.Tensor) -> torch.Tensor:
+        a = start.clone()
+        for _ in range(6):
+            out = torch.empty(m, k, dtype=torch.bfloat16, device="cuda")
+            ops.cutlass_scaled_mm(out, a, b, ones, small, None)
+            a.copy_(out.clamp(-100, 100))
+        return out
+
+    expected = []
+    for start in starts:
+        expected.append(chain(start))
+        torch.cuda.synchronize()
+    for _ in range(20):
+        for start, wanted in zip(starts, expected, strict=True):
+            assert torch.equal(chain(start), wanted)
+
+
 def good(dtype: torch.dtype) -> dict[str, Any]:
     return {
         "out": poisoned(8, 32, torch.bfloat16),
