@@ -149,9 +149,8 @@ void Run(const Problem& p) {
   const Kind kind = KindOf(p);
   if (Runner* run = Find(kind, p.capability)) return run(kind, p);
   Fail(VK_UNSUPPORTED,
-       "%s: this library (%s) has no kernel of %s for GPUs of %d.%d; FP8 takes 8.9 or newer (9.0 "
-       "for "
-       "blocks), INT8 7.5 to 9.0",
+       "%s: this library (%s) has no kernel of %s for GPUs of %d.%d; FP8 takes 8.9 or newer, by "
+       "blocks 9.0, INT8 7.5 to 9.0",
        p.op, VK_CUDA_ARCHS, Words(kind), p.capability / 10, p.capability % 10);
 }
 
