@@ -59,8 +59,8 @@ void RunC2x(Kind kind, const Problem& p) {
 
 #ifdef ENABLE_SCALED_MM_SM90
 // By measurement on an H100 and an H200 (benchmarks/cuda/bench_scaled_mm.py). Of INT8, tiles of
-// 128 x 256 are the faster ones where they leave no more multiprocessors idle at the end; of FP8 they
-// were the slower ones whenever the power limit set the clock.
+// 128 x 256 are the faster ones where they leave no more multiprocessors idle at the end; of FP8
+// they were the slower ones whenever the power limit set the clock.
 template <Kind kKind>
 void RunSm90By(const Problem& p) {
   if (p.m <= 16) return LaunchSm90<kKind, Tile::kRows16>(p);
