@@ -55,9 +55,14 @@ struct Sm100Tile<Kind::kFp8Blocks, Tile::kMany> {
 };
 
 template <Kind kKind, Tile kTile>
+struct Sm100Shapes : Sm100Tile<kKind, kTile> {
+  static constexpr bool kTried = false;
+};
+
+template <Kind kKind, Tile kTile>
 void LaunchSm100(const Problem& problem) {
   using Config =
-      Fp8Config<cutlass::arch::Sm100, Sm100Tile<kKind, kTile>, kKind == Kind::kFp8Blocks>;
+      Fp8Config<cutlass::arch::Sm100, Sm100Shapes<kKind, kTile>, kKind == Kind::kFp8Blocks>;
   Launch3x<Gemm3x<Config>, Config>(problem);
 }
 
