@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import program
 
 if TYPE_CHECKING:
+    from models import Model
     from reference import Reference
 
 # Shorter and longer than a window and a cache block, and one token more or less than both.
@@ -82,12 +83,14 @@ def generate(path: Path, options: argparse.Namespace, dtype: str, mode: str) -> 
 
 
 def compare(
-    reference: Reference, dtype: str, options: argparse.Namespace, experts: bool, found: Any
+    reference: Reference, dtype: str, options: argparse.Namespace, model: Model, found: Any
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
+    from quantise import SCHEMES
     from reference import Verdict, tolerance
 
-    allowed = tolerance(dtype, experts, options.device)
+    rounded = bool(model.scheme) and SCHEMES[model.scheme].int8_activations
+    allowed = tolerance(dtype, model.experts, options.device, rounded)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
@@ -139,7 +142,7 @@ def main() -> None:
             "graphs": found["graphs"],
             "platform": found["platform"],
             **surroundings,
-            **compare(references[dtype], dtype, options, model.experts, found),
+            **compare(references[dtype], dtype, options, model, found),
         }
         rows.append(row)
         program.write(options.result, rows)
