@@ -51,7 +51,6 @@ void RunStream(const char* op, const MarlinProblem& problem, void* c, void* memo
   params.chunks = plan.chunks;
   params.stages = plan.stages;
   params.stage_bytes = plan.stage_bytes;
-  params.late = 1;
   void* arguments[] = {&params};
   LaunchHopper(op, StreamKernelsOf(problem)[plan.shape], plan.blocks, plan.threads, plan.cluster,
                plan.shared_bytes, arguments, stream);

@@ -36,7 +36,6 @@ class StreamBlock {
   }
 
   __device__ __forceinline__ void Run() {
-    if (!p_.late) LetNextStart();
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < p_.stages; ++stage) {
         BarrierInit(full_ + 8 * stage, 1);
@@ -116,7 +115,7 @@ class StreamBlock {
     WaitForPrevious();
     // Not before: the next kernel's blocks then find one place on every multiprocessor, which the
     // kernel before this one has left, and do not pile up.
-    if (p_.late) LetNextStart();
+    LetNextStart();
     for (int step = 0; step < early; ++step) LoadTokens(step, step);
     int stage = 0, parity = 0;
     for (int step = early; step < steps_; ++step) {
@@ -378,7 +377,7 @@ class StreamBlock {
 };
 
 template <class T, WeightType kType, class S>
-__global__ void __launch_bounds__(S::kThreads, S::kBlocks)
+__global__ void __launch_bounds__(S::kThreads, 2)
     StreamKernel(const __grid_constant__ StreamParams params) {
   extern __shared__ __align__(128) unsigned char vk_stream[];
   StreamBlock<T, kType, S>(params, vk_stream).Run();

@@ -11,14 +11,13 @@ namespace vk::wna16 {
 
 inline constexpr int kMaxStreamStages = 16;
 
-// A block: kUnits x 64 columns of c, for up to kTokenTiles x 8 tokens. Sixteen warps multiply, each
-// 32 columns and 64 of K at a step; one more warp loads.
-template <int kTokenTiles_, int kUnits_, int kTiles_ = 2, int kBlocks_ = 2>
+// A block: kUnits x 64 columns of c, for up to kTokenTiles x 8 tokens. Eight warps multiply, each
+// 64 columns and 64 of K at a step; one more warp loads. Two blocks fit a multiprocessor.
+template <int kTokenTiles_, int kUnits_>
 struct StreamShape {
   static constexpr int kTokenTiles = kTokenTiles_;
   static constexpr int kUnits = kUnits_;
-  static constexpr int kTiles = kTiles_;  // of 16 columns, of a warp
-  static constexpr int kBlocks = kBlocks_;
+  static constexpr int kTiles = 4;  // of 16 columns, of a warp
   static constexpr int kWarpsN = kUnits * 4 / kTiles;
   static constexpr int kWarpsK = 8 / kUnits;
   static constexpr int kWarps = kWarpsN * kWarpsK;
@@ -61,7 +60,6 @@ struct StreamParams {
   int chunks;       // of 64 of K that each block of a cluster takes
   int stages;       // of the pipeline
   int stage_bytes;  // of shared memory
-  int late;
 };
 
 }  // namespace vk::wna16

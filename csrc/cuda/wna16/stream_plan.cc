@@ -1,6 +1,7 @@
 #include "cuda/wna16/stream_plan.h"
 
 #include <algorithm>
+#include <climits>
 #include <iterator>
 
 namespace vk::wna16 {
@@ -50,13 +51,15 @@ bool StreamServes(int m, int group, bool per_channel) {
 StreamPlan MakeStreamPlan(int m, int n, int k, WeightType type, const DeviceLimits& device) {
   const int chunks = k / 64;
   StreamPlan best{};
-  int best_score = 0;
+  int best_score = INT_MIN;
   for (int shape = 0; shape < static_cast<int>(std::size(kStreamShapes)); ++shape) {
     const StreamShapeInfo& info = kStreamShapes[shape];
     if (info.token_tiles != CeilDiv(m, 8)) continue;
     for (int cluster = 1; cluster <= 8; cluster *= 2) {
       if (info.fragments % cluster != 0) continue;
       if (cluster > 1 && chunks < cluster * info.warps_k) continue;
+      // Groups of multiprocessors hold no whole number of larger clusters; what is left over waits.
+      if (cluster > 2 && 2 * cluster * CeilDiv(n / kUnitN, info.units) > device.sms) continue;
       StreamPlan plan{};
       plan.shape = shape;
       plan.cluster = cluster;
@@ -72,9 +75,12 @@ StreamPlan MakeStreamPlan(int m, int n, int k, WeightType type, const DeviceLimi
       if (half / plan.stage_bytes < 2) continue;
       plan.stages = std::clamp(steps, 2, std::min(half / plan.stage_bytes, kMaxStreamStages));
       plan.shared_bytes = plan.stages * plan.stage_bytes + info.rest_bytes;
-      // As many blocks as multiprocessors, or a little fewer; beyond, the more the better.
+      // As many blocks as multiprocessors, or a little fewer. Twice as many leave no room for the
+      // next kernel's, but share the loads of tokens where these weigh.
       const int waves = CeilDiv(plan.blocks, device.sms);
-      const int score = 1000 * plan.blocks / (waves * device.sms) - 10 * (waves - 1);
+      int score = 1000 * plan.blocks / (waves * device.sms) - 30 * (info.units - 1);
+      if (waves == 2) score += m >= 4 ? 20 : -10;
+      if (waves > 2) score -= 50 * (waves - 2);
       if (score > best_score) {
         best_score = score;
         best = plan;

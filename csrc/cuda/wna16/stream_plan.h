@@ -11,7 +11,7 @@
 namespace vk::wna16 {
 
 // Block shapes: X(token tiles, units of columns).
-#define VK_WNA16_STREAM_SHAPES(X) X(1, 1) X(1, 2) X(1, 4) X(2, 1) X(2, 2) X(2, 4)
+#define VK_WNA16_STREAM_SHAPES(X) X(1, 1) X(1, 2) X(2, 1) X(2, 2)
 
 inline constexpr int kStreamTokens = 16;
 

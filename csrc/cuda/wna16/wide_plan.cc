@@ -30,6 +30,8 @@ constexpr WideShapeInfo WideInfo() {
 constexpr WideShapeInfo kWideShapes[] = {VK_WNA16_WIDE_SHAPES(VK_WNA16_WIDE_INFO)};
 #undef VK_WNA16_WIDE_INFO
 
+// For fewer, the kernel of all GPUs is faster.
+constexpr int kLeastTokens = 33;
 // From so many tokens on, blocks are those of 128, which round scaled weights.
 constexpr int kManyTokens = 128;
 // Chunks of K that are worth a block of a cluster.
@@ -42,12 +44,12 @@ int CeilDiv(int x, int y) { return (x + y - 1) / y; }
 bool WideServes(int m, int group, bool per_channel, WeightType type, bool half) {
   // Scales of FP8 weights lose bits in float16 without the factor that the engine gives them.
   const bool scales = !(type == WeightType::kFp8 && half && m >= kManyTokens && !per_channel);
-  return m > kStreamTokens && scales && (per_channel || group % 64 == 0);
+  return m >= kLeastTokens && scales && (per_channel || group % 64 == 0);
 }
 
 WidePlan MakeWidePlan(int m, int n, int k, WeightType type, const DeviceLimits& device) {
   WidePlan plan{};
-  plan.shape = m >= kManyTokens ? 2 : m > 32 ? 1 : 0;
+  plan.shape = m >= kManyTokens ? 1 : 0;
   const WideShapeInfo& info = kWideShapes[plan.shape];
   plan.tokens = info.tokens;
   plan.threads = info.threads;

@@ -9,7 +9,7 @@
 namespace vk::wna16 {
 
 // Block shapes: X(tokens, tiles of a warp). Exact ones first.
-#define VK_WNA16_WIDE_SHAPES(X) X(32, 1) X(64, 1) X(128, 2)
+#define VK_WNA16_WIDE_SHAPES(X) X(64, 1) X(128, 2)
 
 struct WidePlan {
   int shape;
