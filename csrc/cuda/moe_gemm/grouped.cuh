@@ -31,6 +31,14 @@ struct Tile {
   static_assert(kStages >= 3);
 };
 
+// The assembler of CUDA 12 lets products of a tile wait for each other where the first one
+// overwrites the sums by a flag; cleared sums cost a few cycles.
+#if defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ < 13
+constexpr bool kClearSums = true;
+#else
+constexpr bool kClearSums = false;
+#endif
+
 // Of each expert, in shared memory: first row and count of its tokens, tiles of tokens before it.
 struct Table {
   int32_t* before;  // [experts + 1]
@@ -242,6 +250,10 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
       }
 
       float sums[kTokens / 2];
+      if constexpr (kClearSums) {
+#pragma unroll
+        for (float& sum : sums) sum = 0.0f;
+      }
       // All products of the tile, into as many of its sums as are given.
       const auto multiply = [&](auto& part) {
         int before = 0;
@@ -253,7 +265,7 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
           WgmmaFence();
 #pragma unroll
           for (int k = 0; k < kDepth; k += 32) {
-            WgmmaFp8(part, KMajor(weights + k), KMajor(tokens + k), i > 0 || k > 0);
+            WgmmaFp8(part, KMajor(weights + k), KMajor(tokens + k), kClearSums || i > 0 || k > 0);
           }
           WgmmaCommit();
           if (i > 0) {
