@@ -34,7 +34,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "jobs.json"
 RENDERINGS = 5
 # What makes a second build of the same sources cheap; the toolchain is not part of a job.
 LEFT_OUT = {"build", "jobs", "lock", "locks"}
-_FAMILY = re.compile(r"vllm_kernels_(?:cuda|cpu)_(\w+)\.dir/")
+# A CUDA family is a library of its own, a CPU family a folder in each tier's.
+_FAMILY = re.compile(r"vllm_kernels_cuda_(\w+)\.dir/|vllm_tier_\w+\.dir/(\w+)/")
 sys.path.insert(0, str(ROOT / "src"))
 
 
@@ -124,7 +125,7 @@ def families(compiles: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for row in compiles:
         if match := _FAMILY.search(row["output"]):
-            found.setdefault(match[1], []).append(row)
+            found.setdefault(match[1] or match[2], []).append(row)
     return {
         name: {
             "files": len(rows),

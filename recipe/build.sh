@@ -17,6 +17,8 @@ fi
 # As ccache rewrites it, seen from the build folder.
 prefix_maps+=" -ffile-prefix-map=../../${PREFIX##*/}=/usr/local"
 export CXXFLAGS="${CXXFLAGS:-} ${prefix_maps}"
+# The identifier is made of what is linked, with $PREFIX in its RPATH, which is another in each folder.
+export LDFLAGS="${LDFLAGS:-} -Wl,--build-id=none"
 # Paths below are rewritten relative to the working folder before ccache hashes them.
 export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
 

@@ -217,14 +217,14 @@ def test_compiles_are_summed_by_family() -> None:
     spec.loader.exec_module(bench_jobs)
 
     def row(name: str, cpu: float, memory: int) -> dict[str, Any]:
-        output = f"csrc/cuda/CMakeFiles/{name}.dir/x.cu.o"
+        output = f"csrc/CMakeFiles/{name}.o"
         return {"output": output, "seconds": 1.0, "cpu_seconds": cpu, "memory_mib": memory}
 
     found = bench_jobs.families([
-        row("vllm_kernels_cuda_norm", 3.0, 500),
-        row("vllm_kernels_cuda_norm", 4.0, 400),
-        row("vllm_kernels_cpu_moe", 1.0, 300),
-        row("vllm_core", 9.0, 900),
+        row("vllm_kernels_cuda_norm.dir/x.cu", 3.0, 500),
+        row("vllm_kernels_cuda_norm.dir/y.cu", 4.0, 400),
+        row("vllm_tier_avx2.dir/moe/moe_tier.cc", 1.0, 300),
+        row("vllm_core.dir/z.cc", 9.0, 900),
     ])  # fmt: skip
     assert found == {
         "moe": {"files": 1, "cpu_seconds": 1.0, "longest_cpu_seconds": 1.0, "memory_mib": 300},

@@ -307,7 +307,8 @@ class _Run:
         sources = [source for staging in recipe.stagings for source in staging.sources]
         epoch = source_epoch(self.options.root, [recipe.path.parent, *sources])
         folder = self.workspace.folder
-        folders = (folder, self.options.root.resolve())
+        # The cache holds the toolchain channel, whose address the package's records name.
+        folders = (folder, self.options.root.resolve(), self.workspace.cache)
         repack(package, epoch, folders, folder / "repack")
         check.index(folder)
 

@@ -78,6 +78,10 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
             document = yaml.safe_load(rendered.read_text(encoding="utf-8"))
             text = yaml.safe_dump(_in_order(document), sort_keys=False, width=1 << 20)
             rendered.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
+        about = scratch / "info" / "about.json"
+        if about.is_file():
+            text = about.read_text(encoding="utf-8")
+            about.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
         draft = package.with_suffix(".draft")
         _write(scratch, package.stem, draft, epoch)
         draft.replace(package)
