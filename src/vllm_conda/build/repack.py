@@ -88,12 +88,16 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
         shutil.rmtree(scratch)
 
 
+# Parts of the rendered recipe whose order is that of a hash table.
+_UNORDERED = ("finalized_", "staging_library_name_map")
+
+
 def _in_order(value: Any, inside: bool = False) -> Any:
-    """Lists of requirements sorted: rattler-build's are in the order of a hash table."""
+    """Requirements and tables of libraries sorted; the rest stays as the recipe has it."""
     if isinstance(value, dict):
         return {
-            key: _in_order(item, inside or key.startswith("finalized_"))
-            for key, item in value.items()
+            key: _in_order(item, inside or key.startswith(_UNORDERED))
+            for key, item in (sorted(value.items()) if inside else value.items())
         }
     if isinstance(value, list):
         items = [_in_order(item, inside) for item in value]
