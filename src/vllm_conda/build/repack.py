@@ -76,6 +76,7 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
         rendered = scratch / "info" / "recipe" / "rendered_recipe.yaml"
         if rendered.is_file():
             document = yaml.safe_load(rendered.read_text(encoding="utf-8"))
+            document.pop(_CHANCE, None)
             text = yaml.safe_dump(_in_order(document), sort_keys=False, width=1 << 20)
             rendered.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
         about = scratch / "info" / "about.json"
@@ -88,16 +89,16 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
         shutil.rmtree(scratch)
 
 
-# Parts of the rendered recipe whose order is that of a hash table.
-_UNORDERED = ("finalized_", "staging_library_name_map")
+# Of a library that several packages hold, it names any one of them.
+_CHANCE = "staging_library_name_map"
 
 
 def _in_order(value: Any, inside: bool = False) -> Any:
-    """Requirements and tables of libraries sorted; the rest stays as the recipe has it."""
+    """Lists of requirements sorted: rattler-build's are in the order of a hash table."""
     if isinstance(value, dict):
         return {
-            key: _in_order(item, inside or key.startswith(_UNORDERED))
-            for key, item in (sorted(value.items()) if inside else value.items())
+            key: _in_order(item, inside or key.startswith("finalized_"))
+            for key, item in value.items()
         }
     if isinstance(value, list):
         items = [_in_order(item, inside) for item in value]
