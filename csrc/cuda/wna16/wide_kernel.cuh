@@ -228,6 +228,7 @@ class WideBlock {
         Pin(total[t]);
       }
     }
+    __syncwarp();  // every lane has read its weights and scales
     if (lane_ == 0) {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) BarrierArrive(empty_ + 8 * stages[step]);
