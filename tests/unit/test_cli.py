@@ -11,7 +11,9 @@ import pytest
 from support import ROOT
 
 from vllm_conda import errors
+from vllm_conda.build.pipeline import Options
 from vllm_conda.cli import COMMANDS, cli, main
+from vllm_conda.errors import UsageError
 
 
 def run(*words: str, cwd: Path = ROOT, **extra: str) -> subprocess.CompletedProcess[str]:
@@ -160,3 +162,36 @@ def test_closed_pipe_is_no_error_message(words: str) -> None:
         timeout=60,
     )
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "platforms"),
+    [
+        ((), {"linux-64"}),
+        (("--platform", "all"), {"linux-64", "linux-aarch64"}),
+        (("--platform", "linux-aarch64"), {"linux-aarch64"}),
+    ],
+)
+def test_a_filtered_build_is_for_this_machine_unless_asked(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], platforms: set[str]
+) -> None:
+    chosen: set[str] = set()
+
+    def stop(options: Options, _: object) -> None:
+        chosen.update(options.variants)
+        raise UsageError("seen enough.")
+
+    monkeypatch.setattr("vllm_conda.build.pipeline.build", stop)
+    command = [
+        "build",
+        "--root",
+        str(ROOT),
+        "--device",
+        "cuda",
+        "--cuda",
+        "13.0",
+        "--slice",
+        "sm90",
+    ]
+    assert main([*command, *arguments]) == UsageError.exit_code
+    assert chosen == {f"{platform}-cuda-13.0-sm90" for platform in platforms}
