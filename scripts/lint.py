@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,10 @@ def main() -> int:
     failed = []
     for name, command in linters.items():
         print(f"lint: {name}", flush=True)
-        if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+        if not shutil.which(command[0]):
+            print(f"lint: {command[0]} is not installed; ./run lint installs it", file=sys.stderr)
+            failed.append(name)
+        elif subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
             failed.append(name)
     if failed:
         print(f"lint: failed: {', '.join(failed)}", file=sys.stderr)
