@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from cuda_engine import add_platform
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,3 +70,10 @@ def engine(tmp_path: Path) -> Engine:
     made.write("vllm/platforms/__init__.py", PLATFORMS)
     made.version("0.26.0")
     return made
+
+
+@pytest.fixture
+def cuda(engine: Engine) -> Engine:
+    """An engine with the modules of its CUDA platform that the plugin builds on."""
+    add_platform(engine)
+    return engine
