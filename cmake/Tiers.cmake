@@ -104,12 +104,14 @@ function(vllm_add_tier_island tier out_object)
   target_compile_definitions(${target} PRIVATE ${definitions})
   # -O3 whatever the build type says: these files are the hot loops. Contraction to FMA is wanted.
   # Under the sanitizers that would take minutes a file, and hide what the code does.
+  # -fsplit-loops, part of -O3, makes GCC 12 compile attention's decoding wrongly on NEON.
   set(optimise -O3)
   if(VLLM_SANITIZE STREQUAL "ON")
     set(optimise -O1)
   endif()
   target_compile_options(${target} PRIVATE ${VLLM_TIER_FLAGS_${tier}}
-    $<$<NOT:$<CONFIG:Debug>>:${optimise}> -fno-exceptions -fno-rtti -ffp-contract=fast)
+    $<$<NOT:$<CONFIG:Debug>>:${optimise}> -fno-exceptions -fno-rtti -ffp-contract=fast
+    $<$<CXX_COMPILER_ID:GNU>:-fno-split-loops>)
 
   # A section of its own, under a name that no linker merges into .text, tells the finished library's
   # audit (vllm_conda.audit.isa) what belongs to the tier, stripped or not.

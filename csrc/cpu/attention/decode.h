@@ -112,7 +112,6 @@ class Decode {
     const T* keys[4];
     for (int i = 0; i < 4; ++i) keys[i] = rows_.keys[HWY_MIN(key + i, count - 1)];
     if (row == 0) {
-      // Values here too: asked for in Accumulate, GCC 12 splits its loop wrongly (-fsplit-loops).
       for (int32_t i = key; i < HWY_MIN(key + 4, ahead_count_); ++i) {
         PrefetchRow(ahead_.keys[i], tile_.head_size);
         PrefetchRow(ahead_.values[i], tile_.head_size);
