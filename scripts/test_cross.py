@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run the packages of other platforms under qemu-user: installation and kernels, tier by tier.
 
-    python scripts/test_cross.py [--platform SUBDIR] [--sample N] [pytest arguments]
+    python scripts/test_cross.py [--platform SUBDIR] [--tier NAME] [--sample N] [pytest arguments]
 
 For each platform in output/ vllm-cpu is solved and installed as a machine of it would. Then, tier
 by tier, each on an emulated CPU that has it: the platform's Python loads the library and calls a
@@ -34,24 +34,13 @@ NATIVE = ["vllm-core", "pytest", "numpy", "gxx_linux-64"]
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Test packages of other platforms under qemu.")
-    parser.add_argument("--platform", action="append", choices=list(CROSS_PLATFORMS))
-    parser.add_argument(
-        "--sample",
-        type=int,
-        default=1,
-        metavar="N",
-        help="of tests that multiply matrices, cases with every value of every parameter and every "
-        "Nth of the others; 1, the default, is all",
-    )
-    parser.add_argument("--output", type=Path, default=ROOT / "output", help="the channel")
-    chosen, rest = parser.parse_known_args(arguments)
-    targets = load_targets(ROOT)
     failed = []
     try:
+        targets = load_targets(ROOT)
+        chosen, rest = options(targets).parse_known_args(arguments)
         with Reporter() as reporter:
             for platform in chosen.platform or CROSS_PLATFORMS:
-                failed += test(platform, targets, chosen.output, chosen.sample, rest, reporter)
+                failed += test(platform, targets, chosen, rest or TESTS, reporter)
     except VllmCondaError as error:
         print(f"test-cross: {error}", file=sys.stderr)
         return error.exit_code
@@ -60,34 +49,69 @@ def main(arguments: list[str]) -> int:
     return 1 if failed else 0
 
 
+def options(targets: Targets) -> argparse.ArgumentParser:
+    """The command line; what is left of it is pytest's."""
+    parser = argparse.ArgumentParser(description="Test packages of other platforms under qemu.")
+    parser.add_argument("--platform", action="append", choices=list(CROSS_PLATFORMS))
+    families = {targets.platforms[platform].family for platform in CROSS_PLATFORMS}
+    parser.add_argument(
+        "--tier",
+        action="append",
+        choices=[tier for family in sorted(families) for tier in targets.tiers[family]],
+        help="this tier only; may be repeated; default: all",
+    )
+    parser.add_argument(
+        "--sample",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of tests that multiply matrices, cases with every value of every parameter and every "
+        "Nth of the others; 1, the default, is all",
+    )
+    parser.add_argument(
+        "--kernels-only",
+        action="store_true",
+        help="leave out the platform's PyTorch, which comes from Debian's development suite",
+    )
+    parser.add_argument("--output", type=Path, default=ROOT / "output", help="the channel")
+    return parser
+
+
 def test(
-    platform: str, targets: Targets, output: Path, sample: int, rest: list[str], reporter: Reporter
+    platform: str,
+    targets: Targets,
+    chosen: argparse.Namespace,
+    tests: list[str],
+    reporter: Reporter,
 ) -> list[str]:
-    """Installation and every tier of one platform; the names of what failed."""
+    """Installation and every chosen tier of one platform; the names of what failed."""
     workspace = workspace_for(ROOT)
-    channel = output.resolve().as_uri()
-    with locked(workspace, output.resolve()):
+    channel = chosen.output.resolve().as_uri()
+    with locked(workspace, chosen.output.resolve()):
         emulated = emulate.install(platform, channel, targets, workspace, reporter)
-        root = pytorch.ensure(platform, reporter)
+        root = None if chosen.kernels_only else pytorch.ensure(platform, reporter)
         driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross")
         native = toolchain_for(build_platform(), (), reporter)
         prefix = ensure_environment(
             [channel, *native.channels], NATIVE, build_platform(), workspace, reporter
         )
     failed = []
-    for cpu, tiers in emulate.tiers_by_cpu(targets, platform):
+    for cpu, all_tiers in emulate.tiers_by_cpu(targets, platform):
+        tiers = [tier for tier in all_tiers if tier in (chosen.tier or all_tiers)]
+        if not tiers:
+            continue
         started, used = time.monotonic(), processor_time()
         name = f"{platform} {', '.join(tiers)} on {cpu}"
         print(f"test-cross: {name}", flush=True)
         for tier in tiers:
             if check_installed(emulated, cpu, tier):
                 failed.append(f"{name}: installation, {tier}")
-        if check_pytorch(emulated, root, cpu):
+        if root and check_pytorch(emulated, root, cpu):
             failed.append(f"{name}: ops of PyTorch {root.version}")
         table = targets.tiers[targets.platforms[platform].family]
-        families = {family for tier in tiers for family in table[tier].families}
-        environment = emulate.test_environment(emulated, driver, cpu, tiers, sample, families)
-        if emulate.run_tests(environment, prefix, ROOT, [*(rest or TESTS)]):
+        kernels = {family for tier in tiers for family in table[tier].families}
+        environment = emulate.test_environment(emulated, driver, cpu, tiers, chosen.sample, kernels)
+        if emulate.run_tests(environment, prefix, ROOT, tests):
             failed.append(name)
         print(
             f"test-cross: {name}: {time.monotonic() - started:.0f} s, "
