@@ -11,7 +11,6 @@
 
 #include <type_traits>
 
-#include "cuda/scaled_mm/epilogue_3x.cuh"
 #include "cuda/scaled_mm/problem.h"
 
 namespace vk::cuda::scaled_mm {
@@ -56,8 +55,6 @@ struct Fp8Config : Shapes, BlockScales {
   using BLayout =
       std::conditional_t<kByBlocks, cute::tuple<cutlass::layout::ColumnMajor, BScalesLayout>,
                          cutlass::layout::ColumnMajor>;
-  using Fusion = std::conditional_t<kByBlocks, PlainEpilogue,
-                                    ScaledEpilogue<typename Shapes::CtaTile, Shapes::kTransposed>>;
   using Scheduler = cutlass::gemm::PersistentScheduler;
   static constexpr bool kBlocks = kByBlocks;
 };

@@ -1,8 +1,7 @@
 // A scaled product by CUTLASS 3.x, of what an architecture's header chooses (Config):
 //   Arch, Input, Sum; ALayout, BLayout, with those of scales of blocks, if kBlocks
-//   Tile, Cluster, CtaTile: shapes; Mainloop, Epilogue: schedules; Scheduler; Fusion:
-//   epilogue_3x.cuh kTransposed: computes b^T a^T, where rows of a are few and the kernel's come by
-//   64 at least
+//   Tile, Cluster: shapes; Mainloop: its schedule; Scheduler
+//   kTransposed: computes b^T a^T, where rows of a are few and the kernel's come by 64 at least
 #ifndef VLLM_KERNELS_CUDA_SCALED_MM_GEMM_3X_CUH_
 #define VLLM_KERNELS_CUDA_SCALED_MM_GEMM_3X_CUH_
 
@@ -17,7 +16,7 @@
 
 #include "core/status.h"
 #include "cuda/common/launch.h"
-#include "cuda/scaled_mm/epilogue_3x.cuh"
+#include "cuda/scaled_mm/finish.cuh"
 #include "cuda/scaled_mm/problem.h"
 
 namespace vk::cuda::scaled_mm {
@@ -29,17 +28,11 @@ using Mnk = cute::Shape<cute::Int<kM>, cute::Int<kN>, cute::Int<kK>>;
 template <class T>
 constexpr int kAligned = 128 / cutlass::sizeof_bits<T>::value;
 
-template <class Config>
+// `Store` (store_tma_3x.cuh, store_direct_3x.cuh): Epilogue; Arguments() of a problem.
+template <class Config, class Store>
 struct Gemm3x {
   using Input = typename Config::Input;
-  using OutputLayout = std::conditional_t<Config::kTransposed, cutlass::layout::ColumnMajor,
-                                          cutlass::layout::RowMajor>;
-  using Fusion = typename Config::Fusion;
-  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      typename Config::Arch, cutlass::arch::OpClassTensorOp, typename Config::Tile,
-      typename Config::Cluster, cutlass::epilogue::collective::EpilogueTileAuto,
-      typename Config::Sum, float, void, OutputLayout, kAligned<Stored>, Stored, OutputLayout,
-      kAligned<Stored>, typename Config::Epilogue, typename Fusion::Tree>::CollectiveOp;
+  using Epilogue = typename Store::Epilogue;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       typename Config::Arch, cutlass::arch::OpClassTensorOp, Input, typename Config::ALayout,
       kAligned<Input>, Input, typename Config::BLayout, kAligned<Input>, typename Config::Sum,
@@ -51,7 +44,9 @@ struct Gemm3x {
                                                       Epilogue, typename Config::Scheduler>;
 
   static typename Mainloop::Arguments MainloopArguments(const Problem& p) {
-    const auto rows = [](int64_t stride) { return cute::make_stride(stride, _1{}, int64_t{0}); };
+    const auto rows = [](int64_t stride) {
+      return cute::make_stride(stride, cute::_1{}, int64_t{0});
+    };
     const auto* a = static_cast<const Input*>(p.a);
     const auto* b = static_cast<const Input*>(p.b);
     if constexpr (Config::kTransposed) {
@@ -65,14 +60,7 @@ struct Gemm3x {
   }
 
   static typename Epilogue::Arguments EpilogueArguments(const Problem& p) {
-    const auto stride = [&] {
-      if constexpr (Config::kTransposed) {
-        return cute::make_stride(_1{}, p.ldo, int64_t{0});
-      } else {
-        return cute::make_stride(p.ldo, _1{}, int64_t{0});
-      }
-    }();
-    return {Fusion::Make(p), nullptr, stride, static_cast<Stored*>(p.out), stride};
+    return Store::Arguments(p);
   }
 };
 

@@ -9,6 +9,7 @@
 
 #include "cuda/scaled_mm/fp8_3x.cuh"
 #include "cuda/scaled_mm/gemm_3x.cuh"
+#include "cuda/scaled_mm/store_tma_3x.cuh"
 #include "cuda/scaled_mm/tiles.h"
 
 namespace vk::cuda::scaled_mm {
@@ -63,7 +64,7 @@ template <Kind kKind, Tile kTile>
 void LaunchSm100(const Problem& problem) {
   using Config =
       Fp8Config<cutlass::arch::Sm100, Sm100Shapes<kKind, kTile>, kKind == Kind::kFp8Blocks>;
-  Launch3x<Gemm3x<Config>, Config>(problem);
+  Launch3x<Gemm3x<Config, TmaStore<Config>>, Config>(problem);
 }
 
 }  // namespace vk::cuda::scaled_mm

@@ -26,6 +26,7 @@
 
 #include "cuda/scaled_mm/fp8_3x.cuh"
 #include "cuda/scaled_mm/gemm_3x.cuh"
+#include "cuda/scaled_mm/store_direct_3x.cuh"
 #include "cuda/scaled_mm/tiles.h"
 
 namespace vk::cuda::scaled_mm {
@@ -51,9 +52,7 @@ struct Sm120Tile<kKind, Tile::kMany> {
 
 template <Kind kKind, Tile kTile>
 struct Sm120Shapes : Sm120Tile<kKind, kTile> {
-  using CtaTile = typename Sm120Tile<kKind, kTile>::Tile;
   using Cluster = Mnk<1, 1, 1>;
-  using Epilogue = cutlass::epilogue::collective::EpilogueScheduleAuto;
   static constexpr bool kTransposed = false;
   static constexpr bool kTried = false;
 };
@@ -62,7 +61,7 @@ template <Kind kKind, Tile kTile>
 void LaunchSm120(const Problem& problem) {
   using Config =
       Fp8Config<cutlass::arch::Sm120, Sm120Shapes<kKind, kTile>, kKind == Kind::kFp8Blocks>;
-  Launch3x<Gemm3x<Config>, Config>(problem);
+  Launch3x<Gemm3x<Config, DirectStore<Config>>, Config>(problem);
 }
 
 }  // namespace vk::cuda::scaled_mm

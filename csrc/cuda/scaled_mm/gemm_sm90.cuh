@@ -18,6 +18,7 @@
 
 #include "cuda/scaled_mm/fp8_3x.cuh"
 #include "cuda/scaled_mm/gemm_3x.cuh"
+#include "cuda/scaled_mm/store_tma_3x.cuh"
 #include "cuda/scaled_mm/tiles.h"
 
 namespace vk::cuda::scaled_mm {
@@ -120,8 +121,6 @@ struct Sm90Config<Kind::kInt8, kTile> : Sm90Shapes<Kind::kInt8, kTile> {
   using Sum = int32_t;
   using ALayout = cutlass::layout::RowMajor;
   using BLayout = cutlass::layout::ColumnMajor;
-  using Shapes = Sm90Shapes<Kind::kInt8, kTile>;
-  using Fusion = ZeroPointEpilogue<typename Shapes::CtaTile, Shapes::kTransposed>;
   using Scheduler = cutlass::gemm::PersistentScheduler;
   static constexpr bool kBlocks = false;
 };
@@ -129,7 +128,7 @@ struct Sm90Config<Kind::kInt8, kTile> : Sm90Shapes<Kind::kInt8, kTile> {
 template <Kind kKind, Tile kTile>
 void LaunchSm90(const Problem& problem) {
   using Config = Sm90Config<kKind, kTile>;
-  Launch3x<Gemm3x<Config>, Config>(problem);
+  Launch3x<Gemm3x<Config, TmaStore<Config>>, Config>(problem);
 }
 
 }  // namespace vk::cuda::scaled_mm

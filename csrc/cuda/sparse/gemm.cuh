@@ -20,13 +20,13 @@
 #include <type_traits>
 
 #include "cuda/scaled_mm/gemm_3x.cuh"
+#include "cuda/scaled_mm/store_direct_3x.cuh"
 #include "cuda/sparse/launch.h"
 
 namespace vk::cuda::sparse {
 
 using scaled_mm::kAligned;
 using scaled_mm::Mnk;
-using scaled_mm::Stored;
 
 template <Type kType>
 using Element =
@@ -46,19 +46,15 @@ struct Config {
                          cutlass::gemm::KernelTmaWarpSpecializedCooperativeFP8FastAccum,
                          cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
   static constexpr bool kTransposed = true;
+  static constexpr bool kBlocks = false;
   static constexpr bool kTried = true;
 };
 
 template <class Config>
 struct Gemm {
   using Input = typename Config::Input;
-  using Fusion = scaled_mm::ScaledEpilogue<typename Config::Tile, true>;
-  using Layout = cutlass::layout::ColumnMajor;  // of the transposed result
-  using Epilogue = typename cutlass::epilogue::collective::CollectiveBuilder<
-      cutlass::arch::Sm90, cutlass::arch::OpClassSparseTensorOp, typename Config::Tile,
-      typename Config::Cluster, cutlass::epilogue::collective::EpilogueTileAuto,
-      typename Config::Sum, float, void, Layout, kAligned<Stored>, Stored, Layout, kAligned<Stored>,
-      cutlass::epilogue::TmaWarpSpecializedCooperative, typename Fusion::Tree>::CollectiveOp;
+  using Store = scaled_mm::DirectStore<Config>;
+  using Epilogue = typename Store::Epilogue;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassSparseTensorOp, Input, cutlass::layout::RowMajor,
       2 * kAligned<Input>, Input, cutlass::layout::ColumnMajor, kAligned<Input>,
@@ -81,8 +77,7 @@ struct Gemm {
   }
 
   static typename Epilogue::Arguments EpilogueArguments(const Problem& p) {
-    const auto stride = cute::make_stride(cute::_1{}, p.ldo, int64_t{0});
-    return {Fusion::Make(p), nullptr, stride, static_cast<Stored*>(p.out), stride};
+    return Store::Arguments(p);
   }
 };
 
