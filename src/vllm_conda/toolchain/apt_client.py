@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import threading
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ class AptClient:
 
     def __init__(self, store: Store, host: Host, reporter: Reporter) -> None:
         self.store, self.host, self.reporter = store, host, reporter
+        # Sets of one suite are fetched in turn: apt does not lock its lists here.
+        self._states: dict[Path, threading.Lock] = {}
 
     def suite(self, wanted: AptSet) -> str:
         """The suite's code name."""
@@ -103,14 +106,15 @@ class AptClient:
         state = self._state(wanted)
         scratch = self.store.scratch("apt")
         try:
-            config = self._configure(suite, wanted, state, scratch)
-            env = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
-            self._update(suite, state, scratch, env)
-            uris = self._uris(wanted, scratch, env)
-            found = {uri.key: downloads.cached(self.store, "apt", uri.key) for uri in uris}
-            missing = [uri for uri in uris if found[uri.key] is None]
-            if missing:
-                found.update(self._download(suite, missing, scratch, env))
+            with self._states.setdefault(state, threading.Lock()):
+                config = self._configure(suite, wanted, state, scratch)
+                env = {**os.environ, "APT_CONFIG": str(config), "LC_ALL": "C"}
+                self._update(suite, state, scratch, env)
+                uris = self._uris(wanted, scratch, env)
+                found = {uri.key: downloads.cached(self.store, "apt", uri.key) for uri in uris}
+                missing = [uri for uri in uris if found[uri.key] is None]
+                if missing:
+                    found.update(self._download(suite, missing, scratch, env))
             self.store.write_json(self.manifest(wanted), [uri.key for uri in uris])
             return [one for one in found.values() if one]
         finally:
