@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -70,3 +73,30 @@ def test_an_unreachable_mirror_is_a_network_error(
 def test_a_suite_that_the_host_does_not_use_has_no_mirror(tmp_path: Path) -> None:
     with pytest.raises(MissingToolError, match="name no mirror for nosuchsuite"):
         client(tmp_path, suite="nosuchsuite").fetch(SET)
+
+
+def test_sets_of_one_suite_are_fetched_in_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apt = client(tmp_path, apt=True, suite="bookworm")
+    inside: list[str] = []
+    met = threading.Barrier(2)
+
+    def update(suite: str, *_: object) -> None:
+        inside.append(suite)
+        if suite == "trixie":
+            met.wait(5)  # another suite's lists are a folder of their own
+        time.sleep(0.05)
+        assert inside.count(suite) == 1
+        inside.remove(suite)
+
+    monkeypatch.setattr(apt, "_configure", lambda *_: tmp_path)
+    monkeypatch.setattr(apt, "_update", update)
+    monkeypatch.setattr(apt, "_uris", lambda *_: [])
+    sets = [AptSet("bookworm", (name,)) for name in "abc"]
+    other = [
+        AptSet("trixie", ("d",)),
+        AptSet("trixie", ("e",), component="non-free"),
+    ]
+    with ThreadPoolExecutor(5) as pool:
+        assert list(pool.map(apt.fetch, [*other, *sets])) == [[]] * 5
