@@ -79,16 +79,16 @@ def test_sets_of_one_suite_are_fetched_in_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apt = client(tmp_path, apt=True, suite="bookworm")
-    inside: list[str] = []
+    inside: list[Path] = []
     met = threading.Barrier(2)
 
-    def update(suite: str, *_: object) -> None:
-        inside.append(suite)
+    def update(suite: str, state: Path, *_: object) -> None:
+        inside.append(state)
         if suite == "trixie":
-            met.wait(5)  # another suite's lists are a folder of their own
+            met.wait(5)  # its components have lists of their own
         time.sleep(0.05)
-        assert inside.count(suite) == 1
-        inside.remove(suite)
+        assert inside.count(state) == 1
+        inside.remove(state)
 
     monkeypatch.setattr(apt, "_configure", lambda *_: tmp_path)
     monkeypatch.setattr(apt, "_update", update)
