@@ -13,6 +13,8 @@ extern "C" {
 
 // Packs `b` and sets `*handle`, which is never 0.
 //   b: [K, N], float32 | bfloat16 | float16, any strides (an engine passes weight.t())
+// bfloat16 weights become compact (gemm_table.h) where that makes products faster; results have the
+// same bits either way. VLLM_KERNELS_CPU_COMPACT: 0 never, 1 wherever possible.
 VK_EXPORT vk_status vk_cpu_create_onednn_mm_handler(const vk_tensor* b, int64_t* handle);
 
 // c = a @ b + bias, accumulated in float32.

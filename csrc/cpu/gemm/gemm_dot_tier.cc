@@ -17,8 +17,6 @@ using D16 = hn::Repartition<int16_t, DI>;
 
 constexpr size_t kLanes = kFloatLanes;
 constexpr size_t kMaxRows = 6;
-// How far ahead of its use a panel is fetched that is read once: bandwidth times latency.
-constexpr size_t kFetchAhead = 4096;
 
 // Vectors of a panel that are summed at once for `rows` rows: what the register file holds besides
 // B and the broadcast. One row takes more, to hide the latency of its few sums.
@@ -281,6 +279,7 @@ void MultiplyRows(const GemmBlock& block, size_t row, Fetcher& fetcher) {
 // `b_bytes`: what one part of B takes in memory.
 template <class Dot>
 Fetcher MakeFetcher(const GemmBlock& block, size_t strips, size_t b_bytes) {
+  if (block.near) return Fetcher(nullptr, 0, 0);
   // A panel that is read once is fetched shortly before its use, and on into the next panel.
   if (block.rows <= kFewRows) return Fetcher(block.b + kFetchAhead, b_bytes, block.steps);
   const size_t calls = strips * (kPanel / kLanes / VectorsFor(kMaxRows)) * block.steps;
@@ -343,8 +342,9 @@ void PackRow(char* to, size_t group_stride, size_t row, const void* from, size_t
 
 template <class Dot, void (*kMultiply)(const GemmBlock&), size_t kStepBytes>
 constexpr GemmKernel MakeKernel() {
-  return {Dot::kDepth, 1,           Dot::kABytes, kPartBytes / kStepBytes,
-          kFewRows,    Dot::kShift, PackRow<Dot>, kMultiply};
+  constexpr size_t steps = kPartBytes / kStepBytes;
+  return {Dot::kDepth, 1, Dot::kABytes, steps, kFewRows, Dot::kShift, PackRow<Dot>,
+          kMultiply,   0, steps / 2};
 }
 
 template <class Dot>

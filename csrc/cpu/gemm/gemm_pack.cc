@@ -73,7 +73,10 @@ void SumPanel(const GemmWeights& weights, size_t panel, int32_t* sums) {
 
 }  // namespace
 
-size_t GemmWeights::panel_bytes() const { return padded_depth * kPanel * DtypeSize(dtype); }
+size_t GemmWeights::panel_bytes() const {
+  if (codes) return padded_depth * kPanel / kCompactRowValues * kCompactRowBytes;
+  return padded_depth * kPanel * DtypeSize(dtype);
+}
 
 std::unique_ptr<GemmWeights> PackGemmWeights(const vk_tensor& b) {
   auto weights = std::make_unique<GemmWeights>();
@@ -103,6 +106,7 @@ std::unique_ptr<GemmWeights> PackGemmWeights(const vk_tensor& b) {
       if (b.dtype == VK_I8) SumPanel(*weights, panel, weights->sums.data() + panel * kPanel);
     }
   });
+  CompactGemmWeights(*weights);
   return weights;
 }
 

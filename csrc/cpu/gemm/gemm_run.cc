@@ -41,12 +41,16 @@ struct Plan {
   size_t pass_rows;  // at most
   size_t chunk_rows;
   size_t groups;
-  size_t slots;       // threads
-  size_t a_bytes;     // packed A: per slot if `own`, else per pass
-  size_t sums_bytes;  // per slot
+  size_t slots;           // threads
+  size_t a_bytes;         // packed A: per slot if `own`, else per pass
+  size_t sums_bytes;      // per slot
+  size_t part_bytes;      // of a packed panel
+  bool whole;             // compact weights that the kernel reads itself, K not split
+  size_t expanded_bytes;  // a part of compact weights that the kernel does not read itself
 
   size_t parts() const { return std::max<size_t>(1, DivideUp(steps, block_steps)); }
-  size_t scratch_bytes() const { return a_bytes * (own ? slots : 1) + sums_bytes * slots; }
+  size_t slot_bytes() const { return sums_bytes + 2 * expanded_bytes; }
+  size_t scratch_bytes() const { return a_bytes * (own ? slots : 1) + slot_bytes() * slots; }
 };
 
 // Rows of equal chunks, at most kChunkRows each, whose number is a multiple of `threads`.
@@ -55,12 +59,22 @@ size_t EqualChunks(size_t rows, size_t threads) {
   return RoundUp(DivideUp(rows, chunks), kRowMultiple);
 }
 
+// Steps of a part of K; `expands`: compact weights that the kernel does not read itself.
+size_t BlockSteps(const GemmKernel& kernel, size_t rows, size_t steps, bool expands) {
+  size_t block = kernel.block_steps;
+  if (rows <= kernel.few_rows) block = expands ? kernel.compact_steps : steps;
+  return std::max<size_t>(1, std::min(steps, block));
+}
+
 Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows) {
   Plan plan;
   plan.steps = DivideUp(weights.depth, kernel.step);
-  plan.block_steps =
-      rows <= kernel.few_rows ? plan.steps : std::min(plan.steps, kernel.block_steps);
-  plan.block_steps = std::max<size_t>(1, plan.block_steps);
+  const bool compact = weights.codes != nullptr;
+  plan.whole = compact && rows <= kernel.compact_rows;
+  plan.block_steps = BlockSteps(kernel, rows, plan.steps, compact && !plan.whole);
+  plan.part_bytes = plan.block_steps * kernel.step * kPanel * DtypeSize(weights.dtype);
+  const size_t unit_bytes = kCompactRowMultiple * kCompactRowValues * sizeof(uint16_t);
+  plan.expanded_bytes = compact && !plan.whole ? RoundUp(plan.part_bytes, unit_bytes) : 0;
   // Rows at a power-of-two distance would all fall into one set of the L1 cache.
   const size_t pad = kernel.group == 1 ? 64 : 0;
   plan.group_stride = plan.block_steps * kernel.group_step_bytes + pad;
@@ -87,6 +101,21 @@ Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows)
   return plan;
 }
 
+// A part of a panel.
+struct Place {
+  size_t panel, part;
+  bool operator==(const Place& other) const { return panel == other.panel && part == other.part; }
+};
+constexpr Place kNowhere{SIZE_MAX, SIZE_MAX};
+
+// What a thread writes to: sums, and two parts of compact weights, of which one is multiplied with
+// while the other is made.
+struct Slot {
+  char* sums;
+  char* expanded[2];
+  Place ready = kNowhere;  // in expanded[0]
+};
+
 class Runner {
  public:
   explicit Runner(const GemmCall& call)
@@ -94,8 +123,7 @@ class Runner {
         weights_(call.weights),
         table_(*Kernels().gemm),
         kernel_(*table_.kernel[call.weights.dtype]),
-        plan_(MakePlan(weights_, kernel_, call.c.shape[0])),
-        part_bytes_(plan_.block_steps * kernel_.step * kPanel * DtypeSize(weights_.dtype)) {
+        plan_(MakePlan(weights_, kernel_, call.c.shape[0])) {
     scratch_ = ThreadScratch(plan_.scratch_bytes());
   }
 
@@ -109,9 +137,11 @@ class Runner {
       // Threads take turns as they get ready: one that the system holds up delays nobody much.
       std::atomic<size_t> next{0};
       ParallelFor(std::min(plan_.slots, turns), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t slot = begin; slot < end; ++slot) {
+        for (int64_t index = begin; index < end; ++index) {
+          Slot slot = SlotOf(index);
           for (size_t turn; (turn = next.fetch_add(1, std::memory_order_relaxed)) < turns;) {
-            plan_.own ? RunChunk(row, count, slot, turn) : RunItem(row, count, slot, turn);
+            plan_.own ? RunChunk(row, count, slot, scratch_ + index * plan_.a_bytes, turn)
+                      : RunItem(row, count, slot, turn);
           }
         }
       });
@@ -144,41 +174,43 @@ class Runner {
   }
 
   // A whole chunk of the rows, by one thread.
-  void RunChunk(size_t first, size_t count, size_t slot, size_t chunk) const {
+  void RunChunk(size_t first, size_t count, Slot& slot, char* a, size_t chunk) const {
     const size_t row = chunk * plan_.chunk_rows;
     const size_t rows = std::min(plan_.chunk_rows, count - row);
-    char* a = scratch_ + slot * plan_.a_bytes;
     PackRows(a, first + row, 0, rows);
     for (size_t group = 0; group < plan_.groups; ++group) {
-      RunGroup(a, first + row, rows, group, Sums(slot));
+      RunGroup(a, first + row, rows, group, slot);
     }
   }
 
   // One group of panels times one chunk of the rows that PackShared() packed.
-  void RunItem(size_t first, size_t count, size_t slot, size_t item) const {
+  void RunItem(size_t first, size_t count, Slot& slot, size_t item) const {
     const size_t row = item / plan_.groups * plan_.chunk_rows;
     const size_t rows = std::min(plan_.chunk_rows, count - row);
     const char* a = scratch_ + row / kernel_.group * plan_.group_stride;
-    RunGroup(a, first + row, rows, item % plan_.groups, Sums(slot));
+    RunGroup(a, first + row, rows, item % plan_.groups, slot);
   }
 
-  char* Sums(size_t slot) const {
-    return scratch_ + plan_.a_bytes * (plan_.own ? plan_.slots : 1) + slot * plan_.sums_bytes;
+  Slot SlotOf(size_t index) const {
+    char* sums =
+        scratch_ + plan_.a_bytes * (plan_.own ? plan_.slots : 1) + index * plan_.slot_bytes();
+    char* expanded = sums + plan_.sums_bytes;
+    return {sums, {expanded, expanded + plan_.expanded_bytes}};
   }
 
   // `rows` rows from `row` on, packed at `a`.
-  void RunGroup(const char* a, size_t row, size_t rows, size_t group, char* sums) const {
+  void RunGroup(const char* a, size_t row, size_t rows, size_t group, Slot& slot) const {
     const size_t begin = weights_.panels * group / plan_.groups;
     const size_t end = weights_.panels * (group + 1) / plan_.groups;
     // Panels of the group that take turns on one part of K.
     const size_t together = plan_.near ? 1 : end - begin;
     for (size_t panel = begin; panel < end; panel += together) {
-      RunPanels(a, row, rows, panel, panel + together, sums);
+      RunPanels(a, row, rows, panel, panel + together, slot);
     }
   }
 
   void RunPanels(const char* a, size_t row, size_t rows, size_t begin, size_t end,
-                 char* sums) const {
+                 Slot& slot) const {
     const size_t padded_rows = DivideUp(rows, kernel_.group) * kernel_.group;
     const size_t sums_bytes = padded_rows * kPanel * sizeof(float);
     const size_t parts = plan_.parts();
@@ -186,26 +218,67 @@ class Runner {
       const size_t step = part * plan_.block_steps;
       const size_t steps = std::min(plan_.block_steps, plan_.steps - step);
       for (size_t panel = begin; panel < end; ++panel) {
-        char* panel_sums = sums + (panel - begin) * sums_bytes;
+        char* panel_sums = slot.sums + (panel - begin) * sums_bytes;
         GemmBlock block{a + part * plan_.part_stride,
                         plan_.group_stride,
-                        weights_.panel(panel) + part * part_bytes_,
-                        NextPart(panel, part, begin, end),
+                        nullptr,
+                        nullptr,
                         panel_sums,
                         rows,
                         steps,
                         part == 0};
-        kernel_.multiply(block);
+        const Place next = NextPlace({panel, part}, begin, end);
+        if (weights_.codes) {
+          MultiplyCompact(block, {panel, part}, next, slot);
+        } else {
+          block.b = PartOf({panel, part});
+          block.b_next = next == kNowhere ? nullptr : PartOf(next);
+          kernel_.multiply(block);
+        }
         if (part + 1 == parts) Finish(row, rows, panel, panel_sums);
       }
     }
   }
 
-  // What RunPanels will read after part `part` of `panel`; null where that is not known.
-  const char* NextPart(size_t panel, size_t part, size_t begin, size_t end) const {
-    if (panel + 1 < end) return weights_.panel(panel + 1) + part * part_bytes_;
-    if (part + 1 < plan_.parts()) return weights_.panel(begin) + (part + 1) * part_bytes_;
-    return panel + 1 < weights_.panels ? weights_.panel(panel + 1) : nullptr;
+  const char* PartOf(const Place& place) const {
+    return weights_.panel(place.panel) + place.part * plan_.part_bytes;
+  }
+
+  // Rows of a part of compact weights, two values of K each.
+  size_t CompactRows(size_t part) const {
+    const size_t step = part * plan_.block_steps;
+    const size_t depth = std::min(plan_.block_steps, plan_.steps - step) * kernel_.step;
+    return RoundUp(DivideUp(depth, 2), kCompactRowMultiple);
+  }
+  GemmCompact CompactPart(const Place& place) const {
+    return weights_.compact_panel(place.panel, place.part * plan_.block_steps * kernel_.step / 2);
+  }
+
+  void MultiplyCompact(GemmBlock& block, const Place& place, const Place& next, Slot& slot) const {
+    if (plan_.whole) return kernel_.multiply_compact(block, CompactPart(place));
+    if (!(slot.ready == place)) {
+      table_.expand(CompactPart(place), CompactRows(place.part), slot.expanded[0]);
+    }
+    block.b = slot.expanded[0];
+    block.near = true;
+    GemmCompact compact;
+    slot.ready = kNowhere;
+    if (kernel_.expands_next && !(next == kNowhere)) {
+      compact = CompactPart(next);
+      block.next = &compact;
+      block.next_rows = CompactRows(next.part);
+      block.next_to = slot.expanded[1];
+      slot.ready = next;
+      std::swap(slot.expanded[0], slot.expanded[1]);
+    }
+    kernel_.multiply(block);
+  }
+
+  // What RunPanels will read after `place`; kNowhere where that is not known.
+  Place NextPlace(const Place& place, size_t begin, size_t end) const {
+    if (place.panel + 1 < end) return {place.panel + 1, place.part};
+    if (place.part + 1 < plan_.parts()) return {begin, place.part + 1};
+    return place.panel + 1 < weights_.panels ? Place{place.panel + 1, 0} : kNowhere;
   }
 
   void Finish(size_t row, size_t rows, size_t panel, const char* sums) const {
@@ -242,7 +315,6 @@ class Runner {
   const GemmTable& table_;
   const GemmKernel& kernel_;
   const Plan plan_;
-  const size_t part_bytes_;  // of a panel, per part of K
   char* scratch_;
 };
 

@@ -9,6 +9,7 @@ const GemmTable gemm_table = {
 #else
     {&gemm_dot_f32, &gemm_dot_bf16, &gemm_dot_f16, &gemm_dot_i8},
 #endif
+    GemmExpand,
     {GemmFinishFloat<float>, GemmFinishFloat<hwy::bfloat16_t>, GemmFinishFloat<hwy::float16_t>},
     {GemmFinishScaled<float>, GemmFinishScaled<hwy::bfloat16_t>, GemmFinishScaled<hwy::float16_t>},
 };

@@ -25,6 +25,10 @@
 
 namespace vk::VK_TIER {
 
+// How far ahead of its use what is read once is fetched: bandwidth times latency, where memory is
+// busy with others.
+constexpr size_t kFetchAhead = 12288;
+
 // Fetches lines into the L2 cache a few at a time, so that loads of B overlap with arithmetic on
 // what is there.
 class Fetcher {
@@ -59,6 +63,9 @@ extern const GemmKernel gemm_dot_f32, gemm_dot_bf16, gemm_dot_f16, gemm_dot_i8;
 // Tile kernels (gemm_amx_tier.cc).
 extern const GemmKernel gemm_amx_bf16, gemm_amx_i8;
 #endif
+
+// Compact weights to packed ones (gemm_compact_tier.cc).
+void GemmExpand(const GemmCompact& from, size_t rows, char* to);
 
 // Sums to rows of c, by dtype of c (gemm_finish_tier.cc).
 template <class T>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/abi.h"
+#include "cpu/gemm/gemm_table.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -19,6 +20,10 @@ struct GemmWeights {
   size_t padded_depth = 0, panels = 0;
   Bytes data;
 
+  // Compact weights only (gemm_table.h).
+  std::unique_ptr<GemmCodes> codes;
+  std::vector<std::vector<GemmRare>> rare;  // by panel
+
   // int8 only. The arrays are padded to whole panels.
   bool scaled = false, dynamic = false, use_azp = false;
   std::vector<int32_t> sums;   // sum_k b[k, n]
@@ -26,11 +31,15 @@ struct GemmWeights {
   std::vector<float> azp_adj;  // scales[n] * sums[n]
 
   size_t panel_bytes() const;
+  GemmCompact compact_panel(size_t panel, size_t row) const;
   const char* panel(size_t index) const { return data.get() + index * panel_bytes(); }
 };
 
 // Packs b [K, N] (float32, bfloat16, float16 or int8; any strides), on all threads.
 std::unique_ptr<GemmWeights> PackGemmWeights(const vk_tensor& b);
+
+// Makes bfloat16 weights compact where that pays and where few exponents serve nearly all of them.
+void CompactGemmWeights(GemmWeights& weights);
 
 // The weights become immutable and get a number above 0 that is never given out again.
 int64_t AddGemmHandle(std::unique_ptr<GemmWeights> weights);
