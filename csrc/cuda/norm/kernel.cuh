@@ -80,10 +80,17 @@ __device__ __forceinline__ float GroupMax(float abs_max, int group_size) {
 // registers, and so how many rows are on their way at once.
 template <int kPieces>
 inline constexpr int kMaxThreads = kPieces >= 2 ? 512 : 1024;
+// Turing's multiprocessor holds 1024 threads, the others' 1536 or more; ptxas refuses to promise
+// more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
+inline constexpr int kMostBlocks = 2;
+#else
+inline constexpr int kMostBlocks = 3;
+#endif
 template <Kind kKind, bool kResidual, int kPieces>
 inline constexpr int kMinBlocks =
     kPieces != 2                                                      ? 1
-    : !kResidual && (kKind == Kind::kPlain || kKind == Kind::kStatic) ? 3
+    : !kResidual && (kKind == Kind::kPlain || kKind == Kind::kStatic) ? kMostBlocks
                                                                       : 2;
 
 // Aligned rows that registers can hold. Out: the type written.
