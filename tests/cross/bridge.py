@@ -353,11 +353,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         name = item.nodeid.partition("[")[0].rpartition("::")[2]
         tests.setdefault((family, name, _parameters(item).get("tier", "")), []).append(item)
     own = set(os.environ.get(FAMILIES_VARIABLE, "").split(","))
-    left_out = OF_THIS_PROCESS if step <= 1 else (*OF_THIS_PROCESS, *OF_NO_TIER)
     kept: set[pytest.Item] = set()
     for (family, name, tier), cases in tests.items():
         served = family in COVERED and (step <= 1 or own & {*CALLS.get(family, (family,))})
-        if served and name not in left_out:
+        if served and name not in (*OF_THIS_PROCESS, *OF_NO_TIER):
             parameters = [_parameters(case) for case in cases]
             chosen = sample.keep(parameters, step, tier, whole=family not in PRODUCTS)
             kept |= {cases[place] for place in chosen}
