@@ -42,6 +42,9 @@ void LaunchStatic(const Problem& problem, const Launch& launch);
 void LaunchTensor(const Problem& problem, const Launch& launch);
 void LaunchRows(const Problem& problem, const Launch& launch);
 void LaunchGroups(GroupScale scale, const Problem& problem, const Launch& launch);
+// Each kind in a file of its own (instances.cmake); the padding of packed scales is left.
+template <GroupScale kScale>
+void LaunchGroupsOf(const Problem& problem, const Launch& launch);
 
 }  // namespace vk::cuda::quant
 #endif  // VLLM_KERNELS_CUDA_QUANT_LAUNCH_H_
