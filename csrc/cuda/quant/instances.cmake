@@ -1,4 +1,4 @@
-# One file a kind of scale: together they would take nvcc minutes where many architectures are asked for.
+# One file a kind of scale: together they take nvcc minutes for many architectures.
 foreach(scale IN ITEMS Float PowerOfTwo Packed)
   string(TOLOWER groups_${scale} name)
   vllm_cuda_instance(groups_instance.cu.in ${name} VK_SCALE ${scale})
