@@ -26,12 +26,12 @@ def section(document: dict[str, Any]) -> str:
         f"{machine['tier']}, torch {machine['torch']}, {document['model']} in bfloat16 with random "
         f"weights (`benchmarks/bench_engine.py`). {UPSTREAM}Shapes are batch x prompt; decode: "
         "while every request decodes; medians of the rounds; ratio: our decode throughput over "
-        "the contender's. The bound is the time in which a step's weights, keys and values can be "
-        "read at the largest bandwidth measured in the same runs: no engine with this many "
-        "threads decodes faster, and with the contender as measured no ratio to it can be larger "
-        "than the last column.\n\n"
+        "the contender's. The bound is the time in which a step's weights, as the checkpoint has "
+        "them, keys and values can be read at the largest bandwidth measured in the same runs; the last "
+        "column is what a decoder at the bound would reach. Weights that lie compact in memory "
+        "are read in less: see [engine.md](../engine.md#how-fast).\n\n"
         "| shape | on | tokens/s | decode, tokens/s | first token, ms | between tokens, ms | ratio "
-        "| bound, ms | largest possible ratio |\n"
+        "| bound, ms | ratio at the bound |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     )
     for name, shape in document["shapes"].items():
