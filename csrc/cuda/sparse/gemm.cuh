@@ -20,8 +20,8 @@
 #include <type_traits>
 
 #include "cuda/scaled_mm/gemm_3x.cuh"
-#include "cuda/scaled_mm/store_direct_3x.cuh"
 #include "cuda/sparse/launch.h"
+#include "cuda/sparse/store.cuh"
 
 namespace vk::cuda::sparse {
 
@@ -46,15 +46,15 @@ struct Config {
                          cutlass::gemm::KernelTmaWarpSpecializedCooperativeFP8FastAccum,
                          cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
   static constexpr bool kTransposed = true;
-  static constexpr bool kBlocks = false;
   static constexpr bool kTried = true;
 };
 
 template <class Config>
 struct Gemm {
   using Input = typename Config::Input;
-  using Store = scaled_mm::DirectStore<Config>;
-  using Epilogue = typename Store::Epilogue;
+  using Epilogue = cutlass::epilogue::collective::detail::Sm90TmaWarpSpecializedAdapter<
+      TransposingEpilogue<typename Config::Sum, cute::size<0>(typename Config::Tile{}),
+                          cute::size<1>(typename Config::Tile{})>>;
   using Mainloop = typename cutlass::gemm::collective::CollectiveBuilder<
       cutlass::arch::Sm90, cutlass::arch::OpClassSparseTensorOp, Input, cutlass::layout::RowMajor,
       2 * kAligned<Input>, Input, cutlass::layout::ColumnMajor, kAligned<Input>,
@@ -77,7 +77,7 @@ struct Gemm {
   }
 
   static typename Epilogue::Arguments EpilogueArguments(const Problem& p) {
-    return Store::Arguments(p);
+    return Epilogue::Make(p);
   }
 };
 
