@@ -25,7 +25,6 @@ import os
 import platform
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -35,6 +34,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+# The benchmarks run from a checkout, whether or not the package is installed.
+if (source := str(ROOT / "src")) not in sys.path:
+    sys.path.append(source)
+
+from vllm_conda.paths import write_atomic  # noqa: E402
+
 SCHEMA = 1
 
 Call = Callable[[], object]
@@ -219,14 +224,7 @@ def write_json(path: Path, family: str, results: list[Result]) -> None:
         "machine": machine(),
         "results": [asdict(result) for result in results],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, suffix=".part", delete=False
-    ) as part:
-        json.dump(document, part, indent=1)
-        part.write("\n")
-    Path(part.name).chmod(0o644)
-    Path(part.name).replace(path)
+    write_atomic(path, json.dumps(document, indent=1) + "\n")
 
 
 def _arguments(family: str, argv: list[str] | None) -> argparse.Namespace:
@@ -254,6 +252,9 @@ def main(family: str, cases: Callable[[], Iterable[Case]], argv: list[str] | Non
     torch._dynamo.config.recompile_limit = 1 << 20
     effort = QUICK if arguments.quick else FULL
     torch.manual_seed(0)
+    # A partial run must not replace the figures of a full one.
+    partial = arguments.quick or arguments.filter
+    path = arguments.json or (None if partial else RESULTS / f"{family}.json")
     results: list[Result] = []
     table = Table(width=44)
     with torch.inference_mode():  # as the engine runs
@@ -262,6 +263,8 @@ def main(family: str, cases: Callable[[], Iterable[Case]], argv: list[str] | Non
                 continue
             results.append(measure(case, effort))
             table.row(results[-1])
+            if path:  # case by case: what was measured stays if the run is cut
+                write_json(path, family, results)
             del case
             torch._dynamo.reset()
             gc.collect()
@@ -275,15 +278,6 @@ def main(family: str, cases: Callable[[], Iterable[Case]], argv: list[str] | Non
             f"best peer; ratio min {min(ratios):.2f}, geometric mean "
             f"{statistics.geometric_mean(ratios):.2f}"
         )
-    # A partial run must not replace the figures of a full one.
-    partial = arguments.quick or arguments.filter
-    path = arguments.json or (None if partial else RESULTS / f"{family}.json")
     if path:
-        write_json(path, family, results)
         print(f"figures: {path}")
     return 0
-
-
-# The benchmarks run from a checkout, whether or not the package is installed.
-if (source := str(ROOT / "src")) not in sys.path:
-    sys.path.append(source)

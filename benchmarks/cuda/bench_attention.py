@@ -10,6 +10,7 @@ to a device-to-device copy (bytes read and written) of the same run. Prefill is 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import vllm_kernels  # noqa: F401  registers the ops
+from vllm_conda.paths import write_atomic
 
 ops = torch.ops.vllm_kernels
 FP8 = torch.float8_e4m3fn
@@ -230,6 +232,18 @@ def prefills(quick: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def _line(row: dict[str, Any]) -> str:
+    shape = "x".join(str(value) for value in row["shape"].values())
+    if row["kind"] == "prefill":
+        rates = " ".join(f"{name} {rate or 0:.0f}" for name, rate in row["tflops"].items())
+        return f"prefill {shape:28} TFLOP/s: {rates}"
+    return (
+        f"decode {shape:24} {row['cache']:14} {row['ms']:.3f} ms "
+        f"{row['bytes_per_s'] / 1e12:.2f} TB/s = {row['of_copy']:.1%} of copy; "
+        f"best splits {row['best_splits']}: {row['of_copy_best']:.1%}"
+    )
+
+
 def main() -> None:
     """Run, print a table, and write JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -237,24 +251,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
     torch.manual_seed(0)
-    rows = []
-    for row in decodes(arguments.quick):
+    rows: list[dict[str, Any]] = []
+    for row in itertools.chain(decodes(arguments.quick), prefills(arguments.quick)):
         rows.append(row)
-        shape = "x".join(str(value) for value in row["shape"].values())
-        print(
-            f"decode {shape:24} {row['cache']:14} {row['ms']:.3f} ms "
-            f"{row['bytes_per_s'] / 1e12:.2f} TB/s = {row['of_copy']:.1%} of copy; "
-            f"best splits {row['best_splits']}: {row['of_copy_best']:.1%}",
-            flush=True,
-        )
-    for row in prefills(arguments.quick):
-        rows.append(row)
-        shape = "x".join(str(value) for value in row["shape"].values())
-        rates = " ".join(f"{name} {rate or 0:.0f}" for name, rate in row["tflops"].items())
-        print(f"prefill {shape:28} TFLOP/s: {rates}", flush=True)
-    if arguments.out:
-        device = torch.cuda.get_device_name()
-        arguments.out.write_text(json.dumps({"device": device, "rows": rows}, indent=1) + "\n")
+        print(_line(row), flush=True)
+        if arguments.out:  # case by case: what was measured stays if the run is cut
+            document = {"device": torch.cuda.get_device_name(), "rows": rows}
+            write_atomic(arguments.out, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from vllm_conda.paths import write_atomic
 from vllm_kernels import _libraries
 from vllm_kernels.reference import wna16 as reference
 
@@ -170,7 +171,14 @@ def main() -> None:
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}: copy {bandwidth / 1e9:.0f} GB/s")
     results: list[dict[str, object]] = []
-    tokens = [1, 16, 32, 64, 128, 512, 1024, 4096] if options.quick else TOKENS
+    report = {"gpu": torch.cuda.get_device_name(), "copy_bytes_per_s": bandwidth,
+              "results": results}  # fmt: skip
+
+    def save() -> None:  # case by case: what was measured stays if the run is cut
+        if options.out:
+            write_atomic(options.out, json.dumps(report, indent=1) + "\n")
+
+    tokens = [1, 8, 16, 32, 64, 128, 512, 1024, 4096] if options.quick else TOKENS
     for k, n in SHAPES[:1] if options.quick else SHAPES:
         dense: dict[tuple[int, bool], float] = {}
         dense_mixed: dict[int, float] = {}
@@ -195,6 +203,7 @@ def main() -> None:
                        "of_copy": weights.traffic(m) / us / 1e-6 / bandwidth,
                        "tflops": 2 * m * n * k / us / 1e6}  # fmt: skip
                 results.append(row)
+                save()
                 print(
                     f"{kind:7} {k}x{n} m {m:5}: {us:8.1f} us, F.linear {dense[m, False]:8.1f} us "
                     f"= {dense[m, False] / us:.2f}x ({dense_mixed[m] / mixed:.2f}x behind another "
@@ -203,11 +212,9 @@ def main() -> None:
                     flush=True,
                 )
             del weights
-    swept = sweep(8192, 8192, (1, 8, 16, 32, 64, 256), ("u4b8",)) if options.sweep else []
-    if options.out:
-        report = {"gpu": torch.cuda.get_device_name(), "copy_bytes_per_s": bandwidth,
-                  "results": results, "sweep": swept}  # fmt: skip
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+    if options.sweep:
+        report["sweep"] = sweep(8192, 8192, (1, 8, 16, 32, 64, 256), ("u4b8",))
+        save()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ import json
 import platform
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +37,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # The benchmarks run from a checkout, whether or not the package is installed.
 if (source := str(ROOT / "src")) not in sys.path:
     sys.path.append(source)
+
+from vllm_conda.paths import write_atomic  # noqa: E402
 
 SCHEMA = 1
 MAX_SETS = 16
@@ -203,14 +204,7 @@ def write_json(path: Path, family: str, rate: float, results: list[Result]) -> N
         "copy_gb_per_s": rate * 1e-9,
         "results": [asdict(result) for result in results],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, suffix=".part", delete=False
-    ) as part:
-        json.dump(document, part, indent=1)
-        part.write("\n")
-    Path(part.name).chmod(0o644)
-    Path(part.name).replace(path)
+    write_atomic(path, json.dumps(document, indent=1) + "\n")
 
 
 def _arguments(family: str, argv: list[str] | None) -> argparse.Namespace:

@@ -6,7 +6,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 
 #include "core/check.h"
 #include "core/status.h"
@@ -119,14 +118,6 @@ void LaunchEarly(const char* op, void (*kernel)(Parameters...), dim3 grid, int64
 }
 
 inline cudaStream_t AsStream(void* stream) { return static_cast<cudaStream_t>(stream); }
-
-// A launch parameter that benchmarks sweep: builds with VK_TUNE read it from the environment.
-inline int64_t Tuned([[maybe_unused]] const char* name, int64_t value) {
-#ifdef VK_TUNE
-  if (const char* text = std::getenv(name)) return std::atoll(text);
-#endif
-  return value;
-}
 
 inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

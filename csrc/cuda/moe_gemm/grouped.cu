@@ -19,7 +19,7 @@ int32_t ChooseTile(const Grouped& g) {
   for (const int32_t one : {256, 128, 64, 32, 16}) {
     if (4 * mean <= 3 * one) tokens = one;
   }
-  return static_cast<int32_t>(Tuned("VK_MOE_TOKENS", tokens));
+  return tokens;
 }
 
 Launch& LaunchOf(int32_t tokens) {

@@ -297,7 +297,7 @@ void LaunchRows(const Problem& problem, const Launch& launch) {
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
   // What a thread does besides weighs the less, the more it takes of a row; quantising, it counts.
-  const int64_t per_thread = few ? 1 : Tuned("VK_NORM_PIECES", kKind == Kind::kPlain ? 2 : 4);
+  const int64_t per_thread = few ? 1 : kKind == Kind::kPlain ? 2 : 4;
   if (!launch.aligned) {
     run(LongNormKernel<T, Out, kKind, kResidual, false>, 1);
   } else if (per_thread == 1 && pieces <= kMaxThreads<1>) {

@@ -123,7 +123,7 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
-  const int64_t per_thread = few ? 1 : Tuned("VK_QUANT_PIECES", 2);
+  const int64_t per_thread = few ? 1 : 2;
   if (!launch.aligned) {
     run(RowKernel<T, kKind, 0, false>, 0);
   } else if (pieces > 8 * kMaxThreads<8>) {

@@ -82,7 +82,7 @@ void LaunchPairs(const Rotation& rotation, const Launch& launch) {
   // Few tokens: more threads instead of more work a thread.
   const int64_t threads = rotation.tokens * heads * pieces;
   const bool many = threads >= int64_t{4096} * CurrentDevice(launch.op).multiprocessors;
-  if (N > 1 && Tuned("VK_ROPE_HEADS", many ? 4 : 1) == 4) {
+  if (N > 1 && many) {
     run(RotationKernel<T, Cache, kNeox, N, 4>, 4);
   } else {
     run(RotationKernel<T, Cache, kNeox, N, 1>, 1);
