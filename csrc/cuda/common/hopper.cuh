@@ -87,6 +87,11 @@ __device__ __forceinline__ void RegistersFewer() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+// Has the map at hand when the first box is asked for.
+__device__ __forceinline__ void PrefetchMap(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
 // The box of `map` at the coordinates (innermost first), zeros outside of the tensor.
 __device__ __forceinline__ void CopyBox(uint32_t to, const CUtensorMap* map, uint32_t barrier,
                                         int32_t x, int32_t y) {

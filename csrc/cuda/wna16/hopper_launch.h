@@ -16,6 +16,8 @@ bool HopperServes(const char* op, const MarlinProblem& problem);
 void RunHopper(const char* op, const MarlinProblem& problem, void* c, void* memory,
                cudaStream_t stream);
 
+void RunStream(const char* op, const MarlinProblem& problem, void* c, void* memory,
+               cudaStream_t stream);
 void RunWide(const char* op, const MarlinProblem& problem, void* c, void* memory,
              cudaStream_t stream);
 

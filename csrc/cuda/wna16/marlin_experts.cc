@@ -118,8 +118,10 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_marlin_exp
   params.partials = reinterpret_cast<float*>(start + checked.copy_bytes);
   params.locks = static_cast<int32_t*>(workspace->data);
   params.experts = checked.experts;
-  LaunchMarlin(kOp, KernelsOf(checked.problem, true)[checked.plan.shape], params, checked.plan,
-               stream);
+  LaunchMarlin(kOp,
+               MarlinExpertKernels(checked.problem.dtype == VK_BF16,
+                                   checked.problem.type)[checked.plan.shape],
+               params, checked.plan, stream);
 }
 
 }  // namespace

@@ -70,7 +70,8 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_tensor* wo
   params.partials =
       plan.partial_bytes > 0 ? reinterpret_cast<float*>(memory + copy_bytes) : nullptr;
   params.locks = static_cast<int32_t*>(workspace->data);
-  LaunchMarlin(kOp, KernelsOf(problem, false)[plan.shape], params, plan, stream);
+  LaunchMarlin(kOp, MarlinKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], params, plan,
+               stream);
 }
 
 }  // namespace

@@ -1,49 +1,44 @@
-// The compiled kernels: one table a dtype and weight type, in the order of VK_WNA16_SHAPES.
+// The compiled kernels: one table a dtype and weight type.
 #ifndef VLLM_KERNELS_CUDA_WNA16_MARLIN_INSTANCES_H_
 #define VLLM_KERNELS_CUDA_WNA16_MARLIN_INSTANCES_H_
+
+#include "cuda/wna16/weight_type.h"
 
 namespace vk::wna16 {
 
 using KernelTable = const void* const*;
 
-KernelTable MarlinKernelsBf16U4B8();
-KernelTable MarlinKernelsBf16U4();
-KernelTable MarlinKernelsBf16U8B128();
-KernelTable MarlinKernelsBf16Fp8();
-KernelTable MarlinKernelsHalfU4B8();
-KernelTable MarlinKernelsHalfU4();
-KernelTable MarlinKernelsHalfU8B128();
-KernelTable MarlinKernelsHalfFp8();
+// Declares NAME followed by dtype and weight type, and NAME(bf16, type), which picks one.
+#define VK_WNA16_TABLES(NAME)                                  \
+  KernelTable NAME##Bf16U4B8();                                \
+  KernelTable NAME##Bf16U4();                                  \
+  KernelTable NAME##Bf16U8B128();                              \
+  KernelTable NAME##Bf16Fp8();                                 \
+  KernelTable NAME##HalfU4B8();                                \
+  KernelTable NAME##HalfU4();                                  \
+  KernelTable NAME##HalfU8B128();                              \
+  KernelTable NAME##HalfFp8();                                 \
+  inline KernelTable NAME(bool bf16, WeightType type) {        \
+    switch (type) {                                            \
+      case WeightType::kU4B8:                                  \
+        return bf16 ? NAME##Bf16U4B8() : NAME##HalfU4B8();     \
+      case WeightType::kU4:                                    \
+        return bf16 ? NAME##Bf16U4() : NAME##HalfU4();         \
+      case WeightType::kU8B128:                                \
+        return bf16 ? NAME##Bf16U8B128() : NAME##HalfU8B128(); \
+      default:                                                 \
+        return bf16 ? NAME##Bf16Fp8() : NAME##HalfFp8();       \
+    }                                                          \
+  }
 
-// Products per expert, in the order of VK_WNA16_PLANNED_SHAPES.
-KernelTable MarlinExpertKernelsBf16U4B8();
-KernelTable MarlinExpertKernelsBf16U4();
-KernelTable MarlinExpertKernelsBf16U8B128();
-KernelTable MarlinExpertKernelsBf16Fp8();
-KernelTable MarlinExpertKernelsHalfU4B8();
-KernelTable MarlinExpertKernelsHalfU4();
-KernelTable MarlinExpertKernelsHalfU8B128();
-KernelTable MarlinExpertKernelsHalfFp8();
+VK_WNA16_TABLES(MarlinKernels)        // in the order of VK_WNA16_SHAPES
+VK_WNA16_TABLES(MarlinExpertKernels)  // products per expert: VK_WNA16_PLANNED_SHAPES
 
-// Products of few tokens on 9.0, in the order of VK_WNA16_STREAM_SHAPES (VK_WNA16_SM90).
-KernelTable StreamKernelsBf16U4B8();
-KernelTable StreamKernelsBf16U4();
-KernelTable StreamKernelsBf16U8B128();
-KernelTable StreamKernelsBf16Fp8();
-KernelTable StreamKernelsHalfU4B8();
-KernelTable StreamKernelsHalfU4();
-KernelTable StreamKernelsHalfU8B128();
-KernelTable StreamKernelsHalfFp8();
+// On 9.0, where VK_WNA16_SM90 is set.
+VK_WNA16_TABLES(StreamKernels)  // of few tokens: VK_WNA16_STREAM_SHAPES
+VK_WNA16_TABLES(WideKernels)    // of more: VK_WNA16_WIDE_SHAPES
 
-// Products of more tokens there, in the order of VK_WNA16_WIDE_SHAPES.
-KernelTable WideKernelsBf16U4B8();
-KernelTable WideKernelsBf16U4();
-KernelTable WideKernelsBf16U8B128();
-KernelTable WideKernelsBf16Fp8();
-KernelTable WideKernelsHalfU4B8();
-KernelTable WideKernelsHalfU4();
-KernelTable WideKernelsHalfU8B128();
-KernelTable WideKernelsHalfFp8();
+#undef VK_WNA16_TABLES
 
 }  // namespace vk::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_MARLIN_INSTANCES_H_

@@ -10,7 +10,7 @@
 #ifndef VLLM_KERNELS_CUDA_WNA16_MARLIN_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_MARLIN_KERNEL_CUH_
 
-#include "cuda/wna16/dequant.cuh"
+#include "cuda/wna16/fragments.cuh"
 #include "cuda/wna16/marlin_params.h"
 #include "cuda/wna16/ptx.cuh"
 
@@ -290,7 +290,8 @@ class MarlinBlock {
     for (int half = 0; half < 2; ++half) {
       const bool split = p_.group == 32;
       if constexpr (kHasZeros) {
-        if (half == 0 || split) LoadZeros(zero, zeros + (half != 0 ? S::kN / 2 : 0));
+        if (half == 0 || split)
+          LoadZeros<T>(zero, zeros + (half != 0 ? S::kN / 2 : 0), first_tile_);
       }
 #pragma unroll
       for (int quarter = 0; quarter < 2; ++quarter) {
@@ -298,17 +299,11 @@ class MarlinBlock {
         uint32_t b[S::kTokenTiles][2];
         LoadFragments(b, tokens, slice);
         uint32_t words[S::kTiles * Bits(kType) / 4];
-        LoadWords(words, weights + slice * kUnitBytes);
+        LoadWords<kType, S::kTiles>(words, weights + slice * kUnitBytes, lane_, first_tile_);
 #pragma unroll
         for (int i = 0; i < S::kTiles; ++i) {
           uint32_t a[4];
-          if constexpr (kType == WeightType::kU4B8) {
-            Dequant4<T>(a, words[i], Magic<T>::kZero8, Magic<T>::kZero8);
-          } else if constexpr (kType == WeightType::kU4) {
-            Dequant4<T>(a, words[i], zero[i][0], zero[i][1]);
-          } else {
-            Dequant8<T, kType>(a, words[2 * i], words[2 * i + 1]);
-          }
+          Dequantize<T, kType>(a, words, i, zero[i]);
 #pragma unroll
           for (int j = 0; j < S::kTokenTiles; ++j) {
             if (slice == 0) {
@@ -321,9 +316,9 @@ class MarlinBlock {
         }
       }
       if (half == 1) {
-        AddScaled(sum, scales + (split ? S::kN * 2 : 0));
+        AddGroup(sum, scales + (split ? S::kN * 2 : 0));
       } else if (split) {
-        AddScaled(sum, scales);
+        AddGroup(sum, scales);
 #pragma unroll
         for (int i = 0; i < S::kTiles; ++i) {
 #pragma unroll
@@ -333,18 +328,6 @@ class MarlinBlock {
           }
         }
       }
-    }
-  }
-
-  // Pairs of base + zero point for the two row halves of each tile, from the lane's word of eight.
-  __device__ __forceinline__ void LoadZeros(uint32_t (&zero)[S::kTiles][2],
-                                            const unsigned char* from) {
-    uint32_t word = *reinterpret_cast<const uint32_t*>(from) >> (4 * first_tile_);
-#pragma unroll
-    for (int i = 0; i < S::kTiles; ++i, word >>= 4) {
-      const uint32_t pair = AndOr<0x000f000f, Magic<T>::kBase>(word);
-      zero[i][0] = __byte_perm(pair, pair, 0x1010);
-      zero[i][1] = __byte_perm(pair, pair, 0x3232);
     }
   }
 
@@ -367,61 +350,11 @@ class MarlinBlock {
     }
   }
 
-  __device__ __forceinline__ void LoadWords(uint32_t (&words)[S::kTiles * Bits(kType) / 4],
-                                            const unsigned char* unit) {
-    if constexpr (Bits(kType) == 4 && S::kTiles == 4) {
-      Unpack(words, 0, *reinterpret_cast<const uint4*>(unit + lane_ * 16));
-    } else if constexpr (Bits(kType) == 4) {
-      const uint2 two = *reinterpret_cast<const uint2*>(unit + lane_ * 16 + first_tile_ * 4);
-      words[0] = two.x;
-      words[1] = two.y;
-    } else {
-      const unsigned char* const from = unit + first_tile_ / 2 * 512 + lane_ * 16;
-#pragma unroll
-      for (int i = 0; i < S::kTiles / 2; ++i) {
-        Unpack(words, 4 * i, *reinterpret_cast<const uint4*>(from + i * 512));
-      }
-    }
-  }
-
-  template <int kWords>
-  static __device__ __forceinline__ void Unpack(uint32_t (&words)[kWords], int at, uint4 vector) {
-    words[at] = vector.x;
-    words[at + 1] = vector.y;
-    words[at + 2] = vector.z;
-    words[at + 3] = vector.w;
-  }
-
-  // total += scale * sum; scales per channel wait until the end.
-  __device__ __forceinline__ void AddScaled(const float (&sum)[S::kTiles][S::kTokenTiles][4],
-                                            const unsigned char* scales) {
-    uint32_t pairs[S::kTiles];
-    if (p_.per_channel) {
-#pragma unroll
-      for (int i = 0; i < S::kTiles; ++i) pairs[i] = 0;
-    } else if constexpr (S::kTiles == 4) {
-      Unpack(pairs, 0, *reinterpret_cast<const uint4*>(scales));
-    } else {
-      const uint2 two = *reinterpret_cast<const uint2*>(scales);
-      pairs[0] = two.x;
-      pairs[1] = two.y;
-    }
-#pragma unroll
-    for (int i = 0; i < S::kTiles; ++i) {
-      const float low = p_.per_channel ? 1.f : Scale(static_cast<uint16_t>(pairs[i] & 0xffff));
-      const float high = p_.per_channel ? 1.f : Scale(static_cast<uint16_t>(pairs[i] >> 16));
-#pragma unroll
-      for (int j = 0; j < S::kTokenTiles; ++j) {
-        total_[i][j][0] += low * sum[i][j][0];
-        total_[i][j][1] += low * sum[i][j][1];
-        total_[i][j][2] += high * sum[i][j][2];
-        total_[i][j][3] += high * sum[i][j][3];
-      }
-    }
-  }
-
-  static __device__ __forceinline__ float Scale(uint16_t bits) {
-    return T::ToFloat(bits) * (kType == WeightType::kFp8 ? Magic<T>::kFp8Unfix : 1.f);
+  __device__ __forceinline__ void AddGroup(const float (&sum)[S::kTiles][S::kTokenTiles][4],
+                                           const unsigned char* scales) {
+    uint32_t pairs[S::kTiles] = {};
+    if (!p_.per_channel) LoadScalePairs(pairs, scales);
+    AddScaled<T, kType>(total_, sum, pairs, p_.per_channel != 0);
   }
 
   // All of K that this block has of `tile` is in: adds the warps up, then the blocks, and writes.
@@ -539,7 +472,7 @@ class MarlinBlock {
       for (int high = 0; high < 2; ++high) {
         const int column = 16 * i + 8 * high + lane_ / 4;
         const int position = in_range ? ChannelPosition(n0 + column) : 0;
-        const float scale = p_.per_channel ? Scale(scales[position]) : 1.f;
+        const float scale = p_.per_channel ? Scale<T, kType>(scales[position]) : 1.f;
         const float offset = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
 #pragma unroll
         for (int j = 0; j < S::kTokenTiles; ++j) {

@@ -25,24 +25,6 @@ int64_t CopyBytes(const MarlinProblem& problem) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-KernelTable KernelsOf(const MarlinProblem& problem, bool experts) {
-  const bool bf16 = problem.dtype == VK_BF16;
-  switch (problem.type) {
-    case WeightType::kU4B8:
-      if (experts) return bf16 ? MarlinExpertKernelsBf16U4B8() : MarlinExpertKernelsHalfU4B8();
-      return bf16 ? MarlinKernelsBf16U4B8() : MarlinKernelsHalfU4B8();
-    case WeightType::kU4:
-      if (experts) return bf16 ? MarlinExpertKernelsBf16U4() : MarlinExpertKernelsHalfU4();
-      return bf16 ? MarlinKernelsBf16U4() : MarlinKernelsHalfU4();
-    case WeightType::kU8B128:
-      if (experts) return bf16 ? MarlinExpertKernelsBf16U8B128() : MarlinExpertKernelsHalfU8B128();
-      return bf16 ? MarlinKernelsBf16U8B128() : MarlinKernelsHalfU8B128();
-    default:
-      if (experts) return bf16 ? MarlinExpertKernelsBf16Fp8() : MarlinExpertKernelsHalfFp8();
-      return bf16 ? MarlinKernelsBf16Fp8() : MarlinKernelsHalfFp8();
-  }
-}
-
 MarlinRows PrepareRows(const char* op, const MarlinProblem& problem, void* memory,
                        cudaStream_t stream) {
   if (!problem.copies_a) return {problem.a, problem.lda};

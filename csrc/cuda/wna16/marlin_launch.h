@@ -17,8 +17,6 @@ DeviceLimits LimitsOf(const char* op);
 // Bytes of the copy of `a` that the problem needs, or 0.
 int64_t CopyBytes(const MarlinProblem& problem);
 
-KernelTable KernelsOf(const MarlinProblem& problem, bool experts);
-
 // The rows that a kernel reads: problem.a, or its copy in `memory`, which is made where it is
 // needed.
 struct MarlinRows {

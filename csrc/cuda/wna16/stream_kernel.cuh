@@ -3,14 +3,14 @@
 //
 // A block holds 64 or more columns for all of K, or a cluster's share of K; the sums of a cluster
 // meet in shared memory, so that nothing but c is written. The kernel takes half a multiprocessor:
-// where launches follow one another, the next one's blocks are there from the start and load their
-// first weights, which depend on nothing before, while this one still works. Numbers are those of
-// marlin_kernel.cuh: exact weights, float32 sums per 64 of K, scaled in float32.
+// where launches follow one another, the next one's blocks load their first weights, which depend
+// on nothing before, while this one finishes. Numbers are those of marlin_kernel.cuh: exact
+// weights, float32 sums per 64 of K, scaled in float32.
 #ifndef VLLM_KERNELS_CUDA_WNA16_STREAM_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_STREAM_KERNEL_CUH_
 
 #include "cuda/wna16/bulk.cuh"
-#include "cuda/wna16/dequant.cuh"
+#include "cuda/wna16/fragments.cuh"
 #include "cuda/wna16/stream_params.h"
 
 namespace vk::wna16 {
@@ -18,8 +18,10 @@ namespace vk::wna16 {
 template <class T, WeightType kType, class S>
 class StreamBlock {
  public:
-  __device__ __forceinline__ StreamBlock(const StreamParams& params, unsigned char* shared)
+  __device__ __forceinline__ StreamBlock(const StreamParams& params, const CUtensorMap* tokens,
+                                         unsigned char* shared)
       : p_(params),
+        map_(tokens),
         stages_(shared),
         received_(shared + params.stages * params.stage_bytes),
         full_(SharedAddress(received_ + S::kReceivedBytes)),
@@ -64,44 +66,55 @@ class StreamBlock {
     return min(S::kWarpsK, chunks_ - step * S::kWarpsK);
   }
 
+  __device__ __forceinline__ int Group(int chunk) const {
+    return static_cast<int>(static_cast<uint64_t>(chunk) * p_.group_magic >> 32);
+  }
+
   // What depends on no kernel before this one: weights, scales, zero points.
   __device__ __forceinline__ void LoadConstants(int step, int stage) {
     const int chunks = ChunksOf(step), first = begin_ + step * S::kWarpsK;
     const uint32_t base = SharedAddress(stages_ + stage * p_.stage_bytes);
     const uint32_t full = full_ + 8 * stage;
+    const int group = Group(first), groups = Group(first + chunks - 1) - group + 1;
     if (lane_ == 0) {
-      int bytes = units_ * chunks * (Stage::kChunk + (kHasZeros ? kUnitN / 2 : 0));
-      if (!p_.per_channel) bytes += units_ * chunks * kUnitN * 2;
-      BarrierExpect(full, bytes + p_.m * chunks * 128);
+      const int row = (p_.per_channel ? 0 : kUnitN * 2) + (kHasZeros ? kUnitN / 2 : 0);
+      BarrierExpect(full, units_ * (chunks * Stage::kChunk + groups * row) + TokenBytes(chunks));
     }
     __syncwarp();
     if (lane_ < units_) {
       CopyBulk(base + lane_ * S::kWarpsK * Stage::kChunk, Weights(unit0_ + lane_, first),
                chunks * Stage::kChunk, full);
     }
-    const int row = lane_ - 16;  // other lanes than those of the weights, where there are enough
-    if (row >= 0 && row < chunks) {
-      const int64_t group =
-          static_cast<int64_t>(static_cast<uint64_t>(first + row) * p_.group_magic >> 32);
+    const int row = lane_ - 16;  // other lanes than those of the weights
+    if (row >= 0 && row < groups) {
+      const int64_t from = group + row;
       if (!p_.per_channel) {
         CopyBulk(base + Stage::kWeights + row * Stage::kScaleRow,
-                 static_cast<const uint16_t*>(p_.scales) + group * p_.n + unit0_ * kUnitN,
+                 static_cast<const uint16_t*>(p_.scales) + from * p_.n + unit0_ * kUnitN,
                  units_ * kUnitN * 2, full);
       }
       if constexpr (kHasZeros) {
         CopyBulk(base + Stage::kWeights + Stage::kScales + row * Stage::kZeroRow,
-                 p_.zeros + group * (p_.n / 8) + unit0_ * (kUnitN / 8), units_ * kUnitN / 2, full);
+                 p_.zeros + from * (p_.n / 8) + unit0_ * (kUnitN / 8), units_ * kUnitN / 2, full);
       }
     }
   }
 
+  // A row alone is copied as it is, which starts sooner; boxes are always whole.
+  __device__ __forceinline__ int TokenBytes(int chunks) const {
+    return p_.m == 1 ? chunks * 128 : p_.m * Stage::kTokenBytes;
+  }
+
   __device__ __forceinline__ void LoadTokens(int step, int stage) {
-    if (lane_ >= p_.m) return;
-    const int64_t k = static_cast<int64_t>(begin_ + step * S::kWarpsK) * 64;
-    CopyBulk(
-        SharedAddress(stages_ + stage * p_.stage_bytes + Stage::kTokensAt + lane_ * Stage::kPitch),
-        static_cast<const uint16_t*>(p_.a) + lane_ * p_.lda + k, ChunksOf(step) * 128,
-        full_ + 8 * stage);
+    if (lane_ != 0) return;
+    const uint32_t to = SharedAddress(stages_ + stage * p_.stage_bytes + Stage::kTokensAt);
+    const int first = begin_ + step * S::kWarpsK;
+    if (p_.m == 1) {
+      CopyBulk(to, static_cast<const unsigned char*>(p_.a) + static_cast<int64_t>(first) * 128,
+               TokenBytes(ChunksOf(step)), full_ + 8 * stage);
+    } else {
+      cuda::CopyBox(to, map_, full_ + 8 * stage, 0, 0, first);
+    }
   }
 
   __device__ __forceinline__ const unsigned char* Weights(int unit, int chunk) const {
@@ -110,15 +123,15 @@ class StreamBlock {
   }
 
   __device__ __forceinline__ void Load() {
+    if (lane_ == 0) cuda::PrefetchMap(map_);
     const int early = min(p_.stages, steps_);
     for (int step = 0; step < early; ++step) LoadConstants(step, step);
     WaitForPrevious();
-    // Not before: the next kernel's blocks then find one place on every multiprocessor, which the
-    // kernel before this one has left, and do not pile up.
-    LetNextStart();
     for (int step = 0; step < early; ++step) LoadTokens(step, step);
     int stage = 0, parity = 0;
+    const int let = max(steps_ - p_.last_steps, early);
     for (int step = early; step < steps_; ++step) {
+      if (step == let) LetNextStart();
       BarrierWait(empty_ + 8 * stage, parity);
       LoadConstants(step, stage);
       LoadTokens(step, stage);
@@ -127,6 +140,7 @@ class StreamBlock {
         parity ^= 1;
       }
     }
+    if (let >= steps_) LetNextStart();
   }
 
   __device__ __forceinline__ void Multiply() {
@@ -144,7 +158,9 @@ class StreamBlock {
     for (int step = 0; step < steps_; ++step) {
       BarrierWait(full_ + 8 * stage, parity);
       if (unit < units_ && chunk < ChunksOf(step)) {
-        MultiplyChunk(stages_ + stage * p_.stage_bytes, unit, chunk);
+        const int first = begin_ + step * S::kWarpsK;
+        const int row = Group(first + chunk) - Group(first);
+        MultiplyChunk(stages_ + stage * p_.stage_bytes, unit, chunk, row);
       }
       __syncwarp();
       if (lane_ == 0) BarrierArrive(empty_ + 8 * stage);
@@ -155,39 +171,32 @@ class StreamBlock {
     }
   }
 
-  __device__ __forceinline__ void MultiplyChunk(const unsigned char* base, int unit, int chunk) {
+  __device__ __forceinline__ void MultiplyChunk(const unsigned char* base, int unit, int chunk,
+                                                int row) {
     const unsigned char* const weights = base + (unit * S::kWarpsK + chunk) * Stage::kChunk;
-    const unsigned char* const tokens = base + Stage::kTokensAt + chunk * 128;
+    const unsigned char* const tokens = base + Stage::kTokensAt;
     uint32_t zero[S::kTiles][2];
     if constexpr (kHasZeros) {
-      uint32_t word = *reinterpret_cast<const uint32_t*>(base + Stage::kWeights + Stage::kScales +
-                                                         chunk * Stage::kZeroRow +
-                                                         unit * (kUnitN / 2) + lane_ / 4 * 4) >>
-                      (4 * first_tile_);
-#pragma unroll
-      for (int i = 0; i < S::kTiles; ++i, word >>= 4) {
-        const uint32_t pair = AndOr<0x000f000f, Magic<T>::kBase>(word);
-        zero[i][0] = __byte_perm(pair, pair, 0x1010);
-        zero[i][1] = __byte_perm(pair, pair, 0x3232);
-      }
+      LoadZeros<T>(zero,
+                   base + Stage::kWeights + Stage::kScales + row * Stage::kZeroRow +
+                       unit * (kUnitN / 2) + lane_ / 4 * 4,
+                   first_tile_);
     }
+    const unsigned char* const scales = base + Stage::kWeights + row * Stage::kScaleRow +
+                                        (unit * kUnitN + lane_ / 4 * 8 + first_tile_ * 2) * 2;
+    uint32_t pairs[S::kTiles];
+    LoadScalePairs(pairs, scales);
     float sum[S::kTiles][S::kTokenTiles][4];
 #pragma unroll
     for (int slice = 0; slice < 4; ++slice) {
       uint32_t b[S::kTokenTiles][2];
-      LoadFragments(b, tokens, slice);
+      LoadFragments(b, tokens, chunk, slice);
       uint32_t words[S::kTiles * Bits(kType) / 4];
-      LoadWords(words, weights + slice * kUnitBytes);
+      LoadWords<kType, S::kTiles>(words, weights + slice * kUnitBytes, lane_, first_tile_);
 #pragma unroll
       for (int i = 0; i < S::kTiles; ++i) {
         uint32_t a[4];
-        if constexpr (kType == WeightType::kU4B8) {
-          Dequant4<T>(a, words[i], Magic<T>::kZero8, Magic<T>::kZero8);
-        } else if constexpr (kType == WeightType::kU4) {
-          Dequant4<T>(a, words[i], zero[i][0], zero[i][1]);
-        } else {
-          Dequant8<T, kType>(a, words[2 * i], words[2 * i + 1]);
-        }
+        Dequantize<T, kType>(a, words, i, zero[i]);
 #pragma unroll
         for (int j = 0; j < S::kTokenTiles; ++j) {
           if (slice == 0) {
@@ -199,84 +208,29 @@ class StreamBlock {
         }
       }
     }
-    if (p_.per_channel) {
-#pragma unroll
-      for (int i = 0; i < S::kTiles; ++i) {
-#pragma unroll
-        for (int j = 0; j < S::kTokenTiles; ++j) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) total_[i][j][e] += sum[i][j][e];
-        }
-      }
-      return;
-    }
-    const unsigned char* const scales = base + Stage::kWeights + chunk * Stage::kScaleRow +
-                                        (unit * kUnitN + lane_ / 4 * 8 + first_tile_ * 2) * 2;
-    uint32_t pairs[S::kTiles];
-    if constexpr (S::kTiles == 4) {
-      Unpack(pairs, 0, *reinterpret_cast<const uint4*>(scales));
-    } else {
-      const uint2 two = *reinterpret_cast<const uint2*>(scales);
-      pairs[0] = two.x;
-      pairs[1] = two.y;
-    }
-#pragma unroll
-    for (int i = 0; i < S::kTiles; ++i) {
-      const float low = Scale(static_cast<uint16_t>(pairs[i] & 0xffff));
-      const float high = Scale(static_cast<uint16_t>(pairs[i] >> 16));
-#pragma unroll
-      for (int j = 0; j < S::kTokenTiles; ++j) {
-        total_[i][j][0] += low * sum[i][j][0];
-        total_[i][j][1] += low * sum[i][j][1];
-        total_[i][j][2] += high * sum[i][j][2];
-        total_[i][j][3] += high * sum[i][j][3];
-      }
-    }
+    AddScaled<T, kType>(total_, sum, pairs, p_.per_channel != 0);
   }
 
-  // The fragments of all tokens for the 16 of K number `slice`. Tokens that there are not repeat
-  // the last: their columns of the product are not written.
+  // The fragments of all tokens for the 16 of K number `slice` of a chunk. Tokens that there are
+  // not repeat the last: their columns of the product are not written.
   __device__ __forceinline__ void LoadFragments(uint32_t (&b)[S::kTokenTiles][2],
-                                                const unsigned char* tokens, int slice) const {
-    const unsigned char* const from = tokens + (2 * slice + lane_ / 8 % 2) * 16;
+                                                const unsigned char* tokens, int chunk,
+                                                int slice) const {
+    const int piece = 2 * slice + lane_ / 8 % 2;
+    const auto from = [&](int token) {
+      const int row = chunk * p_.m + min(token, p_.m - 1);
+      return tokens + row * 128 + (p_.m == 1 ? piece : piece ^ row % 8) * 16;
+    };
     if constexpr (S::kTokenTiles == 1) {
-      LoadMatrix2(b[0], from + min(lane_ & 7, p_.m - 1) * Stage::kPitch);
+      LoadMatrix2(b[0], from(lane_ % 8));
     } else {
       uint32_t four[4];
-      LoadMatrix4(four, from + min(lane_ / 16 * 8 + (lane_ & 7), p_.m - 1) * Stage::kPitch);
+      LoadMatrix4(four, from(lane_ / 16 * 8 + lane_ % 8));
       b[0][0] = four[0];
       b[0][1] = four[1];
       b[1][0] = four[2];
       b[1][1] = four[3];
     }
-  }
-
-  __device__ __forceinline__ void LoadWords(uint32_t (&words)[S::kTiles * Bits(kType) / 4],
-                                            const unsigned char* unit) const {
-    if constexpr (Bits(kType) == 4 && S::kTiles == 2) {
-      const uint2 two = *reinterpret_cast<const uint2*>(unit + lane_ * 16 + first_tile_ * 4);
-      words[0] = two.x;
-      words[1] = two.y;
-    } else {
-      const unsigned char* const from =
-          unit + (Bits(kType) == 8 ? first_tile_ / 2 * 512 : 0) + lane_ * 16;
-#pragma unroll
-      for (int i = 0; i < S::kTiles * Bits(kType) / 16; ++i) {
-        Unpack(words, 4 * i, *reinterpret_cast<const uint4*>(from + i * 512));
-      }
-    }
-  }
-
-  template <int kWords>
-  static __device__ __forceinline__ void Unpack(uint32_t (&words)[kWords], int at, uint4 vector) {
-    words[at] = vector.x;
-    words[at + 1] = vector.y;
-    words[at + 2] = vector.z;
-    words[at + 3] = vector.w;
-  }
-
-  static __device__ __forceinline__ float Scale(uint16_t bits) {
-    return T::ToFloat(bits) * (kType == WeightType::kFp8 ? Magic<T>::kFp8Unfix : 1.f);
   }
 
   // Adds up the warps, then the cluster's blocks, each of which writes its part of the tile.
@@ -350,7 +304,7 @@ class StreamBlock {
     for (int high = 0; high < 2; ++high) {
       const int column = n0 + 8 * high + lane_ / 4, position = ChannelPosition(column);
       const float scale =
-          p_.per_channel ? Scale(static_cast<const uint16_t*>(p_.scales)[position]) : 1.f;
+          p_.per_channel ? Scale<T, kType>(static_cast<const uint16_t*>(p_.scales)[position]) : 1.f;
       const float offset = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
       const uint32_t mine = T::FromFloat(values[2 * high] * scale + offset);
       const uint32_t next = T::FromFloat(values[2 * high + 1] * scale + offset);
@@ -366,6 +320,7 @@ class StreamBlock {
   }
 
   const StreamParams& p_;
+  const CUtensorMap* const map_;  // of the tokens: 64 of K, rows, chunks of K
   unsigned char* const stages_;
   unsigned char* const received_;
   const uint32_t full_, empty_;  // barriers: a stage has arrived, a stage may be loaded
@@ -378,9 +333,10 @@ class StreamBlock {
 
 template <class T, WeightType kType, class S>
 __global__ void __launch_bounds__(S::kThreads, 2)
-    StreamKernel(const __grid_constant__ StreamParams params) {
-  extern __shared__ __align__(128) unsigned char vk_stream[];
-  StreamBlock<T, kType, S>(params, vk_stream).Run();
+    StreamKernel(const __grid_constant__ StreamParams params,
+                 const __grid_constant__ CUtensorMap tokens) {
+  extern __shared__ __align__(1024) unsigned char vk_stream[];
+  StreamBlock<T, kType, S>(params, &tokens, vk_stream).Run();
 }
 
 }  // namespace vk::wna16

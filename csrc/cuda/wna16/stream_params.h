@@ -40,25 +40,24 @@ struct StreamStage {
   static constexpr int kScales = S::kWarpsK * kScaleRow;
   static constexpr int kZeroRow = kType == WeightType::kU4 ? S::kUnits * kUnitN / 2 : 0;
   static constexpr int kZeros = S::kWarpsK * kZeroRow;
-  static constexpr int kTokensAt = kWeights + kScales + kZeros;
-  // Rows of tokens are 16 bytes longer than they must be: eight of them then lie in different
-  // banks.
-  static constexpr int kPitch = S::kWarpsK * 128 + 16;
+  // Tokens lie chunk by chunk, row by row, in the 128-byte swizzle of bulk tensor copies.
+  static constexpr int kTokensAt = (kWeights + kScales + kZeros + 1023) / 1024 * 1024;
+  static constexpr int kTokenBytes = S::kWarpsK * 128;
 };
 
 struct StreamParams {
-  const void* a;          // [m, k], rows lda elements apart
+  const void* a;          // the row of tokens, where m is 1
   const void* weights;    // units, layout.h
   const void* scales;     // [groups, n], permuted by the engine
   const uint32_t* zeros;  // [groups, n / 8]
   const void* bias;       // [n], permuted by the engine, or null
   void* c;                // [m, n]
-  int64_t lda;
   int m, n, k;
   uint64_t group_magic;  // GroupMagic of the group
   int per_channel;
   int chunks;       // of 64 of K that each block of a cluster takes
   int stages;       // of the pipeline
+  int last_steps;   // when so many are left to load, the next kernel may start
   int stage_bytes;  // of shared memory
 };
 

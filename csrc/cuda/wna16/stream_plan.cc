@@ -12,7 +12,7 @@ struct StreamShapeInfo {
   int fragments;     // of the tile, that a cluster divides
   int rest_bytes;    // of shared memory beside the stages
   int tokens_at[4];  // bytes of a stage without tokens, per WeightType
-  int pitch;         // of a token
+  int token_bytes;   // of a stage
   int warps_k;
 };
 
@@ -30,7 +30,7 @@ constexpr StreamShapeInfo StreamInfo() {
           S::kRestBytes,
           {TokensAt<S, WeightType::kU4B8>(), TokensAt<S, WeightType::kU4>(),
            TokensAt<S, WeightType::kU8B128>(), TokensAt<S, WeightType::kFp8>()},
-          StreamStage<S, WeightType::kU4B8>::kPitch,
+          StreamStage<S, WeightType::kU4B8>::kTokenBytes,
           S::kWarpsK};
 }
 
@@ -38,7 +38,12 @@ constexpr StreamShapeInfo StreamInfo() {
 constexpr StreamShapeInfo kStreamShapes[] = {VK_WNA16_STREAM_SHAPES(VK_WNA16_STREAM_INFO)};
 #undef VK_WNA16_STREAM_INFO
 
-constexpr int kAlignment = 128;
+// A kernel of one block a multiprocessor lets the next one start when so much is left to load: its
+// weights then use the memory while this one finishes; any earlier, and they delay this one's. With
+// clusters or two blocks a multiprocessor, it starts when it can (measured on an H200).
+constexpr int kLastBytes = 72 << 10;
+
+constexpr int kAlignment = 1024;  // of swizzled tokens
 
 int CeilDiv(int x, int y) { return (x + y - 1) / y; }
 
@@ -66,20 +71,25 @@ StreamPlan MakeStreamPlan(int m, int n, int k, WeightType type, const DeviceLimi
       plan.chunks = CeilDiv(chunks, cluster);
       plan.blocks = CeilDiv(n / kUnitN, info.units) * cluster;
       plan.threads = info.threads;
+      plan.chunks_at_once = info.warps_k;
       plan.stage_bytes =
-          CeilDiv(info.tokens_at[static_cast<int>(type)] + m * info.pitch, kAlignment) * kAlignment;
+          CeilDiv(info.tokens_at[static_cast<int>(type)] + m * info.token_bytes, kAlignment) *
+          kAlignment;
       // Two blocks a multiprocessor, each of which is charged 1 KiB more.
       const int half = (device.shared_bytes - 1024) / 2 - info.rest_bytes;
       const int steps = CeilDiv(plan.chunks, info.warps_k);
       // Two at least: the warps' sums meet in them.
       if (half / plan.stage_bytes < 2) continue;
       plan.stages = std::clamp(steps, 2, std::min(half / plan.stage_bytes, kMaxStreamStages));
+      const bool alone = cluster == 1 && plan.blocks <= device.sms;
+      plan.last_steps =
+          alone ? (kLastBytes + plan.stage_bytes / 2) / plan.stage_bytes : plan.chunks;
       plan.shared_bytes = plan.stages * plan.stage_bytes + info.rest_bytes;
-      // As many blocks as multiprocessors, or a little fewer. Twice as many leave no room for the
-      // next kernel's, but share the loads of tokens where these weigh.
+      // As many blocks as multiprocessors, or a little fewer: twice as many leave no room for the
+      // next kernel's.
       const int waves = CeilDiv(plan.blocks, device.sms);
       int score = 1000 * plan.blocks / (waves * device.sms) - 30 * (info.units - 1);
-      if (waves == 2) score += m >= 4 ? 20 : -10;
+      if (waves == 2) score -= 10;
       if (waves > 2) score -= 50 * (waves - 2);
       if (score > best_score) {
         best_score = score;

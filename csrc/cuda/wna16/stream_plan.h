@@ -20,6 +20,8 @@ struct StreamPlan {
   int cluster;  // blocks that share K
   int chunks;   // of 64 of K that each takes
   int stages, stage_bytes, shared_bytes;
+  int chunks_at_once;  // of K that a stage holds
+  int last_steps;      // StreamParams
   int blocks, threads;
 };
 

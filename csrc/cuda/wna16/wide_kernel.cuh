@@ -8,7 +8,7 @@
 #ifndef VLLM_KERNELS_CUDA_WNA16_WIDE_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_WIDE_KERNEL_CUH_
 
-#include "cuda/wna16/dequant.cuh"
+#include "cuda/wna16/fragments.cuh"
 #include "cuda/wna16/wgmma.cuh"
 #include "cuda/wna16/wide_params.h"
 
@@ -293,18 +293,14 @@ class WideBlock {
   // Two scales without the factor that the engine gives those of FP8 weights.
   static __device__ __forceinline__ uint32_t Unfixed(uint32_t pair) {
     if constexpr (kType != WeightType::kFp8) return pair;
-    const uint32_t low = T::FromFloat(Scale(static_cast<uint16_t>(pair & 0xffff)));
-    const uint32_t high = T::FromFloat(Scale(static_cast<uint16_t>(pair >> 16)));
+    const uint32_t low = T::FromFloat(Scale<T, kType>(static_cast<uint16_t>(pair & 0xffff)));
+    const uint32_t high = T::FromFloat(Scale<T, kType>(static_cast<uint16_t>(pair >> 16)));
     return low | high << 16;
   }
 
   // The float of a pair of equal scales; exact blocks keep the engine's factor until here.
   __device__ __forceinline__ float ScaleOf(uint32_t pair) const {
-    return p_.per_channel ? 1.f : Scale(static_cast<uint16_t>(pair & 0xffff));
-  }
-
-  static __device__ __forceinline__ float Scale(uint16_t bits) {
-    return T::ToFloat(bits) * (kType == WeightType::kFp8 ? Magic<T>::kFp8Unfix : 1.f);
+    return p_.per_channel ? 1.f : Scale<T, kType>(static_cast<uint16_t>(pair & 0xffff));
   }
 
   // The fragments of this warp's tiles for the 16 of K number `slice`.
@@ -363,8 +359,9 @@ class WideBlock {
       for (int high = 0; high < 2; ++high) {
         const int column = unit0_ * kUnitN + Column(t, high);
         const int position = unit_ < units_ ? ChannelPosition(column) : 0;
-        factor[t][high] =
-            p_.per_channel ? Scale(static_cast<const uint16_t*>(p_.scales)[position]) : 1.f;
+        factor[t][high] = p_.per_channel
+                              ? Scale<T, kType>(static_cast<const uint16_t*>(p_.scales)[position])
+                              : 1.f;
         offset[t][high] = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
       }
     }

@@ -8,24 +8,6 @@
 #include "cuda/wna16/wide_plan.h"
 
 namespace vk::wna16 {
-namespace {
-
-KernelTable WideKernelsOf(const MarlinProblem& problem) {
-  const bool bf16 = problem.dtype == VK_BF16;
-  switch (problem.type) {
-    case WeightType::kU4B8:
-      return bf16 ? WideKernelsBf16U4B8() : WideKernelsHalfU4B8();
-    case WeightType::kU4:
-      return bf16 ? WideKernelsBf16U4() : WideKernelsHalfU4();
-    case WeightType::kU8B128:
-      return bf16 ? WideKernelsBf16U8B128() : WideKernelsHalfU8B128();
-    default:
-      return bf16 ? WideKernelsBf16Fp8() : WideKernelsHalfFp8();
-  }
-}
-
-}  // namespace
-
 void RunWide(const char* op, const MarlinProblem& problem, void* c, void* memory,
              cudaStream_t stream) {
   const WidePlan plan = MakeWidePlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(op));
@@ -49,8 +31,8 @@ void RunWide(const char* op, const MarlinProblem& problem, void* c, void* memory
       {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)}, {rows.lda * 2},
       {64, static_cast<uint32_t>(plan.tokens)});
   void* arguments[] = {&params, &map};
-  LaunchHopper(op, WideKernelsOf(problem)[plan.shape], plan.blocks, plan.threads, plan.cluster,
-               plan.shared_bytes, arguments, stream);
+  LaunchHopper(op, WideKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], plan.blocks,
+               plan.threads, plan.cluster, plan.shared_bytes, arguments, stream);
 }
 
 }  // namespace vk::wna16

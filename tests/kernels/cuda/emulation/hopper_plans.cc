@@ -27,9 +27,10 @@ void CheckStream(int m, int n, int k, int type) {
   check(static_cast<int64_t>(plan.chunks) * plan.cluster * 64 >= k, "K is not covered");
   check(plan.blocks / plan.cluster * 64 <= n + 192, "blocks without columns");
   check(plan.stages >= 2 && plan.stages <= kMaxStreamStages, "stages");
-  check(plan.stage_bytes % 128 == 0, "stages that are not aligned");
+  check(plan.stage_bytes % 1024 == 0, "stages that are not aligned");
   check(2 * (plan.shared_bytes + 1024) <= kH100.shared_bytes + 1024, "not two a multiprocessor");
   check(plan.threads <= 1024, "threads");
+  check(plan.last_steps >= 1, "the next kernel is never let in early");
 }
 
 void CheckWide(int m, int n, int k, int type) {
