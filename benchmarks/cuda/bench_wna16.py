@@ -15,6 +15,7 @@ import ctypes
 import itertools
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +31,7 @@ LIBRARY = _libraries.find_library("vllm_kernels_cuda_wna16")
 Call = Callable[[int], object]  # with the number of the copy of its weights
 
 ROTATED_BYTES = 256 << 20
+WARM_UP_S = 0.05
 SHAPES = [(8192, 8192), (4096, 14336), (14336, 4096), (5120, 5120)]  # K, N
 TOKENS = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
 
@@ -43,8 +45,10 @@ def time_us(call: Call, copies: int, calls: int = 24, rounds: int = 15) -> float
     with torch.cuda.graph(graph):
         for index in range(calls):
             call(index % copies)
-    for _ in range(rounds):  # clocks settle
+    begin_s = time.perf_counter()
+    while time.perf_counter() - begin_s < WARM_UP_S:  # clocks settle
         graph.replay()
+        torch.cuda.synchronize()
     times = []
     for _ in range(rounds):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -59,10 +63,11 @@ def time_us(call: Call, copies: int, calls: int = 24, rounds: int = 15) -> float
 
 
 def copy_bandwidth() -> float:
-    """Bytes read and written per second by a copy of 1 GiB."""
-    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    """Bytes read and written per second by a copy of 1 GiB: the driver's way or a kernel's."""
+    source = torch.zeros(1 << 28, dtype=torch.float32, device="cuda")
     target = torch.empty_like(source)
-    return 2 * source.numel() / time_us(lambda _: target.copy_(source), 1, calls=4) * 1e6
+    ways: list[Call] = [lambda _: target.copy_(source), lambda _: torch.neg(source, out=target)]
+    return 2 * source.nbytes / min(time_us(way, 1, calls=4) for way in ways) * 1e6
 
 
 def after_another(call: Call, m: int, k: int) -> Call:
