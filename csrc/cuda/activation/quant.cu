@@ -26,37 +26,59 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// kLanes neighbouring lanes hold a group.
+// Two neighbouring vectors a thread, which halves what a group costs besides; kLanes neighbouring
+// lanes hold a group.
+constexpr int kGroupVectors = 2;
+
 template <class T, class Q, int kLanes, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     SiluGroupQuantKernel(const __grid_constant__ Problem problem) {
   StartEarly();
+  constexpr int N = kVecSize<T>, kColumns = kGroupVectors * N;
   uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   // Lanes past the end repeat the last piece: all of a warp take part in the reduction.
-  const bool active = index < problem.count;
-  if (!active) index = problem.count - 1;
-  Piece<T, kAligned> piece;
-  piece.Load(problem, index);
-  constexpr int N = kVecSize<T>;
-  float y[N], up[N], abs_max = 0.0f;
-  ToFloats(piece.gate, y);
-  ToFloats(piece.up, up);
+  const uint32_t count = problem.count / kGroupVectors;
+  const bool active = index < count;
+  if (!active) index = count - 1;
+  const FastDiv::Result at = problem.pieces(index * kGroupVectors);
+  const int64_t column = int64_t{at.remainder} * N;
+  const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
+  Vec<T, N> gates[kGroupVectors], ups[kGroupVectors];
 #pragma unroll
-  for (int i = 0; i < N; ++i) {
-    y[i] = Silu<float>(y[i]) * up[i];
-    abs_max = fmaxf(abs_max, fabsf(y[i]));
+  for (int i = 0; i < kGroupVectors; ++i) {
+    gates[i] = LoadRaw<kAligned, N>(from, column + i * N, problem.width);
+    ups[i] = LoadRaw<kAligned, N>(from + problem.up, column + i * N, problem.width);
+  }
+  float y[kColumns], abs_max = 0.0f;
+#pragma unroll
+  for (int i = 0; i < kGroupVectors; ++i) {
+    float gate[N], up[N];
+    ToFloats(gates[i], gate);
+    ToFloats(ups[i], up);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      y[i * N + j] = Silu<T>(gate[j]) * up[j];
+      abs_max = fmaxf(abs_max, fabsf(y[i * N + j]));
+    }
   }
   float scale = OverQuantMax<Q>(ReduceLanes<kLanes>(abs_max, Max()));
   if (problem.scale_ub != nullptr) scale = fminf(scale, *problem.scale_ub);
   scale = fmaxf(scale, MinScale<Q>());
   if (!active) return;
   if (threadIdx.x % kLanes == 0) {
-    problem.scales[piece.row * problem.scale_row_stride +
-                   piece.column / problem.group_size * problem.scale_group_stride] = scale;
+    problem.scales[at.quotient * problem.scale_row_stride +
+                   at.remainder / (kLanes * kGroupVectors) * problem.scale_group_stride] = scale;
   }
   const Divisor divisor(scale);
   divisor.Divide(y, 2.0f * kQuantMax<Q>, problem.scale_ub == nullptr);
-  piece.template Store<Q>(problem, y);
+  const Vec<Q, kColumns> quantised = FromFloats<Q>(y);
+  Q* out = static_cast<Q*>(problem.out) + problem.out_rows.Offset(at.quotient) + column;
+  if (reinterpret_cast<uintptr_t>(out) % sizeof(quantised) == 0) {
+    StoreVec(out, quantised);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) out[i] = quantised[i];
+  }
 }
 
 }  // namespace
@@ -73,20 +95,21 @@ void LaunchSiluQuant(const Problem& problem, const Launch& launch) {
 }
 
 void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch) {
+  if (problem.count == 0) return;
   DispatchFloating(launch.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    constexpr int kLanes = 64 / kVecSize<T>;
+    // Rows are whole groups, so they hold an even number of vectors.
+    constexpr int kLanes = 64 / (kGroupVectors * kVecSize<T>);
     DispatchQuantized(launch.out_dtype, [&](auto quantized) {
       using Q = typename decltype(quantized)::type;
       DispatchBool(launch.aligned, [&](auto aligned) {
         constexpr bool kAligned = decltype(aligned)::value;
-        if (problem.group_size == 64) {
-          const auto kernel = SiluGroupQuantKernel<T, Q, kLanes, kAligned>;
-          LaunchPieces<1>(problem, launch, kernel, kernel);
-        } else {
-          const auto kernel = SiluGroupQuantKernel<T, Q, 2 * kLanes, kAligned>;
-          LaunchPieces<1>(problem, launch, kernel, kernel);
-        }
+        const auto kernel = problem.group_size == 64
+                                ? SiluGroupQuantKernel<T, Q, kLanes, kAligned>
+                                : SiluGroupQuantKernel<T, Q, 2 * kLanes, kAligned>;
+        const int64_t blocks = CeilDiv(problem.count / kGroupVectors, kThreads);
+        LaunchEarly(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream,
+                    problem);
       });
     });
   });
