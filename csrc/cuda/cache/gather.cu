@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t index = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
   if (index >= count) return;
   if constexpr (sizeof(To) == 1) {
-    WritePiece<From, To, N>(LoadVec<N>(from + index), to + index, &scale);
+    const Vec<From, N> held[1] = {LoadVec<N>(from + index)};
+    WritePiece(held, to + index, &scale);
   } else {
     ReadPiece<From, To, N>(from + index, to + index, &scale);
   }

@@ -24,16 +24,26 @@ void DispatchCached(const Launch& launch, const Body& body) {
   });
 }
 
-// N elements as they go into the cache: moved, or divided by the scale and rounded.
-template <class T, class Cached, int N>
-__device__ __forceinline__ void WritePiece(const Vec<T, N>& vec, Cached* to, const float* scale) {
+// N * kVectors elements as they go into the cache: moved, or divided by the scale and rounded.
+template <class T, class Cached, int N, int kVectors>
+__device__ __forceinline__ void WritePiece(const Vec<T, N> (&vecs)[kVectors], Cached* to,
+                                           const float* scale) {
   if constexpr (std::is_same_v<T, Cached>) {
-    StoreVec(to, vec);
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) StoreVec(to + i * N, vecs[i]);
   } else {
     const Divisor divisor(*scale);
-    float x[N];
-    ToFloats(vec, x);
-    divisor.Divide(x, 2.0f * kQuantMax<Cached>, false);
+    float x[N * kVectors], abs_max = 0.0f;
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      float part[N];
+      ToFloats(vecs[i], part);
+#pragma unroll
+      for (int j = 0; j < N; ++j) x[i * N + j] = part[j];
+      abs_max = AbsMax(abs_max, vecs[i]);
+    }
+    // One look at all of them costs less than a limit for each.
+    divisor.Divide(x, 2.0f * kQuantMax<Cached>, divisor.StaysFinite(abs_max));
     StoreVec(to, FromFloats<Cached>(x));
   }
 }

@@ -69,6 +69,7 @@ struct Launch {
   Format format;
   bool aligned;  // all rows are whole 16-byte vectors of elements of `dtype`
   cudaStream_t stream;
+  bool joined = false;  // and of pairs of them, which the cache's format makes one vector or less
 };
 
 void LaunchWrite(const Write& write, const Launch& launch);

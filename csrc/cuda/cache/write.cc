@@ -12,7 +12,7 @@ class Writer {
  public:
   Writer(const char* op, const Arg& values, Format format, void* stream) : op_(op) {
     values.Dtype({VK_F32, VK_BF16, VK_F16});
-    launch = {op, values.tensor().dtype, format, true, AsStream(stream)};
+    launch = {op, values.tensor().dtype, format, true, AsStream(stream), format != Format::kSame};
   }
 
   // The slots, and how many tokens are written.
@@ -56,15 +56,16 @@ class Writer {
     stream.to_slot_stride = strides[1];
     stream.to_head_stride = strides[2];
     const int64_t vector = 16 / from_item;
-    const auto aligned = [&](const void* data, int64_t item, const auto& all) {
-      const int64_t bytes = vector * item;
+    const auto aligned = [](const void* data, int64_t bytes, int64_t item, const auto& all) {
       return reinterpret_cast<uintptr_t>(data) % bytes == 0 &&
              std::all_of(all.begin(), all.end(),
                          [&](int64_t stride) { return stride * item % bytes == 0; });
     };
     launch.aligned = launch.aligned && width % vector == 0 &&
-                     aligned(stream.from, from_item, from_strides) &&
-                     aligned(stream.to, to_item, to_strides);
+                     aligned(stream.from, 16, from_item, from_strides) &&
+                     aligned(stream.to, vector * to_item, to_item, to_strides);
+    launch.joined = launch.joined && launch.aligned && width % (2 * vector) == 0 &&
+                    aligned(stream.to, 2 * vector * to_item, to_item, to_strides);
   }
 
   // Once all streams are there: how they are cut into pieces. `by_element`: not into vectors.

@@ -7,9 +7,9 @@ namespace {
 
 constexpr int kMany = 2;  // pieces of a thread, where there is work for the whole GPU
 
-// kPieces pieces a thread, a block apart, whose loads are on their way together; blockIdx.y tells
-// which of the two tensors.
-template <class T, class Cached, int N, int kPieces>
+// kPieces pieces a thread, a block apart, whose loads are on their way together, each of kVectors
+// neighbouring vectors; blockIdx.y tells which of the two tensors.
+template <class T, class Cached, int N, int kVectors, int kPieces>
 __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ Write write) {
   StartEarly();
   const Stream& stream = write.streams[blockIdx.y];
@@ -18,10 +18,10 @@ __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ 
     uint32_t token, head, column;
     int64_t slot;
   } targets[kPieces];
-  Vec<T, N> held[kPieces];
+  Vec<T, N> held[kPieces][kVectors];
 #pragma unroll
   for (int i = 0; i < kPieces; ++i) {
-    const uint32_t index = first + i * kThreads;
+    const uint32_t index = (first + i * kThreads) * kVectors;
     targets[i].slot = -1;
     if (index >= stream.count) continue;
     const FastDiv::Result piece = stream.pieces(index);
@@ -29,9 +29,10 @@ __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ 
     targets[i] = {head.quotient, head.remainder, piece.remainder * N, head.quotient};
     if (write.slots != nullptr) targets[i].slot = write.slots[head.quotient];
     // Whether or not the token has a slot: so the row's load does not wait for the slot's.
-    held[i] =
-        LoadVec<N>(static_cast<const T*>(stream.from) + head.quotient * stream.from_token_stride +
-                   head.remainder * stream.from_head_stride + piece.remainder * N);
+    const T* from = static_cast<const T*>(stream.from) + head.quotient * stream.from_token_stride +
+                    head.remainder * stream.from_head_stride + piece.remainder * N;
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) held[i][j] = LoadVec<N>(from + j * N);
   }
 #pragma unroll
   for (int i = 0; i < kPieces; ++i) {
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ 
     Cached* to = static_cast<Cached*>(stream.to) + at.quotient * stream.to_block_stride +
                  at.remainder * stream.to_slot_stride + targets[i].head * stream.to_head_stride +
                  targets[i].column;
-    WritePiece<T, Cached, N>(held[i], to, stream.scale + targets[i].head * stream.scale_stride);
+    WritePiece(held[i], to, stream.scale + targets[i].head * stream.scale_stride);
   }
 }
 
@@ -68,8 +69,9 @@ __global__ void __launch_bounds__(kThreads)
   } else {
     to += at.quotient * layout.value_block + column * layout.block_size + at.remainder;
   }
-  WritePiece<T, Cached, 1>(LoadVec<1>(from), static_cast<Cached*>(stream.to) + to,
-                           stream.scale + head.remainder * stream.scale_stride);
+  const Vec<T, 1> held[1] = {LoadVec<1>(from)};
+  WritePiece(held, static_cast<Cached*>(stream.to) + to,
+             stream.scale + head.remainder * stream.scale_stride);
 }
 
 // The entries of "fp8_ds_mla": a token a block, 16 lanes for each tile of 128 elements, and 8 more
@@ -126,15 +128,18 @@ dim3 GridOf(const Write& write, const char* op, int pieces) {
 
 void LaunchWrite(const Write& write, const Launch& launch) {
   const bool many = launch.aligned && FillsDevice(launch.op, write.streams[0].count);
-  const dim3 grid = GridOf(write, launch.op, many ? kMany : 1);
+  const bool joined = launch.aligned && launch.joined &&
+                      FillsDevice(launch.op, int64_t{4} * write.streams[0].count);
+  const dim3 grid = GridOf(write, launch.op, joined ? 2 : many ? kMany : 1);
   if (grid.x == 0) return;
   DispatchCached(launch, [&](auto type, auto cached) {
     using T = typename decltype(type)::type;
     using Cached = typename decltype(cached)::type;
     constexpr int N = kVecSize<T>;
-    const auto kernel = many             ? WriteKernel<T, Cached, N, kMany>
-                        : launch.aligned ? WriteKernel<T, Cached, N, 1>
-                                         : WriteKernel<T, Cached, 1, 1>;
+    const auto kernel = joined           ? WriteKernel<T, Cached, N, 2, 1>
+                        : many           ? WriteKernel<T, Cached, N, 1, kMany>
+                        : launch.aligned ? WriteKernel<T, Cached, N, 1, 1>
+                                         : WriteKernel<T, Cached, 1, 1, 1>;
     LaunchEarly(launch.op, kernel, grid, kThreads, 0, launch.stream, write);
   });
 }

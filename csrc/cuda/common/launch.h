@@ -181,5 +181,12 @@ struct RowMap {
 #endif
 };
 
+// Whether all rows at `data`, of elements of one byte, start at multiples of `bytes` bytes.
+inline bool ByteRowsAligned(const void* data, const RowMap& rows, int64_t bytes) {
+  bool aligned = reinterpret_cast<uintptr_t>(data) % bytes == 0;
+  for (int32_t dim = 0; dim < rows.dims; ++dim) aligned = aligned && rows.stride[dim] % bytes == 0;
+  return aligned;
+}
+
 }  // namespace vk::cuda
 #endif  // VLLM_KERNELS_CUDA_COMMON_LAUNCH_H_

@@ -24,31 +24,54 @@ __device__ __forceinline__ float OverQuantMax(float x) {
   return x > FLT_MAX ? x : quotient;
 }
 
+// 1 / x, correctly rounded, for x neither subnormal nor with such a reciprocal: the division's own
+// steps without its tests for the rest.
+__device__ __forceinline__ float Reciprocal(float x) {
+  float estimate;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(x));
+  return fmaf(estimate, fmaf(-x, estimate, 1.0f), estimate);
+}
+
 // x / scale, correctly rounded, for many x: the reciprocal is taken once, and one step of Newton's
 // method puts the last bit right (Markstein, "Computation of elementary functions on the IBM RISC
 // System/6000 processor", 1990). A true division costs more instructions than the rest of a
 // quantising kernel has.
 class Divisor {
  public:
-  __device__ __forceinline__ explicit Divisor(float scale)
-      : scale_(scale),
-        inverse_(1.0f / scale),
-        plain_(fabsf(scale) > 1e-30f && fabsf(scale) < 1e30f) {}
+  __device__ __forceinline__ explicit Divisor(float scale) : scale_(scale) {
+    const float size = fabsf(scale);
+    if (size > 1e-30f && size < 1e30f) {
+      inverse_ = Reciprocal(scale);
+      return;
+    }
+    // Intermediate results could over- or underflow: both sides are moved by a power of two.
+    factor_ = size < 1.0f ? 0x1p64f : 0x1p-64f;
+    scale_ *= factor_;
+    inverse_ = 1.0f / scale_;
+    // x * 0 is what x / infinity is; infinity * 0 would spoil its correction.
+    if (size > FLT_MAX) scale_ = 1.0f;
+  }
+
+  // Whether the division of any |x| <= `most` needs no limit.
+  __device__ __forceinline__ bool StaysFinite(float most) const {
+    return factor_ == 1.0f && most < FLT_MAX && most * fabsf(inverse_) < FLT_MAX;
+  }
 
   // `limit`: results beyond it saturate in the caller's type anyway; keeps an infinite x out of the
   // correction, where it would become a NaN.
   __device__ __forceinline__ float Quotient(float x, float limit) const {
-    if (!plain_) return __fdiv_rn(x, scale_);
+    if (factor_ != 1.0f) x *= factor_;
     return Corrected(x, fminf(fmaxf(x * inverse_, -limit), limit));
   }
 
-  // All of x. `bounded`: the scale comes of these x, so that none is infinite unless it is.
+  // All of x. `bounded`: no quotient is infinite unless the scale comes of an infinite x.
   template <int N>
   __device__ __forceinline__ void Divide(float (&x)[N], float limit, bool bounded) const {
-    if (!plain_) {
+    if (factor_ != 1.0f) {
 #pragma unroll
-      for (int i = 0; i < N; ++i) x[i] = __fdiv_rn(x[i], scale_);
-    } else if (bounded) {
+      for (int i = 0; i < N; ++i) x[i] *= factor_;
+    }
+    if (bounded) {
 #pragma unroll
       for (int i = 0; i < N; ++i) x[i] = Corrected(x[i], x[i] * inverse_);
     } else {
@@ -66,7 +89,7 @@ class Divisor {
   }
 
   float scale_, inverse_;
-  bool plain_;  // no intermediate result can over- or underflow
+  float factor_ = 1.0f;  // of x
 };
 
 // float8: the quotient, as FBGEMM has it; int8: the product with the reciprocal.

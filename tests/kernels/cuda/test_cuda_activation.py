@@ -162,7 +162,7 @@ def test_per_block(
     dtype: torch.dtype, group: int, transposed: bool, out_dtype: torch.dtype, bounded: bool
 ) -> None:
     bound = torch.tensor([0.01], device="cuda") if bounded else None
-    for tokens, width in ((1, 128), (5, 640), (300, 1152), (17, 4096)):
+    for tokens, width in ((1, 128), (5, 640), (300, 1152), (17, 4096), (4100, 2176)):
         wide = randn(tokens, 2 * width + 1, dtype=dtype)
         x = wide[:, 1:] if tokens == 5 else wide[:, :-1].contiguous()
         x[0] = 0.0

@@ -52,9 +52,10 @@ def same(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 # tokens, heads, head size, block size
 SHAPES = [(1, 1, 64, 16), (17, 4, 128, 16), (33, 3, 80, 8), (5, 2, 33, 4), (300, 8, 256, 32)]
+MANY = (2100, 8, 256, 32)  # a thread takes two neighbouring vectors
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [*SHAPES, MANY])
 @pytest.mark.parametrize("kv_cache_dtype", FORMATS)
 @pytest.mark.parametrize("layout", ["dense", "halves", "heads-first"])
 @pytest.mark.parametrize("by_head", [False, True], ids=["one-scale", "head-scales"])
@@ -86,6 +87,28 @@ def test_reshape_and_cache_flash(
         )
         memories.append(memory)
     same(*memories)
+
+
+@pytest.mark.parametrize("tokens", [260, MANY[0]])
+@pytest.mark.parametrize("scale", [0.37, 1.0, 2e-5, 1e-37, 1e35])
+def test_every_16_bit_value(tokens: int, scale: float) -> None:
+    """Infinities, values that overflow and NaN, beside ordinary ones and by themselves."""
+    heads, head, block = 1 if tokens == 260 else MANY[1], 256, 32
+    bits = torch.arange(tokens * heads * head, device="cuda").to(torch.int16)
+    slots = torch.arange(tokens, device="cuda")
+    scales = torch.tensor([scale, 1.0], device="cuda")
+    for dtype in (torch.bfloat16, torch.float16):
+        key = bits.view(dtype).view(tokens, heads, head)
+        value = key.flatten()[torch.randperm(key.numel(), device="cuda")].view_as(key)
+        found = []
+        for module in (ops, reference):
+            caches = empty_cache((2, tokens // block + 1, block, heads, head), dtype, "fp8")
+            module.reshape_and_cache_flash(
+                key, value, caches[0], caches[1], slots, "fp8", scales[:1], scales[1:]
+            )
+            found.append(caches.view(FLOAT8).float())
+        assert torch.equal(found[0].isnan(), found[1].isnan())
+        assert torch.equal(found[0].nan_to_num(), found[1].nan_to_num())
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])

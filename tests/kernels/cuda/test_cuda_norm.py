@@ -37,6 +37,8 @@ SHAPES = [
     (4, 0),
 ]
 QUANTIZED = [(FLOAT8, False), (FLOAT8, True), (torch.int8, False)]  # dtype, bound on the scale
+# Rows enough that a block takes several, one after another; a row that ends within a warp.
+MANY = [(2600, 4096), (7000, 640)]
 
 
 @pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
@@ -185,7 +187,9 @@ def test_static_is_the_two_ops(dtype: torch.dtype) -> None:
     assert torch.equal(fused.view(torch.uint8), want.view(torch.uint8))
 
 
-@pytest.mark.parametrize("shape", [(3, 64), (17, 100), (600, 4096), (2, 3, 5120), (2, 20480)])
+@pytest.mark.parametrize(
+    "shape", [(3, 64), (17, 100), (600, 4096), (2, 3, 5120), (2, 20480), *MANY]
+)
 @pytest.mark.parametrize(("out_dtype", "bounded"), QUANTIZED, ids=["fp8", "fp8-ub", "int8"])
 @pytest.mark.parametrize("added", [False, True], ids=["plain", "residual"])
 def test_per_token(
@@ -226,11 +230,11 @@ def test_per_block(
 ) -> None:
     """All layouts of the scales; rows of 1, 2 and (not aligned) no vectors in registers."""
     bound = torch.tensor([1.5], device="cuda") if bounded else None
-    for tokens, width in ((3, 128), (5, 640), (600, 4096), (2, 20480)):
+    for tokens, width in ((3, 128), (5, 640), (600, 4096), (2, 20480), *MANY):
         groups = width // group
         wide = randn(tokens, width + 3, dtype=dtype)
         x = wide[:, 3:] if tokens == 5 else wide[:, :-3].contiguous()
-        residual = randn(tokens, width, dtype=dtype) if tokens != 3 else None
+        residual = randn(tokens, width, dtype=dtype) if tokens in (5, 600, 2) else None
         weight = randn(width, dtype=dtype)
         outputs = []
         for module in (ops, reference):
