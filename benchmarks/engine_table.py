@@ -1,4 +1,4 @@
-"""The engine's part of the page of figures, from benchmarks/results/engine.json."""
+"""The engine's part of the page of figures, from benchmarks/results/engine*.json."""
 
 from __future__ import annotations
 
@@ -17,19 +17,29 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {figure: statistics.median(row[figure] for row in rounds) for figure in FIGURES}
 
 
-def section(document: dict[str, Any]) -> str:
-    """One row a shape and contender, with the ratio of our decode throughput to its own."""
-    machine = document["machine"]
-    threads = sorted({str(shape["threads"]) for shape in document["shapes"].values()})
+def section(documents: list[dict[str, Any]]) -> str:
+    """The engine's part of the page, machine by machine; empty without figures."""
+    if not documents:
+        return ""
     text = (
-        f"\n## The engine\n\n{machine['cpu']}, {', '.join(threads)} threads for the model, tier "
-        f"{machine['tier']}, torch {machine['torch']}, {document['model']} in bfloat16 with random "
-        f"weights (`benchmarks/bench_engine.py`). {UPSTREAM}Shapes are batch x prompt; decode: "
+        "\n## The engine\n\nA model in bfloat16 with random weights "
+        f"(`benchmarks/bench_engine.py`). {UPSTREAM}Shapes are batch x prompt; decode: "
         "while every request decodes; medians of the rounds; ratio: our decode throughput over "
         "the contender's. The bound is the time in which a step's weights, as the checkpoint has "
         "them, keys and values can be read at the largest bandwidth measured in the same runs; the "
         "last column is what a decoder at the bound would reach. Weights that lie compact in "
-        "memory are read in less: see [engine.md](../engine.md#how-fast).\n\n"
+        "memory are read in less: see [engine.md](../engine.md#how-fast).\n"
+    )
+    return text + "".join(_machine(document) for document in documents)
+
+
+def _machine(document: dict[str, Any]) -> str:
+    """One row a shape and contender, with the ratio of our decode throughput to its own."""
+    machine = document["machine"]
+    threads = sorted({str(shape["threads"]) for shape in document["shapes"].values()})
+    text = (
+        f"\n### {machine['cpu']}, tier {machine['tier']}\n\n{document['model']}, "
+        f"{', '.join(threads)} threads for the model, torch {machine['torch']}.\n\n"
         "| shape | on | tokens/s | decode, tokens/s | first token, ms | between tokens, ms | ratio "
         "| bound, ms | ratio at the bound |\n"
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"

@@ -26,7 +26,8 @@ if str(FOLDER) not in sys.path:  # `python -m benchmarks` starts beside it
 import engine_table  # noqa: E402
 
 RESULTS = FOLDER / "results"
-ENGINE = RESULTS / "engine.json"
+# One a machine.
+ENGINE = "engine*.json"
 TABLE = ROOT / "docs" / "generated" / "benchmarks.md"
 # Options of a benchmark that keep it from recording its figures in RESULTS.
 _PARTIAL = {"--quick", "--filter", "--json"}
@@ -110,10 +111,9 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def page() -> str:
     """The page of everything that is recorded: the families, then the engine."""
-    text = table(load())
-    if ENGINE.is_file():
-        text += engine_table.section(json.loads(ENGINE.read_text(encoding="utf-8")))
-    return text
+    paths = sorted(RESULTS.glob(ENGINE))
+    engine = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return table(load()) + engine_table.section(engine)
 
 
 def _write(path: Path, text: str) -> None:
