@@ -6,7 +6,7 @@ namespace vk::VK_TIER {
 void GemmExpand(const GemmCompact& from, size_t rows, char* to) {
   Expander expander(from);
   for (size_t row = 0; row < rows; row += kCompactRowMultiple) {
-    expander.Next<kCompactRowMultiple>(to + row * kCompactRowValues * 2);
+    expander.Next<kCompactRowMultiple, false>(to + row * kCompactRowValues * 2);
   }
 }
 

@@ -2,6 +2,10 @@
 #ifndef VLLM_KERNELS_CPU_GEMM_GEMM_EXPAND_H_
 #define VLLM_KERNELS_CPU_GEMM_GEMM_EXPAND_H_
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include <cstring>
 
 #include "cpu/gemm/gemm_tier.h"
@@ -17,15 +21,15 @@ class Expander {
         codes_(from.codes),
         rare_(from.rare) {}
 
-  // The next kRows rows, as packed bfloat16.
-  template <size_t kRows>
+  // The next kRows rows, as packed bfloat16. kFetch: nobody else fetches what comes later.
+  template <size_t kRows, bool kFetch = true>
   HWY_INLINE void Next(char* to) {
     uint8_t* row = reinterpret_cast<uint8_t*>(to);
     const D8 d;
     const auto upper = hn::LoadDup128(d, codes_->upper), lower = hn::LoadDup128(d, codes_->lower);
 #pragma GCC unroll 4
     for (size_t i = 0; i < kRows; ++i) {
-      for (size_t byte = 0; byte < kCompactRowBytes; byte += 64) {
+      for (size_t byte = 0; kFetch && byte < kCompactRowBytes; byte += 64) {
         __builtin_prefetch(data_ + kFetchAhead + byte, 0, 2);
       }
       for (size_t byte = 0; byte < kHalf; byte += hn::Lanes(d)) {
@@ -40,6 +44,33 @@ class Expander {
     at_ += kRows * kCompactRowValues;
     for (; HWY_UNLIKELY(rare_->at < at_); ++rare_) Put(to, rare_->at - begin);
   }
+
+#if defined(__AVX512BF16__)
+  // The next row in registers, as packed bfloat16.
+  HWY_INLINE void NextRow(__m512bh (&to)[4]) {
+    const D8 d;
+    static_assert(hn::MaxLanes(D8()) == kHalf, "a half of a row is one vector");
+    const auto upper = hn::LoadDup128(d, codes_->upper), lower = hn::LoadDup128(d, codes_->lower);
+    for (size_t byte = 0; byte < kCompactRowBytes; byte += 64) {
+      __builtin_prefetch(data_ + kFetchAhead + byte, 0, 2);
+    }
+    const auto codes = hn::LoadU(d, data_ + 2 * kHalf);
+    const Bytes first = Expand(hn::And(codes, hn::Set(d, 15)), upper, lower, 0);
+    const Bytes second = Expand(hn::ShiftRight<4>(codes), upper, lower, kHalf);
+    const hn::Vec<D8> values[4] = {hn::InterleaveLower(d, first.low, first.high),
+                                   hn::InterleaveUpper(d, first.low, first.high),
+                                   hn::InterleaveLower(d, second.low, second.high),
+                                   hn::InterleaveUpper(d, second.low, second.high)};
+    for (size_t v = 0; v < 4; ++v) to[v] = (__m512bh)values[v].raw;
+    data_ += kCompactRowBytes;
+    at_ += kCompactRowValues;
+    if (HWY_LIKELY(rare_->at >= at_)) return;
+    alignas(64) char row[kCompactRowValues * 2];
+    std::memcpy(row, to, sizeof(row));
+    for (; rare_->at < at_; ++rare_) Put(row, rare_->at % kCompactRowValues);
+    std::memcpy(to, row, sizeof(row));
+  }
+#endif
 
   // Of the next kRows rows the first or the second 64 values, by themselves.
   template <size_t kRows, size_t kWhich>
@@ -73,17 +104,25 @@ class Expander {
   using D8 = hn::Repartition<uint8_t, DF>;
   static constexpr size_t kHalf = kCompactRowValues / 2;
 
+  struct Bytes {
+    hn::Vec<D8> low, high;
+  };
+
+  HWY_INLINE Bytes Expand(hn::Vec<D8> codes, hn::Vec<D8> upper, hn::Vec<D8> lower,
+                          size_t from) const {
+    const D8 d;
+    const auto bits = hn::LoadU(d, data_ + from);
+    return {hn::Or(hn::TableLookupBytes(lower, codes), hn::And(bits, hn::Set(d, uint8_t{0x7F}))),
+            hn::Or(hn::TableLookupBytes(upper, codes), hn::And(bits, hn::Set(d, uint8_t{0x80})))};
+  }
+
   HWY_INLINE void Half(hn::Vec<D8> codes, hn::Vec<D8> upper, hn::Vec<D8> lower, size_t from,
                        uint8_t* to) const {
     const D8 d;
-    const auto bits = hn::LoadU(d, data_ + from);
-    const auto high =
-        hn::Or(hn::TableLookupBytes(upper, codes), hn::And(bits, hn::Set(d, uint8_t{0x80})));
-    const auto low =
-        hn::Or(hn::TableLookupBytes(lower, codes), hn::And(bits, hn::Set(d, uint8_t{0x7F})));
+    const Bytes bytes = Expand(codes, upper, lower, from);
     to += from % kHalf;
-    hn::StoreU(hn::InterleaveLower(d, low, high), d, to);
-    hn::StoreU(hn::InterleaveUpper(d, low, high), d, to + kHalf);
+    hn::StoreU(hn::InterleaveLower(d, bytes.low, bytes.high), d, to);
+    hn::StoreU(hn::InterleaveUpper(d, bytes.low, bytes.high), d, to + kHalf);
   }
 
   HWY_INLINE void Put(char* to, size_t place) const {

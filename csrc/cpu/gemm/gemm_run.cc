@@ -59,11 +59,15 @@ size_t EqualChunks(size_t rows, size_t threads) {
   return RoundUp(DivideUp(rows, chunks), kRowMultiple);
 }
 
-// Steps of a part of K; `expands`: compact weights that the kernel does not read itself.
-size_t BlockSteps(const GemmKernel& kernel, size_t rows, size_t steps, bool expands) {
+// Steps of a part of K.
+size_t BlockSteps(const Plan& plan, const GemmKernel& kernel, size_t rows, bool compact) {
   size_t block = kernel.block_steps;
-  if (rows <= kernel.few_rows) block = expands ? kernel.compact_steps : steps;
-  return std::max<size_t>(1, std::min(steps, block));
+  if (plan.whole) {
+    block = plan.steps;
+  } else if (rows <= kernel.few_rows) {
+    block = compact ? kernel.compact_steps : plan.steps;
+  }
+  return std::max<size_t>(1, std::min(plan.steps, block));
 }
 
 Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows) {
@@ -71,7 +75,7 @@ Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows)
   plan.steps = DivideUp(weights.depth, kernel.step);
   const bool compact = weights.codes != nullptr;
   plan.whole = compact && rows <= kernel.compact_rows;
-  plan.block_steps = BlockSteps(kernel, rows, plan.steps, compact && !plan.whole);
+  plan.block_steps = BlockSteps(plan, kernel, rows, compact);
   plan.part_bytes = plan.block_steps * kernel.step * kPanel * DtypeSize(weights.dtype);
   const size_t unit_bytes = kCompactRowMultiple * kCompactRowValues * sizeof(uint16_t);
   plan.expanded_bytes = compact && !plan.whole ? RoundUp(plan.part_bytes, unit_bytes) : 0;
@@ -260,16 +264,21 @@ class Runner {
       table_.expand(CompactPart(place), CompactRows(place.part), slot.expanded[0]);
     }
     block.b = slot.expanded[0];
-    block.near = true;
-    GemmCompact compact;
     slot.ready = kNowhere;
-    if (kernel_.expands_next && !(next == kNowhere)) {
+    GemmCompact compact;
+    if (!(next == kNowhere)) {
       compact = CompactPart(next);
-      block.next = &compact;
-      block.next_rows = CompactRows(next.part);
-      block.next_to = slot.expanded[1];
-      slot.ready = next;
-      std::swap(slot.expanded[0], slot.expanded[1]);
+      block.b_next = compact.data;
+    }
+    if (kernel_.expands_next) {
+      block.near = true;
+      if (!(next == kNowhere)) {
+        block.next = &compact;
+        block.next_rows = CompactRows(next.part);
+        block.next_to = slot.expanded[1];
+        slot.ready = next;
+        std::swap(slot.expanded[0], slot.expanded[1]);
+      }
     }
     kernel_.multiply(block);
   }

@@ -71,8 +71,8 @@ struct GemmKernel {
   // Packs row `row` (of `to`, in group row / group) of `depth` values; pads up to whole steps.
   void (*pack_row)(char* to, size_t group_stride, size_t row, const void* from, size_t depth);
   void (*multiply)(const GemmBlock& block);
-  // Compact weights: up to how many rows, few_rows at most, `multiply_compact` is there for (whole
-  // K, `b` unused); the steps that are expanded together where other rows are few; whether
+  // Compact weights: up to how many rows `multiply_compact` is there for (whole K, `b` unused); the
+  // steps that are expanded together where other rows are few; whether
   // `multiply` expands what comes next; whether such weights pay on this tier.
   size_t compact_rows = 0, compact_steps = 0;
   void (*multiply_compact)(const GemmBlock& block, const GemmCompact& b) = nullptr;
