@@ -1,4 +1,4 @@
-"""All products of an engine's step with compact weights (csrc/cpu/gemm/gemm_table.h) and with plain.
+"""All products of an engine's step with compact weights (csrc/cpu/gemm/gemm_table.h) and plain.
 
 The matrices of the Llama of half a billion parameters that bench_engine.py measures, bfloat16 with
 random weights, each layer its own: together they are larger than any cache. Both kinds take turns,
