@@ -54,14 +54,14 @@ class Expander {
     for (size_t byte = 0; byte < kCompactRowBytes; byte += 64) {
       __builtin_prefetch(data_ + kFetchAhead + byte, 0, 2);
     }
-    const auto codes = hn::LoadU(d, data_ + 2 * kHalf);
-    const Bytes first = Expand(hn::And(codes, hn::Set(d, 15)), upper, lower, 0);
-    const Bytes second = Expand(hn::ShiftRight<4>(codes), upper, lower, kHalf);
-    const hn::Vec<D8> values[4] = {hn::InterleaveLower(d, first.low, first.high),
-                                   hn::InterleaveUpper(d, first.low, first.high),
-                                   hn::InterleaveLower(d, second.low, second.high),
-                                   hn::InterleaveUpper(d, second.low, second.high)};
-    for (size_t v = 0; v < 4; ++v) to[v] = (__m512bh)values[v].raw;
+    const auto both = hn::LoadU(d, data_ + 2 * kHalf);
+    const hn::Vec<D8> codes[2] = {hn::And(both, hn::Set(d, 15)), hn::ShiftRight<4>(both)};
+    for (size_t half = 0; half < 2; ++half) {
+      const auto bits = hn::LoadU(d, data_ + half * kHalf);
+      const auto high = Upper(upper, codes[half], bits), low = Lower(lower, codes[half], bits);
+      to[2 * half] = (__m512bh)hn::InterleaveLower(d, low, high).raw;
+      to[2 * half + 1] = (__m512bh)hn::InterleaveUpper(d, low, high).raw;
+    }
     data_ += kCompactRowBytes;
     at_ += kCompactRowValues;
     if (HWY_LIKELY(rare_->at >= at_)) return;
@@ -104,25 +104,22 @@ class Expander {
   using D8 = hn::Repartition<uint8_t, DF>;
   static constexpr size_t kHalf = kCompactRowValues / 2;
 
-  struct Bytes {
-    hn::Vec<D8> low, high;
-  };
-
-  HWY_INLINE Bytes Expand(hn::Vec<D8> codes, hn::Vec<D8> upper, hn::Vec<D8> lower,
-                          size_t from) const {
-    const D8 d;
-    const auto bits = hn::LoadU(d, data_ + from);
-    return {hn::Or(hn::TableLookupBytes(lower, codes), hn::And(bits, hn::Set(d, uint8_t{0x7F}))),
-            hn::Or(hn::TableLookupBytes(upper, codes), hn::And(bits, hn::Set(d, uint8_t{0x80})))};
+  // The upper or the lower bytes of values, whose `bits` are signs and mantissas.
+  HWY_INLINE hn::Vec<D8> Upper(hn::Vec<D8> table, hn::Vec<D8> codes, hn::Vec<D8> bits) const {
+    return hn::Or(hn::TableLookupBytes(table, codes), hn::And(bits, hn::Set(D8(), uint8_t{0x80})));
+  }
+  HWY_INLINE hn::Vec<D8> Lower(hn::Vec<D8> table, hn::Vec<D8> codes, hn::Vec<D8> bits) const {
+    return hn::Or(hn::TableLookupBytes(table, codes), hn::And(bits, hn::Set(D8(), uint8_t{0x7F})));
   }
 
   HWY_INLINE void Half(hn::Vec<D8> codes, hn::Vec<D8> upper, hn::Vec<D8> lower, size_t from,
                        uint8_t* to) const {
     const D8 d;
-    const Bytes bytes = Expand(codes, upper, lower, from);
+    const auto bits = hn::LoadU(d, data_ + from);
+    const auto high = Upper(upper, codes, bits), low = Lower(lower, codes, bits);
     to += from % kHalf;
-    hn::StoreU(hn::InterleaveLower(d, bytes.low, bytes.high), d, to);
-    hn::StoreU(hn::InterleaveUpper(d, bytes.low, bytes.high), d, to + kHalf);
+    hn::StoreU(hn::InterleaveLower(d, low, high), d, to);
+    hn::StoreU(hn::InterleaveUpper(d, low, high), d, to + kHalf);
   }
 
   HWY_INLINE void Put(char* to, size_t place) const {
