@@ -150,7 +150,11 @@ def test_stop_while_compiling_then_again(
     flag = tmp_path / "slow"
     slow(checkout, flag)
     process = subprocess.Popen(
-        command(checkout, dummies), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        command(checkout, dummies),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        # A shell's background jobs ignore SIGINT, and so do the tests and what they start there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wait_for(core_log(checkout), "waiting")
     os.kill(process.pid, sign)
