@@ -99,7 +99,9 @@ def assemble(
         made = recipe(package, version, staged, prefix_files, entry_points)
         platform = rattler_build.PlatformConfig(target_platform=subdir)
         try:
-            rendered = rattler_build.Stage0Recipe.from_dict(made).render(
+            # Without a folder it makes one in /tmp and leaves it there.
+            stage0 = rattler_build.Stage0Recipe.from_dict(made, recipe_dir=work / "recipe")
+            rendered = stage0.render(
                 rattler_build.VariantConfig(), rattler_build.RenderConfig(platform=platform)
             )
             result = rendered[0].run_build(
