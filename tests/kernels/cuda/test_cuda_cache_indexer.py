@@ -10,11 +10,6 @@ from vllm_kernels.reference import cache_indexer as reference
 ops = torch.ops.vllm_kernels
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param

@@ -20,11 +20,6 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def expert_map(experts: int, local: int) -> torch.Tensor:
     mapped = torch.full((experts,), -1, dtype=torch.int32)
     chosen = torch.randperm(experts)[:local]

@@ -20,11 +20,6 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def gemm(_gpu: None) -> None:
     """Skips where the GPU is not one of those that the family serves."""

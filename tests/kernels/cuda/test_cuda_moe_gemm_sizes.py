@@ -12,11 +12,6 @@ ops = torch.ops.vllm_kernels
 POISON = -77
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def numbers(*shape: int) -> torch.Tensor:
     return torch.full(shape, POISON, dtype=torch.int32, device="cuda")
 

@@ -19,11 +19,6 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def route(name: str, tokens: int, topk: int, *args: object, indices: torch.dtype) -> Routed:
     ours, theirs = (Routed(tokens, topk, indices) for _ in range(2))
     getattr(ops, name)(*ours.all(), *args)

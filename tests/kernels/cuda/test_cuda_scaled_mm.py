@@ -40,11 +40,6 @@ def _block_fp8() -> bool:
 needs_blocks = pytest.mark.skipif(not _block_fp8(), reason="no scales for blocks on this GPU")
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def matrix(rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
     if dtype == torch.int8:
         return torch.randint(-128, 128, (rows, columns), device="cuda", dtype=torch.int8)

@@ -25,11 +25,6 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param
 
 
-@pytest.fixture(autouse=True)
-def seed() -> None:
-    torch.manual_seed(0)
-
-
 def sort(ids: torch.Tensor, experts: int, block: int) -> tuple[torch.Tensor, ...]:
     """What ``moe_align_block_size`` gives for entries of ``ids``; -1 is on another GPU."""
     order, owners = [], []
