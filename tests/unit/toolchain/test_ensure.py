@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 from io import StringIO
 from pathlib import Path
@@ -58,6 +59,17 @@ def test_the_channel_holds_every_package_of_the_catalog(tmp_path: Path) -> None:
     assert "4 packages (4 made now)" in text
     repodata = json.loads((channel.path / "noarch/repodata.json").read_text())
     assert len(repodata["packages.conda"]) == 3
+
+
+def test_nothing_is_left_in_the_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    make(tmp_path / "cache")
+    assert not list(temporary.iterdir())
 
 
 def test_package_content(tmp_path: Path) -> None:
