@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 from vllm_conda import emulate
-from vllm_conda.build.channel import toolchain_for
-from vllm_conda.build.workspace import locked, workspace_for
+from vllm_conda.builder.channel import toolchain_for
+from vllm_conda.builder.workspace import locked, workspace_for
 from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import VllmCondaError
 from vllm_conda.progress import Reporter

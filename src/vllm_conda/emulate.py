@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from vllm_conda.build.channel import toolchain_for
-from vllm_conda.build.workspace import Workspace
+from vllm_conda.builder.channel import toolchain_for
+from vllm_conda.builder.workspace import Workspace
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import BuildFailure, ConfigError
 from vllm_conda.progress import Reporter

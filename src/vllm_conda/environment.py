@@ -13,8 +13,8 @@ from filelock import FileLock
 from rattler import GenericVirtualPackage
 from rattler.shell import ActivationVariables, activate
 
-from vllm_conda.build.check import identity
-from vllm_conda.build.workspace import Workspace
+from vllm_conda.builder.check import identity
+from vllm_conda.builder.workspace import Workspace
 from vllm_conda.paths import disk_errors
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import install_records, solve_specs, virtual_packages

@@ -19,8 +19,8 @@ import support
 from rattler_build import Package
 
 from vllm_conda import errors
-from vllm_conda.build.pipeline import Options, build
-from vllm_conda.build.workspace import workspace_for
+from vllm_conda.builder.pipeline import Options, build
+from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.progress import Mode, Reporter
 
 V3 = "linux-64-cpu-x86-64-v3"

@@ -12,8 +12,8 @@ import pytest
 import support
 from rattler_build import Package
 
-from vllm_conda.build.pipeline import Options, Report, build
-from vllm_conda.build.workspace import KEPT_STAGINGS, workspace_for
+from vllm_conda.builder.pipeline import Options, Report, build
+from vllm_conda.builder.workspace import KEPT_STAGINGS, workspace_for
 from vllm_conda.progress import Mode, Reporter
 
 V3, V4 = "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4"

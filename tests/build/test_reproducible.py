@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import support
 
-from vllm_conda.build.pipeline import Options, build
+from vllm_conda.builder.pipeline import Options, build
 from vllm_conda.jobs import select
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.targets import load_targets

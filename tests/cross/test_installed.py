@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vllm_conda import emulate
-from vllm_conda.build.workspace import workspace_for
+from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.progress import Reporter
 from vllm_conda.targets import load_targets
 from vllm_conda.toolchain.host import CROSS_PLATFORMS

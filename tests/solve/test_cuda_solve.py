@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import support
 
-from vllm_conda.build.pipeline import Options, build
+from vllm_conda.builder.pipeline import Options, build
 from vllm_conda.progress import Mode, Reporter
 
 SCRIPT = Path(__file__).with_name("solve_profile.py")

@@ -6,7 +6,7 @@ import pytest
 import site_channel
 from support import ROOT
 
-from vllm_conda.build.pipeline import make_plan
+from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.examples import example_path
 from vllm_conda.site.model import load_site, parse_site

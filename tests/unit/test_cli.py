@@ -11,7 +11,7 @@ import pytest
 from support import ROOT
 
 from vllm_conda import errors
-from vllm_conda.build.pipeline import Options
+from vllm_conda.builder.pipeline import Options
 from vllm_conda.cli import COMMANDS, cli, main
 from vllm_conda.errors import UsageError
 
@@ -181,7 +181,7 @@ def test_a_filtered_build_is_for_this_machine_unless_asked(
         chosen.update(options.variants)
         raise UsageError("seen enough.")
 
-    monkeypatch.setattr("vllm_conda.build.pipeline.build", stop)
+    monkeypatch.setattr("vllm_conda.builder.pipeline.build", stop)
     command = [
         "build",
         "--root",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_conda import errors
-from vllm_conda.build.diagnose import compiler_errors, failure, script_errors
+from vllm_conda.builder.diagnose import compiler_errors, failure, script_errors
 
 GCC = (
     """

@@ -9,7 +9,7 @@ import pytest
 import support
 from support import ROOT
 
-from vllm_conda.build.pipeline import make_plan
+from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.cli import main
 from vllm_conda.errors import RecipeError
 from vllm_conda.lint import RULES, check, violations

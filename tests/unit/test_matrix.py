@@ -15,7 +15,7 @@ import support
 import yaml
 from support import ROOT
 
-from vllm_conda.build.pipeline import make_plan
+from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.cli import main
 from vllm_conda.errors import ConfigError, UsageError
 from vllm_conda.generate import generate, generated_files, matrix_page

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.build import check, proof
+from vllm_conda.builder import check, proof
 from vllm_conda.cli import main
 
 

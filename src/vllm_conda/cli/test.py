@@ -28,8 +28,8 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
     Example:
       vllm-conda test --channel conda-forge output/linux-64/vllm-cuda-0.26.0-cuda130_sm90_*.conda
     """
-    from vllm_conda.build import proof
-    from vllm_conda.build.channel import toolchain_for
+    from vllm_conda.builder import proof
+    from vllm_conda.builder.channel import toolchain_for
     from vllm_conda.toolchain import cuda as toolkits
     from vllm_conda.toolchain import cuda_pytorch
 

@@ -14,11 +14,11 @@ from rattler.index import index_fs
 from rattler_build import RenderConfig, Stage0Recipe, VariantConfig
 from rattler_build.tool_config import PlatformConfig
 
-from vllm_conda.build.channel import Toolchain, toolchain_for
-from vllm_conda.build.diagnose import failure, script_errors
-from vllm_conda.build.logs import JobLog
-from vllm_conda.build.session import Event, run_worker
-from vllm_conda.build.workspace import Workspace, worker_environment, workspace_for
+from vllm_conda.builder.channel import Toolchain, toolchain_for
+from vllm_conda.builder.diagnose import failure, script_errors
+from vllm_conda.builder.logs import JobLog
+from vllm_conda.builder.session import Event, run_worker
+from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
 from vllm_conda.engine import channel, wheels
 from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import IntegrityError, NetworkError, TestFailure

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vllm_conda.build.workspace import workspace_for
+from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.engine import files, package
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.build import channel as build_channel
+from vllm_conda.builder import channel as build_channel
 from vllm_conda.cli import main
 from vllm_conda.errors import ConfigError, UsageError
 from vllm_conda.progress import Mode, Reporter

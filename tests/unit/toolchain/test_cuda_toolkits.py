@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT
 
-from vllm_conda.build.channel import Toolchain
+from vllm_conda.builder.channel import Toolchain
 from vllm_conda.cuda.arch import parse_version
 from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.progress import Mode, Reporter

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vllm_conda.build.session import end_orphans
+from vllm_conda.builder.session import end_orphans
 from vllm_conda.errors import BusyError
 from vllm_conda.paths import cache_root, disk_errors, write_atomic
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from rattler_build import Package
 
-from vllm_conda.build import check
-from vllm_conda.build.channel import Toolchain, toolchain_for
-from vllm_conda.build.diagnose import failure, script_errors
-from vllm_conda.build.logs import JobLog
-from vllm_conda.build.repack import repack, source_epoch
-from vllm_conda.build.session import run_worker
-from vllm_conda.build.store import Store
-from vllm_conda.build.workspace import (
+from vllm_conda.builder import check
+from vllm_conda.builder.channel import Toolchain, toolchain_for
+from vllm_conda.builder.diagnose import failure, script_errors
+from vllm_conda.builder.logs import JobLog
+from vllm_conda.builder.repack import repack, source_epoch
+from vllm_conda.builder.session import run_worker
+from vllm_conda.builder.store import Store
+from vllm_conda.builder.workspace import (
     Workspace,
     locked,
     prune_stagings,

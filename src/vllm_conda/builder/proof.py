@@ -11,11 +11,11 @@ from pathlib import Path
 
 from rattler_build import Package, RattlerBuildError
 
-from vllm_conda.build import check
-from vllm_conda.build.channel import Toolchain
-from vllm_conda.build.diagnose import failure, script_errors
-from vllm_conda.build.logs import JobLog
-from vllm_conda.build.session import run_worker
+from vllm_conda.builder import check
+from vllm_conda.builder.channel import Toolchain
+from vllm_conda.builder.diagnose import failure, script_errors
+from vllm_conda.builder.logs import JobLog
+from vllm_conda.builder.session import run_worker
 from vllm_conda.errors import SolveError, TestFailure, UsageError
 from vllm_conda.paths import cache_root, disk_errors
 from vllm_conda.progress import Reporter

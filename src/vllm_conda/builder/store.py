@@ -15,7 +15,7 @@ from typing import Any
 import cattrs
 from rattler.index import index_fs
 
-from vllm_conda.build.workspace import Workspace
+from vllm_conda.builder.workspace import Workspace
 from vllm_conda.paths import disk_errors, write_atomic
 
 STATE_FILE = "build-state.json"

@@ -34,7 +34,7 @@ def run_worker(
     """
     last: Event = {}
     with subprocess.Popen(
-        [sys.executable, "-m", "vllm_conda.build.worker"],
+        [sys.executable, "-m", "vllm_conda.builder.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -123,7 +123,7 @@ def _members(session: int, folder: Path) -> list[int]:
                 continue
             state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             inside = (entry / "cwd").readlink().is_relative_to(folder)
-            worker = b"vllm_conda.build.worker" in (entry / "cmdline").read_bytes()
+            worker = b"vllm_conda.builder.worker" in (entry / "cmdline").read_bytes()
         except OSError:
             continue
         if state != "Z" and (inside or worker):
