@@ -28,7 +28,7 @@ def section(documents: list[dict[str, Any]]) -> str:
         "the contender's. The bound is the time in which a step's weights, as the checkpoint has "
         "them, keys and values can be read at the largest bandwidth measured in the same runs; the "
         "last column is what a decoder at the bound would reach. Weights that lie compact in "
-        "memory are read in less: see [engine.md](../engine.md#how-fast).\n"
+        "memory are read in less: see [engine.md](../users/engine.md#how-fast).\n"
     )
     return text + "".join(_machine(document) for document in documents)
 

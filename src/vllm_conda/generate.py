@@ -133,11 +133,11 @@ def generated_files(targets: Targets, costs: Costs | None = None) -> Iterator[tu
     yield Path("cmake/generated/tiers.cmake"), tiers_cmake(targets)
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
-    yield Path("docs/generated/targets.md"), targets_page(targets)
+    yield Path("docs/packagers/generated/targets.md"), targets_page(targets)
     header = f"<!--{_header('').rstrip()} -->\n"
-    yield Path("docs/generated/cuda.md"), header + cuda_page(targets.cuda)
-    yield Path("docs/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
-    yield Path("docs/exit-codes.md"), exit_codes_page()
+    yield Path("docs/packagers/generated/cuda.md"), header + cuda_page(targets.cuda)
+    yield Path("docs/packagers/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
+    yield Path("docs/packagers/exit-codes.md"), exit_codes_page()
 
 
 def generate(root: Path, targets: Targets) -> list[Path]:

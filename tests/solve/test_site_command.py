@@ -179,7 +179,7 @@ def test_wrong_use_is_one_sentence(tmp_path: Path, words: list[str], code: int, 
 
 
 def test_guide_shows_what_is_printed(tmp_path: Path, addresses: list[str]) -> None:
-    guide = (support.ROOT / "docs" / "site.md").read_text()
+    guide = (support.ROOT / "docs" / "users" / "sites.md").read_text()
     _, _, rest = guide.partition("```yaml\n")
     example, _, rest = rest.partition("```\n")
     shown = rest.partition("```\n")[2].partition("```\n")[0]

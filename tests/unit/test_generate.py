@@ -90,6 +90,6 @@ def test_exit_codes_are_distinct_and_documented() -> None:
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, Exception)]
     codes = [kind.exit_code for kind in kinds]
     assert len(set(codes)) == len(codes)
-    page = (ROOT / "docs" / "exit-codes.md").read_text()
+    page = (ROOT / "docs" / "packagers" / "exit-codes.md").read_text()
     for kind in kinds:
         assert f"| {kind.exit_code} | `{kind.kind}` |" in page

@@ -142,7 +142,7 @@ def test_one_line_changes_all_that_is_generated(name: str) -> None:
     before, after = texts(TARGETS), texts(changed(old, new))
     assert part in after[path]
     assert before.get(path) != after[path]
-    assert documented in after["docs/generated/matrix.md"]
+    assert documented in after["docs/packagers/generated/matrix.md"]
 
 
 def test_a_new_slice_renders_and_keeps_every_rule(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_costs_are_shown_where_measured(tmp_path: Path) -> None:
     row = found[job]
     assert row.cost is not None
     assert row.cost.memory_mib == 900
-    page = texts_with(tmp_path)["docs/generated/matrix.md"]
+    page = texts_with(tmp_path)["docs/packagers/generated/matrix.md"]
     assert "30 s on 2 cores, 50 s of processor time | 900 MiB" in page
     assert page.count(NOT_MEASURED) == 2 * (len(jobs(TARGETS)) - 1)
 

@@ -264,8 +264,8 @@ def test_examples_are_marked_as_such(name: str) -> None:
 
 
 def test_guide_lists_every_key_and_its_example_is_good() -> None:
-    guide = (ROOT / "docs" / "site.md").read_text()
+    guide = (ROOT / "docs" / "users" / "sites.md").read_text()
     for field in (*dataclasses.fields(Site), *dataclasses.fields(Node)):
         assert f"\n| `{field.name}` | " in guide
     example = guide.partition("```yaml\n")[2].partition("```")[0]
-    assert list(parse_site(example, "docs/site.md").nodes) == ["login", "a100", "old"]
+    assert list(parse_site(example, "docs/users/sites.md").nodes) == ["login", "a100", "old"]

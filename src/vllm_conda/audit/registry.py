@@ -19,7 +19,7 @@ ARCHIVE = "archive"
 
 @dataclass(frozen=True)
 class Check:
-    """``severities`` are those that it can report, for the table of docs/audit.md."""
+    """``severities`` are those that it can report, for the table of docs/packagers/audit.md."""
 
     name: str
     module: str

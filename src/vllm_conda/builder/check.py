@@ -40,7 +40,8 @@ def audit_package(package: Path, root: Path, targets: Targets, build: Path) -> l
         block = "\n  ".join(errors)
         raise AuditFailure(
             f"{package.name} breaks what it promises:\n  {block}\n",
-            f"Look again with `vllm-conda audit {package}`; docs/audit.md says how to allow it.",
+            f"Look again with `vllm-conda audit {package}`; "
+            "docs/packagers/audit.md says how to allow it.",
         )
     return [one.line() for one in findings if one.severity is Severity.WARNING]
 

@@ -80,7 +80,7 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code (docs/exit-codes.md).
+    """Run the command line and return the exit code (docs/packagers/exit-codes.md).
 
     Without ``arguments`` the process's own are taken, and the process ends here.
     """

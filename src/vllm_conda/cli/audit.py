@@ -148,5 +148,5 @@ def _verdict(report: Report, strict: bool, as_json: bool) -> int:
     what = f"{errors} errors" + (f" and {warnings} warnings" if strict else "")
     raise AuditFailure(
         f"The audit found {what} in {len(report.packages)} packages.",
-        "The lines above say what; docs/audit.md how to repair or allow it.",
+        "The lines above say what; docs/packagers/audit.md how to repair or allow it.",
     )

@@ -1,4 +1,4 @@
-"""docs/generated/cuda.md: architectures, toolkits, and what each family is compiled for."""
+"""docs/packagers/generated/cuda.md: architectures, toolkits, each family's compiled code."""
 
 from __future__ import annotations
 

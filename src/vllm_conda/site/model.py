@@ -181,7 +181,7 @@ def _explain(error: BaseException, document: Document, keys: Keys) -> ConfigErro
         return _explain(first, document, keys + _note(first))
     if isinstance(error, KeyError):
         return ConfigError(
-            f"{document.place(keys)}: the key is missing.", "docs/site.md lists the keys."
+            f"{document.place(keys)}: the key is missing.", "docs/users/sites.md lists the keys."
         )
     if isinstance(error, (AttributeError, TypeError, ValueError)) and not _is_mapping(
         document, keys
