@@ -1,6 +1,6 @@
 # CUDA: the toolkit, what is compiled for which architectures, and one library a kernel family.
 # No GPU of this machine is ever asked for its architecture. targets.toml ([cuda]) decides, file by
-# file; src/vllm_conda/cuda/configure.py computes it, with the standard library alone.
+# file; src/vllm_cuda_plan computes it, with the standard library alone.
 
 # No -arch of CMake's own: every file gets the -gencode flags of its family or part.
 set(CMAKE_CUDA_ARCHITECTURES_REQUESTED "${CMAKE_CUDA_ARCHITECTURES}")
@@ -124,7 +124,7 @@ set(VLLM_CUDA_SUMMARY ${PROJECT_BINARY_DIR}/cuda/cuda.json)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/cuda)
 execute_process(
   COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${PROJECT_SOURCE_DIR}/src PYTHONDONTWRITEBYTECODE=1
-          ${vllm_cuda_python} -m vllm_conda.cuda.configure
+          ${vllm_cuda_python} -m vllm_cuda_plan
           --table ${PROJECT_SOURCE_DIR}/cmake/generated/cuda.json
           --cuda ${CMAKE_CUDA_COMPILER_VERSION} --archs "${vllm_cuda_text}"
           --families "${vllm_cuda_wanted}" --platform ${vllm_cuda_platform}

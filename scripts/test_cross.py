@@ -22,7 +22,7 @@ from vllm_conda import emulate
 from vllm_conda.builder.channel import toolchain_for
 from vllm_conda.builder.workspace import locked, workspace_for
 from vllm_conda.environment import ensure_environment
-from vllm_conda.errors import VllmCondaError
+from vllm_conda.errors import VllmError
 from vllm_conda.progress import Reporter
 from vllm_conda.targets import Targets, load_targets
 from vllm_conda.toolchain.cross import pytorch
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         with Reporter() as reporter:
             for platform in chosen.platform or CROSS_PLATFORMS:
                 failed += test(platform, targets, chosen, rest or TESTS, reporter)
-    except VllmCondaError as error:
+    except VllmError as error:
         print(f"test-cross: {error}", file=sys.stderr)
         return error.exit_code
     for name in failed:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vllm_conda import errors, matrix
-from vllm_conda.cuda.page import cuda_page
-from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmCondaError
+from vllm_conda.cuda_page import cuda_page
+from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmError
 from vllm_conda.feedstock.config import conda_build_config
 from vllm_conda.jobs import Job, jobs, variant_keys
 from vllm_conda.matrix import COSTS_COMMAND, COSTS_FILE, Costs, load_costs
@@ -113,7 +113,7 @@ def exit_codes_page() -> str:
 
 
 def _is_error(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, VllmCondaError)
+    return isinstance(value, type) and issubclass(value, VllmError)
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

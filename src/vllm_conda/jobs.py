@@ -7,9 +7,9 @@ import platform as host
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from vllm_conda.cuda.arch import Code, parse_code, parse_version
 from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 from vllm_conda.targets import Targets
+from vllm_cuda_plan.arch import Code, parse_code, parse_version
 
 CUDA_COMPILER = "cuda-nvcc"
 CPU, CUDA = "cpu", "cuda"

@@ -12,10 +12,10 @@ from typing import Any
 import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
-from vllm_conda.cuda.arch import parse_version
-from vllm_conda.cuda.table import Cuda, check_cuda_table
 from vllm_conda.errors import ConfigError, did_you_mean
 from vllm_conda.feedstock.table import Feedstock, check_feedstock_table
+from vllm_cuda_plan.arch import parse_version
+from vllm_cuda_plan.table import Cuda, check_cuda_table
 
 if sys.version_info >= (3, 11):
     import tomllib

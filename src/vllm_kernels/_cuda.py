@@ -12,7 +12,7 @@ import torch
 
 from vllm_kernels import _driver, _libraries
 
-SUMMARY = "cuda.json"  # written by vllm_conda.cuda.configure, beside the libraries
+SUMMARY = "cuda.json"  # written by vllm_cuda_plan, beside the libraries
 _SCHEMA = 1
 PREFIX = "vllm_kernels_cuda_"
 

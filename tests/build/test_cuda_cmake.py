@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.cuda.arch import Code
 from vllm_conda.targets import load_targets
+from vllm_cuda_plan.arch import Code
 
 ROOT = Path(__file__).parents[2]
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")

@@ -338,7 +338,7 @@ def test_channel_that_cannot_be_reached(checkout: Path) -> None:
     ],
 )
 def test_malformed_input_fails_before_any_work(
-    checkout: Path, dummies: str, file: str, text: str, kind: type[errors.VllmCondaError]
+    checkout: Path, dummies: str, file: str, text: str, kind: type[errors.VllmError]
 ) -> None:
     (checkout / file).write_text(text)
     done = cli(checkout, dummies)

@@ -62,7 +62,7 @@ def test_a_thousand_errors_become_twelve_lines() -> None:
         ("something else", errors.BuildFailure, "something else"),
     ],
 )
-def test_cause(line: str, kind: type[errors.VllmCondaError], part: str) -> None:
+def test_cause(line: str, kind: type[errors.VllmError], part: str) -> None:
     error = failure("vllm-cpu for a-job", "script failed", ["before", line], "/logs/x.log")
     assert type(error) is kind
     assert part in error.message

@@ -11,10 +11,10 @@ from vllm_conda.audit.context import Context
 from vllm_conda.audit.fatbin import GpuCode, read_gpu_code
 from vllm_conda.audit.finding import Finding, error
 from vllm_conda.audit.subject import Subject
-from vllm_conda.cuda.arch import Code, parse_code
-from vllm_conda.cuda.plan import plan_family, read_request
-from vllm_conda.cuda.table import Cuda
 from vllm_conda.errors import AuditFailure, ConfigError
+from vllm_cuda_plan.arch import Code, parse_code
+from vllm_cuda_plan.plan import plan_family, read_request
+from vllm_cuda_plan.table import Cuda
 
 SUMMARY = "cuda.json"
 _NAME = "cuda"

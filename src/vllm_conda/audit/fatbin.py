@@ -21,8 +21,8 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from vllm_conda.cuda.arch import Code
 from vllm_conda.errors import AuditFailure
+from vllm_cuda_plan.arch import Code
 
 SECTION = ".nv_fatbin"
 _MAGIC = 0xBA55ED50

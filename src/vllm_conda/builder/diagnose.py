@@ -10,7 +10,7 @@ from vllm_conda.errors import (
     MissingToolError,
     NetworkError,
     SolveError,
-    VllmCondaError,
+    VllmError,
 )
 
 _ERROR = re.compile(
@@ -25,7 +25,7 @@ _EXCEPTION = re.compile(r"^[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Warnin
 _MAX_LINES = 12
 _MAX_WIDTH = 300
 
-_CAUSES: tuple[tuple[re.Pattern[str], type[VllmCondaError], str, str], ...] = (
+_CAUSES: tuple[tuple[re.Pattern[str], type[VllmError], str, str], ...] = (
     (
         re.compile(r"No space left on device|os error 28\b", re.I),
         DiskError,
@@ -96,7 +96,7 @@ def script_errors(lines: list[str]) -> list[str]:
     return (raised or lines)[-_MAX_LINES:]
 
 
-def failure(what: str, message: str, lines: list[str], log: str) -> VllmCondaError:
+def failure(what: str, message: str, lines: list[str], log: str) -> VllmError:
     """Turn a failed worker into the exception that names cause, first errors and log.
 
     Args:

@@ -130,7 +130,7 @@ def build(options: Options, reporter: Reporter) -> Report:
     """Bring the output channel up to date with the checkout.
 
     Raises:
-        VllmCondaError: See docs/packagers/exit-codes.md; the output folder is as before or better.
+        VllmError: See docs/packagers/exit-codes.md; the output folder is as before or better.
     """
     started = time.monotonic()
     targets = load_targets(options.root)

@@ -18,7 +18,7 @@ from vllm_conda.errors import (
     INTERRUPTED_EXIT_CODE,
     DiskError,
     UsageError,
-    VllmCondaError,
+    VllmError,
     did_you_mean,
 )
 
@@ -120,7 +120,7 @@ def _attempt(words: list[str]) -> int:
     try:
         # Without standalone mode click returns an Exit's code instead of raising it.
         code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
-    except VllmCondaError as error:
+    except VllmError as error:
         _report(error, "--json" in words)
         return error.exit_code
     except click.ClickException as error:
@@ -145,7 +145,7 @@ def _help_hint(error: click.ClickException) -> str:
     return f"See `{command} --help`."
 
 
-def _report(error: VllmCondaError, as_json: bool) -> None:
+def _report(error: VllmError, as_json: bool) -> None:
     if as_json:
         document: dict[str, Any] = {
             "kind": error.kind,

@@ -20,7 +20,7 @@ def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> C
     It holds what the toolchain channel does not; the two are used together.
 
     Raises:
-        VllmCondaError: As the toolchain's ``ensure``.
+        VllmError: As the toolchain's ``ensure``.
     """
     host = host_module.detect(platform)
     store = Store(cache or default_cache())

@@ -58,7 +58,7 @@ def ensure(
         channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
 
     Raises:
-        VllmCondaError: A download, the build or the package's own tests failed.
+        VllmError: A download, the build or the package's own tests failed.
     """
     toolchain = toolchain_for(platform, channels, reporter)
     dependencies = channel.ensure(platform, reporter=reporter)

@@ -201,7 +201,7 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     Raises:
         TestFailure: A run failed or gave wrong tokens, or the engine's files are not upstream's.
         SolveError: There is no GPU to run on.
-        VllmCondaError: The engine's package or environment could not be made.
+        VllmError: The engine's package or environment could not be made.
     """
     virtual = virtual_packages()
     if options.device == "cuda" and "__cuda" not in {one.name.normalized for one in virtual}:

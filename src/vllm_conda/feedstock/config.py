@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vllm_conda.cuda.arch import parse_version
 from vllm_conda.errors import ConfigError
 from vllm_conda.jobs import ALL_SLICE, CUDA, NO_CUDA, Job, arch_bound, jobs
 from vllm_conda.targets import Platform, Targets
+from vllm_cuda_plan.arch import parse_version
 
 # conda-forge's groups, keys in its order: groups are merged by equality.
 COMPILER_GROUP = (

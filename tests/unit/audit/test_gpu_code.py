@@ -15,9 +15,9 @@ from vllm_conda.audit.cuda import check_declared
 from vllm_conda.audit.fatbin import GpuCode, parse_fatbin, read_gpu_code
 from vllm_conda.audit.run import Request, audit
 from vllm_conda.audit.settings import Budget, Settings
-from vllm_conda.cuda.arch import Code, parse_code
 from vllm_conda.errors import AuditFailure
 from vllm_conda.targets import load_targets
+from vllm_cuda_plan.arch import Code, parse_code
 
 ROOT = Path(__file__).resolve().parents[3]
 PTX, MACHINE = 1, 2

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 
-from vllm_conda.cuda.arch import Code, parse_code, parse_version, parse_wish
-from vllm_conda.cuda.plan import (
+from vllm_conda.errors import ConfigError
+from vllm_conda.targets import load_targets
+from vllm_cuda_plan.arch import Code, parse_code, parse_version, parse_wish
+from vllm_cuda_plan.plan import (
     check_toolkit,
     code_words,
     nearest_toolkit,
@@ -19,8 +21,6 @@ from vllm_conda.cuda.plan import (
     read_request,
     serves,
 )
-from vllm_conda.errors import ConfigError
-from vllm_conda.targets import load_targets
 
 CUDA = load_targets(ROOT).cuda
 

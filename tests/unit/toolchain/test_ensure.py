@@ -234,7 +234,7 @@ DRIVER = textwrap.dedent(
     import os, resource, signal, sys
     sys.path[:0] = {path!r}
     from pathlib import Path
-    from vllm_conda.errors import VllmCondaError
+    from vllm_conda.errors import VllmError
     from vllm_conda.progress import Mode, Reporter
     from vllm_conda.toolchain import ensure, maker, model, store
 
@@ -261,7 +261,7 @@ DRIVER = textwrap.dedent(
         resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800))
     try:
         ensure(reporter=Reporter(Mode.PLAIN), cache=Path({cache!r}))
-    except VllmCondaError as error:
+    except VllmError as error:
         print(error)
         sys.exit(error.exit_code)
     """

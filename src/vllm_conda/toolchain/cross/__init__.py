@@ -44,7 +44,7 @@ def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> C
 
     Raises:
         ConfigError: No cross compiler is known for the platform.
-        VllmCondaError: As the toolchain's ``ensure``.
+        VllmError: As the toolchain's ``ensure``.
     """
     host = host_module.detect_cross(platform)
     text = catalog_text(host)

@@ -120,7 +120,7 @@ def ensure(
     Raises:
         ConfigError: The registries offer no such toolkit.
         MissingToolError: It does not work with this machine's C library.
-        VllmCondaError: As the toolchain's ``ensure``.
+        VllmError: As the toolchain's ``ensure``.
     """
     host = host_for(platform)
     text = catalog_text(version, host)

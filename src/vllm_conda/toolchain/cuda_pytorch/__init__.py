@@ -30,7 +30,7 @@ def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> C
 
     Raises:
         ConfigError: No registry offers such a PyTorch for the platform.
-        VllmCondaError: As the toolchain's ``ensure``.
+        VllmError: As the toolchain's ``ensure``.
     """
     text = catalog_text()
     catalog = model.parse(text)

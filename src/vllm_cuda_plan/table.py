@@ -1,12 +1,12 @@
-"""Typed model of the ``[cuda]`` tables of ``targets.toml``. Standard library only (see package)."""
+"""Typed model of the ``[cuda]`` tables of ``targets.toml``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm_conda.cuda.arch import Code, parse_code, parse_version
-from vllm_conda.errors import ConfigError, did_you_mean
+from vllm_cuda_plan.arch import Code, parse_code, parse_version
+from vllm_cuda_plan.errors import ConfigError, did_you_mean
 
 ALL = "all"
 

@@ -1,4 +1,4 @@
-"""Architectures as people write them. Standard library only (see package).
+"""Architectures as people write them.
 
 Two spellings are in use: PyTorch's (``8.6``, ``9.0a``, ``12.0+PTX``, ``Hopper``) and CMake's
 (``86-real``, ``90a-real``, ``120-virtual``, ``86`` for both).

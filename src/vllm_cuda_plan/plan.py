@@ -1,7 +1,4 @@
-"""What a build compiles: requested architectures ∩ toolkit ∩ kernel family. CMake runs this module.
-
-Standard library only (see package).
-"""
+"""What a build compiles: requested architectures ∩ toolkit ∩ kernel family."""
 
 from __future__ import annotations
 
@@ -9,12 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vllm_conda.cuda.arch import Code, Wish, parse_version, parse_wish
-from vllm_conda.cuda.table import ALL, Cuda, Family
-from vllm_conda.errors import ConfigError, did_you_mean
+from vllm_cuda_plan.arch import Code, Wish, parse_version, parse_wish
+from vllm_cuda_plan.errors import ConfigError, did_you_mean
+from vllm_cuda_plan.table import ALL, Cuda, Family
 
-# Where a request comes from, in this order; conda's compiler activation always sets the last.
-REQUEST_VARIABLES = ("VLLM_CUDA_ARCHS", "TORCH_CUDA_ARCH_LIST", "CUDAARCHS")
 _GPU_QUERIES = ("native", "auto")
 
 

@@ -1,7 +1,7 @@
-"""The build system's side of the plan: ``python -m vllm_conda.cuda.configure``, run by CMake.
+"""The build system's side of the plan: ``python -m vllm_cuda_plan``, run by CMake.
 
-Standard library only (see package). Reads ``cmake/generated/cuda.json``, writes a file that CMake
-includes and the summary that the packages carry.
+Reads ``cmake/generated/cuda.json``, writes a file that CMake includes and the summary that the
+packages carry.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_conda.cuda.arch import Code, parse_version
-from vllm_conda.cuda.plan import (
+from vllm_cuda_plan.arch import Code, parse_version
+from vllm_cuda_plan.errors import VllmError
+from vllm_cuda_plan.plan import (
     FamilyPlan,
     Request,
     check_toolkit,
@@ -24,8 +25,7 @@ from vllm_conda.cuda.plan import (
     read_request,
     serves,
 )
-from vllm_conda.cuda.table import Arch, Cuda, Family, Part, Slice, Toolkit
-from vllm_conda.errors import VllmCondaError
+from vllm_cuda_plan.table import Arch, Cuda, Family, Part, Slice, Toolkit
 
 SUMMARY_SCHEMA = 1
 # Stands for the parts of a family without a CUDA file.
@@ -135,7 +135,7 @@ def table_text(version: str, request: Request, plans: Sequence[FamilyPlan]) -> s
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Plan one build; 0, or 1 with one sentence on standard error."""
-    parser = argparse.ArgumentParser(prog="python -m vllm_conda.cuda.configure")
+    parser = argparse.ArgumentParser(prog="python -m vllm_cuda_plan")
     parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--cuda", required=True, help="version of nvcc")
     parser.add_argument("--archs", default="", help="requested; empty: the toolkit's own list")
@@ -161,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         have = {name: parts if name not in host else () for name, parts in have.items()}
         wanted = tuple(filter(None, arguments.families.replace(";", " ").replace(",", " ").split()))
         plans = plan(cuda, version, request, have, wanted, host)
-    except VllmCondaError as error:
+    except VllmError as error:
         print(error, file=sys.stderr)
         return 1
     arguments.cmake.write_text(cmake_text(cuda, version, plans), encoding="utf-8")

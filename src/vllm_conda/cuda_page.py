@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vllm_conda.cuda.plan import FamilyPlan, code_words, plan_family, read_request
-from vllm_conda.cuda.table import Cuda
+from vllm_cuda_plan.plan import FamilyPlan, code_words, plan_family, read_request
+from vllm_cuda_plan.table import Cuda
 
 Rows = Sequence[tuple[str, ...]]
 

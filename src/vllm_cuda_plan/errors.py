@@ -1,0 +1,40 @@
+"""Failures that a user can act on: what the planner raises and the toolkit builds on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class VllmError(Exception):
+    """Base of every failure that a user can act on.
+
+    Args:
+        message: What failed and why, one sentence.
+        hint: The next command or edit; empty when there is none.
+    """
+
+    exit_code: ClassVar[int] = 1
+    kind: ClassVar[str] = "error"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class ConfigError(VllmError):
+    """A TOML, YAML or variant file is malformed or holds an unknown key or value."""
+
+    exit_code = 3
+    kind = "config"
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest choice, or an empty string."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
