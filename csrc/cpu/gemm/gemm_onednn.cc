@@ -11,7 +11,7 @@
 namespace vk {
 namespace {
 
-// From here on oneDNN's float kernels are ahead of ours (benchmarks/bench_gemm.py); below, and for
+// From here on oneDNN's float kernels are ahead of ours (benchmarks/cpu/bench_gemm.py); below, and for
 // bfloat16 and int8 on AMX, ours are.
 constexpr int64_t kManyRows = 192;
 

@@ -58,7 +58,7 @@ void RunC2x(Kind kind, const Problem& p) {
 #endif
 
 #ifdef ENABLE_SCALED_MM_SM90
-// By measurement on an H100 and an H200 (benchmarks/cuda/bench_scaled_mm.py). Of INT8, tiles of
+// By measurement on an H100 and an H200 (benchmarks/cuda/bench_gemm.py). Of INT8, tiles of
 // 128 x 256 are the faster ones where they leave no more multiprocessors idle at the end; of FP8
 // they were the slower ones whenever the power limit set the clock.
 template <Kind kKind>

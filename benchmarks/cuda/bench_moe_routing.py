@@ -1,6 +1,6 @@
 """Mixture of experts on a GPU, against PyTorch eager and torch.compile.
 
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_moe.py --out moe.json
+VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_moe_routing.py
 """
 
 from __future__ import annotations
@@ -183,4 +183,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("moe", cases))
+    raise SystemExit(main("moe_routing", cases))

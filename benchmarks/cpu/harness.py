@@ -32,7 +32,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 # The benchmarks run from a checkout, whether or not the package is installed.
 if (source := str(ROOT / "src")) not in sys.path:

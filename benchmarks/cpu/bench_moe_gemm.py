@@ -108,4 +108,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("moe", cases))
+    raise SystemExit(main("moe_gemm", cases))

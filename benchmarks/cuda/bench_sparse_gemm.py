@@ -1,6 +1,6 @@
 """Products with 2:4 sparse weights, against dense ones of PyTorch.
 
-    VLLM_KERNELS_LIBRARY_DIR=build/lib PYTHONPATH=src python benchmarks/cuda/bench_sparse.py
+    VLLM_KERNELS_LIBRARY_DIR=build/lib PYTHONPATH=src python benchmarks/cuda/bench_sparse_gemm.py
 
 Peers multiply the same numbers of rows and columns without zeros: `dense` is `torch._scaled_mm`
 with scales for rows and columns, `torch._int_mm`, or `F.linear`.
@@ -72,4 +72,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("sparse", cases))
+    raise SystemExit(main("sparse_gemm", cases))

