@@ -10,7 +10,7 @@
 
 #include "cuda/attention/ptx.cuh"
 #include "cuda/common/hopper.cuh"
-#include "cuda/common/wgmma_registers.h"
+#include "cuda/ptx/wgmma_registers.h"
 
 namespace vk::cuda::attention {
 

@@ -7,7 +7,7 @@
 
 #include "cuda/common/dtype.cuh"
 #include "cuda/common/hopper.cuh"
-#include "cuda/common/wgmma_registers.h"
+#include "cuda/ptx/wgmma_registers.h"
 
 namespace vk::cuda::moe_gemm {
 

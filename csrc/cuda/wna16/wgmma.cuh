@@ -2,7 +2,7 @@
 #ifndef VLLM_KERNELS_CUDA_WNA16_WGMMA_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_WGMMA_CUH_
 
-#include "cuda/common/wgmma_registers.h"
+#include "cuda/ptx/wgmma_registers.h"
 #include "cuda/wna16/bulk.cuh"
 #include "cuda/wna16/dequant.cuh"
 

@@ -1,7 +1,7 @@
-// Operands of warpgroup products for asm statements: VK_OUTn(d) are d[0] to d[n - 1], accumulated
+// Operands of wgmma for asm statements (wgmma.cuh): VK_OUTn(d) are d[0] to d[n - 1], accumulated
 // in place, VK_REGSn is the list of them in the instruction. Other operands are %n and on.
-#ifndef VLLM_KERNELS_CUDA_COMMON_WGMMA_REGISTERS_H_
-#define VLLM_KERNELS_CUDA_COMMON_WGMMA_REGISTERS_H_
+#ifndef VLLM_KERNELS_CUDA_PTX_WGMMA_REGISTERS_H_
+#define VLLM_KERNELS_CUDA_PTX_WGMMA_REGISTERS_H_
 
 // clang-format off
 #define VK_F8(d, i)                                                                      \
@@ -43,4 +43,4 @@
   "%112, %113, %114, %115, %116, %117, %118, %119, " "%120, %121, %122, %123, %124, %125, %126, %127"
 // clang-format on
 
-#endif  // VLLM_KERNELS_CUDA_COMMON_WGMMA_REGISTERS_H_
+#endif  // VLLM_KERNELS_CUDA_PTX_WGMMA_REGISTERS_H_
