@@ -86,7 +86,7 @@ foreach(folder IN LISTS vllm_cuda_folders)
   file(GLOB templates CONFIGURE_DEPENDS ${folder}/*.cu.in)
   # A family without a binding cannot be called: it is still being written.
   if(NOT IS_DIRECTORY ${folder} OR NOT sources
-     OR NOT EXISTS ${PROJECT_SOURCE_DIR}/csrc/torch/cuda/${family}.cc)
+     OR NOT EXISTS ${folder}/binding.cc)
     continue()
   endif()
   set(parts "")
@@ -264,7 +264,7 @@ function(vllm_add_cuda_family family)
     list(APPEND sources ${instances})
   endif()
   set(target vllm_kernels_cuda_${family})
-  set(binding ${PROJECT_SOURCE_DIR}/csrc/torch/cuda/${family}.cc)
+  set(binding ${PROJECT_SOURCE_DIR}/csrc/cuda/${family}/binding.cc)
   set(kept "")
   foreach(source IN LISTS sources)
     vllm_cuda_part(${source} "${VLLM_CUDA_LISTED_PARTS_${family}}" part)
@@ -283,7 +283,7 @@ function(vllm_add_cuda_family family)
       set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS ${flags})
     endif()
   endforeach()
-  add_library(${target} SHARED ${kept} ${binding} ${PROJECT_SOURCE_DIR}/csrc/torch/registry.cc
+  add_library(${target} SHARED ${kept} ${PROJECT_SOURCE_DIR}/csrc/torch/registry.cc
                         $<TARGET_OBJECTS:vllm_core>)
   target_compile_definitions(${target} PRIVATE
     ${VLLM_CUDA_DEFINES_${family}} "VK_CUDA_ARCHS=\"${VLLM_CUDA_ARCHS_${family}}\"")

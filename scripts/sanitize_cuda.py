@@ -120,7 +120,7 @@ def run(file: Path, tool: str, cases: int, seconds: int) -> Result:
     code, output = checked(tool, pytest, cases, seconds)
     errors = SUMMARY.search(output)
     tests = re.search(r"^\d+ (?:passed|failed|skipped).*$", output, re.MULTILINE)
-    name = file.stem.removeprefix("test_cuda_")
+    name = file.stem.removeprefix("test_")
     return Result(name, code, int(errors[1]) if errors else None, tests[0] if tests else "", output)
 
 
@@ -136,7 +136,7 @@ def main() -> int:
         sys.exit("sanitize_cuda: compute-sanitizer is not on PATH; it is part of the CUDA toolkit")
     files = options.files or [
         path
-        for path in sorted(TESTS.glob("test_cuda_*.py"))
+        for path in sorted(TESTS.glob("test_*.py"))
         if not path.stem.endswith(("_emulation", "_without_gpu"))
     ]
     with ThreadPoolExecutor(options.jobs) as pool:

@@ -29,7 +29,7 @@ from vllm_conda.toolchain.cross import pytorch
 from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/kernels", "--ignore", "tests/kernels/cuda"]
+TESTS = ["tests/kernels/cpu"]
 NATIVE = ["vllm-core", "pytest", "numpy", "gxx_linux-64"]
 
 

@@ -54,7 +54,7 @@ SOURCES = {
     "csrc/torch/ops.cc": "ops\n",
     "csrc/torch/ops.def": "schemas\n",
     "csrc/torch/convert.h": "convert\n",
-    "csrc/torch/cpu/norm.cc": "binding\n",
+    "csrc/cpu/norm/binding.cc": "binding\n",
     "src/vllm_kernels/__init__.py": "version = 1\n",
 }
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from vllm_conda.paths import write_atomic
 from vllm_kernels import _libraries
-from vllm_kernels.reference import wna16 as reference
+from vllm_kernels.reference.wna16 import cuda as reference
 
 ops = torch.ops.vllm_kernels
 LIBRARY = _libraries.find_library("vllm_kernels_cuda_wna16")

@@ -17,7 +17,7 @@ namespace vk {
   X(attention, AttentionTable)   \
   X(cache, CacheTable)           \
   X(gemm, GemmTable)             \
-  X(moe, MoeTable)               \
+  X(moe_gemm, MoeTable)          \
   X(norm, NormTable)             \
   X(quant, QuantTable)           \
   X(rope, RopeTable)             \

@@ -4,7 +4,7 @@
 #include "cpu/cache/cache.h"
 #include "cpu/dispatch.h"
 #include "cpu/gemm/gemm.h"
-#include "cpu/moe/moe.h"
+#include "cpu/moe_gemm/moe_gemm.h"
 #include "cpu/norm/norm.h"
 #include "cpu/quant/quant.h"
 #include "cpu/rope/rope.h"

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from vllm_kernels import _ops
-from vllm_kernels.reference import sparse
+from vllm_kernels.reference import sparse_gemm
 
 Fake = Callable[..., object]
 
@@ -131,7 +131,7 @@ def _grouped_topk(
 
 def _sparse_compress(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, k = weight.shape
-    metadata = weight.new_empty((sparse.metadata_bytes(n, k),), dtype=torch.uint8)
+    metadata = weight.new_empty((sparse_gemm.metadata_bytes(n, k),), dtype=torch.uint8)
     return weight.new_empty((n, k // 2)), metadata
 
 

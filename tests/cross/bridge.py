@@ -49,13 +49,13 @@ DTYPES = {
 }
 # Families whose ops the driver has. Tests of others would compare references with themselves.
 COVERED = (
-    "activation", "attention", "cache", "gemm", "moe", "norm", "quant", "rope", "scaled_gemm",
+    "activation", "attention", "cache", "gemm", "gemm_scaled", "moe_gemm", "norm", "quant", "rope",
     "wna16",
 )  # fmt: skip
 # Families that multiply matrices: emulated, they take most of the time.
-PRODUCTS = ("attention", "gemm", "moe", "scaled_gemm", "wna16")
+PRODUCTS = ("attention", "gemm", "gemm_scaled", "moe_gemm", "wna16")
 # What a test's family calls besides its own kernels.
-CALLS = {"scaled_gemm": ("gemm",), "moe": ("moe", "gemm"), "wna16": ("wna16", "gemm")}
+CALLS = {"gemm_scaled": ("gemm",), "moe_gemm": ("moe_gemm", "gemm"), "wna16": ("wna16", "gemm")}
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
 # More work than fits into scratch memory at once: minutes each, for code that is of no tier.

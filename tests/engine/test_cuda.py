@@ -98,7 +98,7 @@ def test_gpu_that_no_family_has_code_for(cuda: Engine) -> None:
         _driver.driver = lambda: _driver.Driver("580.1", "13.0", (gpu,))
         families = {{
             name: _cuda.Family(name, name, archs, (), {{"9.0": "9.0a"}} if archs else {{}})
-            for name, archs in (("utilities", ()), ("norm", ("9.0a",)))
+            for name, archs in (("runtime", ()), ("norm", ("9.0a",)))
         }}
         _cuda.build = lambda: _cuda.Build("/x", "13.0", "580", families)
         {ASK}

@@ -223,11 +223,11 @@ def test_compiles_are_summed_by_family() -> None:
     found = bench_jobs.families([
         row("vllm_kernels_cuda_norm.dir/x.cu", 3.0, 500),
         row("vllm_kernels_cuda_norm.dir/y.cu", 4.0, 400),
-        row("vllm_tier_avx2.dir/moe/moe_tier.cc", 1.0, 300),
+        row("vllm_tier_avx2.dir/moe_gemm/moe_gemm_tier.cc", 1.0, 300),
         row("vllm_core.dir/z.cc", 9.0, 900),
     ])  # fmt: skip
     assert found == {
-        "moe": {"files": 1, "cpu_seconds": 1.0, "longest_cpu_seconds": 1.0, "memory_mib": 300},
+        "moe_gemm": {"files": 1, "cpu_seconds": 1.0, "longest_cpu_seconds": 1.0, "memory_mib": 300},
         "norm": {"files": 2, "cpu_seconds": 7.0, "longest_cpu_seconds": 4.0, "memory_mib": 500},
     }
 

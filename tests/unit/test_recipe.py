@@ -119,7 +119,7 @@ def test_context_names_no_axis() -> None:
     ("file", "core", "cpu"),
     [
         ("csrc/cpu/norm/norm.cc", False, True),
-        ("csrc/torch/cpu/norm.cc", False, True),
+        ("csrc/cpu/norm/binding.cc", False, True),
         ("csrc/torch/convert.h", False, True),
         ("csrc/torch/ops.cc", True, False),
         ("src/vllm_kernels/__init__.py", True, False),

@@ -196,16 +196,16 @@ def test_oldest_gpu_of_a_family() -> None:
 
 
 def test_family_that_needs_a_newer_toolkit() -> None:
-    family = dataclasses.replace(CUDA.families["sparse"], cuda="13.0")
-    table = dataclasses.replace(CUDA, families={"sparse": family})
-    one = plan_family(table, "12.4", "sparse", read_request(table, "12.4", "9.0a"))
+    family = dataclasses.replace(CUDA.families["sparse_gemm"], cuda="13.0")
+    table = dataclasses.replace(CUDA, families={"sparse_gemm": family})
+    one = plan_family(table, "12.4", "sparse_gemm", read_request(table, "12.4", "9.0a"))
     assert one.left_out == "needs CUDA >= 13.0 and 9.0a"
     assert not one.codes
 
 
 def test_parts() -> None:
     request = read_request(CUDA, "12.4", "8.0 9.0")
-    one = plan_family(CUDA, "12.4", "scaled_mm", request, ("sm90", "sm100", "c2x"))
+    one = plan_family(CUDA, "12.4", "gemm", request, ("sm90", "sm100", "c2x"))
     assert [str(code) for code in one.parts["sm90"].codes] == ["9.0a"]
     assert [str(code) for code in one.parts["c2x"].codes] == ["8.0"]
     assert "CUDA >= 12.8" in one.parts_left_out["sm100"]
@@ -227,23 +227,31 @@ def test_unserved_gpus_are_named() -> None:
 
 def test_chosen_families() -> None:
     request = read_request(CUDA, "13.0", "8.0")
-    have: dict[str, tuple[str, ...]] = {"norm": (), "sparse": ()}
+    have: dict[str, tuple[str, ...]] = {"norm": (), "sparse_gemm": ()}
     plans = {one.name: one for one in plan(CUDA, "13.0", request, have)}
     assert plans["norm"].archs == "8.0"
-    assert plans["sparse"].left_out == "needs 9.0a"
+    assert plans["sparse_gemm"].left_out == "needs 9.0a"
     assert plans["rope"].left_out == "has no sources in this tree"
     plans = {one.name: one for one in plan(CUDA, "13.0", request, have, ("norm",))}
-    assert plans["sparse"].left_out == "not in VLLM_CUDA_FAMILIES"
+    assert plans["sparse_gemm"].left_out == "not in VLLM_CUDA_FAMILIES"
 
 
 @pytest.mark.parametrize(
     ("have", "chosen", "part"),
     [
-        (["norm", "sparse"], ["sparse"], "sparse cannot be built for 8.0 with CUDA 13.0: it needs"),
+        (
+            ["norm", "sparse_gemm"],
+            ["sparse_gemm"],
+            "sparse_gemm cannot be built for 8.0 with CUDA 13.0: it needs",
+        ),
         (["norm"], ["norn"], r"VLLM_CUDA_FAMILIES.*Did you mean 'norm'\?"),
         (["norm"], ["rope"], "csrc/cuda/rope has no sources"),
         (["nrom"], [], r"csrc/cuda/nrom.*Did you mean 'norm'\?"),
-        (["sparse"], [], "No kernel family can be built for 8.0 with CUDA 13.0: sparse needs 9.0a"),
+        (
+            ["sparse_gemm"],
+            [],
+            "No kernel family can be built for 8.0 with CUDA 13.0: sparse_gemm needs 9.0a",
+        ),
         ([], [], "csrc/cuda has no sources"),
     ],
 )
@@ -255,8 +263,8 @@ def test_bad_choices(have: list[str], chosen: list[str], part: str) -> None:
 
 def test_family_without_gpu_code() -> None:
     request = read_request(CUDA, "13.0", "9.0a")
-    found = plan(CUDA, "13.0", request, {"utilities": ()}, host={"utilities"})
-    one = next(entry for entry in found if entry.name == "utilities")
+    found = plan(CUDA, "13.0", request, {"runtime": ()}, host={"runtime"})
+    one = next(entry for entry in found if entry.name == "runtime")
     assert not one.left_out
     assert one.archs == ""
     assert set(serves(CUDA, one)) == set(CUDA.archs)

@@ -38,7 +38,7 @@ SUMMARY = {
         ),
         "marlin": family(["9.0a"], [], {"9.0": "9.0a"}),
     },
-    "left_out": {"sparse": "needs 9.0a"},
+    "left_out": {"sparse_gemm": "needs 9.0a"},
 }
 
 
@@ -98,14 +98,14 @@ def test_newer_gpu_by_ptx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_family_without_gpu_code_serves_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = {**SUMMARY, "families": {"utilities": family([], [], {"9.0": "any"})}}
+    data = {**SUMMARY, "families": {"runtime": family([], [], {"9.0": "any"})}}
     (folder / "cuda.json").write_text(json.dumps(data))
     for gpu in (V100, NEXT):
         machine(monkeypatch, gpu)
-        assert wanted() == ["utilities"]
+        assert wanted() == ["runtime"]
     installed = _cuda.build()
     assert installed
-    assert installed.families["utilities"].content == "any"
+    assert installed.families["runtime"].content == "any"
 
 
 def test_older_gpu_gets_no_ptx(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_without_nvml_everything_is_tried(folder: Path, monkeypatch: pytest.Monk
 
 
 def test_left_out_families_say_why(folder: Path) -> None:
-    assert _cuda.reason("sparse") == "sparse: left out of this build: it needs 9.0a"
+    assert _cuda.reason("sparse_gemm") == "sparse_gemm: left out of this build: it needs 9.0a"
     assert "has no kernels in this version" in _cuda.reason("unheard")
 
 
@@ -199,7 +199,7 @@ def test_doctor_names_each_family(folder: Path, monkeypatch: pytest.MonkeyPatch)
     assert "driver 580.82.07 (CUDA 13.0)" in text
     assert "GPU 0       NVIDIA A10, 8.6" in text
     assert "marlin      9.0a: not loaded: this build has 9.0a; this GPU is 8.6" in text
-    assert "sparse      not in this build: needs 9.0a" in text
+    assert "sparse_gemm not in this build: needs 9.0a" in text
 
 
 def test_doctor_problems(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,122 @@
+#include "cpu/moe_gemm/moe_gemm.h"
+
+#include <cstring>
+
+#include "core/check.h"
+#include "cpu/moe_gemm/moe_gemm_run.h"
+#include "cpu/moe_gemm/moe_gemm_weights.h"
+#include "cpu/parallel.h"
+
+namespace {
+
+using vk::Arg;
+
+constexpr const char* kPrepack = "prepack_moe_weight";
+constexpr const char* kFused = "cpu_fused_moe";
+
+void CheckIsa(const char* op, const char* isa) {
+  for (const char* known : {"amx", "vec", "neon"}) {
+    if (isa != nullptr && std::strcmp(isa, known) == 0) return;
+  }
+  vk::Fail(VK_INVALID_ARGUMENT, "%s: isa is '%s', want amx, vec or neon", op,
+           isa == nullptr ? "" : isa);
+}
+
+vk::MoeActivation FindActivation(const char* act) {
+  constexpr const char* kNames[vk::kMoeActivations] = {"silu", "gelu", "gelu_tanh", "swigluoai"};
+  for (int i = 0; i < vk::kMoeActivations; ++i) {
+    if (act != nullptr && std::strcmp(act, kNames[i]) == 0) return vk::MoeActivation(i);
+  }
+  vk::Fail(VK_UNSUPPORTED, "%s: act is '%s', want silu, gelu, gelu_tanh or swigluoai", kFused,
+           act == nullptr ? "" : act);
+}
+
+// Whether the memory of two tensors overlaps, by the ranges that they span.
+bool Overlap(const vk_tensor& one, const vk_tensor& other) {
+  const auto span = [](const vk_tensor& tensor, const char*& begin, const char*& end) {
+    begin = end = static_cast<const char*>(tensor.data);
+    if (vk::NumElements(tensor) == 0) return;
+    const int64_t size = vk::DtypeSize(tensor.dtype);
+    for (int32_t dim = 0; dim < tensor.ndim; ++dim) {
+      const int64_t reach = (tensor.shape[dim] - 1) * tensor.stride[dim] * size;
+      (reach < 0 ? begin : end) += reach;
+    }
+    end += size;
+  };
+  const char *begin, *end, *other_begin, *other_end;
+  span(one, begin, end);
+  span(other, other_begin, other_end);
+  return begin < other_end && other_begin < end;
+}
+
+const void* CheckBias(const char* name, const vk_tensor* bias, const Arg& input, int64_t experts,
+                      int64_t columns) {
+  if (bias == nullptr) return nullptr;
+  const Arg arg(kFused, name, bias);
+  arg.SameDtype(input).Dims(2).Size(0, experts).Size(1, columns).Contiguous();
+  return bias->data;
+}
+
+void CheckRouting(const vk_tensor& topk_id, int64_t experts) {
+  for (int64_t token = 0; token < topk_id.shape[0]; ++token) {
+    for (int64_t slot = 0; slot < topk_id.shape[1]; ++slot) {
+      const int64_t expert = vk::MoeExpert(topk_id, token, slot);
+      VK_CHECK(expert >= 0 && expert < experts,
+               "%s: topk_id[%lld, %lld] is %lld, want an expert from 0 to %lld", kFused,
+               static_cast<long long>(token), static_cast<long long>(slot),
+               static_cast<long long>(expert), static_cast<long long>(experts - 1));
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" vk_status vk_cpu_prepack_moe_weight(const vk_tensor* weight,
+                                               const vk_tensor* packed_weight, const char* isa) {
+  return vk::Guard([&] {
+    const Arg from(kPrepack, "weight", weight), to(kPrepack, "packed_weight", packed_weight);
+    from.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(3);
+    to.SameDtype(from).SameShape(from).Contiguous();
+    CheckIsa(kPrepack, isa);
+    VK_CHECK(!Overlap(*weight, *packed_weight),
+             "%s: packed_weight shares memory with weight, want memory of its own", kPrepack);
+    const vk::MoeWeights packed(*packed_weight);
+    const int64_t panels = packed.panels();
+    vk::ParallelFor(packed.experts() * panels, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) packed.PackPanel(*weight, i / panels, i % panels);
+    });
+  });
+}
+
+extern "C" vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* input,
+                                      const vk_tensor* w13, const vk_tensor* w2,
+                                      const vk_tensor* w13_bias, const vk_tensor* w2_bias,
+                                      const vk_tensor* topk_weights, const vk_tensor* topk_id,
+                                      int32_t skip_weighted, const char* act, const char* isa) {
+  return vk::Guard([&] {
+    const Arg in(kFused, "input", input), out(kFused, "output", output);
+    in.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(2).LastDimContiguous();
+    out.SameDtype(in).SameShape(in).LastDimContiguous();
+    const Arg up(kFused, "w13", w13), down(kFused, "w2", w2);
+    up.SameDtype(in).Dims(3).Size(2, in.size(1)).Contiguous();
+    down.SameDtype(in).Dims(3).Size(0, up.size(0)).Size(1, in.size(1)).Contiguous();
+    VK_CHECK(up.size(1) == 2 * down.size(2),
+             "%s: w13 has shape %s and w2 %s, want twice as many columns of w13 as w2 is deep",
+             kFused, vk::ShapeString(*w13).c_str(), vk::ShapeString(*w2).c_str());
+    const Arg ids(kFused, "topk_id", topk_id), weights(kFused, "topk_weights", topk_weights);
+    ids.Dtype({VK_I32, VK_I64}).Dims(2).Size(0, in.size(0));
+    weights.Dtype({VK_F32}).SameShape(ids);
+    VK_CHECK(!skip_weighted || ids.size(1) == 1,
+             "%s: skip_weighted with %lld experts a token, want one", kFused,
+             static_cast<long long>(ids.size(1)));
+    const vk::MoeActivation activation = FindActivation(act);
+    CheckIsa(kFused, isa);
+    VK_CHECK(!Overlap(*output, *input),
+             "%s: output shares memory with input, want memory of its own", kFused);
+    CheckRouting(*topk_id, up.size(0));
+    vk::RunMoe({*output, *input, vk::MoeWeights(*w13), vk::MoeWeights(*w2),
+                CheckBias("w13_bias", w13_bias, in, up.size(0), up.size(1)),
+                CheckBias("w2_bias", w2_bias, in, up.size(0), in.size(1)), *topk_weights, *topk_id,
+                skip_weighted != 0, activation});
+  });
+}

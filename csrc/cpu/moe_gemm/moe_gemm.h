@@ -1,0 +1,59 @@
+// Mixture of experts: every token through the two products of the few experts that a router chose
+// for it ("Outrageously Large Neural Networks", Shazeer et al. 2017; gated experts as in Mixtral).
+#ifndef VLLM_KERNELS_CPU_MOE_GEMM_MOE_GEMM_H_
+#define VLLM_KERNELS_CPU_MOE_GEMM_MOE_GEMM_H_
+
+#include <cstddef>
+
+#include "core/abi.h"
+
+extern "C" {
+
+// Brings the weights of all experts into the layout that vk_cpu_fused_moe reads (moe_weights.h). It
+// is one for all tiers and takes exactly the memory of the weights.
+//   weight: [experts, N, K], float32 | bfloat16 | float16, any strides
+//   packed_weight: its shape and dtype, contiguous, no memory shared with weight
+//   isa: "amx", "vec" or "neon", what the engine takes the CPU for; the running tier decides
+VK_EXPORT vk_status vk_cpu_prepack_moe_weight(const vk_tensor* weight,
+                                              const vk_tensor* packed_weight, const char* isa);
+
+// output[t] = sum_j topk_weights[t, j] * (act(input[t] w13[e]^T + b13[e]) w2[e]^T + b2[e]),
+// e = topk_id[t, j]. Sums, activation and weighting are float32; act's result and the output are
+// rounded to the input's dtype.
+//   output, input: [T, H], float32 | bfloat16 | float16, last dimension contiguous, no shared
+//   memory w13: [E, 2 I, H], w2: [E, H, I], packed, the input's dtype w13_bias: [E, 2 I], w2_bias:
+//   [E, H], the input's dtype, contiguous, or null topk_weights: [T, k], float32;  topk_id: [T, k],
+//   int32 | int64, 0 <= id < E; any strides skip_weighted: the weights are taken for 1 (the caller
+//   applied them to the input); k must be 1 act: with gate = the first I columns and up = the
+//   others: "silu", "gelu" (erf) or "gelu_tanh"
+//        of gate, times up. "swigluoai": gate = the even columns, up = the odd ones,
+//        g = min(gate, 7), (clamp(up, -7, 7) + 1) * g * sigmoid(1.702 g), gpt-oss's.
+VK_EXPORT vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* input,
+                                     const vk_tensor* w13, const vk_tensor* w2,
+                                     const vk_tensor* w13_bias, const vk_tensor* w2_bias,
+                                     const vk_tensor* topk_weights, const vk_tensor* topk_id,
+                                     int32_t skip_weighted, const char* act, const char* isa);
+
+}  // extern "C"
+
+namespace vk {
+
+enum MoeActivation { kMoeSilu, kMoeGelu, kMoeGeluTanh, kMoeSwigluOai, kMoeActivations };
+
+// Arrays of three are by vk_dtype: float32, bfloat16, float16.
+struct MoeTable {
+  // out[i] = act(gate[i], up[i]), rounded; for kMoeSwigluOai gate[2 i], gate[2 i + 1], up is
+  // unused.
+  using Activate = void(void* out, const float* gate, const float* up, size_t count);
+  Activate* activate[kMoeActivations][3];
+  // sums[row][i] += bias[i] for `count` columns; rows are `stride` floats apart.
+  using AddBias = void(float* sums, size_t stride, size_t rows, const void* bias, size_t count);
+  AddBias* add_bias[3];
+  // out[i] = sum_j rows[j][i] * weights[j], rounded.
+  using Combine = void(void* out, const float* const* rows, const float* weights, size_t row_count,
+                       size_t count);
+  Combine* combine[3];
+};
+
+}  // namespace vk
+#endif  // VLLM_KERNELS_CPU_MOE_GEMM_MOE_GEMM_H_

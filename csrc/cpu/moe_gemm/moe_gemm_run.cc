@@ -1,0 +1,326 @@
+#include "cpu/moe_gemm/moe_gemm_run.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <vector>
+
+#include "core/check.h"
+#include "cpu/dispatch.h"
+#include "cpu/gemm/gemm_rows.h"
+#include "cpu/gemm/gemm_weights.h"
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+
+namespace vk {
+namespace {
+
+// Rows of one expert that pass by a panel together, at most; more are cut into equal chunks.
+constexpr size_t kChunkRows = 128, kRowMultiple = 32;
+// Bound on scratch memory: more tokens than fit go in passes, which read the weights again.
+constexpr size_t kScratchBytes = size_t{256} << 20;
+// Work items a thread, so that threads which the system holds up delay nobody much.
+constexpr size_t kItemsPerThread = 4;
+// Bytes of a row that are worth waking a thread for.
+constexpr size_t kBytesPerThread = 128 << 10;
+
+// Rows of one expert: `rows` from row `first` on of the pass, which is sorted by expert.
+struct Chunk {
+  size_t expert, first, rows;
+};
+
+// A whole panel times packed rows.
+void MultiplyPanel(const GemmRows& rows, const MoeWeights& weights, size_t expert, size_t panel,
+                   const char* area, float* sums) {
+  const char* next = panel + 1 < weights.panels() ? weights.Panel(expert, panel + 1) : nullptr;
+  const size_t part = rows.part_depth();
+  for (size_t k = 0; k < rows.depth(); k += part, area += rows.part_stride()) {
+    const size_t depth = std::min(part, rows.depth() - k);
+    weights.Multiply(rows.kernel(), expert, panel,
+                     {area, rows.group_stride(), rows.rows(), k, depth,
+                      k + part < rows.depth() ? nullptr : next, sums});
+  }
+  if (rows.depth() == 0) std::fill_n(sums, rows.rows() * kPanel, 0.0f);
+}
+
+// Some tokens of a call, through both products.
+class Pass {
+ public:
+  Pass(const MoeCall& call, size_t first, size_t tokens)
+      : call_(call),
+        kernel_(*Kernels().gemm->kernel[call.input.dtype]),
+        table_(*Kernels().moe_gemm),
+        first_(first),
+        tokens_(tokens),
+        slots_(call.topk_id.shape[1]),
+        value_bytes_(DtypeSize(call.input.dtype)),
+        inner_(call.w2.depth()) {
+    Sort();
+    PlaceScratch();
+  }
+
+  void Run() const {
+    PackRows(call_.w13, up_at_, [&](size_t row) { return Input(token_of_[row]); });
+    // Interleaved pairs of gate and up lie in one panel, else they are `inner_` columns apart.
+    const bool pairs = call_.act == kMoeSwigluOai;
+    ForItems(
+        pairs ? call_.w13.panels() : DivideUp(inner_, kPanel),
+        [&](const Chunk& chunk, const char* area, size_t begin, size_t end, float* sums) {
+          pairs ? GatePairs(chunk, area, begin, end, sums)
+                : GateHalves(chunk, area, begin, end, sums);
+        },
+        up_at_);
+    PackRows(call_.w2, down_at_, [&](size_t row) { return Activated(row); });
+    ForItems(
+        call_.w2.panels(),
+        [&](const Chunk& chunk, const char* area, size_t begin, size_t end, float* sums) {
+          Down(chunk, area, begin, end, sums);
+        },
+        down_at_);
+    Combine();
+  }
+
+ private:
+  // Counting sort of the tokens' slots by expert, then chunks of rows.
+  void Sort() {
+    const size_t experts = call_.w13.experts();
+    std::vector<size_t> begin(experts + 1);
+    for (size_t i = 0; i < tokens_ * slots_; ++i) ++begin[ExpertOf(i) + 1];
+    for (size_t e = 0; e < experts; ++e) begin[e + 1] += begin[e];
+    for (size_t e = 0; e < experts; ++e) AddChunks(e, begin[e], begin[e + 1]);
+    token_of_.resize(tokens_ * slots_);
+    row_of_.resize(tokens_ * slots_);
+    for (size_t i = 0; i < tokens_ * slots_; ++i) {
+      const size_t row = begin[ExpertOf(i)]++;
+      token_of_[row] = i / slots_;
+      row_of_[i] = row;
+    }
+  }
+
+  size_t ExpertOf(size_t i) const {
+    return MoeExpert(call_.topk_id, first_ + i / slots_, i % slots_);
+  }
+
+  void AddChunks(size_t expert, size_t begin, size_t end) {
+    if (begin == end) return;
+    const size_t chunks = DivideUp(end - begin, kChunkRows);
+    const size_t rows =
+        chunks == 1 ? end - begin : RoundUp(DivideUp(end - begin, chunks), kRowMultiple);
+    for (size_t row = begin; row < end; row += rows) {
+      chunks_.push_back({expert, row, std::min(rows, end - row)});
+    }
+  }
+
+  // Both products' packed rows, what comes out of each, and the sums of each thread.
+  void PlaceScratch() {
+    size_t size = 0;
+    const auto place = [&](size_t bytes) {
+      const size_t at = size;
+      size += RoundUp(bytes, 64);
+      return at;
+    };
+    std::vector<size_t> up_at, down_at;
+    for (const Chunk& chunk : chunks_) {
+      up_at.push_back(place(Rows(call_.w13, chunk).bytes()));
+      down_at.push_back(place(Rows(call_.w2, chunk).bytes()));
+    }
+    const size_t rows = tokens_ * slots_;
+    const size_t activated = place(rows * inner_ * value_bytes_);
+    const size_t down = place(rows * call_.w2.columns() * sizeof(float));
+    const size_t threads = omp_in_parallel() ? 1 : omp_get_max_threads();
+    // A thread keeps one panel of gates and two of ups.
+    sums_bytes_ = 3 * RoundUp(kChunkRows, kernel_.group) * kPanel * sizeof(float);
+    const size_t sums = place(threads * sums_bytes_);
+    char* scratch = ThreadScratch(size);
+    for (size_t at : up_at) up_at_.push_back(scratch + at);
+    for (size_t at : down_at) down_at_.push_back(scratch + at);
+    activated_ = scratch + activated;
+    down_sums_ = reinterpret_cast<float*>(scratch + down);
+    sums_ = scratch + sums;
+    threads_ = threads;
+  }
+
+  const char* Input(size_t token) const {
+    const int64_t row = static_cast<int64_t>(first_ + token) * call_.input.stride[0];
+    return static_cast<const char*>(call_.input.data) + row * static_cast<int64_t>(value_bytes_);
+  }
+  char* Activated(size_t row) const { return activated_ + row * inner_ * value_bytes_; }
+  float* DownSums(size_t row) const { return down_sums_ + row * call_.w2.columns(); }
+
+  GemmRows Rows(const MoeWeights& weights, const Chunk& chunk) const {
+    return GemmRows(kernel_, weights.depth(), chunk.rows);
+  }
+
+  template <class Source>
+  void PackRows(const MoeWeights& weights, const std::vector<char*>& at,
+                const Source& source) const {
+    std::vector<size_t> chunk_of;
+    for (size_t i = 0; i < chunks_.size(); ++i) {
+      chunk_of.resize(chunk_of.size() + chunks_[i].rows, i);
+    }
+    const size_t row_bytes = std::max<size_t>(1, weights.depth() * value_bytes_);
+    ParallelFor(chunk_of.size(), DivideUp(kBytesPerThread, row_bytes),
+                [&](int64_t begin, int64_t end) {
+                  for (int64_t row = begin; row < end; ++row) {
+                    const Chunk& chunk = chunks_[chunk_of[row]];
+                    Rows(weights, chunk)
+                        .Pack(at[chunk_of[row]], row - chunk.first, source(row), value_bytes_);
+                  }
+                });
+  }
+
+  // Calls body(chunk, its packed rows, begin, end, sums) so that every chunk meets all of `units`.
+  template <class Body>
+  void ForItems(size_t units, const Body& body, const std::vector<char*>& at) const {
+    if (units == 0 || chunks_.empty()) return;
+    const size_t groups =
+        std::clamp<size_t>(DivideUp(threads_ * kItemsPerThread, chunks_.size()), 1, units);
+    const size_t items = chunks_.size() * groups;
+    std::atomic<size_t> next{0};
+    ParallelFor(std::min(threads_, items), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t slot = begin; slot < end; ++slot) {
+        float* sums = reinterpret_cast<float*>(sums_ + slot * sums_bytes_);
+        for (size_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+          const size_t chunk = item / groups, group = item % groups;
+          body(chunks_[chunk], at[chunk], units * group / groups, units * (group + 1) / groups,
+               sums);
+        }
+      }
+    });
+  }
+
+  // One panel of w13, biases included.
+  void UpPanel(const Chunk& chunk, const char* area, size_t panel, float* sums) const {
+    MultiplyPanel(Rows(call_.w13, chunk), call_.w13, chunk.expert, panel, area, sums);
+    AddBias(call_.w13, call_.w13_bias, chunk, panel, sums);
+  }
+
+  void AddBias(const MoeWeights& weights, const void* bias, const Chunk& chunk, size_t panel,
+               float* sums) const {
+    if (bias == nullptr) return;
+    const size_t first = chunk.expert * weights.columns() + panel * kPanel;
+    table_.add_bias[call_.input.dtype](sums, kPanel, chunk.rows,
+                                       static_cast<const char*>(bias) + first * value_bytes_,
+                                       weights.Width(panel));
+  }
+
+  // `count` values from column `column` on of the activated rows.
+  void Activate(const Chunk& chunk, size_t column, size_t count, const float* gate,
+                const float* up) const {
+    const auto activate = table_.activate[call_.act][call_.input.dtype];
+    for (size_t row = 0; row < chunk.rows; ++row) {
+      activate(Activated(chunk.first + row) + column * value_bytes_, gate + row * kPanel,
+               up + row * kPanel, count);
+    }
+  }
+
+  void GatePairs(const Chunk& chunk, const char* area, size_t begin, size_t end,
+                 float* sums) const {
+    for (size_t panel = begin; panel < end; ++panel) {
+      UpPanel(chunk, area, panel, sums);
+      Activate(chunk, panel * kPanel / 2, call_.w13.Width(panel) / 2, sums, sums);
+    }
+  }
+
+  // The gates of a panel meet the ups of one panel, or of two where `inner_` is not whole panels.
+  void GateHalves(const Chunk& chunk, const char* area, size_t begin, size_t end,
+                  float* sums) const {
+    const size_t size = sums_bytes_ / 3 / sizeof(float);
+    float* ups[2] = {sums + size, sums + 2 * size};
+    constexpr size_t kNone = ~size_t{0};
+    size_t held[2] = {kNone, kNone};
+    const auto up_panel = [&](size_t panel) {
+      if (held[panel % 2] != panel) UpPanel(chunk, area, panel, ups[panel % 2]);
+      held[panel % 2] = panel;
+      return ups[panel % 2];
+    };
+    for (size_t panel = begin; panel < end; ++panel) {
+      UpPanel(chunk, area, panel, sums);
+      const size_t last = std::min(inner_, (panel + 1) * kPanel);
+      for (size_t column = panel * kPanel; column < last;) {
+        const size_t at = inner_ + column;
+        const size_t count = std::min(last - column, kPanel - at % kPanel);
+        Activate(chunk, column, count, sums + column % kPanel, up_panel(at / kPanel) + at % kPanel);
+        column += count;
+      }
+    }
+  }
+
+  void Down(const Chunk& chunk, const char* area, size_t begin, size_t end, float* sums) const {
+    for (size_t panel = begin; panel < end; ++panel) {
+      MultiplyPanel(Rows(call_.w2, chunk), call_.w2, chunk.expert, panel, area, sums);
+      AddBias(call_.w2, call_.w2_bias, chunk, panel, sums);
+      for (size_t row = 0; row < chunk.rows; ++row) {
+        std::memcpy(DownSums(chunk.first + row) + panel * kPanel, sums + row * kPanel,
+                    call_.w2.Width(panel) * sizeof(float));
+      }
+    }
+  }
+
+  void Combine() const {
+    const size_t columns = call_.w2.columns();
+    const auto combine = table_.combine[call_.output.dtype];
+    const int64_t grain = GrainFor(slots_ * columns * sizeof(float));
+    std::vector<const float*> rows(tokens_ * slots_);
+    std::vector<float> weights(tokens_ * slots_);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      rows[i] = DownSums(row_of_[i]);
+      weights[i] = Weight(i / slots_, i % slots_);
+    }
+    ParallelFor(tokens_, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t token = begin; token < end; ++token) {
+        const int64_t at = (static_cast<int64_t>(first_) + token) * call_.output.stride[0];
+        char* to = static_cast<char*>(call_.output.data) + at * static_cast<int64_t>(value_bytes_);
+        combine(to, rows.data() + token * slots_, weights.data() + token * slots_, slots_, columns);
+      }
+    });
+  }
+
+  float Weight(size_t token, size_t slot) const {
+    if (call_.skip_weighted) return 1.0f;
+    const vk_tensor& weights = call_.topk_weights;
+    const int64_t at = static_cast<int64_t>(first_ + token) * weights.stride[0] +
+                       static_cast<int64_t>(slot) * weights.stride[1];
+    return static_cast<const float*>(weights.data)[at];
+  }
+
+  const MoeCall& call_;
+  const GemmKernel& kernel_;
+  const MoeTable& table_;
+  const size_t first_, tokens_, slots_, value_bytes_, inner_;
+  std::vector<Chunk> chunks_;
+  std::vector<size_t> token_of_;        // by row
+  std::vector<size_t> row_of_;          // by token and slot
+  std::vector<char*> up_at_, down_at_;  // packed rows, by chunk
+  char *activated_, *sums_;
+  float* down_sums_;
+  size_t sums_bytes_, threads_;
+};
+
+}  // namespace
+
+int64_t MoeExpert(const vk_tensor& topk_id, int64_t token, int64_t slot) {
+  const int64_t at = token * topk_id.stride[0] + slot * topk_id.stride[1];
+  return topk_id.dtype == VK_I64 ? static_cast<const int64_t*>(topk_id.data)[at]
+                                 : static_cast<const int32_t*>(topk_id.data)[at];
+}
+
+void RunMoe(const MoeCall& call) {
+  const size_t tokens = call.input.shape[0], slots = call.topk_id.shape[1];
+  if (tokens == 0 || call.w2.columns() == 0) return;
+  const GemmKernel& kernel = *Kernels().gemm->kernel[call.input.dtype];
+  // A row on its own takes a whole group; together they take what they take, so this is a bound.
+  const size_t group = kernel.group;
+  const GemmRows up(kernel, call.w13.depth(), group), down(kernel, call.w2.depth(), group);
+  const size_t row_bytes = (up.bytes() + down.bytes()) / group +
+                           call.w2.depth() * DtypeSize(call.input.dtype) +
+                           call.w2.columns() * sizeof(float);
+  const size_t most = std::max<size_t>(1, kScratchBytes / std::max<size_t>(1, slots * row_bytes));
+  // Equal passes, so that no pass reads all weights for a few tokens.
+  const size_t passes = DivideUp(tokens, most), share = DivideUp(tokens, passes);
+  for (size_t first = 0; first < tokens; first += share) {
+    Pass(call, first, std::min(share, tokens - first)).Run();
+  }
+}
+
+}  // namespace vk

@@ -1,0 +1,78 @@
+#include "cuda/gemm/gemm.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+
+#include "torch/cuda_stream.h"
+#include "torch/registry.h"
+
+namespace vk::binding {
+namespace {
+
+using torch::stable::transpose;
+
+int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Scales of blocks with columns contiguous and, for the copy engine, starting at multiples of
+// `multiple` elements. The engine's have that already.
+Tensor ByColumns(const Tensor& scales, int64_t multiple) {
+  const int64_t rows = scales.size(0), columns = scales.size(1);
+  const int64_t distance = scales.stride(1);
+  const bool apart = columns == 1 || (distance >= rows && distance % multiple == 0);
+  const bool aligned = reinterpret_cast<uintptr_t>(scales.data_ptr()) % (4 * multiple) == 0;
+  if ((rows == 1 || scales.stride(0) == 1) && apart && aligned) return scales;
+  const std::array<int64_t, 2> padded = {columns, CeilDiv(rows, multiple) * multiple};
+  Tensor copy = torch::stable::new_empty(scales, {padded.data(), padded.size()});
+  copy = transpose(torch::stable::narrow(copy, 1, 0, rows), 0, 1);
+  torch::stable::copy_(copy, scales);
+  return copy;
+}
+
+// Whether the scales are for blocks of 128, where both readings are not the same anyway.
+bool ForBlocks(const Tensor& a, const Tensor& a_scales, const Tensor& b_scales) {
+  return a_scales.dim() == 2 && b_scales.dim() == 2 && a_scales.numel() != 1 &&
+         a_scales.numel() != a.size(0);
+}
+
+void CutlassScaledMm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& a_scales,
+                     const Tensor& b_scales, const std::optional<Tensor>& bias) {
+  const CudaScope scope("cutlass_scaled_mm", a);
+  scope.View("a_scales", a_scales);  // before anything reads them
+  scope.View("b_scales", b_scales);
+  const bool blocks = ForBlocks(a, a_scales, b_scales);
+  const Tensor a_used = blocks ? ByColumns(a_scales, 4) : a_scales;
+  const Tensor b_used = blocks ? ByColumns(b_scales, 1) : b_scales;
+  Check(vk_cuda_scaled_mm(scope.View("out", out), scope.View("a", a), scope.View("b", b),
+                          scope.View("a_scales", a_used), scope.View("b_scales", b_used),
+                          scope.View("bias", bias), scope.stream()));
+}
+
+void CutlassScaledMmAzp(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& a_scales,
+                        const Tensor& b_scales, const Tensor& azp_adj,
+                        const std::optional<Tensor>& azp, const std::optional<Tensor>& bias) {
+  const CudaScope scope("cutlass_scaled_mm_azp", a);
+  Check(vk_cuda_scaled_mm_azp(scope.View("out", out), scope.View("a", a), scope.View("b", b),
+                              scope.View("a_scales", a_scales), scope.View("b_scales", b_scales),
+                              scope.View("azp_adj", azp_adj), scope.View("azp", azp),
+                              scope.View("bias", bias), scope.stream()));
+}
+
+bool SupportsFp8(int64_t capability) { return vk_cuda_scaled_mm_supports_fp8(capability) != 0; }
+
+bool SupportsBlockFp8(int64_t capability) {
+  return vk_cuda_scaled_mm_supports_block_fp8(capability) != 0;
+}
+
+}  // namespace
+}  // namespace vk::binding
+
+VK_BINDINGS(CUDA, library) {
+  library.impl("cutlass_scaled_mm", TORCH_BOX(&vk::binding::CutlassScaledMm));
+  library.impl("cutlass_scaled_mm_azp", TORCH_BOX(&vk::binding::CutlassScaledMmAzp));
+}
+
+VK_BINDINGS(CompositeExplicitAutograd, library) {
+  library.impl("cutlass_scaled_mm_supports_fp8", TORCH_BOX(&vk::binding::SupportsFp8));
+  library.impl("cutlass_scaled_mm_supports_block_fp8", TORCH_BOX(&vk::binding::SupportsBlockFp8));
+}

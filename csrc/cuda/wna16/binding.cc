@@ -1,0 +1,308 @@
+#include "cuda/wna16/wna16.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <array>
+
+#include "torch/cuda_stream.h"
+#include "torch/registry.h"
+
+namespace vk::binding {
+namespace {
+
+Tensor Empty(const Tensor& like, std::array<int64_t, 2> size, ScalarType type) {
+  return torch::stable::new_empty(like, {size.data(), size.size()}, type);
+}
+
+std::optional<Tensor> Scratch(const Tensor& like, int64_t bytes) {
+  if (bytes == 0) return std::nullopt;
+  const std::array<int64_t, 1> size = {bytes};
+  return torch::stable::new_empty(like, {size.data(), size.size()}, ScalarType::Byte);
+}
+
+bool Given(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() && tensor->numel() > 0;
+}
+
+// a @ weight.t() + bias by PyTorch: weight is [N, K].
+Tensor Linear(const Tensor& a, const Tensor& weight, const std::optional<Tensor>& bias) {
+  std::array<StableIValue, 3> stack = {torch::stable::detail::from(a),
+                                       torch::stable::detail::from(weight),
+                                       torch::stable::detail::from(bias)};
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+void CheckSixteenBitActivations(const char* op, bool is_a_8bit) {
+  if (is_a_8bit) {
+    throw std::runtime_error(std::string(op) +
+                             ": no kernel for activations of 8 bits (is_a_8bit), only for float16 "
+                             "and bfloat16; unset VLLM_MARLIN_INPUT_DTYPE");
+  }
+}
+
+Tensor EmptyRepacked(const char* op, const Tensor& weight, int64_t size_k, int64_t size_n,
+                     int64_t num_bits) {
+  if (size_k < 0 || size_n < 0 || (num_bits != 4 && num_bits != 8)) {
+    throw std::runtime_error(std::string(op) + ": num_bits is " + std::to_string(num_bits) +
+                             " for " + std::to_string(size_k) + " x " + std::to_string(size_n) +
+                             ", want 4 or 8");
+  }
+  return Empty(weight, {size_k / 16, size_n * num_bits / 2}, ScalarType::Int);
+}
+
+Tensor GptqMarlinRepack(const Tensor& b_q_weight, const Tensor& perm, int64_t size_k,
+                        int64_t size_n, int64_t num_bits, bool is_a_8bit) {
+  const char* op = "gptq_marlin_repack";
+  CheckSixteenBitActivations(op, is_a_8bit);
+  const CudaScope scope(op, b_q_weight);
+  const Tensor out = EmptyRepacked(op, b_q_weight, size_k, size_n, num_bits);
+  Check(vk_cuda_gptq_marlin_repack(scope.View("out", out), scope.View("b_q_weight", b_q_weight),
+                                   scope.View("perm", perm), size_k, size_n, num_bits,
+                                   scope.stream()));
+  return out;
+}
+
+Tensor AwqMarlinRepack(const Tensor& b_q_weight, int64_t size_k, int64_t size_n, int64_t num_bits,
+                       bool is_a_8bit) {
+  const char* op = "awq_marlin_repack";
+  CheckSixteenBitActivations(op, is_a_8bit);
+  const CudaScope scope(op, b_q_weight);
+  const Tensor out = EmptyRepacked(op, b_q_weight, size_k, size_n, num_bits);
+  Check(vk_cuda_awq_marlin_repack(scope.View("out", out), scope.View("b_q_weight", b_q_weight),
+                                  size_k, size_n, num_bits, scope.stream()));
+  return out;
+}
+
+// The bias without the engine's permutation: blocks of 32 are [4][4][2] of what was [4][4][2] with
+// the first two swapped.
+std::optional<Tensor> PlainBias(const std::optional<Tensor>& bias) {
+  if (!Given(bias)) return std::nullopt;
+  const int64_t n = bias->numel();
+  const std::array<int64_t, 4> blocks = {n / 32, 4, 4, 2};
+  const std::array<int64_t, 1> flat = {n};
+  Tensor view = torch::stable::view(*bias, {blocks.data(), blocks.size()});
+  view = torch::stable::contiguous(torch::stable::transpose(view, 1, 2));
+  return torch::stable::view(view, {flat.data(), flat.size()});
+}
+
+// With weights dequantized to memory and PyTorch's product.
+Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& problem, const Tensor& a,
+                       const std::optional<Tensor>& bias, const std::optional<Tensor>& perm) {
+  const Tensor weight = Empty(a, {problem.n, problem.k}, a.scalar_type());
+  Check(vk_cuda_marlin_dequantize(scope.View("weight", weight), &problem, scope.stream()));
+  if (!Given(perm)) return Linear(a, weight, PlainBias(bias));
+  const Tensor ordered = Empty(a, {problem.m, problem.k}, a.scalar_type());
+  Check(vk_cuda_permute_cols(scope.View("a", ordered), scope.View("a", a), scope.View("perm", perm),
+                             scope.stream()));
+  return Linear(ordered, weight, PlainBias(bias));
+}
+
+void CheckMarlinOptions(const char* op, const std::optional<Tensor>& a_scales,
+                        const std::optional<Tensor>& global_scale, bool is_zp_float) {
+  const char* what = Given(a_scales)       ? "a_scales (activations of 8 bits)"
+                     : Given(global_scale) ? "global_scale (weights of type float4_e2m1)"
+                     : is_zp_float         ? "is_zp_float (HQQ's floating zero points)"
+                                           : nullptr;
+  if (what != nullptr) {
+    throw std::runtime_error(std::string(op) + ": no kernel for " + what);
+  }
+}
+
+// use_atomic_add and use_fp32_reduce choose how partial sums are added; here that is always in
+// float32 and in order.
+Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const Tensor& b_q_weight,
+                  const std::optional<Tensor>& b_bias_or_none, const Tensor& b_scales,
+                  const std::optional<Tensor>& a_scales, const std::optional<Tensor>& global_scale,
+                  const std::optional<Tensor>& b_zeros_or_none,
+                  const std::optional<Tensor>& g_idx_or_none,
+                  const std::optional<Tensor>& perm_or_none, const Tensor& workspace,
+                  int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool is_k_full,
+                  bool, bool, bool is_zp_float) {
+  const char* op = "marlin_gemm";
+  CheckMarlinOptions(op, a_scales, global_scale, is_zp_float);
+  const CudaScope scope(op, a);
+  const auto a_view = scope.View("a", a), weight_view = scope.View("b_q_weight", b_q_weight),
+             bias_view = scope.View("b_bias", b_bias_or_none),
+             scales_view = scope.View("b_scales", b_scales),
+             zeros_view = scope.View("b_zeros", b_zeros_or_none),
+             g_idx_view = scope.View("g_idx", g_idx_or_none),
+             perm_view = scope.View("perm", perm_or_none),
+             workspace_view = scope.View("workspace", workspace);
+  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view,
+                                     zeros_view, g_idx_view,  perm_view, b_type_id,
+                                     size_m,     size_n,      size_k,    is_k_full};
+  if (vk_cuda_marlin_prefers_dequantize(&problem)) {
+    Tensor product = GemmDequantized(scope, problem, a, b_bias_or_none, perm_or_none);
+    if (!c_or_none.has_value()) return product;
+    Tensor c = *c_or_none;
+    torch::stable::copy_(c, product);
+    return c;
+  }
+  int64_t bytes = 0;
+  Check(vk_cuda_marlin_scratch(&problem, workspace.numel(), &bytes));
+  const Tensor c = c_or_none.has_value() ? *c_or_none : Empty(a, {size_m, size_n}, a.scalar_type());
+  const std::optional<Tensor> scratch = Scratch(a, bytes);
+  Check(vk_cuda_marlin_gemm(scope.View("c", c), &problem, workspace_view,
+                            scope.View("scratch", scratch), scope.stream()));
+  return c;
+}
+
+// thread_k, thread_n and blocks_per_sm are hints to another kernel; is_full_k matters to g_idx
+// alone, which experts do not have here.
+Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
+                     const Tensor& b_q_weight, const std::optional<Tensor>& b_bias_or_none,
+                     const Tensor& b_scales, const std::optional<Tensor>& a_scales,
+                     const std::optional<Tensor>& global_scale,
+                     const std::optional<Tensor>& b_zeros_or_none,
+                     const std::optional<Tensor>& g_idx_or_none,
+                     const std::optional<Tensor>& perm_or_none, const Tensor& workspace,
+                     const Tensor& sorted_token_ids, const Tensor& expert_ids,
+                     const Tensor& num_tokens_past_padded, const Tensor& topk_weights,
+                     int64_t moe_block_size, int64_t top_k, bool mul_topk_weights,
+                     int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool, bool,
+                     bool, bool is_zp_float, int64_t, int64_t, int64_t) {
+  const char* op = "moe_wna16_marlin_gemm";
+  CheckMarlinOptions(op, a_scales, global_scale, is_zp_float);
+  const CudaScope scope(op, a);
+  const auto a_view = scope.View("a", a), weight_view = scope.View("b_q_weight", b_q_weight),
+             bias_view = scope.View("b_bias", b_bias_or_none),
+             scales_view = scope.View("b_scales", b_scales),
+             zeros_view = scope.View("b_zeros", b_zeros_or_none),
+             g_idx_view = scope.View("g_idx", g_idx_or_none),
+             perm_view = scope.View("perm", perm_or_none),
+             sorted_view = scope.View("sorted_token_ids", sorted_token_ids),
+             experts_view = scope.View("expert_ids", expert_ids),
+             padded_view = scope.View("num_tokens_past_padded", num_tokens_past_padded),
+             factors_view = scope.View("topk_weights", topk_weights);
+  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view,
+                                     zeros_view, g_idx_view,  perm_view, b_type_id,
+                                     size_m,     size_n,      size_k,    1};
+  const vk_tensor* const factors = factors_view;
+  const vk_marlin_experts experts = {sorted_view,    experts_view,
+                                     padded_view,    mul_topk_weights ? factors : nullptr,
+                                     moe_block_size, top_k};
+  int64_t bytes = 0;
+  Check(vk_cuda_moe_marlin_scratch(&problem, &experts, workspace.numel(), &bytes));
+  const Tensor c =
+      c_or_none.has_value() ? *c_or_none : Empty(a, {size_m * top_k, size_n}, a.scalar_type());
+  const std::optional<Tensor> scratch = Scratch(a, bytes);
+  Check(vk_cuda_moe_marlin_gemm(scope.View("c", c), &problem, &experts,
+                                scope.View("workspace", workspace), scope.View("scratch", scratch),
+                                scope.stream()));
+  return c;
+}
+
+Tensor PermuteCols(const Tensor& a, const Tensor& perm) {
+  const CudaScope scope("permute_cols", a);
+  const Tensor out = torch::stable::new_empty(a, a.sizes());
+  Check(vk_cuda_permute_cols(scope.View("out", out), scope.View("A", a), scope.View("perm", perm),
+                             scope.stream()));
+  return out;
+}
+
+Tensor GptqGemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_qzeros,
+                const Tensor& b_gptq_scales, const Tensor& b_g_idx, bool use_exllama,
+                bool use_v2_format, int64_t bit) {
+  const CudaScope scope("gptq_gemm", a);
+  const auto weight_view = scope.View("b_q_weight", b_q_weight),
+             zeros_view = scope.View("b_gptq_qzeros", b_gptq_qzeros),
+             scales_view = scope.View("b_gptq_scales", b_gptq_scales),
+             g_idx_view = scope.View("b_g_idx", b_g_idx);
+  const vk_gptq_weights weights = {weight_view, zeros_view,    scales_view, g_idx_view,
+                                   use_exllama, use_v2_format, bit};
+  if (a.dim() != 2 || b_q_weight.dim() != 2) {
+    throw std::runtime_error(
+        "gptq_gemm: a and b_q_weight are not matrices, want [M, K] and "
+        "[K * bit / 32, N]");
+  }
+  const int64_t m = a.size(0), k = a.size(1), n = b_q_weight.size(1);
+  if (m > VK_UNPACKED_MAX_TOKENS) {
+    const Tensor weight = Empty(a, {k, n}, b_gptq_scales.scalar_type());
+    Check(vk_cuda_gptq_dequantize(scope.View("weight", weight), &weights, scope.stream()));
+    return torch::stable::matmul(a, weight);
+  }
+  const Tensor c = Empty(a, {m, n}, a.scalar_type());
+  const std::optional<Tensor> scratch = Scratch(a, vk_cuda_unpacked_scratch(m, n, k));
+  Check(vk_cuda_gptq_gemm(scope.View("c", c), scope.View("a", a), &weights,
+                          scope.View("scratch", scratch), scope.stream()));
+  return c;
+}
+
+void GptqShuffle(const Tensor& q_weight, const Tensor& q_perm, int64_t bit) {
+  const char* op = "gptq_shuffle";
+  const CudaScope scope(op, q_weight);
+  if (q_perm.numel() == 0) return;  // the order of a checkpoint without act_order serves as it is
+  const Tensor before = torch::stable::clone(q_weight);
+  Check(vk_cuda_gptq_shuffle(scope.View("q_weight", q_weight), scope.View("q_weight", before),
+                             scope.View("q_perm", q_perm), bit, scope.stream()));
+}
+
+Tensor AwqDequantize(const Tensor& kernel, const Tensor& scaling_factors, const Tensor& zeros,
+                     int64_t, int64_t, int64_t) {
+  const CudaScope scope("awq_dequantize", kernel);
+  if (kernel.dim() != 2) {
+    throw std::runtime_error("awq_dequantize: _kernel is not a matrix, want [K, N / 8]");
+  }
+  const Tensor out =
+      Empty(kernel, {kernel.size(0), kernel.size(1) * 8}, scaling_factors.scalar_type());
+  Check(vk_cuda_awq_dequantize(scope.View("out", out), scope.View("_kernel", kernel),
+                               scope.View("_scaling_factors", scaling_factors),
+                               scope.View("_zeros", zeros), scope.stream()));
+  return out;
+}
+
+Tensor AwqGemm(const Tensor& in_feats, const Tensor& kernel, const Tensor& scaling_factors,
+               const Tensor& zeros, int64_t) {
+  if (in_feats.dim() != 2 || kernel.dim() != 2) {
+    throw std::runtime_error(
+        "awq_gemm: _in_feats and _kernel are not matrices, want [M, K] and "
+        "[K, N / 8]");
+  }
+  const int64_t m = in_feats.size(0), k = kernel.size(0), n = kernel.size(1) * 8;
+  if (m > VK_UNPACKED_MAX_TOKENS) {
+    return torch::stable::matmul(in_feats, AwqDequantize(kernel, scaling_factors, zeros, 0, 0, 0));
+  }
+  const CudaScope scope("awq_gemm", in_feats);
+  const Tensor c = Empty(in_feats, {m, n}, in_feats.scalar_type());
+  const std::optional<Tensor> scratch = Scratch(in_feats, vk_cuda_unpacked_scratch(m, n, k));
+  Check(vk_cuda_awq_gemm(
+      scope.View("out", c), scope.View("_in_feats", in_feats), scope.View("_kernel", kernel),
+      scope.View("_scaling_factors", scaling_factors), scope.View("_zeros", zeros),
+      scope.View("scratch", scratch), scope.stream()));
+  return c;
+}
+
+// The engine's choice of BLOCK_SIZE_N and BLOCK_SIZE_K is about its own kernel.
+Tensor MoeWna16Gemm(const Tensor& input, const Tensor& output, const Tensor& b_qweight,
+                    const Tensor& b_scales, const std::optional<Tensor>& b_qzeros,
+                    const std::optional<Tensor>& topk_weights, const Tensor& sorted_token_ids,
+                    const Tensor& expert_ids, const Tensor& num_tokens_post_pad, int64_t top_k,
+                    int64_t block_size_m, int64_t, int64_t, int64_t bit) {
+  const CudaScope scope("moe_wna16_gemm", input);
+  Check(vk_cuda_moe_wna16_gemm(
+      scope.View("input", input), scope.View("output", output), scope.View("b_qweight", b_qweight),
+      scope.View("b_scales", b_scales), scope.View("b_qzeros", b_qzeros),
+      scope.View("topk_weights", topk_weights), scope.View("sorted_token_ids", sorted_token_ids),
+      scope.View("expert_ids", expert_ids), scope.View("num_tokens_post_pad", num_tokens_post_pad),
+      top_k, block_size_m, bit, scope.stream()));
+  return output;
+}
+
+}  // namespace
+}  // namespace vk::binding
+
+VK_BINDINGS(CUDA, library) {
+  library.impl("gptq_marlin_repack", TORCH_BOX(&vk::binding::GptqMarlinRepack));
+  library.impl("awq_marlin_repack", TORCH_BOX(&vk::binding::AwqMarlinRepack));
+  library.impl("marlin_gemm", TORCH_BOX(&vk::binding::MarlinGemm));
+  library.impl("moe_wna16_marlin_gemm", TORCH_BOX(&vk::binding::MoeMarlinGemm));
+  library.impl("moe_wna16_gemm", TORCH_BOX(&vk::binding::MoeWna16Gemm));
+  library.impl("permute_cols", TORCH_BOX(&vk::binding::PermuteCols));
+  library.impl("gptq_gemm", TORCH_BOX(&vk::binding::GptqGemm));
+  library.impl("gptq_shuffle", TORCH_BOX(&vk::binding::GptqShuffle));
+  library.impl("awq_gemm", TORCH_BOX(&vk::binding::AwqGemm));
+  library.impl("awq_dequantize", TORCH_BOX(&vk::binding::AwqDequantize));
+}

@@ -1,0 +1,1 @@
+"""Paged attention: the CPU's ops and the GPU's."""

@@ -1,0 +1,1 @@
+"""KV cache: writes, reads and copies; the caches of sparse attention's indexer."""

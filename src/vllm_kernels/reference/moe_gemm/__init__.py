@@ -1,0 +1,1 @@
+"""Experts' products: fused on the CPU, grouped on the GPU."""

@@ -1,0 +1,1 @@
+"""What the engine asks of the run time: memory, device attributes, views."""

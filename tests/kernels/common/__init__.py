@@ -1,0 +1,1 @@
+"""Cases and oracles that test files share."""

@@ -1,0 +1,276 @@
+"""The order of entries and moving rows, against the references."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vllm_kernels.reference.moe_routing import order as reference
+from vllm_kernels.reference.moe_routing import topk as routing
+
+from ..common.moe_routing import DTYPES, POISON, Routed, logits, numbers, randn
+
+ops = torch.ops.vllm_kernels
+
+
+@pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
+def expert_map(experts: int, local: int) -> torch.Tensor:
+    mapped = torch.full((experts,), -1, dtype=torch.int32)
+    chosen = torch.randperm(experts)[:local]
+    mapped[chosen] = torch.arange(local, dtype=torch.int32)
+    return mapped.cuda()
+
+
+def aligned(ids: torch.Tensor, experts: int, block: int) -> list[torch.Tensor]:
+    most = ids.numel() + experts * (block - 1)
+    return [numbers(most), numbers(-(-most // block)), numbers(1)]
+
+
+@pytest.mark.parametrize("block", [1, 7, 16, 64, 128])
+@pytest.mark.parametrize(
+    ("tokens", "topk", "experts"),
+    [
+        (1, 8, 128),
+        (3, 2, 8),
+        (127, 2, 8),
+        (1000, 8, 60),
+        (2048, 8, 256),
+        (4097, 8, 128),
+        (9000, 6, 513),
+        (40000, 8, 1000),
+        (0, 2, 8),
+        (17, 1, 1),
+    ],
+)
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
+def test_align(tokens: int, topk: int, experts: int, block: int, mapped: bool) -> None:
+    ids = torch.randint(0, experts, (tokens, topk), device="cuda")
+    ids = ids.int() if tokens % 2 else ids
+    mapping = expert_map(experts, (experts + 1) // 2) if mapped else None
+    ours, theirs = aligned(ids, experts, block), aligned(ids, experts, block)
+    ops.moe_align_block_size(ids, experts, block, *ours, mapping)
+    reference.moe_align_block_size(ids, experts, block, *theirs, mapping)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64, torch.uint32])
+def test_align_leaves_out_ids_of_no_expert(id_dtype: torch.dtype) -> None:
+    ids = torch.randint(-3, 12, (65, 4)).to(id_dtype).cuda()
+    known = ids.to(torch.int64)
+    ours, theirs = aligned(ids, 8, 16), aligned(ids, 8, 16)
+    ops.moe_align_block_size(ids, 8, 16, *ours, None)
+    reference.moe_align_block_size(known, 8, 16, *theirs, None)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_align_of_one_expert_for_all() -> None:
+    ids = torch.full((20000, 1), 5, dtype=torch.int32, device="cuda")
+    ours, theirs = aligned(ids, 8, 128), aligned(ids, 8, 128)
+    ops.moe_align_block_size(ids, 8, 128, *ours, None)
+    reference.moe_align_block_size(ids, 8, 128, *theirs, None)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("tokens", "experts"), [(5, 8), (300, 64), (5000, 128)])
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
+def test_lora_align(tokens: int, experts: int, mapped: bool) -> None:
+    topk, block, loras = 4, 16, 4
+    ids = torch.randint(0, experts, (tokens, topk), device="cuda").int()
+    owners = torch.randint(-1, loras, (tokens,), device="cuda").int()
+    enabled = torch.tensor([1, 0, 1, 1, 0], device="cuda").int()
+    adapters = torch.tensor([-1, 0, 1, 3, 7], device="cuda").int()
+    most = tokens * topk + experts * (block - 1)
+    blocks = -(-most // block)
+    mapping = expert_map(experts, experts // 2) if mapped else None
+    ours, theirs = (
+        [numbers(loras * most), numbers(loras * blocks), numbers(loras)] for _ in range(2)
+    )
+    args = (ids, owners, experts, block, loras, most, blocks)
+    ops.moe_lora_align_block_size(*args, *ours, enabled, adapters, mapping)
+    reference.moe_lora_align_block_size(*args, *theirs, enabled, adapters, mapping)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+    assert int(ours[2][1]) == POISON
+
+
+@pytest.mark.parametrize(
+    ("experts", "most", "block"), [(5, 8, 4), (64, 100, 16), (256, 512, 128), (1024, 3, 16)]
+)
+def test_batched_align(experts: int, most: int, block: int) -> None:
+    counts = torch.randint(0, most + 1, (experts,), device="cuda").int()
+    places = experts * -(-most // block) * block
+    ours, theirs = ([numbers(places), numbers(places // block), numbers(1)] for _ in range(2))
+    ops.batched_moe_align_block_size(most, block, counts, *ours)
+    reference.batched_moe_align_block_size(most, block, counts, *theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+# --- moving rows ---
+
+
+@pytest.mark.parametrize("tokens", [1, 33, 1000, 3000])
+@pytest.mark.parametrize(("experts", "topk"), [(8, 2), (64, 6), (256, 8)])
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
+@pytest.mark.parametrize("scratch", [False, True], ids=["plain", "scratch"])
+def test_permute_and_back(
+    dtype: torch.dtype, tokens: int, experts: int, topk: int, mapped: bool, scratch: bool
+) -> None:
+    hidden = 264
+    x = randn(tokens, hidden, dtype=dtype)
+    ids = torch.rand(tokens, experts, device="cuda").argsort(-1)[:, :topk].int().contiguous()
+    local = experts // 2 if mapped else experts
+    mapping = expert_map(experts, local) if mapped else None
+    entries = torch.arange(tokens * topk, dtype=torch.int32, device="cuda").view(tokens, topk)
+    outputs = []
+    for library in (ops, reference):
+        permuted = torch.full((tokens * topk, hidden), POISON, device="cuda", dtype=dtype)
+        first = numbers(local + 1, dtype=torch.int64)
+        inverse, index = numbers(tokens, topk), numbers(tokens * topk)
+        args = (x, ids, entries, mapping, experts, local, topk, permuted, first, inverse, index)
+        if scratch:
+            size = ops.moe_permute_sort_workspace_size(tokens * topk, experts)
+            assert size == reference.moe_permute_sort_workspace_size(tokens * topk, experts)
+            memory = torch.empty(size, dtype=torch.int8, device="cuda")
+            spare = [torch.empty_like(ids) for _ in range(3)]
+            library.moe_permute_with_scratch(*args, memory, *spare)
+        else:
+            library.moe_permute(*args)
+        outputs.append((permuted, first, inverse, index))
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
+    permuted, first, inverse, _ = outputs[0]
+    weights = torch.rand(tokens, topk, device="cuda")
+    back, expected = torch.full_like(x, float("nan")), torch.empty_like(x)
+    permuted[int(first[-1]) :] = float("nan")  # not to be read
+    ops.moe_unpermute(permuted, weights, inverse.flatten(), first, topk, back)
+    reference.moe_unpermute(permuted, weights, inverse.flatten(), first, topk, expected)
+    rtol = 1e-5 if dtype == torch.float32 else 1e-2
+    torch.testing.assert_close(back, expected, rtol=rtol, atol=rtol)
+
+
+def test_permute_moves_bytes_of_any_dtype() -> None:
+    for dtype, hidden in ((torch.float8_e4m3fn, 128), (torch.int8, 33), (torch.bfloat16, 10)):
+        x = randn(50, hidden).to(dtype)
+        source = torch.randint(0, 50, (77,), device="cuda").int()
+        out = torch.zeros(77, hidden, device="cuda").to(dtype)
+        ops.shuffle_rows(x, source, out)
+        expected = x.view(torch.uint8)[source.long()]
+        assert torch.equal(out.view(torch.uint8), expected)
+
+
+@pytest.mark.parametrize("topk", [1, 2, 4, 6, 8, 9])
+@pytest.mark.parametrize("hidden", [1, 100, 4096, 5120])
+@pytest.mark.parametrize("layout", ["contiguous", "strided", "transposed"])
+def test_moe_sum(dtype: torch.dtype, topk: int, hidden: int, layout: str) -> None:
+    tokens = 65
+    if layout == "contiguous":
+        x = randn(tokens, topk, hidden, dtype=dtype)
+    elif layout == "strided":
+        x = randn(tokens, topk + 1, hidden + 8, dtype=dtype)[:, :topk, :hidden]
+    else:
+        x = randn(hidden, topk, tokens, dtype=dtype).permute(2, 1, 0)
+    out, expected = torch.full((tokens, hidden), float("nan"), device="cuda", dtype=dtype), None
+    ops.moe_sum(x, out)
+    expected = x.double().sum(1)
+    rtol = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
+    torch.testing.assert_close(out.double(), expected, rtol=rtol, atol=1e-5)
+
+
+@pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
+def test_moe_sum_leaves_out_padding(id_dtype: torch.dtype, mapped: bool) -> None:
+    x = randn(33, 6, 512, dtype=torch.bfloat16)
+    ids = torch.randint(-1, 16, (33, 6), device="cuda").to(id_dtype)
+    mapping = expert_map(16, 8) if mapped else None
+    out, expected = (torch.full((33, 512), 9.0, device="cuda").bfloat16() for _ in range(2))
+    local = reference._local(ids, 16, mapping).view(33, 6)
+    x[local < 0] = float("nan")
+    ops.moe_sum(x, out, ids, mapping)
+    reference.moe_sum(x, expected, ids, mapping)
+    torch.testing.assert_close(out, expected, rtol=8e-3, atol=1e-5)
+
+
+# --- small GEMM ---
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 8, 9, 16])
+@pytest.mark.parametrize(("n", "k"), [(256, 7168), (384, 7168), (256, 6144), (2112, 7168), (9, 96)])
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
+def test_small_gemm(tokens: int, n: int, k: int, out_dtype: torch.dtype) -> None:
+    a = randn(tokens, k, dtype=torch.bfloat16)
+    b = randn(n, k, dtype=torch.bfloat16)
+    exact = a.double() @ b.double().t()
+    out = torch.full((tokens, n), float("nan"), device="cuda", dtype=out_dtype)
+    ops.dsv3_router_gemm(out, a, b)
+    rtol = 1e-4 if out_dtype == torch.float32 else 8e-3
+    torch.testing.assert_close(out.double(), exact, rtol=rtol, atol=2e-3)
+    other = torch.full_like(out, float("nan"))
+    ops.dsv3_fused_a_gemm(other, a, b.t())
+    assert torch.equal(out, other)
+
+
+# --- graphs and bad input ---
+
+
+def test_capture() -> None:
+    gate = logits(64, 128, torch.float32)
+    routed = Routed(64, 8)
+    ids = aligned(routed.indices, 128, 16)
+    x = randn(64, 8, 256)
+    total = torch.empty(64, 256, device="cuda")
+
+    def run() -> None:
+        ops.topk_softmax(*routed.all(), gate, True, None)
+        ops.moe_align_block_size(routed.indices, 128, 16, *ids, None)
+        ops.moe_sum(x, total)
+
+    run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    gate.copy_(logits(64, 128, torch.float32))
+    x.normal_()
+    graph.replay()
+    expected, theirs = Routed(64, 8), aligned(routed.indices, 128, 16)
+    routing.topk_softmax(*expected.all(), gate, True, None)
+    routed.check(expected)
+    reference.moe_align_block_size(routed.indices, 128, 16, *theirs, None)
+    for one, other in zip(ids, theirs, strict=True):
+        assert torch.equal(one, other)
+    torch.testing.assert_close(total, x.sum(1), rtol=1e-5, atol=1e-5)
+
+
+def test_bad_input_is_refused() -> None:
+    routed = Routed(4, 2)
+    with pytest.raises(RuntimeError, match="topk_softmax: bias"):
+        ops.topk_softmax(*routed.all(), randn(4, 8), True, randn(7))
+    with pytest.raises(RuntimeError, match="want 1 to 1024 experts"):
+        ops.topk_softmax(*routed.all(), randn(4, 1025), True, None)
+    with pytest.raises(RuntimeError, match="n_group is 3, want 1 to 32 and a divisor"):
+        ops.grouped_topk(randn(4, 8), 3, 1, 2, True, 1.0, randn(8), 1)
+    ids = torch.zeros(4, 2, dtype=torch.int32, device="cuda")
+    with pytest.raises(RuntimeError, match="experts_ids has shape"):
+        ops.moe_align_block_size(ids, 8, 16, numbers(64), numbers(1), numbers(1), None)
+    with pytest.raises(RuntimeError, match="at most 16 rows"):
+        ops.dsv3_router_gemm(randn(17, 8), randn(17, 64).bfloat16(), randn(8, 64).bfloat16())
+
+
+@pytest.mark.no_gpu
+def test_workspace_sizes_without_gpu(c_library: Callable[[str], ctypes.CDLL]) -> None:
+    size = c_library("moe").vk_cuda_moe_sort_workspace
+    size.restype = ctypes.c_int64
+    for entries in (0, 1, 4096, 4097, 100_000, 1 << 21):
+        expected = reference.moe_permute_sort_workspace_size(entries, 64)
+        assert size(ctypes.c_int64(entries), ctypes.c_int64(64)) == expected
