@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vllm_conda import errors, matrix
+from vllm_conda import errors, matrix, switches
 from vllm_conda.cuda_page import cuda_page
 from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmError
 from vllm_conda.feedstock.config import conda_build_config
@@ -112,6 +112,29 @@ def exit_codes_page() -> str:
     return f"<!--{header} -->\n# Exit codes\n\n" + _table(("code", "kind", "meaning"), rows)
 
 
+def environment_page() -> str:
+    header = _header("", "src/vllm_conda/switches.py").rstrip()
+    text = (
+        f"<!--{header} -->\n# Environment variables\n\n"
+        "The first value is the default. Options of a build from source, which can be given as "
+        "variables too,\nare in [options.md](../packagers/options.md).\n"
+    )
+    for title, rows in switches.environment_rows().items():
+        text += f"\n## {title}\n\n" + _table(("variable", "values", "effect"), rows)
+    return text
+
+
+def options_page(text: str) -> str:
+    """``text``: of cmake/Options.cmake."""
+    header = _header("", str(switches.OPTIONS_FILE)).rstrip()
+    rows = switches.option_rows(list(switches.build_options(text)))
+    return (
+        f"<!--{header} -->\n# Build options\n\n"
+        "Options of CMake (`-DNAME=VALUE`), each also read from the environment variable of the "
+        "same name.\nAUTO means: on where compiler and target allow it.\n\n"
+    ) + _table(("option", "default", "values", "effect"), rows)
+
+
 def _is_error(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, VllmError)
 
@@ -121,11 +144,14 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def generated_files(targets: Targets, costs: Costs | None = None) -> Iterator[tuple[Path, str]]:
+def generated_files(
+    targets: Targets, costs: Costs | None = None, options: str = ""
+) -> Iterator[tuple[Path, str]]:
     """Yield every generated file's path, relative to the project, and its text.
 
     Args:
         costs: What was measured of the jobs.
+        options: Text of cmake/Options.cmake; without it, there is no page of build options.
     """
     for job in jobs(targets):
         yield Path(job.variant_file), variant_file(targets, job)
@@ -138,12 +164,15 @@ def generated_files(targets: Targets, costs: Costs | None = None) -> Iterator[tu
     yield Path("docs/packagers/generated/cuda.md"), header + cuda_page(targets.cuda)
     yield Path("docs/packagers/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
     yield Path("docs/packagers/exit-codes.md"), exit_codes_page()
+    yield Path("docs/users/environment.md"), environment_page()
+    if options:
+        yield Path("docs/packagers/options.md"), options_page(options)
 
 
 def generate(root: Path, targets: Targets) -> list[Path]:
     """Write the files that differ and remove variant files without a job; return them."""
     changed = _stale(root, targets)
-    files = dict(generated_files(targets, load_costs(root)))
+    files = _files(root, targets)
     for path in changed:
         if path in files:
             write_atomic(root / path, files[path])
@@ -165,11 +194,16 @@ def check(root: Path, targets: Targets) -> int:
             f"{names}: not what {TARGETS_FILE} generates.",
             f"Run `{COMMAND}` and commit the result.",
         )
-    return sum(1 for _ in generated_files(targets))
+    return len(_files(root, targets))
+
+
+def _files(root: Path, targets: Targets) -> dict[Path, str]:
+    options = _read(root / switches.OPTIONS_FILE) or ""
+    return dict(generated_files(targets, load_costs(root), options))
 
 
 def _stale(root: Path, targets: Targets) -> list[Path]:
-    files = dict(generated_files(targets, load_costs(root)))
+    files = _files(root, targets)
     changed = [path for path, text in files.items() if _read(root / path) != text]
     present = (path.relative_to(root) for path in (root / VARIANT_FOLDER).glob("*.yaml"))
     return changed + sorted(path for path in present if path not in files)

@@ -4,9 +4,7 @@ The entry point of the group ``vllm.platform_plugins`` is :func:`platform`. It i
 own because importing ``vllm_kernels`` fails where its libraries cannot be loaded, and the engine
 would turn that into a traceback of its plugin loader; here it becomes a sentence.
 
-Environment variables:
-    VLLM_KERNELS_PLUGIN: ``auto`` (default) serves engines that bring no kernels of their own,
-        ``0`` is off, ``force`` also replaces an engine's own kernels.
+docs/users/environment.md lists the environment variables.
 """
 
 from __future__ import annotations

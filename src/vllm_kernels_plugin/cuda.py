@@ -1,10 +1,4 @@
-"""The engine's CUDA platform on our kernels.
-
-Environment variables:
-    VLLM_KERNELS_ATTENTION: ``auto`` (default) prefers our attention where it serves the model,
-        ``engine`` leaves the choice to the engine's own order. A backend that is asked for
-        (``--attention-backend``, ours is ``CUSTOM``) is taken in both cases.
-"""
+"""The engine's CUDA platform on our kernels."""
 
 from __future__ import annotations
 

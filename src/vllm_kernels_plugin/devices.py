@@ -1,8 +1,4 @@
-"""Which device the engine runs on: a GPU whose kernels are installed and usable, else the CPU.
-
-Environment variables:
-    VLLM_KERNELS_DEVICE: ``auto`` (default), ``cpu`` or ``cuda``.
-"""
+"""Which device the engine runs on: a GPU whose kernels are installed and usable, else the CPU."""
 
 from __future__ import annotations
 
@@ -43,7 +39,7 @@ def activate() -> str:
     if wanted == "cuda":
         raise PluginError(f"{DEVICE_VARIABLE}=cuda, but {problem}")
     if _cuda.build() is not None:
-        # Who installed the CUDA kernels did not mean to run on the CPU.
+        # A user who installed the CUDA kernels expects a GPU.
         logger.warning("the engine runs on the CPU: %s", problem)
     return _activate_cpu()
 

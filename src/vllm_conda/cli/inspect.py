@@ -137,12 +137,8 @@ def generate(root: Path, check: bool, as_json: bool) -> None:
     from vllm_conda.targets import load_targets
 
     targets = load_targets(root)
-    if check:
-        count = generator.check(root, targets)
-        changed = []
-    else:
-        changed = [str(path) for path in generator.generate(root, targets)]
-        count = sum(1 for _ in generator.generated_files(targets))
+    changed = [] if check else [str(path) for path in generator.generate(root, targets)]
+    count = generator.check(root, targets)
     if as_json:
         print_json({"files": count, "changed": changed})
         return

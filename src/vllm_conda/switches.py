@@ -1,0 +1,237 @@
+"""Every environment variable and build option, for the two pages that list them.
+
+A variable is described here alone; the code that reads it names it, and
+tests/unit/test_switches.py compares both. Build options are read from cmake/Options.cmake, which
+is their table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+OPTIONS_FILE = Path("cmake/Options.cmake")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable; the first of its values is the default."""
+
+    name: str
+    values: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class BuildOption:
+    """One row of ``vllm_option`` calls."""
+
+    name: str
+    default: str
+    choices: tuple[str, ...]
+    applies_to: str
+    help: str
+
+
+KERNELS = (
+    Variable(
+        "VLLM_KERNELS_BACKEND",
+        "`auto`, `reference`",
+        "`reference` runs PyTorch reference code and leaves installed kernels unused.",
+    ),
+    Variable(
+        "VLLM_KERNELS_CPU_ISA",
+        "empty, a [tier](../packagers/generated/targets.md)",
+        "Forces the CPU kernels to an instruction-set tier. An unknown tier, or one that this CPU "
+        "cannot run, is an error.",
+    ),
+    Variable(
+        "VLLM_KERNELS_CPU_COMPACT",
+        "empty, `0`, `1`",
+        "Weights of dense bfloat16 GEMMs are stored in 12 bits, without loss, where that is "
+        "faster. `0` keeps 16 bits; `1` stores them compactly wherever possible.",
+    ),
+    Variable(
+        "VLLM_KERNELS_LIBRARY_DIR",
+        "empty, a folder",
+        "The folder searched first for the native libraries, such as `build/dev/lib`.",
+    ),
+)
+
+PLUGIN = (
+    Variable(
+        "VLLM_KERNELS_PLUGIN",
+        "`auto`, `0`, `force`",
+        "`auto` serves engines that bring no kernels of their own; `force` also replaces an "
+        "engine's own kernels; `0` turns the plugin off.",
+    ),
+    Variable(
+        "VLLM_KERNELS_DEVICE",
+        "`auto`, `cpu`, `cuda`",
+        "The device, instead of the plugin's choice. A device that cannot be served is an error "
+        "that says why. `cpu` hides the GPUs from the process, because the engine would run its "
+        "Triton code on them otherwise.",
+    ),
+    Variable(
+        "VLLM_KERNELS_ATTENTION",
+        "`auto`, `engine`",
+        "On a GPU, `engine` leaves out our attention backend and keeps the engine's own order. "
+        "`--attention-backend` is obeyed in both cases (ours is `CUSTOM`).",
+    ),
+    Variable(
+        "VLLM_KERNELS_NO_COMPILER_SAID",
+        "empty, `1`",
+        "Set by the plugin for its child processes, which then do not repeat the warning that no "
+        "compiler was found.",
+    ),
+)
+
+ENGINE = (
+    Variable(
+        "VLLM_MLA_DISABLE",
+        "",
+        "Set to `1` on the CPU unless it is set: the engine has no latent-attention backend for "
+        "the CPU and expands keys and values instead (DeepSeek).",
+    ),
+    Variable(
+        "VLLM_CPU_INT4_W4A8",
+        "",
+        "Set to `0` unless it is set: dense layers with 4-bit weights keep 16-bit activations. "
+        "`1` is refused.",
+    ),
+    Variable("VLLM_CPU_SGL_KERNEL", "", "`1` is refused: its ops have no kernels here."),
+    Variable(
+        "VLLM_USE_FLASHINFER_SAMPLER",
+        "",
+        "Set to `0` on a GPU where FlashInfer is missing, unless it is set.",
+    ),
+    Variable(
+        "VLLM_CPU_KVCACHE_SPACE",
+        "",
+        "GiB for keys and values. Set it on shared machines.",
+    ),
+    Variable(
+        "CXX, CC",
+        "",
+        "The compilers that PyTorch (C++, on a CPU) and Triton (C, on a GPU) run. Without C++, "
+        "models are traced and no code is generated.",
+    ),
+    Variable(
+        "ONEDNN_MAX_CPU_ISA",
+        "",
+        "oneDNN's own limit. Unless it is set, oneDNN is limited to the tier in use.",
+    ),
+    Variable("CUDA_VISIBLE_DEVICES", "", "The GPUs of which a process takes notice."),
+)
+
+TOOLKIT = (
+    Variable(
+        "VLLM_CONDA_CACHE",
+        "`$XDG_CACHE_HOME/vllm-conda`, `~/.cache/vllm-conda`",
+        "The folder of downloads, the embedded channel and builds.",
+    ),
+    Variable(
+        "VLLM_CONDA_CHANNEL",
+        "empty, names, addresses or folders",
+        "Channels for compilers and libraries instead of the embedded channel, as `--channel`.",
+    ),
+    Variable(
+        "MAX_JOBS",
+        "min(cores, memory)",
+        "Parallel compile jobs, as `vllm-conda build --jobs`.",
+    ),
+    Variable(
+        "SOURCE_DATE_EPOCH",
+        "the time of the last commit to the sources",
+        "The time stamp inside the packages.",
+    ),
+    Variable(
+        "CONDA_OVERRIDE_ARCHSPEC, CONDA_OVERRIDE_GLIBC, CONDA_OVERRIDE_CUDA, "
+        "CONDA_OVERRIDE_CUDA_ARCH",
+        "the machine's",
+        "Virtual packages of another machine; `vllm-conda solve` prints the line for each node "
+        "type.",
+    ),
+)
+
+INTERNAL = (
+    Variable(
+        "VLLM_CONDA_BUILD_SETTINGS",
+        "a file",
+        "What `recipe/build.sh` sources: settings of this machine, which no hash may see.",
+    ),
+    Variable(
+        "VLLM_CONDA_TOOLCHAIN",
+        "`conda-forge`, a fingerprint",
+        "Which toolchain a staging build was made with; part of its key.",
+    ),
+    Variable(
+        "VLLM_CONDA_CUDA_TOOLCHAIN",
+        "`conda-forge`, a fingerprint",
+        "The same for the CUDA toolkit.",
+    ),
+)
+
+TESTS = (
+    Variable(
+        "VLLM_CONDA_TEST_CUDA",
+        "empty, `1`",
+        "Runs `tests/build/test_cuda_environment.py`, which installs several GB.",
+    ),
+    Variable(
+        "VLLM_CONDA_TEST_SLOW",
+        "empty, `1`",
+        "`tests/build/test_reproducible.py` compiles everything twice.",
+    ),
+    Variable(
+        "VLLM_CONDA_TEST_OUTPUT",
+        "`output`",
+        "The channel that `tests/cross/test_installed.py` installs from.",
+    ),
+)
+
+GROUPS = {
+    "The kernels": KERNELS,
+    "The plugin": PLUGIN,
+    "Variables of others that matter to an engine": ENGINE,
+    "The toolkit": TOOLKIT,
+    "Set by the toolkit for its own builds": INTERNAL,
+    "Tests": TESTS,
+}
+
+_ROW = re.compile(
+    r'^vllm_option\((\w+)\s+(""|\S+)\s+"([^"]*)"\s*([^)]*)\)$',
+    re.MULTILINE,
+)
+
+
+def build_options(text: str) -> Iterator[BuildOption]:
+    """The rows of cmake/Options.cmake's table, in its order."""
+    for name, default, told, choices in _ROW.findall(text):
+        applies_to, _, rest = told.partition(": ")
+        yield BuildOption(name, default.strip('"'), tuple(choices.split()), applies_to, rest)
+
+
+def environment_rows() -> dict[str, list[tuple[str, str, str]]]:
+    """Table rows of the variables, group by group."""
+    return {
+        title: [
+            (", ".join(f"`{name}`" for name in one.name.split(", ")), one.values, one.effect)
+            for one in group
+        ]
+        for title, group in GROUPS.items()
+    }
+
+
+def option_rows(options: Sequence[BuildOption]) -> list[tuple[str, str, str, str]]:
+    return [
+        (
+            f"`{one.name}`",
+            f"`{one.default}`" if one.default else "",
+            ", ".join(f"`{choice}`" for choice in one.choices),
+            f"{one.applies_to}: {one.help}",
+        )
+        for one in options
+    ]
