@@ -24,7 +24,7 @@ LEVELS: dict[str, tuple[str, dict[str, str]]] = {
     "linux-aarch64": ("_aarch64-microarch-level", {"1": "armv8.2a"}),
     "linux-ppc64le": ("_ppc64le-microarch-level", {"9": "power9le", "10": "power10le"}),
 }
-CUDA = {"linux-64": ("12.8", "13.0"), "linux-aarch64": ("13.0",), "linux-ppc64le": ()}
+CUDA = {"linux-64": ("12.4", "13.0"), "linux-aarch64": ("13.0",), "linux-ppc64le": ()}
 ARCHS = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
@@ -97,13 +97,15 @@ def own_channel(folder: Path) -> str:
 def _cuda_packages(channel: Channel, platform: str, cuda: str, common: Sequence[str]) -> None:
     major = int(cuda.partition(".")[0])
     tag = f"cuda{cuda.replace('.', '')}"
-    number = 1000 + 10 * major
+    # The packaging revision tells the two apart, so that the choice between them is certain.
+    number = 2100 + major
+    every = f"{tag}_all_h0_{number}"
     runtime = ["__cuda", f"cuda-version >={cuda},<{major + 1}", "pytorch * cuda*"]
     channel.add(
         platform,
         "vllm-cuda",
         VERSION,
-        f"{tag}_{number}",
+        every,
         [*common, *runtime, GLIBC, "cuda-arch >=7.5"],
         number=number,
     )
@@ -117,8 +119,8 @@ def _cuda_packages(channel: Channel, platform: str, cuda: str, common: Sequence[
         ["__cuda_arch >=9.0,<10.0a0"],
         number,
     )
-    meta = [f"vllm-cuda =={VERSION} {tag}_{number}"]
-    channel.add(platform, "vllm-kernels", VERSION, f"{tag}_{number}", meta, (), number)
+    meta = [f"vllm-cuda =={VERSION} {every}"]
+    channel.add(platform, "vllm-kernels", VERSION, every, meta, (), number)
 
 
 def library_channel(folder: Path, without: Sequence[tuple[str, str]] = ()) -> str:
@@ -127,7 +129,7 @@ def library_channel(folder: Path, without: Sequence[tuple[str, str]] = ()) -> st
     for level_package, levels in LEVELS.values():
         for level, oldest in levels.items():
             channel.add("noarch", level_package, level, f"level_{level}", [matcher(oldest)])
-    for version in ("12.8", "13.0"):
+    for version in ("12.4", "13.0"):
         major = version.partition(".")[0]
         channel.add("noarch", "cuda-version", version, "h0_0", (), [f"__cuda >={major}"])
     for arch in ARCHS:

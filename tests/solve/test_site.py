@@ -15,8 +15,8 @@ from vllm_conda.site.preflight import NodeResult, check_site, exact
 
 V4 = "0.26.0 h4_400"
 V3 = "0.26.0 h3_300"
-CUDA12 = "0.26.0 cuda128_1120"
-CUDA13 = "0.26.0 cuda130_1130"
+CUDA12 = "0.26.0 cuda124_all_h0_2112"
+CUDA13 = "0.26.0 cuda130_all_h0_2113"
 
 # (example, node type) -> package that it must get, build of it
 SERVED = {
@@ -109,7 +109,7 @@ def test_examples(channels: Channels, example: str) -> None:
             "needs __cuda >= 12, the node's driver supports CUDA 11.4",
         ),
         (
-            ["vllm-cuda ==0.26.0 cuda130_1130"],
+            ["vllm-cuda ==0.26.0 cuda130_all_h0_2113"],
             GPU,
             "needs __cuda >= 13, the node's driver supports CUDA 12.8",
         ),
