@@ -166,7 +166,7 @@ def _cpu_model() -> str:
 
 def machine() -> dict[str, object]:
     """What the figures depend on; nothing that identifies the machine."""
-    from vllm_kernels._libraries import cpu_kernels
+    from vllm_kernels.engine_api import cpu_kernels
 
     kernels = cpu_kernels()
     return {

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from vllm_conda.paths import write_atomic
-from vllm_kernels import _libraries
+from vllm_kernels import engine_api
 from vllm_kernels.reference.wna16 import cuda as reference
 
 ops = torch.ops.vllm_kernels
-LIBRARY = _libraries.find_library("vllm_kernels_cuda_wna16")
+LIBRARY = engine_api.find_library(engine_api.cuda_library("wna16"))
 Call = Callable[[int], object]  # with the number of the copy of its weights
 
 ROTATED_BYTES = 256 << 20

@@ -8,26 +8,26 @@ import ctypes
 import torch
 
 import vllm_kernels
-from vllm_kernels import _cuda, _libraries
+from vllm_kernels import engine_api
 
-installed = _cuda.build()
-if installed is None:
-    raise SystemExit(f"{_cuda.SUMMARY} is in none of the library folders")
-for family in installed.families.values():
-    path = _libraries.find_library(family.library)
+status = engine_api.cuda_status()
+if status.build is None:
+    raise SystemExit("cuda.json is in none of the library folders")
+for family in status.build.families.values():
+    path = engine_api.find_library(family.library)
     if path is None:
         raise SystemExit(f"lib{family.library}.so is missing")
     # All symbols now: a lazily bound one would fail at its first call.
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_LOCAL | 2)
     library.vk_abi_version.restype = ctypes.c_int32
-    if library.vk_abi_version() != _libraries.core().abi_version():
+    if library.vk_abi_version() != engine_api.abi_version():
         raise SystemExit(f"{path} and vllm-core speak two versions of the kernels' C ABI")
     print(f"{family.name}: {family.content}")
 
 if torch.cuda.is_available():
     if "cuda" not in vllm_kernels.backends():
-        raise SystemExit(f"the CUDA kernels are not in use: {_cuda.unusable()}")
+        raise SystemExit(f"the CUDA kernels are not in use: {status.unusable}")
     for index in range(torch.cuda.device_count()):
         print(f"GPU {index}: {torch.cuda.get_device_name(index)}")
 else:
-    print(f"loaded, not run: {_cuda.unusable() or 'PyTorch finds no usable GPU'}")
+    print(f"loaded, not run: {status.unusable or 'PyTorch finds no usable GPU'}")

@@ -51,7 +51,7 @@ def load() -> None:
     """
     if requested() == "reference" or _loaded:
         return
-    if _libraries.cpu_kernels() is not None and _libraries.load_ops(_libraries.CPU_BINDING):
+    if _libraries.cpu_kernels() is not None and _libraries.load_cpu_ops():
         _loaded.append("cpu")
         _bindings.append(_libraries.CPU_BINDING)
     for family in _cuda.wanted():

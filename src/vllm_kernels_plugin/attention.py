@@ -16,7 +16,7 @@ from vllm.v1.attention.backends.triton_attn import (
     TritonAttentionMetadata,
 )
 
-from vllm_kernels import _ops
+from vllm_kernels import engine_api
 from vllm_kernels_plugin import flash_attention
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class KernelsAttentionImpl(TritonAttentionImpl):  # type: ignore[misc]
         # Queries stay in 16 bits beside a cache in 8.
         self.supports_quant_query_input = False
         self._quantised = self.kv_cache_dtype.startswith("fp8")
-        self._writes = "CUDA" in _ops.kernel_keys(_CACHE_OP)
+        self._writes = "CUDA" in engine_api.dispatch_keys(_CACHE_OP)
 
     def fused_output_quant_supported(self, quant_key: object) -> bool:
         return False

@@ -9,7 +9,7 @@ import os
 import torch
 
 import vllm_kernels
-from vllm_kernels import _backends, _cuda, _driver
+from vllm_kernels import engine_api
 from vllm_kernels_plugin import compiler, serve
 from vllm_kernels_plugin.engine import CPU_MODULES, CUDA_MODULES
 from vllm_kernels_plugin.refusal import PluginError
@@ -33,30 +33,26 @@ def activate() -> str:
         raise PluginError(f"{DEVICE_VARIABLE}={wanted} is not one of: {', '.join(DEVICES)}")
     if wanted == "cpu":
         return _activate_cpu()
-    problem = _no_cuda()
+    status = engine_api.cuda_status()
+    problem = _no_cuda(status)
     if problem is None:
-        return _activate_cuda()
+        return _activate_cuda(status)
     if wanted == "cuda":
         raise PluginError(f"{DEVICE_VARIABLE}=cuda, but {problem}")
-    if _cuda.build() is not None:
+    if status.build is not None:
         # A user who installed the CUDA kernels expects a GPU.
         logger.warning("the engine runs on the CPU: %s", problem)
     return _activate_cpu()
 
 
-def _no_cuda() -> str | None:
+def _no_cuda(status: engine_api.CudaStatus) -> str | None:
     """Why the engine cannot run on a GPU here, one clause; None where it can."""
-    if problem := _cuda.unusable():
-        return problem
-    if _backends.requested() == "reference":
-        return None
-    installed = _cuda.build()
+    if status.unusable:
+        return status.unusable
     # Families without GPU code of their own serve every GPU, and no model.
-    families = [one for one in installed.families.values() if one.archs] if installed else []
-    problems = [_cuda.family_problem(family) for family in families]
-    if None in problems:
+    if engine_api.references_only() or any(family.archs for family in status.families):
         return None
-    why = problems[0] if problems else "the package has no GPU code"
+    why = next(iter(status.problems.values()), "the package has no GPU code")
     return f"none of the installed CUDA kernels serves a GPU here: {why}"
 
 
@@ -84,15 +80,15 @@ def _activate_cpu() -> str:
 
 def _hide_gpus() -> None:
     """Keep the engine from running its Triton code for GPUs, which goes by what it can see."""
-    if torch.version.cuda is None or not _driver.has_cuda():
+    if torch.version.cuda is None or not engine_api.has_cuda_driver():
         return
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     # Not empty: the engine takes that for a GPU that is yet to come.
     if not in_use:
-        os.environ[_driver.VISIBLE_VARIABLE] = "-1"
+        os.environ[engine_api.CUDA_VISIBLE_DEVICES] = "-1"
 
 
-def _activate_cuda() -> str:
+def _activate_cuda(status: engine_api.CudaStatus) -> str:
     from vllm_kernels_plugin import flash_attention
 
     if importlib.util.find_spec("torchvision") is None:
@@ -108,13 +104,13 @@ def _activate_cuda() -> str:
     if importlib.util.find_spec("flashinfer") is None:
         # The engine takes its sampler for granted on a GPU; told so, it samples with its own.
         os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-    families = [family.name for family in _cuda.wanted()]
+    families = [family.name for family in status.families]
     logger.info(
         "vllm_kernels %s serves %d ops to the engine on CUDA (%s)",
         vllm_kernels.__version__,
         len(ops),
         ", ".join(families)
-        if _backends.requested() != "reference"
+        if not engine_api.references_only()
         else "PyTorch reference code, which is slow",
     )
     return CUDA_PLATFORM

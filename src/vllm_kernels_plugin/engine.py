@@ -34,10 +34,9 @@ def _minor(version: str) -> tuple[int, int] | None:
 
 def check_version() -> None:
     """PluginError unless the engine's minor version is the one whose ops the kernels implement."""
-    from vllm_kernels._metadata import version
+    from vllm_kernels import __version__ as own
 
     found = importlib.metadata.version(ENGINE_DISTRIBUTION)
-    own = version()
     want = _minor(own)
     if want is None or _minor(found) == want:
         return

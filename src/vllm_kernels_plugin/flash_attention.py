@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vllm_kernels import _cuda, _libraries, _ops
+from vllm_kernels import engine_api
 
 PACKAGE = "vllm.vllm_flash_attn"
 INTERFACE = f"{PACKAGE}.flash_attn_interface"
@@ -26,9 +26,7 @@ OP = "varlen_attention"
 
 def problem() -> str | None:
     """Why our attention kernels cannot be used, one clause; None where they can."""
-    if "CUDA" in _ops.kernel_keys(OP):
-        return None
-    return _cuda.reason(_libraries.family_of(OP))
+    return engine_api.cuda_problem(OP)
 
 
 def is_fa_version_supported(fa_version: int) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import sys
 import types
@@ -11,8 +10,7 @@ from importlib.machinery import ModuleSpec
 
 import torch
 
-import vllm_kernels  # noqa: F401 - registers the ops
-from vllm_kernels import _backends, _fake, _libraries, _ops
+from vllm_kernels import engine_api
 from vllm_kernels_plugin import namespaces
 from vllm_kernels_plugin.refusal import PluginError
 
@@ -50,11 +48,13 @@ def serve(device: str) -> tuple[str, ...]:
     Raises:
         PluginError: another package already defines one of them.
     """
-    left = _BETTER_LEFT_TO_PYTORCH.intersection(_backends.reference_ops()) | namespaces.OURS
+    left = _BETTER_LEFT_TO_PYTORCH.intersection(engine_api.reference_ops()) | namespaces.OURS
     names = [
         name
-        for name in _ops.names()
-        if device in _libraries.devices_of(name) and _ops.kernel_keys(name) and name not in left
+        for name in engine_api.ops()
+        if device in engine_api.devices_of(name)
+        and engine_api.dispatch_keys(name)
+        and name not in left
     ]
     if taken := [name for name in names if _defined(name)]:
         raise PluginError(
@@ -62,11 +62,9 @@ def serve(device: str) -> tuple[str, ...]:
             "uninstall the other vLLM plugin or kernel package"
         )
     for name in names:
-        _call(_libraries.OPS, "vk_torch_define", namespaces.of(name), name)
+        engine_api.define(namespaces.of(name), name)
     for namespace in namespaces.everything():
-        wanted = "".join(f"{name} " for name in names if namespaces.of(name) == namespace)
-        for binding in _backends.bindings() if wanted else ():
-            _call(binding, "vk_torch_implement", namespace, wanted)
+        engine_api.implement(namespace, [n for n in names if namespaces.of(n) == namespace])
     for name in names:
         _forward_missing(name)
     return tuple(names)
@@ -74,29 +72,19 @@ def serve(device: str) -> tuple[str, ...]:
 
 def register_fakes(device: str) -> None:
     """Register the fakes of the served ops, but for those that the engine has registered."""
+    fakes = engine_api.fakes()
     for name in serve(device):
         entry = torch._library.simple_registry.singleton.find(_qualified(name))
-        fake = _fake.fake_of(name)
+        fake = fakes.get(name)
         if fake is not None and entry.fake_impl.kernel is None:
             library = _fragment(namespaces.of(name))
             torch.library.register_fake(_qualified(name), fake, lib=library)
 
 
-def _call(library: str, function: str, *arguments: str) -> None:
-    path = _libraries.find_library(library)
-    if path is None:
-        raise PluginError(f"lib{library}.so is missing: reinstall the package that holds it")
-    symbol = getattr(ctypes.CDLL(str(path)), function)
-    symbol.restype = ctypes.c_char_p
-    message = symbol(*(argument.encode() for argument in arguments))
-    if message is not None:
-        raise PluginError(f"{path} cannot register its ops: {message.decode()}")
-
-
 def _forward_missing(name: str) -> None:
     """Forward the keys of the op that no library has registered in the engine's namespace."""
     op = getattr(torch.ops.vllm_kernels, name).default
-    for key in _ops.kernel_keys(name):
+    for key in engine_api.dispatch_keys(name):
         if not torch._C._dispatch_has_kernel_for_dispatch_key(_qualified(name), key):
             _fragment(namespaces.of(name)).impl(name, op, key)  # type: ignore[no-untyped-call]
 

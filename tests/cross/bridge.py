@@ -205,9 +205,9 @@ class EmulatedKernels:
         return {name: found[name] for name in self.only or found}
 
     def abi_version(self) -> int:
-        from vllm_kernels import _libraries
+        from vllm_kernels import engine_api
 
-        return _libraries.core().abi_version()
+        return engine_api.abi_version()
 
 
 def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
@@ -314,20 +314,14 @@ def install(command: Sequence[str], only: Sequence[str] = ()) -> EmulatedKernels
     assert spec is not None
     bare = importlib.util.module_from_spec(spec)
     sys.modules["vllm_kernels"] = bare
-    from vllm_kernels import _libraries
+    from vllm_kernels import engine_api
 
-    load_ops = _libraries.load_ops
-
-    def load(name: str) -> bool:
-        if name != _libraries.CPU_BINDING:
-            return load_ops(name)
+    def register() -> None:
         for op, function in implementations(driver).items():
             key = "CompositeExplicitAutograd" if op in DEVICELESS else "CPU"
             _library().impl(op, function, key)
-        return True
 
-    _libraries.cpu_kernels = lambda: kernels  # type: ignore[assignment,return-value]
-    _libraries.load_ops = load
+    engine_api.emulate_cpu(kernels, register)
     assert spec.loader is not None
     spec.loader.exec_module(bare)
     return kernels

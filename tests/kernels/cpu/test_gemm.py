@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllm_kernels._libraries import cpu_kernels
+from vllm_kernels.engine_api import cpu_kernels
 
 ops = torch.ops.vllm_kernels
 
@@ -204,7 +204,7 @@ ENGINE_PROBE = """
 import sys
 import torch
 import vllm_kernels
-from vllm_kernels._libraries import cpu_kernels
+from vllm_kernels.engine_api import cpu_kernels
 ops = torch.ops.vllm_kernels
 for tier in sys.argv[1:]:
     cpu_kernels().set_isa(tier)

@@ -84,7 +84,7 @@ def test_one_exponent(tier: str, monkeypatch: Any, kind: str) -> None:
 
 
 def test_a_handle_serves_every_tier(monkeypatch: Any) -> None:
-    from vllm_kernels._libraries import cpu_kernels
+    from vllm_kernels.engine_api import cpu_kernels
 
     kernels = cpu_kernels()
     assert kernels is not None

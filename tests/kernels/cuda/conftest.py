@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import vllm_kernels  # noqa: F401  registers the ops
-from vllm_kernels import _libraries
+from vllm_kernels import engine_api
 
 COMMAND = (
     "VLLM_KERNELS_LIBRARY_DIR=BUILD/lib PYTHONPATH=src python -m pytest tests/kernels/cuda "
@@ -54,8 +54,8 @@ def c_library() -> Callable[[str], ctypes.CDLL]:
     """Function from a family to its library by ctypes; skips where the family is not built."""
 
     def load(family: str) -> ctypes.CDLL:
-        name = f"vllm_kernels_cuda_{family}"
-        path = _libraries.find_library(name)
+        name = engine_api.cuda_library(family)
+        path = engine_api.find_library(name)
         if path is None:
             pytest.skip(f"lib{name}.so is in none of the library folders: this build lacks it")
         library = ctypes.CDLL(str(path))

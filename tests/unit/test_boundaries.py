@@ -1,0 +1,51 @@
+"""The doors between the repository's products: who may import what."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "src/vllm_kernels"
+# Tests of the private modules themselves.
+OWN_TESTS = ROOT / "tests/unit/kernels"
+PRIVATE = re.compile(r"vllm_kernels\._[a-z]|from vllm_kernels import (?:\w+, )*_[a-z]")
+
+
+def _python_files() -> list[Path]:
+    names = subprocess.run(
+        ["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return [path for path in (ROOT / name for name in names) if path.is_file()]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Qualified names of all that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def test_private_modules_of_the_kernels_stay_private() -> None:
+    """Programs in strings count too: the engine's tests run such in processes of their own."""
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in _python_files()
+        if KERNELS not in path.parents and OWN_TESTS not in path.parents
+        for match in PRIVATE.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, "use vllm_kernels.engine_api instead"
+
+
+@pytest.mark.parametrize("package", ["vllm_kernels", "vllm_kernels_plugin", "vllm_cuda_plan"])
+def test_no_product_needs_the_toolkit(package: str) -> None:
+    for path in (ROOT / "src" / package).rglob("*.py"):
+        found = [name for name in imports(path) if name.split(".")[0] == "vllm_conda"]
+        assert not found, path
