@@ -172,6 +172,27 @@ INTERNAL = (
         "`conda-forge`, a fingerprint",
         "The same for the CUDA toolkit.",
     ),
+    Variable(
+        "VLLM_ENGINE_SDIST",
+        "a file",
+        "The source distribution that `recipe/engine/recipe.yaml` builds.",
+    ),
+    Variable(
+        "VLLM_COMPILE_LOG",
+        "a file",
+        "Where `benchmarks/measure_compile.py` records what each compile costs.",
+    ),
+    Variable(
+        "VLLM_CROSS_COMMAND, VLLM_CROSS_TIERS, VLLM_CROSS_FAMILIES, VLLM_CROSS_SAMPLE",
+        "",
+        "What `./run test-cross` tells `tests/cross/bridge.py`: the emulated driver, the tiers, "
+        "their kernel families, and how large a sample to run.",
+    ),
+    Variable(
+        "VLLM_SANITIZE_CASES",
+        "a number",
+        "How many cases of each file `scripts/sanitize_cuda.py` runs.",
+    ),
 )
 
 TESTS = (
