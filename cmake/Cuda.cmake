@@ -53,10 +53,11 @@ function(vllm_cuda_request out_text out_source)
   set(${out_source} "${source}" PARENT_SCOPE)
 endfunction()
 
-# vllm_cuda_sources(FAMILY OUT): the family's sources in csrc/cuda/FAMILY, templates (*.cu.in) aside.
+# vllm_cuda_sources(FAMILY OUT): the family's sources in csrc/cuda/FAMILY and the folders below it,
+# templates (*.cu.in) aside.
 function(vllm_cuda_sources family out)
   set(folder ${PROJECT_SOURCE_DIR}/csrc/cuda/${family})
-  file(GLOB sources CONFIGURE_DEPENDS ${folder}/*.cu ${folder}/*.cc)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${folder}/*.cu ${folder}/*.cc)
   set(${out} "${sources}" PARENT_SCOPE)
 endfunction()
 
@@ -83,7 +84,7 @@ file(GLOB vllm_cuda_folders CONFIGURE_DEPENDS LIST_DIRECTORIES TRUE
 foreach(folder IN LISTS vllm_cuda_folders)
   get_filename_component(family ${folder} NAME)
   vllm_cuda_sources(${family} sources)
-  file(GLOB templates CONFIGURE_DEPENDS ${folder}/*.cu.in)
+  file(GLOB_RECURSE templates CONFIGURE_DEPENDS ${folder}/*.cu.in)
   # A family without a binding cannot be called: it is still being written.
   if(NOT IS_DIRECTORY ${folder} OR NOT sources
      OR NOT EXISTS ${folder}/binding.cc)
@@ -241,8 +242,8 @@ target_compile_options(vllm_cuda_compile INTERFACE
 target_link_options(vllm_cuda_compile INTERFACE -Wl,-Bsymbolic -Wl,--as-needed)
 
 # vllm_cuda_instance(TEMPLATE NAME [KEY VALUE]...): inside csrc/cuda/FAMILY/instances.cmake: one more
-# source, NAME.cu in the build tree, from csrc/cuda/FAMILY/TEMPLATE with @KEY@ replaced. A name that
-# ends in _PART belongs to that part.
+# source, NAME.cu in the build tree, from csrc/cuda/FAMILY/TEMPLATE with @KEY@ replaced. Both may be
+# paths below the family's folder. A name that ends in _PART belongs to that part.
 function(vllm_cuda_instance template name)
   set(words ${ARGN})
   while(words)

@@ -1,11 +1,10 @@
-# One file a dtype and weight type: a kernel for each block shape (marlin_plan.h, stream_plan.h, wide_plan.h).
-foreach(dtype IN ITEMS Bf16 Half)
+# One file a dtype and weight type: a kernel for each block shape of the wing's plan.h.
+foreach(dtype IN ITEMS Bf16 Fp16)
   foreach(type IN ITEMS U4B8 U4 U8B128 Fp8)
-    string(TOLOWER marlin_${dtype}_${type} name)
-    vllm_cuda_instance(marlin_instance.cu.in ${name} VK_DTYPE ${dtype} VK_TYPE ${type})
-    foreach(kind IN ITEMS stream wide)
-      string(TOLOWER ${kind}_${dtype}_${type}_sm90 name)
-      vllm_cuda_instance(${kind}_instance_sm90.cu.in ${name} VK_DTYPE ${dtype} VK_TYPE ${type})
-    endforeach()
+    string(TOLOWER ${dtype}_${type} name)
+    set(values VK_DTYPE ${dtype} VK_TYPE ${type})
+    vllm_cuda_instance(marlin/instance.cu.in marlin/${name} ${values})
+    vllm_cuda_instance(small_m/instance_sm90.cu.in small_m/${name}_sm90 ${values})
+    vllm_cuda_instance(large_m/instance_sm90.cu.in large_m/${name}_sm90 ${values})
   endforeach()
 endforeach()

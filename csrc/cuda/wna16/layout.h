@@ -1,11 +1,11 @@
 // How weights lie in memory after gptq_marlin_repack and awq_marlin_repack, and how the engine's
 // Python permutes scales, zero points and biases to go with it.
 //
-// Weights are cut into units of 64 columns x 16 rows of K, ordered [N / 64][K / 16], so that a
-// block of columns streams contiguous memory. Columns are the M side of mma.m16n8k16 (the tokens
-// are its n8): a unit holds the A fragments of four such tiles, for each lane as one 16-byte vector
-// (4 bits) or two (8 bits). Inside a 32-bit word the two K neighbours of a fragment register lie 16
-// bits apart, where one lop3 turns them into a pair of floats (dequant.cuh).
+// Weights are cut into packed tiles of 64 columns x 16 rows of K, ordered [N / 64][K / 16], so that
+// a block of columns streams contiguous memory. Columns are the M side of mma.m16n8k16 (the tokens
+// are its n8): a packed tile holds the A fragments of four such tiles, for each lane as one 16-byte
+// vector (4 bits) or two (8 bits). Inside a 32-bit word the two K neighbours of a fragment register
+// lie 16 bits apart, where one lop3 turns them into a pair of floats (dequant.cuh).
 #ifndef VLLM_KERNELS_CUDA_WNA16_LAYOUT_H_
 #define VLLM_KERNELS_CUDA_WNA16_LAYOUT_H_
 
@@ -17,22 +17,24 @@
 #define VK_HOST_DEVICE
 #endif
 
-namespace vk::wna16 {
+namespace vk::cuda::wna16 {
 
-inline constexpr int kUnitN = 64;
-inline constexpr int kUnitK = 16;
+inline constexpr int kPackedTileN = 64;
+inline constexpr int kPackedTileK = 16;
 inline constexpr int kLanes = 32;
 
-// Words of 32 bits in a unit.
-VK_HOST_DEVICE constexpr int UnitWords(int bits) { return kUnitN * kUnitK * bits / 32; }
+// Words of 32 bits in a packed tile.
+VK_HOST_DEVICE constexpr int PackedTileWords(int bits) {
+  return kPackedTileN * kPackedTileK * bits / 32;
+}
 
 struct Place {
-  int k;  // 0..15 inside the unit
+  int k;  // 0..15 inside the packed tile
   int n;  // 0..63
 };
 
-// The weight that element `element` (from the low bits up) of word `word` of a unit holds.
-VK_HOST_DEVICE constexpr Place UnitPlace(int bits, int word, int element) {
+// The weight that element `element` (from the low bits up) of word `word` of a packed tile holds.
+VK_HOST_DEVICE constexpr Place PackedTilePlace(int bits, int word, int element) {
   int lane = 0, tile = 0, pair = 0, second = 0;
   if (bits == 4) {
     lane = word / 4;
@@ -66,5 +68,5 @@ VK_HOST_DEVICE constexpr int AwqElement(int bits, int column) {
   return bits == 4 ? column % 2 * 4 + column / 2 : column % 2 * 2 + column / 2;
 }
 
-}  // namespace vk::wna16
+}  // namespace vk::cuda::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_LAYOUT_H_

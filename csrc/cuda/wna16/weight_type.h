@@ -6,7 +6,7 @@
 
 #include "cuda/wna16/layout.h"
 
-namespace vk::wna16 {
+namespace vk::cuda::wna16 {
 
 enum class WeightType : int {
   kU4B8 = 0,    // GPTQ: unsigned minus 8
@@ -35,5 +35,5 @@ inline constexpr int64_t kIdU8B128 = ScalarTypeId(0, 8, 0, 128);
 inline constexpr int64_t kIdFp8E4M3 = ScalarTypeId(4, 3, 1, 0, 1, 2);
 inline constexpr int64_t kIdFp4E2M1 = ScalarTypeId(2, 1, 1, 0, 1, 0);
 
-}  // namespace vk::wna16
+}  // namespace vk::cuda::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_WEIGHT_TYPE_H_

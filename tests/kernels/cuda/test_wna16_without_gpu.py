@@ -131,7 +131,7 @@ def test_kernel_emulated(tmp_path: Path) -> None:
     command = [
         compiler, "-std=c++17", "-O1", "-mf16c", "-Wno-unknown-pragmas", f"-I{ROOT / 'csrc'}",
         f"-I{folder}", str(folder / "marlin_emulation.cc"),
-        str(ROOT / "csrc/cuda/wna16/marlin_plan.cc"), "-o", str(program),
+        str(ROOT / "csrc/cuda/wna16/marlin/plan.cc"), "-o", str(program),
     ]  # fmt: skip
     subprocess.run(command, check=True)
     finished = subprocess.run([program], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_plans_for_hopper(tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no C++ compiler (c++)")
     program = tmp_path / "hopper_plans"
-    sources = [ROOT / "csrc/cuda/wna16" / name for name in ("stream_plan.cc", "wide_plan.cc")]
+    sources = [ROOT / "csrc/cuda/wna16" / name for name in ("small_m/plan.cc", "large_m/plan.cc")]
     test = Path(__file__).parent / "emulation/hopper_plans.cc"
     subprocess.run(
         [compiler, "-std=c++17", f"-I{ROOT / 'csrc'}", test, *sources, "-o", program], check=True

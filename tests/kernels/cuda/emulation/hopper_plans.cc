@@ -2,12 +2,12 @@
 #include <cstdio>
 #include <initializer_list>
 
-#include "cuda/wna16/stream_plan.h"
-#include "cuda/wna16/wide_plan.h"
+#include "cuda/wna16/large_m/plan.h"
+#include "cuda/wna16/small_m/plan.h"
 
 namespace {
 
-using namespace vk::wna16;  // NOLINT: everything here is about it
+using namespace vk::cuda::wna16;  // NOLINT: everything here is about it
 
 constexpr DeviceLimits kH100 = {132, 227 * 1024};
 int failures = 0, checks = 0;
@@ -19,27 +19,27 @@ void Check(bool good, const char* what, int m, int n, int k, int type) {
   std::printf("%s: m %d, n %d, k %d, type %d\n", what, m, n, k, type);
 }
 
-void CheckStream(int m, int n, int k, int type) {
-  const StreamPlan plan = MakeStreamPlan(m, n, k, static_cast<WeightType>(type), kH100);
+void CheckSmallM(int m, int n, int k, int type) {
+  const SmallMPlan plan = MakeSmallMPlan(m, n, k, static_cast<WeightType>(type), kH100);
   const auto check = [&](bool good, const char* what) { Check(good, what, m, n, k, type); };
   check(plan.blocks > 0 && plan.cluster > 0 && plan.blocks % plan.cluster == 0, "no clusters");
   check(plan.cluster <= 8, "a cluster that not every GPU has");
   check(static_cast<int64_t>(plan.chunks) * plan.cluster * 64 >= k, "K is not covered");
   check(plan.blocks / plan.cluster * 64 <= n + 192, "blocks without columns");
-  check(plan.stages >= 2 && plan.stages <= kMaxStreamStages, "stages");
+  check(plan.stages >= 2 && plan.stages <= kSmallMMaxStages, "stages");
   check(plan.stage_bytes % 1024 == 0, "stages that are not aligned");
   check(2 * (plan.shared_bytes + 1024) <= kH100.shared_bytes + 1024, "not two a multiprocessor");
   check(plan.threads <= 1024, "threads");
   check(plan.last_steps >= 1, "the next kernel is never let in early");
 }
 
-void CheckWide(int m, int n, int k, int type) {
-  const WidePlan plan = MakeWidePlan(m, n, k, static_cast<WeightType>(type), kH100);
+void CheckLargeM(int m, int n, int k, int type) {
+  const LargeMPlan plan = MakeLargeMPlan(m, n, k, static_cast<WeightType>(type), kH100);
   const auto check = [&](bool good, const char* what) { Check(good, what, m, n, k, type); };
   check(plan.blocks > 0 && plan.cluster > 0 && plan.blocks % plan.cluster == 0, "no clusters");
   check(static_cast<int64_t>(plan.chunks) * plan.cluster * 64 >= k, "K is not covered");
   check(static_cast<int64_t>(plan.chunks) * (plan.cluster - 1) * 64 < k, "a block without K");
-  check(plan.stages >= 2 && plan.stages <= kMaxWideStages, "stages");
+  check(plan.stages >= 2 && plan.stages <= kLargeMMaxStages, "stages");
   check(plan.shared_bytes <= kH100.shared_bytes, "shared memory");
 }
 
@@ -49,8 +49,8 @@ int main() {
   for (int type = 0; type < 4; ++type) {
     for (int n : {64, 128, 192, 320, 4096, 5120, 8192, 14336, 28672}) {
       for (int k : {64, 128, 448, 1152, 4096, 8192, 28672}) {
-        for (int m = 1; m <= kStreamTokens; ++m) CheckStream(m, n, k, type);
-        for (int m : {33, 64, 65, 127, 128, 129, 500, 2047}) CheckWide(m, n, k, type);
+        for (int m = 1; m <= kSmallMTokens; ++m) CheckSmallM(m, n, k, type);
+        for (int m : {33, 64, 65, 127, 128, 129, 500, 2047}) CheckLargeM(m, n, k, type);
       }
     }
   }

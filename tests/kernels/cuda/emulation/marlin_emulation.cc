@@ -1,4 +1,4 @@
-// The kernel of csrc/cuda/wna16/marlin_kernel.cuh, thread by thread on the CPU, against float64.
+// The kernel of csrc/cuda/wna16/marlin/kernel.cuh, thread by thread on the CPU, against float64.
 // Prints one line a case; exits with 1 where one is wrong.
 #define VK_WNA16_EMULATE
 #include <cmath>
@@ -8,12 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "cuda/wna16/marlin_kernel.cuh"
-#include "cuda/wna16/marlin_plan.h"
+#include "cuda/wna16/marlin/kernel.cuh"
+#include "cuda/wna16/marlin/plan.h"
 
 namespace {
 
-using namespace vk::wna16;
+using namespace vk::cuda::wna16;
 
 struct Case {
   int m, n, k, group, sms;
@@ -69,10 +69,11 @@ bool Check(const Case& c, int shape) {
   for (int g = 0; g < groups; ++g) {
     for (int p = 0; p < c.n; ++p) {
       float s = 0.01f + 0.02f * static_cast<float>(random() % 100) / 100;
-      if (kType == WeightType::kFp8) s = std::ldexp(s, std::is_same_v<T, Half> ? 8 : 120);
+      if (kType == WeightType::kFp8) s = std::ldexp(s, std::is_same_v<T, Fp16Arithmetic> ? 8 : 120);
       scales[g * c.n + p] = T::FromFloat(s);
       s = T::ToFloat(scales[g * c.n + p]);
-      if (kType == WeightType::kFp8) s = std::ldexp(s, std::is_same_v<T, Half> ? -8 : -120);
+      if (kType == WeightType::kFp8)
+        s = std::ldexp(s, std::is_same_v<T, Fp16Arithmetic> ? -8 : -120);
       scale_values[g * c.n + order[p]] = s;
     }
   }
@@ -93,18 +94,19 @@ bool Check(const Case& c, int shape) {
   }
   std::vector<uint32_t> weights(static_cast<size_t>(c.k) * c.n / pack);
   for (size_t index = 0; index < weights.size(); ++index) {
-    const int unit = static_cast<int>(index) / UnitWords(kBits);
+    const int unit = static_cast<int>(index) / PackedTileWords(kBits);
     for (int e = 0; e < pack; ++e) {
-      const Place place = UnitPlace(kBits, static_cast<int>(index) % UnitWords(kBits), e);
+      const Place place =
+          PackedTilePlace(kBits, static_cast<int>(index) % PackedTileWords(kBits), e);
       const int row = unit % (c.k / 16) * 16 + place.k, column = unit / (c.k / 16) * 64 + place.n;
       weights[index] |= static_cast<uint32_t>(q[static_cast<size_t>(row) * c.n + column])
                         << (kBits * e);
     }
   }
 
-  PlanOverride force;
+  MarlinPlanOverride force;
   force.shape = shape;
-  const Plan plan = MakePlan(c.m, c.n, c.k, kType, {c.sms, 227 * 1024}, c.sms, force);
+  const MarlinPlan plan = MakeMarlinPlan(c.m, c.n, c.k, kType, {c.sms, 227 * 1024}, c.sms, force);
   std::vector<uint16_t> out(static_cast<size_t>(c.m) * c.n, 0x7fff);
   std::vector<float> partials(plan.partial_bytes / 4 + 4, NAN);
   std::vector<int32_t> locks(c.sms);
@@ -163,21 +165,21 @@ bool Check(const Case& c, int shape) {
   bool clean = true;
   for (int32_t lock : locks) clean = clean && lock == 0;
   const double relative = std::sqrt(error / norm);
-  const double limit = std::is_same_v<T, Half> ? 4e-4 : 3e-3;
+  const double limit = std::is_same_v<T, Fp16Arithmetic> ? 4e-4 : 3e-3;
   const bool good = relative < limit && clean;
   std::printf(
       "%s %s type %d shape %d: m %d n %d k %d group %d sms %d -> blocks %d x %d steps, %d "
       "stages: error %.2e%s\n",
-      good ? "ok   " : "WRONG", std::is_same_v<T, Half> ? "half" : "bf16", static_cast<int>(kType),
-      shape, c.m, c.n, c.k, c.group, c.sms, plan.blocks, plan.block_steps, plan.stages, relative,
-      clean ? "" : ", locks are not zero");
+      good ? "ok   " : "WRONG", std::is_same_v<T, Fp16Arithmetic> ? "half" : "bf16",
+      static_cast<int>(kType), shape, c.m, c.n, c.k, c.group, c.sms, plan.blocks, plan.block_steps,
+      plan.stages, relative, clean ? "" : ", locks are not zero");
   return good;
 }
 
 // Products per expert: u4b8, three experts and tiles of one that is not here.
 template <class S>
 bool CheckExperts(int block, int sms) {
-  using T = Bf16;
+  using T = Bf16Arithmetic;
   constexpr int kExpertCount = 3, kN = 192, kK = 320, kGroup = 64, kTopK = 2, kRows = 2 * 9;
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
@@ -208,7 +210,8 @@ bool CheckExperts(int block, int sms) {
   const int32_t padded = static_cast<int32_t>(sorted.size());
   sorted.resize(sorted.size() + 100, kRows);
   experts.resize(experts.size() + 10, 1 << 20);
-  const Plan plan = MakeExpertPlan(block, kN, kK, WeightType::kU4B8, {sms, 227 * 1024}, sms);
+  const MarlinPlan plan =
+      MakeMarlinExpertPlan(block, kN, kK, WeightType::kU4B8, {sms, 227 * 1024}, sms);
   std::vector<float> partials(plan.partial_bytes / 4, NAN);
   std::vector<int32_t> locks(sms);
   MarlinParams p{};
@@ -242,11 +245,12 @@ bool CheckExperts(int block, int sms) {
     const int expert = expert_of[row];
     std::vector<double> sum(kN);
     for (int unit = 0; expert >= 0 && unit < kK / 16 * kN / 64; ++unit) {
-      for (int word = 0; word < UnitWords(4); ++word) {
+      for (int word = 0; word < PackedTileWords(4); ++word) {
         for (int e = 0; e < 8; ++e) {
-          const Place place = UnitPlace(4, word, e);
+          const Place place = PackedTilePlace(4, word, e);
           const int k = unit % (kK / 16) * 16 + place.k, n = unit / (kK / 16) * 64 + place.n;
-          const uint32_t q = weights[expert * kK * kN / 8 + unit * UnitWords(4) + word] >> (4 * e);
+          const uint32_t q =
+              weights[expert * kK * kN / 8 + unit * PackedTileWords(4) + word] >> (4 * e);
           sum[n] +=
               (static_cast<int>(q & 15) - 8.0) * T::ToFloat(a[row / kTopK * kK + k]) *
               T::ToFloat(scales[(expert * kK / kGroup + k / kGroup) * kN + GroupedPosition(n)]);
@@ -278,10 +282,10 @@ bool CheckAll(const std::vector<Case>& cases) {
   bool good = true;
   for (const Case& c : cases) {
     int shape = 0;
-#define VK_CHECK_SHAPE(tokens, n, k)                             \
-  good = Check<T, kType, Shape<tokens, n, k>>(c, shape) && good; \
+#define VK_CHECK_SHAPE(tokens, n, k)                                   \
+  good = Check<T, kType, MarlinShape<tokens, n, k>>(c, shape) && good; \
   ++shape;
-    VK_WNA16_SHAPES(VK_CHECK_SHAPE)
+    VK_WNA16_MARLIN_SHAPES(VK_CHECK_SHAPE)
   }
   return good;
 }
@@ -293,14 +297,14 @@ int main() {
       {3, 192, 576, 64, 3, true}, {17, 320, 256, 32, 5, false}, {1, 64, 192, 192, 2, true}};
   const std::vector<Case> few = {
       {5, 128, 384, 128, 2, true}, {9, 64, 320, 32, 3, false}, {2, 128, 128, 128, 2, true}};
-  bool good = CheckAll<Bf16, WeightType::kU4B8>(cases);
-  good = CheckAll<Half, WeightType::kU4>(few) && good;
-  good = CheckAll<Bf16, WeightType::kU8B128>(few) && good;
-  good = CheckAll<Half, WeightType::kFp8>(few) && good;
+  bool good = CheckAll<Bf16Arithmetic, WeightType::kU4B8>(cases);
+  good = CheckAll<Fp16Arithmetic, WeightType::kU4>(few) && good;
+  good = CheckAll<Bf16Arithmetic, WeightType::kU8B128>(few) && good;
+  good = CheckAll<Fp16Arithmetic, WeightType::kFp8>(few) && good;
   for (int sms : {1, 5}) {
-    good = CheckExperts<Shape<1, 2, 4>>(8, sms) && good;
-    good = CheckExperts<Shape<2, 2, 4>>(16, sms) && good;
-    good = CheckExperts<Shape<8, 8, 1>>(48, sms) && good;
+    good = CheckExperts<MarlinShape<1, 2, 4>>(8, sms) && good;
+    good = CheckExperts<MarlinShape<2, 2, 4>>(16, sms) && good;
+    good = CheckExperts<MarlinShape<8, 8, 1>>(48, sms) && good;
   }
   return good ? 0 : 1;
 }

@@ -155,7 +155,7 @@ inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   return out;
 }
 
-namespace vk::wna16 {
+namespace vk::cuda::wna16 {
 
 using std::max;
 using std::min;
@@ -254,11 +254,11 @@ struct Float16 {
   }
 };
 
-struct Bf16 : Float16<Bf16> {
+struct Bf16Arithmetic : Float16<Bf16Arithmetic> {
   static float ToFloat(uint16_t x) { return emulation::Bf16ToFloat(x); }
   static uint16_t FromFloat(float x) { return emulation::FloatToBf16(x); }
 };
-struct Half : Float16<Half> {
+struct Fp16Arithmetic : Float16<Fp16Arithmetic> {
   static float ToFloat(uint16_t x) { return _cvtsh_ss(x); }
   static uint16_t FromFloat(float x) { return _cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT); }
 };
@@ -266,6 +266,6 @@ struct Half : Float16<Half> {
 // Dynamic shared memory.
 alignas(128) inline unsigned char vk_shared[256 * 1024];
 
-}  // namespace vk::wna16
+}  // namespace vk::cuda::wna16
 
 #endif  // VLLM_KERNELS_TESTS_WNA16_EMULATION_H_

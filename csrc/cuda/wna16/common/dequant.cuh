@@ -1,0 +1,89 @@
+// From packed integers to pairs of 16-bit floats in registers, without a conversion instruction.
+//
+// An integer that is or-ed into the mantissa of a power of two is that power plus the integer;
+// subtracting the power, with the zero point in the same step, leaves the exact value. (Kim et al.,
+// "Who Says Elephants Can't Run: Bringing Large Scale MoE Models into Cloud Scale Production",
+// 2022; Frantar et al., "MARLIN: Mixed-Precision Auto-Regressive Parallel Inference on Large
+// Language Models", 2024.) Scales are not applied here: sums of exact products are scaled in
+// float32.
+#ifndef VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_
+#define VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_
+
+#include "cuda/wna16/common/ptx.cuh"
+#include "cuda/wna16/weight_type.h"
+
+namespace vk::cuda::wna16 {
+
+// Exponent bits that make a mantissa an integer: 128 in bfloat16 (7 bits of mantissa), 1024 in
+// half.
+template <class T>
+struct Magic;
+template <>
+struct Magic<Bf16Arithmetic> {
+  static constexpr uint32_t kBase = 0x43004300;    // 128, 128
+  static constexpr uint32_t kZero8 = 0x43084308;   // 128 + 8
+  static constexpr uint32_t kFp8Fix = 0x7b807b80;  // 2^120: what an e4m3 exponent lacks
+  static constexpr float kFp8Unfix = 0x1p-120f;    // in scales that the engine multiplied by it
+};
+template <>
+struct Magic<Fp16Arithmetic> {
+  static constexpr uint32_t kBase = 0x64006400;    // 1024, 1024
+  static constexpr uint32_t kZero8 = 0x64086408;   // 1024 + 8
+  static constexpr uint32_t kFp8Fix = 0x5c005c00;  // 2^8
+  static constexpr float kFp8Unfix = 0x1p-8f;
+};
+
+// Fragment registers a0..a3 from one word of 4-bit weights; `zero` holds what is subtracted from
+// the rows of a0 and a2, and of a1 and a3: pairs of base + zero point.
+template <class T>
+__device__ __forceinline__ void Dequant4(uint32_t (&a)[4], uint32_t word, uint32_t zero_low,
+                                         uint32_t zero_high) {
+  a[0] = T::Sub2(AndOr<0x000f000f, Magic<T>::kBase>(word), zero_low);
+  a[1] = T::Sub2(AndOr<0x000f000f, Magic<T>::kBase>(word >> 4), zero_high);
+  a[2] = T::Sub2(AndOr<0x000f000f, Magic<T>::kBase>(word >> 8), zero_low);
+  a[3] = T::Sub2(AndOr<0x000f000f, Magic<T>::kBase>(word >> 12), zero_high);
+}
+
+// Two of 8 bits, biased by 128, in bits 0..7 and 16..23 of `word`.
+template <class T>
+__device__ __forceinline__ uint32_t Dequant8Pair(uint32_t word);
+template <>
+__device__ __forceinline__ uint32_t Dequant8Pair<Fp16Arithmetic>(uint32_t word) {
+  return Fp16Arithmetic::Sub2(AndOr<0x00ff00ff, Magic<Fp16Arithmetic>::kBase>(word),
+                              0x64806480);  // 1024 + 128
+}
+template <>
+__device__ __forceinline__ uint32_t Dequant8Pair<Bf16Arithmetic>(uint32_t word) {
+  // Seven bits fit the mantissa. The eighth says what to subtract: 256 = 0x4380 where it is clear,
+  // 128 = 0x4300 where it is set, so it goes into that number's own bit 7.
+  return Bf16Arithmetic::Sub2(AndOr<0x007f007f, 0x43004300>(word),
+                              AndXor<0x00800080, 0x43804380>(word));
+}
+
+// Two e4m3 in the high bytes of both halves of `word`: the bits in place, the exponent's bias
+// mended.
+template <class T>
+__device__ __forceinline__ uint32_t DequantFp8Pair(uint32_t word) {
+  constexpr int kShift = Magic<T>::kBase == Magic<Fp16Arithmetic>::kBase ? 1 : 4;
+  const uint32_t bits = (word & 0x80008000) | ((word & 0x7f007f00) >> kShift);
+  return T::Mul2(bits, Magic<T>::kFp8Fix);
+}
+
+// Fragment registers from two words of 8-bit weights.
+template <class T, WeightType kType>
+__device__ __forceinline__ void Dequant8(uint32_t (&a)[4], uint32_t low, uint32_t high) {
+  if constexpr (kType == WeightType::kFp8) {
+    a[0] = DequantFp8Pair<T>(low << 8);
+    a[1] = DequantFp8Pair<T>(low);
+    a[2] = DequantFp8Pair<T>(high << 8);
+    a[3] = DequantFp8Pair<T>(high);
+  } else {
+    a[0] = Dequant8Pair<T>(low);
+    a[1] = Dequant8Pair<T>(low >> 8);
+    a[2] = Dequant8Pair<T>(high);
+    a[3] = Dequant8Pair<T>(high >> 8);
+  }
+}
+
+}  // namespace vk::cuda::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_

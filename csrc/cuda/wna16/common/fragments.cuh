@@ -1,0 +1,105 @@
+// What a warp of mma kernels does with repacked weights: words to fragments (layout.h), zero
+// points, scales.
+#ifndef VLLM_KERNELS_CUDA_WNA16_COMMON_FRAGMENTS_CUH_
+#define VLLM_KERNELS_CUDA_WNA16_COMMON_FRAGMENTS_CUH_
+
+#include "cuda/wna16/common/dequant.cuh"
+#include "cuda/wna16/layout.h"
+
+namespace vk::cuda::wna16 {
+
+template <int kWords>
+__device__ __forceinline__ void Unpack(uint32_t (&words)[kWords], int at, uint4 vector) {
+  words[at] = vector.x;
+  words[at + 1] = vector.y;
+  words[at + 2] = vector.z;
+  words[at + 3] = vector.w;
+}
+
+// This lane's words of kMmaTiles of a packed tile's four, from `first_mma_tile` on.
+template <WeightType kType, int kMmaTiles>
+__device__ __forceinline__ void LoadWords(uint32_t (&words)[kMmaTiles * Bits(kType) / 4],
+                                          const unsigned char* packed_tile, int lane,
+                                          int first_mma_tile) {
+  if constexpr (Bits(kType) == 4 && kMmaTiles == 4) {
+    Unpack(words, 0, *reinterpret_cast<const uint4*>(packed_tile + lane * 16));
+  } else if constexpr (Bits(kType) == 4) {
+    const uint2 two = *reinterpret_cast<const uint2*>(packed_tile + lane * 16 + first_mma_tile * 4);
+    words[0] = two.x;
+    words[1] = two.y;
+  } else {
+    const unsigned char* const from = packed_tile + first_mma_tile / 2 * 512 + lane * 16;
+#pragma unroll
+    for (int i = 0; i < kMmaTiles / 2; ++i) {
+      Unpack(words, 4 * i, *reinterpret_cast<const uint4*>(from + i * 512));
+    }
+  }
+}
+
+// Pairs of base + zero point for the two row halves of each tile, from the lane's word of eight.
+template <class T, int kMmaTiles>
+__device__ __forceinline__ void LoadZeros(uint32_t (&zero)[kMmaTiles][2], const unsigned char* from,
+                                          int first_mma_tile) {
+  uint32_t word = *reinterpret_cast<const uint32_t*>(from) >> (4 * first_mma_tile);
+#pragma unroll
+  for (int i = 0; i < kMmaTiles; ++i, word >>= 4) {
+    const uint32_t pair = AndOr<0x000f000f, Magic<T>::kBase>(word);
+    zero[i][0] = __byte_perm(pair, pair, 0x1010);
+    zero[i][1] = __byte_perm(pair, pair, 0x3232);
+  }
+}
+
+// The exact fragment of tile `i`.
+template <class T, WeightType kType, int kWords>
+__device__ __forceinline__ void Dequantize(uint32_t (&a)[4], const uint32_t (&words)[kWords], int i,
+                                           const uint32_t (&zero)[2]) {
+  if constexpr (kType == WeightType::kU4B8) {
+    Dequant4<T>(a, words[i], Magic<T>::kZero8, Magic<T>::kZero8);
+  } else if constexpr (kType == WeightType::kU4) {
+    Dequant4<T>(a, words[i], zero[0], zero[1]);
+  } else {
+    Dequant8<T, kType>(a, words[2 * i], words[2 * i + 1]);
+  }
+}
+
+template <class T, WeightType kType>
+__device__ __forceinline__ float Scale(uint16_t bits) {
+  return T::ToFloat(bits) * (kType == WeightType::kFp8 ? Magic<T>::kFp8Unfix : 1.f);
+}
+
+// A pair of scales for the two row halves of each tile.
+template <int kMmaTiles>
+__device__ __forceinline__ void LoadScalePairs(uint32_t (&pairs)[kMmaTiles],
+                                               const unsigned char* from) {
+  if constexpr (kMmaTiles == 4) {
+    Unpack(pairs, 0, *reinterpret_cast<const uint4*>(from));
+  } else {
+    const uint2 two = *reinterpret_cast<const uint2*>(from);
+    pairs[0] = two.x;
+    pairs[1] = two.y;
+  }
+}
+
+// total += scale * sum; scales per channel wait until the end.
+template <class T, WeightType kType, int kMmaTiles, int kTokenTiles>
+__device__ __forceinline__ void AddScaled(float (&total)[kMmaTiles][kTokenTiles][4],
+                                          const float (&sum)[kMmaTiles][kTokenTiles][4],
+                                          const uint32_t (&pairs)[kMmaTiles], bool per_channel) {
+#pragma unroll
+  for (int i = 0; i < kMmaTiles; ++i) {
+    const auto low_bits = static_cast<uint16_t>(pairs[i] & 0xffff);
+    const auto high_bits = static_cast<uint16_t>(pairs[i] >> 16);
+    const float low = per_channel ? 1.f : Scale<T, kType>(low_bits);
+    const float high = per_channel ? 1.f : Scale<T, kType>(high_bits);
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j) {
+      total[i][j][0] += low * sum[i][j][0];
+      total[i][j][1] += low * sum[i][j][1];
+      total[i][j][2] += high * sum[i][j][2];
+      total[i][j][3] += high * sum[i][j][3];
+    }
+  }
+}
+
+}  // namespace vk::cuda::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_COMMON_FRAGMENTS_CUH_

@@ -1,0 +1,27 @@
+// What the plans of all kernels share: plain arithmetic, testable without a GPU.
+#ifndef VLLM_KERNELS_CUDA_WNA16_COMMON_PLAN_H_
+#define VLLM_KERNELS_CUDA_WNA16_COMMON_PLAN_H_
+
+#include <cstdint>
+
+namespace vk::cuda::wna16 {
+
+struct DeviceLimits {
+  int sms;
+  int shared_bytes;  // that a block may have
+};
+
+template <class Int>
+constexpr Int CeilDiv(Int x, Int y) {
+  return (x + y - 1) / y;
+}
+
+// The group of a position in K without a division: the position's 64 of K (32 where groups are that
+// short), times this, over 2^32. Exact up to kMaxK: the reciprocal's error stays below 1 / group.
+constexpr uint64_t GroupMagic(int group) {
+  return (uint64_t{1} << 32) / static_cast<uint64_t>(group == 32 ? 1 : group / 64) + 1;
+}
+inline constexpr int kMaxK = 1 << 21;
+
+}  // namespace vk::cuda::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_COMMON_PLAN_H_

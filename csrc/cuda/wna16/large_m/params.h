@@ -1,0 +1,61 @@
+// What the host tells the kernel of large_m/kernel.cuh, and the shape of its blocks.
+#ifndef VLLM_KERNELS_CUDA_WNA16_LARGE_M_PARAMS_H_
+#define VLLM_KERNELS_CUDA_WNA16_LARGE_M_PARAMS_H_
+
+#include <cstdint>
+
+#include "cuda/wna16/layout.h"
+#include "cuda/wna16/weight_type.h"
+
+namespace vk::cuda::wna16 {
+
+// A block: 128 * kMmaTiles columns of c for kTokens tokens. Two warpgroups multiply, each of whose
+// warps takes kMmaTiles times 16 columns, and 64 of K at a step; of a third, one warp loads.
+template <int kTokens_, int kMmaTiles_>
+struct LargeMShape {
+  static constexpr int kTokens = kTokens_;
+  static constexpr int kMmaTiles = kMmaTiles_;
+  static constexpr int kPackedTiles = 2 * kMmaTiles;
+  static constexpr int kColumns = kPackedTiles * kPackedTileN;
+  static constexpr int kThreads = 384;
+  static constexpr int kSums = kTokens / 2;  // of a tile, in float32
+  // Registers suffice for sums per group beside those in total, which get the group's scale in
+  // float32: weights then are exact. Else these are scaled, and rounded, before they are
+  // multiplied.
+  static constexpr bool kExact = kTokens * kMmaTiles <= 64;
+  // Steps whose products are under way together.
+  static constexpr int kSteps = kExact ? 1 : 2;
+};
+
+// Bytes of shared memory of one stage, and where its parts start: the tokens first, whose swizzle
+// wants 1 KiB.
+template <class S, WeightType kType>
+struct LargeMStage {
+  static constexpr int kChunk = PackedTileWords(Bits(kType)) * 4 * 4;  // 64 columns x 64 of K
+  static constexpr int kTokenBytes = S::kTokens * 128;
+  static constexpr int kWeightsAt = kTokenBytes;
+  static constexpr int kScalesAt = kWeightsAt + S::kPackedTiles * kChunk;
+  static constexpr int kZerosAt = kScalesAt + S::kColumns * 2;
+  static constexpr int kZeroBytes = kType == WeightType::kU4 ? S::kColumns / 2 : 0;
+  static constexpr int kBytes = (kZerosAt + kZeroBytes + 1023) / 1024 * 1024;
+};
+
+struct LargeMParams {
+  const void* weights;    // packed tiles, layout.h
+  const void* scales;     // [groups, n], permuted by the engine
+  const uint32_t* zeros;  // [groups, n / 8]
+  const void* bias;       // [n], permuted by the engine, or null
+  void* c;                // [m, n]
+  int m, n, k;
+  uint64_t group_magic;  // GroupMagic of the group
+  int per_channel;
+  int chunks;  // of 64 of K that each block of a cluster takes
+  int stages;
+};
+
+inline constexpr int kLargeMMaxStages = 12;
+// Shared memory beside the stages: barriers, and what aligns the stages to 1 KiB.
+inline constexpr int kLargeMRestBytes = 2 * 8 * kLargeMMaxStages + 1024;
+
+}  // namespace vk::cuda::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_LARGE_M_PARAMS_H_

@@ -1,0 +1,29 @@
+// Which kernel a product with repacked weights takes.
+#ifndef VLLM_KERNELS_CUDA_WNA16_SELECT_H_
+#define VLLM_KERNELS_CUDA_WNA16_SELECT_H_
+
+#include <cuda_runtime.h>
+
+#include "cuda/wna16/checks.h"
+
+namespace vk::cuda::wna16 {
+
+enum class Algorithm {
+  kMarlin,  // marlin/: on every GPU since 8.0
+  kSmallM,  // small_m/: on 9.0, for a few tokens
+  kLargeM,  // large_m/: on 9.0, for many
+};
+
+// By shape, format and the current device; nothing is forced.
+Algorithm Select(const char* op, const Problem& problem);
+
+// Whether dequantized weights and a dense product are the better way.
+bool PrefersDequantize(const char* op, const vk_marlin_problem& problem);
+
+// `memory`: CopyBytes(problem), for rows that must be gathered or aligned first. Not
+// called in a build without the part sm90.
+void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cudaStream_t stream);
+void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cudaStream_t stream);
+
+}  // namespace vk::cuda::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_SELECT_H_

@@ -1,0 +1,30 @@
+#include "cuda/common/tensor_map.h"
+#include "cuda/wna16/common/kernel_tables.h"
+#include "cuda/wna16/common/launch.h"
+#include "cuda/wna16/select.h"
+#include "cuda/wna16/small_m/plan.h"
+
+namespace vk::cuda::wna16 {
+
+void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cudaStream_t stream) {
+  const SmallMPlan plan =
+      MakeSmallMPlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(op));
+  const Activations activations = PrepareActivations(op, problem, memory, stream);
+  auto params = WithOperands<SmallMParams>(problem, c);
+  params.a = activations.a;
+  params.last_steps = plan.last_steps;
+  params.chunks = plan.chunks;
+  params.stages = plan.stages;
+  params.stage_bytes = plan.stage_bytes;
+  CUtensorMap map = EncodeTensorMap<3>(
+      op, activations.a,
+      problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      {64, static_cast<uint64_t>(problem.m), static_cast<uint64_t>(problem.k / 64)},
+      {activations.lda * 2, 128},
+      {64, static_cast<uint32_t>(problem.m), static_cast<uint32_t>(plan.chunks_at_once)});
+  void* arguments[] = {&params, &map};
+  LaunchClusters(op, SmallMKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], plan.blocks,
+                 plan.threads, plan.cluster, plan.shared_bytes, arguments, stream);
+}
+
+}  // namespace vk::cuda::wna16
