@@ -30,7 +30,7 @@ __device__ __forceinline__ void Activate(const Problem& problem, float& gate, fl
 
 template <Gate kGate, class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
     constexpr int N = kVecSize<T>;
     float gate[N], up[N];
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ 
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     InterleavedKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>;
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= problem.count) return;

@@ -3,7 +3,7 @@
 #define VLLM_KERNELS_CUDA_ACTIVATION_KERNEL_CUH_
 
 #include "cuda/activation/launch.h"
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/math.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
@@ -73,7 +73,7 @@ void LaunchPieces(const Problem& problem, const Launch& launch, One one, Many ma
   if (problem.count == 0) return;
   const bool fills = FillsDevice(launch.op, problem.count);
   const int64_t blocks = CeilDiv(problem.count, kThreads * (fills ? kMany : 1));
-  LaunchEarly(launch.op, fills ? many : one, GridX(launch.op, blocks), kThreads, 0, launch.stream,
+  LaunchPdl(launch.op, fills ? many : one, GridX(launch.op, blocks), kThreads, 0, launch.stream,
               problem);
 }
 

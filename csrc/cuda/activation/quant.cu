@@ -6,7 +6,7 @@ namespace {
 template <class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads)
     SiluQuantKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   const float scale = *problem.scale;
   ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
     constexpr int N = kVecSize<T>;
@@ -33,7 +33,7 @@ constexpr int kGroupVectors = 2;
 template <class T, class Q, int kLanes, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     SiluGroupQuantKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>, kColumns = kGroupVectors * N;
   uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   // Lanes past the end repeat the last piece: all of a warp take part in the reduction.
@@ -108,7 +108,7 @@ void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch) {
                                 ? SiluGroupQuantKernel<T, Q, kLanes, kAligned>
                                 : SiluGroupQuantKernel<T, Q, 2 * kLanes, kAligned>;
         const int64_t blocks = CeilDiv(problem.count / kGroupVectors, kThreads);
-        LaunchEarly(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream,
+        LaunchPdl(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream,
                     problem);
       });
     });

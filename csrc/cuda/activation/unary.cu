@@ -16,7 +16,7 @@ __device__ __forceinline__ float Activated(float x) {
 
 template <Unary kUnary, class T, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) UnaryKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
     constexpr int N = kVecSize<T>;
     float x[N];

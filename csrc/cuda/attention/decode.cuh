@@ -74,8 +74,8 @@ __device__ __forceinline__ float FinishRow(const Problem& p, int32_t kv_head, in
     const float sink = SinkLogit<T>(p, kv_head * p.group + row % p.group);
     const float top = fmaxf(maximum, sink);
     if (top > -INFINITY) {
-      factor = Exp2(maximum - top);
-      sum = sum * factor + Exp2(sink - top);
+      factor = ptx::ex2_approx_ftz(maximum - top);
+      sum = sum * factor + ptx::ex2_approx_ftz(sink - top);
       maximum = top;
     }
   }
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
       key_copier.Copy(keys, now, first_key, tiles.range);
       value_copier.Copy(keys + Traits::kTileBytes, now, first_key, tiles.range);
     }
-    CommitCopies();
+    ptx::cp_async_commit_group();
   };
   int32_t next = tiles.first + warp;
 #pragma unroll 1
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
   int stage = 0;
 #pragma unroll 1
   for (int32_t now = tiles.first + warp; now < tiles.last; now += warps) {
-    WaitCopies<kStages - 2>();
+    ptx::cp_async_wait_group<kStages - 2>();
     __syncwarp();
     copy(next, stage == 0 ? kStages - 1 : stage - 1);
     next += warps;
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
     tile.Attend(shared, keys, keys + Traits::kTileBytes, first_key, logits, masks, masked);
     stage = stage == kStages - 1 ? 0 : stage + 1;
   }
-  WaitCopies<0>();
+  ptx::cp_async_wait_group<0>();
   __syncwarp();
   tile.Finish();
 
@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
     const float origin = maximum == -INFINITY ? 0.0f : maximum;
     for (int w = 0; w < warps; ++w) {
       const float* stats = results + w * kWarpFloats + kStats + 2 * local;
-      sum += stats[1] * Exp2(stats[0] - origin);
+      sum += stats[1] * ptx::ex2_approx_ftz(stats[0] - origin);
     }
     const bool whole = tiles.used == 1;
     const int64_t partial = PartialRow(p, split, request.index, kv_head, row);
@@ -214,7 +214,8 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
       float value = 0.0f;
       for (int w = 0; w < warps; ++w) {
         const float* result = results + w * kWarpFloats;
-        value += result[local * kScratchRow + column] * Exp2(result[kStats + 2 * local] - origin);
+        value += result[local * kScratchRow + column] *
+                 ptx::ex2_approx_ftz(result[kStats + 2 * local] - origin);
       }
       if (whole) {
         StoreRow<T>(p, request, kv_head, row, column, value * factor);
@@ -244,7 +245,7 @@ __global__ void __launch_bounds__(128)
   const float origin = maximum == -INFINITY ? 0.0f : maximum;
   for (int split = 0; split < used; ++split) {
     const float* stats = p.partial_lse + 2 * PartialRow(p, split, request.index, kv_head, row);
-    sum += stats[1] * Exp2(stats[0] - origin);
+    sum += stats[1] * ptx::ex2_approx_ftz(stats[0] - origin);
   }
   float top = maximum;
   const float v_scale =
@@ -257,7 +258,7 @@ __global__ void __launch_bounds__(128)
     for (int split = 0; split < used; ++split) {
       const int64_t partial = PartialRow(p, split, request.index, kv_head, row);
       value += p.partial_out[partial * p.value_head_size + column] *
-               Exp2(p.partial_lse[2 * partial] - origin);
+               ptx::ex2_approx_ftz(p.partial_lse[2 * partial] - origin);
     }
     StoreRow<T>(p, request, kv_head, row, column, value * factor);
   }

@@ -9,7 +9,16 @@
 #include "cuda/attention/decode.cuh"
 #include "cuda/attention/hopper.h"
 #include "cuda/attention/tile_map.cuh"
-#include "cuda/attention/wgmma.cuh"
+#include "cuda/ptx/arithmetic.cuh"
+#include "cuda/ptx/cvta.cuh"
+#include "cuda/ptx/fence.cuh"
+#include "cuda/ptx/ld_st.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/named_barrier.cuh"
+#include "cuda/ptx/setmaxnreg.cuh"
+#include "cuda/ptx/tma.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/sm90/smem_desc.cuh"
 
 namespace vk::cuda::attention {
 
@@ -83,8 +92,9 @@ struct HopperConsumer {
 #pragma unroll
     for (int step = 0; step < kHead / 16; ++step) {
       const int panel = step / 4, column = step % 4 * 32;
-      WgmmaShared<T>(scores, KMajor(query + panel * Traits::kQueryPanel + column),
-                     KMajor(keys + panel * Traits::kKeyPanel + column), step != 0);
+      ptx::wgmma_ss<T>(
+          scores, sm90::MakeSmemDesc<ptx::Major::kK>(query + panel * Traits::kQueryPanel + column),
+          sm90::MakeSmemDesc<ptx::Major::kK>(keys + panel * Traits::kKeyPanel + column), step != 0);
     }
   }
 
@@ -93,7 +103,9 @@ struct HopperConsumer {
                                          uint32_t values) {
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step) {
-      WgmmaRegisters<T>(out, weights[step], MnMajor<Traits::kKeyPanel>(values + step * 16 * 128));
+      ptx::wgmma_rs<T, ptx::Major::kMn>(
+          out, weights[step],
+          sm90::MakeSmemDesc<ptx::Major::kMn, Traits::kKeyPanel>(values + step * 16 * 128), 1);
     }
   }
 
@@ -128,14 +140,14 @@ struct HopperConsumer {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
       const float origin = top == -INFINITY ? 0.0f : top * scale;
-      factors[half] = Exp2(maximum[half] * scale - origin);
+      factors[half] = ptx::ex2_approx_ftz(maximum[half] * scale - origin);
       maximum[half] = top;
       float total = 0.0f;
 #pragma unroll
       for (int i = 0; i < kScores; i += 4) {
 #pragma unroll
         for (int j = 2 * half; j < 2 * half + 2; ++j) {
-          scores[i + j] = Exp2(fmaf(scores[i + j], scale, -origin));
+          scores[i + j] = ptx::ex2_approx_ftz(fmaf(scores[i + j], scale, -origin));
           total += scores[i + j];
         }
       }
@@ -149,7 +161,7 @@ struct HopperConsumer {
     for (int i = 0; i < kKeys / 16; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        weights[i][j] = Pack<T>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
+        weights[i][j] = PackPair<T>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
       }
     }
   }
@@ -173,8 +185,8 @@ __device__ __forceinline__ void ZeroValues(char* values, int32_t first_key, KeyR
       reinterpret_cast<uint4*>(values)[index] = make_uint4(0, 0, 0, 0);
     }
   }
-  FenceAsync();
-  NamedSync(3 + group, 128);
+  ptx::fence_proxy_async();
+  ptx::named_barrier_sync(3 + group, 128);
 }
 
 template <class T, int kHead, bool kExtras>
@@ -187,8 +199,8 @@ __global__ void __launch_bounds__(384, 1)
   using Traits = HopperTraits<kHead>;
   constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages, kPanels = Traits::kPanels;
   extern __shared__ char unaligned[];
-  char* shared = unaligned + ((1024 - (SharedAddress(unaligned) & 1023)) & 1023);
-  const uint32_t query = SharedAddress(shared);
+  char* shared = unaligned + ((1024 - (ptx::cvta_to_shared(unaligned) & 1023)) & 1023);
+  const uint32_t query = ptx::cvta_to_shared(shared);
   const uint32_t keys = query + Traits::kQueryBytes;
   const uint32_t values = keys + kStages * Traits::kTileBytes;
   const uint32_t barriers = values + kStages * Traits::kTileBytes;
@@ -199,23 +211,23 @@ __global__ void __launch_bounds__(384, 1)
   volatile int32_t* work_index =
       reinterpret_cast<volatile int32_t*>(shared + (work_empty + 8 - query));
   if (threadIdx.x == 0) {
-    BarrierInit(query_full, 1);
-    BarrierInit(query_empty, 8);  // the consumers' warps
-    BarrierInit(work_full, 1);
-    BarrierInit(work_empty, 9);  // and the producer of values
+    ptx::mbarrier_init(query_full, 1);
+    ptx::mbarrier_init(query_empty, 8);  // the consumers' warps
+    ptx::mbarrier_init(work_full, 1);
+    ptx::mbarrier_init(work_empty, 9);  // and the producer of values
     for (int stage = 0; stage < kStages; ++stage) {
-      BarrierInit(key_full + 8 * stage, 1);
-      BarrierInit(key_empty + 8 * stage, 8);
-      BarrierInit(value_full + 8 * stage, 1);
-      BarrierInit(value_empty + 8 * stage, 8);
+      ptx::mbarrier_init(key_full + 8 * stage, 1);
+      ptx::mbarrier_init(key_empty + 8 * stage, 8);
+      ptx::mbarrier_init(value_full + 8 * stage, 1);
+      ptx::mbarrier_init(value_empty + 8 * stage, 8);
     }
-    BarrierInitFence();
+    ptx::fence_mbarrier_init();
   }
   __syncthreads();
   const int32_t work = plan.tiles * p.kv_heads;
 
   if (threadIdx.x < 128) {
-    RegistersFewer<40>();
+    ptx::setmaxnreg_dec<40>();
     // Warp 0 hands out tiles and copies queries and keys, warp 1 copies values.
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (warp > 1) return;
@@ -234,31 +246,31 @@ __global__ void __launch_bounds__(384, 1)
       // Blocks take tiles as they become free.
       int32_t index = blockIdx.x;
       if (is_values) {
-        BarrierWait(work_full, round & 1);
+        ptx::mbarrier_wait_parity(work_full, round & 1);
         index = *work_index;
         __syncwarp();
-        if (lane == 0) BarrierArrive(work_empty);
+        if (lane == 0) ptx::mbarrier_arrive(work_empty);
       } else {
         if (round > 0) {
           if (lane == 0) index = gridDim.x + atomicAdd(plan.counter, 1);
           index = __shfl_sync(0xffffffffu, index, 0);
         }
-        BarrierWait(work_empty, (round & 1) ^ 1);
+        ptx::mbarrier_wait_parity(work_empty, (round & 1) ^ 1);
         if (lane == 0) {
           *work_index = index;
-          BarrierArrive(work_full);
+          ptx::mbarrier_arrive(work_full);
         }
         __syncwarp();
       }
       if (index >= work) break;
       if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
       if (!is_values) {
-        BarrierWait(query_empty, (served & 1) ^ 1);
-        if (lane == 0) BarrierExpect(query_full, kPanels * plan.tile_rows * 128);
+        ptx::mbarrier_wait_parity(query_empty, (served & 1) ^ 1);
+        if (lane == 0) ptx::mbarrier_arrive_expect_tx(query_full, kPanels * plan.tile_rows * 128);
         __syncwarp();
         if (lane < kPanels) {
-          CopyBox(query + lane * Traits::kQueryPanel, &query_map, query_full, lane * 64,
-                  tile.kv_head * p.group, tile.request.first_token + tile.first_token);
+          ptx::tma_load_3d(query + lane * Traits::kQueryPanel, &query_map, query_full, lane * 64,
+                           tile.kv_head * p.group, tile.request.first_token + tile.first_token);
         }
         ++served;
       }
@@ -282,20 +294,20 @@ __global__ void __launch_bounds__(384, 1)
         const int32_t slot =
             table == nullptr ? packed_slot + key : key - PageOf(p, key) * p.block_size;
         const int stage = (filled + i) % kStages;
-        BarrierWait(empty + 8 * stage, ((filled + i) / kStages & 1) ^ 1);
-        if (lane == 0) BarrierExpect(full + 8 * stage, Traits::kTileBytes);
+        ptx::mbarrier_wait_parity(empty + 8 * stage, ((filled + i) / kStages & 1) ^ 1);
+        if (lane == 0) ptx::mbarrier_arrive_expect_tx(full + 8 * stage, Traits::kTileBytes);
         __syncwarp();
 #pragma unroll 1
         for (int panel = first_panel; panel < kPanels; panel += panel_step) {
-          CopyBox(ring + stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
-                      piece * plan.box_keys * 128,
-                  map, full + 8 * stage, panel * 64, tile.kv_head, slot, block);
+          ptx::tma_load_4d(ring + stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
+                               piece * plan.box_keys * 128,
+                           map, full + 8 * stage, panel * 64, tile.kv_head, slot, block);
         }
       }
       filled += tile.count;
     }
   } else {
-    RegistersMore<232>();
+    ptx::setmaxnreg_inc<232>();
     const int group = threadIdx.x / 128 - 1;  // warpgroup among the consumers
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const uint32_t my_query = query + group * 64 * 128;
@@ -304,14 +316,14 @@ __global__ void __launch_bounds__(384, 1)
     int32_t used = 0, served = 0;
     // Turns at the tensor cores: group 0 begins.
     const int turn = 1 + group, other_turn = 2 - group;
-    if (group == 1) NamedArrive(other_turn, 256);
+    if (group == 1) ptx::named_barrier_arrive(other_turn, 256);
 
     HopperTile tile;
     for (int32_t round = 0;; ++round) {
-      BarrierWait(work_full, round & 1);
+      ptx::mbarrier_wait_parity(work_full, round & 1);
       const int32_t index = *work_index;
       __syncwarp();
-      if (lane == 0) BarrierArrive(work_empty);
+      if (lane == 0) ptx::mbarrier_arrive(work_empty);
       if (index >= work) break;
       if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
       const int32_t rows = tile.request.query_len * p.group;
@@ -343,7 +355,7 @@ __global__ void __launch_bounds__(384, 1)
         }
       };
 
-      BarrierWait(query_full, served & 1);
+      ptx::mbarrier_wait_parity(query_full, served & 1);
       ++served;
       if (tile.count > 0) {
         float scores[kKeys / 2];
@@ -352,43 +364,43 @@ __global__ void __launch_bounds__(384, 1)
         int32_t first_key = tile.origin + (tile.count - 1) * kKeys;
         {
           const int stage = used % kStages, phase = used / kStages & 1;
-          BarrierWait(key_full + 8 * stage, phase);
-          Pin(scores);
-          WgmmaFence();
+          ptx::mbarrier_wait_parity(key_full + 8 * stage, phase);
+          ptx::warpgroup_fence_operand(scores);
+          ptx::wgmma_fence();
           consumer.Scores(scores, my_query, keys + stage * Traits::kTileBytes);
-          WgmmaCommit();
-          WgmmaWait<0>();
-          Pin(scores);
-          if (lane == 0) BarrierArrive(key_empty + 8 * stage);
+          ptx::wgmma_commit_group();
+          ptx::wgmma_wait_group<0>();
+          ptx::warpgroup_fence_operand(scores);
+          if (lane == 0) ptx::mbarrier_arrive(key_empty + 8 * stage);
           consumer.Softmax(scores, factors, first_key, masked(first_key));
           consumer.Round(scores, weights);
         }
         for (int32_t i = 1; i < tile.count; ++i) {
           const int stage = (used + i) % kStages, phase = (used + i) / kStages & 1;
           const int before = (used + i - 1) % kStages, phase_before = (used + i - 1) / kStages & 1;
-          BarrierWait(key_full + 8 * stage, phase);
-          BarrierWait(value_full + 8 * before, phase_before);
+          ptx::mbarrier_wait_parity(key_full + 8 * stage, phase);
+          ptx::mbarrier_wait_parity(value_full + 8 * before, phase_before);
           zero_values(first_key, before);
           first_key -= kKeys;
-          NamedSync(turn, 256);
-          Pin(scores);
-          Pin(consumer.out);
-          WgmmaFence();
+          ptx::named_barrier_sync(turn, 256);
+          ptx::warpgroup_fence_operand(scores);
+          ptx::warpgroup_fence_operand(consumer.out);
+          ptx::wgmma_fence();
           consumer.Scores(scores, my_query, keys + stage * Traits::kTileBytes);
-          WgmmaCommit();
+          ptx::wgmma_commit_group();
           consumer.Values(weights, values + before * Traits::kTileBytes);
-          WgmmaCommit();
-          NamedArrive(other_turn, 256);
-          WgmmaWait<1>();
-          Pin(scores);
-          if (lane == 0) BarrierArrive(key_empty + 8 * stage);
+          ptx::wgmma_commit_group();
+          ptx::named_barrier_arrive(other_turn, 256);
+          ptx::wgmma_wait_group<1>();
+          ptx::warpgroup_fence_operand(scores);
+          if (lane == 0) ptx::mbarrier_arrive(key_empty + 8 * stage);
           consumer.Softmax(scores, factors, first_key, masked(first_key));
           // A store that needs all exponentials keeps the assembler from moving them behind the
           // wait: they are to be computed while the product runs.
-          StoreSink(sink, consumer.sum[0] + consumer.sum[1]);
-          WgmmaWait<0>();
-          Pin(consumer.out);
-          if (lane == 0) BarrierArrive(value_empty + 8 * before);
+          ptx::st_volatile_shared(sink, consumer.sum[0] + consumer.sum[1]);
+          ptx::wgmma_wait_group<0>();
+          ptx::warpgroup_fence_operand(consumer.out);
+          if (lane == 0) ptx::mbarrier_arrive(value_empty + 8 * before);
           // Most tiles leave the maxima of a warp's rows as they are.
           if (__any_sync(0xffffffffu, factors[0] != 1.0f || factors[1] != 1.0f)) {
             consumer.Rescale(factors);
@@ -397,15 +409,15 @@ __global__ void __launch_bounds__(384, 1)
         }
         used += tile.count;
         const int last = (used - 1) % kStages;
-        BarrierWait(value_full + 8 * last, (used - 1) / kStages & 1);
+        ptx::mbarrier_wait_parity(value_full + 8 * last, (used - 1) / kStages & 1);
         zero_values(first_key, last);
-        Pin(consumer.out);
-        WgmmaFence();
+        ptx::warpgroup_fence_operand(consumer.out);
+        ptx::wgmma_fence();
         consumer.Values(weights, values + last * Traits::kTileBytes);
-        WgmmaCommit();
-        WgmmaWait<0>();
-        Pin(consumer.out);
-        if (lane == 0) BarrierArrive(value_empty + 8 * last);
+        ptx::wgmma_commit_group();
+        ptx::wgmma_wait_group<0>();
+        ptx::warpgroup_fence_operand(consumer.out);
+        if (lane == 0) ptx::mbarrier_arrive(value_empty + 8 * last);
       }
 
       // Through the memory of the warpgroup's queries, which no product reads any more, so that
@@ -429,15 +441,16 @@ __global__ void __launch_bounds__(384, 1)
           }
         }
       }
-      NamedSync(3 + group, 128);
+      ptx::named_barrier_sync(3 + group, 128);
       char* stage_rows = shared + group * 64 * 128;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = warp * 16 + lane / 4 + 8 * half;
 #pragma unroll
         for (int block = 0; block < kHead / 8; ++block) {
-          const uint32_t pair = Pack<T>(consumer.out[4 * block + 2 * half] * row_factors[half],
-                                        consumer.out[4 * block + 2 * half + 1] * row_factors[half]);
+          const uint32_t pair =
+              PackPair<T>(consumer.out[4 * block + 2 * half] * row_factors[half],
+                          consumer.out[4 * block + 2 * half + 1] * row_factors[half]);
           *reinterpret_cast<uint32_t*>(stage_rows + block / 8 * Traits::kQueryPanel + row * 128 +
                                        ((block % 8) ^ (row % 8)) * 16 + lane % 4 * 4) = pair;
         }
@@ -459,9 +472,9 @@ __global__ void __launch_bounds__(384, 1)
             *reinterpret_cast<const uint4*>(stage_rows + chunk / 8 * Traits::kQueryPanel +
                                             row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
       }
-      FenceAsync();
+      ptx::fence_proxy_async();
       __syncwarp();
-      if (lane == 0) BarrierArrive(query_empty);
+      if (lane == 0) ptx::mbarrier_arrive(query_empty);
     }
   }
 #endif

@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(128)
       key_copier.Copy(keys, pages, first_key, range);
       value_copier.Copy(keys + Traits::kTileBytes, pages, first_key, range);
     }
-    CommitCopies();
+    ptx::cp_async_commit_group();
   };
 
   copy(origin, 0);
@@ -81,9 +81,9 @@ __global__ void __launch_bounds__(128)
   for (int32_t first_key = origin; first_key < range.end; first_key += kKeys) {
     if (stages == 2) {
       copy(first_key + kKeys, stage ^ 1);
-      WaitCopies<1>();
+      ptx::cp_async_wait_group<1>();
     } else {
-      WaitCopies<0>();
+      ptx::cp_async_wait_group<0>();
     }
     __syncthreads();
     const char* keys = ring + stage * 2 * Traits::kTileBytes;
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(128)
       copy(first_key + kKeys, 0);
     }
   }
-  WaitCopies<0>();
+  ptx::cp_async_wait_group<0>();
   tile.Finish();
 
   const float v_scale =
@@ -125,7 +125,7 @@ __global__ void __launch_bounds__(128)
       if (p.out_vector && column + 2 * kRun <= p.value_head_size) {
         uint32_t* to = reinterpret_cast<uint32_t*>(out + column);
 #pragma unroll
-        for (int j = 0; j < kRun; ++j) to[j] = Pack<T>(values[2 * j], values[2 * j + 1]);
+        for (int j = 0; j < kRun; ++j) to[j] = PackPair<T>(values[2 * j], values[2 * j + 1]);
       } else {
 #pragma unroll
         for (int j = 0; j < 2 * kRun; ++j) {

@@ -6,6 +6,7 @@
 
 #include "cuda/attention/request.cuh"
 #include "cuda/attention/warp_tile.cuh"
+#include "cuda/ptx/cp_async.cuh"
 
 namespace vk::cuda::attention {
 
@@ -89,9 +90,9 @@ struct KeyCopier {
 #pragma unroll
         for (int i = 0; i < kCopies; ++i) {
           const int32_t at = key + row + i * kRowStep;
-          CopyAsync(target + (row + i * kRowStep) * kRow + column,
-                    source + i * kRowStep * Strides().slot,
-                    column < Bytes() && at >= range.begin && at < range.end);
+          ptx::cp_async_cg_l2_128b(target + (row + i * kRowStep) * kRow + column,
+                                   source + i * kRowStep * Strides().slot,
+                                   column < Bytes() && at >= range.begin && at < range.end);
         }
       } else {
 #pragma unroll
@@ -99,8 +100,9 @@ struct KeyCopier {
           const int index = thread + i * kThreads;
           if (16 * kChunks % kThreads != 0 && index >= 16 * kChunks) break;
           const int row = index / kChunks, column = index % kChunks * 16;
-          CopyAsync(target + row * kRow + column, source + row * Strides().slot + column,
-                    column < Bytes() && key + row >= range.begin && key + row < range.end);
+          ptx::cp_async_cg_l2_128b(
+              target + row * kRow + column, source + row * Strides().slot + column,
+              column < Bytes() && key + row >= range.begin && key + row < range.end);
         }
       }
     }

@@ -8,8 +8,12 @@
 
 #include <cstdint>
 
-#include "cuda/attention/ptx.cuh"
+#include "cuda/attention/operand.cuh"
 #include "cuda/attention/request.cuh"
+#include "cuda/ptx/arithmetic.cuh"
+#include "cuda/ptx/cvta.cuh"
+#include "cuda/ptx/ldmatrix.cuh"
+#include "cuda/ptx/mma.cuh"
 
 namespace vk::cuda::attention {
 
@@ -55,8 +59,8 @@ struct WarpTile {
       a[2] = low.y;
       a[3] = high.y;
     } else {
-      LoadMatrices(a, SharedAddress(rows) + (tile * 16 + (lane & 15)) * kQueryRow +
-                          (step * 16 + (lane >> 4) * 8) * 2);
+      ptx::ldmatrix_x4(a, ptx::cvta_to_shared(rows) + (tile * 16 + (lane & 15)) * kQueryRow +
+                              (step * 16 + (lane >> 4) * 8) * 2);
     }
   }
 
@@ -85,8 +89,8 @@ struct WarpTile {
   __device__ __forceinline__ void Scores(float (&scores)[kTiles][kKeys / 8][4],
                                          const char* query_rows, const char* keys) const {
     const int lane = Lane();
-    const uint32_t base =
-        SharedAddress(keys) + ((lane & 7) + ((lane >> 4) << 3)) * kKeyRow + ((lane >> 3) & 1) * 16;
+    const uint32_t base = ptx::cvta_to_shared(keys) + ((lane & 7) + ((lane >> 4) << 3)) * kKeyRow +
+                          ((lane >> 3) & 1) * 16;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
@@ -115,21 +119,24 @@ struct WarpTile {
 #pragma unroll
       for (int pair = 0; pair < kKeys / 16; ++pair) {
         uint32_t r[4];
-        LoadMatrices(r, base + pair * 16 * kKeyRow + step * 32);
+        ptx::ldmatrix_x4(r, base + pair * 16 * kKeyRow + step * 32);
         if constexpr (kFp8) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const uint32_t b0 = FromFp8<T>(r[i] & 0xffffu), b1 = FromFp8<T>(r[i] >> 16);
 #pragma unroll
             for (int tile = 0; tile < kTiles; ++tile) {
-              Mma<T>(scores[tile][2 * pair + i / 2], a[i & 1][tile], b0, b1);
+              ptx::mma_m16n8k16<T>(scores[tile][2 * pair + i / 2], a[i & 1][tile], b0, b1,
+                                   scores[tile][2 * pair + i / 2]);
             }
           }
         } else {
 #pragma unroll
           for (int tile = 0; tile < kTiles; ++tile) {
-            Mma<T>(scores[tile][2 * pair], a[0][tile], r[0], r[1]);
-            Mma<T>(scores[tile][2 * pair + 1], a[0][tile], r[2], r[3]);
+            ptx::mma_m16n8k16<T>(scores[tile][2 * pair], a[0][tile], r[0], r[1],
+                                 scores[tile][2 * pair]);
+            ptx::mma_m16n8k16<T>(scores[tile][2 * pair + 1], a[0][tile], r[2], r[3],
+                                 scores[tile][2 * pair + 1]);
           }
         }
       }
@@ -159,14 +166,14 @@ struct WarpTile {
       top = fmaxf(top, before);
       maximum[tile][half] = top;
       const float origin = top == -INFINITY ? 0.0f : top;
-      const float factor = Exp2(before - origin);
+      const float factor = ptx::ex2_approx_ftz(before - origin);
       float total = 0.0f;
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[n][2 * half + i];
-          score = Exp2(score - origin);
+          score = ptx::ex2_approx_ftz(score - origin);
           total += score;
         }
       }
@@ -185,7 +192,7 @@ struct WarpTile {
   __device__ __forceinline__ void Values(const float (&weights)[kTiles][kKeys / 8][4],
                                          const char* values) {
     const int lane = Lane();
-    const uint32_t base = SharedAddress(values) + (lane & 15) * kKeyRow + (lane >> 4) * 16;
+    const uint32_t base = ptx::cvta_to_shared(values) + (lane & 15) * kKeyRow + (lane >> 4) * 16;
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step) {
       uint32_t a[kTiles][4];
@@ -194,14 +201,14 @@ struct WarpTile {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           const float* pair = &weights[tile][2 * step + i / 2][2 * (i & 1)];
-          a[tile][i] = Pack<T>(pair[0], pair[1]);
+          a[tile][i] = PackPair<T>(pair[0], pair[1]);
         }
       }
       // 32 bytes of the values at once: two or four blocks of eight columns.
 #pragma unroll
       for (int block = 0; block < kHead / 8; block += kFp8 ? 4 : 2) {
         uint32_t r[4];
-        LoadMatricesTransposed(
+        ptx::ldmatrix_x4_trans(
             r, base + step * 16 * kKeyRow + block * 8 * static_cast<int>(sizeof(KV)));
         if constexpr (kFp8) {
 #pragma unroll
@@ -210,13 +217,14 @@ struct WarpTile {
             const uint32_t b0 = FromFp8<T>(__byte_perm(r[2 * (i / 2)], 0, selector) & 0xffffu);
             const uint32_t b1 = FromFp8<T>(__byte_perm(r[2 * (i / 2) + 1], 0, selector) & 0xffffu);
 #pragma unroll
-            for (int tile = 0; tile < kTiles; ++tile) Mma<T>(out[tile][block + i], a[tile], b0, b1);
+            for (int tile = 0; tile < kTiles; ++tile)
+              ptx::mma_m16n8k16<T>(out[tile][block + i], a[tile], b0, b1, out[tile][block + i]);
           }
         } else {
 #pragma unroll
           for (int tile = 0; tile < kTiles; ++tile) {
-            Mma<T>(out[tile][block], a[tile], r[0], r[1]);
-            Mma<T>(out[tile][block + 1], a[tile], r[2], r[3]);
+            ptx::mma_m16n8k16<T>(out[tile][block], a[tile], r[0], r[1], out[tile][block]);
+            ptx::mma_m16n8k16<T>(out[tile][block + 1], a[tile], r[2], r[3], out[tile][block + 1]);
           }
         }
       }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/attention/hopper.h"
+#include "cuda/attention/operand.cuh"
 #include "cuda/attention/request.cuh"
 #include "cuda/common/launch.h"
 #include "cuda/common/vec.cuh"

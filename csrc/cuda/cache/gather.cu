@@ -1,5 +1,5 @@
 #include "cuda/cache/kernel.cuh"
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 
 namespace vk::cuda::cache {
 namespace {
@@ -24,7 +24,7 @@ __device__ __forceinline__ int32_t SequenceOf(const Gather& gather, int64_t toke
 
 template <class Cached, class T, int N>
 __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__ Gather gather) {
-  StartEarly();
+  PdlPrologue();
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= gather.count) return;
   const FastDiv::Result piece = gather.pieces(index);
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__
 template <class From, class To, int N>
 __global__ void __launch_bounds__(kThreads)
     ConvertKernel(const From* from, To* to, int64_t count, float scale) {
-  StartEarly();
+  PdlPrologue();
   const int64_t index = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
   if (index >= count) return;
   if constexpr (sizeof(To) == 1) {
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class From, class To, int N>
 void LaunchElements(const void* from, void* to, int64_t count, float scale, const Launch& launch) {
   const unsigned blocks = GridX(launch.op, CeilDiv(CeilDiv(count, N), kThreads));
-  LaunchEarly(launch.op, ConvertKernel<From, To, N>, blocks, kThreads, 0, launch.stream,
+  LaunchPdl(launch.op, ConvertKernel<From, To, N>, blocks, kThreads, 0, launch.stream,
               static_cast<const From*>(from), static_cast<To*>(to), count, scale);
 }
 
@@ -70,7 +70,7 @@ void LaunchGather(const Gather& gather, const Launch& launch) {
   if (gather.count == 0) return;
   const unsigned blocks = GridX(launch.op, CeilDiv(gather.count, kThreads));
   const auto run = [&](auto kernel) {
-    LaunchEarly(launch.op, kernel, blocks, kThreads, 0, launch.stream, gather);
+    LaunchPdl(launch.op, kernel, blocks, kThreads, 0, launch.stream, gather);
   };
   if (launch.format == Format::kSame) {
     if (launch.aligned) return run(GatherKernel<uint8_t, uint8_t, 16>);

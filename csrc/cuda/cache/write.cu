@@ -1,5 +1,5 @@
 #include "cuda/cache/kernel.cuh"
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/reduce.cuh"
 
 namespace vk::cuda::cache {
@@ -11,7 +11,7 @@ constexpr int kMany = 2;  // pieces of a thread, where there is work for the who
 // neighbouring vectors; blockIdx.y tells which of the two tensors.
 template <class T, class Cached, int N, int kVectors, int kPieces>
 __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ Write write) {
-  StartEarly();
+  PdlPrologue();
   const Stream& stream = write.streams[blockIdx.y];
   const uint32_t first = blockIdx.x * (kThreads * kPieces) + threadIdx.x;
   struct Target {
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ 
 template <class T, class Cached>
 __global__ void __launch_bounds__(kThreads)
     WriteOldKernel(const __grid_constant__ Write write, const __grid_constant__ OldLayout layout) {
-  StartEarly();
+  PdlPrologue();
   const Stream& stream = write.streams[blockIdx.y];
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= stream.count) return;
@@ -82,7 +82,7 @@ constexpr int kDsThreads = 96;
 template <class T>
 __global__ void __launch_bounds__(kDsThreads)
     WriteDsMlaKernel(const __grid_constant__ Write write) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = 8;
   const int64_t token = blockIdx.x, slot = write.slots[token];
   if (slot < 0 || slot >= write.slot_limit) return;
@@ -140,7 +140,7 @@ void LaunchWrite(const Write& write, const Launch& launch) {
                         : many           ? WriteKernel<T, Cached, N, 1, kMany>
                         : launch.aligned ? WriteKernel<T, Cached, N, 1, 1>
                                          : WriteKernel<T, Cached, 1, 1, 1>;
-    LaunchEarly(launch.op, kernel, grid, kThreads, 0, launch.stream, write);
+    LaunchPdl(launch.op, kernel, grid, kThreads, 0, launch.stream, write);
   });
 }
 
@@ -150,7 +150,7 @@ void LaunchWriteOld(const Write& write, const OldLayout& layout, const Launch& l
   DispatchCached(launch, [&](auto type, auto cached) {
     using T = typename decltype(type)::type;
     using Cached = typename decltype(cached)::type;
-    LaunchEarly(launch.op, WriteOldKernel<T, Cached>, grid, kThreads, 0, launch.stream, write,
+    LaunchPdl(launch.op, WriteOldKernel<T, Cached>, grid, kThreads, 0, launch.stream, write,
                 layout);
   });
 }
@@ -159,7 +159,7 @@ void LaunchWriteDsMla(const Write& write, const Launch& launch) {
   const uint32_t tokens = write.streams[0].count;
   if (tokens == 0) return;
   const auto kernel = launch.dtype == VK_BF16 ? WriteDsMlaKernel<BFloat16> : WriteDsMlaKernel<Half>;
-  LaunchEarly(launch.op, kernel, tokens, kDsThreads, 0, launch.stream, write);
+  LaunchPdl(launch.op, kernel, tokens, kDsThreads, 0, launch.stream, write);
 }
 
 }  // namespace vk::cuda::cache

@@ -7,9 +7,11 @@
 #include <cuda_fp8.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include "core/abi.h"
+#include "cuda/ptx/cvt.cuh"
 
 namespace vk::cuda {
 
@@ -35,9 +37,7 @@ __device__ __forceinline__ T FromFloat(float x) {
   } else if constexpr (std::is_same_v<T, Half>) {
     return __float2half_rn(x);
   } else if constexpr (std::is_same_v<T, int8_t>) {
-    int32_t integer;
-    asm("cvt.rni.sat.s8.f32 %0, %1;" : "=r"(integer) : "f"(x));
-    return static_cast<int8_t>(integer);
+    return static_cast<int8_t>(ptx::cvt_rni_sat_s8_f32(x));
   } else {
     constexpr __nv_fp8_interpretation_t kind = std::is_same_v<T, E4M3> ? __NV_E4M3 : __NV_E5M2;
     T value;
@@ -50,6 +50,25 @@ __device__ __forceinline__ T FromFloat(float x) {
 template <class T>
 __device__ __forceinline__ float RoundTo(float x) {
   return ToFloat(FromFloat<T>(x));
+}
+
+// By value: a reference to global memory would be copied byte by byte, in as many loads.
+template <class To, class From>
+__device__ __forceinline__ To BitCast(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  memcpy(static_cast<void*>(&to), &from, sizeof(to));
+  return to;
+}
+
+// Two values of a 16-bit T, `low` in the low half, converted by one instruction.
+template <class T>
+__device__ __forceinline__ uint32_t PackPair(float low, float high) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return BitCast<uint32_t>(__floats2half2_rn(low, high));
+  } else {
+    return BitCast<uint32_t>(__floats2bfloat162_rn(low, high));
+  }
 }
 
 // Largest finite value of the quantised types.

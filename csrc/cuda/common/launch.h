@@ -84,7 +84,7 @@ inline void CheckLaunch(const char* op) {
 // Whether the code of `kernel` that this device runs knows griddepcontrol: PTX for 8.0, compiled by
 // a newer GPU's driver, does not wait. Asked once a device; the kernels of a library have the same
 // archs.
-inline bool WaitsForPrevious(const char* op, const void* kernel) {
+inline bool HasGridDependencyControl(const char* op, const void* kernel) {
   constexpr int kMaxDevices = 64;
   static std::atomic<int> states[kMaxDevices];  // 0 unknown, 1 no, 2 yes
   const Device& device = CurrentDevice(op);
@@ -99,11 +99,11 @@ inline bool WaitsForPrevious(const char* op, const void* kernel) {
   return state == 2;
 }
 
-// Launches `kernel`, which calls WaitForPrevious (early.cuh), so that its start overlaps the end of
+// Launches `kernel`, which waits for it (pdl.cuh), so that its start overlaps the end of
 // the kernel before it.
 template <class... Parameters, class... Arguments>
-void LaunchEarly(const char* op, void (*kernel)(Parameters...), dim3 grid, int64_t threads,
-                 size_t shared, cudaStream_t stream, const Arguments&... arguments) {
+void LaunchPdl(const char* op, void (*kernel)(Parameters...), dim3 grid, int64_t threads,
+               size_t shared, cudaStream_t stream, const Arguments&... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -113,7 +113,7 @@ void LaunchEarly(const char* op, void (*kernel)(Parameters...), dim3 grid, int64
   config.dynamicSmemBytes = shared;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = WaitsForPrevious(op, reinterpret_cast<const void*>(kernel)) ? 1 : 0;
+  config.numAttrs = HasGridDependencyControl(op, reinterpret_cast<const void*>(kernel)) ? 1 : 0;
   if (cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...) != cudaSuccess) CheckLaunch(op);
 }
 

@@ -5,6 +5,8 @@
 
 #include <type_traits>
 
+#include "cuda/ptx/arithmetic.cuh"
+
 namespace vk::cuda {
 
 // e^x for x <= 0. The approximation is a square: the instruction drops subnormal values, the
@@ -12,17 +14,12 @@ namespace vk::cuda {
 template <class T>
 __device__ __forceinline__ float Exp(float x) {
   if constexpr (std::is_same_v<T, float>) return expf(x);
-  float root;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x * 0.72134752f));
+  const float root = ptx::ex2_approx_ftz(x * 0.72134752f);
   return root * root;
 }
 
 // 1 / x, 1 ulp, for an x in [1, 2^126].
-__device__ __forceinline__ float FastReciprocal(float x) {
-  float inverse;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(x));
-  return inverse;
-}
+__device__ __forceinline__ float FastReciprocal(float x) { return ptx::rcp_approx_ftz(x); }
 
 // 1 / (1 + e^-x), from e^-|x|, which cannot overflow: exact to rounding also where it is near 0.
 template <class T>

@@ -5,6 +5,7 @@
 #include <cfloat>
 
 #include "cuda/common/dtype.cuh"
+#include "cuda/ptx/arithmetic.cuh"
 
 namespace vk::cuda {
 
@@ -27,8 +28,7 @@ __device__ __forceinline__ float OverQuantMax(float x) {
 // 1 / x, correctly rounded, for x neither subnormal nor with such a reciprocal: the division's own
 // steps without its tests for the rest.
 __device__ __forceinline__ float Reciprocal(float x) {
-  float estimate;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(estimate) : "f"(x));
+  const float estimate = ptx::rcp_approx_ftz(x);
   return fmaf(estimate, fmaf(-x, estimate, 1.0f), estimate);
 }
 

@@ -3,7 +3,6 @@
 #define VLLM_KERNELS_CUDA_COMMON_VEC_CUH_
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "cuda/common/dtype.cuh"
@@ -34,41 +33,19 @@ struct WordOf<16> {
   using type = uint4;
 };
 
-// By value: a reference to global memory would be copied byte by byte, in as many loads.
-template <class To, class From>
-__device__ __forceinline__ To BitCast(From from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  memcpy(&to, &from, sizeof(to));
-  return to;
-}
-
 }  // namespace internal
 
 // `from` is aligned to the vector's size.
 template <int N, class T>
 __device__ __forceinline__ Vec<T, N> LoadVec(const T* from) {
   using Word = typename internal::WordOf<sizeof(T) * N>::type;
-  return internal::BitCast<Vec<T, N>>(*reinterpret_cast<const Word*>(from));
+  return BitCast<Vec<T, N>>(*reinterpret_cast<const Word*>(from));
 }
 
 template <int N, class T>
 __device__ __forceinline__ void StoreVec(T* to, const Vec<T, N>& vec) {
   using Word = typename internal::WordOf<sizeof(T) * N>::type;
-  *reinterpret_cast<Word*>(to) = internal::BitCast<Word>(vec);
-}
-
-// The same where the kernel will not touch these lines again: they leave the caches first.
-template <int N, class T>
-__device__ __forceinline__ Vec<T, N> LoadStreaming(const T* from) {
-  using Word = typename internal::WordOf<sizeof(T) * N>::type;
-  return internal::BitCast<Vec<T, N>>(__ldcs(reinterpret_cast<const Word*>(from)));
-}
-
-template <int N, class T>
-__device__ __forceinline__ void StoreStreaming(T* to, const Vec<T, N>& vec) {
-  using Word = typename internal::WordOf<sizeof(T) * N>::type;
-  __stcs(reinterpret_cast<Word*>(to), internal::BitCast<Word>(vec));
+  *reinterpret_cast<Word*>(to) = BitCast<Word>(vec);
 }
 
 // Two at a time where the hardware converts pairs: float8 from 8.9 on, bfloat16 from 8.0 on.
@@ -92,7 +69,7 @@ __device__ __forceinline__ Vec<T, N> FromFloats(const float (&x)[N]) {
       }
       words.data[i / kStep] = word;
     }
-    out = internal::BitCast<Vec<T, N>>(words);
+    out = BitCast<Vec<T, N>>(words);
   } else if constexpr (N % 2 == 0 && std::is_same_v<T, BFloat16>) {
 #pragma unroll
     for (int i = 0; i < N; i += 2) {
@@ -121,7 +98,7 @@ __device__ __forceinline__ void ToFloats(const Vec<T, N>& vec, float (&x)[N]) {
     struct Words {
       uint32_t data[N / 2];
     };
-    const Words words = internal::BitCast<Words>(vec);
+    const Words words = BitCast<Words>(vec);
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) {
       x[2 * i] = __uint_as_float(words.data[i] << 16);
@@ -167,11 +144,11 @@ __device__ __forceinline__ Vec<T, N> Product(const Vec<T, N>& a, const Vec<T, N>
     struct Pairs {
       Pair data[N / 2];
     };
-    Pairs x = internal::BitCast<Pairs>(a);
-    const Pairs y = internal::BitCast<Pairs>(b);
+    Pairs x = BitCast<Pairs>(a);
+    const Pairs y = BitCast<Pairs>(b);
 #pragma unroll
     for (int i = 0; i < N / 2; ++i) x.data[i] = __hmul2(x.data[i], y.data[i]);
-    out = internal::BitCast<Vec<T, N>>(x);
+    out = BitCast<Vec<T, N>>(x);
   }
   return out;
 }
@@ -188,7 +165,7 @@ __device__ __forceinline__ float AbsMax(float before, const Vec<T, N>& x) {
     struct Pairs {
       Pair data[N / 2];
     };
-    const Pairs pairs = internal::BitCast<Pairs>(x);
+    const Pairs pairs = BitCast<Pairs>(x);
     Pair most = __habs2(pairs.data[0]);
 #pragma unroll
     for (int i = 1; i < N / 2; ++i) most = __hmax2(most, __habs2(pairs.data[i]));

@@ -7,8 +7,16 @@
 
 #include <cstdint>
 
+#include "cuda/common/dtype.cuh"
 #include "cuda/moe_gemm/grouped.h"
-#include "cuda/moe_gemm/wgmma.cuh"
+#include "cuda/ptx/cvta.cuh"
+#include "cuda/ptx/ldmatrix.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/named_barrier.cuh"
+#include "cuda/ptx/setmaxnreg.cuh"
+#include "cuda/ptx/tma.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/sm90/smem_desc.cuh"
 
 namespace vk::cuda::moe_gemm {
 
@@ -125,12 +133,12 @@ __device__ __forceinline__ void StoreTile(const Grouped& g, const Piece& piece,
                                           char* buffer, int group) {
   constexpr int kOutTokens = Tile<kTokens>::kOutTokens;
   const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
-  const uint32_t address = SharedAddress(buffer);
+  const uint32_t address = ptx::cvta_to_shared(buffer);
   const int32_t first_column = piece.weight_row + group * 64;
 #pragma unroll
   for (int begin = 0; begin < kTokens; begin += kOutTokens) {
     if (begin >= piece.count) continue;
-    NamedSync(1 + group, 128);  // the buffer is free
+    ptx::named_barrier_sync(1 + group, 128);  // the buffer is free
 #pragma unroll
     for (int token = 0; token < kOutTokens; token += 16) {
       const int at = (begin + token) / 2;  // of the sums
@@ -143,9 +151,9 @@ __device__ __forceinline__ void StoreTile(const Grouped& g, const Piece& piece,
             PackPair<T>(sums[at + 2 * i] * (row * two[0]), sums[at + 2 * i + 1] * (row * two[1]));
       }
       const int row = token + lane / 16 * 8 + lane % 8, chunk = warp * 2 + lane / 8 % 2;
-      StoreMatricesTransposed(address + row * 128 + ((chunk ^ (row % 8)) * 16), pairs);
+      ptx::stmatrix_x4_trans(address + row * 128 + ((chunk ^ (row % 8)) * 16), pairs);
     }
-    NamedSync(1 + group, 128);
+    ptx::named_barrier_sync(1 + group, 128);
     for (int i = thread; i < kOutTokens * 8; i += 128) {
       const int row = i / 8, chunk = i % 8;
       if (begin + row >= piece.count || first_column + chunk * 8 >= g.n) continue;
@@ -172,20 +180,21 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
   using Tile = Tile<kTokens>;
   constexpr int kStages = Tile::kStages, kBox = BoxTokens(kTokens);
   extern __shared__ char unaligned[];
-  char* shared = unaligned + ((1024 - (SharedAddress(unaligned) & 1023)) & 1023);
-  const uint32_t stages = SharedAddress(shared);
+  char* shared = unaligned + ((1024 - (ptx::cvta_to_shared(unaligned) & 1023)) & 1023);
+  const uint32_t stages = ptx::cvta_to_shared(shared);
   char* others = shared + kStages * Tile::kStageBytes;
   char* out_buffers = others;
   float* scales = reinterpret_cast<float*>(others + 2 * Tile::kOutBytes);
   int32_t* numbers = reinterpret_cast<int32_t*>(scales + 2 * kTokens);
   const Table table = {numbers + 2 * kMaxExperts, numbers, numbers + kMaxExperts};
-  const uint32_t full = SharedAddress(numbers + 3 * kMaxExperts + 4), empty = full + 8 * kStages;
+  const uint32_t full = ptx::cvta_to_shared(numbers + 3 * kMaxExperts + 4),
+                 empty = full + 8 * kStages;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      BarrierInit(full + 8 * stage, 1);
-      BarrierInit(empty + 8 * stage, Tile::kWarps);
+      ptx::mbarrier_init(full + 8 * stage, 1);
+      ptx::mbarrier_init(empty + 8 * stage, Tile::kWarps);
     }
-    BarrierInitFence();
+    ptx::fence_mbarrier_init();
   }
   FillTable<kTokens>(g, table);
 
@@ -202,31 +211,33 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
   };
 
   if (threadIdx.x < 128) {
-    RegistersFewer<40>();
+    ptx::setmaxnreg_dec<40>();
     if (threadIdx.x == 0) {
       for (int32_t index = first; index < work; index += step) {
         const Piece piece = FindPiece<kTokens>(g, table, columns, index);
         const int boxes = (piece.count + kBox - 1) / kBox;
         for (int32_t i = 0; i < depth; ++i, advance()) {
-          BarrierWait(empty + 8 * stage, phase ^ 1);
-          BarrierExpect(full + 8 * stage, Tile::kWeightBytes + boxes * kBox * kDepth);
+          ptx::mbarrier_wait_parity(empty + 8 * stage, phase ^ 1);
+          ptx::mbarrier_arrive_expect_tx(full + 8 * stage,
+                                         Tile::kWeightBytes + boxes * kBox * kDepth);
           const uint32_t to = stages + stage * Tile::kStageBytes;
-          CopyBox(to, &weight_map, full + 8 * stage, i * kDepth, piece.weight_row, piece.expert);
+          ptx::tma_load_3d(to, &weight_map, full + 8 * stage, i * kDepth, piece.weight_row,
+                           piece.expert);
           for (int box = 0; box < boxes; ++box) {
-            CopyBox(to + Tile::kWeightBytes + box * kBox * kDepth, &token_map, full + 8 * stage,
-                    i * kDepth, piece.first_row + box * kBox, 0);
+            ptx::tma_load_3d(to + Tile::kWeightBytes + box * kBox * kDepth, &token_map,
+                             full + 8 * stage, i * kDepth, piece.first_row + box * kBox, 0);
           }
         }
       }
     }
   } else {
-    RegistersMore<232>();
+    ptx::setmaxnreg_inc<232>();
     const int group = static_cast<int>(threadIdx.x) / 128 - 1;
     const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
     char* buffer = out_buffers + group * Tile::kOutBytes;
     float* my_scales = scales + group * kTokens;
     const auto release = [&](int used) {
-      if (lane == 0) BarrierArrive(empty + 8 * used);
+      if (lane == 0) ptx::mbarrier_arrive(empty + 8 * used);
     };
     for (int32_t index = first; index < work; index += step) {
       const Piece piece = FindPiece<kTokens>(g, table, columns, index);
@@ -258,27 +269,29 @@ __global__ void __launch_bounds__(Tile<kTokens>::kThreads, 1)
       const auto multiply = [&](auto& part) {
         int before = 0;
         for (int32_t i = 0; i < depth; ++i) {
-          BarrierWait(full + 8 * stage, phase);
+          ptx::mbarrier_wait_parity(full + 8 * stage, phase);
           const uint32_t weights = stages + stage * Tile::kStageBytes + group * 64 * kDepth;
           const uint32_t tokens = stages + stage * Tile::kStageBytes + Tile::kWeightBytes;
-          Pin(part);
-          WgmmaFence();
+          ptx::warpgroup_fence_operand(part);
+          ptx::wgmma_fence();
 #pragma unroll
           for (int k = 0; k < kDepth; k += 32) {
-            WgmmaFp8(part, KMajor(weights + k), KMajor(tokens + k), kClearSums || i > 0 || k > 0);
+            ptx::wgmma_ss<E4M3>(part, sm90::MakeSmemDesc<ptx::Major::kK>(weights + k),
+                                sm90::MakeSmemDesc<ptx::Major::kK>(tokens + k),
+                                kClearSums || i > 0 || k > 0);
           }
-          WgmmaCommit();
+          ptx::wgmma_commit_group();
           if (i > 0) {
             // The stage before is read; this one's products go on.
-            WgmmaWait<1>();
-            Pin(part);
+            ptx::wgmma_wait_group<1>();
+            ptx::warpgroup_fence_operand(part);
             release(before);
           }
           before = stage;
           advance();
         }
-        WgmmaWait<0>();
-        Pin(part);
+        ptx::wgmma_wait_group<0>();
+        ptx::warpgroup_fence_operand(part);
         release(before);
       };
       const int boxes = (piece.count + kBox - 1) / kBox;

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/vec.cuh"
 #include "cuda/moe_routing/launch.h"
 
@@ -12,7 +12,7 @@ constexpr int kThreads = 256;
 // Word: the piece of a row that one access moves. A block takes one row.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__ Copy copy) {
-  StartEarly();
+  PdlPrologue();
   const int64_t row = blockIdx.x, source = copy.index[row];
   if (source < 0 || source >= copy.input_rows) return;
   const Word* from = reinterpret_cast<const Word*>(copy.input + source * copy.input_stride);
@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__
 // Reads a row once and writes its copies; kFan targets are known before the first is written.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) ScatterKernel(const __grid_constant__ Copy copy) {
-  StartEarly();
+  PdlPrologue();
   constexpr int kFan = 8;
   const int64_t row = blockIdx.x;
   const int32_t* targets = copy.index + row * copy.fan;
@@ -60,7 +60,7 @@ __device__ __forceinline__ bool LeftOut(const Reduce& reduce, int64_t token, int
 template <class T, int N, int kTopk, bool kIndexed>
 __global__ void __launch_bounds__(kThreads)
     ReduceKernel(const __grid_constant__ Reduce reduce, const int pieces) {
-  StartEarly();
+  PdlPrologue();
   const int64_t token = blockIdx.x / pieces;
   const int64_t column = (static_cast<int64_t>(blockIdx.x % pieces) * kThreads + threadIdx.x) * N;
   if (column >= reduce.width) return;
@@ -117,11 +117,11 @@ void LaunchVector(const char* op, const Reduce& reduce, cudaStream_t stream) {
   const int64_t pieces = CeilDiv(reduce.width, static_cast<int64_t>(N) * kThreads);
   const unsigned grid = GridX(op, reduce.tokens * pieces);
   if (reduce.topk <= 2) {
-    LaunchEarly(op, ReduceKernel<T, N, 2, kIndexed>, grid, kThreads, 0, stream, reduce,
-                static_cast<int>(pieces));
+    LaunchPdl(op, ReduceKernel<T, N, 2, kIndexed>, grid, kThreads, 0, stream, reduce,
+              static_cast<int>(pieces));
   } else {
-    LaunchEarly(op, ReduceKernel<T, N, 8, kIndexed>, grid, kThreads, 0, stream, reduce,
-                static_cast<int>(pieces));
+    LaunchPdl(op, ReduceKernel<T, N, 8, kIndexed>, grid, kThreads, 0, stream, reduce,
+              static_cast<int>(pieces));
   }
 }
 
@@ -138,9 +138,9 @@ void LaunchCopy(const char* op, const Copy& copy, cudaStream_t stream) {
     const int64_t words = copy.bytes / sizeof(Word);
     const int threads = static_cast<int>(std::min<int64_t>(kThreads, CeilDiv(words, 32) * 32));
     if (copy.fan == 0) {
-      LaunchEarly(op, GatherKernel<Word>, grid, threads, 0, stream, copy);
+      LaunchPdl(op, GatherKernel<Word>, grid, threads, 0, stream, copy);
     } else {
-      LaunchEarly(op, ScatterKernel<Word>, grid, threads, 0, stream, copy);
+      LaunchPdl(op, ScatterKernel<Word>, grid, threads, 0, stream, copy);
     }
   };
   if (places % 16 == 0) {

@@ -1,6 +1,7 @@
 // output = a b^T for a few rows of a: the time is that of reading b once.
 #include "cuda/common/vec.cuh"
 #include "cuda/moe_routing/launch.h"
+#include "cuda/ptx/mma.cuh"
 
 namespace vk::cuda::moe_routing {
 namespace {
@@ -8,18 +9,6 @@ namespace {
 constexpr int kWarps = 16;
 constexpr int kStep = 32;  // of k, a lane's 16 bytes times 4 lanes
 constexpr int kAhead = 4;  // steps whose loads are under way together
-
-// D += A B, A 16x16 in rows, B 16x8 in columns, bfloat16.
-__device__ __forceinline__ void Mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,
-                                    uint32_t b1) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-#endif
-}
 
 __device__ __forceinline__ uint4 Load(const BFloat16* from) {
   return __ldg(reinterpret_cast<const uint4*>(from));
@@ -61,8 +50,10 @@ __global__ void __launch_bounds__(kWarps * 32)
       const uint32_t second[4] = {low[i].z, high[i].z, low[i].w, high[i].w};
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        Mma(sum[tile], first, weight[i][tile].x, weight[i][tile].y);
-        Mma(sum[tile], second, weight[i][tile].z, weight[i][tile].w);
+        ptx::mma_m16n8k16<BFloat16>(sum[tile], first, weight[i][tile].x, weight[i][tile].y,
+                                    sum[tile]);
+        ptx::mma_m16n8k16<BFloat16>(sum[tile], second, weight[i][tile].z, weight[i][tile].w,
+                                    sum[tile]);
       }
     }
   }

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/moe_routing/launch.h"
 #include "cuda/moe_routing/sizes.cuh"
 
@@ -213,7 +213,7 @@ __device__ __forceinline__ void Fill(const Sort& sort, int slot, int block, int 
 // All in one block; a block for each adapter where there are adapters.
 template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant__ Sort sort) {
-  StartEarly();
+  PdlPrologue();
   extern __shared__ int counters[];
   __shared__ int scratch[33], kept;
   int slot = 0, adapter = -1;
@@ -250,7 +250,7 @@ __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant_
 
 template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) CountKernel(const __grid_constant__ Sort sort) {
-  StartEarly();
+  PdlPrologue();
   extern __shared__ int counters[];
   const int segments = static_cast<int>(gridDim.x), segment = static_cast<int>(blockIdx.x);
   if constexpr (!Kind::kTail) Fill(sort, 0, segment, segments);
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(kMaxThreads) CountKernel(const __grid_constant
 
 template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) PlaceKernel(const __grid_constant__ Sort sort) {
-  StartEarly();
+  PdlPrologue();
   extern __shared__ int counters[];
   __shared__ int scratch[33], kept;
   const int segments = static_cast<int>(gridDim.x), segment = static_cast<int>(blockIdx.x);
@@ -310,10 +310,10 @@ void LaunchSort(const char* op, const Sort& sort, cudaStream_t stream) {
   const size_t shared = sizeof(int) * warps * buckets;
   if (segments == 1) {
     const int grid = sort.token_adapters != nullptr ? sort.slots : 1;
-    LaunchEarly(op, SortKernel<Kind>, grid, threads, shared, stream, sort);
+    LaunchPdl(op, SortKernel<Kind>, grid, threads, shared, stream, sort);
   } else {
-    LaunchEarly(op, CountKernel<Kind>, segments, threads, shared, stream, sort);
-    LaunchEarly(op, PlaceKernel<Kind>, segments, threads, shared, stream, sort);
+    LaunchPdl(op, CountKernel<Kind>, segments, threads, shared, stream, sort);
+    LaunchPdl(op, PlaceKernel<Kind>, segments, threads, shared, stream, sort);
   }
 }
 

@@ -16,7 +16,7 @@ constexpr int kAheadPieces = 4, kAheadPairs = kAheadPieces / 2;
 template <class T, class Out, Kind kKind>
 __global__ void __launch_bounds__(kAheadThreads, kAheadResident / kAheadThreads)
     AheadNormKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>, kColumns = 2 * N;
   __shared__ float scratch[3][kAheadThreads / 32];
   const int32_t width = static_cast<int32_t>(problem.width);
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kAheadThreads, kAheadResident / kAheadThreads)
 #pragma unroll
     for (int piece = 0; piece < kAheadPieces; ++piece) {
       float x[N];
-      ToFloats(internal::BitCast<Vec<T, N>>(held[piece]), x);
+      ToFloats(BitCast<Vec<T, N>>(held[piece]), x);
 #pragma unroll
       for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
     }
@@ -55,10 +55,10 @@ __global__ void __launch_bounds__(kAheadThreads, kAheadResident / kAheadThreads)
 #pragma unroll
     for (int piece = 0; piece < kAheadPieces; ++piece) {
       float x[N];
-      ToFloats(internal::BitCast<Vec<T, N>>(held[piece]), x);
+      ToFloats(BitCast<Vec<T, N>>(held[piece]), x);
 #pragma unroll
       for (int i = 0; i < N; ++i) x[i] *= factor;
-      normed[piece] = Product(FromFloats<T>(x), internal::BitCast<Vec<T, N>>(weights[piece]));
+      normed[piece] = Product(FromFloats<T>(x), BitCast<Vec<T, N>>(weights[piece]));
     }
     // Not before: registers of its own for the next row cost more than the wait.
     if (index + gridDim.x < problem.rows) {
@@ -119,7 +119,7 @@ bool LaunchAhead(const Problem& problem, const Launch& launch) {
   if (problem.rows < 2 * most) return false;
   // The same number of rows for each block, as far as it goes.
   const int64_t blocks = CeilDiv(problem.rows, CeilDiv(problem.rows, most));
-  LaunchEarly(launch.op, AheadNormKernel<T, Out, kKind>, GridX(launch.op, blocks), threads, 0,
+  LaunchPdl(launch.op, AheadNormKernel<T, Out, kKind>, GridX(launch.op, blocks), threads, 0,
               launch.stream, problem);
   return true;
 }

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -45,10 +45,10 @@ class Held {
 
   // Input, or its sum with the residual.
   __device__ __forceinline__ void Get(int piece, float (&x)[N]) const {
-    ToFloats(internal::BitCast<Vec<T, N>>(input_[piece]), x);
+    ToFloats(BitCast<Vec<T, N>>(input_[piece]), x);
     if constexpr (kResidual) {
       float more[N];
-      ToFloats(internal::BitCast<Vec<T, N>>(residual_[piece]), more);
+      ToFloats(BitCast<Vec<T, N>>(residual_[piece]), more);
 #pragma unroll
       for (int i = 0; i < N; ++i) x[i] += more[i];
     }
@@ -97,7 +97,7 @@ inline constexpr int kMinBlocks =
 template <class T, class Out, Kind kKind, bool kResidual, int kPieces>
 __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResidual, kPieces>)
     HeldNormKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
   const int64_t index = blockIdx.x;
@@ -190,7 +190,7 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
 // Rows that are too long for registers, or not aligned: every pass reads them again.
 template <class T, class Out, Kind kKind, bool kResidual, bool kAligned>
 __global__ void __launch_bounds__(1024) LongNormKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
   const int64_t index = blockIdx.x;
@@ -291,7 +291,7 @@ void LaunchRows(const Problem& problem, const Launch& launch) {
   const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
     const int64_t threads = std::min<int64_t>(CeilDiv(CeilDiv(pieces, per_thread), 32) * 32, 1024);
-    LaunchEarly(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
+    LaunchPdl(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
                 problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.

@@ -6,7 +6,7 @@ namespace {
 // Short rows (the heads of a query or key norm): kLanes lanes a row, no shared memory, no barrier.
 template <class T, int kLanes>
 __global__ void __launch_bounds__(256) ShortNormKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>;
   const int64_t index = int64_t{blockIdx.x} * (256 / kLanes) + threadIdx.x / kLanes;
   const int64_t column = static_cast<int64_t>(threadIdx.x % kLanes) * N, width = problem.width;
@@ -45,7 +45,7 @@ void LaunchShort(const Problem& problem, const Launch& launch) {
   const int64_t pieces = problem.width / kVecSize<T>;
   const auto run = [&](auto kernel, int lanes) {
     const unsigned blocks = GridX(launch.op, CeilDiv(problem.rows, 256 / lanes));
-    LaunchEarly(launch.op, kernel, blocks, 256, 0, launch.stream, problem);
+    LaunchPdl(launch.op, kernel, blocks, 256, 0, launch.stream, problem);
   };
   if (pieces > 16) return run(ShortNormKernel<T, 32>, 32);
   if (pieces > 8) return run(ShortNormKernel<T, 16>, 16);

@@ -13,18 +13,6 @@ __device__ __forceinline__ int32_t cvt_rni_sat_s8_f32(float x) {
   return integer;
 }
 
-// Two float32 to two of 16 bits, `low` in the low half (compute capability 8.0).
-__device__ __forceinline__ uint32_t cvt_rn_f16x2_f32(float high, float low) {
-  uint32_t bits;
-  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-}
-__device__ __forceinline__ uint32_t cvt_rn_bf16x2_f32(float high, float low) {
-  uint32_t bits;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
-  return bits;
-}
-
 // Two float8 e4m3 to two float16 (compute capability 8.9).
 __device__ __forceinline__ uint32_t cvt_rn_f16x2_e4m3x2(uint16_t pair) {
   uint32_t halves;

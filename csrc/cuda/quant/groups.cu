@@ -1,4 +1,4 @@
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/quant/launch.h"
 
 namespace vk::cuda::quant {
@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 // What packed scales and their rows are padded with.
 __global__ void __launch_bounds__(kThreads)
     PaddingKernel(const __grid_constant__ Problem problem, int64_t packs) {
-  StartEarly();
+  PdlPrologue();
   uint8_t* scales = reinterpret_cast<uint8_t*>(problem.scales);
   uint8_t* result = static_cast<uint8_t*>(problem.result);
   const int64_t first = int64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -43,7 +43,7 @@ void LaunchGroups(GroupScale scale, const Problem& problem, const Launch& launch
   LaunchGroupsOf<GroupScale::kPacked>(problem, launch);
   const int64_t packs = CeilDiv(problem.groups, 4);
   if (problem.groups % 4 == 0 && problem.padded_rows == problem.rows) return;
-  LaunchEarly(launch.op, PaddingKernel, 32, kThreads, 0, launch.stream, problem, packs);
+  LaunchPdl(launch.op, PaddingKernel, 32, kThreads, 0, launch.stream, problem, packs);
 }
 
 }  // namespace vk::cuda::quant

@@ -2,7 +2,7 @@
 #ifndef VLLM_KERNELS_CUDA_QUANT_GROUPS_CUH_
 #define VLLM_KERNELS_CUDA_QUANT_GROUPS_CUH_
 
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -51,7 +51,7 @@ __device__ __forceinline__ float Bounded(const Problem& problem, float q) {
 // is that of Q, to which the store saturates.
 template <class T, class Q, GroupScale kScale, int kLanes, int kVectors, bool kWhole>
 __global__ void __launch_bounds__(kThreads) GroupKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>, kColumns = N * kVectors;
   uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   const uint32_t count = problem.count / kVectors;
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) GroupKernel(const __grid_constant__ 
 template <class T, class Q, GroupScale kScale>
 __global__ void __launch_bounds__(kThreads)
     AnyGroupKernel(const __grid_constant__ Problem problem, int64_t groups) {
-  StartEarly();
+  PdlPrologue();
   const int64_t index = int64_t{blockIdx.x} * (kThreads / 32) + threadIdx.x / 32;
   if (index >= groups) return;
   const int64_t row = index / problem.groups, group = index % problem.groups;
@@ -136,7 +136,7 @@ void LaunchSize(const Problem& problem, const Launch& launch) {
     DispatchBool(whole, [&](auto is_whole) {
       const auto kernel = GroupKernel<T, Q, kScale, kLanes, kVectors, decltype(is_whole)::value>;
       const int64_t blocks = CeilDiv(problem.count / kVectors, kThreads);
-      LaunchEarly(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream, problem);
+      LaunchPdl(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream, problem);
     });
   };
   using std::integral_constant;
@@ -160,7 +160,7 @@ void LaunchSize(const Problem& problem, const Launch& launch) {
     return run(integral_constant<int, 16>(), integral_constant<int, 1>());
   }
   const int64_t groups = problem.rows * problem.groups;
-  LaunchEarly(launch.op, AnyGroupKernel<T, Q, kScale>,
+  LaunchPdl(launch.op, AnyGroupKernel<T, Q, kScale>,
               GridX(launch.op, CeilDiv(groups, kThreads / 32)), kThreads, 0, launch.stream, problem,
               groups);
 }

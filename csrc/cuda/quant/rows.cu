@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -22,7 +22,7 @@ inline constexpr int kMaxThreads = kPieces == 8 ? 512 : 1024;
 template <class T, Kind kKind, int kPieces, bool kAligned>
 __global__ void __launch_bounds__(kMaxThreads<kPieces>)
     RowKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   using Q = std::conditional_t<kKind == Kind::kFloat8, E4M3, int8_t>;
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
@@ -118,7 +118,7 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   const auto run = [&](auto kernel, int64_t per_thread) {
     const int64_t needed = CeilDiv(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32) * 32;
     const int64_t threads = std::clamp<int64_t>(needed, 32, 1024);
-    LaunchEarly(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
+    LaunchPdl(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
                 problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.

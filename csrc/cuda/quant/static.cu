@@ -1,4 +1,4 @@
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -14,7 +14,7 @@ enum class Scales { kOne, kPerPiece, kPerElement };
 
 template <class T, class Q, Scales kScales, bool kAligned, int kPieces>
 __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__ Problem problem) {
-  StartEarly();
+  PdlPrologue();
   constexpr int N = kVecSize<T>;
   // From the end to the beginning: what a measurement before read last still lies in L2.
   const uint32_t block = gridDim.x - 1 - blockIdx.x;
@@ -68,7 +68,7 @@ void LaunchElements(const Problem& problem, const Launch& launch) {
   if (problem.count == 0) return;
   const auto run = [&](auto kernel, int64_t pieces) {
     const unsigned blocks = GridX(launch.op, CeilDiv(problem.count, kThreads * pieces));
-    LaunchEarly(launch.op, kernel, blocks, kThreads, 0, launch.stream, problem);
+    LaunchPdl(launch.op, kernel, blocks, kThreads, 0, launch.stream, problem);
   };
   if (!launch.aligned) return run(StaticKernel<T, Q, kScales, false, 1>, 1);
   if (!FillsDevice(launch.op, problem.count)) return run(StaticKernel<T, Q, kScales, true, 1>, 1);

@@ -1,4 +1,4 @@
-#include "cuda/common/early.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/vec.cuh"
 #include "cuda/sampling/launch.h"
 
@@ -25,7 +25,7 @@ __device__ __forceinline__ uint32_t NonZeroBytes(uint32_t word) {
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     PenaltiesKernel(const __grid_constant__ Penalties p, const int pieces) {
-  StartEarly();
+  PdlPrologue();
   const int64_t row = blockIdx.x / pieces;
   const float penalty = ToFloat(static_cast<const T*>(p.penalties)[row]);
   T* logits = static_cast<T*>(p.logits) + row * p.logits_stride;
@@ -94,7 +94,7 @@ void LaunchPenalties(const char* op, int32_t dtype, bool aligned, const Penaltie
   DispatchFloating(dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     DispatchBool(aligned, [&](auto whole) {
-      LaunchEarly(op, PenaltiesKernel<T, decltype(whole)::value>, grid, kThreads, 0, stream,
+      LaunchPdl(op, PenaltiesKernel<T, decltype(whole)::value>, grid, kThreads, 0, stream,
                   penalties, static_cast<int>(pieces));
     });
   });

@@ -6,6 +6,8 @@
 #include <cutlass/arch/barrier.h>
 
 #include "cuda/gemm/store_direct_3x.cuh"
+#include "cuda/ptx/cvta.cuh"
+#include "cuda/ptx/ldmatrix.cuh"
 
 namespace vk::cuda::sparse_gemm {
 
@@ -49,8 +51,8 @@ class TransposingEpilogue : public gemm::EpilogueBase<Sum> {
       a[i] = this->AScale(min(token0 + i / 2 * 8 + lane % 4 * 2 + i % 2, tokens - 1));
     }
     Meet();  // the tile before this one has been read
-    const auto to = static_cast<uint32_t>(
-        __cvta_generic_to_shared(&staged.tile[lane / 16 * 8 + lane % 8][rows + lane / 8 % 2 * 8]));
+    const auto to =
+        ptx::cvta_to_shared(&staged.tile[lane / 16 * 8 + lane % 8][rows + lane / 8 % 2 * 8]);
     CUTLASS_PRAGMA_UNROLL
     for (int i = 0; i < kTokens / 8; i += 2) {
       uint32_t words[4];  // 8 tokens, 8 columns each: the next columns, then the next tokens
@@ -63,10 +65,7 @@ class TransposingEpilogue : public gemm::EpilogueBase<Sum> {
         };
         words[w] = this->Rounded(result(0), result(1));
       }
-      asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
-                       to + i * 8 * kPitch * 2),
-                   "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-                   : "memory");
+      ptx::stmatrix_x4_trans(to + i * 8 * kPitch * 2, words);
     }
     Meet();
     constexpr int kPieces = kColumns / 8;

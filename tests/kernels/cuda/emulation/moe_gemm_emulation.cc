@@ -6,14 +6,12 @@
 
 #include "cuda/moe_gemm/grouped.cuh"
 
-asm(".globl _ZN2vk4cuda8moe_gemm9unalignedE\n"
-    ".set _ZN2vk4cuda8moe_gemm9unalignedE, _ZN2vk4cuda9attention13shared_memoryE\n");
+VK_EMULATED_SHARED("_ZN2vk4cuda8moe_gemm9unalignedE");
 
 namespace {
 
 using namespace vk::cuda;
 using namespace vk::cuda::moe_gemm;
-using attention::Map;
 
 std::mt19937 generator;
 
@@ -64,27 +62,20 @@ bool Check() {
   g.first_rows = g.wide_first_rows ? static_cast<const void*>(first64.data()) : first32.data();
   g.sizes = sizes.data();
 
-  CUtensorMap maps[2] = {};
-  const auto set = [&](int index, const Map& map) {
-    std::memcpy(static_cast<void*>(&maps[index]), &map, sizeof(map));
-  };
-  set(0, {reinterpret_cast<const char*>(weights.data()),
-          3,
-          {g.k / 2, g.n, g.experts, 1},
-          {g.k, int64_t{g.n} * g.k, 0},
-          {64, kWeightRows, 1, 1}});
-  set(1, {reinterpret_cast<const char*>(tokens.data()),
-          3,
-          {g.k / 2, g.rows, 1, 1},
-          {g.k, 0, 0},
-          {64, BoxTokens(kTokens), 1, 1}});
-  emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, Tile<kTokens>::kThreads, [&] {
-    if (emulation::current == 0) {
-      std::fill(std::begin(attention::named_barriers), std::end(attention::named_barriers),
-                emulation::Meeting{});
-    }
-    GroupedKernel<T, kTokens>(g, maps[0], maps[1]);
-  });
+  const CUtensorMap maps[2] = {emulation::Encode({reinterpret_cast<const char*>(weights.data()),
+                                                  3,
+                                                  1,
+                                                  {g.k, g.n, g.experts, 1},
+                                                  {g.k, int64_t{g.n} * g.k, 0},
+                                                  {kDepth, kWeightRows, 1, 1}}),
+                               emulation::Encode({reinterpret_cast<const char*>(tokens.data()),
+                                                  3,
+                                                  1,
+                                                  {g.k, g.rows, 1, 1},
+                                                  {g.k, 0, 0},
+                                                  {kDepth, BoxTokens(kTokens), 1, 1}})};
+  emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, Tile<kTokens>::kThreads,
+                    [&] { GroupedKernel<T, kTokens>(g, maps[0], maps[1]); });
 
   std::vector<double> expected(out.size(), ToFloat(FromFloat<T>(untouched)));
   for (int expert = 0; expert < g.experts; ++expert) {

@@ -10,9 +10,8 @@
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/prefill.cuh"
 
-asm(".globl _ZN2vk4cuda9attention6sharedE, _ZN2vk4cuda9attention9unalignedE\n"
-    ".set _ZN2vk4cuda9attention6sharedE, _ZN2vk4cuda9attention13shared_memoryE\n"
-    ".set _ZN2vk4cuda9attention9unalignedE, _ZN2vk4cuda9attention13shared_memoryE\n");
+VK_EMULATED_SHARED("_ZN2vk4cuda9attention6sharedE");
+VK_EMULATED_SHARED("_ZN2vk4cuda9attention9unalignedE");
 
 namespace {
 
@@ -237,31 +236,29 @@ struct Batch {
     plan.counter = &counter;
     const int64_t slots = paged ? block_size : static_cast<int64_t>(key_start.back()) + 1;
     const uint32_t box = static_cast<uint32_t>(plan.box_keys);
-    CUtensorMap maps[3] = {};
-    const auto set = [&](int index, const Map& map) {
-      std::memcpy(static_cast<void*>(&maps[index]), &map, sizeof(map));
-    };
-    set(0, {reinterpret_cast<const char*>(query.data()),
-            3,
-            {head_size, heads(), tokens(), 1},
-            {2 * p.query_head_stride, 2 * p.query_token_stride, 0},
-            {64, static_cast<uint32_t>(group), static_cast<uint32_t>(tile_tokens), 1}});
-    set(1, {reinterpret_cast<const char*>(key.data()),
-            4,
-            {head_size, kv_heads, slots, blocks},
-            {p.key_strides.head, p.key_strides.slot, p.key_strides.block},
-            {64, 1, box, 1}});
-    set(2, {reinterpret_cast<const char*>(value.data()),
-            4,
-            {value_head_size, kv_heads, slots, blocks},
-            {p.value_strides.head, p.value_strides.slot, p.value_strides.block},
-            {64, 1, box, 1}});
+    const CUtensorMap maps[3] = {
+        emulation::Encode(
+            {reinterpret_cast<const char*>(query.data()),
+             3,
+             2,
+             {head_size, heads(), tokens(), 1},
+             {2 * p.query_head_stride, 2 * p.query_token_stride, 0},
+             {64, static_cast<uint32_t>(group), static_cast<uint32_t>(tile_tokens), 1}}),
+        emulation::Encode({reinterpret_cast<const char*>(key.data()),
+                           4,
+                           2,
+                           {head_size, kv_heads, slots, blocks},
+                           {p.key_strides.head, p.key_strides.slot, p.key_strides.block},
+                           {64, 1, box, 1}}),
+        emulation::Encode({reinterpret_cast<const char*>(value.data()),
+                           4,
+                           2,
+                           {value_head_size, kv_heads, slots, blocks},
+                           {p.value_strides.head, p.value_strides.slot, p.value_strides.block},
+                           {64, 1, box, 1}})};
     const unsigned grid = static_cast<unsigned>(std::min(plan.tiles * kv_heads, Number(1, 4)));
     const bool extras = p.alibi != nullptr || p.softcap > 0;
     emulation::Launch({grid, 1, 1}, 384, [&] {
-      if (emulation::current == 0) {
-        std::fill(std::begin(named_barriers), std::end(named_barriers), emulation::Meeting{});
-      }
       if (extras) {
         HopperKernel<T, kHead, true>(p, plan, maps[0], maps[1], maps[2]);
       } else {

@@ -1,0 +1,51 @@
+"""Compiles kernels for the host: emulation/cuda/ptx stands for csrc/cuda/ptx."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDER = Path(__file__).parent / "emulation"
+COMPILER = os.environ.get("CXX") or shutil.which("g++")
+
+
+def _cuda_headers() -> Path | None:
+    homes = [os.environ.get(name) for name in ("CUDA_HOME", "CUDA_PATH")]
+    if prefix := os.environ.get("CONDA_PREFIX"):
+        homes += [f"{prefix}/targets/x86_64-linux", f"{prefix}/targets/sbsa-linux"]
+    for home in (*homes, "/usr/local/cuda"):
+        if home and (Path(home) / "include" / "cuda_fp8.h").is_file():
+            return Path(home) / "include"
+    return None
+
+
+def compile_emulation(
+    name: str, folder: Path, *, first: tuple[Path, ...] = (), sources: tuple[Path, ...] = ()
+) -> Path:
+    """emulation/NAME_emulation.cc and ``sources`` as a program in ``folder``.
+
+    Headers of ``first`` come before all others.
+    """
+    headers = _cuda_headers()
+    if COMPILER is None or headers is None:
+        pytest.skip("needs a C++ compiler and CUDA's headers (set CXX, CUDA_HOME)")
+    binary = folder / name
+    # -Wno-psabi: kernel arguments of 128-byte alignment, which no host code is linked with.
+    command = [COMPILER, "-std=c++20", "-O2", "-Wall", "-Werror"]
+    command += ["-Wno-unknown-pragmas", "-Wno-psabi"]
+    command += [f"-I{one}" for one in (*first, FOLDER, ROOT / "csrc")]
+    command += ["-isystem", str(headers)]
+    command += [str(FOLDER / f"{name}_emulation.cc"), *map(str, sources)]
+    subprocess.run([*command, "-o", binary], check=True)
+    return binary
+
+
+def run_emulation(program: Path, *arguments: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
