@@ -1,5 +1,5 @@
-# Where things go. conda: lib/vllm_kernels/ beside the libraries that the prefix owns; wheel: inside
-# the Python package. RPATHs are relative in both.
+# Where files are installed. conda: lib/vllm_kernels/, beside the prefix's own libraries; wheel:
+# inside the Python package. RPATHs are relative in both.
 
 if(VLLM_INSTALL_LAYOUT STREQUAL "conda")
   if(NOT VLLM_PYTHON_SITE AND VLLM_COMPONENTS MATCHES "^(all|core)$")

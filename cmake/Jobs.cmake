@@ -10,7 +10,7 @@ math(EXPR vllm_memory_jobs "${vllm_memory_mib} / ${VLLM_COMPILE_JOB_MIB}")
 if(vllm_memory_jobs LESS 1)
   set(vllm_memory_jobs 1)
 endif()
-# Before memory is looked at; cmake/Cuda.cmake has pools of its own.
+# Before memory is considered; cmake/Cuda.cmake has pools of its own.
 set(vllm_wanted_jobs ${vllm_cores})
 if(NOT MAX_JOBS STREQUAL "")
   if(NOT MAX_JOBS MATCHES "^[1-9][0-9]*$")

@@ -8,7 +8,7 @@ if [[ -n "${VLLM_CONDA_BUILD_SETTINGS:-}" && -f "${VLLM_CONDA_BUILD_SETTINGS}" ]
   source "${VLLM_CONDA_BUILD_SETTINGS}"
 fi
 
-# No path of the build machine in the binaries, and compiler-cache hits from any folder.
+# Keeps paths of the build machine out of the binaries, and gives compiler-cache hits in any folder.
 prefix_maps="-ffile-prefix-map=${SRC_DIR}=/usr/local/src/conda/vllm-kernels"
 prefix_maps+=" -ffile-prefix-map=${PREFIX}=/usr/local"
 if [[ -n "${BUILD_PREFIX:-}" ]]; then
@@ -17,18 +17,19 @@ fi
 # As ccache rewrites it, seen from the build folder.
 prefix_maps+=" -ffile-prefix-map=../../${PREFIX##*/}=/usr/local"
 export CXXFLAGS="${CXXFLAGS:-} ${prefix_maps}"
-# The identifier is made of what is linked, with $PREFIX in its RPATH, which is another in each folder.
+# The linker would compute the build ID from what it links, including an RPATH with $PREFIX, which
+# differs from folder to folder.
 export LDFLAGS="${LDFLAGS:-} -Wl,--build-id=none"
 # Paths below are rewritten relative to the working folder before ccache hashes them.
 export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
 
-# core is the same whatever the device: it is built as the CPU's.
+# core does not depend on the device; it is built as for the CPU.
 device=cpu
 if [[ "${VLLM_COMPONENT}" == cuda ]]; then
   device=cuda
 fi
 
-# A Python of another platform does not run, and PyTorch's headers are found without it.
+# The Python of another platform does not run here, and PyTorch's headers are found without it.
 python="${PYTHON:-${PREFIX}/bin/python}"
 if [[ "${CONDA_BUILD_CROSS_COMPILATION:-0}" == 1 ]]; then
   python=""

@@ -1,5 +1,5 @@
-// The C ABI that every kernel library speaks: pointers, sizes, strides and dtypes, nothing of any
-// framework. One thin torch binding (csrc/torch) and the ctypes test harness sit on top of it.
+// The C ABI of every kernel library: pointers, sizes, strides and dtypes, and nothing of any
+// framework. The PyTorch bindings and the ctypes test harness sit on top of it.
 #ifndef VLLM_KERNELS_CORE_ABI_H_
 #define VLLM_KERNELS_CORE_ABI_H_
 

@@ -87,8 +87,8 @@ constexpr Capability kCapabilities[] = {
     {AT_HWCAP2, 9, VK_FEATURE_SVEI8MM}, {AT_HWCAP2, 1, VK_FEATURE_SVE2},
 };
 
-// Bytes of an SVE vector: the CPU's own, or fewer where the system or a parent process says so. A
-// thread inherits it, so that asking once is enough as long as nobody changes it in between.
+// Bytes of an SVE vector: the CPU's own length, or less where the system or a parent process limits
+// it. Threads inherit it, so asking once is enough as long as nobody changes it meanwhile.
 int SveBytes() {
   constexpr int kGetVectorLength = 51;  // PR_SVE_GET_VL
   constexpr int kLengthMask = 0xffff;

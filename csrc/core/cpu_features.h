@@ -4,8 +4,8 @@
 
 #include "core/abi.h"
 
-// Each family's own; names follow Linux's /proc/cpuinfo, on POWER its auxiliary vector, which users
-// know. sve_vlN: SVE vectors have N bytes, neither more nor less. X(ENUM, "name", bit)
+// One list for each CPU family. Names are those that users know from Linux's /proc/cpuinfo (on
+// POWER, from its auxiliary vector). sve_vlN: SVE vectors of exactly N bytes. X(ENUM, "name", bit)
 #if defined(__x86_64__)
 #define VK_CPU_FEATURES(X)          \
   X(AVX2, "avx2", 0)                \

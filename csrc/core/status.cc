@@ -5,7 +5,7 @@
 namespace vk {
 namespace {
 
-// A fixed buffer: recording an error must not allocate, since running out of memory is one.
+// A fixed buffer: recording an error must not allocate, since the error may be a lack of memory.
 thread_local char last_error[1024] = "";
 
 }  // namespace

@@ -28,10 +28,10 @@ struct NodeMask {
   }
 };
 
-// 0, or errno. A system call, since libnuma would be one more library for a single function.
+// Returns 0 or errno. A plain system call: libnuma would be another library for a single function.
 int Bind(const NodeMask& mask) {
 #if defined(__linux__)
-  // The kernel reads one bit less than it is told.
+  // The kernel reads one bit less than `maxnode` says.
   if (syscall(SYS_set_mempolicy, MPOL_BIND, mask.words, kMaxNodes + 1) == 0) return 0;
   return errno;
 #else

@@ -31,8 +31,9 @@ void ParallelFor(int64_t count, int64_t grain, const Body& body) {
   }
 }
 
-// Iterations that move about 256 KiB, which takes a thread some 5 us: below that a second thread
-// costs about what it brings, and far more where cores are shared with other processes.
+// The number of iterations that moves about 256 KiB, which takes a thread some 5 us. For less work
+// a second thread costs about as much as it saves, and far more where cores are shared with other
+// processes.
 inline int64_t GrainFor(int64_t bytes_per_iteration) {
   return std::max<int64_t>(1, 262144 / std::max<int64_t>(1, bytes_per_iteration));
 }

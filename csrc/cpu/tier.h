@@ -1,6 +1,6 @@
-// Included by every `*_tier.cc` file. Such a file is compiled once per tier with that tier's flags
-// (targets.toml) and -DVK_TIER=<name>; it holds kernels only: no static initialisers, no OpenMP
-// region that outlives it, no std:: containers. Threads are spread by the family's common file.
+// Included by every `*_tier.cc` file. Such a file is compiled once for each tier, with the tier's
+// flags (targets.toml) and -DVK_TIER=<name>. It holds kernels only: no static initialisers, no
+// OpenMP region, no std:: containers. The family's common file spreads the work over threads.
 #ifndef VLLM_KERNELS_CPU_TIER_H_
 #define VLLM_KERNELS_CPU_TIER_H_
 
@@ -18,7 +18,7 @@
 #if __ARM_FEATURE_SVE_BITS == 0
 #error "SVE tiers are compiled for one vector length each (-msve-vector-bits): see Sized in vec.h"
 #endif
-// Highway's own vectors have no size. For the sized ones it needs to know what they hold.
+// Highway's own SVE vectors have no size. It has to be told the element type of the sized ones.
 HWY_BEFORE_NAMESPACE();
 namespace hwy {
 namespace HWY_NAMESPACE {

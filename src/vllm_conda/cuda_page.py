@@ -65,7 +65,7 @@ def _families(cuda: Cuda, version: str) -> tuple[tuple[str, ...], Rows]:
         one = plan_family(cuda, version, name, request)
         cost = f"{family.mib} MiB" + (f", {family.seconds} s" if family.seconds else "")
         rows.append((f"`{name}`", family.title, _compiled(one), cost))
-    # The cost of one architecture: several are compiled one after the other.
+    # The cost of one architecture; nvcc compiles several one after the other.
     return ("family", "kernels", "compiled for", "one nvcc at most"), rows
 
 

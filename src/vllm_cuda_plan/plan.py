@@ -112,7 +112,8 @@ def read_request(cuda: Cuda, version: str, text: str, platform: str = "") -> Req
     for wish in wishes:
         _compilable(cuda, version, wish)
     codes = {wish.code for wish in wishes if wish.real}
-    # PTX of an older architecture serves no GPU that the newest one's does not, only worse.
+    # PTX of an older architecture serves no further GPU than the newest PTX does, and serves it
+    # worse.
     plain = [wish.code.capability for wish in wishes if wish.ptx]
     newest = max(plain, key=parse_version, default="")
     ordered = tuple(sorted(codes, key=lambda code: code.rank))

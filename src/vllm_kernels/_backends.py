@@ -46,8 +46,8 @@ def reference_ops() -> tuple[str, ...]:
 def load() -> None:
     """Load the device libraries that are installed and wanted.
 
-    LoadError where one is there and cannot be loaded: going on at a fraction of the speed is the
-    user's decision, and VLLM_KERNELS_BACKEND=reference makes it.
+    LoadError where one is installed but cannot be loaded: running on at a fraction of the speed is
+    the user's decision, made by VLLM_KERNELS_BACKEND=reference.
     """
     if requested() == "reference" or _loaded:
         return
@@ -93,7 +93,7 @@ def register_references(library: torch.library.Library) -> None:
 
 def _announced(name: str, function: Callable[..., object]) -> Callable[..., object]:
     if not any("Tensor" in str(argument.type) for argument in _ops.schema(name).arguments):
-        return function  # a question about what is installed: its answer is not slow
+        return function  # it only asks what is installed, which is not slow
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> object:
@@ -113,7 +113,7 @@ def _device(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
 
 @functools.cache
 def _announce(name: str, device: str) -> None:
-    """Say, at an op's first call on a device, that the slow path is taken, and why."""
+    """At an op's first call on a device, say that the slow path is taken, and why."""
     if requested() == "reference":
         _logger.info("%s=reference: %s runs as PyTorch reference code", BACKEND_VARIABLE, name)
     elif device == "cuda":

@@ -126,7 +126,7 @@ def no_gpu() -> str | None:
         return "this machine has no NVIDIA driver (libcuda.so.1)"
     if _driver.hidden():
         return f"{_driver.VISIBLE_VARIABLE} hides every GPU"
-    driver = _driver.driver()  # without NVML the launch itself has to tell
+    driver = _driver.driver()  # without NVML, only a launch will tell
     if driver is not None and not driver.gpus:
         return f"the NVIDIA driver ({driver.version}) finds no GPU"
     return None

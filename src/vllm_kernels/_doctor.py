@@ -101,7 +101,7 @@ def _library_report(name: str) -> LibraryReport:
 
 
 def _blocked(kernels: _libraries.CpuKernels, tiers: dict[str, bool]) -> dict[str, str]:
-    """Why each tier that cannot run cannot; a refused request leaves the active tier alone."""
+    """Why each tier that cannot run cannot. A refused request does not change the active tier."""
     reasons = {}
     for name, runnable in tiers.items():
         if not runnable:
@@ -117,7 +117,7 @@ def _cpu_report(problems: list[str]) -> CpuReport | None:
         features = _libraries.core().features()
         kernels = _libraries.cpu_kernels()
     except _libraries.LoadError:
-        return None  # said by the start already
+        return None  # the start has reported it already
     active: str | None = None
     tiers: dict[str, bool] = {}
     blocked: dict[str, str] = {}

@@ -110,7 +110,8 @@ def _family(family: _cuda.Family, driver: _driver.Driver | None) -> FamilyReport
 
 
 def _problems(report: CudaReport) -> Iterator[str]:
-    # A machine without a GPU is none: a login node has the same packages as the compute nodes.
+    # A machine without a GPU is no problem: a login node has the same packages as the compute
+    # nodes.
     for problem in (_cuda.mismatch(), _cuda.old_driver()):
         if problem:
             yield f"no CUDA kernel can be used: {problem}"

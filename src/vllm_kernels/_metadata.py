@@ -21,7 +21,7 @@ def _checkout_table() -> str | None:
 
 
 def _from_table(table: str, key: str) -> str:
-    # A scalar needs no TOML parser, which Python has only from 3.11 on.
+    # Reading a scalar needs no TOML parser, which Python has only from 3.11 on.
     match = re.search(rf'^{key} = "([^"]+)"', table, re.MULTILINE)
     if match is None:
         raise RuntimeError(f"targets.toml: the key {key!r} is missing")

@@ -49,7 +49,7 @@ def _activation(name: str, width: int) -> Run:
     return run
 
 
-# 67 columns: whole vectors of every tier and a rest.
+# 67 columns: whole vectors of every tier and a remainder.
 for _name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"):
     CHECKS.append(Check((_name,), _activation(_name, 134)))
 for _name in ("gelu_new", "gelu_fast", "gelu_quick", "gelu_tanh"):

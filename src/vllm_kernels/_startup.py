@@ -31,7 +31,7 @@ def start() -> None:
             )
         _backends.load()
     except ImportError as error:
-        # The doctor is what one calls then, and `-m` imports the package before it.
+        # The report must still run then, and `-m` imports the package before it.
         if not _called_as_doctor():
             raise
         _error = error

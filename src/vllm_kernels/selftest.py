@@ -63,7 +63,7 @@ def difference(actual: Tensor, expected: Tensor) -> str | None:
 
 def _run(check: Check, provider: Any, dtype: torch.dtype) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # both providers must see the same numbers
+        torch.manual_seed(0)  # both providers must get the same random numbers
         return check.run(provider, dtype)
 
 

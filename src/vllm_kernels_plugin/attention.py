@@ -67,7 +67,7 @@ class KernelsAttentionBackend(TritonAttentionBackend):
             return "bfloat16 needs compute capability 8.0"
         return None
 
-    # What the engine's Triton kernels alone do.
+    # Only the engine's Triton kernels do these.
     @classmethod
     def supports_mm_prefix(cls) -> bool:
         return False
@@ -78,7 +78,7 @@ class KernelsAttentionBackend(TritonAttentionBackend):
 
     @classmethod
     def supports_batch_invariance(cls) -> bool:
-        # How keys are split goes by the batch.
+        # How keys are split depends on the batch.
         return False
 
 

@@ -12,10 +12,10 @@ import os
 import shutil
 
 DEFAULT_COMPILER = "g++"
-# The order in which Triton looks.
+# In the order in which Triton looks for them.
 C_COMPILERS = ("gcc", "clang")
 SUPPRESS_VARIABLE = "TORCHDYNAMO_SUPPRESS_ERRORS"
-# Set for the processes that this one starts: they need not say it again.
+# Set for child processes, so that they do not repeat the warning.
 SAID_VARIABLE = "VLLM_KERNELS_NO_COMPILER_SAID"
 
 
@@ -44,7 +44,8 @@ def prepare(logger: logging.Logger) -> None:
         import torch._dynamo
 
         torch._dynamo.config.suppress_errors = True
-    # Each such function comes with a traceback of a hundred lines that says what is said here.
+    # For each such function PyTorch logs a traceback of a hundred lines that says no more than
+    # this.
     logging.getLogger("torch._dynamo.convert_frame").addFilter(_keep)
     if not os.environ.get(SAID_VARIABLE):
         os.environ[SAID_VARIABLE] = "1"
@@ -56,7 +57,7 @@ def prepare(logger: logging.Logger) -> None:
 
 
 def prepare_triton(logger: logging.Logger) -> None:
-    """Say it where Triton, whose kernels the engine always runs on a GPU, finds no C compiler."""
+    """Warn where Triton finds no C compiler: the engine always runs Triton kernels on a GPU."""
     names = (os.environ["CC"],) if os.environ.get("CC") else C_COMPILERS
     if any(shutil.which(name) for name in names) or os.environ.get(SAID_VARIABLE):
         return

@@ -29,7 +29,7 @@ class KernelsCpuPlatform(CpuPlatform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         super().check_and_update_config(vllm_config)
-        # Upstream takes Inductor for every model that is compiled.
+        # Upstream uses Inductor for every model that is compiled.
         vllm_config.compilation_config.backend = cls.get_compile_backend()
         needs.choose_int4_products()
         try:
@@ -51,7 +51,7 @@ class KernelsCpuPlatform(CpuPlatform):
         from vllm.config.compilation import CompilationMode
         from vllm.config.kernel import IrOpPriorityConfig
 
-        # Inductor fuses the engine's own norm with what stands beside it.
+        # Inductor fuses the engine's own norm with its neighbours.
         compilation = vllm_config.compilation_config
         fused = compilation.mode != CompilationMode.NONE and compilation.backend == "inductor"
         return IrOpPriorityConfig.with_default(["native"] if fused else [PROVIDER, "native"])

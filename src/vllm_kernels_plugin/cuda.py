@@ -29,7 +29,7 @@ _FIRST = -1
 register_backend(
     AttentionBackendEnum.CUSTOM, "vllm_kernels_plugin.attention.KernelsAttentionBackend"
 )
-# On most GPUs the engine knows no other, so ours stands under its name.
+# On most GPUs the engine knows no other backend, so ours takes its name.
 register_mla_prefill_backend(
     MLAPrefillBackendEnum.FLASH_ATTN, "vllm_kernels_plugin.latent.KernelsPrefillBackend"
 )

@@ -49,7 +49,7 @@ def _no_cuda(status: engine_api.CudaStatus) -> str | None:
     """Why the engine cannot run on a GPU here, one clause; None where it can."""
     if status.unusable:
         return status.unusable
-    # Families without GPU code of their own serve every GPU, and no model.
+    # Families without GPU code serve every GPU, but no model.
     if engine_api.references_only() or any(family.archs for family in status.families):
         return None
     why = next(iter(status.problems.values()), "the package has no GPU code")
@@ -83,7 +83,7 @@ def _hide_gpus() -> None:
     if torch.version.cuda is None or not engine_api.has_cuda_driver():
         return
     in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    # Not empty: the engine takes that for a GPU that is yet to come.
+    # Not empty: the engine would expect a GPU to appear later.
     if not in_use:
         os.environ[engine_api.CUDA_VISIBLE_DEVICES] = "-1"
 
@@ -92,7 +92,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
     from vllm_kernels_plugin import flash_attention
 
     if importlib.util.find_spec("torchvision") is None:
-        # Its worker imports a model that does, whatever model it runs.
+        # The engine's worker always imports a model that needs it, whichever model it runs.
         raise PluginError(
             "on a GPU the engine needs torchvision, which is not installed: "
             "`conda install torchvision`"
@@ -102,7 +102,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
     flash_attention.plant()
     compiler.prepare_triton(logger)
     if importlib.util.find_spec("flashinfer") is None:
-        # The engine takes its sampler for granted on a GPU; told so, it samples with its own.
+        # On a GPU the engine assumes that FlashInfer's sampler is there; this makes it use its own.
         os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     families = [family.name for family in status.families]
     logger.info(

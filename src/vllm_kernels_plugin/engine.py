@@ -1,4 +1,4 @@
-"""What is asked of the engine before it is served."""
+"""What is checked of the engine before it is served."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from vllm_kernels import engine_api
 PACKAGE = "vllm.vllm_flash_attn"
 INTERFACE = f"{PACKAGE}.flash_attn_interface"
 ROTARY = f"{PACKAGE}.layers.rotary"
-VERSION = 2  # of the interface: what the engine takes for granted of its implementation
+VERSION = 2  # part of the interface: what the engine assumes about the implementation
 OP = "varlen_attention"
 
 
@@ -42,7 +42,7 @@ def fa_version_unsupported_reason(fa_version: int) -> str | None:
 
 
 def get_scheduler_metadata(*args: object, **kwargs: object) -> None:
-    """Nothing: a call of our op plans for itself."""
+    """Returns nothing: each call of our op makes its own plan."""
 
 
 def compile_flash_attn_varlen_func_from_specs(*args: object, **kwargs: object) -> None:

@@ -21,7 +21,7 @@ class Refusal:
 def refuse(reason: str, logger: logging.Logger) -> str | None:
     """Log the reason; then None where the engine has a platform of its own, else ``Refusal``.
 
-    With None and no platform the engine would go on to complain about an empty device name.
+    With None and no platform the engine would complain about an empty device name.
     """
     logger.error("vllm_kernels cannot serve this engine: %s", reason)
     if _engine_has_platform():

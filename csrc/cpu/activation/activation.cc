@@ -9,7 +9,7 @@ namespace {
 using vk::ActivationTable;
 using vk::Arg;
 
-// Elements that a thread takes at least: fewer are done before a second thread has woken up.
+// The least number of elements for a thread: fewer are done before a second thread has woken up.
 constexpr int64_t kChunk = 8192;
 
 char* At(const vk_tensor& tensor, int64_t element) {

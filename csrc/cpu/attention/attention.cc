@@ -17,7 +17,7 @@ using vk::AttentionRequest;
 constexpr char kOp[] = "cpu_attention_with_kv_cache";
 constexpr int64_t kMaxHeadSize = 1024;
 
-// The arguments whose dtype and shape depend on each other, checked in the constructor.
+// Arguments whose dtypes and shapes depend on each other; the constructor checks them.
 struct Arguments {
   explicit Arguments(const vk_attention_args& args)
       : query(kOp, "query", args.query),
@@ -67,8 +67,8 @@ float ToFloat(uint16_t bits, int32_t dtype) {
   float value;
   uint32_t wide = uint32_t{bits} << 16;
   if (dtype == VK_F16) {
-    // Not every compiler has a type for it. The product puts the exponent right, also of
-    // subnormals; infinities and NaNs get theirs after it.
+    // Not every compiler has a float16 type. The multiplication corrects the exponent, of
+    // subnormals too; infinities and NaNs are fixed afterwards.
     const uint32_t sign = wide & 0x80000000u;
     const bool finite = (bits & 0x7c00) != 0x7c00;
     wide = uint32_t{bits & 0x7fffu} << 13;

@@ -32,7 +32,7 @@ template <class T>
 class Decode {
  public:
   struct Scope {};  // no machine state to set up
-  // More rows fill the lanes of the kernels that put rows into lanes.
+  // With more rows, the kernels that put rows into lanes fill their lanes.
   static constexpr int32_t kMaxRows = kLanes / 2;
   static constexpr int32_t kKeys = 64;  // a step's keys and values stay in the L1 cache
 
@@ -86,8 +86,9 @@ class Decode {
     }
   }
 
-  // The step's rows, and those of the step after it, which is fetched while this one computes: the
-  // processor's own prefetching stops at pages and has not begun where a request is short.
+  // The rows of this step, and those of the next one, which are prefetched while this step
+  // computes: the hardware prefetcher stops at page boundaries and has not started yet where a
+  // request is short.
   void FindRows(const AttentionProblem& problem, const AttentionTask& task, int32_t first,
                 int32_t count) {
     if (first == ahead_first_) {
@@ -105,7 +106,8 @@ class Decode {
     if (ahead_count_ > 0) ahead_.Find(problem, *from, begin, ahead_count_);
   }
 
-  // Logits of kRows rows and four keys; past the last key it repeats that, the softmax masks it.
+  // Logits of kRows rows and four keys. Past the last key it repeats that key, which the softmax
+  // masks.
   template <int kRows>
   HWY_INLINE void Dots(int32_t row, int32_t key, int32_t count) {
     const DF d;

@@ -33,7 +33,7 @@ struct KeyRows {
   }
 };
 
-// Asks for a row in the L2 cache: the L1 cache holds what is being read.
+// Prefetches a row into the L2 cache; the L1 cache is left to the rows being read.
 template <class T>
 HWY_INLINE void PrefetchRow(const T* row, int32_t elements) {
   constexpr size_t kLine = 64;

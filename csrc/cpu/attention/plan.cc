@@ -6,13 +6,13 @@
 namespace vk {
 namespace {
 
-// Below that a second thread costs more (waking, sharing) than it brings; in units of Cost.
+// Below this, a second thread costs more (waking, sharing) than it saves. In units of Cost.
 constexpr int64_t kCostPerThread = int64_t{1} << 19;
-// Tasks per thread that even out what the cost model gets wrong.
+// Tasks for each thread, enough to even out errors of the cost model.
 constexpr int64_t kTasksPerThread = 3;
-// A shorter range does not earn back the merge of its partial result.
+// Merging the partial result of a shorter range costs more than splitting saves.
 constexpr int32_t kMinSplitKeys = 256;
-// A tile of few rows is bound by the reading of keys and values, whatever the rows are.
+// A tile of few rows takes the time of reading its keys and values, however many rows it has.
 constexpr int32_t kFreeRows = 8;
 
 int64_t Cost(const AttentionProblem& problem, const AttentionTask& task) {
@@ -33,7 +33,8 @@ class Planner {
     plan_.threads = static_cast<int>(std::clamp<int64_t>(total / kCostPerThread, 1, max_threads));
     const int64_t limit = plan_.threads == 1 ? total : total / (plan_.threads * kTasksPerThread);
     plan_.tasks.reserve(tiles_.size() * kv_heads);
-    // Two passes instead of a sort: what fills a good part of a thread's share must not come last.
+    // Two passes instead of a sort: tasks that fill a good part of a thread's share must not come
+    // last.
     for (const bool costly : {true, false}) {
       for (const AttentionTask& tile : tiles_) {
         const int64_t cost = Cost(problem_, tile);

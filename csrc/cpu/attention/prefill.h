@@ -65,7 +65,7 @@ class Prefill {
                          tile_.head_size, query_ + row, tile_.padded_rows);
     }
     hwy::ZeroBytes(tile_.out, sizeof(float) * tile_.padded_rows * tile_.padded_head);
-    // The padding of the head is multiplied too, into outputs that nobody reads.
+    // The padding of the head is multiplied too, into outputs that are never read.
     hwy::ZeroBytes(values_, sizeof(Element) * kKeys * tile_.padded_head);
   }
 

@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::align_val_t kAlignment{64};
 
-// Memory that outlives the call, so that a decode step pays neither for the allocation nor for
-// the page faults of its scratch. Grows to the largest call of its thread.
+// Scratch memory that outlives the call, so that a decode step pays neither for allocating it nor
+// for its page faults. It grows to the largest call of its thread.
 class Workspace {
  public:
   ~Workspace() { ::operator delete(data_, kAlignment); }

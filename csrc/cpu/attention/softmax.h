@@ -27,7 +27,7 @@ HWY_INLINE VF MaskKeys(VF logit, hn::Vec<DI> key, hn::Vec<DI> lowest, hn::Vec<DI
   return hn::IfThenElse(hn::RebindMask(d, hn::MaskFromVec(visible)), logit, hn::Set(d, -kInfinity));
 }
 
-// A row that has seen no key yet keeps the maximum -inf; subtracting 0 instead avoids inf - inf.
+// A row that has seen no key yet has the maximum -inf; subtracting 0 instead avoids inf - inf.
 HWY_INLINE VF FiniteMax(VF max) {
   return hn::IfThenZeroElse(hn::Eq(max, hn::Set(DF(), -kInfinity)), max);
 }

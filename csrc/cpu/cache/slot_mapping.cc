@@ -7,15 +7,15 @@ using vk::Arg;
 
 constexpr const char* kOp = "compute_slot_mapping_kernel_impl";
 
-// Tokens of a request mostly follow one another, so the block is looked up (and the division done)
-// only where a position leaves that of the token before.
+// Tokens of a request are mostly consecutive, so the block is looked up (with a division) only
+// where a position leaves the block of the token before.
 class BlockWalk {
  public:
   BlockWalk(int64_t request, const int32_t* blocks, int64_t max_blocks, int64_t block_size)
       : request_(request), blocks_(blocks), max_blocks_(max_blocks), block_size_(block_size) {}
 
   int64_t Slot(int64_t position) {
-    // One unsigned comparison for both ends.
+    // One unsigned comparison checks both ends.
     if (static_cast<uint64_t>(position) - first_ >= length_) Enter(position);
     return position + shift_;
   }

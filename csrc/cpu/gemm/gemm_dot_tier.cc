@@ -10,15 +10,16 @@ namespace {
 
 constexpr size_t kMaxRows = 6;
 
-// Vectors of a panel that are summed at once for `rows` rows: what the register file holds besides
-// B and the broadcast. One row takes more, to hide the latency of its few sums.
+// Vectors of a panel that are summed at once for `rows` rows: as many as fit into the registers
+// besides B and the broadcast value. One row takes more, to hide the latency of its few sums.
 constexpr size_t VectorsFor(size_t rows) {
   if (kLanes == 16) return 4;
   if (kManyRegisters) return rows == 1 ? 8 : 4;
   return rows == 1 ? 8 : rows == 2 ? 4 : 2;
 }
 
-// Up to here all sums of a panel fit into registers, so that it is read once and K is not split.
+// Up to this many rows all sums of a panel fit into registers, so the panel is read once and K is
+// not split.
 constexpr size_t kFewRows = kLanes == 16 ? kMaxRows : 1;
 
 template <class Dot>
@@ -72,7 +73,8 @@ void MultiplyRows(const GemmBlock& block, size_t row, Fetcher& fetcher) {
 
 size_t StripsOf(const GemmBlock& block) { return (block.rows + kMaxRows - 1) / kMaxRows; }
 
-// How often MultiplyStrips fetches where rows are more than kFewRows, or sums are those of a panel.
+// How often MultiplyStrips prefetches where there are more than kFewRows rows, or the sums are
+// those of a panel.
 size_t FetchesOf(const GemmBlock& block) {
   return StripsOf(block) * (kPanel / kLanes / VectorsFor(kMaxRows)) * block.steps;
 }
@@ -80,7 +82,8 @@ size_t FetchesOf(const GemmBlock& block) {
 // `b_bytes`: what one part of B takes in memory.
 Fetcher MakeFetcher(const GemmBlock& block, size_t b_bytes) {
   if (block.near) return Fetcher(nullptr, 0, 0);
-  // A panel that is read once is fetched shortly before its use, and on into the next panel.
+  // A panel that is read once is prefetched shortly before its use, and the prefetch runs on into
+  // the next panel.
   if (block.rows <= kFewRows) return Fetcher(block.b + kFetchAhead, b_bytes, block.steps);
   return Fetcher(block.b_next, b_bytes, FetchesOf(block));
 }
@@ -105,10 +108,12 @@ void Multiply(const GemmBlock& block) {
   MultiplyStrips<Dot>(block, MakeFetcher(block, block.steps * kBStepBytes<Dot>));
 }
 
-// A part of a panel as the loops read it: it stays in the L1 cache while all rows pass by.
+// A part of a panel, in the order in which the loops read it: it stays in the L1 cache while all
+// rows are multiplied with it.
 constexpr size_t kPartBytes = 32768;
 
-// Where more rows share a part of B, widening it once is cheaper than once per strip of rows.
+// Where this many rows share a part of B, widening it once is cheaper than widening it for each
+// strip of rows.
 constexpr size_t kDirectRows = 4 * kMaxRows;
 
 template <class Dot>
@@ -163,7 +168,7 @@ void MultiplyCompactRows(const GemmBlock& block, const GemmCompact& weights) {
   }
 }
 
-// More rows than that: some steps are expanded into the L1 cache for all of them.
+// For more rows: some steps at a time are expanded into the L1 cache and serve all rows.
 constexpr size_t kRegisterRows = 6, kExpandedSteps = 64, kCompactRows = 64;
 
 void MultiplyExpanded(const GemmBlock& block, const GemmCompact& weights) {
@@ -179,7 +184,8 @@ void MultiplyExpanded(const GemmBlock& block, const GemmCompact& weights) {
     }
     part.a = block.a + s * DotBf16::kABytes;
     part.first = s == 0;
-    // Evenly: more at once than the memory takes would stop the products.
+    // Prefetches are spread evenly: more at once than the memory system takes would stall the
+    // arithmetic.
     const char* ahead = weights.data + s * kCompactRowBytes + kFetchAhead;
     MultiplyStrips<DotBf16>(part, Fetcher(ahead, part.steps * kCompactRowBytes, FetchesOf(part)));
   }

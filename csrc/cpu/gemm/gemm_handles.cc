@@ -8,7 +8,7 @@
 namespace vk {
 namespace {
 
-// Numbers count up and are never given out twice, so a stale one can never name newer weights.
+// Numbers count up and are never reused, so a stale handle can never name newer weights.
 struct HandleTable {
   std::shared_mutex mutex;
   std::unordered_map<int64_t, std::shared_ptr<const GemmWeights>> weights;

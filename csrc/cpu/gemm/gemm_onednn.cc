@@ -11,8 +11,8 @@
 namespace vk {
 namespace {
 
-// From here on oneDNN's float kernels are ahead of ours (benchmarks/cpu/bench_gemm.py); below, and for
-// bfloat16 and int8 on AMX, ours are.
+// From this many rows on, oneDNN's float kernels are faster than ours
+// (benchmarks/cpu/bench_gemm.py). For fewer rows, and for bfloat16 and int8 on AMX, ours are.
 constexpr int64_t kManyRows = 192;
 
 // The instructions of a tier in oneDNN's words. A tier that is missing here never uses oneDNN.
@@ -34,12 +34,12 @@ const char* BestTier() {
   return best;
 }
 
-// Holds oneDNN to the instructions of the best tier of this build: a build may leave out higher
-// ones on purpose. False where that fails, because someone else in the process was first.
+// Limits oneDNN to the instructions of the best tier of this build, which may leave out higher ones
+// on purpose. False where oneDNN refuses, because something else in the process has used it before.
 bool LimitIsa(const char* tier) {
   for (const TierIsa& level : kTierIsas) {
     if (std::strcmp(level.tier, tier) != 0) continue;
-    // What the user asked of oneDNN itself stays.
+    // A limit that the user has set stays.
     if (std::getenv("ONEDNN_MAX_CPU_ISA") == nullptr) dnnl::set_max_cpu_isa(level.isa);
     const auto allowed = static_cast<unsigned>(level.isa);
     return (static_cast<unsigned>(dnnl::get_effective_cpu_isa()) & ~allowed) == 0;
@@ -47,7 +47,7 @@ bool LimitIsa(const char* tier) {
   return false;
 }
 
-// oneDNN takes its limit once per process, so it serves the best tier only; where a lower one is
+// oneDNN accepts its limit once per process, so it serves the best tier only. Where a lower tier is
 // forced, our kernels multiply.
 bool ServesActiveTier() {
   static const char* const best = BestTier();
@@ -79,12 +79,13 @@ bool Multiply(const GemmCall& call) {
   if (b.get_size() != call.weights.panels * call.weights.panel_bytes()) return false;
 
   dnnl::primitive_attr attributes;
-  // Whatever the environment says. The C++ wrapper of newer headers calls what oneDNN 3.2 lacks.
+  // Overrides the environment. The C++ wrapper of newer headers calls a function that oneDNN 3.2
+  // lacks.
   dnnl_primitive_attr_set_fpmath_mode(attributes.get(), dnnl_fpmath_mode_strict);
   // Creation is cheap beside so many rows: oneDNN caches the generated code.
   const dnnl::matmul::primitive_desc desc(Engine(), a, b, bias, c, attributes,
                                           /*allow_empty=*/true);
-  // Its fallbacks would take the layout too, at a fraction of the speed.
+  // oneDNN's fallbacks accept the layout too, at a fraction of the speed.
   if (desc.get(true) == nullptr || std::strncmp(desc.impl_info_str(), "brg", 3) != 0) return false;
 
   dnnl::stream stream(Engine());

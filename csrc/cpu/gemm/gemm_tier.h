@@ -25,16 +25,15 @@
 
 namespace vk::VK_TIER {
 
-// How far ahead of its use what is read once is fetched: bandwidth times latency, where memory is
-// busy with others.
+// How far ahead data that is read once is prefetched: bandwidth times latency, with memory busy
+// serving others.
 constexpr size_t kFetchAhead = 12288;
 
-// Fetches lines into the L2 cache a few at a time, so that loads of B overlap with arithmetic on
-// what is there.
+// Prefetches lines into the L2 cache, a few at a time, so that loads of B overlap with arithmetic.
 class Fetcher {
  public:
-  // `calls` of Fetch() cover `bytes` from `from`, evenly: a burst would fill the queues that loads
-  // need too. Null: nothing is fetched.
+  // `calls` calls of Fetch() cover `bytes` from `from` evenly: a burst would fill the queues that
+  // loads need too. Null: nothing is prefetched.
   Fetcher(const char* from, size_t bytes, size_t calls)
       : next_(from), end_(from == nullptr ? nullptr : from + bytes) {
     const size_t lines = bytes / kLine;

@@ -85,7 +85,7 @@ void MoeWeights::Multiply(const GemmKernel& kernel, size_t expert, size_t panel,
   if (done > 0) {
     multiply(0, done, data + part.k * kPanel * value_bytes_, done == steps ? part.next : nullptr);
   }
-  // What is narrower than a kernel's columns, or shorter than its step.
+  // A part narrower than a kernel's columns, or shorter than its step.
   const size_t step_bytes = kernel.step * kPanel * value_bytes_;
   const size_t piece = std::min(kernel.block_steps, kExpandBytes / step_bytes);
   alignas(64) char expanded[kExpandBytes];

@@ -1,7 +1,7 @@
-// Packed weights of experts: each expert's [N, K] as panels of 64 columns of its transpose, as
-// gemm_table.h has them, but without padding, since the engine allocates what the weights take:
-// [N / 64][K / unit][64][unit], where the last panel may be narrower, and where K is no multiple of
-// `unit` (2 for bfloat16) the last row of a panel holds single values.
+// Packed weights of experts: each expert's [N, K] as panels of 64 columns of its transpose, as in
+// gemm_table.h but without padding, because the engine allocates just the size of the weights:
+// [N/64][K/unit][64][unit]. The last panel may be narrower. Where K is no multiple of `unit` (2 for
+// bfloat16), the last row of a panel holds single values.
 #ifndef VLLM_KERNELS_CPU_MOE_GEMM_MOE_GEMM_WEIGHTS_H_
 #define VLLM_KERNELS_CPU_MOE_GEMM_MOE_GEMM_WEIGHTS_H_
 

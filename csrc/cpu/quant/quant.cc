@@ -12,7 +12,7 @@ namespace {
 using vk::Arg;
 using vk::QuantTable;
 
-constexpr float kMaxZeroPoint = 4194304.0f;  // 2^22: beyond, float32 has no room for 8 bits more
+constexpr float kMaxZeroPoint = 4194304.0f;  // 2^22: beyond it float32 cannot hold 8 bits more
 
 struct Parameters {
   float scale;
@@ -29,7 +29,7 @@ Parameters Asymmetric(QuantTable::Range range) {
   return Symmetric(std::fmax(std::fabs(range.min), std::fabs(range.max)));
 }
 
-// The bound keeps the inverse of a scale that is 0 or subnormal finite.
+// The bound keeps the inverse finite where the scale is 0 or subnormal.
 float Inverse(float scale) { return 1.0f / std::fmax(scale, FLT_MIN); }
 
 // One row of input and result at a time, over all threads: row(index, input, result).

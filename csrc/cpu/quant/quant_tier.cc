@@ -22,7 +22,7 @@ void Quantize(int8_t* result, const void* input, size_t width, float inverse_sca
   uint8_t* out = reinterpret_cast<uint8_t*>(result);
   const VF factor = hn::Set(DF(), inverse_scale), zero_point = hn::Set(DF(), azp);
   ForVectors(width, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
-    // Rounded before the zero point is added: ties are those of x, not of the sum.
+    // Rounded before the zero point is added, so that ties are those of x and not of the sum.
     const VF scaled = hn::Round(hn::Mul(LoadUpTo(in + i, n), factor));
     const auto bytes = ToInt8(hn::Add(scaled, zero_point));
     if (HWY_LIKELY(n == hn::Lanes(DF()))) {

@@ -91,7 +91,7 @@ int64_t CheckCache(const Arg& cache, const Arg& query, int64_t head_size, int64_
   return rot_dim;
 }
 
-// Before anything is rotated: the op leaves its arguments as they were when it fails.
+// Checked before anything is rotated, so that a failing op leaves its arguments unchanged.
 void CheckPositions(const vk_tensor& positions, int64_t limit) {
   const int64_t* position = static_cast<const int64_t*>(positions.data);
   const int64_t count = vk::NumElements(positions);

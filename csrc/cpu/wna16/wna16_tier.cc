@@ -16,7 +16,7 @@ using DU = hn::RebindToUnsigned<DF>;
 constexpr size_t kLanes = kFloatLanes;
 constexpr size_t kBlockVectors = kWna16Columns / kLanes;
 constexpr size_t kFewRows = 8;
-// Rows that are summed at once: with the vectors of a strip, what the register file holds.
+// Rows that are summed at once: as many as fit into the registers with the vectors of a strip.
 constexpr size_t kStripRows = 4;
 // The bits of 2^23: or-ed with a small integer they are that integer plus 2^23.
 constexpr uint32_t kMagic = 0x4B000000u;
@@ -163,8 +163,8 @@ class Pairs {
     shift_ = hn::Load(DU(), shifts);
     table_ = hn::Load(D16(), table);
   }
-  // A lookup takes the low five bits of an index; the table repeats, so that the fifth, which
-  // belongs to a neighbour, does not matter.
+  // A lookup uses the low five bits of an index. The table repeats, so that the fifth bit, which
+  // belongs to the neighbour, does not matter.
   HWY_INLINE __m512bh Load(const uint32_t* words) const {
     const D8 d8;
     const auto both = hn::LoadDup128(d8, reinterpret_cast<const uint8_t*>(words));
@@ -179,8 +179,8 @@ class Pairs {
   hn::Vec<D16> table_;
 };
 
-// Sums of a * (q - 8) by group; the scale, and what the zero point differs from 8, are applied once
-// a group.
+// Sums of a * (q - 8) by group. The scale and the zero point's difference from 8 are applied once
+// for each group.
 template <size_t kRows, size_t kBlocks, bool kZeros>
 void MultiplyPairs(const Wna16Panel& panel, size_t block, const char* rows, size_t row_stride,
                    size_t depth, float* sums) {

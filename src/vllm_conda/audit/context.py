@@ -1,4 +1,4 @@
-"""What a check gets besides the package."""
+"""What a check knows besides the package."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vllm_conda.targets import Targets
 class Context:
     """The run: ``targets`` is None outside a checkout, ``subjects`` are all packages of the run.
 
-    ``secrets`` are words that must not stand in a package because they name this machine.
+    ``secrets`` are words that must not occur in a package because they identify this machine.
     """
 
     promise: Promise

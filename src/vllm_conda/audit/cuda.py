@@ -34,7 +34,7 @@ def check_cuda(subject: Subject, context: Context) -> Iterator[Finding]:
     summaries = [name for name in subject.files if PurePosixPath(name).name == SUMMARY]
     summaries = [name for name in summaries if _is_ours(name)]
     if not summaries:
-        # A single library, or somebody else's package, declares nothing.
+        # A single library or a foreign package declares nothing.
         if context.own(subject):
             for name in found:
                 yield error(_NAME, name, f"it holds GPU code, and no {SUMMARY} declares it")

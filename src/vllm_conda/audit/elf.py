@@ -69,7 +69,7 @@ def read_library(path: Path, file: str) -> Library | None:
         try:
             elf = ELFFile(stream)
             return _read(elf, path, file) if elf["e_type"] in _OBJECTS else None
-        # pyelftools raises whatever a damaged table leads it to.
+        # A damaged table makes pyelftools raise all kinds of exceptions.
         except (ELFError, LookupError, ValueError, TypeError, AttributeError, OverflowError,
                 AssertionError, struct.error) as error:  # fmt: skip
             reason = str(error) or type(error).__name__
@@ -95,7 +95,7 @@ def _read(elf: ELFFile, path: Path, file: str) -> Library:
         elif kind in ("DT_FLAGS", "DT_FLAGS_1"):
             now |= bool(tag.entry.d_val & (_FLAGS_NOW if kind == "DT_FLAGS" else _FLAGS_1_NOW))
     segments = [(segment["p_type"], segment["p_flags"]) for segment in elf.iter_segments()]
-    # Without the header the kernel takes an executable stack, on the machines that have one.
+    # Without the header the kernel makes the stack executable, on machines that can.
     stacks = [flags for kind, flags in segments if kind == "PT_GNU_STACK"]
     sections = list(elf.iter_sections())
     imports, exports, versions = _symbols(sections, elf.little_endian)

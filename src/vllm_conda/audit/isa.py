@@ -59,8 +59,8 @@ _FLAGS: Mapping[str, frozenset[str]] = {
 }
 # Executed only after CPUID said that they are there (csrc/core/cpu_features.cc).
 _CHECKED_AT_RUN_TIME = frozenset({Code.XGETBV})
-# GCC writes `rep bsf` for every CPU, the same bytes: one without BMI1 ignores the prefix, and where
-# the results differ, for zero, it uses neither.
+# GCC writes `rep bsf`, which has the same bytes, for every CPU: a CPU without BMI1 ignores the
+# prefix, and GCC never uses it where the results differ (for zero).
 _AS_BSF = frozenset({Code.TZCNT_R16_RM16, Code.TZCNT_R32_RM32, Code.TZCNT_R64_RM64})
 
 
@@ -142,7 +142,7 @@ def survey(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Excess]:
         functions: Functions | None = None
         for section in executable_sections(elf):
             permitted = allowed.get(tier_of(section), frozenset())
-            # Most sections hold nothing too new: one quick pass over the opcodes tells.
+            # Most sections hold nothing too new, as one quick pass over the opcodes shows.
             data, start = section.data(), section["sh_addr"]
             codes = {one.code for one in Decoder(64, data, ip=start)} - _CHECKED_AT_RUN_TIME
             refused = {code for code in codes if not _features(code) <= permitted}
@@ -181,7 +181,7 @@ def tiers_of(path: Path) -> list[str]:
 def tier_initialisers(path: Path) -> list[str]:
     """Tier sections that code run at load time (``.init_array``) enters: must be empty.
 
-    Such code would run on every CPU, before dispatch can choose.
+    Such code would run on every CPU, before the dispatcher can choose.
     """
     with open_code(path, MACHINE) as elf:
         sections = [s for s in executable_sections(elf) if s.name.startswith(TIER_PREFIX)]

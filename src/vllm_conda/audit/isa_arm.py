@@ -21,8 +21,8 @@ from vllm_conda.errors import ConfigError, did_you_mean
 
 MACHINE = "EM_AARCH64"
 
-# GCC calls LSE atomics after a test of the CPU (-moutline-atomics, its default), in functions that
-# it links into every library: they may stand in code for Armv8.0.
+# GCC links functions into every library that use LSE atomics after a test of the CPU
+# (-moutline-atomics, its default), so LSE atomics are allowed in code for Armv8.0.
 BASELINE = frozenset({"LSE"})
 
 # feature → (mask, value) of its instructions
@@ -101,7 +101,7 @@ _SIMD: Mapping[str, tuple[tuple[int, int], ...]] = {
 # Floating point of half width, but for conversions to and from the other widths, which are old.
 _HALF = (0x5FE00000, 0x1EE00000)
 _HALF_CONVERSIONS = ((0xFFFFFC00, 0x1EE24000), (0xFFFFFC00, 0x1EE2C000))
-# What stands among the encodings of another feature.
+# Encodings that lie among those of another feature.
 _FIRST = ("RCPC",)
 
 _SVE: Mapping[str, tuple[tuple[int, int], ...]] = {
@@ -127,7 +127,7 @@ _SVE: Mapping[str, tuple[tuple[int, int], ...]] = {
         (0xFFE0E000, 0x05A00000),  # permutations of quadwords
     ),
 }
-# In SVE itself although around them is SVE2: dot products.
+# Dot products: part of SVE, although the encodings around them are SVE2.
 _SVE_DOT = ((0xFF20F800, 0x44000000), (0xFF20F800, 0x44200000))
 _SVE2 = (
     (0xFF000000, 0x44000000),

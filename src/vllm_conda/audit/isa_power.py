@@ -105,7 +105,7 @@ def _section(
     levels = {word: level_of(word) for word in set(words)}
     counts: Counter[str] = Counter()
     first: dict[str, int] = {}
-    suffix = False  # the second half of a prefixed instruction is none of its own
+    suffix = False  # the second half of a prefixed instruction is not an instruction of its own
     for index, word in enumerate(words):
         if suffix:
             suffix = False

@@ -1,7 +1,7 @@
 """`paths`: nothing in a package tells who built it, where and on which machine.
 
-Besides the privacy of it: a path of the build machine makes two builds differ and works nowhere
-else.
+This is not only a matter of privacy: a path of the build machine makes two builds differ and works
+nowhere else.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from vllm_conda.audit.context import Context
 from vllm_conda.audit.finding import Finding, error, warning
 from vllm_conda.audit.subject import Subject
 
-# A source file by its whole path. What comes before the slash must not continue a relative path,
-# and the compiler's own headers are the same everywhere.
+# A source file with its full path. The character before the slash must not continue a relative
+# path, and the compiler's own headers are the same everywhere.
 _SOURCE = re.compile(
     rb"(?<![\w.$}~/:+@-])/(?!usr/|rustc/|opt/rh/|lib/|include/)(?:[\w.+@-]+/)+[\w.+@-]+"
     rb"\.(?:c|cc|cpp|cxx|cu|cuh|h|hh|hpp|inl|ipp|f|f90|F90|rs|S|o)(?![\w.])"
@@ -40,11 +40,11 @@ _CANDIDATE = re.compile(rb"/(?<![\w.$}~/:+@-]/)[\x20-\x7e]{4,}")
 _HOME = re.compile(
     rb"(?<![\w.$}~/-])/(?:(?:home|Users)/(?!linuxbrew/)([\w.-]+)|root)/[^\s\0\"'<>:;,)]*"
 )
-# As documentation writes them.
+# Names as documentation writes them.
 _EXAMPLES = frozenset(
     {b"user", b"username", b"me", b"you", b"name", b"foo", b"bar", b"alice", b"bob", b"example"}
 )
-# Accounts and hosts that say nothing about anybody.
+# Accounts and hosts that identify nobody.
 _GENERIC = frozenset(
     {"root", "user", "users", "admin", "build", "builder", "buildbot", "conda", "runner", "docker"}
     | {"jenkins", "vagrant", "ubuntu", "debian", "fedora", "gitlab", "github", "nobody", "daemon"}
@@ -57,7 +57,7 @@ _TEXT_LIMIT = 16 << 20
 def machine_secrets() -> tuple[tuple[str, str], ...]:
     """Kind and word for what names this machine, where it is telling."""
     found = []
-    with suppress(KeyError, OSError):  # a container may run under a number without a name
+    with suppress(KeyError, OSError):  # a container may run under a user id without a name
         found.append(("user name", getpass.getuser()))
     found.append(("host name", socket.gethostname()))
     return tuple(
@@ -86,14 +86,14 @@ def check_paths(subject: Subject, context: Context) -> Iterator[Finding]:
 
 
 def _placeholders(subject: Subject, name: str) -> set[str]:
-    """What is replaced in the file when the package is installed; info/ says it of all files."""
+    """What installing replaces in the file; info/ lists it for all files."""
     if name in subject.metadata:
         return set(subject.placeholders.values())
     return {subject.placeholders[name]} if name in subject.placeholders else set()
 
 
 def _content(path: Path, whole: bool) -> bytes:
-    """The file's bytes; of what is neither library nor text nothing."""
+    """The file's bytes; nothing where it is neither a library nor text."""
     with path.open("rb") as stream:
         if whole:
             return stream.read()
@@ -123,7 +123,7 @@ def _search(
     for kind, texts in found.items():
         first = min(texts).decode("utf-8", "replace")
         more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
-        # A home folder in text may be an example of the documentation.
+        # A home folder in text may be an example in documentation.
         certain = binary or kind != "home folder" or name.startswith("info/")
         make = error if certain else warning
         hint = "compile with -ffile-prefix-map" if binary else "leave it out of the file"

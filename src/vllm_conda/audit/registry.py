@@ -13,7 +13,7 @@ from vllm_conda.errors import UsageError, did_you_mean
 
 CheckFunction = Callable[[Subject, Context], Iterator[Finding]]
 
-# Not a check that can be left out: what cannot be read cannot be checked.
+# This check cannot be left out: what cannot be read cannot be checked.
 ARCHIVE = "archive"
 
 

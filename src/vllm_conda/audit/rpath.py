@@ -32,7 +32,7 @@ def _problem(subject: Subject, file: str, entry: str) -> str:
     if not origin:
         kind = "is absolute" if entry.startswith("/") else "does not begin with $ORIGIN"
         return f"RPATH {entry} {kind}"
-    # The place of a single library is unknown, and a folder may be part of a prefix.
+    # Where a single library will be installed is unknown, and a folder may be part of a prefix.
     if subject.kind in (FOLDER, LIBRARY):
         return ""
     folder = posixpath.dirname(subject.installed(file))

@@ -54,7 +54,7 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
     """
     levels = [spec for spec in depends if "microarch-level" in spec.split()[0]]
     gpu = [spec for spec in depends if spec.split()[0] in ("__cuda", "__cuda_arch")]
-    # A CUDA build of it is not among what the package registries offer as one package.
+    # The package registries do not offer a CUDA build of it as one package.
     torch = [spec for spec in depends if gpu and spec.split()[0] == "pytorch"]
     for specs, what in (
         (levels, "this CPU is below"),
@@ -71,7 +71,7 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
 
 
 def index(folder: Path) -> None:
-    """Index the channel ``folder`` anew, whatever its index says of the packages."""
+    """Index the channel ``folder`` anew, ignoring its present index."""
     asyncio.run(index_fs(folder, write_shards=False, force=True))
 
 
@@ -102,7 +102,7 @@ def install_fresh(records: list[RepoDataRecord], prefix: Path, platform: str) ->
         capture_output=True,
         text=True,
         cwd=prefix,
-        # The caller's Python settings must not reach into the new environment.
+        # The caller's Python settings must not affect the new environment.
         env={"PATH": f"{prefix}/bin:/usr/bin:/bin", "HOME": str(prefix)},
     )
     if done.returncode:

@@ -1,4 +1,4 @@
-"""What a failed build's log says: the compiler's first errors, not four thousand lines."""
+"""The compiler's first errors in a failed build's log, not its four thousand lines."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def failure(what: str, message: str, lines: list[str], log: str) -> VllmError:
     errors = compiler_errors(lines)
     text = "\n".join([message, *lines[-40:]])
     for pattern, kind, reason, hint in _CAUSES:
-        # A compiler's own message beats what a pattern guesses, except for a full disk.
+        # A compiler's own message is better than a pattern's guess, except for a full disk.
         if pattern.search(text) and (not errors or kind in (DiskError, MissingToolError)):
             return kind(f"Building {what} failed: {reason}.", f"{hint} Log: {log}")
     if errors:

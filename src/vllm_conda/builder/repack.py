@@ -61,7 +61,7 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
     Args:
         epoch: Time of everything, in seconds since 1970.
         folders: What the machine calls the folders of the build.
-        scratch: Folder for the content meanwhile; removed again.
+        scratch: Folder for the unpacked content; removed again.
     """
     with disk_errors("the package", scratch):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -89,7 +89,7 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
         shutil.rmtree(scratch)
 
 
-# Of a library that several packages hold, it names any one of them.
+# For a library that several packages hold, it names an arbitrary one of them.
 _CHANCE = "staging_library_name_map"
 
 
@@ -121,7 +121,7 @@ def _write(content: Path, stem: str, target: Path, epoch: int) -> None:
         if path.is_symlink() or not path.is_dir()
     )
     info = [name for name in files if name.startswith("info/")]
-    # Clients that read the archive as it comes want the record first.
+    # Clients that read the archive as a stream want the record first.
     info.sort(key=lambda name: (name != "info/index.json", name))
     date = time.gmtime(max(epoch, _ZIP_START))[:6]
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
@@ -151,7 +151,7 @@ def _tar(content: Path, names: Iterable[str], epoch: int) -> bytes:
                 archive.addfile(entry)
                 continue
             status = path.stat()
-            # The umask of the machine that builds is no part of the package.
+            # The umask of the build machine must not enter the package.
             entry.mode = 0o755 if status.st_mode & 0o100 else 0o644
             entry.size = status.st_size
             with path.open("rb") as file:

@@ -57,7 +57,7 @@ class EventWriter:
         self.write(event="log", level="info", message=f"Downloading {event.url}")
 
     def on_download_progress(self, event: DownloadProgressEvent) -> None:
-        """Not reported: too many events for what they say."""
+        """Not reported: too many events that say little."""
 
     def on_download_complete(self, event: DownloadCompleteEvent) -> None:
         """Not reported: the start is."""
@@ -81,7 +81,7 @@ def build(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
                 output_dir=request["folder"],
                 channels=request["channels"],
                 progress_callback=events,
-                # Stable paths: the staging key holds them, and the compiler cache likes them.
+                # Stable paths: they enter the staging key, and the compiler cache hits more often.
                 no_build_id=True,
             )
             return {"package": str(result.packages[0])}
@@ -143,7 +143,7 @@ def test(request: dict[str, Any], events: EventWriter) -> dict[str, Any]:
 
 
 def main() -> int:
-    # The libraries print on standard output too; only events may go there.
+    # The libraries print on standard output too, which is reserved for events.
     stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     events = EventWriter(stream)
@@ -159,6 +159,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.chdir(Path("/"))  # keeps no folder busy; every path in the request is absolute
+    os.chdir(Path("/"))  # so that no folder is kept busy; every path in the request is absolute
     # No finalization: rattler's threads may abort it after the work is done.
     os._exit(main())

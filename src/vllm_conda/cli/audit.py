@@ -143,7 +143,7 @@ def _verdict(report: Report, strict: bool, as_json: bool) -> int:
     failed = errors + (warnings if strict else 0)
     if not failed:
         return 0
-    if as_json:  # the document says it; a second one would break a reader
+    if as_json:  # the document says so already; a second one would break a reader
         return AuditFailure.exit_code
     what = f"{errors} errors" + (f" and {warnings} warnings" if strict else "")
     raise AuditFailure(

@@ -284,7 +284,7 @@ def _verdict(refused: Sequence[str], count: int, as_json: bool) -> int:
 
     if not refused:
         return 0
-    if as_json:  # the document says it; a second one would break a reader
+    if as_json:  # the document says so already; a second one would break a reader
         return UnservedError.exit_code
     raise UnservedError(
         f"{len(refused)} of {count} node types are not served: {', '.join(refused)}.",

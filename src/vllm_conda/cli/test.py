@@ -39,7 +39,7 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
         for path, package in opened:
             cuda = "" if channels else proof.cuda_of(package.depends, toolkits.offered())
             wanted = [cuda] if cuda else []
-            # Several GB, for nothing where the package is refused anyway.
+            # Several GB, needed only if the package is not refused.
             gpu = cuda.split(".")[0] == cuda_pytorch.CUDA.split(".")[0] and bool(proof.gpus())
             toolchain = toolchain_for(str(package.subdir), channels, report_to, wanted, gpu)
             found.append(proof.prove(path, toolchain, cuda, report_to))

@@ -33,12 +33,13 @@ def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> C
 
 
 def _make(store: Store, host: Host, reporter: Reporter, request: Path) -> Channel:
-    # Imported late: rattler-build and installer cost more than a finished answer does.
+    # Imported late: importing rattler-build and installer takes longer than returning a finished
+    # answer.
     from vllm_conda.toolchain.maker import Maker
 
     wheels = data.load()
-    # What a wheel depends on stands in the wheel, so all of them are fetched before the catalog
-    # of their packages can be written.
+    # A wheel's dependencies are recorded in the wheel, so all wheels are fetched before the catalog
+    # of their packages is written.
     bare = tuple(Package(name=name, summary=name, license="", wheel=name) for name in wheels.pins)
     first = Maker(store, host, reporter, _catalog(host, wheels, bare))
     first.fetch()

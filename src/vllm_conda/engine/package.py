@@ -32,7 +32,7 @@ from vllm_conda.toolchain.store import Store, default_cache, key_of, remove
 NAME = "vllm-engine"
 RECIPE = Path("recipe/engine/recipe.yaml")
 SDIST_VARIABLE = "VLLM_ENGINE_SDIST"
-# Upstream's setup.py runs even to name the version of what is downloaded.
+# pip runs upstream's setup.py even to find out the version of what it downloads.
 SDIST_ENVIRONMENT = (
     "python", "pip", "jinja2", "packaging", "pytorch", "setuptools", "setuptools-rust",
     "setuptools-scm", "wheel",
@@ -126,7 +126,7 @@ def _download(prefix: Path, version: str, scratch: Path, reporter: Reporter) -> 
         "PATH": f"{prefix}/bin:/usr/bin:/bin",
         "TMPDIR": str(scratch),
         "VLLM_TARGET_DEVICE": "empty",
-        # Without it the metadata's version differs from the file's, which pip refuses.
+        # Otherwise the version in the metadata differs from the file's, which pip refuses.
         "VLLM_VERSION_OVERRIDE": version,
     }
     with fetch.growing(reporter, f"pip download vllm=={version}", scratch, None):
@@ -167,7 +167,7 @@ class _Build:
             "action": "build",
             "recipe": str(recipe),
             "platform": self.platform,
-            # noarch: no platform's compilers are asked for.
+            # noarch, so no platform's compilers are needed.
             "build_platform": self.platform,
             "variant": {},
             "output": [NAME, str(rendered.recipe.build.string)],

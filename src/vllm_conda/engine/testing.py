@@ -40,7 +40,7 @@ WITHOUT_FLOAT16 = ("gemma2", "gemma3")
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
 MODES = {"cpu": ("eager", "traced", "inductor"), "cuda": ("eager", "inductor")}
-# Hides the machine's own compiler, which the environment does not hold.
+# Hides the machine's own compiler, which is not part of the environment.
 NO_COMPILER = "no-compiler"
 PROGRAMS = Path(__file__).parent / "inside"
 FILES_CHECK = Path("recipe/engine/tests/check_engine.py")
@@ -115,7 +115,7 @@ class Job:
             return words
         for one in self.cases:
             words += ["--run", f"{one.dtype}:{one.mode}"]
-        # A process for the engine's core too costs each run a third of its time.
+        # A separate process for the engine's core would cost each run a third of its time.
         return [*words, "--inline"] if len(self.cases) > 1 else words
 
 
@@ -177,7 +177,7 @@ def _cpu_cases(options: Options) -> list[Case]:
 
 
 def _cpu_dtypes(model: str) -> tuple[str, ...]:
-    if model in QUANTISED:  # the engine takes most such checkpoints in 16 bits only
+    if model in QUANTISED:  # the engine accepts most such checkpoints in 16 bits only
         return DTYPES["cpu"][1:]
     return tuple(d for d in DTYPES["cpu"] if d != "float16" or model not in WITHOUT_FLOAT16)
 

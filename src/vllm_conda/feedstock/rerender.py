@@ -29,7 +29,7 @@ def files(targets: Targets, recipe: Recipe) -> dict[Path, str]:
     settings = yaml.safe_dump(forge_settings(targets), sort_keys=False)
     found = {FORGE_FILE: HEADER + settings, WORKFLOW_FILE: HEADER + workflow(targets)}
     for one in configurations(targets, recipe):
-        # No header: conda-smithy writes none, and a rerender by it shall leave no difference.
+        # No header: conda-smithy writes none, and its rerender must leave no difference.
         found[one.path] = one.text
     return found
 

@@ -45,7 +45,7 @@ def write_locks(results: Sequence[NodeResult], channels: Sequence[str], folder: 
 
 
 def _records(result: NodeResult) -> list[RepoDataRecord]:
-    """By name; a lock is of one environment, so of one answer."""
+    """Sorted by name; a lock file describes one environment, so one answer."""
     (answer,) = result.answers
     return sorted(answer.records, key=lambda record: record.name.normalized)
 
@@ -53,7 +53,7 @@ def _records(result: NodeResult) -> list[RepoDataRecord]:
 def explicit_text(result: NodeResult, records: Sequence[RepoDataRecord]) -> str:
     """The ``@EXPLICIT`` file: addresses with MD5, which every conda reads.
 
-    Installing from it asks no solver, so the node's properties stand in it for the reader.
+    Installing from it runs no solver, so the node's properties are written into it for the reader.
     """
     needs = " ".join(virtual.spec(name, value) for name, value in result.machine.items())
     lines = [

@@ -99,7 +99,7 @@ def _ask(channels: Channels, specs: tuple[str, ...], node: Node, machine: Machin
 def _other_gpus(
     channels: Channels, records: Sequence[RepoDataRecord], node: Node, machine: Machine
 ) -> Refusal | None:
-    """The solver saw the lowest GPU of a mixed node only: ask for the others too."""
+    """The solver saw only the lowest GPU of a mixed node; check the others too."""
     for arch in sorted(set(node.cuda_arch) - {machine.get(CUDA_ARCH)}, key=version_key):
         other = {**machine, CUDA_ARCH: arch}
         pinned = exact(records)
@@ -115,7 +115,7 @@ def _other_gpus(
 def _fallback(
     channels: Channels, node: Node, machine: Machine, answers: Sequence[Answer]
 ) -> tuple[str, ...]:
-    """A GPU node that silently gets the CPU build alone is what an admin wants to know."""
+    """An administrator wants to know when a GPU node gets only the CPU build."""
     if CUDA not in machine:
         return ()
     for answer in answers:

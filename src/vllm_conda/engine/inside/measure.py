@@ -22,7 +22,7 @@ import program
 
 WARM_UP_LENGTH = 16
 WARM_UP_TOKENS = 2
-# The same for all shapes: the engine compiles a model anew where they differ.
+# The same for all shapes, because the engine compiles a model anew where they differ.
 MODEL_LENGTH = 2304
 REQUESTS = 32
 

@@ -255,7 +255,7 @@ def make_tokenizer(path: Path) -> None:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # Any text does; this module's own has enough different words.
+    # Any text will do; this module's has enough different words.
     tokenizer.train_from_iterator([Path(__file__).read_text(encoding="utf-8")], trainer)
     pad, bos, eos, unknown = SPECIAL_TOKENS
     fast = transformers.PreTrainedTokenizerFast(
