@@ -14,7 +14,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 ROOT = support.ROOT
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted(
+    path
+    for top in ("*.md", "docs/**/*.md", "csrc/**/*.md", "packages/**/*.md", "benchmarks/**/*.md")
+    for path in ROOT.glob(top)
+)
 # What a reader finds in the sources: a path from one of these folders on. The change log tells of
 # files that are gone.
 NAMED = re.compile(
