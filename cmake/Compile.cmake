@@ -29,9 +29,9 @@ target_compile_options(vllm_compile INTERFACE
   # No path of the build machine inside the binaries: reproducible, and cacheable across folders.
   -ffile-prefix-map=${PROJECT_SOURCE_DIR}=. -ffile-prefix-map=${PROJECT_BINARY_DIR}=build
   $<$<STREQUAL:${VLLM_WARNINGS_AS_ERRORS},ON>:-Werror>)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(ppc64le|powerpc64le)$" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  # conda's flags have -fno-plt, with which GCC 12 breaks off at -mcpu=power10 (rs6000_sibcall_aix).
-  target_compile_options(vllm_compile INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fplt>)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  target_compile_options(vllm_compile INTERFACE
+    "$<$<COMPILE_LANGUAGE:CXX>:${VLLM_PLATFORM_GCC_OPTIONS}>")
 endif()
 # Kernels compute what IEEE says, but need neither errno nor trapping behaviour.
 target_compile_options(vllm_compile INTERFACE -fno-math-errno -fno-trapping-math)

@@ -117,10 +117,6 @@ else()
 endif()
 vllm_cuda_request(vllm_cuda_text vllm_cuda_source)
 string(REPLACE ";" " " vllm_cuda_wanted "${VLLM_CUDA_FAMILIES}")
-set(vllm_cuda_platform linux-64)
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|ppc64le)$")
-  set(vllm_cuda_platform linux-${CMAKE_SYSTEM_PROCESSOR})
-endif()
 set(VLLM_CUDA_SUMMARY ${PROJECT_BINARY_DIR}/cuda/cuda.json)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/cuda)
 execute_process(
@@ -128,7 +124,7 @@ execute_process(
           ${vllm_cuda_python} -m vllm_cuda_plan
           --table ${PROJECT_SOURCE_DIR}/cmake/generated/cuda.json
           --cuda ${CMAKE_CUDA_COMPILER_VERSION} --archs "${vllm_cuda_text}"
-          --families "${vllm_cuda_wanted}" --platform ${vllm_cuda_platform}
+          --families "${vllm_cuda_wanted}" --platform ${VLLM_PLATFORM}
           --cmake ${PROJECT_BINARY_DIR}/cuda/plan.cmake --summary ${VLLM_CUDA_SUMMARY}
           --have ${vllm_cuda_have}
   RESULT_VARIABLE vllm_cuda_result

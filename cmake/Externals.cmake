@@ -26,16 +26,13 @@ if(highway_version VERSION_LESS 1.2)
 endif()
 
 # vllm_find_onednn(): sets VLLM_ONEDNN_FOUND and makes the target vllm_onednn, empty where it is not
-# used. AUTO means: required on x86-64, whose tiers were measured with it; elsewhere its generic builds
-# have nothing for our packed weights, and our own kernels multiply everything.
+# used. AUTO means: required where targets.toml says so, on x86-64, whose tiers were measured with it.
+# Elsewhere its generic builds have nothing for our packed weights: our own kernels multiply everything.
 function(vllm_find_onednn)
   add_library(vllm_onednn INTERFACE)
   set(wanted ${VLLM_CPU_ONEDNN})
   if(wanted STREQUAL "AUTO")
-    set(wanted OFF)
-    if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-      set(wanted ON)
-    endif()
+    set(wanted ${VLLM_PLATFORM_ONEDNN})
   endif()
   set(VLLM_ONEDNN_FOUND ${wanted} PARENT_SCOPE)
   if(NOT wanted)

@@ -8,28 +8,6 @@
 include(${PROJECT_SOURCE_DIR}/cmake/generated/tiers.cmake)
 include(CheckCXXCompilerFlag)
 
-# vllm_cpu_family(OUT): the family of microarch levels that CMAKE_SYSTEM_PROCESSOR belongs to.
-function(vllm_cpu_family out)
-  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-    set(${out} x86_64 PARENT_SCOPE)
-  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64)$")
-    set(${out} aarch64 PARENT_SCOPE)
-  elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(ppc64le|powerpc64le)$")
-    set(${out} ppc64le PARENT_SCOPE)
-  else()
-    message(FATAL_ERROR "vllm-kernels: no CPU tiers for ${CMAKE_SYSTEM_PROCESSOR} in targets.toml")
-  endif()
-endfunction()
-
-# vllm_level_flag(FAMILY LEVEL OUT): what compiles common code for the level.
-function(vllm_level_flag family level out)
-  set(option -march)
-  if(family STREQUAL "ppc64le")
-    set(option -mcpu)
-  endif()
-  set(${out} ${option}=${VLLM_LEVEL_MARCH_${family}_${level}} PARENT_SCOPE)
-endfunction()
-
 # vllm_select_tiers(FAMILY LEVEL OUT_TIERS): the tiers of that level, less what options and the
 # compiler leave out. Sets VLLM_TIER_FLAGS_<tier> of those kept to the flags really used.
 function(vllm_select_tiers family level out_tiers)
@@ -114,7 +92,7 @@ function(vllm_add_tier_island tier out_object)
     $<$<CXX_COMPILER_ID:GNU>:-fno-split-loops>)
 
   # A section of its own, under a name that no linker merges into .text, tells the finished library's
-  # audit (vllm_conda.audit.isa) what belongs to the tier, stripped or not.
+  # audit (vllm_conda.audit.instructions) what belongs to the tier, stripped or not.
   set(script ${PROJECT_BINARY_DIR}/tier_${tier}.ld)
   file(CONFIGURE OUTPUT ${script} CONTENT "SECTIONS { .tier.@tier@ : { *(.text .text.*) } }\n" @ONLY)
   set(object ${PROJECT_BINARY_DIR}/tier_${tier}.o)

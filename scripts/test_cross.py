@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from vllm_conda import emulate
+from vllm_conda import emulate, platforms
 from vllm_conda.builder.channel import toolchain_for
 from vllm_conda.builder.workspace import locked, workspace_for
 from vllm_conda.environment import ensure_environment
@@ -26,11 +26,10 @@ from vllm_conda.errors import VllmError
 from vllm_conda.progress import Reporter
 from vllm_conda.targets import Targets, load_targets
 from vllm_conda.toolchain.cross import pytorch
-from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ["tests/kernels/cpu"]
-NATIVE = ["vllm-core", "pytest", "numpy", "gxx_linux-64"]
+NATIVE = ["vllm-core", "pytest", "numpy", f"gxx_{platforms.host_platform()}"]
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +38,7 @@ def main(arguments: list[str]) -> int:
         targets = load_targets(ROOT)
         chosen, rest = options(targets).parse_known_args(arguments)
         with Reporter() as reporter:
-            for platform in chosen.platform or CROSS_PLATFORMS:
+            for platform in chosen.platform or platforms.cross():
                 failed += test(platform, targets, chosen, rest or TESTS, reporter)
     except VllmError as error:
         print(f"test-cross: {error}", file=sys.stderr)
@@ -52,8 +51,8 @@ def main(arguments: list[str]) -> int:
 def options(targets: Targets) -> argparse.ArgumentParser:
     """The command line; what is left of it is pytest's."""
     parser = argparse.ArgumentParser(description="Test packages of other platforms under qemu.")
-    parser.add_argument("--platform", action="append", choices=list(CROSS_PLATFORMS))
-    families = {targets.platforms[platform].family for platform in CROSS_PLATFORMS}
+    parser.add_argument("--platform", action="append", choices=list(platforms.cross()))
+    families = {targets.platforms[platform].family for platform in platforms.cross()}
     parser.add_argument(
         "--tier",
         action="append",
@@ -91,9 +90,9 @@ def test(
         emulated = emulate.install(platform, channel, targets, workspace, reporter)
         root = None if chosen.kernels_only else pytorch.ensure(platform, reporter)
         driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross")
-        native = toolchain_for(build_platform(), (), reporter)
+        native = toolchain_for(platforms.host_platform(), (), reporter)
         prefix = ensure_environment(
-            [channel, *native.channels], NATIVE, build_platform(), workspace, reporter
+            [channel, *native.channels], NATIVE, platforms.host_platform(), workspace, reporter
         )
     failed = []
     for cpu, all_tiers in emulate.tiers_by_cpu(targets, platform):

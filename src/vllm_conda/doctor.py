@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_conda.paths import cache_root
+from vllm_conda.platforms import host_platform, native, table
 
 MIN_PYTHON = (3, 10)
 MAX_PYTHON = (3, 13)
@@ -53,9 +54,10 @@ def diagnose(embedded: bool = True) -> list[Finding]:
 
 def _system() -> Finding:
     name = f"{platform.system()} {platform.machine()}"
-    if name == "Linux x86_64":
+    if host_platform() in native():
         return Finding("system", "ok", name)
-    return Finding("system", "missing", name, "Builds run on Linux x86_64 machines.")
+    machines = " or ".join(table()[one].machine for one in native())
+    return Finding("system", "missing", name, f"Builds run on Linux {machines} machines.")
 
 
 def _python() -> Finding:

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from vllm_conda import platforms
 from vllm_conda.builder.channel import toolchain_for
 from vllm_conda.builder.workspace import Workspace
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import BuildFailure, ConfigError
+from vllm_conda.microarch import level_cpu
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import Targets
 from vllm_conda.toolchain.cross.pytorch import Root
-from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
-from vllm_conda.toolchain.microarch import level_cpu
 
 INSTALLED = "vllm-cpu"
 # Fewer than the machine may have: emulated threads cost several times as much.
@@ -45,7 +45,7 @@ class Emulated:
 
     @property
     def triplet(self) -> str:
-        return CROSS_PLATFORMS[self.platform][2]
+        return platforms.table()[self.platform].conda_triplet
 
     @property
     def sysroot(self) -> Path:
@@ -53,7 +53,7 @@ class Emulated:
 
     @property
     def qemu(self) -> Path:
-        return self.tools / "bin" / f"qemu-{self.platform.partition('-')[2]}"
+        return self.tools / "bin" / platforms.table()[self.platform].emulator
 
     def command(self, cpu: str, program: Sequence[str]) -> list[str]:
         """The command line that runs ``program`` on an emulated ``cpu``."""
@@ -101,8 +101,8 @@ def install(
         ConfigError: No cross compiler is known for the platform.
         SolveError: The channel has no package that such a machine can install.
     """
-    if platform not in CROSS_PLATFORMS:
-        raise ConfigError(f"{platform} is not emulated; {', '.join(CROSS_PLATFORMS)} are.")
+    if platform not in platforms.cross():
+        raise ConfigError(f"{platform} is not emulated; {', '.join(platforms.cross())} are.")
     toolchain = toolchain_for(platform, (), reporter)
     entry = targets.platforms[platform]
     cpu = level_cpu(entry.family, level or entry.levels[0])
@@ -111,10 +111,9 @@ def install(
     prefix = ensure_environment(
         [channel, *toolchain.channels], [INSTALLED], platform, workspace, reporter, virtual
     )
-    machine = platform.partition("-")[2]
-    names = [f"qemu-user-{machine}", f"gxx_{platform}", f"sysroot_{platform}"]
+    names = [f"qemu-user-{entry.machine}", f"gxx_{platform}", f"sysroot_{platform}"]
     tools = ensure_environment(
-        list(toolchain.channels), names, build_platform(), workspace, reporter
+        list(toolchain.channels), names, entry.cross_from, workspace, reporter
     )
     return Emulated(platform, prefix, tools)
 

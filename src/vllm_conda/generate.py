@@ -14,12 +14,11 @@ from vllm_conda.feedstock.config import conda_build_config
 from vllm_conda.jobs import Job, jobs, variant_keys
 from vllm_conda.matrix import COSTS_COMMAND, COSTS_FILE, Costs, load_costs
 from vllm_conda.paths import write_atomic
+from vllm_conda.platforms import GENERATED_FILE
 from vllm_conda.targets import TARGETS_FILE, Targets
 
 COMMAND = "vllm-conda generate"
 VARIANT_FOLDER = "variants"
-# What the compilers define for a family.
-_FAMILY_MACROS = {"x86_64": "__x86_64__", "aarch64": "__aarch64__", "ppc64le": "__powerpc64__"}
 
 
 def _header(comment: str, source: str = TARGETS_FILE) -> str:
@@ -43,23 +42,46 @@ def tiers_cmake(targets: Targets) -> str:
         levels = targets.levels[family]
         lines.append(f"set(VLLM_LEVELS_{family} {' '.join(levels)})")
         for number, level in levels.items():
-            lines.append(f"set(VLLM_LEVEL_MARCH_{family}_{number} {level.march})")
+            flag = targets.platform_of(family).level_flag(int(number))
+            lines.append(f"set(VLLM_LEVEL_FLAG_{family}_{number} {flag})")
             lines.append(f"set(VLLM_LEVEL_TIERS_{family}_{number} {' '.join(level.tiers)})")
     return _header("#") + "\n".join(lines) + "\n"
 
 
+def platforms_cmake(targets: Targets) -> str:
+    lines = [f"set(VLLM_PLATFORMS {' '.join(targets.platforms)})"]
+    for name, entry in targets.platforms.items():
+        facts = {
+            "FAMILY": entry.family,
+            "MACHINES": " ".join(entry.machines),
+            "GCC_OPTIONS": " ".join(entry.gcc_options),
+            "ONEDNN": "ON" if entry.onednn else "OFF",
+        }
+        lines += [f"set(VLLM_{key}_{name} {value})" for key, value in facts.items() if value]
+    return _header("#") + "\n".join(lines) + "\n"
+
+
+def platforms_json(targets: Targets) -> str:
+    """The ``[platforms]`` tables for the commands that run without a checkout."""
+    tables = {name: dataclasses.asdict(entry) for name, entry in targets.platforms.items()}
+    return _json("platforms", tables)
+
+
+def _json(key: str, tables: object) -> str:
+    head = json.dumps(_header("").strip())
+    return f'{{"generated": {head},\n"{key}": {json.dumps(tables, indent=1)}}}\n'
+
+
 def cuda_json(targets: Targets) -> str:
     """The ``[cuda]`` tables for the build, whose Python may lack a TOML parser."""
-    head = json.dumps(_header("").strip())
-    tables = json.dumps(dataclasses.asdict(targets.cuda), indent=1)
-    return f'{{"generated": {head},\n"cuda": {tables}}}\n'
+    return _json("cuda", dataclasses.asdict(targets.cuda))
 
 
 def tiers_inc(targets: Targets) -> str:
     """X-macro rows of each family, lowest tier first; a tier needs what those below it need."""
     lines: list[str] = []
     for family, tiers in targets.tiers.items():
-        lines.append(f"#{'el' if lines else ''}if defined({_FAMILY_MACROS[family]})")
+        lines.append(f"#{'el' if lines else ''}if defined({targets.platform_of(family).macro})")
         for tier in tiers:
             needs = (f"VK_FEATURE_{n.upper()}" for n in targets.features(family, tier))
             lines.append(f"VK_CPU_TIER({tier}, {' | '.join(needs)})")
@@ -156,9 +178,11 @@ def generated_files(
     for job in jobs(targets):
         yield Path(job.variant_file), variant_file(targets, job)
     yield Path("conda_build_config.yaml"), _header("#") + conda_build_config(targets)
+    yield Path("cmake/generated/platforms.cmake"), platforms_cmake(targets)
     yield Path("cmake/generated/tiers.cmake"), tiers_cmake(targets)
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
+    yield Path(GENERATED_FILE), platforms_json(targets)
     yield Path("docs/packagers/generated/targets.md"), targets_page(targets)
     header = f"<!--{_header('').rstrip()} -->\n"
     yield Path("docs/packagers/generated/cuda.md"), header + cuda_page(targets.cuda)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import platform as host
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vllm_conda.errors import ConfigError, UsageError, did_you_mean
+from vllm_conda.platforms import host_platform
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import Code, parse_code, parse_version
 
@@ -64,7 +64,7 @@ def jobs(targets: Targets) -> list[Job]:
     found: list[Job] = []
     for platform, entry in targets.platforms.items():
         for level in entry.levels:
-            march = targets.level(entry.family, level).march
+            march = entry.compiler_name(level)
             found.append(Job(f"{platform}-{CPU}-{march}", platform, CPU, level))
         found += _cuda_jobs(targets, platform, entry.levels[0])
     return found
@@ -114,13 +114,6 @@ def slices(targets: Targets, version: str, platform: str) -> list[str]:
 
 def _code(arch: str) -> Code:
     return parse_code(arch.removesuffix("+PTX"))
-
-
-def host_platform() -> str:
-    """The conda subdir of this machine."""
-    system, machine = host.system().lower(), host.machine().lower()
-    machine = {"x86_64": "64", "amd64": "64"}.get(machine, machine)
-    return f"{'osx' if system == 'darwin' else system}-{machine}"
 
 
 def default_jobs(targets: Targets) -> list[Job]:

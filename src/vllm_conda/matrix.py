@@ -135,15 +135,16 @@ def load_costs(root: Path) -> Costs:
 def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) -> Iterator[Row]:
     """Rows of the chosen jobs, or of all."""
     for job in jobs(targets) if chosen is None else chosen:
-        level = targets.level(targets.platforms[job.platform].family, job.level)
+        platform = targets.platforms[job.platform]
+        march = platform.compiler_name(job.level)
         if job.device == CUDA:
             piece = targets.cuda.slices[job.slice]
             builds_for = piece.archs or targets.cuda.default_archs(job.cuda, job.platform)
             major = job.cuda.split(".")[0]
             runs_on = f"CUDA {major}, __cuda_arch {arch_bound(targets, job)}"
         else:
-            builds_for, runs_on = level.tiers, level.march
-        yield Row(job, level.march, builds_for, runs_on, packages(job), costs.jobs.get(job.name))
+            builds_for, runs_on = targets.level(platform.family, job.level).tiers, march
+        yield Row(job, march, builds_for, runs_on, packages(job), costs.jobs.get(job.name))
 
 
 def cost_words(cost: Cost | None) -> tuple[str, str]:

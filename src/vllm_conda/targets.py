@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 import typing
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import cattrs
-from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
 from vllm_conda.errors import ConfigError, did_you_mean
-from vllm_conda.feedstock.table import Feedstock, check_feedstock_table
+from vllm_conda.feedstock_table import Feedstock, check_feedstock_table
+from vllm_conda.platforms import Platform
+from vllm_conda.structure import GROUPS, Mismatch, first_mistake
 from vllm_cuda_plan.arch import parse_version
 from vllm_cuda_plan.table import Cuda, check_cuda_table
 
@@ -34,31 +34,7 @@ class Project:
 
 
 @dataclass(frozen=True)
-class CompilerKeys:
-    """Variant keys that choose compiler and C library, by conda-forge's names."""
-
-    c_compiler: str
-    cxx_compiler: str
-    c_stdlib: str
-    c_stdlib_version: str
-
-
-@dataclass(frozen=True)
-class Platform:
-    """A conda subdir that gets packages.
-
-    ``levels`` are the CPU microarchitecture levels with a package each, the lowest is the
-    floor; ``variant`` holds the compiler keys of every variant file of the platform.
-    """
-
-    family: str
-    levels: tuple[int, ...]
-    variant: CompilerKeys
-
-
-@dataclass(frozen=True)
 class Level:
-    march: str
     tiers: tuple[str, ...]
 
 
@@ -92,6 +68,14 @@ class Targets:
     def level(self, family: str, number: int) -> Level:
         return self.levels[family][str(number)]
 
+    def march(self, family: str, number: int) -> str:
+        """What compilers call a level: ``x86-64-v3``."""
+        return self.platform_of(family).compiler_name(number)
+
+    def platform_of(self, family: str) -> Platform:
+        """The platform of a CPU family."""
+        return next(entry for entry in self.platforms.values() if entry.family == family)
+
     def features(self, family: str, tier: str) -> list[str]:
         """CPU features that ``tier`` needs, those of the tiers below it first."""
         names = list(self.tiers[family])
@@ -100,17 +84,6 @@ class Targets:
         below = entry.above or (names[before] if before >= 0 else "")
         found = self.features(family, below) if below else []
         return found + [need for need in entry.needs if need not in found]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where in the file a value stands, for messages."""
-
-    file: str
-    keys: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.file}: [{'.'.join(self.keys)}]" if self.keys else self.file
 
 
 def load_targets(root: Path) -> Targets:
@@ -139,12 +112,12 @@ def parse_targets(data: dict[str, Any]) -> Targets:
         converter.register_structure_hook(scalar, _exactly)
     converter.register_structure_hook_func(
         lambda kind: getattr(kind, "__origin__", None) is tuple,
-        lambda value, kind: _array(value, typing.get_args(kind)[0]),
+        lambda value, kind: _array(value, typing.get_args(kind)[0], converter),
     )
     try:
         targets = converter.structure(data, Targets)
-    except (ClassValidationError, IterableValidationError) as error:
-        raise _explain(error, _Place(TARGETS_FILE, ())) from None
+    except GROUPS as error:
+        raise _explain(error) from None
     _check_names(targets)
     return targets
 
@@ -152,53 +125,34 @@ def parse_targets(data: dict[str, Any]) -> Targets:
 def _exactly(value: Any, kind: type) -> Any:
     """Take no conversions: ``levels = ["3"]`` or ``version = 1`` is a mistake."""
     if type(value) is not kind:
-        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__} {value!r}")
+        raise Mismatch(f"expected {kind.__name__}, got {type(value).__name__} {value!r}")
     return value
 
 
-def _array(value: Any, kind: type) -> tuple[Any, ...]:
+def _array(value: Any, kind: type, converter: cattrs.Converter) -> tuple[Any, ...]:
     if type(value) is not list:
-        raise TypeError(f"expected an array, got {type(value).__name__} {value!r}")
-    return tuple(_exactly(item, kind) for item in value)
+        raise Mismatch(f"expected an array, got {type(value).__name__} {value!r}")
+    return tuple(converter.structure(item, kind) for item in value)
 
 
-def _explain(error: BaseException, place: _Place) -> ConfigError:
-    """Find the first leaf of cattrs' exception group and say where it is."""
-    if isinstance(error, ForbiddenExtraKeysError):
-        key = sorted(error.extra_fields)[0]
-        known = [field.name for field in dataclasses.fields(error.cl)]
+def _explain(error: BaseException) -> ConfigError:
+    mistake = first_mistake(error)
+    place = f"{TARGETS_FILE}: [{'.'.join(mistake.keys)}]" if mistake.keys else TARGETS_FILE
+    if mistake.kind == "unknown":
+        key = mistake.text[0]
         return ConfigError(
-            f"{place}: unknown key {key!r}.{did_you_mean(key, known)}",
-            f"Known keys: {', '.join(known)}.",
+            f"{place}: unknown key {key!r}.{did_you_mean(key, mistake.known)}",
+            f"Known keys: {', '.join(mistake.known)}.",
         )
-    if isinstance(error, (ClassValidationError, IterableValidationError)):
-        if isinstance(error, ClassValidationError):
-            # An unknown key often comes with a missing one: the misspelling is the cause.
-            extra = [e for e in error.exceptions if isinstance(e, ForbiddenExtraKeysError)]
-            if extra:
-                return _explain(extra[0], place)
-        first = error.exceptions[0]
-        return _explain(first, _Place(place.file, place.keys + _note(first)))
-    if isinstance(error, KeyError):
+    if mistake.kind == "missing":
         return ConfigError(f"{place}: the key is missing.", "Add it; see the comments in the file.")
-    if isinstance(error, AttributeError):  # cattrs asks a non-table for its items
+    if mistake.kind == "mapping":
         return ConfigError(f"{place}: expected a table, got a single value.")
-    return ConfigError(f"{place}: {error}.")
-
-
-def _note(error: BaseException) -> tuple[str, ...]:
-    for note in getattr(error, "__notes__", []):
-        name = getattr(note, "name", None)  # AttributeValidationNote
-        if name is None:
-            name = getattr(note, "index", None)  # IterableValidationNote
-        if name is not None:
-            return (str(name),)
-    return ()
+    return ConfigError(f"{place}: {mistake.text[0]}.")
 
 
 def _check_names(targets: Targets) -> None:
     check_cuda_table(targets.cuda, TARGETS_FILE)
-    check_feedstock_table(targets.feedstock, TARGETS_FILE)
     if targets.schema != SCHEMA:
         raise ConfigError(
             f"{TARGETS_FILE}: schema is {targets.schema}, this toolkit reads {SCHEMA}.",
@@ -213,6 +167,9 @@ def _check_names(targets: Targets) -> None:
             )
         for number in platform.levels:
             _known(where, "level", str(number), targets.levels[platform.family])
+        _check_machine(where, targets, name, platform)
+    native = [name for name, entry in targets.platforms.items() if not entry.cross_from]
+    check_feedstock_table(targets.feedstock, TARGETS_FILE, native)
     _check_toolkit_platforms(targets)
     for family, levels in targets.levels.items():
         _known(f"{TARGETS_FILE}: [levels.{family}]", "family", family, targets.tiers)
@@ -228,6 +185,23 @@ def _check_names(targets: Targets) -> None:
             if entry.above:
                 _known(f"{TARGETS_FILE}: [tiers.{family}.{name}]", "above", entry.above, lower)
             lower[name] = entry
+
+
+def _check_machine(where: str, targets: Targets, name: str, platform: Platform) -> None:
+    if not platform.machines:
+        raise ConfigError(f"{where}: machines is empty, so no machine would be known as {name}.")
+    plain = [entry for entry in platform.cpu_levels if not entry.numbered]
+    numbered = [entry for entry in platform.cpu_levels if entry.numbered and entry.compiler]
+    if len(plain) != 1 or len(numbered) != 1:
+        raise ConfigError(
+            f"{where}: cpu_levels needs one name without `*`, that of every CPU of the family, and "
+            "one compiler's name with it."
+        )
+    if not platform.cross_from:
+        return
+    _known(where, "cross_from", platform.cross_from, targets.platforms)
+    if targets.platforms[platform.cross_from].cross_from:
+        raise ConfigError(f"{where}: cross_from is {platform.cross_from}, itself cross compiled.")
 
 
 def _check_toolkit_platforms(targets: Targets) -> None:

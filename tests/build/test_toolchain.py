@@ -50,7 +50,7 @@ TOOLS = ("x86_64-conda-linux-gnu-gcc", "x86_64-conda-linux-gnu-g++")
 @pytest.fixture(scope="session")
 def channel() -> Channel:
     with Reporter(Mode.PLAIN) as reporter:
-        return ensure(reporter=reporter)
+        return ensure("linux-64", reporter=reporter)
 
 
 def resolve(
@@ -91,7 +91,7 @@ def test_a_second_call_is_immediate(channel: Channel) -> None:
         "import time; start = time.monotonic()\n"
         "from vllm_conda.progress import Reporter\n"
         "from vllm_conda.toolchain import ensure\n"
-        "print(ensure(reporter=Reporter()).fingerprint, time.monotonic() - start)\n"
+        "print(ensure('linux-64', reporter=Reporter()).fingerprint, time.monotonic() - start)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
@@ -407,7 +407,7 @@ def test_an_empty_cache_offline_says_what_to_do(
 
     started = time.monotonic()
     with pytest.raises(NetworkError) as failure:
-        ensure(reporter=Reporter(Mode.PLAIN, StringIO()), cache=tmp_path / "cache")
+        ensure("linux-64", reporter=Reporter(Mode.PLAIN, StringIO()), cache=tmp_path / "cache")
     assert failure.value.hint
     assert time.monotonic() - started < 60
     assert not list((tmp_path / "cache/channels").iterdir())

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda import emulate
+from vllm_conda import emulate, platforms
 from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.progress import Reporter
 from vllm_conda.targets import load_targets
-from vllm_conda.toolchain.host import CROSS_PLATFORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUT = Path(os.environ.get("VLLM_CONDA_TEST_OUTPUT") or ROOT / "output")
@@ -32,7 +31,7 @@ def built(platform: str) -> bool:
         pytest.param(
             name, marks=pytest.mark.skipif(not built(name), reason=f"no {name} in output/")
         )
-        for name in CROSS_PLATFORMS
+        for name in platforms.cross()
     ],
 )
 def test_the_installed_package_computes_on_every_tier(platform: str) -> None:
@@ -57,7 +56,7 @@ def test_the_installed_package_computes_on_every_tier(platform: str) -> None:
 
 
 def test_a_tier_beyond_the_cpu_is_refused_in_words() -> None:
-    platform = next((name for name in CROSS_PLATFORMS if built(name)), None)
+    platform = next((name for name in platforms.cross() if built(name)), None)
     if platform is None:
         pytest.skip("no package of another platform in output/")
     emulated = emulate.install(

@@ -166,14 +166,19 @@ def test_a_platform_from_a_planted_table_gets_jobs_and_variants() -> None:
     data["platforms"]["linux-riscv64"] = {
         **data["platforms"]["linux-64"],
         "family": "riscv64",
-        "levels": [1],
+        "levels": [23],
+        "cross_from": "linux-64",
+        "cpu_levels": [
+            {"archspec": "riscv64", "words": "riscv64", "compiler": "rv64gc", "level": 20},
+            {"archspec": "rva*", "words": "RVA*", "compiler": "rva*u64"},
+        ],
     }
-    data["levels"]["riscv64"] = {"1": {"march": "rv64gcv", "tiers": ["rvv"]}}
+    data["levels"]["riscv64"] = {"23": {"tiers": ["rvv"]}}
     data["tiers"]["riscv64"] = {"rvv": {"flags": ["-march=rv64gcv"], "needs": [], "families": []}}
     data["cuda"]["toolkits"]["13.0"]["platforms"].append("linux-riscv64")
     targets = parse_targets(data)
     names = [job.name for job in jobs(targets) if job.platform == "linux-riscv64"]
-    assert names[0] == "linux-riscv64-cpu-rv64gcv"
+    assert names[0] == "linux-riscv64-cpu-rva23u64"
     assert "linux-riscv64-cuda-13.0-all" in names
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vllm_conda import platforms
 from vllm_conda.audit.context import Context
 from vllm_conda.audit.finding import Finding, error, note, warning
-from vllm_conda.audit.promise import MACHINES
 from vllm_conda.audit.subject import LIBRARY, Subject
 
 _DEBUG = (".debug_", ".zdebug_", ".stab")
@@ -53,8 +53,8 @@ def check_machine(subject: Subject, context: Context) -> Iterator[Finding]:
     machines: dict[str, str] = {}
     for library in subject.libraries:
         machines.setdefault(library.machine, library.file)
-        wrong_order = family == "ppc64le" and library.big_endian
-        if family and (library.machine != MACHINES.get(family) or wrong_order):
+        # All families are little-endian.
+        if family and (library.machine != _machine(family) or library.big_endian):
             order = " (big-endian)" if library.big_endian else ""
             yield error(
                 "machine",
@@ -64,3 +64,7 @@ def check_machine(subject: Subject, context: Context) -> Iterator[Finding]:
             )
     if not subject.libraries and subject.kind != LIBRARY:
         yield note("machine", "", "holds no library: the checks of libraries have nothing to do")
+
+
+def _machine(family: str) -> str:
+    return platforms.families()[family].elf_machine if family in platforms.families() else ""

@@ -1,6 +1,6 @@
 """`instructions`: no instruction above the package's CPU level outside tiers' own sections.
 
-One module a CPU family knows the instructions: isa (x86-64), isa_arm, isa_power.
+One module a CPU family knows its instructions: audit/isa_FAMILY.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 
+from vllm_conda import platforms
 from vllm_conda.audit.code import TIER_PREFIX, Excess
 from vllm_conda.audit.context import Context
 from vllm_conda.audit.elf import Library
@@ -16,10 +17,6 @@ from vllm_conda.audit.finding import Finding, error, warning
 from vllm_conda.audit.subject import Subject
 from vllm_conda.errors import MissingToolError
 from vllm_conda.targets import Targets
-
-_MODULES = {"EM_X86_64": ("x86_64", "isa"), "EM_AARCH64": ("aarch64", "isa_arm"),
-            "EM_PPC64": ("ppc64le", "isa_power")}  # fmt: skip
-_X86_BASELINE, _POWER_BASELINE = 1, 8
 
 Allowed = Mapping[str, frozenset[str]]
 
@@ -30,13 +27,14 @@ def check_instructions(subject: Subject, context: Context) -> Iterator[Finding]:
     # A package that promises no level has to run on every CPU, but a foreign one may choose at run
     # time in a way of its own.
     certain = level is not None or context.own(subject)
+    families = {entry.elf_machine: name for name, entry in platforms.families().items()}
     for library in subject.libraries:
-        if library.machine not in _MODULES:
+        if library.machine not in families:
             continue
-        family, _ = _MODULES[library.machine]
-        module = _module(library.machine)
-        allowed, words = _allowed(module, family, level, context.targets)
-        yield from _tiers(library, allowed, words)
+        family = families[library.machine]
+        module = _module(family)
+        allowed, words = allowed_features(family, level, context.targets)
+        yield from _tiers(module, library, allowed, words)
         found = [
             excess
             for excess in module.survey(library.path, allowed)
@@ -66,42 +64,33 @@ def _uncertain(library: Library, found: Sequence[Excess], words: str) -> Finding
     )
 
 
-def _module(machine: str) -> ModuleType:
-    name = _MODULES[machine][1]
+def _module(family: str) -> ModuleType:
     try:
-        return importlib.import_module(f"vllm_conda.audit.{name}")
+        return importlib.import_module(f"vllm_conda.audit.isa_{family}")
     except ImportError as missing:
         raise MissingToolError(
-            f"Reading {_MODULES[machine][0]} instructions needs {missing.name}.",
+            f"Reading {family} instructions needs {missing.name}.",
             f"Install it: pip install {(missing.name or '').replace('_', '-')}.",
         ) from None
 
 
-def _allowed(
-    module: ModuleType, family: str, level: int | None, targets: Targets | None
+def allowed_features(
+    family: str, level: int | None, targets: Targets | None
 ) -> tuple[Allowed, str]:
     """What common code (``""``) and each tier's section may use, and the promise in words."""
-    levels = targets.levels.get(family, {}) if targets else {}
+    module, platform = _module(family), platforms.families()[family]
+    number = platform.baseline if level is None else level
+    allowed = {"": module.flag_features([platform.level_flag(number)])}
     # Code for every CPU of the family has no tiers: nothing there may be above the baseline.
+    levels = targets.levels.get(family, {}) if targets else {}
     if targets is not None and str(level) in levels:
-        entry = levels[str(level)]
-        option = "mcpu" if family == "ppc64le" else "march"
-        common = module.flag_features([f"-{option}={entry.march}"])
-        tiers = {
-            f"{TIER_PREFIX}{name}": module.flag_features(targets.tiers[family][name].flags)
-            for name in entry.tiers
-        }
-        return {"": common, **tiers}, entry.march
-    if family == "x86_64":
-        number = level or _X86_BASELINE
-        return {"": module.level_features(number)}, f"x86-64-v{number}" if level else "x86-64"
-    if family == "ppc64le":
-        number = level or _POWER_BASELINE
-        return {"": module.level_features(number)}, f"power{number}"
-    return {"": module.BASELINE}, "armv8-a"
+        for name in levels[str(level)].tiers:
+            flags = targets.tiers[family][name].flags
+            allowed[f"{TIER_PREFIX}{name}"] = module.flag_features(flags)
+    return allowed, platform.compiler_name(number)
 
 
-def _tiers(library: Library, allowed: Allowed, words: str) -> Iterator[Finding]:
+def _tiers(module: ModuleType, library: Library, allowed: Allowed, words: str) -> Iterator[Finding]:
     unknown = {n for n in library.sections if n.startswith(TIER_PREFIX)} - allowed.keys()
     for name in sorted(unknown):
         yield error(
@@ -110,11 +99,9 @@ def _tiers(library: Library, allowed: Allowed, words: str) -> Iterator[Finding]:
             f"section {name} belongs to no tier of {words}",
             f"tiers there: {', '.join(filter(None, allowed)) or 'none'}",
         )
-    if library.machine != "EM_X86_64" or unknown:
+    if unknown or not hasattr(module, "tier_initialisers"):
         return
-    from vllm_conda.audit import isa
-
-    for name in isa.tier_initialisers(library.path):
+    for name in module.tier_initialisers(library.path):
         yield error(
             "instructions",
             library.file,

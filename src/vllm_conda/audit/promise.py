@@ -14,6 +14,7 @@ from auditwheel.architecture import Architecture
 from auditwheel.libc import Libc
 from auditwheel.policy import Policy, WheelPolicies
 
+from vllm_conda import platforms
 from vllm_conda.audit.elf import Version
 from vllm_conda.audit.subject import CONDA, WHEEL, Subject
 
@@ -33,17 +34,11 @@ LIBSTDCXX: dict[int, tuple[Version, Version]] = {
     14: ((3, 4, 33), (1, 3, 15)),
     15: ((3, 4, 34), (1, 3, 16)),
 }
-_MICROARCH = re.compile(r"^_(?P<family>x86_64|ppc64le|aarch64)-microarch-level$")
+_MICROARCH = re.compile(rf"^_(?P<family>{'|'.join(platforms.families())})-microarch-level$")
 _NAME = re.compile(r"^\s*(?P<name>[A-Za-z0-9_.-]+)\s*(?:\[[^\]]*\]\s*)?\(?(?P<rest>[^;]*)")
 _LOWEST = re.compile(r"(?:>=|~=|===?|^=?)\s*v?(\d+(?:\.\d+)*)")
 _ABOVE = re.compile(r"<=?\s*(\d+(?:\.\d+)*)")
 _MANYLINUX = re.compile(r"^(manylinux(?:_\d+_\d+|1|2010|2014))_(\w+)$")
-FAMILIES = {
-    "linux-64": "x86_64",
-    "linux-aarch64": "aarch64",
-    "linux-ppc64le": "ppc64le",
-}
-MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64", "ppc64le": "EM_PPC64"}
 
 
 @dataclass(frozen=True)
@@ -136,10 +131,11 @@ def _conda(subject: Subject) -> Promise:
     glibcxx, cxxabi = _libstdcxx(libstdcxx)
     python = next((rest for name, rest, _ in named if name == "python"), None)
     exact = any(name == "python_abi" for name, _, _ in named)
+    platform = platforms.table().get(subject.subdir)
     return Promise(
-        family=FAMILIES.get(subject.subdir, ""),
+        family=platform.family if platform else "",
         level=level,
-        glibc=floor("__glibc", *(f"sysroot_{subdir}" for subdir in FAMILIES)),
+        glibc=floor("__glibc", *(f"sysroot_{subdir}" for subdir in platforms.table())),
         glibcxx=glibcxx,
         cxxabi=cxxabi,
         gcc=floor("libgcc", "libgcc-ng"),

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vllm_conda import platforms
 from vllm_conda.errors import IntegrityError
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain.host import CROSS_PLATFORMS, build_platform
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def toolchain_for(
     versions = sorted(set(cuda))
     for version in versions:
         cuda_channel.check_offered(version, platform)  # before the first download
-    if platform in CROSS_PLATFORMS:
+    if platform in platforms.cross():
         found, fingerprint, glibc = _cross(platform, reporter)
     else:
         channel = ensure(platform, reporter=reporter)
@@ -78,7 +78,7 @@ def _cross(platform: str, reporter: Reporter) -> tuple[tuple[str, ...], str, dic
     from vllm_conda.toolchain import cross, ensure
 
     target = cross.ensure(platform, reporter=reporter)
-    tools = ensure(build_platform(), reporter=reporter)
+    tools = ensure(platforms.table()[platform].cross_from, reporter=reporter)
     digest = hashlib.sha256(f"{target.fingerprint}\n{tools.fingerprint}".encode()).hexdigest()[:24]
     glibc = _sysroot_version(Path(target.path), platform)
     return (str(target.url), str(tools.url)), digest, glibc

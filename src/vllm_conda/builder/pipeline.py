@@ -29,7 +29,9 @@ from vllm_conda.builder.workspace import (
 )
 from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.generate import variant_file
-from vllm_conda.jobs import Job, default_jobs, host_platform, select
+from vllm_conda.jobs import Job, default_jobs, select
+from vllm_conda.microarch import level_cpu
+from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import (
     CUDA_TOOLCHAIN_VARIABLE,
@@ -42,7 +44,6 @@ from vllm_conda.recipe import (
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets, load_targets
 from vllm_conda.toolchain import cuda_pytorch
-from vllm_conda.toolchain.microarch import level_cpu
 
 INSTALLED = "vllm-cpu"
 PASSED = "passed"

@@ -57,14 +57,14 @@ def build(
 
     if any(filters.values()):
         from vllm_conda.jobs import select
+        from vllm_conda.platforms import host_platform
         from vllm_conda.targets import load_targets
-        from vllm_conda.toolchain.host import build_platform
 
         if filters["platforms"]:
             # A platform is all of its CPU packages; CUDA's are asked for.
             filters["devices"] = filters["devices"] or (("cuda",) if filters["cuda"] else ("cpu",))
         elif not variants:
-            filters["platforms"] = (build_platform(),)
+            filters["platforms"] = (host_platform(),)
         chosen = select(load_targets(root), variants, **filters)
         variants = tuple(job.name for job in chosen)
     options = Options(root, output or root / "output", variants, channels, jobs)

@@ -14,13 +14,14 @@ from vllm_conda.cli.common import (
     reporter,
     root_option,
 )
+from vllm_conda.platforms import host_platform
 
 output_option = click.option(
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     help="The channel with our packages; default: output/ in the checkout.",
 )
-platform_option = click.option("--platform", default="linux-64", show_default=True)
+platform_option = click.option("--platform", default=host_platform, show_default="this machine's")
 
 
 @click.group()

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vllm_conda.cli.common import channel_option, root_option
+from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 
 
@@ -34,7 +35,7 @@ from vllm_conda.progress import Reporter
     metavar="NAME=VERSION",
     help="A virtual package to solve for, such as __cuda=13.0 on a machine without a GPU.",
 )
-@click.option("--platform", default="linux-64", show_default=True)
+@click.option("--platform", default=host_platform, show_default="this machine's")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def execute(
     root: Path,

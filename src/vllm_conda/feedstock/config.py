@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from vllm_conda.errors import ConfigError
 from vllm_conda.jobs import ALL_SLICE, CUDA, NO_CUDA, Job, arch_bound, jobs
-from vllm_conda.targets import Platform, Targets
+from vllm_conda.platforms import Platform
+from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import parse_version
 
 # conda-forge's groups, keys in its order: groups are merged by equality.
@@ -90,7 +91,7 @@ def conda_build_config(targets: Targets) -> str:
             for row in rows(targets, platform):
                 if value := row.value(key):
                     written = value if value == NO_CUDA else f'"{value}"'
-                    lines += f"  - {written}  # [{_condition(platform, row)}]\n"
+                    lines += f"  - {written}  # [{_condition(targets, platform, row)}]\n"
         if lines:
             text += f"{key}:\n{lines}"
     text += (
@@ -129,15 +130,14 @@ def _per_platform(targets: Targets, key: str, values: Callable[[Platform], list[
     lines = f"{key}:\n"
     for name, platform in targets.platforms.items():
         for value in values(platform):
-            lines += f'  - "{value}"  # [{_selector(name)}]\n'
+            lines += f'  - "{value}"  # [{_selector(targets, name)}]\n'
     return lines
 
 
-def _condition(platform: str, row: Row) -> str:
-    selector = _selector(platform)
+def _condition(targets: Targets, platform: str, row: Row) -> str:
+    selector = _selector(targets, platform)
     return selector if row.cuda == NO_CUDA else f"{selector} and {_CUDA_ENABLED}"
 
 
-def _selector(subdir: str) -> str:
-    system, _, machine = subdir.partition("-")
-    return f"{system} and {'x86_64' if machine == '64' else machine}"
+def _selector(targets: Targets, subdir: str) -> str:
+    return f"{subdir.partition('-')[0]} and {targets.platforms[subdir].machine}"

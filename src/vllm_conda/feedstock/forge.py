@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_conda.feedstock.config import feedstock_jobs
-from vllm_conda.feedstock.table import BUILD_PLATFORM
 from vllm_conda.jobs import CUDA
 from vllm_conda.targets import Targets
 
@@ -20,7 +19,8 @@ def forge_settings(targets: Targets) -> dict[str, Any]:
     settings: dict[str, Any] = {
         # A platform without a machine of its own is cross-compiled.
         "build_platform": {
-            _word(name): _word(name if name in runners else BUILD_PLATFORM) for name in platforms
+            _word(name): _word(name if name in runners else targets.platforms[name].cross_from)
+            for name in platforms
         },
         "conda_build": {"error_overlinking": True},
         "conda_build_tool": "rattler-build",

@@ -27,7 +27,6 @@ _UNSAFE = re.compile(r"""[<>:?*,"/\\| ]""")
 # Kept below the limits of file systems and of GitHub's names of jobs.
 _LONGEST = 200
 CHANNELS = {"channel_sources": "conda-forge", "channel_targets": "conda-forge main"}
-_MACHINES = {"linux-64": "x86_64"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Configuration:
 
 def docker_image(targets: Targets, platform: str) -> str:
     """conda-forge's build container of a platform."""
-    machine = _MACHINES.get(platform, platform.partition("-")[2])
+    machine = targets.platforms[platform].machine
     return f"quay.io/condaforge/linux-anvil-{machine}:{targets.feedstock.image}"
 
 

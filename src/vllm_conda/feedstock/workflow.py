@@ -81,7 +81,7 @@ def compile_jobs(targets: Targets, job: Job) -> int:
     A CUDA job counts with the family whose nvcc needs most; the build's own pools hold the
     families apart, this bounds them together.
     """
-    machine = targets.feedstock.runners[targets.feedstock.devices[job.device].runner(job.platform)]
+    machine = targets.feedstock.runners[_runner(targets, job)]
     if job.device != CUDA:
         return machine.cores
     peak = max(
@@ -89,6 +89,11 @@ def compile_jobs(targets: Targets, job: Job) -> int:
         for family in targets.cuda.families.values()
     )
     return max(1, min(machine.cores, machine.memory_gib * 1024 // peak))
+
+
+def _runner(targets: Targets, job: Job) -> str:
+    build_platform = targets.platforms[job.platform].cross_from or job.platform
+    return targets.feedstock.devices[job.device].runner(job.platform, build_platform)
 
 
 def workflow(targets: Targets) -> str:
@@ -113,7 +118,7 @@ def _job(targets: Targets, name: str, condition: str, chosen: Sequence[Job]) -> 
         device = targets.feedstock.devices[job.device]
         text += (
             f"          - variant: {job.name}\n"
-            f"            runner: {device.runner(job.platform)}\n"
+            f"            runner: {_runner(targets, job)}\n"
             f"            minutes: {device.minutes}\n"
             f"            disk: {device.free_disk_space}\n"
             f"            swap_gib: {device.swap_gib}\n"

@@ -10,9 +10,9 @@ from pathlib import Path
 from rattler import Channel, Gateway, MatchSpec, RepoDataRecord
 from rattler.platform import Subdir
 
+from vllm_conda import platforms
 from vllm_conda.errors import ConfigError
 from vllm_conda.site import virtual
-from vllm_conda.site.model import PLATFORMS
 from vllm_conda.site.virtual import Machine
 from vllm_conda.solve import channel_errors, solve_specs
 
@@ -75,7 +75,7 @@ class Channels:
         return self._names[platform]
 
     def platforms_with(self, name: str) -> list[str]:
-        return [platform for platform in PLATFORMS if name in self.names(platform)]
+        return [platform for platform in platforms.table() if name in self.names(platform)]
 
     def bounds(self, specs: Sequence[str], platform: str) -> Mapping[str, set[str]]:
         """Virtual package -> the version specs on it of all that ``specs`` may bring."""

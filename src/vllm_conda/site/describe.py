@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from rattler.platform import Subdir
 
+from vllm_conda import platforms
 from vllm_conda.errors import UsageError
-from vllm_conda.site.model import PLATFORMS, SCHEMA
+from vllm_conda.site.model import SCHEMA
 from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX
 from vllm_conda.solve import virtual_packages
 
@@ -17,9 +18,9 @@ def describe_machine() -> str:
         UsageError: Not a Linux machine of a supported platform.
     """
     platform = str(Subdir.current())
-    if platform not in PLATFORMS:
+    if platform not in platforms.table():
         raise UsageError(
-            f"This machine is {platform}, node types are {', '.join(PLATFORMS)}.",
+            f"This machine is {platform}, node types are {', '.join(platforms.table())}.",
             "Run it on the node.",
         )
     found = {package.name.normalized: package for package in virtual_packages()}

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from rattler import MatchSpec, Version
 
+from vllm_conda import microarch
 from vllm_conda.errors import SolveError, did_you_mean
-from vllm_conda.site import cpu
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Node
 from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Machine
@@ -135,7 +135,7 @@ class _Search:
         self.floors: dict[str, list[str]] = {}
         for name in names:
             if name == ARCHSPEC:
-                self.values[name] = list(cpu.cpus(cpu.family_of(node.platform)))
+                self.values[name] = list(microarch.cpus(microarch.family_of(node.platform)))
             else:
                 self._candidates(name, bounds[name])
 
@@ -217,13 +217,16 @@ class _Search:
 
     def _cpu(self, solves: Callable[[str], bool]) -> Refusal:
         own = self.machine[ARCHSPEC]
-        family = cpu.family_of(self.node.platform)
-        mine = cpu.level_of(own)
-        levels = [mine, *(name for name in cpu.levels(family) if not cpu.runs(own, name))]
+        family = microarch.family_of(self.node.platform)
+        mine = microarch.level_of(own)
+        levels = [
+            mine,
+            *(name for name in microarch.level_names(family) if not microarch.runs(own, name)),
+        ]
         level = next((name for name in levels if solves(name)), None)
         if level is None:
-            names = [name for name in cpu.cpus(family) if solves(name)]
-            needs = " or ".join(names[:3])
+            cpus = [name for name in microarch.cpus(family) if solves(name)]
+            needs = " or ".join(cpus[:3])
             text = f"needs a CPU such as {needs}, the node's is {own}"
             return Refusal((ARCHSPEC,), needs, own, text, "")
         if level == mine and level != own:
@@ -232,8 +235,8 @@ class _Search:
                 f"CONDA_OVERRIDE_ARCHSPEC={mine} names its level"
             )
             return Refusal((ARCHSPEC,), level, own, text, "")
-        needs = cpu.level_words(level)
-        has = cpu.level_words(mine)
+        needs = microarch.level_words(level)
+        has = microarch.level_words(mine)
         # "x86_64 level 3 ... level 2" rather than the family's name twice.
         has = has.removeprefix(f"{family} ")
         text = f"needs {needs}, the node's CPU {own} is {has}"

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cattrs
-from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 from rattler import MatchSpec
 from rattler.exceptions import InvalidMatchSpecError
 
+from vllm_conda import microarch, platforms
 from vllm_conda.errors import ConfigError, did_you_mean
-from vllm_conda.site import cpu
 from vllm_conda.site.document import Document, Keys, parse_document, read_document
+from vllm_conda.structure import GROUPS, Mismatch, first_mistake
 
 SCHEMA = 1
-PLATFORMS = ("linux-64", "linux-aarch64", "linux-ppc64le")
 DEFAULT_SPECS = ("vllm-kernels",)
 
 _ROLES = ("compute", "login")
-_MACHINES = {
-    "amd64": "linux-64",
-    "arm64": "linux-aarch64",
-    "aarch64": "linux-aarch64",
-    "ppc64le": "linux-ppc64le",
-    "x86_64": "linux-64",
-    "x86-64": "linux-64",
-    "linux-x86_64": "linux-64",
-    "linux-arm64": "linux-aarch64",
-}
 _NODE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _VERSION = re.compile(r"\d+(\.\d+)+")
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
@@ -119,8 +107,8 @@ def _site(document: Document) -> Site:
     converter.register_structure_hook(int | None, _number)
     try:
         site = converter.structure(document.data, Site)
-    except (ClassValidationError, IterableValidationError) as error:
-        raise _explain(error, document, ()) from None
+    except GROUPS as error:
+        raise _explain(error, document) from None
     _Checks(document).site(site)
     return site
 
@@ -142,81 +130,44 @@ def _kind(value: Any) -> str:
 
 def _text(value: Any, _: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"expected text, got {_kind(value)}")
+        raise Mismatch(f"expected text, got {_kind(value)}")
     return value
 
 
 def _number(value: Any, _: Any) -> int:
     if not isinstance(value, str) or not re.fullmatch(r"\d{1,9}", value):
-        raise TypeError(f"expected a whole number, got {_kind(value)}")
+        raise Mismatch(f"expected a whole number, got {_kind(value)}")
     return int(value)
 
 
 def _list(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list):
-        raise TypeError(f"expected a list such as [a, b], got {_kind(value)}")
+        raise Mismatch(f"expected a list such as [a, b], got {_kind(value)}")
     if not value:
-        raise TypeError("the list is empty")
+        raise Mismatch("the list is empty")
     for index, item in enumerate(value):
         if not isinstance(item, str):
-            raise TypeError(f"entry {index + 1}: expected text, got {_kind(item)}")
+            raise Mismatch(f"entry {index + 1}: expected text, got {_kind(item)}")
     return tuple(value)
 
 
-def _explain(error: BaseException, document: Document, keys: Keys) -> ConfigError:
-    """Find the first leaf of cattrs' exception group and say where it is."""
-    if isinstance(error, ForbiddenExtraKeysError):
-        key = sorted(error.extra_fields, key=lambda name: document.lines.get((*keys, name), 0))[0]
-        known = [field.name for field in dataclasses.fields(error.cl)]
+def _explain(error: BaseException, document: Document) -> ConfigError:
+    mistake = first_mistake(error)
+    keys = mistake.keys
+    if mistake.kind == "unknown":
+        key = min(mistake.text, key=lambda name: document.lines.get((*keys, name), 0))
         return ConfigError(
-            f"{document.place((*keys, key))}: unknown key {key!r}.{did_you_mean(key, known)}",
-            f"Known keys: {', '.join(known)}.",
+            f"{document.place((*keys, key))}: unknown key {key!r}."
+            f"{did_you_mean(key, mistake.known)}",
+            f"Known keys: {', '.join(mistake.known)}.",
         )
-    if isinstance(error, (ClassValidationError, IterableValidationError)):
-        # An unknown key often comes with a missing one: the misspelling is the cause.
-        extra = [e for e in error.exceptions if isinstance(e, ForbiddenExtraKeysError)]
-        if extra:
-            return _explain(extra[0], document, keys)
-        first = error.exceptions[0]
-        return _explain(first, document, keys + _note(first))
-    if isinstance(error, KeyError):
+    if mistake.kind == "missing":
         return ConfigError(
-            f"{document.place(keys)}: the key is missing.", "docs/users/sites.md lists the keys."
+            f"{document.place(keys)}: the key is missing.", "docs/site.md lists the keys."
         )
-    if isinstance(error, (AttributeError, TypeError, ValueError)) and not _is_mapping(
-        document, keys
-    ):
-        return ConfigError(f"{document.place(keys)}: {_without_mapping(error)}.")
-    return ConfigError(f"{document.place(keys)}: {error}.")
-
-
-def _is_mapping(document: Document, keys: Keys) -> bool:
-    return isinstance(_value(document, keys), dict)
-
-
-def _value(document: Document, keys: Keys) -> Any:
-    value = document.data
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _without_mapping(error: BaseException) -> str:
-    """Our own hooks speak for themselves; cattrs' errors come from a value that is no mapping."""
-    text = str(error)
-    if text.startswith(("expected ", "the list ", "entry ")):
-        return text
-    return "expected a mapping of keys to values"
-
-
-def _note(error: BaseException) -> Keys:
-    for note in getattr(error, "__notes__", []):
-        name = getattr(note, "name", None)  # AttributeValidationNote
-        if name is None:
-            name = getattr(note, "index", None)  # IterableValidationNote
-        if name is not None:
-            return (str(name),)
-    return ()
+    if mistake.kind == "mapping":
+        return ConfigError(f"{document.place(keys)}: expected a mapping of keys to values.")
+    return ConfigError(f"{document.place(keys)}: {mistake.text[0]}.")
 
 
 class _Checks:
@@ -254,13 +205,14 @@ class _Checks:
                 f"unknown role {node.role!r}.{did_you_mean(node.role, _ROLES)}",
                 f"Known: {', '.join(_ROLES)}.",
             )
-        if node.platform not in PLATFORMS:
-            alias = _MACHINES.get(node.platform.lower())
-            near = f" Did you mean {alias!r}?" if alias else did_you_mean(node.platform, PLATFORMS)
+        known = platforms.table()
+        if node.platform not in known:
+            alias = platforms.of_machine(node.platform)
+            near = f" Did you mean {alias!r}?" if alias else did_you_mean(node.platform, known)
             self.fail(
                 (*keys, "platform"),
                 f"unknown platform {node.platform!r}.{near}",
-                f"Known: {', '.join(PLATFORMS)}.",
+                f"Known: {', '.join(known)}.",
             )
         self.version((*keys, "glibc"), node.glibc, "2.28", "`ldd --version` prints it.")
         if node.linux is not None:
@@ -277,17 +229,17 @@ class _Checks:
             self.fail(keys, f"{value!r} is not a version such as {example}.", hint)
 
     def cpu(self, keys: Keys, node: Node) -> None:
-        family = cpu.family_of(node.platform)
-        if node.archspec not in cpu.all_cpus():
-            near = did_you_mean(node.archspec, cpu.cpus(family))
+        family = microarch.family_of(node.platform)
+        if node.archspec not in microarch.all_cpus():
+            near = did_you_mean(node.archspec, microarch.cpus(family))
             self.fail(
                 keys,
                 f"archspec knows no CPU {node.archspec!r}.{near}",
                 "`archspec cpu` on the node prints its name, `archspec cpu --list` all names.",
             )
-        found = cpu.family(node.archspec)
+        found = microarch.family(node.archspec)
         if found != family:
-            near = did_you_mean(node.archspec, cpu.cpus(family))
+            near = did_you_mean(node.archspec, microarch.cpus(family))
             self.fail(
                 keys, f"{node.archspec} is a {found} CPU, the platform is {node.platform}.{near}"
             )

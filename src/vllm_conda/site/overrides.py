@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vllm_conda import microarch
 from vllm_conda.errors import SolveError
-from vllm_conda.site import cpu
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.explain import explain
 from vllm_conda.site.preflight import NodeResult, exact
@@ -140,7 +140,8 @@ def _variables(login: NodeResult, compute: NodeResult) -> dict[str, str]:
 
 
 def _same_level(first: str, second: str) -> bool:
-    return cpu.family(first) == cpu.family(second) and cpu.level_of(first) == cpu.level_of(second)
+    same_family = microarch.family(first) == microarch.family(second)
+    return same_family and microarch.level_of(first) == microarch.level_of(second)
 
 
 def _overridden(machine: Machine, variables: dict[str, str]) -> dict[str, str]:

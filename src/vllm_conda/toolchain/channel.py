@@ -15,8 +15,8 @@ from vllm_conda.toolchain.store import Store, default_cache, key_of, read_json
 
 # Modules that decide what a package holds: an edit there makes new packages.
 _CONTENT_MODULES = (
-    "activation", "assemble", "cpython", "elf", "maker", "microarch", "model", "stage", "stub",
-    "unpack", "variables",
+    "activation", "assemble", "cpython", "elf", "maker", "model", "stage", "stub", "unpack",
+    "variables",
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def request_file(store: Store, host: Host, text: str) -> Path:
     return store.requests / f"{host.platform}-{request_key(host, text)}.json"
 
 
-def ensure(platform: str = "linux-64", *, reporter: Reporter, cache: Path | None = None) -> Channel:
+def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> Channel:
     """Make the toolchain channel, or return it at once when it is already there.
 
     Args:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from vllm_conda.errors import UsageError
+from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.toolchain import cuda_pytorch, model
 from vllm_conda.toolchain import host as host_module
@@ -28,7 +29,9 @@ def _as_json(channel: Channel) -> str:
 
 
 @click.command()
-@click.option("--platform", default="linux-64", show_default=True, help="conda subdir.")
+@click.option(
+    "--platform", default=host_platform, show_default="this machine's", help="conda subdir."
+)
 @click.option(
     "--cuda-pytorch",
     "cuda_build",

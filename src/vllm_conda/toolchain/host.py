@@ -13,20 +13,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from vllm_conda import platforms
 from vllm_conda.errors import ConfigError, MissingToolError, did_you_mean
 
-# conda subdir -> Debian architecture, GNU triplet, conda-forge triplet, microarch family
-PLATFORMS = {"linux-64": ("amd64", "x86_64-linux-gnu", "x86_64-conda-linux-gnu", "x86_64")}
-# Made by cross compilers, on a machine of one of the above.
-CROSS_PLATFORMS = {
-    "linux-aarch64": ("arm64", "aarch64-linux-gnu", "aarch64-conda-linux-gnu", "aarch64"),
-    "linux-ppc64le": (
-        "ppc64el",
-        "powerpc64le-linux-gnu",
-        "powerpc64le-conda-linux-gnu",
-        "ppc64le",
-    ),
-}
 PYTHON_RANGE = ((3, 10), (3, 13))
 
 
@@ -59,8 +48,8 @@ class Host:
     python_home: str
     python_build: str
     apt: bool
-    build_platform: str = "linux-64"
-    build_deb_arch: str = "amd64"
+    build_platform: str
+    build_deb_arch: str
 
     @property
     def py(self) -> str:
@@ -77,11 +66,6 @@ def _os_release(path: Path = Path("/etc/os-release")) -> dict[str, str]:
     return rows
 
 
-def build_platform() -> str:
-    """The conda subdir whose toolchain this machine runs."""
-    return next(iter(PLATFORMS))
-
-
 @cache
 def detect_cross(subdir: str) -> Host:
     """Describe this machine for a channel of cross compilers to ``subdir``.
@@ -90,20 +74,20 @@ def detect_cross(subdir: str) -> Host:
         ConfigError: no cross compiler is known for it.
         MissingToolError: as :func:`detect`.
     """
-    if subdir not in CROSS_PLATFORMS:
-        known = [*PLATFORMS, *CROSS_PLATFORMS]
+    if subdir not in platforms.cross():
+        known = [*platforms.native(), *platforms.cross()]
         raise ConfigError(
             f"The toolchain channel cannot be made for {subdir!r}.{did_you_mean(subdir, known)}",
             f"Platforms: {', '.join(known)}.",
         )
-    deb_arch, triplet, conda_triplet, family = CROSS_PLATFORMS[subdir]
+    entry = platforms.table()[subdir]
     return replace(
-        detect(build_platform()),
+        detect(entry.cross_from),
         platform=subdir,
-        deb_arch=deb_arch,
-        triplet=triplet,
-        conda_triplet=conda_triplet,
-        family=family,
+        deb_arch=entry.deb_arch,
+        triplet=entry.triplet,
+        conda_triplet=entry.conda_triplet,
+        family=entry.family,
     )
 
 
@@ -115,16 +99,16 @@ def detect(subdir: str) -> Host:
         ConfigError: a platform that the toolkit cannot make.
         MissingToolError: another machine type, or a Python outside 3.10-3.13.
     """
-    if subdir not in PLATFORMS:
+    if subdir not in platforms.native():
         raise ConfigError(
             f"The toolchain channel cannot be made for {subdir!r}."
-            f"{did_you_mean(subdir, PLATFORMS)}",
-            f"Platforms: {', '.join(PLATFORMS)}.",
+            f"{did_you_mean(subdir, platforms.native())}",
+            f"Platforms: {', '.join(platforms.native())}.",
         )
-    deb_arch, triplet, conda_triplet, family = PLATFORMS[subdir]
-    if sys.platform != "linux" or platform.machine() != family:
+    entry = platforms.table()[subdir]
+    if platforms.host_platform() != subdir:
         raise MissingToolError(
-            f"A {subdir} toolchain needs a Linux {family} machine; this is "
+            f"A {subdir} toolchain needs a Linux {entry.machine} machine; this is "
             f"{sys.platform} {platform.machine()}."
         )
     low, high = PYTHON_RANGE
@@ -138,15 +122,15 @@ def detect(subdir: str) -> Host:
     release = _os_release()
     return Host(
         platform=subdir,
-        deb_arch=deb_arch,
-        triplet=triplet,
-        conda_triplet=conda_triplet,
-        family=family,
+        deb_arch=entry.deb_arch,
+        triplet=entry.triplet,
+        conda_triplet=entry.conda_triplet,
+        family=entry.family,
         suite=release.get("VERSION_CODENAME", ""),
         python=platform.python_version(),
         python_home=sys.base_prefix,
         python_build=sys.version,
         apt=bool(shutil.which("apt-get") and shutil.which("dpkg-deb")),
         build_platform=subdir,
-        build_deb_arch=deb_arch,
+        build_deb_arch=entry.deb_arch,
     )

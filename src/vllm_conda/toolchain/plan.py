@@ -63,7 +63,7 @@ class Plan:
         return rows
 
 
-def plan(platform: str = "linux-64", *, cache: Path | None = None) -> Plan:
+def plan(platform: str, *, cache: Path | None = None) -> Plan:
     """Say what :func:`vllm_conda.toolchain.ensure` would do; fetches and writes nothing.
 
     Raises:

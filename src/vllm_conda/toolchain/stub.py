@@ -11,8 +11,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-# archspec family -> (e_machine, e_flags), from the processor supplements.
-MACHINES = {"x86_64": (62, 0), "aarch64": (183, 0), "ppc64le": (21, 2)}
+from elftools.elf.enums import ENUM_E_MACHINE
+
+from vllm_conda import platforms
 
 _HEADER, _PROGRAM, _SECTION, _SYMBOL, _DYNAMIC = 64, 56, 64, 24, 16
 _PAGE = 0x10000  # the largest page of the three families
@@ -38,7 +39,8 @@ class _Part:
 
 def library(soname: str, family: str) -> bytes:
     """A little-endian ELF64 shared library with a soname and no symbol."""
-    machine, flags = MACHINES[family]
+    platform = platforms.families()[family]
+    machine, flags = ENUM_E_MACHINE[platform.elf_machine], platform.elf_flags
     strings = b"\0" + soname.encode() + b"\0"
     parts = [
         # One bucket, one symbol: the undefined one that every table starts with.

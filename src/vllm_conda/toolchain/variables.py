@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from vllm_conda import platforms
 from vllm_conda.errors import ConfigError, MissingToolError
+from vllm_conda.microarch import build_matcher
 from vllm_conda.toolchain.apt_client import upstream_version
 from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.microarch import build_matcher, compiler_flag
 from vllm_conda.toolchain.model import Package
 
 Sources = Mapping[str, Sequence[Artifact]]
@@ -61,7 +62,7 @@ def of_instance(host: Host, instance: Mapping[str, str]) -> dict[str, str]:
     if "level" in instance:
         level = int(instance["level"])
         variables["archspec"] = build_matcher(host.family, level)
-        variables["march"] = compiler_flag(host.family, level)
+        variables["march"] = platforms.families()[host.family].level_flag(level)
     return variables
 
 

@@ -11,8 +11,8 @@ import yaml
 from planted import conda, findings, library, needs_compiler, wheel
 
 from vllm_conda.audit.finding import Severity
-from vllm_conda.audit.isa_arm import features_of, march_features
-from vllm_conda.audit.isa_power import level_of
+from vllm_conda.audit.isa_aarch64 import features_of, march_features
+from vllm_conda.audit.isa_ppc64le import level_of
 from vllm_conda.audit.promise import Overrides, lowest, promise_of, requirement
 from vllm_conda.audit.registry import CHECKS, select_checks
 from vllm_conda.audit.run import Request, audit

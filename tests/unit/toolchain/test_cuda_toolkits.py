@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from support import ROOT
 
+from vllm_conda import platforms
 from vllm_conda.builder.channel import Toolchain
 from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.progress import Mode, Reporter
@@ -28,7 +29,9 @@ COMPILER = {"cuda-nvcc-impl", "cuda-nvcc-tools", "cuda-nvvm-impl", "cuda-nvvm-to
 RUN_TIME = {"cuda-cudart", "cuda-cudart-dev"}
 FOR_PLATFORM = ("cuda-crt-dev", "cuda-cudart-dev", "cuda-cudart", "cuda-cccl")
 NOARCH = {"cuda-version", "cutlass"}
-OFFERED = [(version, platform) for platform in cuda.TARGETS for version in cuda.offered(platform)]
+OFFERED = [
+    (version, platform) for platform in platforms.table() for version in cuda.offered(platform)
+]
 
 
 def test_table_and_channel_agree() -> None:
@@ -43,7 +46,7 @@ def test_platforms_agree() -> None:
     """The embedded channel makes every toolkit for the platforms that the table names."""
     for version, toolkit in load_targets(ROOT).cuda.toolkits.items():
         if not toolkit.feedstock:
-            found = [name for name in cuda.TARGETS if version in cuda.offered(name)]
+            found = [name for name in platforms.table() if version in cuda.offered(name)]
             assert sorted(toolkit.platforms) == sorted(found), version
 
 

@@ -38,7 +38,7 @@ def make(cache: Path) -> tuple[Channel, str]:
     """The channel and what was printed."""
     stream = StringIO()
     with Reporter(Mode.PLAIN, stream) as reporter:
-        channel = ensure(reporter=reporter, cache=cache)
+        channel = ensure("linux-64", reporter=reporter, cache=cache)
     return channel, stream.getvalue()
 
 
@@ -260,7 +260,7 @@ DRIVER = textwrap.dedent(
     elif moment == "small files":
         resource.setrlimit(resource.RLIMIT_FSIZE, (800, 800))
     try:
-        ensure(reporter=Reporter(Mode.PLAIN), cache=Path({cache!r}))
+        ensure("linux-64", reporter=Reporter(Mode.PLAIN), cache=Path({cache!r}))
     except VllmError as error:
         print(error)
         sys.exit(error.exit_code)
@@ -314,7 +314,7 @@ def test_a_full_file_system(tmp_path: Path, size: str) -> None:
 
 def test_plan_says_what_would_be_fetched(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    before = plan(cache=cache)
+    before = plan("linux-64", cache=cache)
     assert not before.ready
     assert not cache.exists()
     pip = next(step for step in before.steps if step.client == "pip")
@@ -322,7 +322,7 @@ def test_plan_says_what_would_be_fetched(tmp_path: Path) -> None:
     assert not pip.cached
     assert any("to fetch: demo==1.0 extra==2.5" in row for row in before.lines())
     make(cache)
-    after = plan(cache=cache)
+    after = plan("linux-64", cache=cache)
     assert after.ready
     assert all(step.cached for step in after.steps)
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from importlib.resources import files as resource_files
 from pathlib import Path
 
+from vllm_conda import platforms
+from vllm_conda.microarch import levels
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
 from vllm_conda.toolchain.channel import Channel, finished, request_file
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.microarch import levels
 from vllm_conda.toolchain.store import Store, default_cache
 
 DATA_FILE = "cross.toml"
@@ -25,12 +26,12 @@ def catalog_text(host: Host) -> str:
     text = (resource_files(__package__) / DATA_FILE).read_text(encoding="utf-8")
     variables = {
         "platform": host.platform,
-        "machine": host.platform.partition("-")[2],
+        "machine": platforms.table()[host.platform].machine,
         "deb": host.deb_arch,
         "build_deb": host.build_deb_arch,
         "build_platform": host.build_platform,
         "gnu": host.triplet,
-        "build_gnu": host_module.PLATFORMS[host.build_platform][1],
+        "build_gnu": platforms.table()[host.build_platform].triplet,
         # An array's items: "1", "2" with the outer quotes in the file.
         "levels": '", "'.join(str(level) for level in sorted(set(levels(host.family).values()))),
     }

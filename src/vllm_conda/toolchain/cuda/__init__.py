@@ -11,6 +11,7 @@ import warnings
 from importlib.resources import files as resource_files
 from pathlib import Path
 
+from vllm_conda import platforms
 from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
@@ -26,12 +27,6 @@ else:
     import tomli as tomllib
 
 CONDA_FORGE_HINT = "Build against conda-forge: --channel conda-forge."
-# Where a toolkit keeps headers and libraries of a platform: targets/NAME.
-TARGETS = {
-    "linux-64": "x86_64-linux",
-    "linux-aarch64": "sbsa-linux",
-    "linux-ppc64le": "ppc64le-linux",
-}
 
 
 def offered(platform: str = "") -> list[str]:
@@ -73,7 +68,7 @@ def check_offered(version: str, platform: str) -> None:
 
 def host_for(platform: str) -> Host:
     """This machine as the compiler's, for packages of ``platform``; errors as the detection's."""
-    cross = platform in host_module.CROSS_PLATFORMS
+    cross = platform in platforms.cross()
     return host_module.detect_cross(platform) if cross else host_module.detect(platform)
 
 
@@ -87,7 +82,7 @@ def catalog_text(version: str, host: Host) -> str:
         "cuda_major": major,
         "cuda_next": str(int(major) + 1),
         "platform": host.platform,
-        "target": TARGETS[host.platform],
+        "target": platforms.table()[host.platform].cuda_target,
         "build_platform": host.build_platform,
         "build_deb": host.build_deb_arch,
     }

@@ -44,7 +44,7 @@ def flag_features(flags: Iterable[str]) -> frozenset[str]:
                 continue
             raise ConfigError(
                 f"The instruction audit knows no features of {flag}.",
-                "Add the flag to vllm_conda/audit/isa_power.py.",
+                "Add the flag to vllm_conda/audit/isa_ppc64le.py.",
             )
         found |= level_features(int(number))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ from vllm_conda.errors import ConfigError, did_you_mean
 DISK_LEVELS = ("skip", "quick", "max")
 # Longest that a machine hosted by GitHub runs one job.
 LONGEST_MINUTES = 360
-BUILD_PLATFORM = "linux-64"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class DeviceJobs:
     free_disk_space: str
     swap_gib: int
 
-    def runner(self, platform: str) -> str:
-        return self.runners.get(platform, self.runners[BUILD_PLATFORM])
+    def runner(self, platform: str, build_platform: str) -> str:
+        """Its own machine, else that of the platform that compiles for it."""
+        return self.runners.get(platform, self.runners.get(build_platform, ""))
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ class Feedstock:
     runners: dict[str, Runner]
 
 
-def check_feedstock_table(table: Feedstock, where: str) -> None:
+def check_feedstock_table(table: Feedstock, where: str, native: Sequence[str]) -> None:
     """Refuse names that point nowhere and settings that no CI machine takes.
+
+    Args:
+        native: Platforms whose machines compile for the others.
 
     Raises:
         ConfigError: Names table and key.
@@ -77,8 +81,9 @@ def check_feedstock_table(table: Feedstock, where: str) -> None:
             )
         if entry.swap_gib < 0:
             raise ConfigError(f"{place}: swap_gib must not be negative, got {entry.swap_gib}.")
-        if BUILD_PLATFORM not in entry.runners:
-            raise ConfigError(f"{place}: runners has no {BUILD_PLATFORM}, the machine of the rest.")
+        for name in native:
+            if name not in entry.runners:
+                raise ConfigError(f"{place}: runners has no {name}, the machine of the rest.")
         for name in entry.runners.values():
             _known(place, "runner", name, table.runners)
     for name, runner in table.runners.items():

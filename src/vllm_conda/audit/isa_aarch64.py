@@ -203,7 +203,7 @@ def march_features(march: str) -> frozenset[str]:
         raise ConfigError(
             f"The instruction audit knows no features of -march={march}."
             f"{did_you_mean(base, names)}",
-            "Add the architecture to vllm_conda/audit/isa_arm.py.",
+            "Add the architecture to vllm_conda/audit/isa_aarch64.py.",
         )
     found = frozenset[str]().union(*(added for _, added in _ADDED[: names.index(old) + 1]))
     if base.startswith("armv9"):
@@ -213,7 +213,7 @@ def march_features(march: str) -> frozenset[str]:
             raise ConfigError(
                 f"The instruction audit knows no features of +{extension}."
                 f"{did_you_mean(extension, _EXTENSIONS)}",
-                "Add the extension to vllm_conda/audit/isa_arm.py.",
+                "Add the extension to vllm_conda/audit/isa_aarch64.py.",
             )
         found |= _EXTENSIONS[extension]
     return found
@@ -232,7 +232,7 @@ def flag_features(flags: Iterable[str]) -> frozenset[str]:
         elif not flag.startswith(("-msve-vector-bits=", "-mtune=")):
             raise ConfigError(
                 f"The instruction audit knows no features of {flag}.",
-                "Add the flag to vllm_conda/audit/isa_arm.py.",
+                "Add the flag to vllm_conda/audit/isa_aarch64.py.",
             )
     return found
 

@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from vllm_conda import platforms
 from vllm_conda.errors import ConfigError
-from vllm_conda.toolchain.microarch import build_matcher, compiler_flag, level_cpu, levels
+from vllm_conda.microarch import build_matcher, level_cpu, levels
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,7 @@ def test_what_a_level_is_compiled_and_solved_for(
     family: str, level: int, cpu: str, flag: str
 ) -> None:
     assert level_cpu(family, level) == cpu
-    assert compiler_flag(family, level) == flag
+    assert platforms.families()[family].level_flag(level) == flag
 
 
 def test_a_name_is_matched_as_a_whole() -> None:

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section
 from iced_x86 import Code, Code_, CpuidFeature, Decoder, Formatter, FormatterSyntax, Instruction
 
 from vllm_conda.audit.code import (
@@ -27,8 +25,7 @@ from vllm_conda.audit.code import (
     open_code,
     tier_of,
 )
-from vllm_conda.errors import AuditFailure, ConfigError, did_you_mean
-from vllm_conda.targets import Targets
+from vllm_conda.errors import ConfigError, did_you_mean
 
 MACHINE = "EM_X86_64"
 
@@ -64,22 +61,6 @@ _CHECKED_AT_RUN_TIME = frozenset({Code.XGETBV})
 _AS_BSF = frozenset({Code.TZCNT_R16_RM16, Code.TZCNT_R32_RM32, Code.TZCNT_R64_RM64})
 
 
-@dataclass(frozen=True)
-class Leak:
-    """An instruction that its section may not hold."""
-
-    section: str
-    address: int
-    instruction: str
-    features: tuple[str, ...]
-    function: str | None
-
-    def __str__(self) -> str:
-        where = f" in {self.function}" if self.function else ""
-        features = "+".join(self.features)
-        return f"{self.section} {self.address:#x}{where}: {self.instruction} ({features})"
-
-
 def level_features(level: int) -> frozenset[str]:
     """Features of an x86-64 microarchitecture level, those below included."""
     return frozenset().union(*_LEVELS[:level])
@@ -100,43 +81,20 @@ def flag_features(flags: Iterable[str]) -> frozenset[str]:
         elif not flag.startswith("-mprefer-"):  # a preference turns nothing on
             raise ConfigError(
                 f"The instruction audit knows no features of {flag}.{did_you_mean(flag, _FLAGS)}",
-                "Add the flag to vllm_conda/audit/isa.py.",
+                "Add the flag to vllm_conda/audit/isa_x86_64.py.",
             )
     return found
 
 
-def allowed_features(targets: Targets, family: str, level: int) -> dict[str, frozenset[str]]:
-    """What each section may use: ``""`` for common code, else a tier's section name."""
-    entry = targets.level(family, level)
-    tiers = {
-        f"{TIER_PREFIX}{name}": flag_features(targets.tiers[family][name].flags)
-        for name in entry.tiers
-    }
-    return {"": flag_features([f"-march={entry.march}"]), **tiers}
+def survey(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Excess]:
+    """Instructions outside ``allowed``, counted by section and features.
 
-
-def find_leaks(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Leak]:
-    """Every instruction of ``path`` outside ``allowed`` (see :func:`allowed_features`).
+    Args:
+        allowed: What each section may use: ``""`` for common code, else a tier's section.
 
     Raises:
-        AuditFailure: Not an x86-64 ELF file, or a tier's section that ``allowed`` does not name.
+        AuditFailure: Not an x86-64 ELF file.
     """
-    with open_code(path, MACHINE) as elf:
-        functions = Functions(elf)
-        leaks: list[Leak] = []
-        for section in executable_sections(elf):
-            name = tier_of(section)
-            if name not in allowed:
-                raise AuditFailure(
-                    f"{path}: section {name} belongs to no tier of this level.",
-                    f"Tiers of the level: {', '.join(filter(None, allowed)) or 'none'}.",
-                )
-            leaks += _section_leaks(section, allowed[name], functions)
-        return leaks
-
-
-def survey(path: Path, allowed: Mapping[str, frozenset[str]]) -> list[Excess]:
-    """As :func:`find_leaks`, counted by section and features: for libraries of any size."""
     with open_code(path, MACHINE) as elf:
         found: list[Excess] = []
         functions: Functions | None = None
@@ -171,13 +129,6 @@ def _count(
         yield Excess(section, names, count, address, text, functions.at(address))
 
 
-def tiers_of(path: Path) -> list[str]:
-    """Names of the tiers whose sections the library holds."""
-    with open_code(path, MACHINE) as elf:
-        names = (section.name for section in executable_sections(elf))
-        return [n.removeprefix(TIER_PREFIX) for n in names if n.startswith(TIER_PREFIX)]
-
-
 def tier_initialisers(path: Path) -> list[str]:
     """Tier sections that code run at load time (``.init_array``) enters: must be empty.
 
@@ -192,26 +143,6 @@ def tier_initialisers(path: Path) -> list[str]:
                 if begin <= target < begin + section["sh_size"]:
                     found.add(section.name)
         return sorted(found)
-
-
-def _section_leaks(
-    section: Section, allowed: frozenset[str], functions: Functions
-) -> Iterator[Leak]:
-    formatter = Formatter(FormatterSyntax.GAS)
-    for instruction in Decoder(64, section.data(), ip=section["sh_addr"]):
-        if not _permitted(instruction, allowed):
-            yield Leak(
-                section.name,
-                instruction.ip,
-                formatter.format(instruction),
-                tuple(sorted(_features(instruction.code))),
-                functions.at(instruction.ip),
-            )
-
-
-def _permitted(instruction: Instruction, allowed: frozenset[str]) -> bool:
-    code = instruction.code
-    return code in _CHECKED_AT_RUN_TIME or _features(code) <= allowed
 
 
 @cache
@@ -240,20 +171,3 @@ def _load_time_calls(elf: ELFFile) -> Iterator[int]:
             )
             if kind == indirect or (kind == relative and inside):
                 yield relocation["r_addend"]
-
-
-def promised_features(
-    libraries: Iterable[Path], targets: Targets, family: str
-) -> tuple[int, dict[str, frozenset[str]]]:
-    """The level that one package's libraries were built for, and what that allows each of them.
-
-    Their lowest tier tells the level. A package without tiers is the same for every CPU, so it
-    may only use level 1.
-    """
-    tiers = {tier for path in libraries for tier in tiers_of(path)}
-    if not tiers:
-        return 1, {"": level_features(1)}
-    for number, level in targets.levels[family].items():
-        if level.tiers[0] in tiers:
-            return int(number), allowed_features(targets, family, int(number))
-    raise AuditFailure(f"No level of {family} begins with one of the tiers {', '.join(tiers)}.")

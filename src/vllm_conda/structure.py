@@ -1,0 +1,61 @@
+"""What cattrs' exception groups say: where the first mistake of a document is, and of what kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
+
+GROUPS = (ClassValidationError, IterableValidationError)
+
+
+class Mismatch(TypeError):
+    """A value that one of our hooks refuses; its text goes on after the place."""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """The first mistake of a document.
+
+    Attributes:
+        keys: Where: keys and indices from the top.
+        kind: ``unknown`` or ``missing`` key, no ``mapping``, or another ``value``.
+        text: The unknown keys, sorted; of a value what is wrong with it.
+        known: The keys that there are, for an unknown one.
+    """
+
+    keys: tuple[str, ...]
+    kind: Literal["unknown", "missing", "mapping", "value"]
+    text: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
+
+
+def first_mistake(error: BaseException, keys: tuple[str, ...] = ()) -> Mistake:
+    """The first leaf of a group of exceptions."""
+    if isinstance(error, ForbiddenExtraKeysError):
+        known = tuple(field.name for field in dataclasses.fields(error.cl))
+        return Mistake(keys, "unknown", tuple(sorted(error.extra_fields)), known)
+    if isinstance(error, GROUPS):
+        # An unknown key often comes with a missing one: the misspelling is the cause.
+        extra = [one for one in error.exceptions if isinstance(one, ForbiddenExtraKeysError)]
+        if extra:
+            return first_mistake(extra[0], keys)
+        first = error.exceptions[0]
+        return first_mistake(first, keys + _note(first))
+    if isinstance(error, KeyError):
+        return Mistake(keys, "missing")
+    # cattrs asks what is no mapping for its items, or looks for a key in it.
+    kind: Literal["value", "mapping"] = "value" if isinstance(error, Mismatch) else "mapping"
+    return Mistake(keys, kind, (str(error),))
+
+
+def _note(error: BaseException) -> tuple[str, ...]:
+    for note in getattr(error, "__notes__", []):
+        name = getattr(note, "name", None)  # AttributeValidationNote
+        if name is None:
+            name = getattr(note, "index", None)  # IterableValidationNote
+        if name is not None:
+            return (str(name),)
+    return ()
