@@ -70,6 +70,7 @@ class Platform:
         triplet: Of Debian's tools and libraries.
         deb_arch: Debian's name of the architecture.
         cuda_target: Where a CUDA toolkit keeps headers and libraries: ``targets/NAME``.
+        loader: glibc's dynamic loader.
         elf_machine: ``e_machine`` of its ELF files, by pyelftools' name.
         macro: What compilers define for the family.
         level_option: The compiler option that takes a level's name.
@@ -87,6 +88,7 @@ class Platform:
     triplet: str
     deb_arch: str
     cuda_target: str
+    loader: str
     elf_machine: str
     macro: str
     level_option: str
@@ -142,7 +144,7 @@ class Platform:
         return None
 
     def level_words(self, name: str) -> str:
-        """``power9le`` -> ``ppc64le level 9``.
+        """``x86_64_v3`` -> ``x86_64 level 3``.
 
         Raises:
             ValueError: The name stands for no level.

@@ -28,6 +28,23 @@ def run(*words: str, cwd: Path = ROOT, **extra: str) -> subprocess.CompletedProc
     )
 
 
+@pytest.mark.parametrize(("machine", "name"), [("aarch64", "linux-aarch64"), ("amd64", "linux-64")])
+def test_build_makes_packages_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch, machine: str, name: str
+) -> None:
+    """The Arm host of a GH200 takes no x86-64 packages."""
+    asked: list[Options] = []
+
+    def build(options: Options, _reporter: object) -> None:
+        asked.append(options)
+        raise UsageError("enough")
+
+    monkeypatch.setattr("vllm_conda.builder.pipeline.build", build)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    main(["build", "--device", "cuda", "--cuda", "13.0", "--slice", "sm90"])
+    assert list(asked[0].variants) == [f"{name}-cuda-13.0-sm90"]
+
+
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_has_help_with_an_example(
     name: str, capsys: pytest.CaptureFixture[str]

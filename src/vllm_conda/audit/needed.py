@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 
+from vllm_conda import platforms
 from vllm_conda.audit.context import Context
 from vllm_conda.audit.finding import Finding, error, warning
 from vllm_conda.audit.promise import requirement
@@ -36,6 +37,7 @@ def check_needed(subject: Subject, context: Context) -> Iterator[Finding]:
     own |= {name.rpartition("/")[2] for name in subject.files if ".so" in name}
     depends = {requirement(spec)[0] for spec in subject.depends}
     patterns = [p for group in providers()["system"].values() for p in group]
+    patterns += [entry.loader for entry in platforms.table().values()]
     patterns += context.promise.system
     table = providers()["wheel" if subject.kind == WHEEL[0] else "conda"]
     for name in depends:
