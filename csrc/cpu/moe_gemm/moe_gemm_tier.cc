@@ -81,8 +81,8 @@ void Combine(void* out, const float* const* rows, const float* weights, size_t r
   {Activate<float, Activation>, Activate<hwy::bfloat16_t, Activation>, \
    Activate<hwy::float16_t, Activation>}
 
-extern const MoeTable moe_table;
-const MoeTable moe_table = {
+extern const MoeTable moe_gemm_table;
+const MoeTable moe_gemm_table = {
     {VK_GATED(Silu), VK_GATED(Gelu), VK_GATED(GeluTanh), VK_BY_DTYPE(SwigluOai)},
     VK_BY_DTYPE(AddBias),
     VK_BY_DTYPE(Combine),

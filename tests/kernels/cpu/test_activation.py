@@ -148,7 +148,7 @@ def test_matches_reference(tier: str, dtype: torch.dtype, op: str) -> None:
 
 
 @pytest.mark.parametrize("op", [*GATED, *PLAIN])
-def test_bad_input(op: str) -> None:
+def test_bad_input(op: str, subtests: pytest.Subtests) -> None:
     call = getattr(ops, op)
     name = "result" if op == "silu_and_mul" else "out"
     width = 4 if op in GATED else 8
@@ -168,5 +168,5 @@ def test_bad_input(op: str) -> None:
     if op in GATED:
         cases.append((out, x[:, :7], rf"{op}: {name} has shape \[2, 4\] and input \[2, 7\], want"))
     for bad_out, bad_x, message in cases:
-        with pytest.raises(RuntimeError, match=message):
+        with subtests.test(message), pytest.raises(RuntimeError, match=message):
             call(bad_out, bad_x)

@@ -88,7 +88,7 @@ def test_matches_reference(tier: str, dtype: torch.dtype) -> None:
     assert torch.equal(ours[1], theirs[1])
 
 
-def test_cache_bad_input() -> None:
+def test_cache_bad_input(subtests: pytest.Subtests) -> None:
     key = torch.randn(4, 2, 8)
     key_cache, value_cache = halves(3, 2, 4, 8, torch.float32)
     good = {
@@ -123,7 +123,10 @@ def test_cache_bad_input() -> None:
         ({"kv_cache_dtype": "fp8"}, 'kv_cache_dtype is "fp8", but .* want "auto"'),
     ]
     for change, message in cases:
-        with pytest.raises(RuntimeError, match="cpu_attn_reshape_and_cache: .*" + message):
+        with (
+            subtests.test(message),
+            pytest.raises(RuntimeError, match="cpu_attn_reshape_and_cache: .*" + message),
+        ):
             ops.cpu_attn_reshape_and_cache(*{**good, **change}.values())
     assert bool((key_cache == UNTOUCHED).all())
 
@@ -163,7 +166,7 @@ def test_slot_mapping_any_order() -> None:
     ops.compute_slot_mapping_kernel_impl(none, positions[:0], table[:0], slots[:0], 16)
 
 
-def test_slot_mapping_bad_input() -> None:
+def test_slot_mapping_bad_input(subtests: pytest.Subtests) -> None:
     good = {
         "query_start_loc": torch.tensor([0, 2, 4], dtype=torch.int32),
         "positions": torch.tensor([0, 1, 30, 31]),
@@ -199,5 +202,8 @@ def test_slot_mapping_bad_input() -> None:
         ({"block_size": 0}, "block_size is 0, want more than 0"),
     ]
     for change, message in cases:
-        with pytest.raises(RuntimeError, match="compute_slot_mapping_kernel_impl: .*" + message):
+        with (
+            subtests.test(message),
+            pytest.raises(RuntimeError, match="compute_slot_mapping_kernel_impl: .*" + message),
+        ):
             ops.compute_slot_mapping_kernel_impl(*{**good, **change}.values())

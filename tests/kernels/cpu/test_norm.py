@@ -7,6 +7,8 @@ import torch
 
 from vllm_kernels.reference import norm as reference
 
+from ..common.norm import exact
+
 ops = torch.ops.vllm_kernels
 
 # Two roundings: of the quotient and of its product with the weight.
@@ -14,12 +16,6 @@ RTOL = {torch.float32: 2e-6, torch.bfloat16: 2**-7 * 1.01, torch.float16: 2**-10
 # Half the smallest subnormal of each dtype, times the weight.
 ATOL = {torch.float32: 1e-44, torch.bfloat16: 1e-40, torch.float16: 2.0**-22}
 SHAPES = [(1, 1), (1, 4096), (7, 33), (3, 5, 127), (0, 64), (2, 8191), (300, 128), (4, 0)]
-
-
-def exact(x: torch.Tensor, weight: torch.Tensor | None, epsilon: float) -> torch.Tensor:
-    wide = x.double()
-    y = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return y if weight is None else y * weight.double()
 
 
 def check(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -119,7 +115,7 @@ def test_matches_reference(tier: str, dtype: torch.dtype) -> None:
         assert (outputs[0][0] != outputs[1][0]).float().mean() < 0.01
 
 
-def test_rms_norm_bad_input() -> None:
+def test_rms_norm_bad_input(subtests: pytest.Subtests) -> None:
     x = torch.randn(2, 8)
     weight = torch.ones(8)
     cases = [
@@ -135,11 +131,11 @@ def test_rms_norm_bad_input() -> None:
         ((x, x, torch.ones(16)[::2]), "weight is not contiguous"),
     ]
     for arguments, message in cases:
-        with pytest.raises(RuntimeError, match="^rms_norm: " + message):
+        with subtests.test(message), pytest.raises(RuntimeError, match="^rms_norm: " + message):
             ops.rms_norm(*arguments, 1e-6)
 
 
-def test_fused_add_bad_input() -> None:
+def test_fused_add_bad_input(subtests: pytest.Subtests) -> None:
     x, residual = torch.randn(2, 8), torch.randn(2, 8)
     weight = torch.ones(8)
     cases = [
@@ -152,7 +148,10 @@ def test_fused_add_bad_input() -> None:
     ]
     before = x.clone(), residual.clone()
     for arguments, message in cases:
-        with pytest.raises(RuntimeError, match="^fused_add_rms_norm: " + message):
+        with (
+            subtests.test(message),
+            pytest.raises(RuntimeError, match="^fused_add_rms_norm: " + message),
+        ):
             ops.fused_add_rms_norm(*arguments, 1e-6)
     assert torch.equal(x, before[0])
     assert torch.equal(residual, before[1])

@@ -142,7 +142,7 @@ def test_matches_reference(tier: str, dtype: torch.dtype, asymmetric: bool) -> N
 
 
 @pytest.mark.parametrize("op", ["static_scaled_int8_quant", "dynamic_scaled_int8_quant"])
-def test_bad_input(op: str) -> None:
+def test_bad_input(op: str, subtests: pytest.Subtests) -> None:
     count = 1 if op.startswith("static") else 4
     x = torch.randn(4, 8)
     good = {
@@ -166,5 +166,5 @@ def test_bad_input(op: str) -> None:
     if count > 1:
         cases.append(({"scale": torch.ones(8)[::2]}, "scale is not contiguous"))
     for change, message in cases:
-        with pytest.raises(RuntimeError, match=f"{op}: .*{message}"):
+        with subtests.test(message), pytest.raises(RuntimeError, match=f"{op}: .*{message}"):
             getattr(ops, op)(*{**good, **change}.values())

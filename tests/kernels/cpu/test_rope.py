@@ -165,7 +165,7 @@ def test_matches_reference(tier: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(key, other_key)
 
 
-def test_bad_input() -> None:
+def test_bad_input(subtests: pytest.Subtests) -> None:
     positions = torch.arange(4)
     query, key = torch.randn(4, 128), torch.randn(4, 64)
     cache = cos_sin(32, torch.float32)
@@ -210,6 +210,6 @@ def test_bad_input() -> None:
     ]
     before = query.clone()
     for change, message in cases:
-        with pytest.raises(RuntimeError, match=op + ".*" + message):
+        with subtests.test(message), pytest.raises(RuntimeError, match=op + ".*" + message):
             ops.rotary_embedding(*{**good, **change}.values())
     assert torch.equal(query, before)

@@ -44,11 +44,6 @@ def _gpu(request: pytest.FixtureRequest) -> None:
         pytest.skip(NO_GPU)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture(scope="session")
 def c_library() -> Callable[[str], ctypes.CDLL]:
     """Function from a family to its library by ctypes; skips where the family is not built."""

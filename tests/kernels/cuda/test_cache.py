@@ -12,13 +12,7 @@ from vllm_kernels.reference.cache import kv as reference
 ops = torch.ops.vllm_kernels
 
 FLOAT8 = torch.float8_e4m3fn
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FORMATS = ["auto", "fp8", "fp8_e5m2"]
-
-
-@pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
 
 
 def randn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -312,7 +306,7 @@ def test_graph() -> None:
     assert not cache[0].view(64, 2, 64)[:20].any()
 
 
-def test_bad_input() -> None:
+def test_bad_input(subtests: pytest.Subtests) -> None:
     key = randn(4, 2, 64, dtype=torch.bfloat16)
     cache = torch.zeros(3, 16, 2, 64, dtype=torch.bfloat16, device="cuda")
     slots, one = torch.arange(4, device="cuda"), torch.ones(1, device="cuda")
@@ -336,7 +330,10 @@ def test_bad_input() -> None:
         ({"slot_mapping": slots.int()}, "slot_mapping is int32, want int64"),
     ]
     for change, message in cases:
-        with pytest.raises(RuntimeError, match=f"reshape_and_cache_flash: {message}"):
+        with (
+            subtests.test(message),
+            pytest.raises(RuntimeError, match=f"reshape_and_cache_flash: {message}"),
+        ):
             ops.reshape_and_cache_flash(**{**good, **change})
     stored = cache.to(FLOAT8)
     scales = torch.ones(3, device="cuda")

@@ -10,11 +10,6 @@ from vllm_kernels.reference.cache import indexer as reference
 ops = torch.ops.vllm_kernels
 
 
-@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=["f32", "bf16", "f16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
 def empty_cache(blocks: int, block_size: int, entry: int) -> torch.Tensor:
     return torch.full((blocks, block_size, entry), 0x2A, dtype=torch.uint8, device="cuda")
 

@@ -15,11 +15,6 @@ TOKENS = [1, 3, 17, 127, 1000]
 EXPERTS = [1, 6, 8, 16, 60, 64, 128, 160, 256, 384, 512, 1000]
 
 
-@pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
 def route(name: str, tokens: int, topk: int, *args: object, indices: torch.dtype) -> Routed:
     ours, theirs = (Routed(tokens, topk, indices) for _ in range(2))
     getattr(ops, name)(*ours.all(), *args)

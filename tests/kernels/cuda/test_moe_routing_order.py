@@ -11,14 +11,9 @@ import torch
 from vllm_kernels.reference.moe_routing import order as reference
 from vllm_kernels.reference.moe_routing import topk as routing
 
-from ..common.moe_routing import DTYPES, POISON, Routed, logits, numbers, randn
+from ..common.moe_routing import POISON, Routed, logits, numbers, randn
 
 ops = torch.ops.vllm_kernels
-
-
-@pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
 
 
 def expert_map(experts: int, local: int) -> torch.Tensor:

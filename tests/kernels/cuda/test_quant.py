@@ -12,13 +12,7 @@ from vllm_kernels.reference import quant as reference
 ops = torch.ops.vllm_kernels
 
 FLOAT8 = torch.float8_e4m3fn
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 1), (7, 33), (3, 5, 127), (0, 64), (300, 200), (17, 8192), (600, 4096), (2, 40000)]
-
-
-@pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
 
 
 def randn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -268,7 +262,7 @@ def test_graph(dtype: torch.dtype) -> None:
     same(result, want)
 
 
-def test_bad_input() -> None:
+def test_bad_input(subtests: pytest.Subtests) -> None:
     x = randn(4, 256, dtype=torch.float32)
     q, i8 = poisoned(x.shape, FLOAT8), poisoned(x.shape, torch.int8)
     one, rows = torch.ones(1, device="cuda"), torch.ones(4, 1, device="cuda")
@@ -296,5 +290,5 @@ def test_bad_input() -> None:
         (group, (x, i8, rows, 256, 0.0, 1.0, 127.0), "the range is 1 to 127, want 0 in it"),
     ]
     for name, arguments, message in cases:
-        with pytest.raises(RuntimeError, match=f"{name}: {message}"):
+        with subtests.test(message), pytest.raises(RuntimeError, match=f"{name}: {message}"):
             getattr(ops, name)(*arguments)

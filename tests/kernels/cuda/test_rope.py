@@ -9,15 +9,9 @@ import torch
 
 ops = torch.ops.vllm_kernels
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 RTOL = {torch.float32: 1e-5, torch.bfloat16: 1.2e-2, torch.float16: 2e-3}
 ATOL = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}  # sums that cancel
 MAX_POSITION = 300
-
-
-@pytest.fixture(params=DTYPES, ids=["f32", "bf16", "f16"])
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
 
 
 def randn(*shape: int, dtype: torch.dtype) -> torch.Tensor:
