@@ -24,25 +24,6 @@ function(vllm_install_library target component)
   install(TARGETS ${target} LIBRARY DESTINATION ${vllm_library_dir} COMPONENT ${component})
 endfunction()
 
-# vllm_entry_points(OUT_TEXT): what pyproject.toml declares under [project.entry-points."GROUP"], in
-# the form of entry_points.txt. The toolkit's own scripts are no part of the conda package.
-function(vllm_entry_points out_text)
-  file(STRINGS ${PROJECT_SOURCE_DIR}/pyproject.toml lines)
-  set(text "")
-  set(inside FALSE)
-  foreach(line IN LISTS lines)
-    if(line MATCHES "^\\[project\\.entry-points\\.\"([^\"]+)\"\\]$")
-      string(APPEND text "[${CMAKE_MATCH_1}]\n")
-      set(inside TRUE)
-    elseif(line MATCHES "^\\[")
-      set(inside FALSE)
-    elseif(inside AND line MATCHES "^([^ ]+) = \"([^\"]+)\"$")
-      string(APPEND text "${CMAKE_MATCH_1} = ${CMAKE_MATCH_2}\n")
-    endif()
-  endforeach()
-  set(${out_text} "${text}" PARENT_SCOPE)
-endfunction()
-
 # vllm_write_dist_info(OUT_DIR): the dist-info lets pip list the package, tells the package its
 # version and requirements, and the engine its plugin. There is no RECORD: only conda may remove the
 # files.
@@ -58,8 +39,7 @@ Requires-Python: >=@VLLM_PYTHON_MIN@
 Requires-Dist: torch>=@VLLM_TORCH_TARGET@
 ")
   file(WRITE ${dir}/INSTALLER "conda\n")
-  vllm_entry_points(entry_points)
-  file(WRITE ${dir}/entry_points.txt "${entry_points}")
+  file(WRITE ${dir}/entry_points.txt "${VLLM_ENTRY_POINTS}")
   set(${out_dir} ${dir} PARENT_SCOPE)
 endfunction()
 

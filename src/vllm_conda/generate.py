@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,8 +18,14 @@ from vllm_conda.paths import write_atomic
 from vllm_conda.platforms import GENERATED_FILE
 from vllm_conda.targets import TARGETS_FILE, Targets
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 COMMAND = "vllm-conda generate"
 VARIANT_FOLDER = "variants"
+PYPROJECT_FILE = "pyproject.toml"
 
 
 def _header(comment: str, source: str = TARGETS_FILE) -> str:
@@ -30,6 +37,27 @@ def variant_file(targets: Targets, job: Job) -> str:
     # rattler-build ignores target_platform here; conda-smithy's files carry it all the same.
     keys = {"target_platform": job.platform, **variant_keys(targets, job)}
     return _header("#") + "".join(f'{key}: ["{value}"]\n' for key, value in keys.items())
+
+
+def project_cmake(targets: Targets, pyproject: str) -> str:
+    """What CMake has to know of the project, and the text of the package's entry_points.txt.
+
+    Args:
+        pyproject: Text of pyproject.toml, where a wheel's build reads the entry points.
+    """
+    groups: dict[str, dict[str, str]] = tomllib.loads(pyproject)["project"]["entry-points"]
+    points = "".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in entries.items())
+        for group, entries in groups.items()
+    )
+    project = targets.project
+    return (
+        _header("#", f"{TARGETS_FILE} and {PYPROJECT_FILE}")
+        + f"set(VLLM_VERSION {project.version})\n"
+        + f"set(VLLM_TORCH_TARGET {project.torch_target})\n"
+        + f"set(VLLM_PYTHON_MIN {project.python_min})\n"
+        + f"set(VLLM_ENTRY_POINTS [=[\n{points}]=])\n"
+    )
 
 
 def tiers_cmake(targets: Targets) -> str:
@@ -167,13 +195,14 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
 
 
 def generated_files(
-    targets: Targets, costs: Costs | None = None, options: str = ""
+    targets: Targets, costs: Costs | None = None, options: str = "", pyproject: str = ""
 ) -> Iterator[tuple[Path, str]]:
     """Yield every generated file's path, relative to the project, and its text.
 
     Args:
         costs: What was measured of the jobs.
         options: Text of cmake/Options.cmake; without it, there is no page of build options.
+        pyproject: Text of pyproject.toml; without it, CMake's facts of the project are left out.
     """
     for job in jobs(targets):
         yield Path(job.variant_file), variant_file(targets, job)
@@ -189,6 +218,8 @@ def generated_files(
     yield Path("docs/packagers/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
     yield Path("docs/packagers/exit-codes.md"), exit_codes_page()
     yield Path("docs/users/environment.md"), environment_page()
+    if pyproject:
+        yield Path("cmake/generated/project.cmake"), project_cmake(targets, pyproject)
     if options:
         yield Path("docs/packagers/options.md"), options_page(options)
 
@@ -223,7 +254,8 @@ def check(root: Path, targets: Targets) -> int:
 
 def _files(root: Path, targets: Targets) -> dict[Path, str]:
     options = _read(root / switches.OPTIONS_FILE) or ""
-    return dict(generated_files(targets, load_costs(root), options))
+    pyproject = _read(root / PYPROJECT_FILE) or ""
+    return dict(generated_files(targets, load_costs(root), options, pyproject))
 
 
 def _stale(root: Path, targets: Targets) -> list[Path]:

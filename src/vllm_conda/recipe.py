@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,11 +79,18 @@ class Output:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A parsed recipe with the hash of what each staging build compiles."""
+    """A parsed recipe.
+
+    Attributes:
+        source_hashes: By variant key: hash of what each staging build compiles.
+        test_hashes: By package: hash of the sources of its own, which its tests alone use. They
+            are part of its fingerprint and of no package's hash.
+    """
 
     path: Path
     stagings: tuple[Staging, ...]
     source_hashes: Mapping[str, str]
+    test_hashes: Mapping[str, str]
     stage0: Stage0Recipe = field(repr=False, compare=False)
     data: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -107,8 +114,13 @@ def load_recipe(root: Path) -> Recipe:
     if not isinstance(data, dict) or not isinstance(data.get("outputs"), list):
         raise RecipeError(f"{RECIPE_FILE} has no outputs.")
     stagings = tuple(_stagings(path.parent, data))
-    hashes = {staging.hash_key: hash_files(root, staging) for staging in stagings}
-    return Recipe(path, stagings, hashes, stage0, data)
+    hashes = {s.hash_key: hash_files(root, (*s.sources, s.script.resolve())) for s in stagings}
+    tests = {
+        output["package"]["name"]: hash_files(root, _sources(path.parent, output))
+        for output in data["outputs"]
+        if "package" in output and "source" in output
+    }
+    return Recipe(path, stagings, hashes, tests, stage0, data)
 
 
 def _stagings(folder: Path, data: Mapping[str, Any]) -> Iterator[Staging]:
@@ -116,22 +128,27 @@ def _stagings(folder: Path, data: Mapping[str, Any]) -> Iterator[Staging]:
         if "staging" not in output:
             continue
         name = output["staging"]["name"]
-        sources = []
-        for source in output.get("source", []):
-            file = (folder / source["path"]).resolve()
-            if not file.exists():
-                raise RecipeError(
-                    f"{RECIPE_FILE}: staging {name!r} names the source {source['path']}, "
-                    "which does not exist."
-                )
-            sources.append(file)
-        yield Staging(name, tuple(sources), folder / output["build"]["script"]["file"])
+        script = folder / output["build"]["script"]["file"]
+        yield Staging(name, tuple(_sources(folder, output)), script)
 
 
-def hash_files(root: Path, staging: Staging) -> str:
-    """Hash path, mode and content of everything that ``staging`` compiles, and its script."""
+def _sources(folder: Path, output: Mapping[str, Any]) -> Iterator[Path]:
+    """Files and folders that an output names as its sources."""
+    for source in output.get("source", []):
+        file = (folder / source["path"]).resolve()
+        if not file.exists():
+            kind = "staging" if "staging" in output else "package"
+            raise RecipeError(
+                f"{RECIPE_FILE}: {kind} {output[kind]['name']!r} names the source "
+                f"{source['path']}, which does not exist."
+            )
+        yield file
+
+
+def hash_files(root: Path, sources: Iterable[Path]) -> str:
+    """Hash path, mode and content of every file of ``sources`` and below."""
     digest = hashlib.sha256()
-    for source in (*staging.sources, staging.script.resolve()):
+    for source in sources:
         for file in _walk(source):
             name = os.path.relpath(file, root.resolve())
             mode = "x" if os.access(file, os.X_OK) else "-"
@@ -224,6 +241,7 @@ def _output(recipe: Recipe, job: Job, rendered: RenderedVariant, common: str) ->
     data = stage1.to_dict()
     caches = [cache.name for cache in stage1.staging_caches]
     hashes = [recipe.source_hashes[s.hash_key] for s in recipe.stagings if s.name in caches]
+    hashes += filter(None, [recipe.test_hashes.get(stage1.package.name)])
     content = json.dumps([data, rendered.variant, hashes, common], sort_keys=True, default=str)
     return Output(
         job=job,

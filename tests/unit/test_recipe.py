@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,13 @@ AXES = {
 }
 
 
-def outputs(root: Path, toolchain: str = "") -> dict[tuple[str, str], Output]:
+def outputs(
+    root: Path, toolchain: str = "", jobs: Sequence[Job] = JOBS
+) -> dict[tuple[str, str], Output]:
     recipe = load_recipe(root)
     return {
         (job.name, output.name): output
-        for job in JOBS
+        for job in jobs
         for output in render(
             recipe,
             job,
@@ -126,7 +131,7 @@ def test_context_names_no_axis() -> None:
         ("csrc/core/status.cc", True, True),
         ("CMakeLists.txt", True, True),
         ("recipe/build.sh", True, True),
-        ("targets.toml", True, True),
+        ("cmake/Options.cmake", True, True),
     ],
 )
 def test_a_source_file_changes_exactly_the_builds_that_use_it(
@@ -180,6 +185,49 @@ def test_package_tests_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     key = (JOBS[0].name, "vllm-cpu")
     assert before[key].file_name == after[key].file_name
     assert before[key].fingerprint != after[key].fingerprint
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real checkout, to edit."""
+    root = tmp_path_factory.mktemp("copy")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
+    for name in names:
+        if (ROOT / name).is_file():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, root / name)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "tested_again"),
+    [
+        ("src/vllm_conda/errors.py", set()),
+        ("tests/kernels/cuda/test_norm.py", {"vllm-cuda"}),
+        ("tests/kernels/conftest.py", {"vllm-cuda"}),
+        ("tests/kernels/cpu/test_norm.py", set()),
+        ("pyproject.toml", set()),
+        ("targets.toml", set()),
+    ],
+)
+def test_an_edit_of_the_toolkit_or_of_a_test_compiles_nothing(
+    copy: Path, file: str, tested_again: set[str]
+) -> None:
+    jobs = select(TARGETS, ("linux-64-cpu-x86-64-v3", "linux-64-cuda-13.0-all"))
+    before = outputs(copy, jobs=jobs)
+    text = (copy / file).read_text()
+    try:
+        (copy / file).write_text(f"{text}\n# changed\n")
+        after = outputs(copy, jobs=jobs)
+    finally:
+        (copy / file).write_text(text)
+    for key, output in before.items():
+        assert output.file_name == after[key].file_name
+        assert staging_key(output) == staging_key(after[key])
+    changed = {key[1] for key in before if before[key].fingerprint != after[key].fingerprint}
+    assert changed == tested_again
 
 
 def test_linking_rules_hold_for_every_output() -> None:
