@@ -1,7 +1,7 @@
-"""``python -m benchmarks``; see run_all.py."""
+"""``python -m benchmarks``; see run.py."""
 
 from __future__ import annotations
 
-from benchmarks.run_all import main
+from benchmarks.run import main
 
 raise SystemExit(main())

@@ -28,6 +28,7 @@ def main() -> int:
         "ruff format": [python, "-m", "ruff", "format", "--quiet", "--diff", "."],
         "mypy": [python, "-m", "mypy", "--no-error-summary"],
         "generated files": [python, "-m", "vllm_conda", "generate", "--check"],
+        "recorded figures": [python, "-m", "benchmarks.report", "--check"],
         "feedstock files": [python, "-m", "vllm_conda", "rerender", "--check"],
         "rendered jobs": [python, "-m", "vllm_conda", "lint"],
         "clang-format": ["clang-format", "--dry-run", "--Werror",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import harness
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
+
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-TOKENS = {1: "decode", 8: "decode", 512: "prefill", 2048: "prefill"}
+TOKENS = (1, 8, 512, 2048)
 # Widths of a 7 B and of a 70 B model's MLP.
 WIDTHS = (11008, 28672)
 
@@ -27,19 +28,9 @@ PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
-def _case(
-    label: str,
-    group: str,
-    op: Callable[..., None],
-    eager: Callable[[torch.Tensor], torch.Tensor],
-    x: torch.Tensor,
-    out: torch.Tensor,
-) -> harness.Case:
-    peers = {"eager": lambda: eager(x), "compile": harness.compiled(eager, x)}
-    return harness.Case(label, group, lambda: op(out, x), peers, bytes_moved=x.nbytes + out.nbytes)
-
-
-def _gated(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def _eager(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    if name in PLAIN:
+        return PLAIN[name]
     activation = GATED[name]
 
     def eager(x: torch.Tensor) -> torch.Tensor:
@@ -49,21 +40,32 @@ def _gated(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     return eager
 
 
-def cases() -> Iterator[harness.Case]:
+def _case(name: str, tokens: int, width: int, dtype: str) -> Case:
+    inputs = 2 if name in GATED else 1
+
+    def make() -> dict[str, Call]:
+        op, eager = getattr(ops, name), _eager(name)
+        x = torch.randn(tokens, inputs * width).to(DTYPES[dtype])
+        out = torch.empty(tokens, width, dtype=x.dtype)
+        return {
+            "ours": lambda: op(out, x),
+            "eager": lambda: eager(x),
+            "compile": compiled(eager, x),
+        }
+
+    moved = (inputs + 1) * tokens * width * DTYPES[dtype].itemsize
+    shape = {"tokens": tokens, "width": width}
+    return Case(name, shape, dtype, make, load(tokens), bytes_moved=moved)
+
+
+def cases() -> Iterator[Case]:
     """silu at both widths, the other functions at the first."""
-    for name, dtype in DTYPES.items():
-        for tokens, group in TOKENS.items():
-            for op in GATED:
-                for width in WIDTHS if op == "silu_and_mul" else WIDTHS[:1]:
-                    x = torch.randn(tokens, 2 * width).to(dtype)
-                    out = torch.empty(tokens, width, dtype=dtype)
-                    label = f"{op} {tokens}x{width} {name}"
-                    yield _case(label, group, getattr(ops, op), _gated(op), x, out)
-            for op, eager in PLAIN.items():
-                x = torch.randn(tokens, WIDTHS[0]).to(dtype)
-                label = f"{op} {tokens}x{WIDTHS[0]} {name}"
-                yield _case(label, group, getattr(ops, op), eager, x, torch.empty_like(x))
+    for dtype in DTYPES:
+        for tokens in TOKENS:
+            for name in (*GATED, *PLAIN):
+                for width in WIDTHS if name == "silu_and_mul" else WIDTHS[:1]:
+                    yield _case(name, tokens, width, dtype)
 
 
 if __name__ == "__main__":
-    raise SystemExit(harness.main("activation", cases))
+    raise SystemExit(main("cpu", "activation", cases))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import harness
 import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, main
 
 ops = torch.ops.vllm_kernels
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
@@ -88,53 +88,59 @@ class Paged:
         torch.testing.assert_close(actual, expected, rtol=0, atol=2e-2)
 
 
-def _bytes(paged: Paged) -> int:
-    keys = paged.batch * KV_HEADS * paged.context * paged.head_size
-    return 2 * keys * paged.query.element_size() + 2 * paged.query.nbytes
+def _decode(batch: int, context: int, head_size: int, dtype: str, gathered: bool) -> Case:
+    """One query token a request. ``gathered``: the peers' keys lie ready, their gather untimed."""
 
+    def make() -> dict[str, Call]:
+        paged = Paged(batch, 1, context, head_size, DTYPES[dtype])
 
-def _decode(batch: int, context: int, head_size: int, name: str) -> Iterator[harness.Case]:
-    paged = Paged(batch, 1, context, head_size, DTYPES[name])
-    label = f"b{batch} ctx{context} d{head_size} {name}"
+        def gather_grouped() -> torch.Tensor:
+            return sdpa(paged.grouped(), *paged.gathered())
 
-    def gather_sdpa() -> torch.Tensor:
-        return sdpa(paged.queries(), *paged.gathered(), enable_gqa=True)
+        paged.verify(gather_grouped())
+        if gathered:
+            key, value = (part.contiguous() for part in paged.gathered())
+            return {
+                "ours": paged.ours,
+                "eager": lambda: sdpa(paged.queries(), key, value, enable_gqa=True),
+                "grouped": lambda: sdpa(paged.grouped(), key, value),
+            }
+        return {
+            "ours": paged.ours,
+            "eager": lambda: sdpa(paged.queries(), *paged.gathered(), enable_gqa=True),
+            "grouped": gather_grouped,
+            "compile": compiled(gather_grouped),
+        }
 
-    def gather_grouped() -> torch.Tensor:
-        return sdpa(paged.grouped(), *paged.gathered())
-
-    paged.verify(gather_grouped())
-    peers: dict[str, Callable[[], object]] = {
-        "eager": gather_sdpa,
-        "grouped": gather_grouped,
-        "compile": harness.compiled(gather_grouped),
-    }
-    yield harness.Case(label, "decode", paged.ours, peers, bytes_moved=_bytes(paged))
-    key, value = (part.contiguous() for part in paged.gathered())
-    peers = {
-        "eager": lambda: sdpa(paged.queries(), key, value, enable_gqa=True),
-        "grouped": lambda: sdpa(paged.grouped(), key, value),
-    }
-    yield harness.Case(
-        f"{label}, gathered", "decode*", paged.ours, peers, bytes_moved=_bytes(paged)
+    # Keys and values of the context, then queries and results.
+    elements = 2 * batch * KV_HEADS * context * head_size + 2 * batch * HEADS * head_size
+    return Case(
+        "attention",
+        {"batch": batch, "keys": context, "head": head_size},
+        dtype,
+        make,
+        "decode, gathered" if gathered else "decode",
+        bytes_moved=elements * DTYPES[dtype].itemsize,
     )
 
 
-def _prefill(tokens: int, head_size: int, name: str) -> harness.Case:
-    paged = Paged(1, tokens, tokens, head_size, DTYPES[name])
-    key, value = (part.contiguous() for part in paged.gathered())
+def _prefill(tokens: int, head_size: int, dtype: str) -> Case:
+    def make() -> dict[str, Call]:
+        paged = Paged(1, tokens, tokens, head_size, DTYPES[dtype])
+        key, value = (part.contiguous() for part in paged.gathered())
 
-    def eager() -> torch.Tensor:
-        return sdpa(paged.queries(), key, value, is_causal=True, enable_gqa=True)
+        def eager() -> torch.Tensor:
+            return sdpa(paged.queries(), key, value, is_causal=True, enable_gqa=True)
 
-    paged.verify(eager()[0].transpose(0, 1))
+        paged.verify(eager()[0].transpose(0, 1))
+        return {"ours": paged.ours, "eager": eager, "compile": compiled(eager)}
+
+    shape = {"tokens": tokens, "head": head_size}
     flops = 2 * tokens * (tokens + 1) * HEADS * head_size
-    peers = {"eager": eager, "compile": harness.compiled(eager)}
-    return harness.Case(f"t{tokens} d{head_size} {name}", "prefill", paged.ours, peers, flops=flops)
+    return Case("attention", shape, dtype, make, "prefill", flops=flops)
 
 
-def cases() -> Iterator[harness.Case]:
-    """`decode` includes the peers' gather; for `decode*` it is done beforehand, untimed."""
+def cases() -> Iterator[Case]:
     for name, dtype in DTYPES.items():
         for head_size in HEAD_SIZES:
             for tokens in PREFILL:
@@ -142,8 +148,9 @@ def cases() -> Iterator[harness.Case]:
             for batch, context in DECODE:
                 cache = 2 * batch * context * KV_HEADS * head_size * dtype.itemsize
                 if cache <= CACHE_BYTES_MAX:
-                    yield from _decode(batch, context, head_size, name)
+                    for gathered in (False, True):
+                        yield _decode(batch, context, head_size, name, gathered)
 
 
 if __name__ == "__main__":
-    raise SystemExit(harness.main("attention", cases))
+    raise SystemExit(main("cpu", "attention", cases))

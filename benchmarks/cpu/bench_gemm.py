@@ -9,14 +9,14 @@ of every product with one row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, compiled, main
 from torch._inductor import config as inductor
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -27,7 +27,7 @@ SHAPES = {
     (4096, 14336): (1, 8, 128, 512),
     (896, 4864): (1, 4, 8, 16, 32, 128, 512, 2048),
 }
-DECODE_ROWS = 32
+READ_BYTES = 4096 * 4096 * 2
 
 
 class Handle:
@@ -54,19 +54,29 @@ def _ours(a: torch.Tensor, weight: torch.Tensor) -> Call:
     return lambda: ops.onednn_mm(c, a, None, handle.tensor)
 
 
-def _label(name: str, m: int, k: int, n: int) -> tuple[str, str]:
-    return f"{name} {m} x {k} x {n}", "decode" if m <= DECODE_ROWS else "prefill"
+def _case(name: str, m: int, k: int, n: int, make: Callable[[], dict[str, Call]]) -> Case:
+    itemsize, out_itemsize = (1, 2) if name == "int8" else (DTYPES[name].itemsize,) * 2
+    return Case(
+        "linear",
+        {"m": m, "k": k, "n": n},
+        name,
+        make,
+        load(m),
+        bytes_moved=(n * k + m * k) * itemsize + m * n * out_itemsize,
+        flops=2 * m * k * n if load(m) == "prefill" else None,
+    )
 
 
 def _float(name: str, m: int, k: int, n: int) -> Case:
-    a, weight = torch.randn(m, k, dtype=DTYPES[name]), torch.randn(n, k, dtype=DTYPES[name])
-    return Case(
-        *_label(name, m, k, n),
-        _ours(a, weight),
-        {"eager": lambda: F.linear(a, weight), "compile": _frozen_linear(a, weight)},
-        bytes_moved=weight.nbytes + a.nbytes + m * n * a.element_size(),
-        flops=2 * m * k * n if m > DECODE_ROWS else None,
-    )
+    def make() -> dict[str, Call]:
+        a, weight = torch.randn(m, k, dtype=DTYPES[name]), torch.randn(n, k, dtype=DTYPES[name])
+        return {
+            "ours": _ours(a, weight),
+            "eager": lambda: F.linear(a, weight),
+            "compile": _frozen_linear(a, weight),
+        }
+
+    return _case(name, m, k, n, make)
 
 
 def _scaled(
@@ -85,29 +95,34 @@ def _torch_onednn(a: torch.Tensor, weight: torch.Tensor, b_scales: torch.Tensor)
 
 
 def _int8(m: int, k: int, n: int) -> Case:
-    a, weight = (torch.randint(-128, 128, size, dtype=torch.int8) for size in ((m, k), (n, k)))
-    a_scales, b_scales = torch.rand(m, 1), torch.rand(n)
-    handle = Handle(
-        ops.create_onednn_scaled_mm_handler(weight.t(), b_scales, torch.bfloat16, True, False, 0)
-    )
-    c = torch.empty(m, n, dtype=torch.bfloat16)
-    return Case(
-        *_label("int8", m, k, n),
-        lambda: ops.onednn_scaled_mm(c, a, a_scales, None, None, None, handle.tensor),
-        {
+    def make() -> dict[str, Call]:
+        a, weight = (torch.randint(-128, 128, size, dtype=torch.int8) for size in ((m, k), (n, k)))
+        a_scales, b_scales = torch.rand(m, 1), torch.rand(n)
+        number = ops.create_onednn_scaled_mm_handler(
+            weight.t(), b_scales, torch.bfloat16, True, False, 0
+        )
+        handle, c = Handle(number), torch.empty(m, n, dtype=torch.bfloat16)
+        return {
+            "ours": lambda: ops.onednn_scaled_mm(c, a, a_scales, None, None, None, handle.tensor),
             "eager": lambda: _scaled(a, weight, a_scales, b_scales),
             "compile": compiled(_scaled, a, weight, a_scales, b_scales),
             "onednn": _torch_onednn(a, weight, b_scales),
             "ours bf16": _ours(torch.randn(m, k).bfloat16(), weight.bfloat16()),
-        },
-        bytes_moved=weight.nbytes + a.nbytes + c.nbytes,
-        flops=2 * m * k * n if m > DECODE_ROWS else None,
-    )
+        }
+
+    return _case("int8", m, k, n, make)
+
+
+def _read() -> Case:
+    def make() -> dict[str, Call]:
+        memory = torch.ones(READ_BYTES // 8, dtype=torch.int64)
+        return {"ours": memory.sum}
+
+    return Case("read", {"bytes": READ_BYTES}, "i64", make, "decode", bytes_moved=READ_BYTES)
 
 
 def cases() -> Iterator[Case]:
-    memory = torch.ones(4096 * 4096 * 2 // 8, dtype=torch.int64)
-    yield Case("read 32 MiB", "decode", lambda: memory.sum(), {}, bytes_moved=memory.nbytes)
+    yield _read()
     for (k, n), rows in SHAPES.items():
         for m in rows:
             for name in DTYPES:
@@ -118,4 +133,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("gemm", cases))
+    raise SystemExit(main("cpu", "gemm", cases))

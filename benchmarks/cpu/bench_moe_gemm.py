@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, compiled, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
 
 DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
-DECODE_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -82,20 +81,29 @@ def _cases(shape: Shape, name: str) -> Iterator[Case]:
         x = torch.randn(tokens, shape.hidden, dtype=dtype)
         weights, ids = torch.rand(tokens, shape.experts).topk(shape.slots)
         ids = ids.to(torch.int32)
-        expert_bytes = (w13.nbytes + w2.nbytes) // shape.experts
         arguments = (x, w13, w2, weights, ids)
-        yield Case(
-            f"{name} {shape.name} {tokens} tokens",
-            "decode" if tokens <= DECODE_TOKENS else "prefill",
-            _ours(x, *packed, weights, ids),
-            {
-                "eager": lambda arguments=arguments: _loop(*arguments),
+        ours = _ours(x, *packed, weights, ids)
+
+        def make(
+            ours: Call = ours, arguments: tuple[torch.Tensor, ...] = arguments
+        ) -> dict[str, Call]:
+            return {
+                "ours": ours,
+                "eager": lambda: _loop(*arguments),
                 "compile": compiled(_loop, *arguments),
-            },
+            }
+
+        expert_bytes = (w13.nbytes + w2.nbytes) // shape.experts
+        flops = 6 * tokens * shape.slots * shape.hidden * shape.inner
+        yield Case(
+            "fused_moe",
+            {"tokens": tokens, "slots": shape.slots, "experts": shape.experts},
+            name,
+            make,
+            load(tokens),
+            variant=shape.name,
             bytes_moved=len(ids.unique()) * expert_bytes + 2 * x.nbytes,
-            flops=6 * tokens * shape.slots * shape.hidden * shape.inner
-            if tokens > DECODE_TOKENS
-            else None,
+            flops=flops if load(tokens) == "prefill" else None,
         )
 
 
@@ -108,4 +116,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("moe_gemm", cases))
+    raise SystemExit(main("cpu", "moe_gemm", cases))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import harness
 import torch
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
-TOKENS = {1: "decode", 8: "decode", 512: "prefill", 2048: "prefill"}
+TOKENS = (1, 8, 512, 2048)
 WIDTH = 4096
+AZP = "dynamic_int8_azp"
 
 Quantized = tuple[torch.Tensor, torch.Tensor]
 
@@ -34,44 +35,36 @@ def torch_asymmetric(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     return q.to(torch.int8), scale, azp.to(torch.int32)
 
 
-def _cases(tokens: int, group: str, name: str) -> Iterator[harness.Case]:
-    x = torch.randn(tokens, WIDTH).to(DTYPES[name])
-    result = torch.empty(x.shape, dtype=torch.int8)
-    one, scale = torch.tensor([0.03]), torch.empty(tokens, 1)
-    azp = torch.empty(tokens, 1, dtype=torch.int32)
-    moved = x.nbytes + result.nbytes
-    shape = f"{tokens}x{WIDTH} {name}"
-    yield harness.Case(
-        f"static int8 {shape}",
-        group,
-        lambda: ops.static_scaled_int8_quant(result, x, one, None),
-        {
-            "eager": lambda: torch_static(x, one),
-            "compile": harness.compiled(torch_static, x, one),
-        },
-        bytes_moved=moved,
-    )
-    yield harness.Case(
-        f"dynamic int8 {shape}",
-        group,
-        lambda: ops.dynamic_scaled_int8_quant(result, x, scale, None),
-        {"eager": lambda: torch_symmetric(x), "compile": harness.compiled(torch_symmetric, x)},
-        bytes_moved=moved,
-    )
-    yield harness.Case(
-        f"dynamic int8 azp {shape}",
-        group,
-        lambda: ops.dynamic_scaled_int8_quant(result, x, scale, azp),
-        {"eager": lambda: torch_asymmetric(x), "compile": harness.compiled(torch_asymmetric, x)},
-        bytes_moved=moved,
-    )
+def _case(op: str, tokens: int, dtype: str) -> Case:
+    def make() -> dict[str, Call]:
+        x = torch.randn(tokens, WIDTH).to(DTYPES[dtype])
+        result = torch.empty(x.shape, dtype=torch.int8)
+        one, scale = torch.tensor([0.03]), torch.empty(tokens, 1)
+        azp = torch.empty(tokens, 1, dtype=torch.int32)
+        if op == "static_int8":
+            return {
+                "ours": lambda: ops.static_scaled_int8_quant(result, x, one, None),
+                "eager": lambda: torch_static(x, one),
+                "compile": compiled(torch_static, x, one),
+            }
+        zeros, eager = (azp, torch_asymmetric) if op == AZP else (None, torch_symmetric)
+        return {
+            "ours": lambda: ops.dynamic_scaled_int8_quant(result, x, scale, zeros),
+            "eager": lambda: eager(x),
+            "compile": compiled(eager, x),
+        }
+
+    moved = tokens * WIDTH * (DTYPES[dtype].itemsize + 1)
+    shape = {"tokens": tokens, "width": WIDTH}
+    return Case(op, shape, dtype, make, load(tokens), bytes_moved=moved)
 
 
-def cases() -> Iterator[harness.Case]:
-    for name in DTYPES:
-        for tokens, group in TOKENS.items():
-            yield from _cases(tokens, group, name)
+def cases() -> Iterator[Case]:
+    for dtype in DTYPES:
+        for tokens in TOKENS:
+            for op in ("static_int8", "dynamic_int8", AZP):
+                yield _case(op, tokens, dtype)
 
 
 if __name__ == "__main__":
-    raise SystemExit(harness.main("quant", cases))
+    raise SystemExit(main("cpu", "quant", cases))

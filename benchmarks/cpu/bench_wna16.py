@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, compiled, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -21,7 +21,6 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 # K, N and rows: as bench_gemm.py.
 SHAPES = {(4096, 4096): (1, 4, 8, 32, 128, 512), (4096, 14336): (1, 8, 128)}
 GROUP = 128
-DECODE_ROWS = 32
 
 
 def _words(values: torch.Tensor) -> torch.Tensor:
@@ -47,22 +46,30 @@ def _ours(a: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, zeros: to
 
 
 def _case(name: str, m: int, k: int, n: int) -> Case:
-    a = torch.randn(m, k, dtype=DTYPES[name])
-    values = torch.randint(0, 16, (k, n), dtype=torch.int8)
-    zeros = torch.randint(0, 16, (k // GROUP, n), dtype=torch.int8)
-    scales = torch.rand(k // GROUP, n).to(a.dtype) / 64
-    weight = torch.randn(n, k, dtype=a.dtype)
-    return Case(
-        f"{name} {m} x {k} x {n}",
-        "decode" if m <= DECODE_ROWS else "prefill",
-        _ours(a, values, scales, zeros),
-        {
+    dtype, groups = DTYPES[name], k // GROUP
+
+    def make() -> dict[str, Call]:
+        a = torch.randn(m, k, dtype=dtype)
+        values = torch.randint(0, 16, (k, n), dtype=torch.int8)
+        zeros = torch.randint(0, 16, (groups, n), dtype=torch.int8)
+        scales = torch.rand(groups, n).to(dtype) / 64
+        weight = torch.randn(n, k, dtype=dtype)
+        return {
+            "ours": _ours(a, values, scales, zeros),
             "eager": lambda: _dequantised(a, values, scales, zeros),
             "compile": compiled(_dequantised, a, values, scales, zeros),
             "not quantised": lambda: F.linear(a, weight),
-        },
-        bytes_moved=k * n // 2 + scales.nbytes + zeros.nbytes // 2 + a.nbytes + m * n * a.itemsize,
-        flops=2 * m * k * n if m > DECODE_ROWS else None,
+        }
+
+    activations = (m * k + m * n) * dtype.itemsize
+    return Case(
+        "gemm_wna16",
+        {"m": m, "k": k, "n": n},
+        name,
+        make,
+        load(m),
+        bytes_moved=k * n // 2 + groups * n * dtype.itemsize + groups * n // 2 + activations,
+        flops=2 * m * k * n if load(m) == "prefill" else None,
     )
 
 
@@ -76,4 +83,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("wna16", cases))
+    raise SystemExit(main("cpu", "wna16", cases))

@@ -1,7 +1,4 @@
-"""Activations on a GPU, gated and quantised, against PyTorch eager and torch.compile.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_activation.py
-"""
+"""Activations on a GPU, gated and quantised, against PyTorch eager and torch.compile."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -85,7 +82,8 @@ def _case(name: str, tokens: int, width: int) -> Case:
         }
 
     traffic = tokens * width * (5 if quantised else 6)
-    return Case(f"{name} {tokens}x{width} bf16", make, bytes_moved=traffic)
+    shape = {"tokens": tokens, "width": width}
+    return Case(name, shape, "bf16", make, load(tokens), bytes_moved=traffic)
 
 
 def _plain(tokens: int, width: int) -> Case:
@@ -97,7 +95,8 @@ def _plain(tokens: int, width: int) -> Case:
             "eager": lambda: F.gelu(x, approximate="tanh"),
         }
 
-    return Case(f"gelu_new {tokens}x{width} bf16", make, bytes_moved=4 * tokens * width)
+    shape = {"tokens": tokens, "width": width}
+    return Case("gelu_new", shape, "bf16", make, load(tokens), bytes_moved=4 * tokens * width)
 
 
 def cases() -> Iterator[Case]:
@@ -110,4 +109,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("activation", cases))
+    raise SystemExit(main("cuda", "activation", cases))

@@ -1,16 +1,13 @@
-"""Writing to and gathering from the paged cache on a GPU, against PyTorch's index operations.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_cache.py --out cache.json
-"""
+"""Writing to and gathering from the paged cache on a GPU, against PyTorch's index operations."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import torch
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -49,9 +46,15 @@ def _flash(tokens: int, heads: int, kind: str, halves: bool) -> Case:
         return calls
 
     bytes_moved = 2 * tokens * heads * head * (4 if kind == "auto" else 3)
-    layout = "halves" if halves else "dense"
-    label = f"reshape_and_cache_flash {kind} {layout} {tokens}x{heads}x{head}"
-    return Case(label, make, bytes_moved=bytes_moved)
+    return Case(
+        "reshape_and_cache_flash",
+        {"tokens": tokens, "heads": heads, "head": head},
+        kind,
+        make,
+        load(tokens),
+        variant="halves" if halves else "dense",
+        bytes_moved=bytes_moved,
+    )
 
 
 def _mla(tokens: int, kind: str) -> Case:
@@ -66,7 +69,8 @@ def _mla(tokens: int, kind: str) -> Case:
         return {"ours": lambda: ops.concat_and_cache_mla(latents, ropes, cache, slots, kind, one)}
 
     bytes_moved = tokens * (2 * 576 + width * (2 if kind == "auto" else 1))
-    return Case(f"concat_and_cache_mla {kind} {tokens}", make, bytes_moved=bytes_moved)
+    shape = {"tokens": tokens}
+    return Case("concat_and_cache_mla", shape, kind, make, load(tokens), bytes_moved=bytes_moved)
 
 
 def _gather(sequences: int, length: int, kind: str) -> Case:
@@ -90,8 +94,14 @@ def _gather(sequences: int, length: int, kind: str) -> Case:
         return calls
 
     bytes_moved = tokens * 576 * (4 if kind == "auto" else 3)
-    label = f"gather_and_maybe_dequant_cache {kind} {sequences}x{length}"
-    return Case(label, make, bytes_moved=bytes_moved)
+    return Case(
+        "gather_and_maybe_dequant_cache",
+        {"sequences": sequences, "tokens": length},
+        kind,
+        make,
+        "prefill",
+        bytes_moved=bytes_moved,
+    )
 
 
 def cases() -> Iterator[Case]:
@@ -106,4 +116,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("cache", cases))
+    raise SystemExit(main("cuda", "cache", cases))

@@ -1,7 +1,5 @@
 """Scaled FP8 and INT8 products, against PyTorch's (cuBLASLt).
 
-    VLLM_KERNELS_LIBRARY_DIR=build/lib PYTHONPATH=src python benchmarks/cuda/bench_gemm.py
-
 Peers: `rowwise` is `torch._scaled_mm` with a scale for each row and column, `blockwise` the same
 with scales for 1 x 128 and 128 x 128, `int_mm` is `torch._int_mm`, which neither scales nor
 converts its sums, and takes more than 16 rows.
@@ -13,9 +11,9 @@ import functools
 from collections.abc import Callable, Iterator
 
 import torch
-from harness import Call, Case, main
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main, offered
 
 ops = torch.ops.vllm_kernels
 
@@ -42,11 +40,8 @@ def _ours(
     return functools.partial(ops.cutlass_scaled_mm, out, a, b, a_scales, b_scales, None)
 
 
-def _peer(
-    a: torch.Tensor, b: torch.Tensor, a_scales: torch.Tensor, b_scales: torch.Tensor
-) -> Call | None:
-    """torch._scaled_mm, or None where this PyTorch does not scale in that way."""
-    call = functools.partial(
+def _peer(a: torch.Tensor, b: torch.Tensor, a_scales: torch.Tensor, b_scales: torch.Tensor) -> Call:
+    return functools.partial(
         torch._scaled_mm,
         a,
         b,
@@ -55,20 +50,13 @@ def _peer(
         out_dtype=torch.bfloat16,
         use_fast_accum=a_scales.shape[1] == 1,
     )
-    try:
-        call()
-    except RuntimeError:
-        return None
-    return call
 
 
 def _fp8(m: int, k: int, n: int) -> dict[str, Call]:
     a, b = _matrix(m, k, FLOAT8), _matrix(n, k, FLOAT8).t()
     a_scales, b_scales = _scales(m, 1), _scales(1, n)
-    calls = {"ours": _ours(m, b, a, a_scales, b_scales)}
-    if peer := _peer(a, b, a_scales, b_scales):
-        calls["rowwise"] = peer
-    return calls
+    peers = {"rowwise": _peer(a, b, a_scales, b_scales)}
+    return {"ours": _ours(m, b, a, a_scales, b_scales), **offered(peers)}
 
 
 def _blocks(m: int, k: int, n: int) -> dict[str, Call]:
@@ -76,10 +64,8 @@ def _blocks(m: int, k: int, n: int) -> dict[str, Call]:
     rows = -(-m // 4) * 4
     a_scales = _scales(k // BLOCK, rows).t()[:m]
     b_scales = _scales(n // BLOCK, k // BLOCK).t()
-    calls = {"ours": _ours(m, b, a, a_scales, b_scales)}
-    if peer := _peer(a, b, a_scales, b_scales):
-        calls["blockwise"] = peer
-    return calls
+    peers = {"blockwise": _peer(a, b, a_scales, b_scales)}
+    return {"ours": _ours(m, b, a, a_scales, b_scales), **offered(peers)}
 
 
 def _int8(m: int, k: int, n: int) -> dict[str, Call]:
@@ -102,12 +88,16 @@ def cases() -> Iterator[Case]:
         for k, n in SHAPES:
             for m in ROWS:
                 yield Case(
-                    f"{kind} {m} x {k} x {n}",
+                    "scaled_mm",
+                    {"m": m, "k": k, "n": n},
+                    kind.partition(" ")[0],
                     functools.partial(make, m, k, n),
+                    load(m),
+                    variant=kind.partition(" ")[2],
                     bytes_moved=m * k + k * n + 2 * m * n,
                     flops=2 * m * n * k,
                 )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("gemm", cases))
+    raise SystemExit(main("cuda", "gemm", cases))

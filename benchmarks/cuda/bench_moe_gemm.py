@@ -1,16 +1,14 @@
-"""The experts' grouped FP8 product on a GPU, against PyTorch's grouped and single products.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_moe_gemm.py --out moe_gemm.json
-"""
+"""The experts' grouped FP8 product on a GPU, against PyTorch's grouped and single products."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import torch
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main, offered
 
 ops = torch.ops.vllm_kernels
 
@@ -77,17 +75,7 @@ def calls(counts: list[int], n: int, k: int) -> dict[str, Call]:
         "loop": loop,
         "bf16": lambda: torch._grouped_mm(wide_a, wide_b, offs=stops),
     }
-    found: dict[str, Call] = {"ours": lambda: ops.cutlass_moe_mm(out, *ours)}
-    return found | {name: call for name, call in peers.items() if offered(call)}
-
-
-def offered(call: Call) -> bool:
-    """Whether this PyTorch has the product for the GPU and the shape."""
-    try:
-        call()
-    except RuntimeError:
-        return False
-    return True
+    return {"ours": lambda: ops.cutlass_moe_mm(out, *ours), **offered(peers)}
 
 
 def cases() -> Iterator[Case]:
@@ -96,12 +84,16 @@ def cases() -> Iterator[Case]:
             counts = routed(tokens, experts, topk)
             rows, used = sum(counts), sum(count > 0 for count in counts)
             yield Case(
-                f"{name}: {experts} experts, {n} x {k}, {tokens} tokens x {topk}",
-                lambda counts=counts, n=n, k=k: calls(counts, n, k),  # type: ignore[misc]
+                "moe_mm",
+                {"tokens": tokens, "slots": topk, "experts": experts, "n": n, "k": k},
+                "fp8",
+                functools.partial(calls, counts, n, k),
+                load(tokens),
+                variant=name,
                 bytes_moved=used * n * k + rows * (k + 2 * n),
                 flops=2 * rows * n * k,
             )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("moe_gemm", cases))
+    raise SystemExit(main("cuda", "moe_gemm", cases))

@@ -1,7 +1,4 @@
-"""Mixture of experts on a GPU, against PyTorch eager and torch.compile.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_moe_routing.py
-"""
+"""Mixture of experts on a GPU, against PyTorch eager and torch.compile."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -105,7 +102,8 @@ def _routing(model: str, tokens: int) -> Case:
         }
 
     name = "grouped_topk" if model == "deepseek" else "topk_softmax"
-    return Case(f"{name} {model} {tokens}x{experts} f32", make)
+    shape = {"tokens": tokens, "experts": experts}
+    return Case(name, shape, "f32", make, load(tokens), variant=model)
 
 
 def _align(model: str, tokens: int) -> Case:
@@ -124,7 +122,8 @@ def _align(model: str, tokens: int) -> Case:
             **_peers(align, ids, experts, block),
         }
 
-    return Case(f"moe_align_block_size {model} {tokens}x{topk}", make)
+    shape = {"tokens": tokens, "slots": topk}
+    return Case("moe_align_block_size", shape, "i32", make, load(tokens), variant=model)
 
 
 def _rows(model: str, tokens: int, kind: str) -> Case:
@@ -152,9 +151,9 @@ def _rows(model: str, tokens: int, kind: str) -> Case:
             **_peers(unpermute, wide, weights, inverse.long()),
         }
 
-    return Case(
-        f"{kind} {model} {tokens}x{topk}x{hidden} bf16", make, 2 * (entries + tokens) * hidden
-    )
+    shape = {"tokens": tokens, "slots": topk, "hidden": hidden}
+    moved = 2 * (entries + tokens) * hidden
+    return Case(kind, shape, "bf16", make, load(tokens), variant=model, bytes_moved=moved)
 
 
 def _gemm(tokens: int, n: int, k: int) -> Case:
@@ -167,7 +166,9 @@ def _gemm(tokens: int, n: int, k: int) -> Case:
         other = b if n <= 512 else b.t()
         return {"ours": lambda: call(out, a, other), "linear": lambda: F.linear(a, b)}
 
-    return Case(f"small_gemm {tokens}x{n}x{k} bf16", make, 2 * (tokens * (n + k) + n * k))
+    shape = {"m": tokens, "n": n, "k": k}
+    moved = 2 * (tokens * (n + k) + n * k)
+    return Case("small_gemm", shape, "bf16", make, load(tokens), bytes_moved=moved)
 
 
 def cases() -> Iterator[Case]:
@@ -183,4 +184,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("moe_routing", cases))
+    raise SystemExit(main("cuda", "moe_routing", cases))

@@ -1,7 +1,4 @@
-"""Norms on a GPU, plain and fused, against PyTorch eager and torch.compile.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_norm.py --out norm.json
-"""
+"""Norms on a GPU, plain and fused, against PyTorch eager and torch.compile."""
 
 from __future__ import annotations
 
@@ -9,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -96,7 +93,8 @@ def _case(tokens: int, hidden: int, kind: str) -> Case:
         return {"ours": ours, **peers}
 
     traffic = {"rms_norm": 4, "fused_add_rms_norm": 8}.get(kind, 3)
-    return Case(f"{kind} {tokens}x{hidden} bf16", make, bytes_moved=traffic * size)
+    shape = {"tokens": tokens, "hidden": hidden}
+    return Case(kind, shape, "bf16", make, load(tokens), bytes_moved=traffic * size)
 
 
 def _heads(tokens: int, heads: int) -> Case:
@@ -109,8 +107,15 @@ def _heads(tokens: int, heads: int) -> Case:
         out = torch.empty(x.shape, dtype=x.dtype, device="cuda")
         return {"ours": lambda: ops.rms_norm(out, x, weight, EPSILON), **_peers(norm, x, weight)}
 
-    label = f"rms_norm of heads {tokens}x{heads}x128 bf16"
-    return Case(label, make, bytes_moved=4 * tokens * heads * 128)
+    return Case(
+        "rms_norm",
+        {"tokens": tokens, "heads": heads, "head": 128},
+        "bf16",
+        make,
+        load(tokens),
+        variant="of heads",
+        bytes_moved=4 * tokens * heads * 128,
+    )
 
 
 def cases() -> Iterator[Case]:
@@ -121,4 +126,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("norm", cases))
+    raise SystemExit(main("cuda", "norm", cases))

@@ -1,16 +1,13 @@
-"""Quantisation on a GPU against PyTorch eager and torch.compile.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_quant.py --out quant.json
-"""
+"""Quantisation on a GPU against PyTorch eager and torch.compile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import torch
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 from vllm_kernels.reference import quant as reference
 
 ops = torch.ops.vllm_kernels
@@ -58,7 +55,8 @@ def _case(name: str, tokens: int, width: int) -> Case:
         }
 
     traffic = TRAFFIC.get(name, 3) * tokens * width
-    return Case(f"{name} {tokens}x{width} bf16", make, bytes_moved=traffic)
+    shape = {"tokens": tokens, "width": width}
+    return Case(name, shape, "bf16", make, load(tokens), bytes_moved=traffic)
 
 
 def cases() -> Iterator[Case]:
@@ -68,4 +66,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("quant", cases))
+    raise SystemExit(main("cuda", "quant", cases))

@@ -1,16 +1,13 @@
-"""Rotary embedding on a GPU, alone and fused with the norm, against PyTorch eager and compiled.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_rope.py --out rope.json
-"""
+"""Rotary embedding on a GPU, alone and fused with the norm, against PyTorch eager and compiled."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 from vllm_kernels.reference.rope import fused_qk_norm_rope, rotary_embedding
 
 ops = torch.ops.vllm_kernels
@@ -65,8 +62,7 @@ def _rope(tokens: int, heads: int, kv_heads: int, head: int, is_neox: bool) -> C
         return calls
 
     style = "neox" if is_neox else "gptj"
-    label = f"rotary_embedding {style} {tokens}x({heads}+{kv_heads})x{head} bf16"
-    return Case(label, make, bytes_moved=4 * tokens * (heads + kv_heads) * head)
+    return _case("rotary_embedding", style, (tokens, heads, kv_heads, head), make)
 
 
 def _norm_rope(tokens: int, heads: int, kv_heads: int, head: int) -> Case:
@@ -84,8 +80,16 @@ def _norm_rope(tokens: int, heads: int, kv_heads: int, head: int) -> Case:
             "compile": lambda: fast_norm_rope(*args),
         }
 
-    label = f"fused_qk_norm_rope {tokens}x({heads}+{kv_heads})x{head} bf16"
-    return Case(label, make, bytes_moved=4 * tokens * (heads + kv_heads) * head)
+    return _case("fused_qk_norm_rope", "", (tokens, heads, kv_heads, head), make)
+
+
+def _case(
+    op: str, style: str, sizes: tuple[int, int, int, int], make: Callable[[], dict[str, Call]]
+) -> Case:
+    tokens, heads, kv_heads, head = sizes
+    shape = {"tokens": tokens, "heads": heads, "kv_heads": kv_heads, "head": head}
+    moved = 4 * tokens * (heads + kv_heads) * head
+    return Case(op, shape, "bf16", make, load(tokens), variant=style, bytes_moved=moved)
 
 
 def cases() -> Iterator[Case]:
@@ -96,4 +100,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("rope", cases))
+    raise SystemExit(main("cuda", "rope", cases))

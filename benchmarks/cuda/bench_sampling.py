@@ -1,16 +1,13 @@
-"""Penalties and the largest logits of rows on a GPU, against PyTorch eager and torch.compile.
-
-VLLM_KERNELS_LIBRARY_DIR=build/cuda/lib python benchmarks/cuda/bench_sampling.py --out sampling.json
-"""
+"""Penalties and the largest logits of rows on a GPU, against PyTorch eager and torch.compile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import torch
-from harness import Call, Case, main
 
-import vllm_kernels  # noqa: F401
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, main
 
 ops = torch.ops.vllm_kernels
 
@@ -36,7 +33,9 @@ def _penalties(rows: int, vocabulary: int) -> Case:
             "compile": lambda: compiled(*args),
         }
 
-    return Case(f"repetition penalties {rows}x{vocabulary} f32", make, 2 * rows * vocabulary)
+    shape = {"rows": rows, "vocabulary": vocabulary}
+    moved = 2 * rows * vocabulary  # the two masks
+    return Case("repetition_penalties", shape, "f32", make, "decode", bytes_moved=moved)
 
 
 def _select(rows: int, columns: int, k: int) -> Case:
@@ -49,7 +48,8 @@ def _select(rows: int, columns: int, k: int) -> Case:
             "eager": lambda: logits.topk(k, dim=-1, sorted=False),
         }
 
-    return Case(f"top {k} of {rows}x{columns} f32", make, 4 * rows * columns)
+    shape = {"k": k, "rows": rows, "columns": columns}
+    return Case("topk", shape, "f32", make, "decode", bytes_moved=4 * rows * columns)
 
 
 def cases() -> Iterator[Case]:
@@ -60,4 +60,4 @@ def cases() -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("sampling", cases))
+    raise SystemExit(main("cuda", "sampling", cases))

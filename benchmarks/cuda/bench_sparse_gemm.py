@@ -1,7 +1,5 @@
 """Products with 2:4 sparse weights, against dense ones of PyTorch.
 
-    VLLM_KERNELS_LIBRARY_DIR=build/lib PYTHONPATH=src python benchmarks/cuda/bench_sparse_gemm.py
-
 Peers multiply the same numbers of rows and columns without zeros: `dense` is `torch._scaled_mm`
 with scales for rows and columns, `torch._int_mm`, or `F.linear`.
 """
@@ -13,9 +11,9 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from harness import Call, Case, main
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -64,12 +62,15 @@ def cases() -> Iterator[Case]:
             for m in ROWS:
                 moved = (m * k + n * k // 2) * dtype.itemsize + n * k // 8 + 2 * m * n
                 yield Case(
-                    f"sparse {kind} {m} x {k} x {n}",
+                    "sparse_scaled_mm",
+                    {"m": m, "k": k, "n": n},
+                    kind,
                     functools.partial(_calls, kind, m, k, n),
+                    load(m),
                     bytes_moved=moved,
                     flops=2 * m * n * k,
                 )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main("sparse_gemm", cases))
+    raise SystemExit(main("cuda", "sparse_gemm", cases))

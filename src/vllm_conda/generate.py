@@ -138,8 +138,7 @@ def matrix_page(targets: Targets, costs: Costs) -> str:
     text = f"<!--{_header('', f'{TARGETS_FILE} and {COSTS_FILE}').rstrip()} -->\n# Jobs\n\n"
     text += _table(("", ""), list(matrix.summary(targets, costs).items()))
     if costs.machine:
-        machine = ", ".join(f"{key} {value}" for key, value in costs.machine.items())
-        text += f"\nMeasured by `{COSTS_COMMAND}`: {machine}.\n"
+        text += f"\nMeasured by `{COSTS_COMMAND}`: {costs.machine}.\n"
     head, lines = matrix.table(list(matrix.rows(targets, costs)))
     text += "\n" + _table(head, [(f"`{line[0]}`", *line[1:]) for line in lines])
     for job, cost in costs.jobs.items():
@@ -215,7 +214,7 @@ def generated_files(
     yield Path("docs/packagers/generated/targets.md"), targets_page(targets)
     header = f"<!--{_header('').rstrip()} -->\n"
     yield Path("docs/packagers/generated/cuda.md"), header + cuda_page(targets.cuda)
-    yield Path("docs/packagers/generated/matrix.md"), matrix_page(targets, costs or Costs({}, {}))
+    yield Path("docs/packagers/generated/matrix.md"), matrix_page(targets, costs or Costs())
     yield Path("docs/packagers/exit-codes.md"), exit_codes_page()
     yield Path("docs/users/environment.md"), environment_page()
     if pyproject:

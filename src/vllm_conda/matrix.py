@@ -12,68 +12,29 @@ from typing import Any
 import cattrs
 from cattrs.errors import BaseValidationError
 
+from vllm_conda.costs import RENDERING, Build
 from vllm_conda.errors import ConfigError
 from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, jobs
 from vllm_conda.targets import Targets
 
-COSTS_FILE = Path("benchmarks/results/jobs.json")
-COSTS_COMMAND = "python benchmarks/bench_jobs.py"
+COSTS_FILE = Path("benchmarks/results/build/jobs.json")
+COSTS_COMMAND = "python -m benchmarks.toolkit.bench_jobs"
 NOT_MEASURED = "not measured"
 
 
 @dataclass(frozen=True)
-class FamilyCost:
-    """Compiling one kernel family for all architectures of a job.
-
-    Attributes:
-        files: Source files compiled.
-        cpu_seconds: Processor time of all of them.
-        longest_cpu_seconds: Processor time of the largest.
-        memory_mib: Largest resident memory of one process.
-    """
-
-    files: int
-    cpu_seconds: float
-    longest_cpu_seconds: float
-    memory_mib: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One job, built alone from its sources on a machine with ``cores`` cores.
-
-    Attributes:
-        seconds: Wall clock of configuring, compiling and packaging each package, by name.
-        cpu_seconds: Processor time of the whole job.
-        memory_mib: Largest resident memory of one process.
-        families: The same of the job's kernel families.
-        package_mib: Size of each package, by name.
-    """
-
-    cores: int
-    seconds: dict[str, float]
-    cpu_seconds: float
-    memory_mib: int
-    families: dict[str, FamilyCost] = field(default_factory=dict)
-    package_mib: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """All jobs rendered by one process, wall-clock seconds."""
-
-    jobs: int
-    packages: int
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Costs:
-    """What benchmarks/bench_jobs.py has measured, by job."""
+    """What benchmarks/toolkit/bench_jobs.py has measured.
 
-    machine: dict[str, str]
-    jobs: dict[str, Cost]
-    render: Rendering | None = None
+    Attributes:
+        machine: Its properties, as words.
+        jobs: Builds by job.
+        render: Rendering all jobs by one process.
+    """
+
+    machine: str = ""
+    jobs: Mapping[str, Build] = field(default_factory=dict)
+    render: Build | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +52,7 @@ class Row:
     builds_for: tuple[str, ...]
     runs_on: str
     packages: tuple[str, ...]
-    cost: Cost | None
+    cost: Build | None
 
     def document(self) -> dict[str, Any]:
         """The row as ``vllm-conda matrix --json`` prints it."""
@@ -121,11 +82,15 @@ def load_costs(root: Path) -> Costs:
     """
     path = root / COSTS_FILE
     if not path.is_file():
-        return Costs({}, {})
+        return Costs()
     converter = cattrs.Converter(forbid_extra_keys=True)
     try:
-        return converter.structure(json.loads(path.read_text(encoding="utf-8")), Costs)
-    except (ValueError, TypeError, AttributeError, BaseValidationError) as error:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        cases = {case.name: case for case in converter.structure(document["cases"], list[Build])}
+        machine = document["machine"]
+        words = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory"
+        return Costs(words, cases, cases.pop(RENDERING, None))
+    except (ValueError, TypeError, LookupError, BaseValidationError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"{COSTS_FILE} is not what {COSTS_COMMAND} writes: {reason}.", "Measure again."
@@ -147,9 +112,9 @@ def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) ->
         yield Row(job, march, builds_for, runs_on, packages(job), costs.jobs.get(job.name))
 
 
-def cost_words(cost: Cost | None) -> tuple[str, str]:
+def cost_words(cost: Build | None) -> tuple[str, str]:
     """Time and memory of a job, for tables; the wall clock says what else the machine did."""
-    if cost is None:
+    if cost is None or cost.cpu_seconds is None:
         return NOT_MEASURED, NOT_MEASURED
     seconds = sum(cost.seconds.values())
     times = f"{seconds:.0f} s on {cost.cores} cores, {cost.cpu_seconds:.0f} s of processor time"
@@ -172,7 +137,7 @@ def table(found: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]
     return head, lines
 
 
-def family_table(cost: Cost) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def family_table(cost: Build) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Head and lines of what each kernel family of a job cost to compile."""
     head = ("family", "files", "processor time", "of the largest file", "largest process")
     rows = [
@@ -200,8 +165,7 @@ def summary(targets: Targets, costs: Costs) -> Mapping[str, str]:
         "platforms": ", ".join(targets.platforms),
     }
     if costs.render:
-        found["rendering all jobs"] = (
-            f"{costs.render.seconds:.2f} s ({costs.render.jobs} jobs, "
-            f"{costs.render.packages} packages)"
-        )
+        counts = ", ".join(f"{number} {what}" for what, number in costs.render.counts.items())
+        seconds = sum(costs.render.seconds.values())
+        found["rendering all jobs"] = f"{seconds:.2f} s ({counts})"
     return found

@@ -180,7 +180,7 @@ INTERNAL = (
     Variable(
         "VLLM_COMPILE_LOG",
         "a file",
-        "Where `benchmarks/measure_compile.py` records what each compile costs.",
+        "Where `benchmarks/toolkit/measure_compile.py` records what each compile costs.",
     ),
     Variable(
         "VLLM_CROSS_COMMAND, VLLM_CROSS_TIERS, VLLM_CROSS_FAMILIES, VLLM_CROSS_SAMPLE",

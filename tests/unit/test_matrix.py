@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,8 +14,10 @@ import support
 import yaml
 from support import ROOT
 
+from benchmarks.toolkit import bench_jobs
 from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.cli import main
+from vllm_conda.costs import Build, FamilyCost
 from vllm_conda.errors import ConfigError, UsageError
 from vllm_conda.generate import generate, generated_files, matrix_page
 from vllm_conda.jobs import default_jobs, jobs, select
@@ -24,9 +25,7 @@ from vllm_conda.lint import violations
 from vllm_conda.matrix import (
     COSTS_FILE,
     NOT_MEASURED,
-    Cost,
     Costs,
-    FamilyCost,
     load_costs,
     packages,
     rows,
@@ -185,8 +184,9 @@ def test_a_platform_from_a_planted_table_gets_jobs_and_variants() -> None:
 def test_costs_are_shown_where_measured(tmp_path: Path) -> None:
     assert load_costs(tmp_path).jobs == {}
     job = jobs(TARGETS)[0]
-    cost = {"cores": 2, "seconds": {"vllm-core": 30.0}, "cpu_seconds": 50.0, "memory_mib": 900}
-    document = {"machine": {"CPU": "x"}, "jobs": {job.name: cost}, "render": None}
+    cost = Build(job.name, 2, {"vllm-core": 30.0}, cpu_seconds=50.0, memory_mib=900)
+    machine = {"cpu": "x", "cores": 2, "memory_gib": 24}
+    document = {"machine": machine, "cases": [cost.document()]}
     path = tmp_path / COSTS_FILE
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(document))
@@ -206,21 +206,17 @@ def texts_with(root: Path) -> dict[str, str]:
 def test_costs_of_kernel_families_have_a_table_of_their_own() -> None:
     job = jobs(TARGETS)[0]
     family = FamilyCost(files=3, cpu_seconds=40.4, longest_cpu_seconds=21.0, memory_mib=700)
-    cost = Cost(2, {"vllm-cpu": 30.0}, 50.0, 900, {"norm": family, "rope": family})
-    page = matrix_page(TARGETS, Costs({}, {job.name: cost}))
+    families = {"norm": family, "rope": family}
+    cost = Build(
+        job.name, 2, {"vllm-cpu": 30.0}, cpu_seconds=50.0, memory_mib=900, families=families
+    )
+    page = matrix_page(TARGETS, Costs("", {job.name: cost}))
     assert f"## Kernel families of `{job.name}`" in page
     assert "| `norm` | 3 | 40 s | 21 s | 700 MiB |" in page
     assert "| all | 6 | 81 s |  | 900 MiB |" in page
 
 
 def test_compiles_are_summed_by_family() -> None:
-    path = ROOT / "benchmarks" / "bench_jobs.py"
-    spec = importlib.util.spec_from_file_location("bench_jobs", path)
-    assert spec is not None
-    assert spec.loader is not None
-    bench_jobs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench_jobs)
-
     def row(name: str, cpu: float, memory: int) -> dict[str, Any]:
         output = f"csrc/CMakeFiles/{name}.o"
         return {"output": output, "seconds": 1.0, "cpu_seconds": cpu, "memory_mib": memory}
@@ -232,15 +228,15 @@ def test_compiles_are_summed_by_family() -> None:
         row("vllm_core.dir/z.cc", 9.0, 900),
     ])  # fmt: skip
     assert found == {
-        "moe_gemm": {"files": 1, "cpu_seconds": 1.0, "longest_cpu_seconds": 1.0, "memory_mib": 300},
-        "norm": {"files": 2, "cpu_seconds": 7.0, "longest_cpu_seconds": 4.0, "memory_mib": 500},
+        "moe_gemm": FamilyCost(files=1, cpu_seconds=1.0, longest_cpu_seconds=1.0, memory_mib=300),
+        "norm": FamilyCost(files=2, cpu_seconds=7.0, longest_cpu_seconds=4.0, memory_mib=500),
     }
 
 
 def test_a_compile_is_recorded(tmp_path: Path) -> None:
     """Its exit code passes through, and what its processes took is one line of the log."""
     log = tmp_path / "log"
-    script = ROOT / "benchmarks" / "measure_compile.py"
+    script = ROOT / "benchmarks" / "toolkit" / "measure_compile.py"
     code = "import sys; b'x' * (64 << 20); sys.exit(3)"
     command = [sys.executable, str(script), sys.executable, "-c", code, "-o", "a.o"]
     done = subprocess.run(command, env={**os.environ, "VLLM_COMPILE_LOG": str(log)})
@@ -256,7 +252,7 @@ def test_malformed_costs_name_the_file_and_its_writer(tmp_path: Path, text: str)
     path = tmp_path / COSTS_FILE
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"jobs\.json is not what .*bench_jobs\.py writes"):
+    with pytest.raises(ConfigError, match=r"jobs\.json is not what .*bench_jobs writes"):
         load_costs(tmp_path)
 
 

@@ -118,7 +118,7 @@ def write_settings(workspace: Workspace, jobs: int | None) -> None:
         "CCACHE_SLOPPINESS": "include_file_mtime,include_file_ctime,time_macros",
         "CCACHE_COMPILERCHECK": "content",
     }
-    # benchmarks/bench_jobs.py: every file is compiled, and what that costs is recorded.
+    # benchmarks/toolkit/bench_jobs.py: every file is compiled, and what that costs is recorded.
     for name in ("CCACHE_RECACHE", "CCACHE_PREFIX", "VLLM_COMPILE_LOG"):
         if os.environ.get(name):
             values[name] = os.environ[name]

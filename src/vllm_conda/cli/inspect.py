@@ -26,7 +26,7 @@ def matrix(root: Path, as_json: bool, **filters: tuple[str, ...]) -> None:
     """List the jobs: what each makes, for which machines, and what it costs.
 
     \b
-    Costs are those that benchmarks/bench_jobs.py has measured.
+    Costs are those that benchmarks/toolkit/bench_jobs.py has measured.
 
     \b
     Example:

@@ -1,0 +1,1 @@
+"""Pages, README's table and plots of the recorded figures."""

@@ -1,0 +1,53 @@
+"""Every family's benchmark on a device, one after another.
+
+python -m benchmarks                                    # all on the CPU, into benchmarks/results
+python -m benchmarks norm --quick                       # one; arguments go on to its benchmark
+python -m benchmarks --device cuda --results FOLDER     # on a GPU, into another folder
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from benchmarks.record import ROOT
+
+DEVICES = ("cpu", "cuda")
+
+
+def families(device: str) -> list[str]:
+    """Names of the benchmarks of a device."""
+    scripts = sorted((ROOT / "benchmarks" / device).glob("bench_*.py"))
+    return [path.stem.removeprefix("bench_") for path in scripts]
+
+
+def measure(device: str, names: Sequence[str], arguments: Sequence[str]) -> int:
+    """Run each benchmark in a process of its own: one's compiled code must not weigh on another."""
+    failed = 0
+    for name in names:
+        print(f"== {name}", flush=True)
+        command = [sys.executable, "-m", f"benchmarks.{device}.bench_{name}", *arguments]
+        failed = subprocess.run(command, cwd=ROOT, check=False).returncode or failed
+    return failed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure; the exit code of the last benchmark that failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("family", nargs="*", help="default: all of the device")
+    options, rest = parser.parse_known_args(argv)
+    known = families(options.device)
+    for name in options.family:
+        if name not in known:
+            parser.error(f"no benchmark of {name}; there are: {', '.join(known)}")
+    code = measure(options.device, options.family or known, rest)
+    print("pages, README and plots of the recorded figures: python -m benchmarks.report")
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
