@@ -14,6 +14,9 @@ from typing import Any
 import yaml
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
+from vllm_conda import __version__
+
+VERSION = __version__
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_SCHEMAS = ROOT.parent / "shared" / "schemas"
 

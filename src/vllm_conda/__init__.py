@@ -1,3 +1,3 @@
 """Toolkit that builds, proves and ships vLLM's native half as conda packages."""
 
-__version__ = "0.26.0"
+from vllm_conda.generated.version import __version__ as __version__

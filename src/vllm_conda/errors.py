@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from vllm_cuda_plan.errors import ConfigError as ConfigError
 from vllm_cuda_plan.errors import VllmError as VllmError
+from vllm_cuda_plan.errors import check_known as check_known
 from vllm_cuda_plan.errors import did_you_mean as did_you_mean
 
 

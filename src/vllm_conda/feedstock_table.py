@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from vllm_conda.errors import ConfigError, did_you_mean
+from vllm_conda.errors import ConfigError, check_known
 
 # conda-smithy's words (workflow_settings.free_disk_space).
 DISK_LEVELS = ("skip", "quick", "max")
@@ -73,8 +72,8 @@ def check_feedstock_table(table: Feedstock, where: str, native: Sequence[str]) -
             raise ConfigError(f"{where}: [feedstock.devices]: {device} is missing.")
     for device, entry in table.devices.items():
         place = f"{where}: [feedstock.devices.{device}]"
-        _known(place, "device", device, ("cpu", "cuda"))
-        _known(place, "free_disk_space", entry.free_disk_space, DISK_LEVELS)
+        check_known(place, "device", device, ("cpu", "cuda"))
+        check_known(place, "free_disk_space", entry.free_disk_space, DISK_LEVELS)
         if not 1 <= entry.minutes <= LONGEST_MINUTES:
             raise ConfigError(
                 f"{place}: minutes must be 1 to {LONGEST_MINUTES}, got {entry.minutes}."
@@ -85,7 +84,7 @@ def check_feedstock_table(table: Feedstock, where: str, native: Sequence[str]) -
             if name not in entry.runners:
                 raise ConfigError(f"{place}: runners has no {name}, the machine of the rest.")
         for name in entry.runners.values():
-            _known(place, "runner", name, table.runners)
+            check_known(place, "runner", name, table.runners)
     for name, runner in table.runners.items():
         for key in ("cores", "memory_gib"):
             if getattr(runner, key) < 1:
@@ -93,11 +92,3 @@ def check_feedstock_table(table: Feedstock, where: str, native: Sequence[str]) -
                     f"{where}: [feedstock.runners.{name!r}]: {key} must be at least 1, got "
                     f"{getattr(runner, key)}."
                 )
-
-
-def _known(where: str, what: str, word: str, choices: Any) -> None:
-    if word not in choices:
-        raise ConfigError(
-            f"{where}: unknown {what} {word!r}.{did_you_mean(word, choices)}",
-            f"Known: {', '.join(choices)}.",
-        )

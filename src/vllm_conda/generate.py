@@ -53,7 +53,7 @@ def project_cmake(targets: Targets, pyproject: str) -> str:
     project = targets.project
     return (
         _header("#", f"{TARGETS_FILE} and {PYPROJECT_FILE}")
-        + f"set(VLLM_VERSION {project.version})\n"
+        + f"set(VLLM_VERSION {targets.engine.version})\n"
         + f"set(VLLM_TORCH_TARGET {project.torch_target})\n"
         + f"set(VLLM_PYTHON_MIN {project.python_min})\n"
         + f"set(VLLM_ENTRY_POINTS [=[\n{points}]=])\n"
@@ -74,6 +74,10 @@ def tiers_cmake(targets: Targets) -> str:
             lines.append(f"set(VLLM_LEVEL_FLAG_{family}_{number} {flag})")
             lines.append(f"set(VLLM_LEVEL_TIERS_{family}_{number} {' '.join(level.tiers)})")
     return _header("#") + "\n".join(lines) + "\n"
+
+
+def version_py(targets: Targets) -> str:
+    return f'{_header("#")}__version__ = "{targets.engine.version}"\n'
 
 
 def platforms_cmake(targets: Targets) -> str:
@@ -210,6 +214,7 @@ def generated_files(
     yield Path("cmake/generated/tiers.cmake"), tiers_cmake(targets)
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
+    yield Path("src/vllm_conda/generated/version.py"), version_py(targets)
     yield Path(GENERATED_FILE), platforms_json(targets)
     yield Path("docs/packagers/generated/targets.md"), targets_page(targets)
     header = f"<!--{_header('').rstrip()} -->\n"

@@ -23,8 +23,10 @@ from rattler_build.tool_config import PlatformConfig
 
 from vllm_conda.errors import ConfigError, RecipeError, did_you_mean
 from vllm_conda.jobs import Job
+from vllm_conda.targets import TARGETS_FILE, Targets
 
 RECIPE_FILE = Path("recipe/recipe.yaml")
+ENGINE_RECIPE_FILE = Path("recipe/engine/recipe.yaml")
 TOOLCHAIN_VARIABLE = "VLLM_CONDA_TOOLCHAIN"
 CUDA_TOOLCHAIN_VARIABLE = "VLLM_CONDA_CUDA_TOOLCHAIN"
 _STAGING_SUFFIX = "-build"
@@ -166,6 +168,37 @@ def _walk(path: Path) -> Iterator[Path]:
         for file in sorted(files):
             if not file.endswith(".pyc"):
                 yield Path(folder) / file
+
+
+def check_context(root: Path, targets: Targets) -> None:
+    """Compare what both recipes say of versions with the table.
+
+    A feedstock holds the recipes alone, so they say it themselves.
+
+    Raises:
+        RecipeError: Names file and key of the first difference.
+    """
+    engine = targets.engine
+    wanted = {
+        RECIPE_FILE: {
+            "version": engine.version,
+            "python_min": targets.project.python_min,
+            "torch_min": targets.project.torch_target,
+        },
+        ENGINE_RECIPE_FILE: {"version": engine.version, "sha256": engine.release.sdist_sha256},
+    }
+    for file, facts in wanted.items():
+        try:
+            data = load_yaml((root / file).read_text(encoding="utf-8"))
+            found = {**data.get("source", {}), **data["context"]}
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+            raise RecipeError(f"{file} has no context: {_one_line(error)}.") from None
+        for key, value in facts.items():
+            if found.get(key) != value:
+                raise RecipeError(
+                    f"{file}: {key} is {found.get(key)}, {TARGETS_FILE} has {value}.",
+                    "Make them agree.",
+                )
 
 
 def variant_values(root: Path, job: Job, expected: str) -> dict[str, list[str]]:

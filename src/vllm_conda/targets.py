@@ -10,7 +10,7 @@ from typing import Any
 
 import cattrs
 
-from vllm_conda.errors import ConfigError, did_you_mean
+from vllm_conda.errors import ConfigError, check_known, did_you_mean
 from vllm_conda.feedstock_table import Feedstock, check_feedstock_table
 from vllm_conda.platforms import Platform
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake
@@ -27,8 +27,31 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Project:
+class Release:
+    """A version of the engine."""
+
+    sdist_sha256: str
+
+
+@dataclass(frozen=True)
+class EngineTable:
+    """The engine version that the packages serve, and what is known of each."""
+
     version: str
+    releases: dict[str, Release]
+
+    @property
+    def minor(self) -> str:
+        """The op interface changes with it."""
+        return ".".join(self.version.split(".")[:2])
+
+    @property
+    def release(self) -> Release:
+        return self.releases[self.version]
+
+
+@dataclass(frozen=True)
+class Project:
     torch_target: str
     python_min: str
 
@@ -58,6 +81,7 @@ class Targets:
     """The whole table; mappings keep the file's order (tiers: lowest first)."""
 
     schema: int
+    engine: EngineTable
     project: Project
     platforms: dict[str, Platform]
     levels: dict[str, dict[str, Level]]
@@ -158,32 +182,35 @@ def _check_names(targets: Targets) -> None:
             f"{TARGETS_FILE}: schema is {targets.schema}, this toolkit reads {SCHEMA}.",
             "Update the toolkit.",
         )
+    check_known(
+        f"{TARGETS_FILE}: [engine]", "version", targets.engine.version, targets.engine.releases
+    )
     for name, platform in targets.platforms.items():
         where = f"{TARGETS_FILE}: [platforms.{name}]"
-        _known(where, "family", platform.family, targets.levels)
+        check_known(where, "family", platform.family, targets.levels)
         if not platform.levels or list(platform.levels) != sorted(set(platform.levels)):
             raise ConfigError(
                 f"{where}: levels must be distinct and ascending, got {list(platform.levels)}."
             )
         for number in platform.levels:
-            _known(where, "level", str(number), targets.levels[platform.family])
+            check_known(where, "level", str(number), targets.levels[platform.family])
         _check_machine(where, targets, name, platform)
     native = [name for name, entry in targets.platforms.items() if not entry.cross_from]
     check_feedstock_table(targets.feedstock, TARGETS_FILE, native)
     _check_toolkit_platforms(targets)
     for family, levels in targets.levels.items():
-        _known(f"{TARGETS_FILE}: [levels.{family}]", "family", family, targets.tiers)
+        check_known(f"{TARGETS_FILE}: [levels.{family}]", "family", family, targets.tiers)
         for key, level in levels.items():
             where = f"{TARGETS_FILE}: [levels.{family}.{key}]"
             if not level.tiers:
                 raise ConfigError(f"{where}: tiers is empty, so the package would hold no code.")
             for tier in level.tiers:
-                _known(where, "tier", tier, targets.tiers[family])
+                check_known(where, "tier", tier, targets.tiers[family])
     for family, tiers in targets.tiers.items():
         lower: dict[str, Any] = {}
         for name, entry in tiers.items():
             if entry.above:
-                _known(f"{TARGETS_FILE}: [tiers.{family}.{name}]", "above", entry.above, lower)
+                check_known(f"{TARGETS_FILE}: [tiers.{family}.{name}]", "above", entry.above, lower)
             lower[name] = entry
 
 
@@ -199,7 +226,7 @@ def _check_machine(where: str, targets: Targets, name: str, platform: Platform) 
         )
     if not platform.cross_from:
         return
-    _known(where, "cross_from", platform.cross_from, targets.platforms)
+    check_known(where, "cross_from", platform.cross_from, targets.platforms)
     if targets.platforms[platform.cross_from].cross_from:
         raise ConfigError(f"{where}: cross_from is {platform.cross_from}, itself cross compiled.")
 
@@ -208,7 +235,7 @@ def _check_toolkit_platforms(targets: Targets) -> None:
     for version, toolkit in targets.cuda.toolkits.items():
         where = f"{TARGETS_FILE}: [cuda.toolkits.{version!r}]"
         for name in toolkit.platforms:
-            _known(where, "platform", name, targets.platforms)
+            check_known(where, "platform", name, targets.platforms)
             floor = targets.platforms[name].variant.c_stdlib_version
             if parse_version(toolkit.c_stdlib_version or "0.0") > parse_version(floor):
                 raise ConfigError(
@@ -216,11 +243,3 @@ def _check_toolkit_platforms(targets: Targets) -> None:
                     f"{name}'s {floor}, and vllm-core is one package for all CUDA versions.",
                     f"Raise c_stdlib_version in [platforms.{name}.variant].",
                 )
-
-
-def _known(where: str, what: str, word: str, choices: dict[str, Any]) -> None:
-    if word not in choices:
-        raise ConfigError(
-            f"{where}: unknown {what} {word!r}.{did_you_mean(word, choices)}",
-            f"Known: {', '.join(choices)}.",
-        )

@@ -38,3 +38,17 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest choice, or an empty string."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_known(where: str, what: str, word: str, choices: Iterable[str]) -> None:
+    """Refuse a word of a table that points nowhere.
+
+    Raises:
+        ConfigError: ``word`` is none of ``choices``; with the nearest one, and all.
+    """
+    known = list(choices)
+    if word not in known:
+        raise ConfigError(
+            f"{where}: unknown {what} {word!r}.{did_you_mean(word, known)}",
+            f"Known: {', '.join(known)}.",
+        )

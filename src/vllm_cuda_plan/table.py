@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from vllm_cuda_plan.arch import Code, parse_code, parse_version
-from vllm_cuda_plan.errors import ConfigError, did_you_mean
+from vllm_cuda_plan.errors import ConfigError, check_known
 
 ALL = "all"
 
@@ -181,7 +180,7 @@ def check_cuda_table(cuda: Cuda, where: str) -> None:
             _version(place, key, getattr(arch, key), optional=key != "since")
         _version(place, "key", name)
         if arch.family:
-            _known(place, "family", arch.family, cuda.archs)
+            check_known(place, "family", arch.family, cuda.archs)
     for name, toolkit in cuda.toolkits.items():
         place = f"{where}: [cuda.toolkits.{name!r}]"
         _version(place, "key", name)
@@ -222,7 +221,7 @@ def _code(place: str, text: str, cuda: Cuda) -> Code:
         code = parse_code(text)
     except ValueError as error:
         raise ConfigError(f"{place}: {error}.") from None
-    _known(place, "architecture", code.capability, cuda.archs)
+    check_known(place, "architecture", code.capability, cuda.archs)
     if not cuda.known(code):
         raise ConfigError(f"{place}: {code.capability} has no {code.suffix!r} code ({text}).")
     return code
@@ -236,11 +235,3 @@ def _version(place: str, key: str, text: str, optional: bool = False) -> None:
             raise ConfigError(
                 f"{place}: {key} must be MAJOR.MINOR such as 12.4, got {text!r}."
             ) from None
-
-
-def _known(where: str, what: str, word: str, choices: dict[str, Any]) -> None:
-    if word not in choices:
-        raise ConfigError(
-            f"{where}: unknown {what} {word!r}.{did_you_mean(word, choices)}",
-            f"Known: {', '.join(choices)}.",
-        )

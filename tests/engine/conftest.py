@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from cuda_engine import add_platform
 
+from vllm_kernels import __version__
+
 ROOT = Path(__file__).parents[2]
 
 PLATFORMS = """
@@ -68,7 +70,7 @@ def engine(tmp_path: Path) -> Engine:
     made = Engine(tmp_path)
     made.write("vllm/__init__.py", "")
     made.write("vllm/platforms/__init__.py", PLATFORMS)
-    made.version("0.26.0")
+    made.version(__version__)
     return made
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from vllm_kernels import engine_api
+from vllm_kernels import __version__, engine_api
 from vllm_kernels_plugin import namespaces
 
-TABLE = Path(__file__).parent / "ops-0.26.tsv"
+TABLE = Path(__file__).parent / f"ops-{__version__}.tsv"
 ROWS = [line.split("\t") for line in TABLE.read_text().splitlines() if not line.startswith("#")]
 ENGINE = {(device, schema.split("(")[0]): (space, schema) for device, space, schema in ROWS}
 NAMES = [name for name in engine_api.ops() if name not in namespaces.OURS]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import archspec.cpu
+from support import VERSION
 
-VERSION = "0.26.0"
 GLIBC = "__glibc >=2.28,<3.0.a0"
 # platform: (level package, level -> the oldest CPU of it)
 LEVELS: dict[str, tuple[str, dict[str, str]]] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import support
+from support import VERSION
 
 from vllm_conda.builder.pipeline import Options, build
 from vllm_conda.progress import Mode, Reporter
@@ -62,7 +63,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
         patch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
         options = Options(root, root / "output", JOBS, (cuda, dummies))
         report = build(options, Reporter(Mode.JSON, io.StringIO()))
-    names = [item["package"].split("-0.26")[0] for item in report.built]
+    names = [item["package"].split(f"-{VERSION}")[0] for item in report.built]
     assert sorted(names) == ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 3, *["vllm-kernels"] * 3]
     return [report.channel, cuda, dummies]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import support
+from support import VERSION
 
 from vllm_conda.builder.pipeline import Options, build
 from vllm_conda.progress import Mode, Reporter
@@ -84,7 +85,7 @@ def test_levels_of_the_recipe(dummy_channels: list[str]) -> None:
 
 
 def test_level_can_be_chosen_by_hand(dummy_channels: list[str]) -> None:
-    packages = chosen(dummy_channels, "sapphirerapids", "vllm-cpu 0.26.0.* *_300")
+    packages = chosen(dummy_channels, "sapphirerapids", f"vllm-cpu {VERSION}.* *_300")
     assert packages["vllm-cpu"]["build_number"] // 100 == 3
 
 

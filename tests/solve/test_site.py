@@ -7,27 +7,28 @@ from pathlib import Path
 import pytest
 import site_channel
 from site_cases import GPU, node, site_of
+from support import VERSION
 
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.examples import example_names, example_path
 from vllm_conda.site.model import load_site
 from vllm_conda.site.preflight import NodeResult, check_site, exact
 
-V4 = "0.26.0 h4_400"
-V3 = "0.26.0 h3_300"
-CUDA12 = "0.26.0 cuda124_all_h0_2112"
-CUDA13 = "0.26.0 cuda130_all_h0_2113"
+V4 = f"{VERSION} h4_400"
+V3 = f"{VERSION} h3_300"
+CUDA12 = f"{VERSION} cuda124_all_h0_2112"
+CUDA13 = f"{VERSION} cuda130_all_h0_2113"
 
 # (example, node type) -> package that it must get, build of it
 SERVED = {
-    ("ac922", "login"): ("vllm-cpu", "0.26.0 h9_900"),
-    ("ac922", "compute"): ("vllm-cpu", "0.26.0 h9_900"),
+    ("ac922", "login"): ("vllm-cpu", f"{VERSION} h9_900"),
+    ("ac922", "compute"): ("vllm-cpu", f"{VERSION} h9_900"),
     ("avx2", "epyc"): ("vllm-cpu", V3),
     ("frontier", "login"): ("vllm-cpu", V3),
     ("frontier", "compute"): ("vllm-cpu", V3),
-    ("graviton", "graviton2"): ("vllm-cpu", "0.26.0 h1_100"),
-    ("graviton", "graviton3"): ("vllm-cpu", "0.26.0 h1_100"),
-    ("graviton", "graviton4"): ("vllm-cpu", "0.26.0 h1_100"),
+    ("graviton", "graviton2"): ("vllm-cpu", f"{VERSION} h1_100"),
+    ("graviton", "graviton3"): ("vllm-cpu", f"{VERSION} h1_100"),
+    ("graviton", "graviton4"): ("vllm-cpu", f"{VERSION} h1_100"),
     ("h200", "login"): ("vllm-cpu", V3),
     ("h200", "server"): ("vllm-cuda", CUDA13),
     ("jupiter", "login"): ("vllm-cuda", CUDA13),
@@ -88,7 +89,7 @@ def test_examples(channels: Channels, example: str) -> None:
             "needs x86_64 level 3, the node's CPU nehalem is level 2",
         ),
         (
-            ["vllm-cpu ==0.26.0 h4_400"],
+            [f"vllm-cpu =={VERSION} h4_400"],
             {"archspec": "zen2"},
             "needs x86_64 level 4, the node's CPU zen2 is level 3",
         ),
@@ -109,7 +110,7 @@ def test_examples(channels: Channels, example: str) -> None:
             "needs __cuda >= 12, the node's driver supports CUDA 11.4",
         ),
         (
-            ["vllm-cuda ==0.26.0 cuda130_all_h0_2113"],
+            [f"vllm-cuda =={VERSION} cuda130_all_h0_2113"],
             GPU,
             "needs __cuda >= 13, the node's driver supports CUDA 12.8",
         ),
@@ -148,7 +149,7 @@ def test_examples(channels: Channels, example: str) -> None:
         (
             ["vllm-cpu 0.27.*"],
             {},
-            "no package matches 'vllm-cpu 0.27.*' for linux-64, the channels have 0.26.0",
+            f"no package matches 'vllm-cpu 0.27.*' for linux-64, the channels have {VERSION}",
         ),
         (
             ["vllm-cuda", "vllm-cpu"],

@@ -15,6 +15,7 @@ import support
 from rattler import LockFile
 from rattler.explicit_environment.environment import ExplicitEnvironmentSpec
 from site_cases import node
+from support import VERSION
 
 from vllm_conda import solve as solving
 from vllm_conda.errors import UnservedError
@@ -52,7 +53,7 @@ def test_command_prints_the_matrix_and_its_code(tmp_path: Path, addresses: list[
         "vllm-cuda",
     ]
     booster = next(row for row in rows if row.startswith("booster"))
-    assert "0.26.0 cuda124_all_h0_2112" in booster
+    assert f"{VERSION} cuda124_all_h0_2112" in booster
     assert "CONDA_OVERRIDE_CUDA=12.2 CONDA_OVERRIDE_CUDA_ARCH=8.0" in done.stdout
     refused = run("--example", "avx2", *options(addresses), cwd=tmp_path)
     assert refused.returncode == UnservedError.exit_code
@@ -103,12 +104,12 @@ def test_lock_and_explicit_files(tmp_path: Path, addresses: list[str]) -> None:
     assert [str(c).rstrip("/") for c in environment.channels()] == addresses
     records = environment.conda_repodata_records_for_platform(locked)
     assert records is not None
-    assert "vllm-cpu-0.26.0-h3_300.conda" in [record.file_name for record in records]
+    assert f"vllm-cpu-{VERSION}-h3_300.conda" in [record.file_name for record in records]
     explicit = ExplicitEnvironmentSpec.from_path(locks / "epyc.txt")
     assert str(explicit.platform) == "linux-64"
     order = [p.url.rpartition("/")[2].partition("#")[0] for p in explicit.packages]
     assert sorted(order) == sorted(record.file_name for record in records)
-    assert order.index("python-3.12.1-h0_0.conda") < order.index("vllm-core-0.26.0-h0_0.conda")
+    assert order.index("python-3.12.1-h0_0.conda") < order.index(f"vllm-core-{VERSION}-h0_0.conda")
 
 
 def test_shown_example_is_a_site_file(tmp_path: Path, addresses: list[str]) -> None:
@@ -163,7 +164,7 @@ def test_channels_of_the_site_file_are_relative_to_it(tmp_path: Path, addresses:
         ([], 2, "No site file is named."),
         (["--example", "leonrado"], 2, "Did you mean 'leonardo'?"),
         (["--example", "avx2", "vllm cpu >="], 2, "is not a package spec"),
-        (["--example", "avx2", "vllm-cpu 0.26.0 h4_400"], 2, "Did you mean '==0.26.0'"),
+        (["--example", "avx2", f"vllm-cpu {VERSION} h4_400"], 2, f"Did you mean '=={VERSION}'"),
         (["--example", "avx2", "__cuda"], 2, "virtual packages describe the node"),
         (["--example", "avx2", "--each", "--lock", "x"], 2, "Leave one of them out."),
         (["missing.yaml"], 3, "missing.yaml does not exist."),

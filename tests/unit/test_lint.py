@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import support
-from support import ROOT
+from support import ROOT, VERSION
 
 from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.cli import main
@@ -88,9 +88,9 @@ CUDA_NUMBER = '(2100 if (cuda_slice | default("all")) == "all" else 2000)'
         ),
         (
             '        - ${{ pin_subpackage("vllm-core", exact=True) }}\n        - libtorch',
-            "        - vllm-core ==0.26.0 h0000000_0\n        - libtorch",
+            f"        - vllm-core =={VERSION} h0000000_0\n        - libtorch",
             "pin",
-            ["vllm-cpu", "vllm-core ==0.26.0 h0000000_0", "but that job makes vllm-core-"],
+            ["vllm-cpu", f"vllm-core =={VERSION} h0000000_0", "but that job makes vllm-core-"],
         ),
         (
             "      number: ${{ 100 * (microarch_level | int) + revision }}\n",

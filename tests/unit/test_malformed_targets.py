@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from support import ROOT
 
+from vllm_conda import __version__
 from vllm_conda.cli import main
 from vllm_conda.errors import ConfigError
 
 TEXT = (ROOT / "targets.toml").read_text()
+VERSION = f'version = "{__version__}"'
 
 # Name: (what stands in the file, what is written instead, what the sentence must say).
 FAULTS: dict[str, tuple[str, str, list[str]]] = {
@@ -40,7 +42,8 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "runner key": ("cores = 4", "core = 4", ["[feedstock.runners.ubuntu-24.04]", "'cores'?"]),
     # missing keys and tables
     "no schema": ("schema = 1\n", "", ["[schema]", "missing"]),
-    "no version": ('version = "0.26.0"', "", ["[project.version]", "missing"]),
+    "no version": (VERSION, "", ["[engine.version]", "missing"]),
+    "no release": (VERSION, 'version = "0.1"', ["[engine]", "unknown version '0.1'"]),
     "no family": ('family = "x86_64"', "", ["[platforms.linux-64.family]", "missing"]),
     "no machines": ('machines = ["x86_64", "amd64", "x86-64"]', "", [".machines]", "missing"]),
     "no name of a level": (
@@ -53,7 +56,7 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "no device": ("[feedstock.devices.cuda]", "[feedstock.devices.gpu]", ["cuda is missing"]),
     # wrong types
     "schema text": ("schema = 1", 'schema = "1"', ["[schema]", "expected int", "'1'"]),
-    "version number": ('version = "0.26.0"', "version = 26", ["[project.version]", "int 26"]),
+    "version number": (VERSION, "version = 26", ["[engine.version]", "int 26"]),
     "levels text": ("levels = [3, 4]", 'levels = ["3"]', [".levels]", "expected int", "'3'"]),
     "levels number": ("levels = [3, 4]", "levels = 3", [".levels]", "expected an array"]),
     "flags text": (

@@ -18,7 +18,14 @@ from support import ROOT, SHARED_SCHEMAS
 from vllm_conda.errors import ConfigError, RecipeError
 from vllm_conda.generate import variant_file
 from vllm_conda.jobs import Job, select
-from vllm_conda.recipe import Output, load_recipe, render, variant_values
+from vllm_conda.recipe import (
+    ENGINE_RECIPE_FILE,
+    Output,
+    check_context,
+    load_recipe,
+    render,
+    variant_values,
+)
 from vllm_conda.targets import load_targets
 
 TARGETS = load_targets(ROOT)
@@ -67,11 +74,16 @@ def test_recipe_matches_the_schema() -> None:
     assert data["schema_version"] == 1
 
 
-def test_version_is_that_of_the_table() -> None:
-    context = recipe_data()["context"]
-    assert context["version"] == TARGETS.project.version
-    assert context["python_min"] == TARGETS.project.python_min
-    assert context["torch_min"] == TARGETS.project.torch_target
+def test_versions_are_those_of_the_table(tmp_path: Path) -> None:
+    check_context(ROOT, TARGETS)
+    shutil.copytree(ROOT / "recipe", tmp_path / "recipe")
+    file = tmp_path / ENGINE_RECIPE_FILE
+    file.write_text(file.read_text().replace(TARGETS.engine.version, "0.1.2"))
+    with pytest.raises(RecipeError) as caught:
+        check_context(tmp_path, TARGETS)
+    assert str(caught.value).startswith(
+        f"{ENGINE_RECIPE_FILE}: version is 0.1.2, targets.toml has {TARGETS.engine.version}."
+    )
 
 
 def test_outputs_of_every_job() -> None:

@@ -95,7 +95,9 @@ def render(
     outputs = make_plan(root, targets, names, toolchain).outputs
     if lint:
         from vllm_conda.lint import check
+        from vllm_conda.recipe import check_context
 
+        check_context(root, targets)
         check(outputs)
     if as_json:
         print_json(
@@ -159,9 +161,11 @@ def lint(root: Path, as_json: bool) -> None:
     """
     from vllm_conda.builder.pipeline import make_plan
     from vllm_conda.lint import RULES, check
+    from vllm_conda.recipe import check_context
     from vllm_conda.targets import load_targets
 
     targets = load_targets(root)
+    check_context(root, targets)
     outputs = make_plan(root, targets, (), None).outputs
     check(outputs)
     jobs = len({output.job.name for output in outputs})

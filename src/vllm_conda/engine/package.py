@@ -19,18 +19,18 @@ from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.session import Event, run_worker
 from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
-from vllm_conda.engine import channel, wheels
+from vllm_conda.engine import channel
 from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import IntegrityError, NetworkError, TestFailure
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import environment, hash_tree
+from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
+from vllm_conda.targets import TARGETS_FILE, EngineTable, load_targets
 from vllm_conda.toolchain import fetch
 from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.store import Store, default_cache, key_of, remove
 
 NAME = "vllm-engine"
-RECIPE = Path("recipe/engine/recipe.yaml")
 SDIST_VARIABLE = "VLLM_ENGINE_SDIST"
 # pip runs upstream's setup.py even to find out the version of what it downloads.
 SDIST_ENVIRONMENT = (
@@ -64,7 +64,7 @@ def ensure(
     dependencies = channel.ensure(platform, reporter=reporter)
     others = (dependencies.url, *toolchain.channels)
     stamp = output / f"{NAME}.fingerprint"
-    fingerprint = key_of(hash_tree((root / RECIPE).parent), *others)
+    fingerprint = key_of(hash_tree((root / ENGINE_RECIPE_FILE).parent), *others)
     workspace = workspace_for(root)
     with disk_errors("the engine's channel", output):
         output.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def ensure(
         found = sorted((output / "noarch").glob(f"{NAME}-*.conda"))
         if len(found) != 1 or not stamp.is_file() or stamp.read_text().strip() != fingerprint:
             stamp.unlink(missing_ok=True)
-            sdist = fetch_sdist(others, platform, workspace, reporter)
+            sdist = fetch_sdist(load_targets(root).engine, others, platform, workspace, reporter)
             build = _Build(root, platform, output, others, toolchain, workspace, reporter)
             found = [build.run(sdist.path)]
             write_atomic(stamp, f"{fingerprint}\n")
@@ -80,7 +80,11 @@ def ensure(
 
 
 def fetch_sdist(
-    channels: Sequence[str], platform: str, workspace: Workspace, reporter: Reporter
+    wanted: EngineTable,
+    channels: Sequence[str],
+    platform: str,
+    workspace: Workspace,
+    reporter: Reporter,
 ) -> Artifact:
     """The pinned source distribution, by name through pip, or from the cache.
 
@@ -88,25 +92,24 @@ def fetch_sdist(
         NetworkError: pip could not fetch it.
         IntegrityError: It is not the pinned file.
     """
-    pin = wheels.load().engine
     store = Store(default_cache())
-    key = f"vllm-{pin.version}-sdist"
+    key = f"vllm-{wanted.version}-sdist"
     cached = fetch.cached(store, "pip", key)
-    if cached is not None and cached.sha256 == pin.sha256 and fetch.intact(cached):
+    if cached is not None and cached.sha256 == wanted.release.sdist_sha256 and fetch.intact(cached):
         return cached
     prefix = ensure_environment(channels, SDIST_ENVIRONMENT, platform, workspace, reporter)
     with store.locked(reporter):
         scratch = store.scratch("engine")
         try:
-            file = _download(prefix, pin.version, scratch, reporter)
-            artifact = fetch.record(store, "pip", key, "vllm", pin.version, file)
+            file = _download(prefix, wanted.version, scratch, reporter)
+            artifact = fetch.record(store, "pip", key, "vllm", wanted.version, file)
         finally:
             remove(scratch)
-        if artifact.sha256 != pin.sha256:
+        if artifact.sha256 != wanted.release.sdist_sha256:
             fetch.forget(store, artifact)
             raise IntegrityError(
-                f"vllm {pin.version} has the SHA-256 {artifact.sha256}, {wheels.DATA_FILE} pins "
-                f"{pin.sha256}.",
+                f"vllm {wanted.version} has the SHA-256 {artifact.sha256}, {TARGETS_FILE} pins "
+                f"{wanted.release.sdist_sha256}.",
                 "The registry serves another file under this version; find out which is right.",
             )
     return artifact
@@ -152,7 +155,7 @@ class _Build:
 
     def run(self, sdist: Path) -> Path:
         """Build, test and publish; returns the package in the channel."""
-        recipe = self.root / RECIPE
+        recipe = self.root / ENGINE_RECIPE_FILE
         folder = self.workspace.folder / "engine"
         with disk_errors("the engine's build folder", folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import environment
 from vllm_conda.solve import virtual_packages
+from vllm_conda.targets import load_targets
 
 SPECS = {"cpu": (package.NAME, "vllm-cpu"), "cuda": (package.NAME, "vllm-cuda")}
 MODELS = (
@@ -225,7 +226,8 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     settings = {**dict.fromkeys(CLEARED, ""), "VLLM_CACHE_ROOT": str(folder / "cache")}
     with environment(settings):
-        sdist = package.fetch_sdist(engine.channels, options.platform, workspace, reporter)
+        wanted = load_targets(options.root).engine
+        sdist = package.fetch_sdist(wanted, engine.channels, options.platform, workspace, reporter)
         _check_files(prefix, sdist.path, options, folder, reporter)
         for job in jobs(cases(options)):
             rows += _run(job, prefix, folder, options, reporter)

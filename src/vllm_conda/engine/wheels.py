@@ -28,16 +28,8 @@ else:
 
 DATA_FILE = "wheels.toml"
 SCHEMA = 1
-_TABLES = ("engine", "names", "extras", "without", "pins")
+_TABLES = ("names", "extras", "without", "pins")
 _UNSTATED_LICENSE = "LicenseRef-unstated"
-
-
-@dataclass(frozen=True)
-class EngineSource:
-    """The engine's source distribution: version and SHA-256."""
-
-    version: str
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,6 @@ class Wheels:
         without: Normalised name -> requirements left out -> reason.
     """
 
-    engine: EngineSource
     pins: Mapping[str, tuple[str, ...]]
     names: Mapping[str, str]
     extras: Mapping[str, tuple[str, ...]]
@@ -76,8 +67,6 @@ def parse(text: str) -> Wheels:
     if data.pop("schema", None) != SCHEMA:
         raise ConfigError(f"{DATA_FILE}: schema must be {SCHEMA}.")
     _known(data, _TABLES, "the file")
-    engine = data.get("engine", {})
-    _known(engine, ("version", "sha256"), "[engine]")
     pins_table = data.get("pins", {})
     _known(pins_table, ("wheels",), "[pins]")
     pins: dict[str, tuple[str, ...]] = {}
@@ -85,14 +74,11 @@ def parse(text: str) -> Wheels:
         name: str = canonicalize_name(Requirement(row).name)
         pins[name] = (*pins.get(name, ()), row)
     wheels = Wheels(
-        EngineSource(engine.get("version", ""), engine.get("sha256", "")),
         pins,
         data.get("names", {}),
         {name: tuple(rows) for name, rows in data.get("extras", {}).items()},
         data.get("without", {}),
     )
-    if not wheels.engine.version or not wheels.engine.sha256:
-        raise ConfigError(f"{DATA_FILE}: [engine] needs version and sha256.")
     for table in (wheels.extras, wheels.without):
         for name in table:
             if name not in pins:
