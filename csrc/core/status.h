@@ -28,6 +28,9 @@ class Error : public std::exception {
 [[noreturn]] void Fail(vk_status status, const char* format, ...)
     __attribute__((format(printf, 2, 3)));
 
+// A number as %lld takes it.
+constexpr long long Print(int64_t value) { return value; }
+
 // Records `message` as this thread's last error and returns `status`.
 vk_status Record(vk_status status, const char* message) noexcept;
 

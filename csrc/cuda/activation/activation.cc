@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "cuda/activation/launch.h"
 #include "cuda/common/group_scales.h"
+#include "cuda/common/rows.h"
 
 namespace {
 

@@ -3,8 +3,8 @@
 #define VLLM_KERNELS_CUDA_ACTIVATION_KERNEL_CUH_
 
 #include "cuda/activation/launch.h"
-#include "cuda/common/pdl.cuh"
 #include "cuda/common/math.cuh"
+#include "cuda/common/pdl.cuh"
 #include "cuda/common/quantize.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/common/row.cuh"
@@ -74,7 +74,7 @@ void LaunchPieces(const Problem& problem, const Launch& launch, One one, Many ma
   const bool fills = FillsDevice(launch.op, problem.count);
   const int64_t blocks = CeilDiv(problem.count, kThreads * (fills ? kMany : 1));
   LaunchPdl(launch.op, fills ? many : one, GridX(launch.op, blocks), kThreads, 0, launch.stream,
-              problem);
+            problem);
 }
 
 }  // namespace vk::cuda::activation

@@ -108,8 +108,7 @@ void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch) {
                                 ? SiluGroupQuantKernel<T, Q, kLanes, kAligned>
                                 : SiluGroupQuantKernel<T, Q, 2 * kLanes, kAligned>;
         const int64_t blocks = CeilDiv(problem.count / kGroupVectors, kThreads);
-        LaunchPdl(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream,
-                    problem);
+        LaunchPdl(launch.op, kernel, GridX(launch.op, blocks), kThreads, 0, launch.stream, problem);
       });
     });
   });

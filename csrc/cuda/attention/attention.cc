@@ -10,6 +10,7 @@
 #include "cuda/attention/select.h"
 #include "cuda/attention/split.h"
 #include "cuda/common/launch.h"
+#include "cuda/common/rows.h"
 
 namespace {
 
@@ -23,8 +24,6 @@ constexpr int64_t kMaxHeadSize = 256;
 // Query rows (tokens x heads of a key/value head) up to which a request counts as decode: where all
 // requests are that short, and where they go together with longer ones.
 constexpr int64_t kDecodeRowsAlone = 64, kDecodeRowsMixed = 16;
-
-long long Long(int64_t value) { return value; }
 
 // Key/value caches of quantised engines are bytes.
 int32_t CacheDtype(const vk_tensor& tensor) {
@@ -54,11 +53,11 @@ struct Arguments {
     VK_CHECK(starts.size(0) >= 1, "%s: query_start_loc is empty, want requests + 1 values", kOp);
     VK_CHECK(kv_heads() > 0 && heads() % kv_heads() == 0,
              "%s: query has %lld heads, want a multiple of the %lld heads of key", kOp,
-             Long(heads()), Long(kv_heads()));
+             vk::Print(heads()), vk::Print(kv_heads()));
     const int64_t head_size = std::max(query.size(2), out.size(2));
     if (query.size(2) <= 0 || out.size(2) <= 0 || head_size > kMaxHeadSize) {
       vk::Fail(VK_UNSUPPORTED, "%s: head sizes are %lld and %lld, want 1 to %lld", kOp,
-               Long(query.size(2)), Long(out.size(2)), Long(kMaxHeadSize));
+               vk::Print(query.size(2)), vk::Print(out.size(2)), vk::Print(kMaxHeadSize));
     }
     VK_CHECK(!paged || key.size(1) > 0, "%s: key has blocks without slots", kOp);
   }
@@ -86,7 +85,7 @@ const int32_t* Integers(const char* name, const vk_tensor* tensor, int32_t ndim,
   const Arg arg(kOp, name, tensor);
   arg.Dtype({VK_I32}).Dims(ndim).LastDimContiguous();
   VK_CHECK(arg.size(0) >= rows, "%s: %s has shape %s, want at least %lld in dimension 0", kOp, name,
-           vk::ShapeString(*tensor).c_str(), Long(rows));
+           vk::ShapeString(*tensor).c_str(), vk::Print(rows));
   if (stride != nullptr) *stride = arg.stride(0);
   return static_cast<const int32_t*>(tensor->data);
 }
@@ -103,8 +102,8 @@ const float* Scales(const char* name, const vk_tensor* tensor, const Arguments& 
   if (vk::NumElements(*tensor) != 1) {
     arg.Dims(2).Size(1, args.kv_heads());
     VK_CHECK(arg.size(0) >= args.requests(), "%s: %s has shape %s, want one value or [%lld, %lld]",
-             kOp, name, vk::ShapeString(*tensor).c_str(), Long(args.requests()),
-             Long(args.kv_heads()));
+             kOp, name, vk::ShapeString(*tensor).c_str(), vk::Print(args.requests()),
+             vk::Print(args.kv_heads()));
     request_stride = arg.stride(0);
     head_stride = arg.stride(1);
   }
@@ -113,7 +112,7 @@ const float* Scales(const char* name, const vk_tensor* tensor, const Arguments& 
 
 int32_t Window(const char* name, int64_t window) {
   VK_CHECK(window >= -1, "%s: %s is %lld, want -1 (none) or a number of keys", kOp, name,
-           Long(window));
+           vk::Print(window));
   return window < 0 || window > INT32_MAX ? INT32_MAX : static_cast<int32_t>(window);
 }
 
@@ -161,7 +160,7 @@ void SetExtras(Problem& problem, const vk_cuda_attention_args& call, const Argum
     causal.Dtype({VK_BOOL}).Dims(1).Contiguous();
     VK_CHECK(causal.size(0) >= args.requests(),
              "%s: dynamic_causal has shape %s, want at least %lld in dimension 0", kOp,
-             vk::ShapeString(causal.tensor()).c_str(), Long(args.requests()));
+             vk::ShapeString(causal.tensor()).c_str(), vk::Print(args.requests()));
     problem.dynamic_causal = static_cast<const bool*>(call.dynamic_causal->data);
   }
   if (call.alibi_slopes != nullptr) {
@@ -236,7 +235,7 @@ struct Plan {
 
 // Where copies of the cache begin in the workspace.
 int64_t WidenedOffset(int64_t partials) {
-  return vk::cuda::CeilDiv(partials + vk::cuda::attention::kHopperWorkspace, 256) * 256;
+  return vk::cuda::RoundUp(partials + vk::cuda::attention::kHopperWorkspace, 256);
 }
 
 Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Arguments& args) {
@@ -247,9 +246,9 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   }
   VK_CHECK(call.max_query_len >= 0 && call.max_seq_len >= 0,
            "%s: max_query_len is %lld and max_seq_len %lld, want 0 or more", kOp,
-           Long(call.max_query_len), Long(call.max_seq_len));
+           vk::Print(call.max_query_len), vk::Print(call.max_seq_len));
   VK_CHECK(args.requests() <= 65535, "%s: %lld requests, want at most 65535", kOp,
-           Long(args.requests()));
+           vk::Print(args.requests()));
   Plan plan{};
   const bool fast = problem.query_vector && problem.kv_vector && problem.block_size % 16 == 0;
   plan.instance = &vk::cuda::attention::SelectInstance(
@@ -269,7 +268,7 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   problem.decode_rows = static_cast<int32_t>(decode_len * group);
 
   VK_CHECK(call.num_splits >= 0, "%s: num_splits is %lld, want 0 (chosen) or more", kOp,
-           Long(call.num_splits));
+           vk::Print(call.num_splits));
   const int64_t blocks =
       args.requests() * problem.kv_heads * vk::cuda::CeilDiv(problem.decode_rows, 16);
   const int64_t shared = instance.decode_shared(plan.decode_warps);
@@ -289,7 +288,7 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   problem.min_split_tiles = split.min_tiles;
   if (problem.splits > 1) {
     const int64_t rows = args.requests() * problem.kv_heads * problem.decode_rows * problem.splits;
-    plan.partials = vk::cuda::CeilDiv(rows * (problem.value_head_size + 2) * 4, 16) * 16;
+    plan.partials = vk::cuda::RoundUp(rows * (problem.value_head_size + 2) * 4, 16);
   }
   plan.workspace = plan.partials;
 #ifdef VK_ATTENTION_SM90
@@ -313,7 +312,7 @@ void SetWorkspace(Problem& problem, const Plan& plan, const vk_tensor* workspace
   VK_CHECK(vk::NumElements(*workspace) >= plan.workspace &&
                reinterpret_cast<uintptr_t>(workspace->data) % 16 == 0,
            "%s: workspace has %lld bytes, want %lld, aligned to 16", kOp,
-           Long(vk::NumElements(*workspace)), Long(plan.workspace));
+           vk::Print(vk::NumElements(*workspace)), vk::Print(plan.workspace));
   problem.partial_out = static_cast<float*>(workspace->data);
   const int64_t rows = int64_t{problem.requests} * problem.kv_heads * problem.decode_rows;
   problem.partial_lse = problem.partial_out + rows * problem.splits * problem.value_head_size;
@@ -363,9 +362,9 @@ extern "C" vk_status vk_cuda_varlen_attention(const vk_cuda_attention_args* call
     if (plan.hopper) {
       RunHopper(problem, plan, *call, queue);
     } else if (plan.prefill_stages > 0) {
-      plan.instance->prefill(problem, plan.prefill_stages, queue);
+      plan.instance->prefill(kOp, problem, plan.prefill_stages, queue);
     }
-    if (problem.decode_rows > 0) plan.instance->decode(problem, plan.decode_warps, queue);
+    if (problem.decode_rows > 0) plan.instance->decode(kOp, problem, plan.decode_warps, queue);
     vk::cuda::CheckLaunch(kOp);
   });
 }

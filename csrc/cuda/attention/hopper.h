@@ -23,9 +23,9 @@ struct HopperPlan {
   int32_t* counter;       // tiles taken so far beyond the first one of each block
 };
 
-// Launches one instance; errors are left to cudaGetLastError().
+// Launches one instance.
 template <class T, int kHead>
-void LaunchHopper(const Problem& problem, const HopperPlan& plan, int32_t blocks,
+void LaunchHopper(const char* op, const Problem& problem, const HopperPlan& plan, int32_t blocks,
                   const CUtensorMap (&maps)[3], cudaStream_t stream);
 
 // Whether the Hopper kernel takes the problem (strides, alignment, sizes; not the GPU). A float8

@@ -8,7 +8,7 @@
 #include "cuda/attention/tile_map.cuh"
 #include "cuda/common/dtype.cuh"
 #include "cuda/common/launch.h"
-#include "cuda/common/tensor_map.h"
+#include "cuda/sm90/tensor_map.h"
 
 namespace vk::cuda::attention {
 namespace {
@@ -18,7 +18,7 @@ template <int kDims>
 CUtensorMap EncodeMap(const char* op, const void* data, int32_t dtype,
                       const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
                       const uint32_t (&box)[kDims]) {
-  return EncodeTensorMap<kDims>(
+  return sm90::EncodeTensorMap<kDims>(
       op, data,
       dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, sizes,
       strides, box);
@@ -30,12 +30,12 @@ int32_t PaddedHead(const Problem& problem) {
 }
 
 template <class T>
-void LaunchBySize(int32_t head, const Problem& problem, const HopperPlan& plan, int32_t blocks,
-                  const CUtensorMap (&maps)[3], cudaStream_t stream) {
-  if (head == 64) return LaunchHopper<T, 64>(problem, plan, blocks, maps, stream);
-  if (head == 128) return LaunchHopper<T, 128>(problem, plan, blocks, maps, stream);
-  if (head == 192) return LaunchHopper<T, 192>(problem, plan, blocks, maps, stream);
-  return LaunchHopper<T, 256>(problem, plan, blocks, maps, stream);
+void LaunchBySize(const char* op, int32_t head, const Problem& problem, const HopperPlan& plan,
+                  int32_t blocks, const CUtensorMap (&maps)[3], cudaStream_t stream) {
+  if (head == 64) return LaunchHopper<T, 64>(op, problem, plan, blocks, maps, stream);
+  if (head == 128) return LaunchHopper<T, 128>(op, problem, plan, blocks, maps, stream);
+  if (head == 192) return LaunchHopper<T, 192>(op, problem, plan, blocks, maps, stream);
+  return LaunchHopper<T, 256>(op, problem, plan, blocks, maps, stream);
 }
 
 }  // namespace
@@ -94,9 +94,9 @@ void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
            static_cast<long long>(work));
   const int32_t blocks = static_cast<int32_t>(std::min<int64_t>(work, call.multiprocessors));
   if (call.dtype == VK_BF16) {
-    LaunchBySize<BFloat16>(head, problem, plan, blocks, maps, call.stream);
+    LaunchBySize<BFloat16>(op, head, problem, plan, blocks, maps, call.stream);
   } else {
-    LaunchBySize<Half>(head, problem, plan, blocks, maps, call.stream);
+    LaunchBySize<Half>(op, head, problem, plan, blocks, maps, call.stream);
   }
 }
 

@@ -7,18 +7,9 @@
 #include "cuda/attention/decode.cuh"
 #include "cuda/attention/launch.h"
 #include "cuda/attention/prefill.cuh"
+#include "cuda/common/launch.h"
 
 namespace vk::cuda::attention {
-
-template <class Kernel>
-void AllowShared(Kernel kernel, int64_t bytes) {
-  // The limit is an attribute of the kernel on the current device; setting it is cheap and legal
-  // while a graph is captured.
-  if (bytes > 48 * 1024) {
-    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                         static_cast<int>(bytes));
-  }
-}
 
 template <class T, class KV, int kHead, bool kFast>
 struct Launches {
@@ -34,27 +25,28 @@ struct Launches {
   static int64_t DecodeShared(int32_t warps) { return Decode::SharedBytes(warps); }
   static int64_t PrefillShared(int32_t stages) { return Prefill::SharedBytes(stages); }
 
-  static void RunDecode(const Problem& problem, int32_t warps, cudaStream_t stream) {
+  static void RunDecode(const char* op, const Problem& problem, int32_t warps,
+                        cudaStream_t stream) {
     const int64_t shared = DecodeShared(warps);
     const auto kernel = &DecodeKernel<T, KV, kHead, kFast>;
-    AllowShared(kernel, shared);
     const int32_t row_tiles = (problem.decode_rows + kDecodeRows - 1) / kDecodeRows;
     const dim3 grid(problem.kv_heads * row_tiles, problem.requests, problem.splits);
-    kernel<<<grid, 32 * warps, shared, stream>>>(problem);
+    LaunchKernel(op, kernel, {grid, dim3(32 * warps), shared, stream}, problem);
     if (problem.splits > 1) {
       const dim3 merge((problem.kv_heads * problem.decode_rows + 3) / 4, problem.requests);
       DecodeMergeKernel<T><<<merge, 128, 0, stream>>>(problem, Decode::kKeys);
+      CheckLaunch(op);
     }
   }
 
-  static void RunPrefill(const Problem& problem, int32_t stages, cudaStream_t stream) {
+  static void RunPrefill(const char* op, const Problem& problem, int32_t stages,
+                         cudaStream_t stream) {
     const int64_t shared = PrefillShared(stages);
     const auto kernel = &PrefillKernel<T, KV, kHead, kFast>;
-    AllowShared(kernel, shared);
     const int64_t tiles =
         TileCount(problem.tokens, problem.requests, problem.group, Prefill::kRows);
     const dim3 grid(static_cast<unsigned>(tiles), problem.kv_heads);
-    kernel<<<grid, Prefill::kThreads, shared, stream>>>(problem, stages);
+    LaunchKernel(op, kernel, {grid, dim3(Prefill::kThreads), shared, stream}, problem, stages);
   }
 };
 

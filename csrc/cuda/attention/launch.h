@@ -17,9 +17,8 @@ struct Instance {
   int64_t (*decode_shared)(int32_t warps);
   int64_t (*prefill_shared)(int32_t stages);
   int32_t prefill_rows;  // of a tile
-  // Errors of the launch are left to cudaGetLastError().
-  void (*decode)(const Problem& problem, int32_t warps, cudaStream_t stream);
-  void (*prefill)(const Problem& problem, int32_t stages, cudaStream_t stream);
+  void (*decode)(const char* op, const Problem& problem, int32_t warps, cudaStream_t stream);
+  void (*prefill)(const char* op, const Problem& problem, int32_t stages, cudaStream_t stream);
 };
 
 // kFast: rows that are whole vectors, and pages of multiples of 16 keys.

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 
+#include "cuda/common/divide.h"
+
 namespace vk::cuda::attention {
 namespace {
 
 constexpr int64_t kMaxSplits = 64;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 

@@ -9,8 +9,6 @@
 
 namespace vk::cuda::cache {
 
-inline long long Print(int64_t value) { return static_cast<long long>(value); }
-
 inline Format FormatOf(const char* op, const char* kv_cache_dtype) {
   const auto is = [&](const char* name) { return std::strcmp(kv_cache_dtype, name) == 0; };
   if (is("auto") || is("float32") || is("bfloat16") || is("float16")) return Format::kSame;

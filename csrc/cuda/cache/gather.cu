@@ -61,7 +61,7 @@ template <class From, class To, int N>
 void LaunchElements(const void* from, void* to, int64_t count, float scale, const Launch& launch) {
   const unsigned blocks = GridX(launch.op, CeilDiv(CeilDiv(count, N), kThreads));
   LaunchPdl(launch.op, ConvertKernel<From, To, N>, blocks, kThreads, 0, launch.stream,
-              static_cast<const From*>(from), static_cast<To*>(to), count, scale);
+            static_cast<const From*>(from), static_cast<To*>(to), count, scale);
 }
 
 }  // namespace

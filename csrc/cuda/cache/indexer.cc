@@ -4,6 +4,7 @@
 
 #include "cuda/cache/cache.h"
 #include "cuda/cache/check.h"
+#include "cuda/common/rows.h"
 
 namespace vk::cuda::cache {
 namespace {

@@ -3,6 +3,7 @@
 #include "cuda/cache/cache.h"
 #include "cuda/cache/check.h"
 #include "cuda/cache/kernel.cuh"
+#include "cuda/common/rows.h"
 
 namespace vk::cuda::cache {
 namespace {
@@ -70,9 +71,9 @@ extern "C" vk_status vk_cuda_cp_gather_and_upconvert_fp8_kv_cache(
              "%s: entries of src_cache or rows of dst are not aligned to 16 bytes", op);
     VK_CHECK(batch_size >= 0 && table.size(0) >= batch_size && batch_size <= INT32_MAX,
              "%s: block_table has shape %s, want a row for each of %lld sequences", op,
-             vk::ShapeString(*block_table).c_str(), Print(batch_size));
+             vk::ShapeString(*block_table).c_str(), vk::Print(batch_size));
     VK_CHECK(from.size(1) > 0 && from.size(1) <= INT32_MAX,
-             "%s: src_cache has blocks of %lld slots", op, Print(from.size(1)));
+             "%s: src_cache has blocks of %lld slots", op, vk::Print(from.size(1)));
     Gather gather = {};
     gather.from = src_cache->data;
     gather.to = dst->data;

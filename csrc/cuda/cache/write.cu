@@ -151,7 +151,7 @@ void LaunchWriteOld(const Write& write, const OldLayout& layout, const Launch& l
     using T = typename decltype(type)::type;
     using Cached = typename decltype(cached)::type;
     LaunchPdl(launch.op, WriteOldKernel<T, Cached>, grid, kThreads, 0, launch.stream, write,
-                layout);
+              layout);
   });
 }
 

@@ -1,4 +1,4 @@
-// The host's side of a launch: the device's properties, launch errors, and where rows lie.
+// Launches of kernels, and their errors.
 #ifndef VLLM_KERNELS_CUDA_COMMON_LAUNCH_H_
 #define VLLM_KERNELS_CUDA_COMMON_LAUNCH_H_
 
@@ -6,9 +6,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <tuple>
+#include <type_traits>
 
 #include "core/check.h"
-#include "core/status.h"
+#include "cuda/common/device.h"
+#include "cuda/common/divide.h"
 
 // Archs that this library was compiled for, as "7.5 8.0 9.0a 12.0+PTX"; the build system's.
 #ifndef VK_CUDA_ARCHS
@@ -17,60 +20,8 @@
 
 namespace vk::cuda {
 
-// Raises a CUDA error as one sentence that names the op and what was tried.
-inline void CheckCuda(const char* op, const char* what, cudaError_t error) {
-  if (error == cudaSuccess) return;
-  Fail(error == cudaErrorMemoryAllocation ? VK_OUT_OF_MEMORY : VK_INTERNAL, "%s: %s failed: %s", op,
-       what, cudaGetErrorString(error));
-}
-
-// Properties of a GPU that choose kernels and grids.
-struct Device {
-  int32_t index;
-  int32_t capability;       // 10 * major + minor: 90 for 9.0
-  int32_t multiprocessors;  // SMs
-  int32_t shared_bytes;     // most that a block can opt in to
-  int32_t l2_bytes;
-};
-
-// The calling thread's current device. Asked once a device and then remembered: attributes cost
-// about as much as a launch.
-inline const Device& CurrentDevice(const char* op) {
-  constexpr int kMaxDevices = 64;
-  static Device devices[kMaxDevices];
-  static std::atomic<int> states[kMaxDevices];  // 0 unknown, 1 being written, 2 known
-  int index = 0;
-  CheckCuda(op, "finding the current CUDA device", cudaGetDevice(&index));
-  const auto ask = [&] {
-    int major, minor, count, shared, l2;
-    const auto attribute = [&](int* value, cudaDeviceAttr name) {
-      CheckCuda(op, "asking the GPU for its properties",
-                cudaDeviceGetAttribute(value, name, index));
-    };
-    attribute(&major, cudaDevAttrComputeCapabilityMajor);
-    attribute(&minor, cudaDevAttrComputeCapabilityMinor);
-    attribute(&count, cudaDevAttrMultiProcessorCount);
-    attribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin);
-    attribute(&l2, cudaDevAttrL2CacheSize);
-    return Device{index, 10 * major + minor, count, shared, l2};
-  };
-  VK_CHECK(index < kMaxDevices, "%s: CUDA device %d, want less than %d", op, index, kMaxDevices);
-  if (states[index].load(std::memory_order_acquire) != 2) {
-    const Device found = ask();
-    int unknown = 0;
-    if (states[index].compare_exchange_strong(unknown, 1)) {
-      devices[index] = found;
-      states[index].store(2, std::memory_order_release);
-    } else {
-      while (states[index].load(std::memory_order_acquire) != 2) {
-      }
-    }
-  }
-  return devices[index];
-}
-
 // After every launch. Does not wait for the kernel.
-inline void CheckLaunch(const char* op) {
+inline void CheckLaunch(const char* op, const char* what = "launching the kernel") {
   const cudaError_t error = cudaGetLastError();
   if (error == cudaSuccess) return;
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
@@ -78,14 +29,64 @@ inline void CheckLaunch(const char* op) {
     Fail(VK_UNSUPPORTED, "%s: this library has kernels for %s, but the GPU is %d.%d", op,
          VK_CUDA_ARCHS, capability / 10, capability % 10);
   }
-  CheckCuda(op, "launching the kernel", error);
+  CheckCuda(op, what, error);
+}
+
+struct LaunchConfig {
+  dim3 grid, block;
+  int64_t shared_bytes;  // dynamic
+  cudaStream_t stream;
+  bool pdl = false;    // the start may overlap the end of the kernel before, which is waited for
+  dim3 cluster = {0};  // blocks of a cluster; 0: no clusters
+};
+
+// Launches with what <<<>>> has no words for: more than 48 KiB of shared memory, which is an
+// attribute of the kernel on the current device (setting it is cheap and legal while a graph is
+// captured), programmatic dependent launch, clusters.
+inline void LaunchKernel(const char* op, const void* kernel, const LaunchConfig& launch,
+                         void** arguments) {
+  if (launch.shared_bytes > 48 * 1024 &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                           static_cast<int>(launch.shared_bytes)) != cudaSuccess) {
+    CheckLaunch(op, "reserving shared memory");
+  }
+  cudaLaunchAttribute attributes[2]{};
+  cudaLaunchConfig_t config{};
+  config.gridDim = launch.grid;
+  config.blockDim = launch.block;
+  config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
+  config.stream = launch.stream;
+  config.attrs = attributes;
+  if (launch.pdl) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (launch.cluster.x > 0) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {launch.cluster.x, launch.cluster.y, launch.cluster.z};
+  }
+  if (cudaLaunchKernelExC(&config, kernel, arguments) != cudaSuccess) CheckLaunch(op);
+}
+
+// Arguments become the kernel's own types.
+template <class... Parameters, class... Arguments>
+void LaunchKernel(const char* op, void (*kernel)(Parameters...), const LaunchConfig& launch,
+                  const Arguments&... arguments) {
+  std::tuple<std::remove_const_t<Parameters>...> values{Parameters(arguments)...};
+  std::apply(
+      [&](auto&... value) {
+        void* pointers[] = {&value...};
+        LaunchKernel(op, reinterpret_cast<const void*>(kernel), launch, pointers);
+      },
+      values);
 }
 
 // Whether the code of `kernel` that this device runs knows griddepcontrol: PTX for 8.0, compiled by
 // a newer GPU's driver, does not wait. Asked once a device; the kernels of a library have the same
 // archs.
 inline bool HasGridDependencyControl(const char* op, const void* kernel) {
-  constexpr int kMaxDevices = 64;
   static std::atomic<int> states[kMaxDevices];  // 0 unknown, 1 no, 2 yes
   const Device& device = CurrentDevice(op);
   int state = states[device.index].load(std::memory_order_relaxed);
@@ -99,32 +100,24 @@ inline bool HasGridDependencyControl(const char* op, const void* kernel) {
   return state == 2;
 }
 
-// Launches `kernel`, which waits for it (pdl.cuh), so that its start overlaps the end of
-// the kernel before it.
+// Programmatic dependent launch: `kernel` waits for the one before it (pdl.cuh), so that its start
+// overlaps the end of that one.
 template <class... Parameters, class... Arguments>
 void LaunchPdl(const char* op, void (*kernel)(Parameters...), dim3 grid, int64_t threads,
                size_t shared, cudaStream_t stream, const Arguments&... arguments) {
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared;
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = HasGridDependencyControl(op, reinterpret_cast<const void*>(kernel)) ? 1 : 0;
-  if (cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...) != cudaSuccess) CheckLaunch(op);
+  const bool pdl = HasGridDependencyControl(op, reinterpret_cast<const void*>(kernel));
+  LaunchKernel(
+      op, kernel,
+      {grid, dim3(static_cast<unsigned>(threads)), static_cast<int64_t>(shared), stream, pdl},
+      arguments...);
 }
 
 inline cudaStream_t AsStream(void* stream) { return static_cast<cudaStream_t>(stream); }
 
-inline int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Whether there is work for every thread that the GPU holds several times over: a thread then takes
-// several pieces, whose loads are in flight together, else as few as there are.
-inline bool FillsDevice(const char* op, int64_t pieces) {
-  return pieces >= int64_t{8192} * CurrentDevice(op).multiprocessors;
+// several vectors, whose loads are in flight together, else as few as there are.
+inline bool FillsDevice(const char* op, int64_t vectors) {
+  return vectors >= int64_t{8192} * CurrentDevice(op).multiprocessors;
 }
 
 // A grid's x dimension, which alone can be as long as 2^31 - 1.
@@ -132,60 +125,6 @@ inline unsigned GridX(const char* op, int64_t blocks) {
   VK_CHECK(blocks <= INT32_MAX, "%s: %lld blocks of work, want at most 2^31 - 1", op,
            static_cast<long long>(blocks));
   return static_cast<unsigned>(blocks);
-}
-
-// Whether every row of `tensor` starts at, and strides are, multiples of `bytes` bytes.
-inline bool RowsAligned(const vk_tensor& tensor, int64_t bytes) {
-  const int64_t item = DtypeSize(tensor.dtype);
-  bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % bytes == 0;
-  for (int32_t dim = 0; dim < tensor.ndim - 1; ++dim) {
-    aligned = aligned && (tensor.shape[dim] <= 1 || tensor.stride[dim] * item % bytes == 0);
-  }
-  return aligned;
-}
-
-// Where the rows of a tensor (its last dimension) start; passed to kernels by value. Leading
-// dimensions of any strides are allowed; those that collapse into one cost no division.
-struct RowMap {
-  int32_t dims = 0;  // of leading dimensions that remain after collapsing; the last is dims - 1
-  int64_t shape[VK_MAX_DIMS] = {};
-  int64_t stride[VK_MAX_DIMS] = {};
-
-  RowMap() = default;
-  explicit RowMap(const vk_tensor& tensor) {
-    for (int32_t dim = 0; dim < tensor.ndim - 1; ++dim) {
-      if (tensor.shape[dim] == 1) continue;
-      if (dims > 0 && stride[dims - 1] == tensor.stride[dim] * tensor.shape[dim]) {
-        shape[dims - 1] *= tensor.shape[dim];
-        stride[dims - 1] = tensor.stride[dim];
-      } else {
-        shape[dims] = tensor.shape[dim];
-        stride[dims++] = tensor.stride[dim];
-      }
-    }
-  }
-
-#ifdef __CUDACC__
-  // In elements. Not unrolled: a division is long, and the members of a __grid_constant__ argument
-  // can be indexed where they are.
-  __device__ __forceinline__ int64_t Offset(int64_t row) const {
-    int64_t offset = 0;
-#pragma unroll 1
-    for (int32_t dim = dims - 1; dim > 0; --dim) {
-      const int64_t rest = row / shape[dim];
-      offset += (row - rest * shape[dim]) * stride[dim];
-      row = rest;
-    }
-    return offset + row * stride[0];
-  }
-#endif
-};
-
-// Whether all rows at `data`, of elements of one byte, start at multiples of `bytes` bytes.
-inline bool ByteRowsAligned(const void* data, const RowMap& rows, int64_t bytes) {
-  bool aligned = reinterpret_cast<uintptr_t>(data) % bytes == 0;
-  for (int32_t dim = 0; dim < rows.dims; ++dim) aligned = aligned && rows.stride[dim] % bytes == 0;
-  return aligned;
 }
 
 }  // namespace vk::cuda

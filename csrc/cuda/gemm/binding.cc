@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "cuda/common/divide.h"
 #include "torch/cuda_stream.h"
 #include "torch/registry.h"
 
@@ -11,8 +12,6 @@ namespace vk::binding {
 namespace {
 
 using torch::stable::transpose;
-
-int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Scales of blocks with columns contiguous and, for the copy engine, starting at multiples of
 // `multiple` elements. The engine's have that already.
@@ -22,7 +21,7 @@ Tensor ByColumns(const Tensor& scales, int64_t multiple) {
   const bool apart = columns == 1 || (distance >= rows && distance % multiple == 0);
   const bool aligned = reinterpret_cast<uintptr_t>(scales.data_ptr()) % (4 * multiple) == 0;
   if ((rows == 1 || scales.stride(0) == 1) && apart && aligned) return scales;
-  const std::array<int64_t, 2> padded = {columns, CeilDiv(rows, multiple) * multiple};
+  const std::array<int64_t, 2> padded = {columns, cuda::RoundUp(rows, multiple)};
   Tensor copy = torch::stable::new_empty(scales, {padded.data(), padded.size()});
   copy = transpose(torch::stable::narrow(copy, 1, 0, rows), 0, 1);
   torch::stable::copy_(copy, scales);

@@ -37,7 +37,7 @@ const char* Words(Kind kind) {
   return false;
 }
 
-#ifdef ENABLE_SCALED_MM_C2X
+#ifdef VK_GEMM_C2X
 // Code of 8.0 runs on 8.9 too, but multiplies no FP8.
 bool ServesC2x(Kind kind, int64_t capability) {
   if (kind == Kind::kInt8) return capability == 75 || (capability >= 80 && capability < 90);
@@ -57,7 +57,7 @@ void RunC2x(Kind kind, const Problem& p) {
 }
 #endif
 
-#ifdef ENABLE_SCALED_MM_SM90
+#ifdef VK_GEMM_SM90
 // By measurement on an H100 and an H200 (benchmarks/cuda/bench_gemm.py). Of INT8, tiles of
 // 128 x 256 are the faster ones where they leave no more multiprocessors idle at the end; of FP8
 // they were the slower ones whenever the power limit set the clock.
@@ -88,7 +88,7 @@ void RunSm90(Kind kind, const Problem& p) {
 }
 #endif
 
-#ifdef ENABLE_SCALED_MM_SM100
+#ifdef VK_GEMM_SM100
 // Code for a family's first GPU serves all of it, code for one GPU that one alone.
 bool HasBlackwellCode(int64_t capability) {
   const int64_t family = capability == 103 ? 100 : capability;
@@ -105,7 +105,7 @@ void RunSm100(Kind kind, const Problem& p) {
 }
 #endif
 
-#ifdef ENABLE_SCALED_MM_SM120
+#ifdef VK_GEMM_SM120
 bool HasWorkstationCode(int64_t capability) {
   return HasCode(capability, "a") || HasCode(capability, "f") || HasCode(120, "f");
 }
@@ -126,17 +126,17 @@ using Runner = void(Kind, const Problem&);
 
 // What multiplies that kind on GPUs of `capability`; null: nothing in this library.
 Runner* Find([[maybe_unused]] Kind kind, [[maybe_unused]] int64_t capability) {
-#ifdef ENABLE_SCALED_MM_C2X
+#ifdef VK_GEMM_C2X
   if (ServesC2x(kind, capability)) return &RunC2x;
 #endif
-#ifdef ENABLE_SCALED_MM_SM90
+#ifdef VK_GEMM_SM90
   if (capability == 90) return &RunSm90;
 #endif
   if (kind == Kind::kInt8) return nullptr;
-#ifdef ENABLE_SCALED_MM_SM100
+#ifdef VK_GEMM_SM100
   if (capability >= 100 && capability < 120 && HasBlackwellCode(capability)) return &RunSm100;
 #endif
-#ifdef ENABLE_SCALED_MM_SM120
+#ifdef VK_GEMM_SM120
   if (capability >= 120 && capability < 130 && HasWorkstationCode(capability)) return &RunSm120;
 #endif
   return nullptr;

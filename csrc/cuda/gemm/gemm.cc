@@ -9,16 +9,16 @@
 namespace {
 
 using vk::Arg;
+using vk::Print;
 using vk::cuda::CeilDiv;
 using vk::cuda::CurrentDevice;
+using vk::cuda::RoundUp;
 using vk::cuda::gemm::kBlock;
 using vk::cuda::gemm::Kind;
 using vk::cuda::gemm::Problem;
 
 constexpr int64_t kAlignedBytes = 16;  // what TMA and vectors of every generation want
 constexpr int64_t kMultiple = 16;      // of N and K
-
-long long Print(int64_t value) { return static_cast<long long>(value); }
 
 // Rows (columns, for b) of `dim` elements, `stride` elements apart; one alone has no stride.
 int64_t Leading(const char* op, const Arg& arg, int64_t count, int64_t dim, int64_t stride) {
@@ -77,7 +77,7 @@ void CheckBlocks(Problem& problem, const Arg& a, const Arg& b, const vk_tensor* 
   const int64_t blocks_k = CeilDiv(problem.k, kBlock), blocks_n = CeilDiv(problem.n, kBlock);
   a.Dims(2).Size(0, problem.m).Size(1, blocks_k);
   b.Dims(2).Size(0, blocks_k).Size(1, blocks_n);
-  problem.a_scales_ld = blocks_k > 1 ? a.stride(1) : CeilDiv(problem.m, 4) * 4;
+  problem.a_scales_ld = blocks_k > 1 ? a.stride(1) : RoundUp(problem.m, 4);
   problem.b_scales_ld = blocks_n > 1 ? b.stride(1) : blocks_k;
   VK_CHECK(
       (problem.m == 1 || a.stride(0) == 1) && problem.a_scales_ld >= problem.m &&

@@ -70,13 +70,11 @@ template <class Config, class Problem>
 int Swizzle(const Problem& p) {
   using Tile = typename Config::Tile;
   using Cluster = typename Config::Cluster;
-  const auto up = [](int64_t value, int64_t multiple) {
-    return CeilDiv(value, multiple) * multiple;
-  };
   const int64_t rows = CeilDiv(Config::kTransposed ? p.n : p.m, cute::size<0>(Tile{}));
   const int64_t columns = CeilDiv(Config::kTransposed ? p.m : p.n, cute::size<1>(Tile{}));
   const auto tiles = [&](int64_t size) {
-    return up(rows, size * cute::size<0>(Cluster{})) * up(columns, size * cute::size<1>(Cluster{}));
+    return RoundUp(rows, size * cute::size<0>(Cluster{})) *
+           RoundUp(columns, size * cute::size<1>(Cluster{}));
   };
   for (const int size : {4, 2}) {
     if (64 * tiles(size) <= 65 * tiles(1)) return size;
@@ -93,7 +91,7 @@ void Launch3x(const Problem& p) {
   cutlass::KernelHardwareInfo hardware;
   hardware.sm_count = p.multiprocessors;
   typename Kernel::TileScheduler::Arguments scheduler{};
-  if constexpr (Config::kTried) scheduler.max_swizzle_size = Swizzle<Config>(p);
+  if constexpr (Config::kTuned) scheduler.max_swizzle_size = Swizzle<Config>(p);
   const typename Kernel::Arguments arguments{
       cutlass::gemm::GemmUniversalMode::kGemm,
       Config::kTransposed ? cute::make_shape(p.n, p.m, p.k, 1) : cute::make_shape(p.m, p.n, p.k, 1),
@@ -106,24 +104,13 @@ void Launch3x(const Problem& p) {
   }
   const auto params = Kernel::to_underlying_arguments(arguments, nullptr);
   const auto kernel = &cutlass::device_kernel<Kernel>;
-  CheckCuda(p.op, "asking for shared memory",
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 Kernel::SharedStorageSize));
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim = {cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1};
-  // CUTLASS's kernels may start while the one before them ends, and wait for it before they load.
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = Kernel::get_grid_shape(params);
-  config.blockDim = Kernel::get_block_shape();
-  config.dynamicSmemBytes = Kernel::SharedStorageSize;
-  config.stream = p.stream;
-  config.attrs = attributes;
-  config.numAttrs = Config::kTried ? 2 : 1;
-  (void)cudaLaunchKernelEx(&config, kernel, params);  // CheckLaunch() asks for its error
-  CheckLaunch(p.op);
+  // Where it was measured (kTuned): CUTLASS's kernels start while the one before them ends, and
+  // wait for it before they load.
+  LaunchKernel(
+      p.op, kernel,
+      {Kernel::get_grid_shape(params), Kernel::get_block_shape(), Kernel::SharedStorageSize,
+       p.stream, Config::kTuned, dim3(cute::size<0>(Cluster{}), cute::size<1>(Cluster{}), 1)},
+      params);
 }
 
 }  // namespace vk::cuda::gemm

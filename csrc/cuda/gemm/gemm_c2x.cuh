@@ -185,10 +185,8 @@ void LaunchC2xOn(const Problem& p) {
   const typename Gemm::Params params(arguments, p.multiprocessors, 1);
   const auto kernel = &KernelC2x<Gemm, Arch>;
   constexpr int kShared = sizeof(typename Gemm::SharedStorage);
-  CheckCuda(p.op, "asking for shared memory",
-            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared));
-  kernel<<<params.get_grid_dims(), Gemm::kThreadCount, kShared, p.stream>>>(params);
-  CheckLaunch(p.op);
+  LaunchKernel(p.op, kernel, {params.get_grid_dims(), dim3(Gemm::kThreadCount), kShared, p.stream},
+               params);
 }
 
 }  // namespace vk::cuda::gemm

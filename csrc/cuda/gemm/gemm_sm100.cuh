@@ -57,7 +57,7 @@ struct Sm100Tile<Kind::kFp8Blocks, Tile::kMany> {
 
 template <Kind kKind, Tile kTile>
 struct Sm100Shapes : Sm100Tile<kKind, kTile> {
-  static constexpr bool kTried = false;
+  static constexpr bool kTuned = false;
 };
 
 template <Kind kKind, Tile kTile>

@@ -54,7 +54,7 @@ template <Kind kKind, Tile kTile>
 struct Sm120Shapes : Sm120Tile<kKind, kTile> {
   using Cluster = Mnk<1, 1, 1>;
   static constexpr bool kTransposed = false;
-  static constexpr bool kTried = false;
+  static constexpr bool kTuned = false;
 };
 
 template <Kind kKind, Tile kTile>

@@ -2,7 +2,7 @@
 #ifndef VLLM_KERNELS_CUDA_GEMM_GEMM_SM90_CUH_
 #define VLLM_KERNELS_CUDA_GEMM_GEMM_SM90_CUH_
 
-// Has the kernels wait for the one before them (Config::kTried).
+// Has the kernels wait for the one before them, which Launch3x() lets overlap (Config::kTuned).
 #define CUTLASS_ENABLE_GDC_FOR_SM90 1
 
 // The headers of this architecture alone: those of all take three times the memory to compile.
@@ -106,7 +106,7 @@ struct Sm90Tile<Kind::kFp8Blocks, Tile::kMany> {
 
 template <Kind kKind, Tile kTile>
 struct Sm90Shapes : Sm90Tile<kKind, kTile> {
-  static constexpr bool kTried = true;
+  static constexpr bool kTuned = true;
   using CtaTile = typename Sm90Tile<kKind, kTile>::Tile;
 };
 

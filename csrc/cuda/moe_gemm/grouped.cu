@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/common/launch.h"
-#include "cuda/common/tensor_map.h"
+#include "cuda/sm90/tensor_map.h"
 
 namespace vk::cuda::moe_gemm {
 namespace {
@@ -54,14 +54,13 @@ void RunGrouped(const char* op, const GroupedCall& call, cudaStream_t stream) {
   const int64_t blocks = std::min<int64_t>(most_tiles * columns, device.multiprocessors);
 
   using Size = uint64_t;
-  const CUtensorMap weights = EncodeTensorMap<3>(
+  const CUtensorMap weights = sm90::EncodeTensorMap<3>(
       op, call.weights, CU_TENSOR_MAP_DATA_TYPE_UINT8, {Size(g.k), Size(g.n), Size(g.experts)},
       {call.weight_stride, call.expert_stride}, {kDepth, kWeightRows, 1});
-  const CUtensorMap tokens = EncodeTensorMap<3>(
+  const CUtensorMap tokens = sm90::EncodeTensorMap<3>(
       op, call.tokens, CU_TENSOR_MAP_DATA_TYPE_UINT8, {Size(g.k), Size(g.rows), 1},
       {call.token_stride, 0}, {kDepth, static_cast<uint32_t>(BoxTokens(tile)), 1});
-  LaunchOf(tile)(g, weights, tokens, call.bfloat16, static_cast<int32_t>(blocks), stream);
-  CheckLaunch(op);
+  LaunchOf(tile)(op, g, weights, tokens, call.bfloat16, static_cast<int32_t>(blocks), stream);
 }
 
 }  // namespace vk::cuda::moe_gemm

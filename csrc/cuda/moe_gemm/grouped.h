@@ -30,9 +30,9 @@ struct Grouped {
   bool per_channel;            // scales of weights; else per expert
 };
 
-// The kernel of one tile size; errors are left to cudaGetLastError().
-using Launch = void(const Grouped& grouped, const CUtensorMap& weights, const CUtensorMap& tokens,
-                    bool bfloat16, int32_t blocks, cudaStream_t stream);
+// Launches the kernel of one tile size.
+using Launch = void(const char* op, const Grouped& grouped, const CUtensorMap& weights,
+                    const CUtensorMap& tokens, bool bfloat16, int32_t blocks, cudaStream_t stream);
 Launch LaunchTokens16, LaunchTokens32, LaunchTokens64, LaunchTokens128, LaunchTokens256;
 
 // The problem with the strides of its tensors, in bytes.

@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/status.h"
 #include "cuda/common/launch.h"
+#include "cuda/common/rows.h"
 #include "cuda/moe_gemm/grouped.h"
 
 namespace {

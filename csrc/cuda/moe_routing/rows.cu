@@ -136,7 +136,7 @@ void LaunchCopy(const char* op, const Copy& copy, cudaStream_t stream) {
   const auto launch = [&](auto word) {
     using Word = decltype(word);
     const int64_t words = copy.bytes / sizeof(Word);
-    const int threads = static_cast<int>(std::min<int64_t>(kThreads, CeilDiv(words, 32) * 32));
+    const int threads = static_cast<int>(std::min<int64_t>(kThreads, RoundUp(words, 32)));
     if (copy.fan == 0) {
       LaunchPdl(op, GatherKernel<Word>, grid, threads, 0, stream, copy);
     } else {

@@ -1,3 +1,4 @@
+#include "cuda/common/rows.h"
 #include "cuda/moe_routing/launch.h"
 #include "cuda/moe_routing/moe_routing.h"
 

@@ -114,13 +114,13 @@ bool LaunchAhead(const Problem& problem, const Launch& launch) {
   if (problem.weight_stride != 0 || pieces % 2 != 0) return false;
   if (pieces > kAheadPieces * kAheadThreads) return false;
   if (!ByteRowsAligned(problem.result, problem.result_rows, 2 * kVecSize<T>)) return false;
-  const int64_t threads = CeilDiv(CeilDiv(pieces, kAheadPieces), 32) * 32;
+  const int64_t threads = RoundUp(CeilDiv(pieces, kAheadPieces), 32);
   const int64_t most = kAheadResident / threads * CurrentDevice(launch.op).multiprocessors;
   if (problem.rows < 2 * most) return false;
   // The same number of rows for each block, as far as it goes.
   const int64_t blocks = CeilDiv(problem.rows, CeilDiv(problem.rows, most));
   LaunchPdl(launch.op, AheadNormKernel<T, Out, kKind>, GridX(launch.op, blocks), threads, 0,
-              launch.stream, problem);
+            launch.stream, problem);
   return true;
 }
 

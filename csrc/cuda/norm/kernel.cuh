@@ -290,9 +290,9 @@ template <class T, class Out, Kind kKind, bool kResidual>
 void LaunchRows(const Problem& problem, const Launch& launch) {
   const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    const int64_t threads = std::min<int64_t>(CeilDiv(CeilDiv(pieces, per_thread), 32) * 32, 1024);
+    const int64_t threads = std::min<int64_t>(RoundUp(CeilDiv(pieces, per_thread), 32), 1024);
     LaunchPdl(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
-                problem);
+              problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;

@@ -3,6 +3,7 @@
 #define VLLM_KERNELS_CUDA_NORM_LAUNCH_H_
 
 #include "cuda/common/launch.h"
+#include "cuda/common/rows.h"
 
 namespace vk::cuda::norm {
 

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "cuda/common/group_scales.h"
+#include "cuda/common/rows.h"
 #include "cuda/norm/launch.h"
 
 namespace {

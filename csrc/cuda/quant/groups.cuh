@@ -161,8 +161,8 @@ void LaunchSize(const Problem& problem, const Launch& launch) {
   }
   const int64_t groups = problem.rows * problem.groups;
   LaunchPdl(launch.op, AnyGroupKernel<T, Q, kScale>,
-              GridX(launch.op, CeilDiv(groups, kThreads / 32)), kThreads, 0, launch.stream, problem,
-              groups);
+            GridX(launch.op, CeilDiv(groups, kThreads / 32)), kThreads, 0, launch.stream, problem,
+            groups);
 }
 
 }  // namespace

@@ -3,20 +3,21 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "cuda/common/rows.h"
 #include "cuda/quant/launch.h"
 
 namespace {
 
 using vk::Arg;
+using vk::Print;
 using vk::cuda::CeilDiv;
 using vk::cuda::FastDiv;
+using vk::cuda::RoundUp;
 using vk::cuda::RowMap;
 using vk::cuda::RowsAligned;
 using vk::cuda::quant::GroupScale;
 using vk::cuda::quant::Launch;
 using vk::cuda::quant::Problem;
-
-long long Print(int64_t value) { return static_cast<long long>(value); }
 
 // The arguments of one op as they are checked; what they come to is `problem` and `launch`.
 class Quant {
@@ -264,7 +265,7 @@ vk_status vk_cuda_per_token_group_quant_packed(const char* op, const vk_tensor* 
   return vk::Guard([&] {
     Quant quant(op, input, stream);
     quant.Groups(group_size, eps, least, largest);
-    quant.problem.padded_rows = CeilDiv(quant.problem.rows, 4) * 4;
+    quant.problem.padded_rows = RoundUp(quant.problem.rows, 4);
     quant.PaddedResult("output_q", output_q, quant.problem.padded_rows);
     quant.PackedScales(output_s_packed);
     LaunchGroups(GroupScale::kPacked, quant.problem, quant.launch);

@@ -116,10 +116,10 @@ template <class T, Kind kKind>
 void LaunchKind(const Problem& problem, const Launch& launch) {
   const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    const int64_t needed = CeilDiv(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32) * 32;
+    const int64_t needed = RoundUp(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32);
     const int64_t threads = std::clamp<int64_t>(needed, 32, 1024);
     LaunchPdl(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
-                problem);
+              problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;

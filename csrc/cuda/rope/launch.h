@@ -4,6 +4,7 @@
 
 #include "cuda/common/fast_div.h"
 #include "cuda/common/launch.h"
+#include "cuda/common/rows.h"
 
 namespace vk::cuda::rope {
 

@@ -1,11 +1,13 @@
 #include "cuda/rope/rope.h"
 
 #include "core/check.h"
+#include "cuda/common/rows.h"
 #include "cuda/rope/launch.h"
 
 namespace {
 
 using vk::Arg;
+using vk::Print;
 using vk::cuda::RowMap;
 using vk::cuda::RowsAligned;
 using vk::cuda::rope::Angles;
@@ -13,8 +15,6 @@ using vk::cuda::rope::Heads;
 using vk::cuda::rope::Launch;
 using vk::cuda::rope::NormRotation;
 using vk::cuda::rope::Rotation;
-
-long long Print(int64_t value) { return static_cast<long long>(value); }
 
 bool StartsWith(const vk_tensor& tensor, const vk_tensor& prefix) {
   if (tensor.ndim < prefix.ndim) return false;

@@ -95,7 +95,7 @@ void LaunchPenalties(const char* op, int32_t dtype, bool aligned, const Penaltie
     using T = typename decltype(type)::type;
     DispatchBool(aligned, [&](auto whole) {
       LaunchPdl(op, PenaltiesKernel<T, decltype(whole)::value>, grid, kThreads, 0, stream,
-                  penalties, static_cast<int>(pieces));
+                penalties, static_cast<int>(pieces));
     });
   });
 }

@@ -1,5 +1,6 @@
 #include "cuda/sampling/sampling.h"
 
+#include "cuda/common/rows.h"
 #include "cuda/sampling/launch.h"
 
 namespace {

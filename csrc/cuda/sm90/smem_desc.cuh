@@ -8,10 +8,11 @@
 
 namespace vk::cuda::sm90 {
 
-// "Matrix descriptor" of the PTX ISA: start address, leading and stride offset in units of 16 bytes;
-// 1 at bit 62 is the 128-byte swizzle. Groups of eight rows of 128 bytes follow each other at the
-// stride offset. K-major: rows are those of the matrix, the leading offset is not used and is 1.
-// MN-major: rows are along K, and panels of 64 columns lie at the leading offset, kPanelBytes.
+// "Matrix descriptor" of the PTX ISA: start address, leading and stride offset in units of 16
+// bytes; 1 at bit 62 is the 128-byte swizzle. Groups of eight rows of 128 bytes follow each other
+// at the stride offset. K-major: rows are those of the matrix, the leading offset is not used and
+// is 1. MN-major: rows are along K, and panels of 64 columns lie at the leading offset,
+// kPanelBytes.
 template <ptx::Major kMajor, int kPanelBytes = 16>
 __device__ __forceinline__ uint64_t MakeSmemDesc(uint32_t address) {
   static_assert(kMajor == ptx::Major::kK ? kPanelBytes == 16

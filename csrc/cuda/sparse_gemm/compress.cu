@@ -72,8 +72,8 @@ __global__ void CompressKernel(const Raw* __restrict__ weight, Raw* __restrict__
 
 void Compress(const Compression& p) {
   constexpr int kThreads = 256;
-  const int64_t rows = CeilDiv(p.n, kBlockRows) * kBlockRows;
-  const int64_t pieces = CeilDiv(p.k, kFilledColumns) * kFilledColumns / kPiece;
+  const int64_t rows = RoundUp(p.n, kBlockRows);
+  const int64_t pieces = RoundUp(p.k, kFilledColumns) / kPiece;
   const unsigned grid = GridX(p.op, CeilDiv(rows * pieces, kThreads));
   const auto launch = [&](auto raw) {
     using Raw = decltype(raw);

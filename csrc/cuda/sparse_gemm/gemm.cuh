@@ -3,7 +3,7 @@
 #ifndef VLLM_KERNELS_CUDA_SPARSE_GEMM_GEMM_CUH_
 #define VLLM_KERNELS_CUDA_SPARSE_GEMM_GEMM_CUH_
 
-// Has the kernels wait for the one before them (Config::kTried).
+// Has the kernels wait for the one before them, which Launch3x() lets overlap (Config::kTuned).
 #define CUTLASS_ENABLE_GDC_FOR_SM90 1
 
 // The headers of this architecture alone, in the order that they need: those of all take more
@@ -46,7 +46,7 @@ struct Config {
                          cutlass::gemm::KernelTmaWarpSpecializedCooperativeFP8FastAccum,
                          cutlass::gemm::KernelTmaWarpSpecializedCooperative>;
   static constexpr bool kTransposed = true;
-  static constexpr bool kTried = true;
+  static constexpr bool kTuned = true;
 };
 
 template <class Config>

@@ -9,8 +9,9 @@
 namespace {
 
 using vk::Arg;
-using vk::cuda::CeilDiv;
+using vk::Print;
 using vk::cuda::CurrentDevice;
+using vk::cuda::RoundUp;
 using vk::cuda::sparse_gemm::Compression;
 using vk::cuda::sparse_gemm::kBlockRows;
 using vk::cuda::sparse_gemm::kFilledColumns;
@@ -21,8 +22,6 @@ using vk::cuda::sparse_gemm::Type;
 
 constexpr int64_t kAlignedBytes = 16;
 
-long long Print(int64_t value) { return static_cast<long long>(value); }
-
 void CheckSizes(const char* op, int64_t n, int64_t k) {
   VK_CHECK(n % 16 == 0 && k % 32 == 0 && n > 0 && k > 0 && n <= INT32_MAX && k <= INT32_MAX,
            "%s: a weight of %lld x %lld, want N to be a multiple of 16 and K of 32", op, Print(n),
@@ -30,7 +29,7 @@ void CheckSizes(const char* op, int64_t n, int64_t k) {
 }
 
 int64_t MetadataBytes(int64_t n, int64_t k) {
-  return CeilDiv(n, kBlockRows) * kBlockRows * CeilDiv(k, kFilledColumns) * kFilledColumns / 8;
+  return RoundUp(n, kBlockRows) * RoundUp(k, kFilledColumns) / 8;
 }
 
 void CheckAligned(const char* op, const Arg& arg) {

@@ -22,7 +22,7 @@ DeviceLimits LimitsOf(const char* op) {
 int64_t CopyBytes(const Problem& problem) {
   if (!problem.copies_a) return 0;
   const int64_t bytes = static_cast<int64_t>(problem.m) * problem.k * 2;
-  return CeilDiv(bytes, kAlignment) * kAlignment;
+  return RoundUp(bytes, kAlignment);
 }
 
 Activations PrepareActivations(const char* op, const Problem& problem, void* memory,

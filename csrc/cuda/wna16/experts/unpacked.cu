@@ -6,6 +6,7 @@
 
 #include "core/check.h"
 #include "cuda/common/launch.h"
+#include "cuda/common/rows.h"
 #include "cuda/wna16/common/dequant.cuh"
 #include "cuda/wna16/wna16.h"
 

@@ -1,4 +1,4 @@
-#include "cuda/common/tensor_map.h"
+#include "cuda/sm90/tensor_map.h"
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/common/launch.h"
 #include "cuda/wna16/large_m/plan.h"
@@ -13,7 +13,7 @@ void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cu
   auto params = WithOperands<LargeMParams>(problem, c);
   params.chunks = plan.chunks;
   params.stages = plan.stages;
-  CUtensorMap map = EncodeTensorMap<2>(
+  CUtensorMap map = sm90::EncodeTensorMap<2>(
       op, activations.a,
       problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
       {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)}, {activations.lda * 2},

@@ -1,4 +1,4 @@
-#include "cuda/common/tensor_map.h"
+#include "cuda/sm90/tensor_map.h"
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/common/launch.h"
 #include "cuda/wna16/select.h"
@@ -16,7 +16,7 @@ void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cu
   params.chunks = plan.chunks;
   params.stages = plan.stages;
   params.stage_bytes = plan.stage_bytes;
-  CUtensorMap map = EncodeTensorMap<3>(
+  CUtensorMap map = sm90::EncodeTensorMap<3>(
       op, activations.a,
       problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
       {64, static_cast<uint64_t>(problem.m), static_cast<uint64_t>(problem.k / 64)},

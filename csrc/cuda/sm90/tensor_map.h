@@ -1,15 +1,15 @@
-// Tensor maps, by which Hopper's bulk copies know a tensor.
-#ifndef VLLM_KERNELS_CUDA_COMMON_TENSOR_MAP_H_
-#define VLLM_KERNELS_CUDA_COMMON_TENSOR_MAP_H_
+// Tensor maps, which describe a tensor to TMA.
+#ifndef VLLM_KERNELS_CUDA_SM90_TENSOR_MAP_H_
+#define VLLM_KERNELS_CUDA_SM90_TENSOR_MAP_H_
 
 #include <cuda.h>
 #include <cudaTypedefs.h>
 
 #include <cstdint>
 
-#include "cuda/common/launch.h"
+#include "cuda/common/device.h"
 
-namespace vk::cuda {
+namespace vk::cuda::sm90 {
 
 // The driver's function, found at run time: the library does not link libcuda.
 inline PFN_cuTensorMapEncodeTiled_v12000 FindTensorMapEncode(const char* op) {
@@ -55,5 +55,5 @@ CUtensorMap EncodeTensorMap(const char* op, const void* data, CUtensorMapDataTyp
   return map;
 }
 
-}  // namespace vk::cuda
-#endif  // VLLM_KERNELS_CUDA_COMMON_TENSOR_MAP_H_
+}  // namespace vk::cuda::sm90
+#endif  // VLLM_KERNELS_CUDA_SM90_TENSOR_MAP_H_
