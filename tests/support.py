@@ -6,8 +6,10 @@ compiles is replaced, so that a whole build takes seconds and needs no network.
 
 from __future__ import annotations
 
+import io
 import shutil
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,13 @@ import yaml
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
 from vllm_conda import __version__
+from vllm_conda.builder.pipeline import Built, Options, Report
+from vllm_conda.builder.pipeline import build as run_build
+from vllm_conda.builder.plan import Plan, make_plan
+from vllm_conda.jobs import default_jobs, select
+from vllm_conda.progress import Mode, Reporter
+from vllm_conda.recipe import load_recipe
+from vllm_conda.targets import load_targets
 
 VERSION = __version__
 ROOT = Path(__file__).resolve().parent.parent
@@ -155,6 +164,22 @@ def _listed() -> dict[str, str]:
     return {str(path.relative_to(ROOT)): f"{path.name}\n" for path in files}
 
 
-def names(report_items: list[dict[str, Any]]) -> list[str]:
+def plan(root: Path, names: Sequence[str] = ()) -> Plan:
+    """What the recipe of ``root`` renders for the jobs ``names``, or for all."""
+    targets = load_targets(root)
+    return make_plan(load_recipe(root), targets, select(targets, names))
+
+
+def build(
+    root: Path, channels: Sequence[str], names: Sequence[str] = (), reporter: Reporter | None = None
+) -> Report:
+    """Build the jobs ``names``, or this machine's, into the checkout's ``output``."""
+    targets = load_targets(root)
+    jobs = select(targets, names) if names else default_jobs(targets)
+    options = Options(root, root / "output", tuple(jobs), tuple(channels), 2)
+    return run_build(options, targets, reporter or Reporter(Mode.JSON, io.StringIO()))
+
+
+def names(built: Iterable[Built]) -> list[str]:
     """Package names of a report's ``built`` list."""
-    return [item["package"].rsplit("-", 2)[0] for item in report_items]
+    return [one.package.rsplit("-", 2)[0] for one in built]

@@ -174,11 +174,10 @@ def run_tests(
     log: IO[str] | None = None,
 ) -> int:
     """Run the kernels' tests in ``prefix``, an environment of this machine with PyTorch."""
-    os.environ.update(environment)
     path = os.pathsep.join([str(root / "tests/cross"), str(root / "tests")])
     command = [
         "env", f"PYTHONPATH={path}", "PYTHONDONTWRITEBYTECODE=1", "OMP_WAIT_POLICY=passive",
         "python", "-m", "pytest", "-q", "-p", "bridge", "-p", "no:cacheprovider",
         "-o", "pythonpath=", *arguments,
     ]  # fmt: skip
-    return run_in(prefix, command, root, log)
+    return run_in(prefix, command, root, log, environment)

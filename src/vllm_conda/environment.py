@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -75,10 +75,17 @@ def _remove_oldest(home: Path) -> None:
         shutil.rmtree(prefix, ignore_errors=True)
 
 
-def run_in(prefix: Path, command: Sequence[str], folder: Path, log: IO[str] | None = None) -> int:
+def run_in(
+    prefix: Path,
+    command: Sequence[str],
+    folder: Path,
+    log: IO[str] | None = None,
+    extra: Mapping[str, str] | None = None,
+) -> int:
     """Run ``command`` in the activated ``prefix`` from ``folder``; returns its exit status.
 
     Args:
+        extra: Variables of its own, besides those of the caller that are passed on.
         log: Takes what the command prints; the default is the caller's own output.
     """
     variables = ActivationVariables(None, ["/usr/bin", "/bin"])
@@ -89,7 +96,7 @@ def run_in(prefix: Path, command: Sequence[str], folder: Path, log: IO[str] | No
         if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
     # The caller's PATH stays out: a compiler or a Python of the machine must not be found first.
-    environment["PATH"] = "/usr/bin:/bin"
+    environment |= {**(extra or {}), "PATH": "/usr/bin:/bin"}
     shell = shutil.which("bash") or "/bin/bash"
     done = subprocess.run(
         [shell, "-c", f'{script}\nexec "$@"', "bash", *command],

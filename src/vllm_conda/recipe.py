@@ -96,6 +96,11 @@ class Recipe:
     stage0: Stage0Recipe = field(repr=False, compare=False)
     data: Mapping[str, Any] = field(repr=False, compare=False)
 
+    @property
+    def root(self) -> Path:
+        """The checkout."""
+        return self.path.parents[len(RECIPE_FILE.parts) - 1]
+
 
 def load_recipe(root: Path) -> Recipe:
     """Parse ``recipe/recipe.yaml`` and hash the files of its staging builds.

@@ -113,14 +113,17 @@ def channel_errors(channels: Sequence[str]) -> Iterator[None]:
         ) from None
 
 
-def install_records(records: list[RepoDataRecord], prefix: Path, platform: str) -> None:
-    """Link ``records`` into ``prefix``; packages come from the shared package cache."""
-    cache = os.environ.get("RATTLER_CACHE_DIR")
+def install_records(
+    records: list[RepoDataRecord], prefix: Path, platform: str, cache: Path | None = None
+) -> None:
+    """Link ``records`` into ``prefix``; packages come from rattler's cache, or from ``cache``."""
+    own = os.environ.get("RATTLER_CACHE_DIR")
+    cache = cache or (Path(own) if own else None)
     asyncio.run(
         install(
             records,
             target_prefix=prefix,
-            cache_dir=Path(cache) / "pkgs" if cache else None,
+            cache_dir=cache / "pkgs" if cache else None,
             platform=Subdir(platform),
             show_progress=False,
         )

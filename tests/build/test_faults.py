@@ -19,7 +19,6 @@ import support
 from rattler_build import Package
 
 from vllm_conda import errors
-from vllm_conda.builder.pipeline import Options, build
 from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.progress import Mode, Reporter
 
@@ -219,7 +218,7 @@ def _write_points(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> list[int]:
 
 def _build(root: Path, channel: str) -> None:
     with open(os.devnull, "w") as sink:  # noqa: PTH123
-        build(Options(root, root / "output", (V3,), (channel,)), Reporter(Mode.PLAIN, sink))
+        support.build(root, (channel,), (V3,), Reporter(Mode.PLAIN, sink))
 
 
 def test_death_at_every_write_of_publishing_and_indexing(

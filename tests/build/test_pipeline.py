@@ -12,7 +12,7 @@ import pytest
 import support
 from rattler_build import Package
 
-from vllm_conda.builder.pipeline import Options, Report, build
+from vllm_conda.builder.pipeline import Report
 from vllm_conda.builder.workspace import KEPT_STAGINGS, workspace_for
 from vllm_conda.progress import Mode, Reporter
 
@@ -30,8 +30,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(root: Path, channel: str, *variants: str, events: io.StringIO | None = None) -> Report:
     reporter = Reporter(Mode.JSON, events or io.StringIO())
-    options = Options(root, root / "output", tuple(variants), (channel,), 2)
-    return build(options, reporter)
+    return support.build(root, (channel,), variants, reporter)
 
 
 def packages(root: Path) -> dict[str, Path]:
@@ -60,7 +59,7 @@ def test_full_build_then_nothing_then_one_kernel_file(
 ) -> None:
     first = run(checkout, dummies)
     assert support.names(first.built) == ["vllm-core", "vllm-cpu", "vllm-kernels", "vllm-cpu"]
-    assert all(item["tests"] == "passed" for item in first.built)
+    assert all(item.tests == "passed" for item in first.built)
     assert set(indexed(checkout)) == set(packages(checkout))
     assert indexed(checkout, "noarch") == {}
     assert first.install_command.endswith(" vllm-cpu")
@@ -101,9 +100,7 @@ def test_python_only_change_rebuilds_core_and_repackages_cpu_without_compiling(
     (checkout / "src/vllm_kernels/__init__.py").write_text("version = 2\n")
     report = run(checkout, dummies)
     assert support.names(report.built) == ["vllm-core", "vllm-cpu", "vllm-cpu"]
-    logs = {
-        item["package"].rsplit("-", 2)[0]: Path(item["log"]).read_text() for item in report.built
-    }
+    logs = {item.package.rsplit("-", 2)[0]: Path(item.log).read_text() for item in report.built}
     assert "Building new staging cache" in logs["vllm-core"]
     assert "Building new staging cache" not in logs["vllm-cpu"]
     assert "Restored" in logs["vllm-cpu"]
@@ -193,7 +190,7 @@ def test_level_above_the_machine_is_built_but_its_tests_are_skipped_with_the_rea
 ) -> None:
     monkeypatch.setenv("CONDA_OVERRIDE_ARCHSPEC", "haswell")
     report = run(checkout, dummies)
-    tests = {item["job"]: item["tests"] for item in report.built if "vllm-cpu" in item["package"]}
+    tests = {item.job: item.tests for item in report.built if "vllm-cpu" in item.package}
     assert tests[V3] == "passed"
     assert "below _x86_64-microarch-level >=4" in tests[V4]
     assert any(name.endswith("_300.conda") for name in report.installed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -14,9 +13,7 @@ from pathlib import Path
 import pytest
 import support
 
-from vllm_conda.builder.pipeline import Options, build
 from vllm_conda.jobs import select
-from vllm_conda.progress import Mode, Reporter
 from vllm_conda.targets import load_targets
 
 SLOW_VARIABLE = "VLLM_CONDA_TEST_SLOW"
@@ -29,8 +26,7 @@ def build_in(
     """Build in ``root`` with a cache of its own; package name -> SHA-256."""
     monkeypatch.setenv("VLLM_CONDA_CACHE", str(cache))
     monkeypatch.setenv("RATTLER_CACHE_DIR", str(cache / "rattler"))
-    options = Options(root, root / "output", VARIANTS, channels, 2)
-    build(options, Reporter(Mode.JSON, io.StringIO()))
+    support.build(root, channels, VARIANTS)
     return {
         path.name: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted((root / "output" / "linux-64").glob("*.conda"))
@@ -101,7 +97,7 @@ def test_two_checkouts_compile_to_the_same_bits(
     for place in ("checkout", "a longer name/checkout"):
         root = tmp_path / place
         copy_checkout(root)
-        build(Options(root, root / "output", names), Reporter(Mode.JSON, io.StringIO()))
+        support.build(root, (), names)
         folder = root / "output" / platform
         found.append(
             {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.glob("*.conda")}

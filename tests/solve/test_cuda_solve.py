@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -12,10 +11,6 @@ from typing import Any
 
 import pytest
 import support
-from support import VERSION
-
-from vllm_conda.builder.pipeline import Options, build
-from vllm_conda.progress import Mode, Reporter
 
 SCRIPT = Path(__file__).with_name("solve_profile.py")
 JOBS = (
@@ -61,10 +56,9 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
         patch.setenv("PYTHONPATH", str(support.ROOT / "src"))
         patch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
         patch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
-        options = Options(root, root / "output", JOBS, (cuda, dummies))
-        report = build(options, Reporter(Mode.JSON, io.StringIO()))
-    names = [item["package"].split(f"-{VERSION}")[0] for item in report.built]
-    assert sorted(names) == ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 3, *["vllm-kernels"] * 3]
+        report = support.build(root, (cuda, dummies), JOBS)
+    made = ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 3, *["vllm-kernels"] * 3]
+    assert sorted(support.names(report.built)) == made
     return [report.channel, cuda, dummies]
 
 

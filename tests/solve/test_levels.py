@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
@@ -13,9 +12,6 @@ from typing import Any
 import pytest
 import support
 from support import VERSION
-
-from vllm_conda.builder.pipeline import Options, build
-from vllm_conda.progress import Mode, Reporter
 
 SCRIPT = Path(__file__).with_name("solve_profile.py")
 V4 = ["sapphirerapids", "icelake", "zen4", "skylake_avx512", "x86_64_v4"]
@@ -32,8 +28,7 @@ def dummy_channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> li
         patch.setenv("RATTLER_CACHE_DIR", str(root.parent / "cache" / "rattler"))
         patch.setenv("PYTHONPATH", str(support.ROOT / "src"))
         patch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
-        options = Options(root, root / "output", (), (dummies,))
-        report = build(options, Reporter(Mode.JSON, io.StringIO()))
+        report = support.build(root, (dummies,))
     return [report.channel, dummies]
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 import site_channel
-from support import ROOT
+from support import ROOT, plan
 
-from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.examples import example_path
 from vllm_conda.site.model import load_site, parse_site
 from vllm_conda.site.preflight import NodeResult, check_site
-from vllm_conda.targets import load_targets
 
 PLATFORM = "linux-ppc64le"
 JOBS = (f"{PLATFORM}-cpu-power9", f"{PLATFORM}-cuda-12.4-all", f"{PLATFORM}-cuda-12.4-sm70")
@@ -22,7 +20,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
     """What the recipe renders for POWER9, and what a site offers beside it."""
     folder = tmp_path_factory.mktemp("power")
     own = site_channel.Channel(folder / "own")
-    for output in make_plan(ROOT, load_targets(ROOT), JOBS, None).distinct():
+    for output in plan(ROOT, JOBS).distinct():
         requirements = output.rendered.recipe.requirements.to_dict()
         own.add(
             PLATFORM, output.name, output.version, output.build_string, output.run,

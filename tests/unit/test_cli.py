@@ -35,14 +35,14 @@ def test_build_makes_packages_of_this_machine(
     """The Arm host of a GH200 takes no x86-64 packages."""
     asked: list[Options] = []
 
-    def build(options: Options, _reporter: object) -> None:
+    def build(options: Options, *_: object) -> None:
         asked.append(options)
         raise UsageError("enough")
 
     monkeypatch.setattr("vllm_conda.builder.pipeline.build", build)
     monkeypatch.setattr("platform.machine", lambda: machine)
     main(["build", "--device", "cuda", "--cuda", "13.0", "--slice", "sm90"])
-    assert list(asked[0].variants) == [f"{name}-cuda-13.0-sm90"]
+    assert [job.name for job in asked[0].jobs] == [f"{name}-cuda-13.0-sm90"]
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -194,8 +194,8 @@ def test_a_filtered_build_is_for_this_machine_unless_asked(
 ) -> None:
     chosen: set[str] = set()
 
-    def stop(options: Options, _: object) -> None:
-        chosen.update(options.variants)
+    def stop(options: Options, *_: object) -> None:
+        chosen.update(job.name for job in options.jobs)
         raise UsageError("seen enough.")
 
     monkeypatch.setattr("vllm_conda.builder.pipeline.build", stop)

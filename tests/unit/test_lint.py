@@ -9,7 +9,6 @@ import pytest
 import support
 from support import ROOT, VERSION
 
-from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.cli import main
 from vllm_conda.errors import RecipeError
 from vllm_conda.lint import RULES, check, violations
@@ -20,12 +19,12 @@ TARGETS = load_targets(ROOT)
 
 def broken(root: Path) -> list[str]:
     """The violations of a checkout, as text."""
-    outputs = make_plan(root, load_targets(root), (), None).outputs
+    outputs = support.plan(root).outputs
     return [str(item) for item in violations(outputs)]
 
 
 def test_the_recipe_breaks_no_rule() -> None:
-    outputs = make_plan(ROOT, TARGETS, (), None).outputs
+    outputs = support.plan(ROOT).outputs
     check(outputs)
     assert {output.job.device for output in outputs} == {"cpu", "cuda"}
     assert len({output.job.platform for output in outputs}) == len(TARGETS.platforms)

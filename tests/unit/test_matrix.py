@@ -15,7 +15,6 @@ import yaml
 from support import ROOT
 
 from benchmarks.toolkit import bench_jobs
-from vllm_conda.builder.pipeline import make_plan
 from vllm_conda.cli import main
 from vllm_conda.costs import Build, FamilyCost
 from vllm_conda.errors import ConfigError, UsageError
@@ -70,7 +69,7 @@ def test_a_slice_that_the_toolkit_cannot_compile_is_no_job() -> None:
 
 
 def test_packages_of_a_job_are_those_rendered() -> None:
-    outputs = make_plan(ROOT, TARGETS, (), None).outputs
+    outputs = support.plan(ROOT).outputs
     for job in jobs(TARGETS):
         assert packages(job) == tuple(o.name for o in outputs if o.job == job)
 
@@ -151,7 +150,7 @@ def test_a_new_slice_renders_and_keeps_every_rule(tmp_path: Path) -> None:
     targets = load_targets(root)
     written = {str(path) for path in generate(root, targets)}
     assert "variants/linux-64-cuda-13.0-sm86.yaml" in written
-    outputs = make_plan(root, targets, (), None).outputs
+    outputs = support.plan(root).outputs
     assert not violations(outputs)
     new_ones = [o for o in outputs if o.job.slice == "sm86" and o.name == "vllm-cuda"]
     # POWER machines have no such GPU.

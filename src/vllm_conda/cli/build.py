@@ -54,27 +54,27 @@ def build(
     """
     from vllm_conda.builder.pipeline import Options
     from vllm_conda.builder.pipeline import build as run
+    from vllm_conda.jobs import default_jobs, select
+    from vllm_conda.platforms import host_platform
+    from vllm_conda.targets import load_targets
 
+    targets = load_targets(root)
     if any(filters.values()):
-        from vllm_conda.jobs import select
-        from vllm_conda.platforms import host_platform
-        from vllm_conda.targets import load_targets
-
         if filters["platforms"]:
             # A platform is all of its CPU packages; CUDA's are asked for.
             filters["devices"] = filters["devices"] or (("cuda",) if filters["cuda"] else ("cpu",))
         elif not variants:
             filters["platforms"] = (host_platform(),)
-        chosen = select(load_targets(root), variants, **filters)
-        variants = tuple(job.name for job in chosen)
-    options = Options(root, output or root / "output", variants, channels, jobs)
+    asked = bool(variants or any(filters.values()))
+    chosen = select(targets, variants, **filters) if asked else default_jobs(targets)
+    options = Options(root, output or root / "output", tuple(chosen), channels, jobs)
     with reporter(as_json) as report_to:
-        report = run(options, report_to)
+        report = run(options, targets, report_to)
     if as_json:
         print_json(dataclasses.asdict(report))
         return
     for item in report.built:
-        click.echo(f"built      {item['package']}  ({item['seconds']}s; tests {item['tests']})")
+        click.echo(f"built      {item.package}  ({item.seconds}s; tests {item.tests})")
     for name in report.unchanged:
         click.echo(f"unchanged  {name}")
     for name in report.removed:

@@ -77,9 +77,10 @@ def render(
       vllm-conda render --all --lint
     """
     from vllm_conda.builder.channel import toolchain_for
-    from vllm_conda.builder.pipeline import make_plan
+    from vllm_conda.builder.plan import make_plan
     from vllm_conda.errors import UsageError
     from vllm_conda.jobs import default_jobs, select
+    from vllm_conda.recipe import load_recipe
     from vllm_conda.targets import load_targets
 
     targets = load_targets(root)
@@ -91,8 +92,7 @@ def render(
     if channels or embedded:
         with reporter(as_json) as report_to:
             toolchain = toolchain_for(jobs[0].platform, channels, report_to)
-    names = tuple(job.name for job in jobs)
-    outputs = make_plan(root, targets, names, toolchain).outputs
+    outputs = make_plan(load_recipe(root), targets, jobs, toolchain).outputs
     if lint:
         from vllm_conda.lint import check
         from vllm_conda.recipe import check_context
@@ -159,20 +159,20 @@ def lint(root: Path, as_json: bool) -> None:
     Example:
       vllm-conda lint
     """
-    from vllm_conda.builder.pipeline import make_plan
+    from vllm_conda.builder.plan import make_plan
+    from vllm_conda.jobs import jobs
     from vllm_conda.lint import RULES, check
-    from vllm_conda.recipe import check_context
+    from vllm_conda.recipe import check_context, load_recipe
     from vllm_conda.targets import load_targets
 
     targets = load_targets(root)
     check_context(root, targets)
-    outputs = make_plan(root, targets, (), None).outputs
-    check(outputs)
-    jobs = len({output.job.name for output in outputs})
+    plan = make_plan(load_recipe(root), targets, jobs(targets))
+    check(plan.outputs)
     if as_json:
-        print_json({"jobs": jobs, "outputs": len(outputs), "rules": list(RULES)})
+        print_json({"jobs": len(plan.jobs), "outputs": len(plan.outputs), "rules": list(RULES)})
         return
-    click.echo(f"{jobs} jobs, {len(outputs)} outputs: {len(RULES)} rules hold.")
+    click.echo(f"{len(plan.jobs)} jobs, {len(plan.outputs)} outputs: {len(RULES)} rules hold.")
 
 
 @click.command()
