@@ -17,7 +17,7 @@ namespace vk {
   X(attention, AttentionTable)   \
   X(cache, CacheTable)           \
   X(gemm, GemmTable)             \
-  X(moe_gemm, MoeTable)          \
+  X(moe_gemm, MoeGemmTable)      \
   X(norm, NormTable)             \
   X(quant, QuantTable)           \
   X(rope, RopeTable)             \

@@ -97,6 +97,26 @@ HWY_INLINE VF NormalCdf(VF x) {
   return hn::IfNegativeThenElse(x, tail, VF(hn::Sub(one, tail)));
 }
 
+// Activation functions. Each function is x times a distribution function of x. Written so, none
+// cancels for negative x.
+struct Silu {
+  HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, Sigmoid(x)); }
+};
+
+struct Gelu {
+  HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, NormalCdf(x)); }
+};
+
+// (1 + tanh u) / 2 is the sigmoid of 2 u.
+struct GeluTanh {
+  HWY_INLINE VF operator()(VF x) const {
+    const VF slope = hn::Set(DF(), 1.59576912f);  // 2 sqrt(2 / pi)
+    const VF cubic = hn::Set(DF(), 1.59576912f * 0.044715f);
+    const VF u = hn::Mul(x, hn::MulAdd(hn::Mul(x, x), cubic, slope));
+    return hn::Mul(x, Sigmoid(u));
+  }
+};
+
 }  // namespace VK_TIER_NAMESPACE
 }  // namespace vk
 #endif  // VLLM_KERNELS_CPU_MATH_H_

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <new>
 
+#include "cpu/round.h"
+
 namespace vk {
 namespace {
 

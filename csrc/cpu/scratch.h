@@ -14,11 +14,6 @@ struct FreeDeleter {
 };
 using Bytes = std::unique_ptr<char, FreeDeleter>;
 
-constexpr size_t DivideUp(size_t value, size_t divisor) { return (value + divisor - 1) / divisor; }
-constexpr size_t RoundUp(size_t value, size_t multiple) {
-  return DivideUp(value, multiple) * multiple;
-}
-
 // Uninitialised memory, aligned to cache lines; large blocks to huge pages, which it asks for:
 // streaming weights through 4 KiB pages spends its time in page walks. Throws std::bad_alloc.
 Bytes AllocateBytes(size_t size);

@@ -151,6 +151,10 @@ HWY_INLINE VF RoundTo<hwy::bfloat16_t>(VF value) {
 #endif
 }
 
+// Stands after the parameters of a lambda. Without it the compiler may leave a body that ForVectors
+// calls twice out of line, and the constant count is lost.
+#define VK_INLINE_LAMBDA HWY_ATTR __attribute__((always_inline))
+
 // Calls body(first, count) for each vector of [0, size): `count` is the full lane count, as a
 // constant, until the last one.
 template <class Body>
@@ -160,9 +164,6 @@ HWY_INLINE void ForVectors(size_t size, const Body& body) {
   for (; i + lanes <= size; i += lanes) body(i, lanes);
   if (i < size) body(i, size - i);
 }
-// Put after a lambda's parameters: without it the compiler may leave a body that is called twice
-// out of line, and the constant is lost.
-#define VK_INLINE_LAMBDA HWY_ATTR __attribute__((always_inline))
 
 }  // namespace VK_TIER_NAMESPACE
 }  // namespace vk

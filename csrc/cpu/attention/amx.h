@@ -5,54 +5,14 @@
 
 #ifdef __AMX_BF16__
 
+#include "cpu/amx.h"
 #include "cpu/attention/keys.h"
 #include "cpu/attention/pair.h"
 #include "cpu/attention/transpose.h"
 
 namespace vk::VK_TIER {
 
-constexpr int32_t kTile = 16;       // rows of a tile, and 32-bit elements of its rows
-constexpr int32_t kTileBytes = 64;  // of a row
-
-// The compilers' tile intrinsics do not tell that they read memory: stores before them would be
-// moved behind or dropped. `reached` is memory that the intrinsic behind the barrier reads.
-HWY_INLINE void TileBarrier(const void* reached) { __asm__ volatile("" ::"r"(reached) : "memory"); }
-
-// All eight tiles 16 x 64 bytes while it lives; what the caller had configured comes back after.
-class TileScope {
- public:
-  TileScope() {
-    _tile_storeconfig(&saved_);
-    TileBarrier(&saved_);
-    Config config{};
-    config.palette = 1;
-    for (int i = 0; i < 8; ++i) {
-      config.bytes[i] = kTileBytes;
-      config.rows[i] = kTile;
-    }
-    TileBarrier(&config);
-    _tile_loadconfig(&config);
-  }
-  ~TileScope() {
-    // Tiles in use make every context switch save 8 KiB more.
-    if (saved_.palette == 0) {
-      _tile_release();
-    } else {
-      TileBarrier(&saved_);
-      _tile_loadconfig(&saved_);
-    }
-  }
-  TileScope(const TileScope&) = delete;
-  TileScope& operator=(const TileScope&) = delete;
-
- private:
-  struct alignas(64) Config {  // the memory operand of LDTILECFG
-    uint8_t palette, start_row, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-  };
-  Config saved_;
-};
+constexpr int32_t kTile = kTileRows;  // and 32-bit elements of a row
 
 // Where tile (i, k) of an operand lies and the bytes between its rows.
 struct TileRows {
@@ -225,7 +185,7 @@ class PrefillAmx {
     if (added_) Rescale();
     TileProduct(
         row_tiles(), tile_.padded_head / kTile, chunks,
-        [&](int m, int32_t k) { return TileRows{Probabilities(m, k), kTileBytes}; },
+        [&](int m, int32_t k) { return TileRows{Probabilities(m, k), kTileRowBytes}; },
         [&](int32_t k, int n) {
           return TileRows{values_ + k * kTile * head + n * kTile, head * sizeof(uint32_t)};
         },

@@ -8,7 +8,7 @@
 namespace vk::VK_TIER {
 namespace {
 
-constexpr int32_t kTileRows = 64;
+constexpr int32_t kTaskRows = 64;
 // Steps start at multiples of this, so that sixteen keys never straddle two cache blocks.
 constexpr int32_t kKeyMultiple = 16;
 
@@ -84,7 +84,7 @@ size_t FloatsOfPartial(int32_t head_size, int32_t rows) {
 
 extern const AttentionTable attention_table;
 const AttentionTable attention_table = {
-    kTileRows,
+    kTaskRows,
     kKeyMultiple,
     ScratchBytes,
     FloatsOfPartial,

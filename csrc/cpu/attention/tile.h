@@ -6,16 +6,13 @@
 
 #include "cpu/attention/attention.h"
 #include "cpu/attention/exp2.h"
+#include "cpu/round.h"
 
 namespace vk::VK_TIER {
 
 constexpr int32_t kRowMultiple = 16;   // rows are padded to full vectors and AMX tiles
 constexpr int32_t kHeadMultiple = 32;  // and heads to a row of an AMX tile
 constexpr float kInfinity = __builtin_huge_valf();
-
-HWY_INLINE int32_t RoundUp(int32_t value, int32_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Hands out pieces of the caller's scratch; with a null base it only measures.
 class Arena {
@@ -24,7 +21,7 @@ class Arena {
   template <class T>
   T* Take(size_t count) {
     T* piece = reinterpret_cast<T*>(base_ + used_);
-    used_ += (count * sizeof(T) + 63) / 64 * 64;
+    used_ += RoundUp(count * sizeof(T), 64);
     return base_ == nullptr ? nullptr : piece;
   }
   size_t used() const { return used_; }

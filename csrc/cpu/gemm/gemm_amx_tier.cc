@@ -1,37 +1,26 @@
-// Tile kernels (Intel Architecture Instruction Set Extensions Programming Reference, chapter 3,
-// "Intel AMX"): 32 rows x 32 columns in four tiles, or 16 x 64 where at most 16 rows are left.
-// Packed A: groups of 16 rows, per step one tile of 16 x 64 bytes.
+// Kernels on AMX tiles: 32 rows x 32 columns in four tiles, or 16 x 64 where at most 16 rows are
+// left. Packed A: groups of 16 rows, per step one tile of 16 x 64 bytes.
 #include "cpu/gemm/gemm_tier.h"
 
 #if VK_GEMM_AMX
-#include <immintrin.h>
-
 #include <cstring>
 
+#include "cpu/amx.h"
 #include "cpu/gemm/gemm_expand.h"
 
 namespace vk::VK_TIER {
 namespace {
 
-constexpr size_t kTileRows = 16, kTileBytes = 1024;
 constexpr size_t kBRowBytes = kPanel * 4;  // 64 columns of 4 bytes of K
 constexpr size_t kBStepBytes = kTileRows * kBRowBytes;
 constexpr size_t kSumsRowBytes = kPanel * 4;
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t bytes_per_row[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-// Constant data: the intrinsic tells the compiler of the first bytes only, which would let it drop
-// the initialisation of a local variable.
-constexpr TileConfig kTileConfig;
-
-// The same by rows of A - 1, where there are at most 16: the sums (0..3) and A (4) have no more.
+// Configurations by rows of A - 1, at most 16: the sums (0..3) and A (4) have no more.
 struct FewRowsConfigs {
   TileConfig config[kTileRows];
-  constexpr FewRowsConfigs() {
+  constexpr FewRowsConfigs() : config{} {
     for (size_t rows = 1; rows <= kTileRows; ++rows) {
+      config[rows - 1] = kFullTileConfig;
       for (size_t tile = 0; tile <= 4; ++tile) {
         config[rows - 1].rows[tile] = static_cast<uint8_t>(rows);
       }
@@ -43,8 +32,9 @@ constexpr FewRowsConfigs kFewRowsConfigs;
 // The same for 17 to 32 rows: the lower sums (2, 3) and the lower A (5) have what is above 16.
 struct PairConfigs {
   TileConfig config[kTileRows];
-  constexpr PairConfigs() {
+  constexpr PairConfigs() : config{} {
     for (size_t rows = 1; rows <= kTileRows; ++rows) {
+      config[rows - 1] = kFullTileConfig;
       for (size_t tile : {2, 3, 5}) config[rows - 1].rows[tile] = static_cast<uint8_t>(rows);
     }
   }
@@ -64,9 +54,6 @@ struct I8Tiles {
     if constexpr (Tiles::kValueBytes == 2) _tile_dpbf16ps(sum, a, b); \
     if constexpr (Tiles::kValueBytes == 1) _tile_dpbssd(sum, a, b);   \
   } while (0)
-
-// The compilers' tile intrinsics do not tell that they read memory.
-HWY_INLINE void TileBarrier(const void* read) { __asm__ volatile("" ::"r"(read) : "memory"); }
 
 // 32 rows x 32 columns. Tiles: 0..3 sums, 4 and 5 A, 6 and 7 B.
 template <class Tiles, class Fetch>
@@ -254,7 +241,7 @@ void MultiplyAndExpand(const GemmBlock& block) {
 template <class Tiles>
 void Multiply(const GemmBlock& block) {
   if (block.rows <= kTileRows) return MultiplyFew<Tiles>(block);
-  _tile_loadconfig(&kTileConfig);
+  _tile_loadconfig(&kFullTileConfig);
   TileBarrier(block.b);
   const size_t fetches = FetchesOf(block);
   if (block.next == nullptr) {

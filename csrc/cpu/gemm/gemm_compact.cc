@@ -10,6 +10,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace vk {
 namespace {
@@ -45,7 +46,7 @@ const uint16_t* ValuesOf(const GemmWeights& weights, size_t panel) {
 Counts CountExponents(const GemmWeights& weights) {
   std::array<std::atomic<size_t>, kExponents> total{};
   const size_t count = weights.panel_bytes() / sizeof(uint16_t);
-  const int64_t panels = DivideUp(weights.panels, kCountOneIn);
+  const int64_t panels = CeilDiv(weights.panels, kCountOneIn);
   ParallelFor(panels, GrainFor(weights.panel_bytes()), [&](int64_t begin, int64_t end) {
     Counts counts{};
     for (int64_t panel = begin; panel < end; ++panel) {

@@ -5,6 +5,7 @@
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 #include "cpu/scratch.h"
 
 namespace vk {

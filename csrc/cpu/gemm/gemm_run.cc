@@ -8,6 +8,7 @@
 #include "cpu/gemm/gemm_onednn.h"
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -48,15 +49,15 @@ struct Plan {
   bool whole;             // compact weights that the kernel reads itself, K not split
   size_t expanded_bytes;  // a part of compact weights that the kernel does not read itself
 
-  size_t parts() const { return std::max<size_t>(1, DivideUp(steps, block_steps)); }
+  size_t parts() const { return std::max<size_t>(1, CeilDiv(steps, block_steps)); }
   size_t slot_bytes() const { return sums_bytes + 2 * expanded_bytes; }
   size_t scratch_bytes() const { return a_bytes * (own ? slots : 1) + slot_bytes() * slots; }
 };
 
 // Rows of equal chunks, at most kChunkRows each, whose number is a multiple of `threads`.
 size_t EqualChunks(size_t rows, size_t threads) {
-  const size_t chunks = DivideUp(rows, threads * kChunkRows) * threads;
-  return RoundUp(DivideUp(rows, chunks), kRowMultiple);
+  const size_t chunks = CeilDiv(rows, threads * kChunkRows) * threads;
+  return RoundUp(CeilDiv(rows, chunks), kRowMultiple);
 }
 
 // Steps of a part of K.
@@ -72,7 +73,7 @@ size_t BlockSteps(const Plan& plan, const GemmKernel& kernel, size_t rows, bool 
 
 Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows) {
   Plan plan;
-  plan.steps = DivideUp(weights.depth, kernel.step);
+  plan.steps = CeilDiv(weights.depth, kernel.step);
   const bool compact = weights.codes != nullptr;
   plan.whole = compact && rows <= kernel.compact_rows;
   plan.block_steps = BlockSteps(plan, kernel, rows, compact);
@@ -90,17 +91,17 @@ Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows)
   plan.pass_rows = plan.own ? rows : std::min(rows, passes_rows);
   plan.chunk_rows = std::min(plan.pass_rows, EqualChunks(plan.pass_rows, plan.own ? threads : 1));
   const size_t area_rows = plan.own ? plan.chunk_rows : plan.pass_rows;
-  plan.part_stride = DivideUp(area_rows, kernel.group) * plan.group_stride;
+  plan.part_stride = CeilDiv(area_rows, kernel.group) * plan.group_stride;
   plan.a_bytes = RoundUp(plan.parts() * plan.part_stride, 4096);
 
   // As many items as fill all threads equally.
-  const size_t chunks = DivideUp(plan.pass_rows, plan.chunk_rows);
+  const size_t chunks = CeilDiv(plan.pass_rows, plan.chunk_rows);
   plan.near = plan.chunk_rows * plan.group_stride / kernel.group * plan.parts() <= kNearBytes;
   const size_t group_panels = plan.near ? kNearGroupPanels : kGroupPanels;
-  const size_t items = RoundUp(chunks * DivideUp(weights.panels, group_panels), threads);
-  plan.groups = std::min(weights.panels, DivideUp(items, chunks));
+  const size_t items = RoundUp(chunks * CeilDiv(weights.panels, group_panels), threads);
+  plan.groups = std::min(weights.panels, CeilDiv(items, chunks));
   plan.slots = std::min(threads, chunks * plan.groups);
-  const size_t kept_panels = plan.near ? 1 : DivideUp(weights.panels, plan.groups);
+  const size_t kept_panels = plan.near ? 1 : CeilDiv(weights.panels, plan.groups);
   plan.sums_bytes = RoundUp(plan.chunk_rows, kernel.group) * kPanel * sizeof(float) * kept_panels;
   return plan;
 }
@@ -136,7 +137,7 @@ class Runner {
     for (size_t row = 0; row < rows; row += plan_.pass_rows) {
       const size_t count = std::min(plan_.pass_rows, rows - row);
       if (!plan_.own) PackShared(row, count);
-      const size_t chunks = DivideUp(count, plan_.chunk_rows);
+      const size_t chunks = CeilDiv(count, plan_.chunk_rows);
       const size_t turns = plan_.own ? chunks : chunks * plan_.groups;
       // Threads take turns as they get ready: one that the system holds up delays nobody much.
       std::atomic<size_t> next{0};
@@ -172,7 +173,7 @@ class Runner {
 
   void PackShared(size_t first, size_t count) const {
     const size_t row_bytes = std::max<size_t>(1, weights_.depth * DtypeSize(call_.a.dtype));
-    const int64_t grain = DivideUp(kPackBytesPerThread, row_bytes);
+    const int64_t grain = CeilDiv(kPackBytesPerThread, row_bytes);
     ParallelFor(count, grain,
                 [&](int64_t begin, int64_t end) { PackRows(scratch_, first, begin, end); });
   }
@@ -215,7 +216,7 @@ class Runner {
 
   void RunPanels(const char* a, size_t row, size_t rows, size_t begin, size_t end,
                  Slot& slot) const {
-    const size_t padded_rows = DivideUp(rows, kernel_.group) * kernel_.group;
+    const size_t padded_rows = CeilDiv(rows, kernel_.group) * kernel_.group;
     const size_t sums_bytes = padded_rows * kPanel * sizeof(float);
     const size_t parts = plan_.parts();
     for (size_t part = 0; part < parts; ++part) {
@@ -252,7 +253,7 @@ class Runner {
   size_t CompactRows(size_t part) const {
     const size_t step = part * plan_.block_steps;
     const size_t depth = std::min(plan_.block_steps, plan_.steps - step) * kernel_.step;
-    return RoundUp(DivideUp(depth, 2), kCompactRowMultiple);
+    return RoundUp(CeilDiv(depth, 2), kCompactRowMultiple);
   }
   GemmCompact CompactPart(const Place& place) const {
     return weights_.compact_panel(place.panel, place.part * plan_.block_steps * kernel_.step / 2);

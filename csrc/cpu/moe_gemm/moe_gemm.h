@@ -41,7 +41,7 @@ namespace vk {
 enum MoeActivation { kMoeSilu, kMoeGelu, kMoeGeluTanh, kMoeSwigluOai, kMoeActivations };
 
 // Arrays of three are by vk_dtype: float32, bfloat16, float16.
-struct MoeTable {
+struct MoeGemmTable {
   // out[i] = act(gate[i], up[i]), rounded; for kMoeSwigluOai gate[2 i], gate[2 i + 1], up is
   // unused.
   using Activate = void(void* out, const float* gate, const float* up, size_t count);

@@ -10,6 +10,7 @@
 #include "cpu/gemm/gemm_rows.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -64,7 +65,7 @@ class Pass {
     // Interleaved pairs of gate and up lie in one panel, else they are `inner_` columns apart.
     const bool pairs = call_.act == kMoeSwigluOai;
     ForItems(
-        pairs ? call_.w13.panels() : DivideUp(inner_, kPanel),
+        pairs ? call_.w13.panels() : CeilDiv(inner_, kPanel),
         [&](const Chunk& chunk, const char* area, size_t begin, size_t end, float* sums) {
           pairs ? GatePairs(chunk, area, begin, end, sums)
                 : GateHalves(chunk, area, begin, end, sums);
@@ -103,9 +104,9 @@ class Pass {
 
   void AddChunks(size_t expert, size_t begin, size_t end) {
     if (begin == end) return;
-    const size_t chunks = DivideUp(end - begin, kChunkRows);
+    const size_t chunks = CeilDiv(end - begin, kChunkRows);
     const size_t rows =
-        chunks == 1 ? end - begin : RoundUp(DivideUp(end - begin, chunks), kRowMultiple);
+        chunks == 1 ? end - begin : RoundUp(CeilDiv(end - begin, chunks), kRowMultiple);
     for (size_t row = begin; row < end; row += rows) {
       chunks_.push_back({expert, row, std::min(rows, end - row)});
     }
@@ -159,7 +160,7 @@ class Pass {
       chunk_of.resize(chunk_of.size() + chunks_[i].rows, i);
     }
     const size_t row_bytes = std::max<size_t>(1, weights.depth() * value_bytes_);
-    ParallelFor(chunk_of.size(), DivideUp(kBytesPerThread, row_bytes),
+    ParallelFor(chunk_of.size(), CeilDiv(kBytesPerThread, row_bytes),
                 [&](int64_t begin, int64_t end) {
                   for (int64_t row = begin; row < end; ++row) {
                     const Chunk& chunk = chunks_[chunk_of[row]];
@@ -174,7 +175,7 @@ class Pass {
   void ForItems(size_t units, const Body& body, const std::vector<char*>& at) const {
     if (units == 0 || chunks_.empty()) return;
     const size_t groups =
-        std::clamp<size_t>(DivideUp(threads_ * kItemsPerThread, chunks_.size()), 1, units);
+        std::clamp<size_t>(CeilDiv(threads_ * kItemsPerThread, chunks_.size()), 1, units);
     const size_t items = chunks_.size() * groups;
     std::atomic<size_t> next{0};
     ParallelFor(std::min(threads_, items), 1, [&](int64_t begin, int64_t end) {
@@ -286,7 +287,7 @@ class Pass {
 
   const MoeCall& call_;
   const GemmKernel& kernel_;
-  const MoeTable& table_;
+  const MoeGemmTable& table_;
   const size_t first_, tokens_, slots_, value_bytes_, inner_;
   std::vector<Chunk> chunks_;
   std::vector<size_t> token_of_;        // by row
@@ -317,7 +318,7 @@ void RunMoe(const MoeCall& call) {
                            call.w2.columns() * sizeof(float);
   const size_t most = std::max<size_t>(1, kScratchBytes / std::max<size_t>(1, slots * row_bytes));
   // Equal passes, so that no pass reads all weights for a few tokens.
-  const size_t passes = DivideUp(tokens, most), share = DivideUp(tokens, passes);
+  const size_t passes = CeilDiv(tokens, most), share = CeilDiv(tokens, passes);
   for (size_t first = 0; first < tokens; first += share) {
     Pass(call, first, std::min(share, tokens - first)).Run();
   }

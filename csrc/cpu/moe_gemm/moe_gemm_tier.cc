@@ -4,24 +4,6 @@
 namespace vk::VK_TIER {
 namespace {
 
-struct Silu {
-  HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, Sigmoid(x)); }
-};
-
-struct Gelu {
-  HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, NormalCdf(x)); }
-};
-
-// (1 + tanh u) / 2 is the sigmoid of 2 u.
-struct GeluTanh {
-  HWY_INLINE VF operator()(VF x) const {
-    const VF slope = hn::Set(DF(), 1.59576912f);  // 2 sqrt(2 / pi)
-    const VF cubic = hn::Set(DF(), 1.59576912f * 0.044715f);
-    const VF u = hn::Mul(x, hn::MulAdd(hn::Mul(x, x), cubic, slope));
-    return hn::Mul(x, Sigmoid(u));
-  }
-};
-
 template <class T, class Activation>
 void Activate(void* out, const float* gate, const float* up, size_t count) {
   T* to = static_cast<T*>(out);
@@ -81,8 +63,8 @@ void Combine(void* out, const float* const* rows, const float* weights, size_t r
   {Activate<float, Activation>, Activate<hwy::bfloat16_t, Activation>, \
    Activate<hwy::float16_t, Activation>}
 
-extern const MoeTable moe_gemm_table;
-const MoeTable moe_gemm_table = {
+extern const MoeGemmTable moe_gemm_table;
+const MoeGemmTable moe_gemm_table = {
     {VK_GATED(Silu), VK_GATED(Gelu), VK_GATED(GeluTanh), VK_BY_DTYPE(SwigluOai)},
     VK_BY_DTYPE(AddBias),
     VK_BY_DTYPE(Combine),

@@ -1,6 +1,6 @@
 #include <vector>
 
-#include "cpu/memory.h"
+#include "cpu/runtime/runtime.h"
 #include "torch/convert.h"
 #include "torch/registry.h"
 

@@ -9,6 +9,7 @@
 #include "cpu/gemm/gemm_rows.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -39,7 +40,7 @@ class Product {
         rows_(call.input.shape[0]),
         depth_(call.input.shape[1]),
         columns_(call.output.shape[1]),
-        panels_(DivideUp(columns_, kPanel)),
+        panels_(CeilDiv(columns_, kPanel)),
         threads_(omp_in_parallel() ? 1 : omp_get_max_threads()) {}
 
   void Run() const { rows_ <= table_.few_rows ? RunFew() : RunMany(); }
@@ -92,8 +93,8 @@ class Product {
   // Many rows: a part of a panel is brought into the layout of the gemm family's kernels at a time.
   void RunMany() const {
     const GemmKernel& kernel = *Kernels().gemm->kernel[dtype_];
-    const size_t chunks = DivideUp(rows_, kChunkRows);
-    const size_t chunk_rows = RoundUp(DivideUp(rows_, chunks), 32);
+    const size_t chunks = CeilDiv(rows_, kChunkRows);
+    const size_t chunk_rows = RoundUp(CeilDiv(rows_, chunks), 32);
     const GemmRows whole(kernel, depth_, std::min(chunk_rows, rows_));
     const size_t chunk_bytes = RoundUp(whole.bytes(), 64);
     const size_t sums_bytes = RoundUp(whole.rows(), kernel.group) * kPanel * sizeof(float);
@@ -129,7 +130,7 @@ class Product {
     if (depth_ == 0) std::fill_n(sums, rows.rows() * kPanel, 0.0f);
     for (size_t part = 0; part < depth_; part += rows.part_depth(), area += rows.part_stride()) {
       const size_t depth = std::min(rows.part_depth(), depth_ - part);
-      const size_t steps = DivideUp(depth, kernel.step);
+      const size_t steps = CeilDiv(depth, kernel.step);
       for (size_t done = 0; done < steps; done += piece) {
         const size_t count = std::min(piece, steps - done);
         table_.expand[dtype_](panel, part + done * kernel.step, count * kernel.step, depth_,

@@ -1,4 +1,4 @@
-#include "cpu/memory.h"
+#include "cpu/runtime/runtime.h"
 
 #include <cerrno>
 #include <cstring>

@@ -1,6 +1,6 @@
 // Where the process's memory lies.
-#ifndef VLLM_KERNELS_CPU_MEMORY_H_
-#define VLLM_KERNELS_CPU_MEMORY_H_
+#ifndef VLLM_KERNELS_CPU_RUNTIME_RUNTIME_H_
+#define VLLM_KERNELS_CPU_RUNTIME_RUNTIME_H_
 
 #include "core/abi.h"
 
@@ -14,4 +14,4 @@ extern "C" {
 VK_EXPORT vk_status vk_cpu_bind_memory(const int64_t* node_ids, int64_t count);
 
 }  // extern "C"
-#endif  // VLLM_KERNELS_CPU_MEMORY_H_
+#endif  // VLLM_KERNELS_CPU_RUNTIME_RUNTIME_H_
