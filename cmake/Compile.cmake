@@ -40,3 +40,11 @@ if(VLLM_SANITIZE STREQUAL "ON")
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
   target_link_options(vllm_compile INTERFACE -fsanitize=address,undefined)
 endif()
+
+# vllm_link_complete(TARGET): a symbol that is defined nowhere is an error of the linker, not of the
+# first import. Clang leaves the sanitizers' library to the executable.
+function(vllm_link_complete target)
+  if(NOT VLLM_SANITIZE STREQUAL "ON")
+    target_link_options(${target} PRIVATE LINKER:-z,defs)
+  endif()
+endfunction()

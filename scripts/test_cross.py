@@ -89,7 +89,7 @@ def test(
     with locked(workspace, chosen.output.resolve()):
         emulated = emulate.install(platform, channel, targets, workspace, reporter)
         root = None if chosen.kernels_only else pytorch.ensure(platform, reporter)
-        driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross")
+        driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross", targets.families)
         native = toolchain_for(platforms.host_platform(), (), reporter)
         prefix = ensure_environment(
             [channel, *native.channels], NATIVE, platforms.host_platform(), workspace, reporter
@@ -108,7 +108,7 @@ def test(
         if root and check_pytorch(emulated, root, cpu):
             failed.append(f"{name}: ops of PyTorch {root.version}")
         table = targets.tiers[targets.platforms[platform].family]
-        kernels = {family for tier in tiers for family in table[tier].families}
+        kernels = {family for tier in tiers for family in targets.kernel_families(table[tier])}
         environment = emulate.test_environment(emulated, driver, cpu, tiers, chosen.sample, kernels)
         if emulate.run_tests(environment, prefix, ROOT, tests):
             failed.append(name)

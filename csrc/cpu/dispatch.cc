@@ -54,10 +54,10 @@ std::array<TierTable, kTierCount> MergeTables() {
     for (int lower = 0; lower <= i; ++lower) {
       const bool covered = (kTiers[lower].needs & ~kTiers[i].needs) == 0;
       if (!covered || !Built(kTiers[lower])) continue;
-#define VK_MERGE(member, Table) \
-  if (kTiers[lower].table->member != nullptr) merged[i].member = kTiers[lower].table->member;
-      VK_CPU_FAMILIES(VK_MERGE)
-#undef VK_MERGE
+#define VK_CPU_FAMILY(family, Table) \
+  if (kTiers[lower].table->family != nullptr) merged[i].family = kTiers[lower].table->family;
+#include "cpu/generated/families.inc"
+#undef VK_CPU_FAMILY
     }
   }
   return merged;

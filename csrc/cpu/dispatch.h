@@ -11,27 +11,15 @@
 
 namespace vk {
 
-// X(member, Table): the families, in alphabetical order.
-#define VK_CPU_FAMILIES(X)       \
-  X(activation, ActivationTable) \
-  X(attention, AttentionTable)   \
-  X(cache, CacheTable)           \
-  X(gemm, GemmTable)             \
-  X(moe_gemm, MoeGemmTable)      \
-  X(norm, NormTable)             \
-  X(quant, QuantTable)           \
-  X(rope, RopeTable)             \
-  X(wna16, Wna16Table)
-
-#define VK_DECLARE_TABLE(member, Table) struct Table;
-VK_CPU_FAMILIES(VK_DECLARE_TABLE)
-#undef VK_DECLARE_TABLE
+#define VK_CPU_FAMILY(family, Table) struct Table;
+#include "cpu/generated/families.inc"
+#undef VK_CPU_FAMILY
 
 // A null member means that the tier adds nothing to that family: the next lower tier serves it.
 struct TierTable {
-#define VK_TABLE_MEMBER(member, Table) const Table* member;
-  VK_CPU_FAMILIES(VK_TABLE_MEMBER)
-#undef VK_TABLE_MEMBER
+#define VK_CPU_FAMILY(family, Table) const Table* family;
+#include "cpu/generated/families.inc"
+#undef VK_CPU_FAMILY
 };
 
 // The tables of the active tier, merged with what lower tiers provide. Thread-safe, cheap.

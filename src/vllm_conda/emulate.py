@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -118,18 +119,35 @@ def install(
     return Emulated(platform, prefix, tools)
 
 
-def build_driver(emulated: Emulated, root: Path, folder: Path) -> Path:
+def cpu_functions(root: Path, family: str) -> list[str]:
+    """The C functions of a CPU family, less their prefix ``vk_cpu_``."""
+    header = (root / "csrc/cpu" / family / f"{family}.h").read_text()
+    return re.findall(r"^VK_EXPORT vk_status vk_cpu_(\w+)\(", header, re.M)
+
+
+def driver_header(root: Path, families: Collection[str]) -> str:
+    """What tests/cross/driver.cc includes: ``VK_CPU_FUNCTIONS(X)``, X of each function's name."""
+    includes = "".join(f'#include "cpu/{family}/{family}.h"\n' for family in families)
+    rows = (f"X({name})" for family in families for name in cpu_functions(root, family))
+    return f"{includes}#define VK_CPU_FUNCTIONS(X) {', '.join(rows)}\n"
+
+
+def build_driver(emulated: Emulated, root: Path, folder: Path, families: Collection[str]) -> Path:
     """Compile tests/cross/driver.cc against the installed library.
+
+    Args:
+        families: The library's kernel families.
 
     Raises:
         BuildFailure: It does not compile or link.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu_functions.h").write_text(driver_header(root, families))
     driver = folder / f"driver-{emulated.platform}"
     libraries = emulated.prefix / "lib"
     command = [
         str(emulated.tools / "bin" / f"{emulated.triplet}-g++"), "-std=c++17", "-O1", "-Wall",
-        f"-I{root / 'csrc'}", str(root / "tests/cross/driver.cc"), "-o", str(driver),
+        f"-I{root / 'csrc'}", f"-I{folder}", str(root / "tests/cross/driver.cc"), "-o", str(driver),
         str(libraries / "vllm_kernels/libvllm_kernels_cpu.so"), f"-Wl,-rpath-link,{libraries}",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)

@@ -61,12 +61,15 @@ def project_cmake(targets: Targets, pyproject: str) -> str:
 
 
 def tiers_cmake(targets: Targets) -> str:
-    lines = []
+    lines = [f"set(VLLM_CPU_KERNEL_FAMILIES {' '.join(targets.families)})"]
     for family, tiers in targets.tiers.items():
         lines.append(f"set(VLLM_TIERS_{family} {' '.join(tiers)})")
         for name, tier in tiers.items():
             lines.append(f"set(VLLM_TIER_FLAGS_{name} {' '.join(tier.flags)})")
-            lines.append(f"set(VLLM_TIER_FAMILIES_{name} {' '.join(tier.families)})")
+            lines.append(f"set(VLLM_TIER_NEEDS_{name} {' '.join(targets.features(family, name))})")
+            families = targets.kernel_families(tier)
+            lines.append(f"set(VLLM_TIER_FAMILIES_{name} {' '.join(families)})")
+            lines += _switches_cmake(targets, family, name)
         levels = targets.levels[family]
         lines.append(f"set(VLLM_LEVELS_{family} {' '.join(levels)})")
         for number, level in levels.items():
@@ -104,6 +107,41 @@ def _json(key: str, tables: object) -> str:
     return f'{{"generated": {head},\n"{key}": {json.dumps(tables, indent=1)}}}\n'
 
 
+def _switches_cmake(targets: Targets, family: str, name: str) -> list[str]:
+    """What cmake/TierSwitches.cmake reads of one tier."""
+    tier = targets.tiers[family][name]
+    below = [targets.tiers[family][lower] for lower in targets.tiers_below(family, name)]
+    flags = {
+        switch: flag
+        for one in (*below, tier)
+        for switch, flag in one.flag_switches.items()
+        if flag in tier.flags
+    }
+    values = {
+        "SWITCH": [tier.switch],
+        "LOWER_SWITCHES": [lower.switch for lower in below],
+        "FLAG_SWITCHES": [f"{switch}={flag}" for switch, flag in flags.items()],
+        "LOWER_FLAG_SWITCHES": [switch for lower in below for switch in lower.flag_switches],
+    }
+    return [
+        f"set(VLLM_TIER_{key}_{name} {' '.join(filter(None, words))})"
+        for key, words in values.items()
+        if any(words)
+    ]
+
+
+def families_inc(targets: Targets) -> str:
+    """X-macro rows of the CPU library's kernel families."""
+    return _header("//") + "".join(
+        f"VK_CPU_FAMILY({name}, {kernel_table(name)})\n" for name in targets.families
+    )
+
+
+def kernel_table(family: str) -> str:
+    """The name of a CPU family's table of kernels: ``MoeGemmTable``."""
+    return "".join(word.capitalize() for word in family.split("_")) + "Table"
+
+
 def cuda_json(targets: Targets) -> str:
     """The ``[cuda]`` tables for the build, whose Python may lack a TOML parser."""
     return _json("cuda", dataclasses.asdict(targets.cuda))
@@ -121,7 +159,8 @@ def tiers_inc(targets: Targets) -> str:
 
 
 def targets_page(targets: Targets) -> str:
-    text = f"<!--{_header('').rstrip()} -->\n# Targets\n"
+    text = f"<!--{_header('').rstrip()} -->\n# Targets\n\n## Kernel families of the CPU library\n\n"
+    text += _table(("family", ""), [(f"`{name}`", what) for name, what in targets.families.items()])
     for family, tiers in targets.tiers.items():
         text += f"\n## Tiers of {family}, lowest first\n\n"
         rows = [
@@ -129,7 +168,7 @@ def targets_page(targets: Targets) -> str:
                 f"`{name}`",
                 f"`{' '.join(tier.flags)}`",
                 ", ".join(tier.needs),
-                ", ".join(tier.families),
+                ", ".join(tier.only) or "all",
             )
             for name, tier in tiers.items()
         ]
@@ -213,6 +252,7 @@ def generated_files(
     yield Path("cmake/generated/platforms.cmake"), platforms_cmake(targets)
     yield Path("cmake/generated/tiers.cmake"), tiers_cmake(targets)
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
+    yield Path("csrc/cpu/generated/families.inc"), families_inc(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
     yield Path("src/vllm_conda/generated/version.py"), version_py(targets)
     yield Path(GENERATED_FILE), platforms_json(targets)

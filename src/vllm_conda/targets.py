@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import typing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,26 +65,36 @@ class Level:
 class Tier:
     """One instruction-set tier.
 
-    ``above``: the tier whose needs it has besides its own; empty: the one before it. ``qemu``: the
-    emulated CPU that its kernels are tested on; empty where they are tested natively.
+    Attributes:
+        above: The tier whose needs it has besides its own; empty: the one before it.
+        only: Its kernel families; empty: all.
+        switch: Build option that leaves the tier out; empty: none does.
+        flag_switches: By build option, the flag that it leaves out, in the tiers above too.
+        qemu: The emulated CPU that its kernels are tested on; empty where they are tested natively.
     """
 
     flags: tuple[str, ...]
     needs: tuple[str, ...]
-    families: tuple[str, ...]
     above: str = ""
+    only: tuple[str, ...] = ()
+    switch: str = ""
+    flag_switches: dict[str, str] = field(default_factory=dict)
     qemu: str = ""
 
 
 @dataclass(frozen=True)
 class Targets:
-    """The whole table; mappings keep the file's order (tiers: lowest first)."""
+    """The whole table; mappings keep the file's order (tiers: lowest first).
+
+    ``families``: the CPU library's kernel families, with their titles.
+    """
 
     schema: int
     engine: EngineTable
     project: Project
     platforms: dict[str, Platform]
     levels: dict[str, dict[str, Level]]
+    families: dict[str, str]
     tiers: dict[str, dict[str, Tier]]
     cuda: Cuda
     feedstock: Feedstock
@@ -100,14 +110,23 @@ class Targets:
         """The platform of a CPU family."""
         return next(entry for entry in self.platforms.values() if entry.family == family)
 
+    def tiers_below(self, family: str, tier: str) -> list[str]:
+        """The tiers that ``tier`` stands on, lowest first."""
+        names = list(self.tiers[family])
+        before = names.index(tier) - 1
+        below = self.tiers[family][tier].above or (names[before] if before >= 0 else "")
+        return [*self.tiers_below(family, below), below] if below else []
+
     def features(self, family: str, tier: str) -> list[str]:
         """CPU features that ``tier`` needs, those of the tiers below it first."""
-        names = list(self.tiers[family])
-        entry = self.tiers[family][tier]
-        before = names.index(tier) - 1
-        below = entry.above or (names[before] if before >= 0 else "")
-        found = self.features(family, below) if below else []
-        return found + [need for need in entry.needs if need not in found]
+        names = [*self.tiers_below(family, tier), tier]
+        return list(
+            dict.fromkeys(need for name in names for need in self.tiers[family][name].needs)
+        )
+
+    def kernel_families(self, tier: Tier) -> list[str]:
+        """The kernel families that ``tier`` has kernels of its own for."""
+        return [name for name in self.families if not tier.only or name in tier.only]
 
 
 def load_targets(root: Path) -> Targets:
@@ -209,8 +228,13 @@ def _check_names(targets: Targets) -> None:
     for family, tiers in targets.tiers.items():
         lower: dict[str, Any] = {}
         for name, entry in tiers.items():
+            where = f"{TARGETS_FILE}: [tiers.{family}.{name}]"
             if entry.above:
-                check_known(f"{TARGETS_FILE}: [tiers.{family}.{name}]", "above", entry.above, lower)
+                check_known(where, "above", entry.above, lower)
+            for kernels in entry.only:
+                check_known(f"{where} only", "kernel family", kernels, targets.families)
+            for flag in entry.flag_switches.values():
+                check_known(f"{where} flag_switches", "flag", flag, dict.fromkeys(entry.flags))
             lower[name] = entry
 
 

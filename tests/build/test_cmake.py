@@ -7,9 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from vllm_conda.generate import tiers_cmake
+from vllm_conda.targets import load_targets
 
 ROOT = Path(__file__).parents[2]
 ALL_TIERS = ["avx2", "avx512", "avx512_bf16", "amx"]
@@ -42,10 +46,25 @@ def externals(tmp_path: Path) -> Path:
     return prefix
 
 
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A copy of what the CPU build reads."""
+    copy = tmp_path / "sources"
+    for name in ("cmake", "csrc/core", "csrc/cpu", "csrc/torch"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("CMakeLists.txt", "targets.toml"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
 def configure(
-    tmp_path: Path, externals: Path, *definitions: str, **environment: str
+    tmp_path: Path,
+    externals: Path,
+    *definitions: str,
+    source: Path = ROOT,
+    **environment: str,
 ) -> subprocess.CompletedProcess[str]:
-    command = ["cmake", "-S", ROOT, "-B", tmp_path / "build", "-G", "Ninja"]
+    command = ["cmake", "-S", source, "-B", tmp_path / "build", "-G", "Ninja"]
     command += [f"-DCMAKE_PREFIX_PATH={externals}", *[f"-D{text}" for text in definitions]]
     return subprocess.run(
         command,
@@ -108,7 +127,15 @@ def test_vnni_is_really_left_out(tmp_path: Path, externals: Path, value: str) ->
         ),
         (
             ["VLLM_CPU_AVX512BF16=OFF", "VLLM_CPU_AMXBF16=ON"],
-            "VLLM_CPU_AMXBF16=ON conflicts with VLLM_CPU_AVX512BF16=OFF",
+            "VLLM_CPU_AMXBF16=ON conflicts with VLLM_CPU_AVX512BF16=OFF: the amx tier uses both",
+        ),
+        (
+            ["VLLM_CPU_AVX512VNNI=OFF", "VLLM_CPU_AMXBF16=ON"],
+            "VLLM_CPU_AMXBF16=ON conflicts with VLLM_CPU_AVX512VNNI=OFF: the amx tier uses both",
+        ),
+        (
+            ["VLLM_CPU_DISABLE_AVX512=ON", "VLLM_CPU_AVX512VNNI=ON"],
+            "VLLM_CPU_AVX512VNNI=ON conflicts with VLLM_CPU_DISABLE_AVX512=ON",
         ),
         (["VLLM_TARGET_DEVICE=tpu"], "VLLM_TARGET_DEVICE=tpu is not one of: cpu, cuda, rocm"),
         (["VLLM_CPU_LEVEL=2"], "VLLM_CPU_LEVEL=2 is not a level of x86_64"),
@@ -120,6 +147,56 @@ def test_bad_option(tmp_path: Path, externals: Path, definitions: list[str], sen
     result = configure(tmp_path, externals, *definitions)
     assert result.returncode != 0
     assert sentence in message_of(result)
+
+
+def test_disabling_avx512_keeps_other_tiers(tmp_path: Path, externals: Path, sources: Path) -> None:
+    table = sources / "cmake/generated/tiers.cmake"
+    text = table.read_text().replace("x86_64_3 avx2 avx512 ", "x86_64_3 avx2 avx_vnni avx512 ")
+    text += "set(VLLM_TIER_FLAGS_avx_vnni -march=x86-64-v3 -mavxvnni)\n"
+    table.write_text(text + "set(VLLM_TIER_NEEDS_avx_vnni avx2 avx_vnni)\n")
+    result = configure(tmp_path, externals, "VLLM_CPU_DISABLE_AVX512=ON", source=sources)
+    assert tiers_of(result) == ["avx2", "avx_vnni"]
+
+
+@pytest.mark.parametrize("missing", ["rope.h", "rope_tier.cc", "binding.cc"])
+def test_cpu_family_without_a_part(
+    tmp_path: Path, externals: Path, sources: Path, missing: str
+) -> None:
+    (sources / "csrc/cpu/rope" / missing).unlink()
+    result = configure(tmp_path, externals, source=sources)
+    assert result.returncode != 0
+    assert "targets.toml has the CPU family rope, but csrc/cpu/rope/" in message_of(result)
+
+
+def test_cpu_folder_that_is_no_family(tmp_path: Path, externals: Path, sources: Path) -> None:
+    shutil.copytree(sources / "csrc/cpu/rope", sources / "csrc/cpu/softmax")
+    result = configure(tmp_path, externals, source=sources)
+    assert result.returncode != 0
+    assert "csrc/cpu/softmax is no CPU family of targets.toml" in message_of(result)
+    assert "add softmax to [families] and run `vllm-conda generate`" in message_of(result)
+
+
+def test_added_cpu_family_is_in_every_tier(tmp_path: Path, externals: Path, sources: Path) -> None:
+    folder = sources / "csrc/cpu/softmax"
+    folder.mkdir()
+    for name in ("softmax.h", "softmax.cc", "softmax_tier.cc", "binding.cc"):
+        (folder / name).touch()
+    targets = load_targets(ROOT)
+    table = tiers_cmake(replace(targets, families={**targets.families, "softmax": ""}))
+    (sources / "cmake/generated/tiers.cmake").write_text(table)
+    assert tiers_of(configure(tmp_path, externals, source=sources)) == ALL_TIERS
+    rules = (tmp_path / "build/build.ninja").read_text()
+    for tier in ALL_TIERS:
+        built = f"vllm_tier_{tier}.dir/softmax/softmax_tier.cc.o" in rules
+        assert built == (not targets.tiers["x86_64"][tier].only)
+
+
+def test_switch_that_is_no_option(tmp_path: Path, externals: Path, sources: Path) -> None:
+    table = sources / "cmake/generated/tiers.cmake"
+    table.write_text(table.read_text() + "set(VLLM_TIER_SWITCH_avx2 VLLM_CPU_AVX2)\n")
+    result = configure(tmp_path, externals, source=sources)
+    assert result.returncode != 0
+    assert "VLLM_CPU_AVX2 switch tier avx2, which is no option" in message_of(result)
 
 
 @pytest.mark.parametrize(

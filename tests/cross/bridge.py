@@ -22,10 +22,11 @@ import os
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import abi
 import pytest
 import sample
 import torch
@@ -34,34 +35,19 @@ COMMAND_VARIABLE = "VLLM_CROSS_COMMAND"
 TIERS_VARIABLE = "VLLM_CROSS_TIERS"
 SAMPLE_VARIABLE = "VLLM_CROSS_SAMPLE"
 FAMILIES_VARIABLE = "VLLM_CROSS_FAMILIES"
-# By name: vk_dtype in csrc/core/abi.h.
-DTYPES = {
-    torch.float32: 0,
-    torch.bfloat16: 1,
-    torch.float16: 2,
-    torch.int8: 3,
-    torch.uint8: 4,
-    torch.int32: 5,
-    torch.int64: 6,
-    torch.bool: 7,
-    torch.float64: 8,
-    torch.float8_e4m3fn: 9,
-}
-# Families whose ops the driver has. Tests of others would compare references with themselves.
-COVERED = (
-    "activation", "attention", "cache", "gemm", "gemm_scaled", "moe_gemm", "norm", "quant", "rope",
-    "wna16",
-)  # fmt: skip
 # Families that multiply matrices: emulated, they take most of the time.
-PRODUCTS = ("attention", "gemm", "gemm_scaled", "moe_gemm", "wna16")
+PRODUCTS = ("attention", "gemm", "moe_gemm", "wna16")
 # What a test's family calls besides its own kernels.
-CALLS = {"gemm_scaled": ("gemm",), "moe_gemm": ("moe_gemm", "gemm"), "wna16": ("wna16", "gemm")}
+CALLS = {"moe_gemm": ("moe_gemm", "gemm"), "wna16": ("wna16", "gemm")}
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
+# These modules set variables of this process, which the driver does not see.
+MODULES_OF_THIS_PROCESS = ("test_gemm_compact",)
 # More work than fits into scratch memory at once: minutes each, for code that is of no tier.
 OF_NO_TIER = ("test_passes", "test_many_passes")
-MAX_DIMS = 6
-WORDS = 4  # VK_ATTENTION_METADATA_LENGTH
+DTYPES = abi.dtype_codes()
+MAX_DIMS = abi.macro("core/abi.h", "VK_MAX_DIMS")
+WORDS = abi.macro("cpu/attention/attention.h", "VK_ATTENTION_METADATA_LENGTH")
 
 
 class Gone(RuntimeError):
@@ -159,6 +145,14 @@ class Driver:
             raise RuntimeError(text)
         return result, words, text
 
+    def functions(self) -> list[str]:
+        """The C functions that it calls, without their prefix."""
+        return self.call("functions")[2].split()
+
+    def families(self) -> list[str]:
+        """The kernel families of its library."""
+        return self.call("families")[2].split()
+
     def close(self) -> None:
         """End the process, whose time then counts as this one's."""
         if self._process is not None:
@@ -211,11 +205,17 @@ class EmulatedKernels:
 
 
 def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
-    """By op: the same conversions as csrc/torch/cpu, with the driver instead of the library."""
+    """By op: the same conversions as csrc/cpu/*/binding.cc, with the driver instead of the library.
 
-    def plain(name: str) -> Callable[..., None]:
+    An op that has the name of a function has its arguments too, unless it is named here.
+    """
+
+    def plain(name: str, op: str = "") -> Callable[..., None]:
+        schema = getattr(torch.ops.vllm_kernels, op or name).default._schema
+
         def call(*values: object) -> None:
-            driver.call(name, *values)
+            left_out = schema.arguments[len(values) :]
+            driver.call(name, *values, *(argument.default_value for argument in left_out))
 
         return call
 
@@ -263,33 +263,21 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
 
         return call
 
-    def rotary(
-        positions: object, query: object, key: object, head_size: int, cache: object,
-        neox: bool, offset: int = 0, inverse: bool = False,
-    ) -> None:  # fmt: skip
-        driver.call(
-            "rotary_embedding", positions, query, key, head_size, cache, neox, offset, inverse
-        )
-
-    names = (
-        "silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul", "gelu_new", "gelu_fast",
-        "gelu_quick", "gelu_tanh", "rms_norm", "fused_add_rms_norm", "static_scaled_int8_quant",
-        "dynamic_scaled_int8_quant", "prepack_moe_weight",
-    )  # fmt: skip
+    same_name = [name for name in driver.functions() if hasattr(torch.ops.vllm_kernels, name)]
     return {
-        **{name: plain(name) for name in names},
+        **{name: plain(name) for name in same_name},
         "cpu_attention_with_kv_cache": attention,
         "get_scheduler_metadata": metadata,
         "cpu_attn_reshape_and_cache": reshape,
-        "cpu_fused_moe": plain("fused_moe"),
-        "cpu_gemm_wna16": plain("gemm_wna16"),
-        "compute_slot_mapping_kernel_impl": plain("compute_slot_mapping"),
+        "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
+        "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
+        "compute_slot_mapping_kernel_impl": plain(
+            "compute_slot_mapping", "compute_slot_mapping_kernel_impl"
+        ),
         "create_onednn_mm_handler": create,
         "onednn_mm": multiply("onednn_mm"),
         "create_onednn_scaled_mm_handler": create_scaled,
         "onednn_scaled_mm": multiply("onednn_scaled_mm"),
-        "rotary_embedding": rotary,
-        "release_dnnl_matmul_handler": lambda handle: plain("release_dnnl_matmul_handler")(handle),
         "cpu_attn_has_isa": lambda isa: bool(driver.call("attention_has_isa", isa)[1][0]),
         "is_onednn_acl_supported": lambda: False,
     }
@@ -343,13 +331,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     # A tier's cases are a test of their own: each of them is seen on every tier.
     tests: dict[tuple[str, str, str], list[pytest.Item]] = {}
     for item in items:
-        family = item.path.stem.removeprefix("test_")
         name = item.nodeid.partition("[")[0].rpartition("::")[2]
-        tests.setdefault((family, name, _parameters(item).get("tier", "")), []).append(item)
+        key = (item.path.stem, name, _parameters(item).get("tier", ""))
+        tests.setdefault(key, []).append(item)
+    families = {family for driver in _DRIVERS for family in driver.families()}
     own = set(os.environ.get(FAMILIES_VARIABLE, "").split(","))
     kept: set[pytest.Item] = set()
-    for (family, name, tier), cases in tests.items():
-        served = family in COVERED and (step <= 1 or own & {*CALLS.get(family, (family,))})
+    for (module, name, tier), cases in tests.items():
+        family = _family_of(module, families)
+        served = family and (step <= 1 or own & {*CALLS.get(family, (family,))})
         if served and name not in (*OF_THIS_PROCESS, *OF_NO_TIER):
             parameters = [_parameters(case) for case in cases]
             chosen = sample.keep(parameters, step, tier, whole=family not in PRODUCTS)
@@ -357,6 +347,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item in kept]
+
+
+def _family_of(module: str, families: Iterable[str]) -> str:
+    """``gemm`` for test_gemm and test_gemm_scaled; empty: its ops are not the driver's.
+
+    Such a module would compare references with themselves.
+    """
+    if module in MODULES_OF_THIS_PROCESS:
+        return ""
+    found = (name for name in families if f"{module}_".startswith(f"test_{name}_"))
+    return max(found, key=len, default="")
 
 
 def _parameters(item: pytest.Item) -> dict[str, str]:

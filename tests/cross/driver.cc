@@ -21,16 +21,8 @@
 #include <vector>
 
 #include "core/cpu_features.h"
-#include "cpu/activation/activation.h"
-#include "cpu/attention/attention.h"
-#include "cpu/cache/cache.h"
 #include "cpu/dispatch.h"
-#include "cpu/gemm/gemm.h"
-#include "cpu/moe_gemm/moe_gemm.h"
-#include "cpu/norm/norm.h"
-#include "cpu/quant/quant.h"
-#include "cpu/rope/rope.h"
-#include "cpu/wna16/wna16.h"
+#include "cpu_functions.h"  // generated (vllm_conda.emulate)
 
 namespace {
 
@@ -191,6 +183,9 @@ vk_status Attention(const vk_tensor* query, const vk_tensor* key, const vk_tenso
   return vk_cpu_attention(&args);
 }
 
+// Alone it takes its arguments as a struct.
+Function Bind(vk_status (*)(const vk_attention_args*)) { return Bind(Attention); }
+
 // "NAME 0|1" a line.
 void DescribeTiers(const Arguments&, Answer& answer) {
   int32_t runnable = 0;
@@ -208,38 +203,28 @@ void DescribeIsa(const Arguments&, Answer& answer) {
   answer.text = name;
 }
 
+const std::map<std::string, Function>& Functions();
+
+void DescribeFunctions(const Arguments&, Answer& answer) {
+  for (const auto& [name, function] : Functions()) answer.text += name + "\n";
+}
+
+void DescribeFamilies(const Arguments&, Answer& answer) {
+#define VK_CPU_FAMILY(family, Table) answer.text += #family "\n";
+#include "cpu/generated/families.inc"
+#undef VK_CPU_FAMILY
+}
+
 void DescribeBackends(const Arguments&, Answer& answer) { answer.text = vk_cpu_gemm_backends(); }
 
 const std::map<std::string, Function>& Functions() {
   static const std::map<std::string, Function> functions = {
 #define VK_ENTRY(name) {#name, Bind(vk_cpu_##name)}
-      VK_ENTRY(silu_and_mul),
-      VK_ENTRY(gelu_and_mul),
-      VK_ENTRY(gelu_tanh_and_mul),
-      VK_ENTRY(gelu_new),
-      VK_ENTRY(gelu_fast),
-      VK_ENTRY(gelu_quick),
-      VK_ENTRY(gelu_tanh),
-      VK_ENTRY(attention_metadata),
-      VK_ENTRY(attention_has_isa),
-      VK_ENTRY(reshape_and_cache),
-      VK_ENTRY(compute_slot_mapping),
-      VK_ENTRY(create_onednn_mm_handler),
-      VK_ENTRY(onednn_mm),
-      VK_ENTRY(create_onednn_scaled_mm_handler),
-      VK_ENTRY(onednn_scaled_mm),
-      VK_ENTRY(release_dnnl_matmul_handler),
-      VK_ENTRY(prepack_moe_weight),
-      VK_ENTRY(fused_moe),
-      VK_ENTRY(gemm_wna16),
-      VK_ENTRY(rms_norm),
-      VK_ENTRY(fused_add_rms_norm),
-      VK_ENTRY(static_scaled_int8_quant),
-      VK_ENTRY(dynamic_scaled_int8_quant),
-      VK_ENTRY(rotary_embedding),
-      VK_ENTRY(set_isa),
+      VK_CPU_FUNCTIONS(VK_ENTRY),
 #undef VK_ENTRY
-      {"attention", Bind(Attention)},
+      {"set_isa", Bind(vk_cpu_set_isa)},
+      {"functions", DescribeFunctions},
+      {"families", DescribeFamilies},
       {"tiers", DescribeTiers},
       {"isa", DescribeIsa},
       {"gemm_backends", DescribeBackends},

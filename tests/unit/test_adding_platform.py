@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 
 import pytest
+from handwritten import files_with
 from support import ROOT
 
-from vllm_conda.feedstock.rerender import files as feedstock_files
-from vllm_conda.generate import generated_files
-from vllm_conda.recipe import load_recipe
 from vllm_conda.targets import load_targets
 
 TARGETS = load_targets(ROOT)
@@ -35,16 +32,6 @@ ASIDE = re.compile(
 )
 
 
-def handwritten() -> list[str]:
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    made = {str(path) for path, _ in generated_files(TARGETS)}
-    made |= {str(path) for path in feedstock_files(TARGETS, load_recipe(ROOT))}
-    return [name for name in tracked if name not in made and not ASIDE.match(name)]
-
-
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
 @pytest.mark.parametrize("platform", [n for n, p in TARGETS.platforms.items() if p.cross_from])
 def test_files_that_name_a_platform(platform: str) -> None:
@@ -54,11 +41,7 @@ def test_files_that_name_a_platform(platform: str) -> None:
         entry.elf_machine, entry.macro, entry.loader,
     }  # fmt: skip
     pattern = re.compile(rf"(?<![a-z0-9])({'|'.join(map(re.escape, sorted(words)))})(?![a-z0-9])")
-    found = {
-        name
-        for name in handwritten()
-        if (ROOT / name).is_file() and pattern.search((ROOT / name).read_text(errors="replace"))
-    }
+    found = files_with(pattern, ASIDE)
     allowed = ALLOWED | OWN[entry.family]
     assert found <= allowed, "a fact of the platform belongs in targets.toml"
     assert len(found) <= MOST

@@ -172,7 +172,7 @@ def test_a_platform_from_a_planted_table_gets_jobs_and_variants() -> None:
         ],
     }
     data["levels"]["riscv64"] = {"23": {"tiers": ["rvv"]}}
-    data["tiers"]["riscv64"] = {"rvv": {"flags": ["-march=rv64gcv"], "needs": [], "families": []}}
+    data["tiers"]["riscv64"] = {"rvv": {"flags": ["-march=rv64gcv"], "needs": []}}
     data["cuda"]["toolkits"]["13.0"]["platforms"].append("linux-riscv64")
     targets = parse_targets(data)
     names = [job.name for job in jobs(targets) if job.platform == "linux-riscv64"]

@@ -32,6 +32,16 @@ def test_features_accumulate_from_lower_tiers() -> None:
         assert len(targets.features("x86_64", higher)) > len(below)
 
 
+def test_a_tier_has_every_family_unless_it_says_otherwise() -> None:
+    """A family that nobody thought of must not be left to a slower tier."""
+    data = copy.deepcopy(TABLE)
+    data["families"]["softmax"] = "soft maximum"
+    targets = parse_targets(data)
+    for tiers in targets.tiers.values():
+        for tier in tiers.values():
+            assert ("softmax" in targets.kernel_families(tier)) == (not tier.only)
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -59,6 +69,14 @@ def test_features_accumulate_from_lower_tiers() -> None:
         (
             lambda d: d["tiers"]["x86_64"]["amx"].pop("needs"),
             ["[tiers.x86_64.amx.needs]", "missing"],
+        ),
+        (
+            lambda d: d["tiers"]["x86_64"]["amx"].update(only=["atention"]),
+            ["[tiers.x86_64.amx] only", "unknown kernel family", "Did you mean 'attention'?"],
+        ),
+        (
+            lambda d: d["tiers"]["x86_64"]["amx"].update(flag_switches={"VLLM_X": "-mamx-bf61"}),
+            ["[tiers.x86_64.amx] flag_switches", "unknown flag", "Did you mean '-mamx-bf16'?"],
         ),
         (
             lambda d: d["levels"]["x86_64"]["4"].update(tiers=["avx513"]),

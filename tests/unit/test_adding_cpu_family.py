@@ -1,0 +1,43 @@
+"""A CPU family is a folder and lines of few files more (docs/developers/adding.md)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from handwritten import files_with
+from support import ROOT
+
+from vllm_conda.emulate import cpu_functions
+from vllm_conda.generate import kernel_table
+from vllm_conda.targets import load_targets
+
+FAMILIES = load_targets(ROOT).families
+# Besides csrc/cpu/FAMILY, its reference, tests and benchmark.
+FILES = {
+    "targets.toml",
+    "csrc/torch/ops.def",
+    # One call of each op, which packages are tested with where there is no pytest.
+    "src/vllm_kernels/_selftest_checks.py",
+}
+# What is the family's own, and CUDA's family of the name; what describes.
+ASIDE = re.compile(
+    r"csrc/(cpu|cuda)/|src/vllm_kernels/reference/|(docs|benchmarks|recipe)/|tests/(?!cross/)|.*\.md$"
+)
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a checkout")
+def test_files_that_name_a_family() -> None:
+    family = "rope"  # other families are examples in tests and tools as well
+    words = {f"cpu/{family}", kernel_table(family), *cpu_functions(ROOT, family)}
+    pattern = re.compile(rf"\b({'|'.join(sorted(words))})\b|\({family},|^{family} =", re.MULTILINE)
+    assert files_with(pattern, ASIDE) == FILES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_one_folder(family: str) -> None:
+    folder = ROOT / "csrc/cpu" / family
+    assert f"struct {kernel_table(family)} {{" in "".join(
+        path.read_text() for path in folder.glob("*.h")
+    )
+    assert cpu_functions(ROOT, family), f"csrc/cpu/{family}/{family}.h exports nothing"
