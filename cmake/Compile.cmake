@@ -4,8 +4,8 @@ if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "Release or RelWithDebInfo" FORCE)
 endif()
 
-# The libtorch headers are C++20, which older compilers know in part only. Newer tiers need more: a
-# compiler that does not take a tier's flags leaves that tier out (cmake/Tiers.cmake).
+# The libtorch headers are C++20, which older compilers support only in part. Newer tiers need newer
+# compilers: a tier whose flags the compiler rejects is left out (cmake/Tiers.cmake).
 set(vllm_oldest_GNU 11)
 set(vllm_oldest_Clang 14)
 if(DEFINED vllm_oldest_${CMAKE_CXX_COMPILER_ID}
@@ -33,7 +33,7 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(vllm_compile INTERFACE
     "$<$<COMPILE_LANGUAGE:CXX>:${VLLM_PLATFORM_GCC_OPTIONS}>")
 endif()
-# Kernels compute what IEEE says, but need neither errno nor trapping behaviour.
+# Kernels compute by IEEE 754, but need neither errno nor traps.
 target_compile_options(vllm_compile INTERFACE -fno-math-errno -fno-trapping-math)
 if(VLLM_SANITIZE STREQUAL "ON")
   target_compile_options(vllm_compile INTERFACE

@@ -1,4 +1,4 @@
-# Libraries of others: found, never downloaded.
+# Third-party libraries: found, never downloaded.
 
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 

@@ -88,9 +88,9 @@ function(vllm_add_tier_island tier out_object)
   target_link_libraries(${target} PRIVATE vllm_compile)
   target_include_directories(${target} SYSTEM PRIVATE ${HIGHWAY_INCLUDE_DIR})
   target_compile_definitions(${target} PRIVATE ${definitions})
-  # -O3 whatever the build type says: these files are the hot loops. Contraction to FMA is wanted.
-  # Under the sanitizers that would take minutes a file, and hide what the code does.
-  # -fsplit-loops, part of -O3, makes GCC 12 compile attention's decoding wrongly on NEON.
+  # -O3 for every build type: these files are the hot loops. Contraction to FMA is wanted. With the
+  # sanitizers -O3 would take minutes for each file and hide what the code does. GCC 12 miscompiles
+  # attention's decode kernel on NEON with -fsplit-loops, which is part of -O3.
   set(optimise -O3)
   if(VLLM_SANITIZE STREQUAL "ON")
     set(optimise -O1)

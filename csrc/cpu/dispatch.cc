@@ -46,8 +46,8 @@ const Tier& LowestBuilt() {
   Fail(VK_INTERNAL, "this build of vllm-cpu holds no kernels");
 }
 
-// tables[i] serves tier i: its own families, and for the rest those of the nearest lower tier that
-// asks for no feature that tier i does not ask for itself.
+// tables[i] serves tier i: its own families, and for the others those of the nearest lower tier
+// that needs no feature beyond those of tier i.
 std::array<TierTable, kTierCount> MergeTables() {
   std::array<TierTable, kTierCount> merged{};
   for (int i = 0; i < kTierCount; ++i) {

@@ -15,7 +15,7 @@ namespace vk {
 #include "cpu/generated/families.inc"
 #undef VK_CPU_FAMILY
 
-// A null member means that the tier adds nothing to that family: the next lower tier serves it.
+// A null member: the tier has no kernels for that family, and the next lower tier serves it.
 struct TierTable {
 #define VK_CPU_FAMILY(family, Table) const Table* family;
 #include "cpu/generated/families.inc"

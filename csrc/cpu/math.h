@@ -97,7 +97,7 @@ HWY_INLINE VF NormalCdf(VF x) {
   return hn::IfNegativeThenElse(x, tail, VF(hn::Sub(one, tail)));
 }
 
-// Activation functions. Each function is x times a distribution function of x. Written so, none
+// Activation functions. Each function is x times a distribution function of x; in this form none
 // cancels for negative x.
 struct Silu {
   HWY_INLINE VF operator()(VF x) const { return hn::Mul(x, Sigmoid(x)); }

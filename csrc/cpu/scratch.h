@@ -1,4 +1,4 @@
-// Memory that kernels work in.
+// Scratch memory for kernels.
 #ifndef VLLM_KERNELS_CPU_SCRATCH_H_
 #define VLLM_KERNELS_CPU_SCRATCH_H_
 
@@ -14,13 +14,13 @@ struct FreeDeleter {
 };
 using Bytes = std::unique_ptr<char, FreeDeleter>;
 
-// Uninitialised memory, aligned to cache lines; large blocks to huge pages, which it asks for:
-// streaming weights through 4 KiB pages spends its time in page walks. Throws std::bad_alloc.
+// Uninitialised memory, aligned to cache lines. Large blocks are aligned to huge pages and ask for
+// them: weights streamed through 4 KiB pages spend their time in page walks. Throws std::bad_alloc.
 Bytes AllocateBytes(size_t size);
 
-// Memory that lives as long as the calling thread and only grows: allocating megabytes for every
-// call would spend more time on page faults than on small products. One block a thread: what a call
-// holds is lost when another call of the same thread asks.
+// Memory that lives as long as the calling thread and only grows: allocating megabytes in every
+// call would cost more in page faults than a small GEMM takes. There is one block for each thread,
+// so a call's content is lost when the same thread asks again.
 char* ThreadScratch(size_t size);
 
 }  // namespace vk

@@ -9,8 +9,8 @@ namespace VK_TIER_NAMESPACE {
 
 using DF = hn::ScalableTag<float>;
 
-// The vector type of a tag that may be a member, an element of an array or a captured variable:
-// the types of SVE have no size unless the compiler is told one, as every SVE tier does.
+// A tag's vector type in a form that may be a member, an array element or a captured variable. SVE
+// types have no size unless the compiler is told one; every SVE tier tells it.
 #if defined(__ARM_FEATURE_SVE)
 template <class V>
 struct SizedOf;
@@ -35,7 +35,7 @@ constexpr size_t kVectorBytes = HWY_MAX_BYTES;
 #endif
 using VF = Sized<DF>;
 
-// Values in a vector, a constant in every tier: arrays of vectors depend on it.
+// Floats in a vector. A constant in every tier, because arrays of vectors depend on it.
 constexpr size_t kFloatLanes = kVectorBytes / sizeof(float);
 // 32 vector registers or more; x86 has them from AVX-512 on.
 constexpr bool kManyRegisters = !HWY_ARCH_X86 || HWY_TARGET <= HWY_AVX3;
@@ -48,8 +48,8 @@ using VBF16 = hn::Vec<hn::Rebind<hwy::bfloat16_t, DF>>;
 HWY_INLINE VU32 RoundUpperHalf(VF value) {
   const hn::RebindToUnsigned<DF> du;
   const hn::RebindToSigned<DF> di;
-  // A NaN of many ones becomes the plain quiet one, positive or negative: the addition would carry
-  // it into the sign. All other values are below these bounds.
+  // Clamp NaNs to the default quiet NaN of their sign: the addition below could carry a NaN of many
+  // ones into the sign bit. All other values are below these bounds.
   const auto positive = hn::Min(hn::BitCast(di, value), hn::Set(di, 0x7FC00000));
   const VU32 bits = hn::Min(hn::BitCast(du, positive), hn::Set(du, 0xFFC00000u));
   const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
@@ -64,7 +64,7 @@ HWY_INLINE VBF16 ToBF16Portable(VF value) {
 
 HWY_INLINE VBF16 ToBF16(VF value) {
 #if defined(__AVX512BF16__)
-  // The instruction takes subnormals for zeros, which PyTorch does not.
+  // The instruction flushes subnormals to zero; PyTorch does not.
   constexpr int kSubnormal = 0x20;
   if (HWY_LIKELY(_mm512_fpclass_ps_mask(value.raw, kSubnormal) == 0)) {
     return VBF16{reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(value.raw))};
@@ -115,7 +115,8 @@ HWY_INLINE void StoreF32N(VF value, hwy::bfloat16_t* HWY_RESTRICT to, size_t cou
   hn::StoreN(ToBF16(value), hn::Rebind<hwy::bfloat16_t, DF>(), to, count);
 }
 
-// A full vector where `count` allows, else the first `count` values: the loop body of a row.
+// Loads a full vector where `count` allows, otherwise the first `count` values: for loops over a
+// row.
 template <class T>
 HWY_INLINE VF LoadUpTo(const T* from, size_t count) {
   return HWY_LIKELY(count == hn::Lanes(DF())) ? LoadF32(from) : LoadF32N(from, count);
@@ -145,7 +146,7 @@ HWY_INLINE VF RoundTo<hwy::bfloat16_t>(VF value) {
 #if defined(__AVX512BF16__)
   return hn::PromoteTo(DF(), ToBF16(value));
 #else
-  // Nothing needs to be packed.
+  // Masking is enough; nothing has to be packed.
   const hn::RebindToUnsigned<DF> du;
   return hn::BitCast(DF(), hn::And(RoundUpperHalf(value), hn::Set(du, 0xFFFF0000u)));
 #endif

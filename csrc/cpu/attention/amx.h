@@ -198,7 +198,7 @@ class PrefillAmx {
     return probabilities_ + (size_t(m) * (kKeys / 32) + k) * kTile * kTile;
   }
 
-  // After the first steps the maxima hardly change: most rows need nothing.
+  // After the first steps the maxima hardly change, so most rows need no correction.
   void Rescale() {
     for (int32_t row = 0; row < tile_.rows; ++row) {
       if (tile_.correction[row] == 1.0f) continue;

@@ -14,7 +14,8 @@ constexpr int32_t kRowMultiple = 16;   // rows are padded to full vectors and AM
 constexpr int32_t kHeadMultiple = 32;  // and heads to a row of an AMX tile
 constexpr float kInfinity = __builtin_huge_valf();
 
-// Hands out pieces of the caller's scratch; with a null base it only measures.
+// Hands out pieces of the caller's scratch memory; with a null base it only measures how much is
+// needed.
 class Arena {
  public:
   explicit Arena(void* base) : base_(static_cast<char*>(base)) {}

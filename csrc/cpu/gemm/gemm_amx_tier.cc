@@ -29,7 +29,7 @@ struct FewRowsConfigs {
 };
 constexpr FewRowsConfigs kFewRowsConfigs;
 
-// The same for 17 to 32 rows: the lower sums (2, 3) and the lower A (5) have what is above 16.
+// The same for 17 to 32 rows: the lower sums (2, 3) and the lower A (5) have the rows beyond 16.
 struct PairConfigs {
   TileConfig config[kTileRows];
   constexpr PairConfigs() : config{} {
@@ -48,7 +48,7 @@ struct I8Tiles {
   static constexpr size_t kDepth = 64, kValueBytes = 1;
 };
 
-// Tile numbers are immediates of the instructions, hence macros of <immintrin.h> and this one.
+// Tile numbers are immediate operands, so <immintrin.h> has macros for them, and so is this.
 #define VK_TILE_DOT(sum, a, b)                                        \
   do {                                                                \
     if constexpr (Tiles::kValueBytes == 2) _tile_dpbf16ps(sum, a, b); \
@@ -138,7 +138,8 @@ HWY_INLINE void Multiply16x64(const char* a, const char* b, char* sums, size_t s
   StoreSums(sums);
 }
 
-// What is read once, by at most 16 rows: fetched shortly before its use, and on into what follows.
+// For at most 16 rows, which read the weights once: they are prefetched shortly before their use,
+// and beyond the end of this panel into the next.
 template <class Tiles>
 void MultiplyFew(const GemmBlock& block) {
   _tile_loadconfig(&kFewRowsConfigs.config[block.rows - 1]);
@@ -208,7 +209,7 @@ void MultiplyCompact(const GemmBlock& block, const GemmCompact& weights) {
 
 size_t PairsOf(const GemmBlock& block) { return block.rows / 32 + (block.rows % 32 > kTileRows); }
 
-// How often MultiplyMany fetches.
+// How often MultiplyMany prefetches.
 size_t FetchesOf(const GemmBlock& block) {
   const size_t pairs = PairsOf(block);
   return (pairs * 2 + (block.rows + kTileRows - 1 - pairs * 32) / kTileRows * 4) * block.steps;
@@ -260,8 +261,8 @@ void Multiply(const GemmBlock& block) {
 }
 #undef VK_TILE_DOT
 
-// Rows of the last group that are missing keep what the memory held: they only reach sums that
-// nobody reads.
+// Missing rows of the last group keep whatever the memory held: they only reach sums that are never
+// read.
 template <class Tiles>
 void PackRow(char* to, size_t group_stride, size_t row, const void* from, size_t depth) {
   to += row / kTileRows * group_stride + row % kTileRows * 64;
@@ -273,7 +274,7 @@ void PackRow(char* to, size_t group_stride, size_t row, const void* from, size_t
   std::memcpy(to, in, bytes);
 }
 
-// K is split so that the sums are written seldom and 256 rows of A take half of the L2 cache.
+// K is split so that sums are rarely written and 256 rows of A take half of the L2 cache.
 constexpr size_t kBlockSteps = 32, kFewRows = 32;
 
 template <class Tiles>

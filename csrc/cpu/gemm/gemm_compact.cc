@@ -18,10 +18,11 @@ namespace {
 constexpr size_t kExponents = 256;
 constexpr uint8_t kNoCode = 0x80;  // codes are below 16
 constexpr uint32_t kEndOfPanel = UINT32_MAX;
-// Smaller matrices stay in a cache, whose bandwidth expanding does not keep up with.
+// Smaller matrices stay in a cache, and expanding is slower than reading from there.
 constexpr size_t kSmallestBytes = size_t{1} << 20;
 constexpr size_t kCountOneIn = 8;  // panels
-// Values without a code cost a branch each: of one in this many, weights stay as they are.
+// Each value without a code costs a branch. Where more than one in this many has none, the weights
+// stay in 16 bits.
 constexpr size_t kRareOneIn = 256;
 
 using Counts = std::array<size_t, kExponents>;
@@ -42,7 +43,7 @@ const uint16_t* ValuesOf(const GemmWeights& weights, size_t panel) {
   return reinterpret_cast<const uint16_t*>(weights.panel(panel));
 }
 
-// Of some panels: which exponents are frequent, they tell for all.
+// Counts the exponents of some panels, which stand for all.
 Counts CountExponents(const GemmWeights& weights) {
   std::array<std::atomic<size_t>, kExponents> total{};
   const size_t count = weights.panel_bytes() / sizeof(uint16_t);
@@ -85,7 +86,7 @@ struct Coding {
   }
 };
 
-// One packed panel to rows of kCompactRowBytes; what has no code goes to `rare`.
+// Turns one packed panel into rows of kCompactRowBytes; values without a code go to `rare`.
 void CompactPanel(const uint16_t* from, size_t rows, const Coding& coding, char* data,
                   std::vector<GemmRare>& rare) {
   uint8_t* to = reinterpret_cast<uint8_t*>(data);

@@ -14,18 +14,18 @@
 namespace vk {
 namespace {
 
-// Rows of A that pass by while a part of a panel stays in a near cache: at most, and how few are
-// worth a thread's reading all of B for.
+// Rows of A that are multiplied with a part of a panel while it stays in a near cache: the most,
+// and the fewest that are worth a thread's reading all of B.
 constexpr size_t kChunkRows = 256, kOwnChunkRows = 128;
 // Chunks of equal height are rounded to whole pairs of tiles.
 constexpr size_t kRowMultiple = 32;
-// Panels whose sums are kept while K goes by in parts, so that they stay in the L2 cache.
+// Panels whose sums are kept while K is processed in parts, few enough to stay in the L2 cache.
 constexpr size_t kGroupPanels = 16;
-// Packed A up to this size stays in the L2 cache itself; a group then only serves to share work.
+// Packed A up to this size stays in the L2 cache as a whole; groups then only serve to share work.
 constexpr size_t kNearBytes = 512 << 10, kNearGroupPanels = 8;
 // Bound on packed A: scratch memory.
 constexpr size_t kPackedBytes = size_t{16} << 20;
-// Rows of A below this size are packed by one thread: waking another costs as much.
+// One thread packs fewer bytes of A than this: waking another costs as much.
 constexpr size_t kPackBytesPerThread = 128 << 10;
 
 // How the work is cut into items for threads: chunks of rows times groups of panels, numbered with
@@ -94,7 +94,7 @@ Plan MakePlan(const GemmWeights& weights, const GemmKernel& kernel, size_t rows)
   plan.part_stride = CeilDiv(area_rows, kernel.group) * plan.group_stride;
   plan.a_bytes = RoundUp(plan.parts() * plan.part_stride, 4096);
 
-  // As many items as fill all threads equally.
+  // Enough items to fill all threads equally.
   const size_t chunks = CeilDiv(plan.pass_rows, plan.chunk_rows);
   plan.near = plan.chunk_rows * plan.group_stride / kernel.group * plan.parts() <= kNearBytes;
   const size_t group_panels = plan.near ? kNearGroupPanels : kGroupPanels;
@@ -113,8 +113,8 @@ struct Place {
 };
 constexpr Place kNowhere{SIZE_MAX, SIZE_MAX};
 
-// What a thread writes to: sums, and two parts of compact weights, of which one is multiplied with
-// while the other is made.
+// What a thread writes to: sums, and two parts of compact weights, one in use while the other is
+// expanded.
 struct Slot {
   char* sums;
   char* expanded[2];
@@ -139,7 +139,8 @@ class Runner {
       if (!plan_.own) PackShared(row, count);
       const size_t chunks = CeilDiv(count, plan_.chunk_rows);
       const size_t turns = plan_.own ? chunks : chunks * plan_.groups;
-      // Threads take turns as they get ready: one that the system holds up delays nobody much.
+      // Threads take the next item whenever they are ready, so one that the system holds up delays
+      // the others little.
       std::atomic<size_t> next{0};
       ParallelFor(std::min(plan_.slots, turns), 1, [&](int64_t begin, int64_t end) {
         for (int64_t index = begin; index < end; ++index) {

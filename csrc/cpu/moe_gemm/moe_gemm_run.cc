@@ -16,13 +16,13 @@
 namespace vk {
 namespace {
 
-// Rows of one expert that pass by a panel together, at most; more are cut into equal chunks.
+// The most rows of one expert that share a pass over a panel; more are cut into equal chunks.
 constexpr size_t kChunkRows = 128, kRowMultiple = 32;
 // Bound on scratch memory: more tokens than fit go in passes, which read the weights again.
 constexpr size_t kScratchBytes = size_t{256} << 20;
-// Work items a thread, so that threads which the system holds up delay nobody much.
+// Work items for each thread, enough that threads held up by the system delay the others little.
 constexpr size_t kItemsPerThread = 4;
-// Bytes of a row that are worth waking a thread for.
+// Bytes of rows that are worth waking a thread for.
 constexpr size_t kBytesPerThread = 128 << 10;
 
 // Rows of one expert: `rows` from row `first` on of the pass, which is sorted by expert.
@@ -310,7 +310,7 @@ void RunMoe(const MoeCall& call) {
   const size_t tokens = call.input.shape[0], slots = call.topk_id.shape[1];
   if (tokens == 0 || call.w2.columns() == 0) return;
   const GemmKernel& kernel = *Kernels().gemm->kernel[call.input.dtype];
-  // A row on its own takes a whole group; together they take what they take, so this is a bound.
+  // An upper bound: each row is counted as a whole group, as if it were alone.
   const size_t group = kernel.group;
   const GemmRows up(kernel, call.w13.depth(), group), down(kernel, call.w2.depth(), group);
   const size_t row_bytes = (up.bytes() + down.bytes()) / group +

@@ -17,8 +17,8 @@ namespace {
 
 constexpr const char* kOp = "cpu_gemm_wna16";
 constexpr size_t kPanelBlocks = kPanel / kWna16Columns;
-// Rows that share what one thread expands of a panel, and what it expands at once: for the L2 and
-// the L1 cache.
+// Rows that share the part of a panel that one thread expands (for the L2 cache), and the values
+// that it expands at once (for the L1 cache).
 constexpr size_t kChunkRows = 256, kExpandBytes = 32768;
 
 struct Call {
@@ -63,7 +63,8 @@ class Product {
     return panel;
   }
 
-  // Threads take items in turn: one that the system holds up delays nobody much.
+  // Threads take the next item whenever they are ready, so one that the system holds up delays the
+  // others little.
   template <class Body>
   void ForItems(size_t items, const Body& body) const {
     std::atomic<size_t> next{0};
@@ -76,7 +77,7 @@ class Product {
     });
   }
 
-  // Few rows: the weights go through registers once, as they lie in memory.
+  // Few rows: the weights are read once, in memory order, and dequantised in registers.
   void RunFew() const {
     const size_t row_stride = RoundUp(depth_ * table_.packed_bytes[dtype_], 64) + 64;
     char* packed = ThreadScratch(rows_ * row_stride + 64);
@@ -90,7 +91,8 @@ class Product {
     });
   }
 
-  // Many rows: a part of a panel is brought into the layout of the gemm family's kernels at a time.
+  // Many rows: one part of a panel after another is expanded into the layout of the gemm family's
+  // kernels.
   void RunMany() const {
     const GemmKernel& kernel = *Kernels().gemm->kernel[dtype_];
     const size_t chunks = CeilDiv(rows_, kChunkRows);

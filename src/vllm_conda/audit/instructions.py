@@ -50,7 +50,7 @@ def check_instructions(subject: Subject, context: Context) -> Iterator[Finding]:
 
 
 def _uncertain(library: Library, found: Sequence[Excess], words: str) -> Finding:
-    """One line for all of a library: which of them run on what CPU cannot be told."""
+    """One line for the whole library: which CPU runs which of these instructions cannot be told."""
     features = sorted({feature for excess in found for feature in excess.features})
     first = min(found, key=lambda excess: excess.address)
     where = f" in {first.function}" if first.function else ""
@@ -81,7 +81,7 @@ def allowed_features(
     module, platform = _module(family), platforms.families()[family]
     number = platform.baseline if level is None else level
     allowed = {"": module.flag_features([platform.level_flag(number)])}
-    # Code for every CPU of the family has no tiers: nothing there may be above the baseline.
+    # Code for every CPU of the family has no tiers, so nothing may be above the baseline.
     levels = targets.levels.get(family, {}) if targets else {}
     if targets is not None and str(level) in levels:
         for name in levels[str(level)].tiers:

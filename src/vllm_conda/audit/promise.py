@@ -1,7 +1,7 @@
 """What a package promises of the machines that it runs on, from its metadata or the command line.
 
-Conda packages say it in ``depends``, wheels in their tags and ``Requires-Dist``; folders and single
-libraries say nothing, so that the command line has to.
+Conda packages state it in ``depends``, wheels in their tags and ``Requires-Dist``. Folders and
+single libraries state nothing, so the command line has to.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MANYLINUX = re.compile(r"^(manylinux(?:_\d+_\d+|1|2010|2014))_(\w+)$")
 
 @dataclass(frozen=True)
 class Overrides:
-    """What the command line says in place of the package's own words."""
+    """What the command line states in place of the package."""
 
     glibc: Version | None = None
     torch: Version | None = None
@@ -99,7 +99,7 @@ def lowest(constraint: str) -> Version | None:
 
 
 def promise_of(subject: Subject, overrides: Overrides) -> Promise:
-    """The package's promise, with ``overrides`` in place of its own words."""
+    """The package's promise, where ``overrides`` does not state another."""
     found = {CONDA[0]: _conda, WHEEL[0]: _wheel}.get(subject.kind, lambda _: Promise())(subject)
     changes: dict[str, Floor | int] = {}
     for name in ("glibc", "torch", "python"):

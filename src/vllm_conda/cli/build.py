@@ -61,7 +61,7 @@ def build(
     targets = load_targets(root)
     if any(filters.values()):
         if filters["platforms"]:
-            # A platform is all of its CPU packages; CUDA's are asked for.
+            # A platform alone means its CPU packages; CUDA's have to be asked for.
             filters["devices"] = filters["devices"] or (("cuda",) if filters["cuda"] else ("cpu",))
         elif not variants:
             filters["platforms"] = (host_platform(),)

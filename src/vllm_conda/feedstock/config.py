@@ -26,7 +26,7 @@ COMPILER_GROUP = (
     "cuda_compiler_version",
 )
 PYTHON_GROUP = ("python", "is_python_min")
-# conda-smithy sets it where a recipe uses the CUDA compiler; conda-forge's own lines ask it.
+# conda-smithy sets it where a recipe uses the CUDA compiler; conda-forge's own files test it.
 _CUDA_ENABLED = 'os.environ.get("CF_CUDA_ENABLED", "False") == "True"'
 
 

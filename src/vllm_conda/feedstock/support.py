@@ -22,7 +22,7 @@ from vllm_conda.recipe import Recipe, render
 from vllm_conda.targets import Targets
 
 FOLDER = Path(".ci_support")
-# conda-smithy replaces what file systems and shells take amiss.
+# conda-smithy replaces characters that file systems and shells dislike.
 _UNSAFE = re.compile(r"""[<>:?*,"/\\| ]""")
 # Kept below the limits of file systems and of GitHub's names of jobs.
 _LONGEST = 200

@@ -101,7 +101,7 @@ def workflow(targets: Targets) -> str:
     every = jobs(targets)
     text = _HEAD
     text += _job(targets, "build", "", [job for job in every if not job.opt_in])
-    # Packages for one kind of GPU: a run that someone starts.
+    # Packages for one kind of GPU are built only in a run started by hand.
     opted = [job for job in every if job.opt_in]
     if opted:
         text += _job(targets, "slices", "    if: github.event_name == 'workflow_dispatch'\n", opted)

@@ -20,7 +20,7 @@ from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Node
 from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Machine
 
-# Refusals are mostly about the first ones: they are tried first.
+# Most refusals are about the first ones, so they are tried first.
 PROPERTIES = (GLIBC, ARCHSPEC, CUDA, CUDA_ARCH, LINUX)
 _MISSING = re.compile(r"─ (\S[^\n]*?), for which no candidates were found")
 # One comparison of a version spec: `>=9.0`, `<10.0a0`, `12.*`.
@@ -93,7 +93,7 @@ def _no_package(channels: Channels, name: str, platform: str) -> str:
 
 
 def _not_the_node(search: _Search, node: Node, solver: str) -> Refusal:
-    """The channels contradict themselves or lack a dependency: no node could have it."""
+    """The channels contradict themselves or lack a dependency, so no node could get it."""
     explanation = search.failure(search.everything()) or solver
     lacking = list(dict.fromkeys(_MISSING.findall(explanation)))
     if lacking:
@@ -129,7 +129,7 @@ class _Search:
         self.machine = machine
         bounds = channels.bounds(specs, node.platform)
         names = [name for name in PROPERTIES if name in bounds]
-        # Every try is a solve, so what the solver complains of comes first.
+        # Every attempt is a solve, so properties that the solver complains about come first.
         names.sort(key=lambda name: not re.search(rf"\b{name}\b", solver))
         self.values: dict[str, list[str]] = {}
         self.floors: dict[str, list[str]] = {}
@@ -150,7 +150,7 @@ class _Search:
                 bounds.add(bound)
         if name in self.machine:
             values.add(self.machine[name])
-        # Of 10 and 10.0 the one that a package writes.
+        # Of 10 and 10.0, the spelling that a package uses.
         found = {_key(value): value for value in (*values, *bounds) if value}
         self.values[name] = [found[key] for key in sorted(found)]
         self.floors[name] = sorted(floors, key=_key)

@@ -129,7 +129,7 @@ def _variables(login: NodeResult, compute: NodeResult) -> dict[str, str]:
             continue
         if name == CUDA_ARCH and there is None:
             continue  # gone with __cuda
-        # Empty is how an override says that there is none.
+        # An empty override says that there is none.
         found[variable] = there or ""
     if "CONDA_OVERRIDE_CUDA_ARCH" in found and CUDA in compute.machine:
         found.setdefault("CONDA_OVERRIDE_CUDA", compute.machine[CUDA])
