@@ -13,21 +13,17 @@ import json
 import re
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+# The toolkit's table of jobs reads what builds cost, so their cases are defined there.
+from vllm_conda.costs import Build, FamilyCost
+from vllm_conda.paths import write_atomic
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-# The toolkit's table of jobs reads what builds cost, so their cases are defined there.
-if (source := str(ROOT / "src")) not in sys.path:
-    sys.path.append(source)
-
-from vllm_conda.costs import Build, FamilyCost  # noqa: E402
-from vllm_conda.paths import write_atomic  # noqa: E402
-
 SCHEMA = 2
 ENGINE = "engine"
 BUILD = "build"

@@ -92,7 +92,7 @@ def _decode(
 
 
 def _sdpa(
-    backend: SDPBackend, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, causal: bool
+    backend: SDPBackend, causal: bool, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
 ) -> Call:
     grouped = key.shape[1] != query.shape[1]
 
@@ -131,7 +131,7 @@ def _prefill(
             x.view(requests, tokens, -1, size).transpose(1, 2).contiguous()
             for x in (query, key, value)
         ]
-        peers = {name: _sdpa(backend, *views, causal) for name, backend in BACKENDS.items()}
+        peers = {name: _sdpa(backend, causal, *views) for name, backend in BACKENDS.items()}
         return {
             "ours": lambda: ops.varlen_attention(
                 out, query, key, value, starts, None, starts, None, *common

@@ -22,13 +22,6 @@ all of them alike; the figure that counts is the ratio of medians within one run
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-# The benchmarks run from a checkout, whether or not the package is installed.
-if (source := str(Path(__file__).resolve().parents[2] / "src")) not in sys.path:
-    sys.path.append(source)
-
 from benchmarks.harness.case import (
     Call,
     Case,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from benchmarks.record import ROOT, write_atomic
+from benchmarks.record import ROOT
 from benchmarks.report.headlines import readme
 from benchmarks.report.pages import FOLDER, pages
 from benchmarks.report.plots import draw, plots, stale
+from vllm_conda.paths import write_atomic
 
 README = "README.md"
 

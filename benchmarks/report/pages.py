@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from benchmarks.record import (
     ROOT,
-    Build,
     Document,
     EngineCase,
     KernelCase,
@@ -19,6 +18,7 @@ from benchmarks.record import (
 )
 from benchmarks.report.markdown import HEADER, microseconds, table
 from benchmarks.report.plots import BUILDS, ENGINES, has_plot, kernels_name
+from vllm_conda.costs import Build
 
 FOLDER = ROOT / "docs" / "performance" / "generated"
 ENGINE_PEERS = {"reference": "PyTorch reference ops", "upstream": "upstream's CPU build"}

@@ -16,7 +16,6 @@ from typing import Any
 
 from benchmarks.record import (
     ROOT,
-    Build,
     Document,
     EngineCase,
     KernelCase,
@@ -24,13 +23,14 @@ from benchmarks.record import (
     engines,
     kernels,
 )
+from vllm_conda.costs import Build
 
 FOLDER = ROOT / "docs" / "performance" / "plots"
 ENGINES, BUILDS = "engine", "builds"
 # Okabe and Ito's colours, told apart with every kind of colour vision.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
 # Fixed names of elements instead of random ones, text as text, no date: the same file every time.
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "vllm-kernels",
     "svg.fonttype": "none",
     "font.size": 10,
@@ -142,7 +142,7 @@ def paint_kernels(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
 
 def _within(rows: Sequence[dict[str, Any]], tick: float) -> bool:
     ratios = [ratio for row in rows for ratio in row["ratios"]]
-    return min(ratios) * 0.9 <= tick <= max(ratios) * 1.1
+    return bool(min(ratios) * 0.9 <= tick <= max(ratios) * 1.1)
 
 
 def engines_data(documents: Sequence[Document[EngineCase]]) -> list[dict[str, Any]]:

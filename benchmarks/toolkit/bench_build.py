@@ -17,8 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.record import BUILD, RESULTS, ROOT, Build, Document, commit, today
+from benchmarks.record import BUILD, RESULTS, ROOT, Document, commit, today
 from benchmarks.toolkit.host import machine, versions
+from vllm_conda.costs import Build
 
 TOUCHED = "csrc/cpu/norm/norm_tier.cc"
 LIMITS = {"cold": 600.0, "unchanged": 15.0, "one kernel file": 60.0}

@@ -31,9 +31,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.record import BUILD, ROOT, Build, Document, FamilyCost, builds, commit, today
+from benchmarks.record import BUILD, ROOT, Document, builds, commit, today
 from benchmarks.toolkit.host import machine, versions
-from vllm_conda.costs import RENDERING
+from vllm_conda.costs import RENDERING, Build, FamilyCost
 from vllm_conda.paths import cache_root
 
 RENDERINGS = 5
