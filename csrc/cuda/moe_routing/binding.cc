@@ -12,8 +12,7 @@
 namespace vk::binding {
 namespace {
 
-// Indices may be uint32, which the C ABI has not: their numbers are below 2^31, so int32 reads and
-// writes the same bytes. A matrix given as its transpose is turned.
+// A view of a matrix that is given as its transpose.
 class Turned {
  public:
   explicit Turned(vk_tensor view, bool transpose = false) : view_(view) {
@@ -28,6 +27,8 @@ class Turned {
   vk_tensor view_;
 };
 
+// Indices may be uint32, which the C ABI does not have. Their values are below 2^31, so int32 reads
+// and writes the same bytes.
 class Ids {
  public:
   Ids(const CudaScope& scope, const char* name, const std::optional<Tensor>& tensor) {
