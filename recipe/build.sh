@@ -24,10 +24,7 @@ export LDFLAGS="${LDFLAGS:-} -Wl,--build-id=none"
 export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
 
 # core does not depend on the device; it is built as for the CPU.
-device=cpu
-if [[ "${VLLM_COMPONENT}" == cuda ]]; then
-  device=cuda
-fi
+device="${VLLM_COMPONENT/core/cpu}"
 
 # The Python of another platform does not run here, and PyTorch's headers are found without it.
 python="${PYTHON:-${PREFIX}/bin/python}"

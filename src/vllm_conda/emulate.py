@@ -21,12 +21,13 @@ from vllm_conda.builder.workspace import Workspace
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import BuildFailure, ConfigError
 from vllm_conda.microarch import level_cpu
+from vllm_conda.packages import CPU, of_device
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import Targets
 from vllm_conda.toolchain.cross.pytorch import Root
 
-INSTALLED = "vllm-cpu"
+INSTALLED = of_device(CPU)
 # Fewer than the machine may have: emulated threads cost several times as much.
 THREADS = 2
 

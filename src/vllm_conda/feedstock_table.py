@@ -52,11 +52,14 @@ class Feedstock:
     runners: dict[str, Runner]
 
 
-def check_feedstock_table(table: Feedstock, where: str, native: Sequence[str]) -> None:
+def check_feedstock_table(
+    table: Feedstock, where: str, native: Sequence[str], devices: Sequence[str]
+) -> None:
     """Refuse names that point nowhere and settings that no CI machine takes.
 
     Args:
         native: Platforms whose machines compile for the others.
+        devices: Those that packages are made for.
 
     Raises:
         ConfigError: Names table and key.
@@ -67,12 +70,12 @@ def check_feedstock_table(table: Feedstock, where: str, native: Sequence[str]) -
                 f"{where}: [feedstock.pins]: {key!r} is no variant key: write "
                 f"{key.replace('-', '_')!r}."
             )
-    for device in ("cpu", "cuda"):
+    for device in devices:
         if device not in table.devices:
             raise ConfigError(f"{where}: [feedstock.devices]: {device} is missing.")
     for device, entry in table.devices.items():
         place = f"{where}: [feedstock.devices.{device}]"
-        check_known(place, "device", device, ("cpu", "cuda"))
+        check_known(place, "device", device, devices)
         check_known(place, "free_disk_space", entry.free_disk_space, DISK_LEVELS)
         if not 1 <= entry.minutes <= LONGEST_MINUTES:
             raise ConfigError(

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vllm_conda import errors, matrix, switches
+from vllm_conda import errors, generated, matrix, switches
 from vllm_conda.cuda_page import cuda_page
 from vllm_conda.errors import INTERRUPTED_EXIT_CODE, StaleFileError, VllmError
 from vllm_conda.feedstock.config import conda_build_config
 from vllm_conda.jobs import Job, jobs, variant_keys
 from vllm_conda.matrix import COSTS_COMMAND, COSTS_FILE, Costs, load_costs
 from vllm_conda.paths import write_atomic
-from vllm_conda.platforms import GENERATED_FILE
 from vllm_conda.targets import TARGETS_FILE, Targets
 
 if sys.version_info >= (3, 11):
@@ -25,6 +24,7 @@ else:
 
 COMMAND = "vllm-conda generate"
 VARIANT_FOLDER = "variants"
+GENERATED = Path("src/vllm_conda/generated")
 PYPROJECT_FILE = "pyproject.toml"
 
 
@@ -96,15 +96,18 @@ def platforms_cmake(targets: Targets) -> str:
     return _header("#") + "\n".join(lines) + "\n"
 
 
-def platforms_json(targets: Targets) -> str:
-    """The ``[platforms]`` tables for the commands that run without a checkout."""
-    tables = {name: dataclasses.asdict(entry) for name, entry in targets.platforms.items()}
-    return _json("platforms", tables)
+def targets_json(targets: Targets) -> str:
+    """Tables for the commands that run without a checkout."""
+    return _json(
+        platforms={name: dataclasses.asdict(entry) for name, entry in targets.platforms.items()},
+        packages={name: dataclasses.asdict(entry) for name, entry in targets.packages.items()},
+    )
 
 
-def _json(key: str, tables: object) -> str:
+def _json(**tables: object) -> str:
     head = json.dumps(_header("").strip())
-    return f'{{"generated": {head},\n"{key}": {json.dumps(tables, indent=1)}}}\n'
+    rows = (f'"{key}": {json.dumps(table, indent=1)}' for key, table in tables.items())
+    return f'{{"generated": {head},\n' + ",\n".join(rows) + "}\n"
 
 
 def _switches_cmake(targets: Targets, family: str, name: str) -> list[str]:
@@ -144,7 +147,7 @@ def kernel_table(family: str) -> str:
 
 def cuda_json(targets: Targets) -> str:
     """The ``[cuda]`` tables for the build, whose Python may lack a TOML parser."""
-    return _json("cuda", dataclasses.asdict(targets.cuda))
+    return _json(cuda=dataclasses.asdict(targets.cuda))
 
 
 def tiers_inc(targets: Targets) -> str:
@@ -254,8 +257,8 @@ def generated_files(
     yield Path("cmake/generated/cuda.json"), cuda_json(targets)
     yield Path("csrc/cpu/generated/families.inc"), families_inc(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), tiers_inc(targets)
-    yield Path("src/vllm_conda/generated/version.py"), version_py(targets)
-    yield Path(GENERATED_FILE), platforms_json(targets)
+    yield GENERATED / "version.py", version_py(targets)
+    yield GENERATED / generated.FILE, targets_json(targets)
     yield Path("docs/packagers/generated/targets.md"), targets_page(targets)
     header = f"<!--{_header('').rstrip()} -->\n"
     yield Path("docs/packagers/generated/cuda.md"), header + cuda_page(targets.cuda)

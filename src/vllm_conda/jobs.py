@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vllm_conda.errors import ConfigError, UsageError, did_you_mean
+from vllm_conda.packages import CPU as CPU
+from vllm_conda.packages import CUDA as CUDA
 from vllm_conda.platforms import host_platform
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import Code, parse_code, parse_version
 
 CUDA_COMPILER = "cuda-nvcc"
-CPU, CUDA = "cpu", "cuda"
-DEVICES = (CPU, CUDA)
 # conda-forge's spelling of "no CUDA" on the axis cuda_compiler_version.
 NO_CUDA = "None"
 ALL_SLICE = "all"
@@ -152,7 +152,7 @@ def select(
         platforms = ()
     _known("variant", names, [job.name for job in every])
     _known("platform", platforms, targets.platforms)
-    _known("device", devices, DEVICES)
+    _known("device", devices, targets.devices)
     for version in cuda:
         if version in targets.cuda.refused:
             raise UsageError(f"CUDA {version} cannot be used: {targets.cuda.refused[version]}.")

@@ -16,6 +16,7 @@ from vllm_conda.errors import RecipeError
 from vllm_conda.jobs import CPU, CUDA
 from vllm_conda.matrix import packages
 from vllm_conda.recipe import Output
+from vllm_conda.targets import Targets
 
 _SOURCE_HASH = "_source_hash"
 _SHOWN = 20
@@ -63,15 +64,15 @@ def _by_package(outputs: Sequence[Output]) -> Iterator[list[Output]]:
         yield list(group)
 
 
-def _complete(outputs: Sequence[Output]) -> Iterator[str]:
+def _complete(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     for _, group in itertools.groupby(outputs, lambda output: output.job):
         found = list(group)
-        names, wanted = [output.name for output in found], list(packages(found[0].job))
+        names, wanted = [output.name for output in found], list(packages(targets, found[0].job))
         if names != wanted:
             yield f"{found[0].job.name} renders {', '.join(names)}; wanted {', '.join(wanted)}."
 
 
-def _staging_keys(outputs: Sequence[Output]) -> Iterator[str]:
+def _staging_keys(_targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     for output in outputs:
         environment = _environment(output)
         if environment is None:
@@ -108,7 +109,7 @@ def _staging_keys(outputs: Sequence[Output]) -> Iterator[str]:
                 )
 
 
-def _hashes(outputs: Sequence[Output]) -> Iterator[str]:
+def _hashes(_targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     for group in _by_package(outputs):
         first: dict[str, Output] = {}
         for output in group:
@@ -126,7 +127,7 @@ def _hashes(outputs: Sequence[Output]) -> Iterator[str]:
                 )
 
 
-def _pins(outputs: Sequence[Output]) -> Iterator[str]:
+def _pins(_targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     made = {(o.job.name, o.name): o for o in outputs}
     names = {output.name for output in outputs}
     pinned: dict[tuple[str, str], dict[str, str]] = {}
@@ -154,7 +155,7 @@ def _pins(outputs: Sequence[Output]) -> Iterator[str]:
             )
 
 
-def _numbers(outputs: Sequence[Output]) -> Iterator[str]:
+def _numbers(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     for group in _by_package(outputs):
         for one, other in itertools.permutations(group, 2):
             if _preferred(one, other) and one.build_number <= other.build_number:
@@ -162,17 +163,20 @@ def _numbers(outputs: Sequence[Output]) -> Iterator[str]:
                     f"{one.name} of {one.job.name} has build number {one.build_number}, that of "
                     f"{other.job.name} {other.build_number}: the first must be higher."
                 )
-    for platform in {output.job.platform for output in outputs}:
-        mine = [output for output in outputs if output.job.platform == platform]
-        cuda = [output for output in mine if output.name == "vllm-cuda"]
-        cpu = [output for output in mine if output.name == "vllm-cpu"]
-        for low in cuda:
-            for high in cpu:
-                if low.build_number <= high.build_number:
-                    yield (
-                        f"vllm-cuda of {low.job.name} has build number {low.build_number}, not "
-                        f"above vllm-cpu's {high.build_number} of {high.job.name}."
-                    )
+    kernels = [output for output in outputs if targets.packages[output.name].device]
+    for one, other in itertools.permutations(kernels, 2):
+        same_platform = one.job.platform == other.job.platform
+        if not same_platform or _rank(targets, one) <= _rank(targets, other):
+            continue
+        if one.build_number <= other.build_number:
+            yield (
+                f"{one.name} of {one.job.name} has build number {one.build_number}, not above "
+                f"{other.name}'s {other.build_number} of {other.job.name}."
+            )
+
+
+def _rank(targets: Targets, output: Output) -> int:
+    return targets.devices.index(targets.packages[output.name].device)
 
 
 def _preferred(one: Output, other: Output) -> bool:
@@ -186,7 +190,7 @@ def _preferred(one: Output, other: Output) -> bool:
     return not one.job.opt_in and other.job.opt_in
 
 
-def _names(outputs: Sequence[Output]) -> Iterator[str]:
+def _names(_targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     seen: dict[tuple[str, str], Output] = {}
     for output in outputs:
         other = seen.setdefault((output.job.platform, output.file_name), output)
@@ -199,7 +203,7 @@ def _names(outputs: Sequence[Output]) -> Iterator[str]:
             )
 
 
-RULES: dict[str, Callable[[Sequence[Output]], Iterator[str]]] = {
+RULES: dict[str, Callable[[Targets, Sequence[Output]], Iterator[str]]] = {
     "complete": _complete,
     "staging key": _staging_keys,
     "hash": _hashes,
@@ -209,18 +213,20 @@ RULES: dict[str, Callable[[Sequence[Output]], Iterator[str]]] = {
 }
 
 
-def violations(outputs: Sequence[Output]) -> list[Violation]:
+def violations(targets: Targets, outputs: Sequence[Output]) -> list[Violation]:
     """Every broken rule of the rendered jobs."""
-    return [Violation(name, text) for name, rule in RULES.items() for text in rule(outputs)]
+    return [
+        Violation(name, text) for name, rule in RULES.items() for text in rule(targets, outputs)
+    ]
 
 
-def check(outputs: Sequence[Output]) -> None:
+def check(targets: Targets, outputs: Sequence[Output]) -> None:
     """Check the rendered jobs together.
 
     Raises:
         RecipeError: Names rule, package and jobs of what is wrong.
     """
-    found = violations(outputs)
+    found = violations(targets, outputs)
     if found:
         lines = "\n  ".join(str(item) for item in found[:_SHOWN])
         more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""

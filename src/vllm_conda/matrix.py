@@ -68,10 +68,13 @@ class Row:
         }
 
 
-def packages(job: Job) -> tuple[str, ...]:
+def packages(targets: Targets, job: Job) -> tuple[str, ...]:
     """Names of the packages that a job makes; the lint compares them with the rendered ones."""
-    names = ("vllm-core", f"vllm-{job.device}")
-    return names if job.opt_in else (*names, "vllm-kernels")
+    return tuple(
+        name
+        for name, entry in targets.packages.items()
+        if entry.device in ("", job.device) and (entry.slices or not job.opt_in)
+    )
 
 
 def load_costs(root: Path) -> Costs:
@@ -109,7 +112,7 @@ def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) ->
             runs_on = f"CUDA {major}, __cuda_arch {arch_bound(targets, job)}"
         else:
             builds_for, runs_on = targets.level(platform.family, job.level).tiers, march
-        yield Row(job, march, builds_for, runs_on, packages(job), costs.jobs.get(job.name))
+        yield Row(job, march, builds_for, runs_on, packages(targets, job), costs.jobs.get(job.name))
 
 
 def cost_words(cost: Build | None) -> tuple[str, str]:

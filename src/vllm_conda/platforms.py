@@ -6,16 +6,15 @@ that `vllm-conda generate` writes.
 
 from __future__ import annotations
 
-import json
 import platform as machine_facts
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import cattrs
 
-GENERATED_FILE = "src/vllm_conda/generated/platforms.json"
+from vllm_conda import generated
+
 _NUMBER = "*"
 
 
@@ -159,9 +158,7 @@ class Platform:
 def table() -> Mapping[str, Platform]:
     """Every platform by its conda subdir."""
     # Read here, not on import: the generator, which writes the file, imports this module.
-    resource = files("vllm_conda") / "generated" / "platforms.json"
-    tables = json.loads(resource.read_text(encoding="utf-8"))["platforms"]
-    return cattrs.structure(tables, dict[str, Platform])
+    return cattrs.structure(generated.read("platforms"), dict[str, Platform])
 
 
 @cache

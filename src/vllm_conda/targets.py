@@ -12,6 +12,7 @@ import cattrs
 
 from vllm_conda.errors import ConfigError, check_known, did_you_mean
 from vllm_conda.feedstock_table import Feedstock, check_feedstock_table
+from vllm_conda.packages import Package
 from vllm_conda.platforms import Platform
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake
 from vllm_cuda_plan.arch import parse_version
@@ -92,12 +93,18 @@ class Targets:
     schema: int
     engine: EngineTable
     project: Project
+    packages: dict[str, Package]
     platforms: dict[str, Platform]
     levels: dict[str, dict[str, Level]]
     families: dict[str, str]
     tiers: dict[str, dict[str, Tier]]
     cuda: Cuda
     feedstock: Feedstock
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Devices with kernels, those that the solver prefers last."""
+        return tuple(dict.fromkeys(one.device for one in self.packages.values() if one.device))
 
     def level(self, family: str, number: int) -> Level:
         return self.levels[family][str(number)]
@@ -215,7 +222,7 @@ def _check_names(targets: Targets) -> None:
             check_known(where, "level", str(number), targets.levels[platform.family])
         _check_machine(where, targets, name, platform)
     native = [name for name, entry in targets.platforms.items() if not entry.cross_from]
-    check_feedstock_table(targets.feedstock, TARGETS_FILE, native)
+    check_feedstock_table(targets.feedstock, TARGETS_FILE, native, targets.devices)
     _check_toolkit_platforms(targets)
     for family, levels in targets.levels.items():
         check_known(f"{TARGETS_FILE}: [levels.{family}]", "family", family, targets.tiers)

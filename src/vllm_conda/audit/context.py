@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vllm_conda import packages
 from vllm_conda.audit.promise import Overrides, Promise
 from vllm_conda.audit.settings import Settings
 from vllm_conda.audit.subject import Subject
@@ -27,4 +28,4 @@ class Context:
 
     def own(self, subject: Subject) -> bool:
         """Whether the package is the project's own: such promise more than they say."""
-        return subject.package in self.settings.budgets
+        return subject.package in packages.table()

@@ -18,6 +18,14 @@ def check_size(subject: Subject, context: Context) -> Iterator[Finding]:
     installed = subject.installed_size / MIB
     archive = (subject.size or 0) / MIB
     found = context.settings.budget(subject.package, subject.label)
+    if found is None and context.own(subject) and context.targets is not None:
+        yield error(
+            "size",
+            "",
+            f"{archive:.2f} MiB, {installed:.2f} MiB installed, without a budget",
+            f"add [budgets.{subject.package}] to audit.toml",
+        )
+        return
     if found is None:
         yield note("size", "", f"{archive:.2f} MiB, {installed:.2f} MiB installed; no budget")
         return

@@ -29,6 +29,7 @@ from vllm_conda.builder.workspace import (
 from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.jobs import Job
 from vllm_conda.microarch import level_cpu
+from vllm_conda.packages import CPU, CUDA, of_device
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import (
@@ -40,7 +41,7 @@ from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets
 from vllm_conda.toolchain import cuda_pytorch
 
-INSTALLED = "vllm-cpu"
+INSTALLED = of_device(CPU)
 PASSED = "passed"
 UNRESOLVED = "Failed to resolve dependencies"
 
@@ -133,9 +134,9 @@ def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
     if embedded and job.cuda.split(".")[0] == cuda_pytorch.CUDA.split(".")[0]:
         # The CUDA build of PyTorch is made when it is asked for.
         piece = f"[build=cuda{job.cuda.replace('.', '')}_{job.slice}_*]"
-        return f"vllm-conda exec --with 'vllm-cuda{piece}' -- python -m vllm_kernels"
+        return f"vllm-conda exec --with '{of_device(CUDA)}{piece}' -- python -m vllm_kernels"
     others = " ".join(f"-c {channel}" for channel in toolchain.channels_for(job.cuda))
-    return f"conda install -c {url} {others} {'vllm-cuda' if job.cuda else INSTALLED}"
+    return f"conda install -c {url} {others} {of_device(job.device)}"
 
 
 class _Run:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from vllm_conda.cli.common import channel_option, root_option
+from vllm_conda.packages import CPU, CUDA, of_device
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 
@@ -25,8 +26,8 @@ from vllm_conda.progress import Reporter
     "specs",
     multiple=True,
     metavar="SPEC",
-    default=("vllm-cpu",),
-    show_default=True,
+    default=lambda: (of_device(CPU),),
+    show_default="the CPU's kernels",
     help="A package to install; may be repeated.",
 )
 @click.option(
@@ -74,7 +75,7 @@ def execute(
         if not word.startswith("__") or "=" not in word:
             raise UsageError(f"--virtual {word}: want NAME=VERSION, such as __cuda=13.0.")
     # `vllm-cuda[build=*_sm90_*]` asks for it too.
-    gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == "vllm-cuda" for spec in specs)
+    gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == of_device(CUDA) for spec in specs)
     with Reporter() as reporter:
         cuda = cuda_pytorch.CUDA if gpu else ""
         toolchain = toolchain_for(platform, channels, reporter, [cuda] if gpu else [], gpu)

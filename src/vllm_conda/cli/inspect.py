@@ -98,7 +98,7 @@ def render(
         from vllm_conda.recipe import check_context
 
         check_context(root, targets)
-        check(outputs)
+        check(targets, outputs)
     if as_json:
         print_json(
             [
@@ -168,7 +168,7 @@ def lint(root: Path, as_json: bool) -> None:
     targets = load_targets(root)
     check_context(root, targets)
     plan = make_plan(load_recipe(root), targets, jobs(targets))
-    check(plan.outputs)
+    check(targets, plan.outputs)
     if as_json:
         print_json({"jobs": len(plan.jobs), "outputs": len(plan.outputs), "rules": list(RULES)})
         return

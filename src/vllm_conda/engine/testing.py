@@ -14,13 +14,14 @@ from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.engine import files, package
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure
+from vllm_conda.packages import CPU, CUDA, of_device
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import environment
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import load_targets
 
-SPECS = {"cpu": (package.NAME, "vllm-cpu"), "cuda": (package.NAME, "vllm-cuda")}
+SPECS = {device: (package.NAME, of_device(device)) for device in (CPU, CUDA)}
 MODELS = (
     "llama",
     "qwen3",

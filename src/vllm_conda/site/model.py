@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import cattrs
 from rattler import MatchSpec
 from rattler.exceptions import InvalidMatchSpecError
 
-from vllm_conda import microarch, platforms
+from vllm_conda import microarch, packages, platforms
 from vllm_conda.errors import ConfigError, did_you_mean
 from vllm_conda.site.document import Document, Keys, parse_document, read_document
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake
 
 SCHEMA = 1
-DEFAULT_SPECS = ("vllm-kernels",)
 
 _ROLES = ("compute", "login")
 _NODE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -62,7 +61,7 @@ class Site:
     site: str
     nodes: dict[str, Node]
     description: str = ""
-    specs: tuple[str, ...] = DEFAULT_SPECS
+    specs: tuple[str, ...] = field(default_factory=lambda: (packages.metapackage(),))
     channels: tuple[str, ...] = ()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rattler import MatchSpec, RepoDataRecord
 
+from vllm_conda import packages
 from vllm_conda.errors import SolveError
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.explain import Refusal, explain
@@ -15,8 +16,6 @@ from vllm_conda.site.model import Node, Site, version_key
 from vllm_conda.site.virtual import CUDA, CUDA_ARCH, Machine, machine_of
 
 OWN_PREFIX = "vllm-"
-CPU_PACKAGE = "vllm-cpu"
-CUDA_PACKAGE = "vllm-cuda"
 
 
 @dataclass(frozen=True)
@@ -118,15 +117,16 @@ def _fallback(
     """An administrator wants to know when a GPU node gets only the CPU build."""
     if CUDA not in machine:
         return ()
+    cpu, cuda = packages.of_device(packages.CPU), packages.of_device(packages.CUDA)
     for answer in answers:
         builds = answer.builds
-        if CPU_PACKAGE not in builds or CUDA_PACKAGE in builds:
+        if cpu not in builds or cuda in builds:
             continue
-        if CPU_PACKAGE in [spec_name(spec) for spec in answer.specs]:
+        if cpu in [spec_name(spec) for spec in answer.specs]:
             continue
-        if not channels.platforms_with(CUDA_PACKAGE):
-            why = f"the channels have no {CUDA_PACKAGE}"
-        elif refusal := _ask(channels, (CUDA_PACKAGE,), node, machine).refusal:
+        if not channels.platforms_with(cuda):
+            why = f"the channels have no {cuda}"
+        elif refusal := _ask(channels, (cuda,), node, machine).refusal:
             why = refusal.text
         else:
             continue

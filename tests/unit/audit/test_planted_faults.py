@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from planted import conda, findings, library, needs_compiler, only, wheel, words
+from support import ROOT
 
 from vllm_conda.audit.finding import Severity
 from vllm_conda.audit.promise import Overrides
 from vllm_conda.audit.run import Request
 from vllm_conda.audit.settings import Budget, Settings
+from vllm_conda.packages import Package
+from vllm_conda.targets import load_targets
 
 pytestmark = needs_compiler
 
@@ -214,14 +217,24 @@ def test_instruction_above_the_level(tmp_path: Path) -> None:
     assert findings(package(tmp_path, ZMM, depends=("_x86_64-microarch-level >=4",))) == []
 
 
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted package is one of the recipe's."""
+    monkeypatch.setattr("vllm_conda.packages.table", lambda: {"planted": Package()})
+
+
 def test_instruction_without_a_level_is_a_warning_in_foreign_packages(tmp_path: Path) -> None:
     path = package(tmp_path, ZMM)
     assert only(path, "instructions").severity is Severity.WARNING
     assert findings(path, Request(overrides=Overrides(level=4))) == []
-    own = Settings({"planted": Budget(1, 1)})
-    assert only(path, "instructions", Request(settings=own)).severity is Severity.ERROR
 
 
+@pytest.mark.usefixtures("own")
+def test_instruction_without_a_level_is_an_error_in_own_packages(tmp_path: Path) -> None:
+    assert only(package(tmp_path, ZMM), "instructions").severity is Severity.ERROR
+
+
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize(
     ("machine", "subdir", "level", "good", "bad", "part"),
     [
@@ -235,14 +248,12 @@ def test_instruction_of_another_machine(
     tmp_path: Path, machine: str, subdir: str, level: str, good: int, bad: int, part: str
 ) -> None:
     depends = [f"_{machine}-microarch-level >={level}"] if level else []
-    own = Request(settings=Settings({"planted": Budget(1, 1)}))
     path = conda(
         tmp_path, {LIB: words(tmp_path / "a.so", machine, [good] * 3)}, depends, subdir=subdir
     )
-    assert findings(path, own) == []
+    assert findings(path) == []
     built = words(tmp_path / "a.so", machine, [good, good, bad])
-    found = only(conda(tmp_path, {LIB: built}, depends, subdir=subdir), "instructions", own if
-                 not level else None)  # fmt: skip
+    found = only(conda(tmp_path, {LIB: built}, depends, subdir=subdir), "instructions")
     assert part in found.message
 
 
@@ -300,6 +311,14 @@ def test_size_over_budget(tmp_path: Path) -> None:
     assert only(path, "size", small).message == "installed size is 1.91 MiB, the budget 1.5 MiB"
     assert findings(path, Request(settings=Settings({"planted": Budget(1, 2)}))) == []
     assert findings(path) == []  # no budget
+
+
+@pytest.mark.usefixtures("own")
+def test_own_package_without_a_budget(tmp_path: Path) -> None:
+    path = conda(tmp_path, {"share/a.txt": b"x"})
+    found = only(path, "size", Request(targets=load_targets(ROOT)))
+    assert found.message == "0.00 MiB, 0.00 MiB installed, without a budget"
+    assert findings(path) == []  # outside a checkout there are no budgets
 
 
 def test_budget_of_a_build_goes_before_the_packages(tmp_path: Path) -> None:
