@@ -25,7 +25,7 @@ from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import VllmError
 from vllm_conda.progress import Reporter
 from vllm_conda.targets import Targets, load_targets
-from vllm_conda.toolchain.cross import pytorch
+from vllm_conda.toolchain import Root, ensure_root
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ["tests/kernels/cpu"]
@@ -88,7 +88,7 @@ def test(
     channel = chosen.output.resolve().as_uri()
     with locked(workspace, chosen.output.resolve()):
         emulated = emulate.install(platform, channel, targets, workspace, reporter)
-        root = None if chosen.kernels_only else pytorch.ensure(platform, reporter)
+        root = None if chosen.kernels_only else ensure_root(platform, reporter=reporter)
         driver = emulate.build_driver(emulated, ROOT, workspace.folder / "cross", targets.families)
         native = toolchain_for(platforms.host_platform(), (), reporter)
         prefix = ensure_environment(
@@ -128,7 +128,7 @@ def check_installed(emulated: emulate.Emulated, cpu: str, tier: str) -> int:
     return subprocess.run(command, check=False).returncode
 
 
-def check_pytorch(emulated: emulate.Emulated, root: pytorch.Root, cpu: str) -> int:
+def check_pytorch(emulated: emulate.Emulated, root: Root, cpu: str) -> int:
     """The platform's PyTorch compares every op of the installed packages with its reference."""
     command = emulated.pytorch_command(root, cpu, ["-m", "vllm_kernels.selftest"])
     return subprocess.run(command, check=False).returncode

@@ -25,7 +25,7 @@ from vllm_conda.packages import CPU, of_device
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import Targets
-from vllm_conda.toolchain.cross.pytorch import Root
+from vllm_conda.toolchain import Root
 
 INSTALLED = of_device(CPU)
 # Fewer than the machine may have: emulated threads cost several times as much.

@@ -36,7 +36,8 @@ from rattler.repo_data import RepoDataRecord
 from rattler.shell import ActivationVariables, Shell, activate
 
 from vllm_conda.progress import Mode, Reporter
-from vllm_conda.toolchain import Channel, elf, ensure
+from vllm_conda.toolchain import Channel, elf
+from vllm_conda.toolchain.native import ensure
 
 pytestmark = [pytest.mark.slow, pytest.mark.network]
 
@@ -90,7 +91,7 @@ def test_a_second_call_is_immediate(channel: Channel) -> None:
     code = (
         "import time; start = time.monotonic()\n"
         "from vllm_conda.progress import Reporter\n"
-        "from vllm_conda.toolchain import ensure\n"
+        "from vllm_conda.toolchain.native import ensure\n"
         "print(ensure('linux-64', reporter=Reporter()).fingerprint, time.monotonic() - start)\n"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from vllm_conda import toolchain
+
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "src/vllm_kernels"
 # Tests of the private modules themselves.
 OWN_TESTS = ROOT / "tests/unit/kernels"
+TOOLCHAIN = "vllm_conda.toolchain"
 PRIVATE = re.compile(r"vllm_kernels\._[a-z]|from vllm_kernels import (?:\w+, )*_[a-z]")
 
 
@@ -42,6 +45,21 @@ def test_private_modules_of_the_kernels_stay_private() -> None:
         for match in PRIVATE.finditer(path.read_text(encoding="utf-8"))
     ]
     assert not found, "use vllm_kernels.engine_api instead"
+
+
+def test_the_channel_maker_has_one_door() -> None:
+    """Outside of it, only the names that its package itself exports."""
+    inside = (ROOT / "src/vllm_conda/toolchain", ROOT / "tests/unit/toolchain")
+    of_its_own = (*inside, ROOT / "tests/build/test_toolchain.py")
+    allowed = {TOOLCHAIN, *(f"{TOOLCHAIN}.{name}" for name in toolchain.__all__)}
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in _python_files()
+        if not {path, *path.parents} & {*of_its_own}
+        for name in imports(path)
+        if name.startswith(f"{TOOLCHAIN}.") and name not in allowed
+    }
+    assert not found
 
 
 @pytest.mark.parametrize("package", ["vllm_kernels", "vllm_kernels_plugin", "vllm_cuda_plan"])

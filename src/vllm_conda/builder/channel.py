@@ -7,11 +7,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vllm_conda import platforms
 from vllm_conda.errors import IntegrityError
 from vllm_conda.progress import Reporter
+
+if TYPE_CHECKING:
+    from vllm_conda.toolchain import Channel
 
 
 @dataclass(frozen=True)
@@ -52,36 +54,24 @@ def toolchain_for(
         digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
         return Toolchain(named, f"channels-{digest}", _overrides_of(named, platform))
     # Imported here: a build against other channels needs none of it.
-    from vllm_conda.toolchain import cuda as cuda_channel
-    from vllm_conda.toolchain import cuda_pytorch, ensure
+    from vllm_conda import toolchain
 
-    versions = sorted(set(cuda))
-    for version in versions:
-        cuda_channel.check_offered(version, platform)  # before the first download
-    if platform in platforms.cross():
-        found, fingerprint, glibc = _cross(platform, reporter)
-    else:
-        channel = ensure(platform, reporter=reporter)
-        glibc = _sysroot_version(Path(channel.path), platform)
-        found, fingerprint = (str(channel.url),), str(channel.fingerprint)
-    toolkits = {}
-    for version in versions:
-        made = cuda_channel.ensure(version, platform, reporter=reporter)
-        toolkits[version] = (str(made.url), str(made.fingerprint))
-    if pytorch:
-        found = (str(cuda_pytorch.ensure(platform, reporter=reporter).url), *found)
-    return Toolchain(found, fingerprint, glibc, toolkits)
+    made = toolchain.ensure(platform, cuda, reporter=reporter, pytorch=pytorch)
+    first = [made.pytorch] if made.pytorch else []
+    return Toolchain(
+        tuple(channel.url for channel in (*first, *made.base)),
+        _fingerprint(made.base),
+        _sysroot_version(made.base[0].path, platform),
+        {version: (one.url, one.fingerprint) for version, one in made.cuda.items()},
+    )
 
 
-def _cross(platform: str, reporter: Reporter) -> tuple[tuple[str, ...], str, dict[str, str]]:
-    """Cross compilers and what they link with, then the build tools of this machine."""
-    from vllm_conda.toolchain import cross, ensure
-
-    target = cross.ensure(platform, reporter=reporter)
-    tools = ensure(platforms.table()[platform].cross_from, reporter=reporter)
-    digest = hashlib.sha256(f"{target.fingerprint}\n{tools.fingerprint}".encode()).hexdigest()[:24]
-    glibc = _sysroot_version(Path(target.path), platform)
-    return (str(target.url), str(tools.url)), digest, glibc
+def _fingerprint(channels: Sequence[Channel]) -> str:
+    """What identifies the content of the channels together."""
+    if len(channels) == 1:
+        return channels[0].fingerprint
+    text = "\n".join(channel.fingerprint for channel in channels)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def _address(channel: str) -> str:

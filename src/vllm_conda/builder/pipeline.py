@@ -39,7 +39,7 @@ from vllm_conda.recipe import (
 )
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets
-from vllm_conda.toolchain import cuda_pytorch
+from vllm_conda.toolchain import PYTORCH_CUDA
 
 INSTALLED = of_device(CPU)
 PASSED = "passed"
@@ -131,7 +131,7 @@ def _build_platform(
 
 def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
     embedded = toolchain.cuda_fingerprint(job.cuda) and job.platform == host_platform()
-    if embedded and job.cuda.split(".")[0] == cuda_pytorch.CUDA.split(".")[0]:
+    if embedded and job.cuda.split(".")[0] == PYTORCH_CUDA.split(".")[0]:
         # The CUDA build of PyTorch is made when it is asked for.
         piece = f"[build=cuda{job.cuda.replace('.', '')}_{job.slice}_*]"
         return f"vllm-conda exec --with '{of_device(CUDA)}{piece}' -- python -m vllm_kernels"

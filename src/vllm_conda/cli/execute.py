@@ -64,7 +64,7 @@ def execute(
     from vllm_conda.environment import ensure_environment, run_in
     from vllm_conda.errors import ConfigError, UsageError
     from vllm_conda.solve import virtual_packages
-    from vllm_conda.toolchain import cuda_pytorch
+    from vllm_conda.toolchain import PYTORCH_CUDA
 
     folder = output or root / "output"
     if not (folder / platform / "repodata.json").is_file():
@@ -77,7 +77,7 @@ def execute(
     # `vllm-cuda[build=*_sm90_*]` asks for it too.
     gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == of_device(CUDA) for spec in specs)
     with Reporter() as reporter:
-        cuda = cuda_pytorch.CUDA if gpu else ""
+        cuda = PYTORCH_CUDA if gpu else ""
         toolchain = toolchain_for(platform, channels, reporter, [cuda] if gpu else [], gpu)
         prefix = ensure_environment(
             [folder.resolve().as_uri(), *toolchain.channels_for(cuda)],

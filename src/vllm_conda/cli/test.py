@@ -30,17 +30,16 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
     """
     from vllm_conda.builder import proof
     from vllm_conda.builder.channel import toolchain_for
-    from vllm_conda.toolchain import cuda as toolkits
-    from vllm_conda.toolchain import cuda_pytorch
+    from vllm_conda.toolchain import PYTORCH_CUDA, offered
 
     opened = [(path, proof.open_package(path)) for path in packages]
     found = []
     with reporter(as_json) as report_to:
         for path, package in opened:
-            cuda = "" if channels else proof.cuda_of(package.depends, toolkits.offered())
+            cuda = "" if channels else proof.cuda_of(package.depends, offered())
             wanted = [cuda] if cuda else []
             # Several GB, needed only if the package is not refused.
-            gpu = cuda.split(".")[0] == cuda_pytorch.CUDA.split(".")[0] and bool(proof.gpus())
+            gpu = cuda.split(".")[0] == PYTORCH_CUDA.split(".")[0] and bool(proof.gpus())
             toolchain = toolchain_for(str(package.subdir), channels, report_to, wanted, gpu)
             found.append(proof.prove(path, toolchain, cuda, report_to))
     if as_json:

@@ -19,6 +19,9 @@ from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.session import Event, run_worker
 from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
+from vllm_conda.downloads import fetch
+from vllm_conda.downloads.fetch import Artifact
+from vllm_conda.downloads.store import Store, default_cache, key_of, remove
 from vllm_conda.engine import channel
 from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import IntegrityError, NetworkError, TestFailure
@@ -26,9 +29,6 @@ from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
 from vllm_conda.targets import TARGETS_FILE, EngineTable, load_targets
-from vllm_conda.toolchain import fetch
-from vllm_conda.toolchain.fetch import Artifact
-from vllm_conda.toolchain.store import Store, default_cache, key_of, remove
 
 NAME = "vllm-engine"
 SDIST_VARIABLE = "VLLM_ENGINE_SDIST"

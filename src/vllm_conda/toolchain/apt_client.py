@@ -14,12 +14,8 @@ import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_conda.errors import DiskError, MissingToolError, NetworkError
-from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import fetch as downloads
-from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.model import AptSet
-from vllm_conda.toolchain.store import (
+from vllm_conda.downloads import fetch as downloads
+from vllm_conda.downloads.store import (
     FREE_SPACE,
     Store,
     disk_errors,
@@ -28,6 +24,10 @@ from vllm_conda.toolchain.store import (
     read_json,
     remove,
 )
+from vllm_conda.errors import DiskError, MissingToolError, NetworkError
+from vllm_conda.progress import Reporter
+from vllm_conda.toolchain.host import Host
+from vllm_conda.toolchain.model import AptSet
 
 _URI_LINE = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+) (?P<hash>\S*)$", re.M)
 _KEYRINGS = ("debian-archive-keyring", "ubuntu-archive-keyring")

@@ -8,11 +8,11 @@ from typing import Any
 
 import rattler_build
 
+from vllm_conda.downloads.store import disk_errors, disk_failed
 from vllm_conda.errors import BuildFailure
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 from vllm_conda.toolchain.model import Package
 from vllm_conda.toolchain.stage import Staged
-from vllm_conda.toolchain.store import disk_errors, disk_failed
 
 # zstd level 1: the channel is local and made once, and pytorch alone is 700 MB.
 PACKAGE_FORMAT = "conda:1"

@@ -1,4 +1,4 @@
-"""Makes the channel: fetch, unpack, stage, assemble, index. Every step is resumable."""
+"""A finished channel, and the cache's record of the request that it answers."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from vllm_conda import __version__
-from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import host as host_module
-from vllm_conda.toolchain import model
+from vllm_conda.downloads.store import Store, key_of, read_json
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.store import Store, default_cache, key_of, read_json
 
 # Modules that decide what a package holds: an edit there makes new packages.
 _CONTENT_MODULES = (
@@ -95,38 +92,6 @@ def load(path: Path, fingerprint: str, rows: object) -> Channel | None:
 def request_file(store: Store, host: Host, text: str) -> Path:
     """Where the cache keeps the answer to this request."""
     return store.requests / f"{host.platform}-{request_key(host, text)}.json"
-
-
-def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> Channel:
-    """Make the toolchain channel, or return it at once when it is already there.
-
-    Args:
-        platform: conda subdir.
-        reporter: Where progress goes.
-        cache: Cache folder; the default is ``$VLLM_CONDA_CACHE`` or the user's cache.
-
-    Raises:
-        ConfigError: the platform or the data file is wrong.
-        MissingToolError: apt, pip or a part of the running Python is missing.
-        NetworkError: a download failed and the cache does not hold the file.
-        IntegrityError: a damaged download could not be fetched again.
-        DiskError: the disk is full or not writable.
-        BusyError: another process holds the cache.
-        BuildFailure: a package could not be assembled.
-    """
-    host = host_module.detect(platform)
-    text = model.catalog_text()
-    store = Store(cache or default_cache())
-    request = request_file(store, host, text)
-    if (channel := finished(store, request)) is not None:
-        return channel
-    with store.locked(reporter):
-        if (channel := finished(store, request)) is not None:
-            return channel
-        # Imported late: rattler-build and installer cost more than a finished answer does.
-        from vllm_conda.toolchain.maker import Maker
-
-        return Maker(store, host, reporter, model.parse(text)).make(request)
 
 
 def finished(store: Store, request: Path) -> Channel | None:

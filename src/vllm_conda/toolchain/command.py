@@ -10,9 +10,9 @@ import click
 from vllm_conda.errors import UsageError
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Mode, Reporter
-from vllm_conda.toolchain import cuda_pytorch, model
+from vllm_conda.toolchain import cuda_pytorch, model, native
 from vllm_conda.toolchain import host as host_module
-from vllm_conda.toolchain.channel import Channel, ensure
+from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.plan import plan, sources_table
 
 
@@ -66,7 +66,7 @@ def toolchain(platform: str, cuda_build: bool, only_list: bool, as_json: bool) -
             if not steps.ready:
                 for row in steps.lines():
                     reporter.line(row)
-        channel = ensure(platform, reporter=reporter)
+        channel = native.ensure(platform, reporter=reporter)
     click.echo(_as_json(channel) if as_json else channel.url)
 
 

@@ -16,19 +16,20 @@ from typing import TypeVar
 
 from rattler.index import index_fs
 
+from vllm_conda.downloads import fetch
+from vllm_conda.downloads.fetch import Artifact
+from vllm_conda.downloads.store import Store, disk_errors, key_of, read_json, remove, sha256
 from vllm_conda.errors import BuildFailure, NetworkError
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import fetch, variables
+from vllm_conda.toolchain import variables
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.assemble import assemble, build_string
 from vllm_conda.toolchain.channel import Channel, PackageFile, code_key, load
 from vllm_conda.toolchain.cpython import make_tree
-from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import AptSet, Catalog, Package, Rule, canonical, resolve
 from vllm_conda.toolchain.pip_client import BATCH, PipClient, requirements_of
 from vllm_conda.toolchain.stage import stage
-from vllm_conda.toolchain.store import Store, disk_errors, key_of, read_json, remove, sha256
 from vllm_conda.toolchain.unpack import unpack_debs, unpack_wheel
 
 _Result = TypeVar("_Result")
@@ -65,9 +66,16 @@ def run_all(workers: int, calls: Sequence[Callable[[], _Result]]) -> list[_Resul
 class Maker:
     """Holds the state of one run; the caller holds the cache's lock."""
 
-    def __init__(self, store: Store, host: Host, reporter: Reporter, catalog: Catalog) -> None:
+    def __init__(
+        self,
+        store: Store,
+        host: Host,
+        reporter: Reporter,
+        catalog: Catalog,
+        foreign: Sequence[str] = (),
+    ) -> None:
         self.store, self.host, self.reporter, self.catalog = store, host, reporter, catalog
-        self.pip = PipClient(store, host, reporter)
+        self.pip = PipClient(store, host, reporter, foreign)
         self.apt = AptClient(store, host, reporter)
         self.requirements = requirements_of(catalog.pip, host)
         self.sources: dict[str, list[Artifact]] = {}
@@ -76,7 +84,7 @@ class Maker:
         self._tree_locks: dict[str, threading.Lock] = {}
         self._trees_root = store.scratch("trees")
 
-    def make(self, request: Path, title: str = "Toolchain channel") -> Channel:
+    def make(self, request: Path, title: str) -> Channel:
         """Fetch, build, index; record the result under ``request``."""
         started = time.monotonic()
         try:

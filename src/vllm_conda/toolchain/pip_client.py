@@ -11,11 +11,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from vllm_conda.downloads import fetch as downloads
+from vllm_conda.downloads.store import FREE_SPACE, Store, disk_errors, disk_failed, key_of, remove
 from vllm_conda.errors import ConfigError, DiskError, MissingToolError, NetworkError
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import fetch as downloads
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.store import FREE_SPACE, Store, disk_errors, disk_failed, key_of, remove
 
 # Minor version of the oldest glibc that packages are made for ([platforms.*.variant]).
 OLDEST_GLIBC = 28

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from vllm_conda.downloads.store import Store, default_cache
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
@@ -15,7 +16,6 @@ from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.channel import finished, request_file
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.pip_client import PipClient, requirements_of
-from vllm_conda.toolchain.store import Store, default_cache
 
 
 @dataclass(frozen=True)

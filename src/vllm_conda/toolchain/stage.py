@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from vllm_conda.downloads.store import disk_errors, disk_failed
 from vllm_conda.errors import BuildFailure, ConfigError
 from vllm_conda.toolchain import elf, stub
 from vllm_conda.toolchain.activation import activate_script, deactivate_script
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 from vllm_conda.toolchain.model import Package, Rule
-from vllm_conda.toolchain.store import disk_errors, disk_failed
 
 _TEXT_LIMIT = 4 << 20
 

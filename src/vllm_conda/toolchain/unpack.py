@@ -17,10 +17,10 @@ from installer.destinations import SchemeDictionaryDestination
 from installer.records import RecordEntry
 from installer.sources import WheelFile
 
+from vllm_conda.downloads.fetch import Artifact
+from vllm_conda.downloads.store import disk_errors, disk_failed, remove
 from vllm_conda.errors import IntegrityError
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
-from vllm_conda.toolchain.fetch import Artifact
-from vllm_conda.toolchain.store import disk_errors, disk_failed, remove
 
 
 @dataclass

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from vllm_conda import platforms
+from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.microarch import build_matcher
 from vllm_conda.toolchain.apt_client import upstream_version
-from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import Package
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from vllm_conda.downloads.store import Store
 from vllm_conda.errors import MissingToolError, NetworkError
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain.apt_client import AptClient, Uri, parse_uris, upstream_version
 from vllm_conda.toolchain.model import AptSet
-from vllm_conda.toolchain.store import Store
 
 PRINTED = """Reading package lists...
 'http://mirror/z/zlib1g_1.2.13.dfsg-1_amd64.deb' zlib1g_1%3a1.2.13.dfsg-1_amd64.deb 86 MD5Sum:0a

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from vllm_conda.downloads import fetch
+from vllm_conda.downloads.store import sha256
 from vllm_conda.errors import ConfigError, NetworkError
 from vllm_conda.progress import Mode, Reporter
-from vllm_conda.toolchain import fetch
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.cross import pytorch
 from vllm_conda.toolchain.model import AptSet
-from vllm_conda.toolchain.store import sha256
 
 TRIPLET = "powerpc64le-linux-gnu"
 FILES = {

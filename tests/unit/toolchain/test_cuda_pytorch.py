@@ -12,7 +12,7 @@ from vllm_conda.cli import main
 from vllm_conda.errors import ConfigError, UsageError
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.solve import solve_specs
-from vllm_conda.toolchain import cuda, cuda_pytorch, model
+from vllm_conda.toolchain import cuda, cuda_pytorch, model, native
 
 CATALOG = model.parse(cuda_pytorch.catalog_text())
 PACKAGES = {package.name: package for package in CATALOG.packages}
@@ -38,7 +38,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return ensure
 
-    monkeypatch.setattr("vllm_conda.toolchain.ensure", maker("base"))
+    monkeypatch.setattr(native, "ensure", maker("base"))
     monkeypatch.setattr(cuda, "ensure", maker("toolkit"))
     monkeypatch.setattr(cuda_pytorch, "ensure", maker("pytorch"))
     monkeypatch.setattr(build_channel, "_sysroot_version", lambda *words: {})

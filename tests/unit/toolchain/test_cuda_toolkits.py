@@ -12,6 +12,7 @@ from support import ROOT
 
 from vllm_conda import platforms
 from vllm_conda.builder.channel import Toolchain
+from vllm_conda.downloads.store import Store
 from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.targets import load_targets
@@ -20,7 +21,6 @@ from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.host import detect
 from vllm_conda.toolchain.model import AptSet
 from vllm_conda.toolchain.pip_client import PipClient
-from vllm_conda.toolchain.store import Store
 from vllm_cuda_plan.arch import parse_version
 
 # What the recipe asks for, by conda-forge's names, and what that needs: of the machine, of the

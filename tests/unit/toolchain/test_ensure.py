@@ -27,9 +27,11 @@ from vllm_conda.errors import (
     NetworkError,
 )
 from vllm_conda.progress import Mode, Reporter
-from vllm_conda.toolchain import Channel, ensure, plan
 from vllm_conda.toolchain import maker as maker_module
+from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.command import toolchain
+from vllm_conda.toolchain.native import ensure
+from vllm_conda.toolchain.plan import plan
 
 pytestmark = pytest.mark.usefixtures("small_catalog", "wheels")
 
@@ -236,7 +238,9 @@ DRIVER = textwrap.dedent(
     from pathlib import Path
     from vllm_conda.errors import VllmError
     from vllm_conda.progress import Mode, Reporter
-    from vllm_conda.toolchain import ensure, maker, model, store
+    from vllm_conda.downloads import store
+    from vllm_conda.toolchain import maker, model
+    from vllm_conda.toolchain.native import ensure
 
     model.catalog_text = lambda: {catalog!r}
     calls = 0

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from vllm_conda.downloads import store as module
+from vllm_conda.downloads.store import Store, default_cache, disk_errors, key_of, read_json
 from vllm_conda.errors import BusyError, DiskError
 from vllm_conda.progress import Mode, Reporter
-from vllm_conda.toolchain import store as module
-from vllm_conda.toolchain.store import Store, default_cache, disk_errors, key_of, read_json
 
 
 def quiet() -> Reporter:
@@ -46,7 +46,7 @@ def test_a_second_process_gets_busy(tmp_path: Path) -> None:
         "from pathlib import Path\n"
         "from vllm_conda.errors import BusyError\n"
         "from vllm_conda.progress import Reporter\n"
-        "from vllm_conda.toolchain.store import Store\n"
+        "from vllm_conda.downloads.store import Store\n"
         "try:\n"
         f"    with Store(Path({str(tmp_path)!r})).locked(Reporter(), wait=0.3):\n"
         "        print('got it')\n"

@@ -10,13 +10,14 @@ from importlib.resources import files as resource_files
 from pathlib import Path
 
 from vllm_conda import platforms
+from vllm_conda.downloads.store import Store
 from vllm_conda.microarch import levels
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
-from vllm_conda.toolchain.channel import Channel, finished, request_file
+from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.store import Store, default_cache
+from vllm_conda.toolchain.making import make_packages, once
 
 DATA_FILE = "cross.toml"
 
@@ -49,15 +50,9 @@ def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> C
     """
     host = host_module.detect_cross(platform)
     text = catalog_text(host)
-    store = Store(cache or default_cache())
-    request = request_file(store, host, text)
-    if (channel := finished(store, request)) is not None:
-        return channel
-    with store.locked(reporter):
-        if (channel := finished(store, request)) is not None:
-            return channel
-        # Imported late: rattler-build and installer cost more than a finished answer does.
-        from vllm_conda.toolchain.maker import Maker
 
-        maker = Maker(store, host, reporter, model.parse(text))
-        return maker.make(request, f"Channel for {platform}")
+    def make(store: Store, request: Path) -> Channel:
+        title = f"Channel for {platform}"
+        return make_packages(store, host, reporter, model.parse(text), request, title)
+
+    return once(host, text, make, reporter=reporter, cache=cache)

@@ -7,41 +7,20 @@ package or a channel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_conda.downloads.fetch import Artifact
+from vllm_conda.downloads.store import Store, default_cache, disk_errors, key_of, remove
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain.apt_client import AptClient
-from vllm_conda.toolchain.fetch import Artifact
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import AptSet
-from vllm_conda.toolchain.store import Store, default_cache, disk_errors, key_of, remove
+from vllm_conda.toolchain.root import Root
 from vllm_conda.toolchain.unpack import graft, unpack_deb
 
 SUITE = "sid"
 NAMES = ("python3-torch", "python3-numpy")
-
-
-@dataclass(frozen=True)
-class Root:
-    """A folder that stands for ``/`` of the platform.
-
-    Attributes:
-        version: PyTorch's, as Debian has it.
-    """
-
-    path: Path
-    triplet: str
-    version: str
-
-    @property
-    def python(self) -> Path:
-        return self.path / "usr/bin/python3"
-
-    @property
-    def libraries(self) -> Path:
-        return self.path / "usr/lib" / self.triplet
 
 
 def ensure(platform: str, reporter: Reporter, cache: Path | None = None) -> Root:

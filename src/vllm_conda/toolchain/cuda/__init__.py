@@ -12,14 +12,15 @@ from importlib.resources import files as resource_files
 from pathlib import Path
 
 from vllm_conda import platforms
+from vllm_conda.downloads.store import Store
 from vllm_conda.errors import ConfigError, MissingToolError
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
-from vllm_conda.toolchain.channel import Channel, finished, request_file
+from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.host import Host
+from vllm_conda.toolchain.making import make_packages, once
 from vllm_conda.toolchain.model import Catalog
-from vllm_conda.toolchain.store import Store, default_cache
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -119,24 +120,16 @@ def ensure(
     """
     host = host_for(platform)
     text = catalog_text(version, host)
-    store = Store(cache or default_cache())
-    request = request_file(store, host, f"{version}\n{text}")
-    if (channel := finished(store, request)) is not None:
-        return channel
-    with store.locked(reporter):
-        if (channel := finished(store, request)) is not None:
-            return channel
+
+    def make(store: Store, request: Path) -> Channel:
         catalog, foreign = load(version, host)
         _check_glibc(version, catalog)
         # Bytecode that a wheel holds is left out, as it should be; nobody has to hear of it.
         warnings.filterwarnings("ignore", "Skip installing .*__pycache__", RuntimeWarning)
-        # Imported late: rattler-build and installer cost more than a finished answer does.
-        from vllm_conda.toolchain.maker import Maker
-        from vllm_conda.toolchain.pip_client import PipClient
+        title = f"CUDA {version} channel for {platform}"
+        return make_packages(store, host, reporter, catalog, request, title, foreign)
 
-        maker = Maker(store, host, reporter, catalog)
-        maker.pip = PipClient(store, host, reporter, foreign)
-        return maker.make(request, f"CUDA {version} channel for {platform}")
+    return once(host, f"{version}\n{text}", make, reporter=reporter, cache=cache)
 
 
 def _check_glibc(version: str, catalog: Catalog) -> None:

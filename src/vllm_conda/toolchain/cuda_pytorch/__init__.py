@@ -8,14 +8,16 @@ from __future__ import annotations
 from importlib.resources import files as resource_files
 from pathlib import Path
 
+from vllm_conda.downloads.store import Store
 from vllm_conda.errors import ConfigError
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
-from vllm_conda.toolchain.channel import Channel, finished, request_file
-from vllm_conda.toolchain.store import Store, default_cache
+from vllm_conda.toolchain.channel import Channel
+from vllm_conda.toolchain.making import make_packages, once
 
 DATA_FILE = "packages.toml"
+TITLE = "Channel of PyTorch for CUDA"
 # The toolkit's version whose run time the wheels were built with and load.
 CUDA = "13.0"
 
@@ -40,15 +42,8 @@ def ensure(platform: str, *, reporter: Reporter, cache: Path | None = None) -> C
             "Name a channel that has one: --channel conda-forge.",
         )
     host = host_module.detect(platform)
-    store = Store(cache or default_cache())
-    request = request_file(store, host, text)
-    if (channel := finished(store, request)) is not None:
-        return channel
-    with store.locked(reporter):
-        if (channel := finished(store, request)) is not None:
-            return channel
-        # Imported late: rattler-build and installer cost more than a finished answer does.
-        from vllm_conda.toolchain.maker import Maker
 
-        maker = Maker(store, host, reporter, catalog)
-        return maker.make(request, "Channel of PyTorch for CUDA")
+    def make(store: Store, request: Path) -> Channel:
+        return make_packages(store, host, reporter, catalog, request, TITLE)
+
+    return once(host, text, make, reporter=reporter, cache=cache)

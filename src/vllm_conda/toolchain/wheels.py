@@ -1,4 +1,4 @@
-"""Pinned wheels as entries of the toolchain's catalog: their metadata says what they depend on."""
+"""A channel of pinned wheels, whose metadata says what they depend on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files as resource_files
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,22 @@ from packaging.requirements import Requirement
 from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from vllm_conda.downloads.store import Store
 from vllm_conda.errors import ConfigError, IntegrityError, did_you_mean
-from vllm_conda.toolchain.model import Package
+from vllm_conda.progress import Reporter
+from vllm_conda.toolchain import host as host_module
+from vllm_conda.toolchain import model
+from vllm_conda.toolchain.channel import Channel
+from vllm_conda.toolchain.host import Host
+from vllm_conda.toolchain.making import make_packages, once
+from vllm_conda.toolchain.model import Catalog, Package
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
+# The name that the data has in messages.
 DATA_FILE = "wheels.toml"
 SCHEMA = 1
 _TABLES = ("names", "extras", "without", "pins")
@@ -95,17 +101,6 @@ def _known(table: Mapping[str, Any], known: Iterable[str], where: str) -> None:
             raise ConfigError(
                 f"{DATA_FILE}: {where} has the unknown key {key!r}.{did_you_mean(key, known)}"
             )
-
-
-def text() -> str:
-    """The text of the data file shipped with the toolkit."""
-    return (resource_files(__package__) / DATA_FILE).read_text(encoding="utf-8")
-
-
-@cache
-def load() -> Wheels:
-    """The shipped data file."""
-    return parse(text())
 
 
 def read_metadata(wheel: Path) -> Metadata:
@@ -210,3 +205,50 @@ def _license(metadata: Metadata) -> str:
         return canonicalize_license_expression(metadata.license or "")
     except InvalidLicenseExpression:
         return _UNSTATED_LICENSE
+
+
+def ensure_wheels(
+    platform: str, text: str, title: str, *, reporter: Reporter, cache: Path | None = None
+) -> Channel:
+    """Make the channel of the wheels that ``text`` pins, or return the one that is there.
+
+    It holds what the toolchain channel does not; the two are used together.
+
+    Args:
+        text: TOML, as :func:`parse` reads it.
+        title: What the channel is, in the line that says that it is done.
+
+    Raises:
+        VllmError: As the toolchain's ``ensure``.
+    """
+    host = host_module.detect(platform)
+    code = Path(__file__).read_text(encoding="utf-8")
+
+    def make(store: Store, request: Path) -> Channel:
+        return _make(store, host, reporter, request, parse(text), title)
+
+    inputs = "\n".join((text, model.catalog_text(), code))
+    return once(host, inputs, make, reporter=reporter, cache=cache)
+
+
+def _make(
+    store: Store, host: Host, reporter: Reporter, request: Path, wheels: Wheels, title: str
+) -> Channel:
+    from vllm_conda.toolchain.maker import Maker  # late, as in making.py
+
+    # A wheel's dependencies are recorded in the wheel, so all wheels are fetched before the catalog
+    # of their packages is written.
+    bare = tuple(Package(name=name, summary=name, license="", wheel=name) for name in wheels.pins)
+    first = Maker(store, host, reporter, _catalog(host, wheels, bare))
+    first.fetch()
+    offered = {wheels.conda_name(name) for name in wheels.pins}
+    offered |= {entry.name for entry in model.load().packages}
+    packages = tuple(
+        package(name, first.sources[f"pip:{name}"][0].path, wheels, host.py, offered)
+        for name in wheels.pins
+    )
+    return make_packages(store, host, reporter, _catalog(host, wheels, packages), request, title)
+
+
+def _catalog(host: Host, wheels: Wheels, packages: tuple[Package, ...]) -> Catalog:
+    return Catalog((host.platform,), wheels.pins, {}, packages)

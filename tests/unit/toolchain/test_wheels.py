@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from vllm_conda.engine import wheels
+from vllm_conda.engine.channel import wheels_text
 from vllm_conda.errors import ConfigError, IntegrityError
+from vllm_conda.toolchain import wheels
 
 DATA = """
 schema = 1
@@ -25,7 +26,7 @@ wheels = ["big==1.0", "small==2.0"]
 
 
 def test_shipped_file_is_whole() -> None:
-    data = wheels.load()
+    data = wheels.parse(wheels_text())
     assert len(data.pins) > 100
     assert data.conda_name("Torch") == "pytorch"
     assert data.conda_name("prometheus_client") == "prometheus_client"

@@ -14,9 +14,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_conda.downloads.store import Store, disk_errors, read_json, remove, sha256
 from vllm_conda.errors import IntegrityError, MissingToolError
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain.store import Store, disk_errors, read_json, remove, sha256
 
 _POLL_SECONDS = 0.25
 

@@ -1,0 +1,1 @@
+"""The toolkit's cache of downloads: files with recorded hashes, under one lock."""
