@@ -51,14 +51,11 @@ class Machine:
 
     @property
     def title(self) -> str:
-        """The models; of a CPU also what its kernels were dispatched to, and a name of its own."""
-        if self.gpu:
-            return self.gpu
-        text = (self.cpu or self.name).replace("(R)", "").removesuffix(" Processor")
-        if not self.tier:
-            return text
-        own = "" if self.name == slug(self.cpu or "", self.tier) else f" ({self.name})"
-        return f"{text}, tier {self.tier}{own}"
+        """The model; of a CPU also what its kernels were dispatched to; a name of its own."""
+        model = self.gpu or self.cpu or self.name
+        tier = f", tier {self.tier}" if self.tier else ""
+        own = "" if self.name == slug(model, self.tier or "") else f" ({self.name})"
+        return f"{model.replace('(R)', '').removesuffix(' Processor')}{tier}{own}"
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _decode(
         starts = torch.arange(batch + 1, dtype=torch.int32, device="cuda")
         tensors = (torch.empty_like(query), query, key, value, starts, lengths, None, table)
         call = partial(ops.varlen_attention, *tensors, 1, keys, head_size**-0.5)
-        fixed = {f"ours, {splits} splits": partial(call, num_splits=splits) for splits in SPLITS}
+        fixed = {f"ours, splits: {splits}": partial(call, num_splits=splits) for splits in SPLITS}
         return {"ours": partial(call, num_splits=0), **fixed}
 
     return Case(

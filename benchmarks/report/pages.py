@@ -41,12 +41,12 @@ def machine_page(
 ) -> str:
     """Everything that was measured on one machine."""
     (machine, *_) = (document.machine for document in (*measured, engine) if document)
-    text = f"{HEADER}# {machine.title}\n\n"
+    text = f"{HEADER}# {machine.title}\n"
     if measured:
         text += (
-            "Medians of contenders that take turns in one run a family. Ratio: the fastest peer's "
-            "time over ours, above 1 where ours is faster. `eager` and `compile` are PyTorch, the "
-            "latter torch.compile. [How it is measured](../method.md).\n\n"
+            "\nMedians of contenders that take turns in one run a family. Ratio: the fastest "
+            "peer's time over ours, above 1 where ours is faster. `eager` and `compile` are "
+            "PyTorch, the latter torch.compile. [How it is measured](../method.md).\n\n"
         )
         if has_plot(measured):
             text += f"![Ratios by family](../plots/{kernels_name(name)}.svg)\n\n"
@@ -85,9 +85,10 @@ def _provenance(document: Document[KernelCase] | Document[EngineCase] | Document
 def _family(document: Document[KernelCase]) -> str:
     head = ("case", "group", "ours, µs>", "best peer, µs>", "peer", "ratio>", "other peers", "rate")
     rows = (row for case in document.cases for row in _case_rows(case, document.copy_bytes_per_s))
+    note = f"{document.note}\n\n" if document.note else ""
     sizes = dict.fromkeys(" x ".join(case.shape) for case in document.cases)
     return (
-        f"\n## {document.name}\n\n{_provenance(document)} Sizes: {', '.join(sizes)}.\n\n"
+        f"\n## {document.name}\n\n{_provenance(document)} Sizes: {', '.join(sizes)}.\n\n{note}"
         + table(head, rows)
     )
 

@@ -182,6 +182,7 @@ def paint_engines(figure: Any, rows: Sequence[dict[str, Any]]) -> None:
         axes.set_xticks(range(len(row["shapes"])), row["shapes"], fontsize=9)
         axes.set_title(row["machine"].replace(" (", "\n("), fontsize=10)
         axes.set_xlabel("requests x prompt")
+    panels[0].margins(y=0.1)
     panels[0].set_ylabel("our decode tokens/s over theirs")
     handles, labels = [], []
     for axes in panels:

@@ -13,7 +13,7 @@ def machine() -> Machine:
     """What the cost of a build depends on; nothing that identifies the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cpu, cores = cpu_model(), os.cpu_count() or 1
-    return Machine(slug(cpu, f"{cores} cores"), cpu=cpu, cores=cores, memory_gib=round(memory))
+    return Machine(slug(cpu), cpu=cpu, cores=cores, memory_gib=round(memory))
 
 
 def versions() -> dict[str, str]:
