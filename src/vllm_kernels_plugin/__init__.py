@@ -13,7 +13,8 @@ import logging
 import os
 
 from vllm_kernels_plugin import engine
-from vllm_kernels_plugin.refusal import PluginError, refuse
+from vllm_kernels_plugin.errors import PluginError
+from vllm_kernels_plugin.refusal import refuse
 
 PLUGIN_VARIABLE = "VLLM_KERNELS_PLUGIN"
 MODES = ("auto", "0", "force")

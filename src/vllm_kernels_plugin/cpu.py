@@ -13,7 +13,7 @@ import torch
 from vllm.platforms.cpu import CpuPlatform
 
 from vllm_kernels_plugin import compiler, needs
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -13,7 +13,7 @@ from vllm.v1.attention.backends.mla.prefill.registry import (
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
 from vllm_kernels_plugin import flash_attention, needs, serve
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -12,7 +12,7 @@ import vllm_kernels
 from vllm_kernels import engine_api
 from vllm_kernels_plugin import compiler, serve
 from vllm_kernels_plugin.engine import CPU_MODULES, CUDA_MODULES
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 logger = logging.getLogger("vllm.plugins.vllm_kernels")
 

@@ -7,7 +7,7 @@ import importlib.util
 import re
 from importlib.machinery import PathFinder
 
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 KERNELS_DISTRIBUTION = "vllm-kernels"
 ENGINE_DISTRIBUTION = "vllm"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_kernels_plugin import namespaces
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

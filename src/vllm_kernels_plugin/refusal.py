@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 
-
-class PluginError(Exception):
-    """The engine cannot be served; one sentence that says why and what to do."""
+from vllm_kernels_plugin.engine import native_modules
+from vllm_kernels_plugin.errors import PluginError
 
 
 class Refusal:
@@ -32,8 +31,6 @@ def refuse(reason: str, logger: logging.Logger) -> str | None:
 
 def _engine_has_platform() -> bool:
     from vllm.platforms import builtin_platform_plugins
-
-    from vllm_kernels_plugin.engine import native_modules
 
     for name, probe in builtin_platform_plugins.items():
         try:

@@ -12,7 +12,7 @@ import torch
 
 from vllm_kernels import engine_api
 from vllm_kernels_plugin import namespaces
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 # Without this op the engine multiplies with torch.nn.functional.linear, which our reference, a
 # definition of the result in float32, is much slower than.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vllm_kernels_plugin import needs
-from vllm_kernels_plugin.refusal import PluginError
+from vllm_kernels_plugin.errors import PluginError
 
 
 def config(**changes: Any) -> SimpleNamespace:

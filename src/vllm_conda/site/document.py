@@ -47,11 +47,11 @@ class Document:
         return f"{self.name}{line}" + (f": {'.'.join(keys)}" if keys else "")
 
 
-def read_document(path: Path) -> Document:
-    """Read a YAML file.
+def read_text(path: Path) -> str:
+    """Text of a YAML file.
 
     Raises:
-        ConfigError: Not there, not a file, too large, not UTF-8, or not YAML; names file and line.
+        ConfigError: Not there, not a file, too large, or not UTF-8; names file and line.
     """
     try:
         with path.open("rb") as stream:
@@ -66,15 +66,18 @@ def read_document(path: Path) -> Document:
     if len(content) > _LARGEST_FILE:
         raise ConfigError(f"{path} is larger than 1 MiB, so it is not a site file.")
     try:
-        text = content.decode("utf-8")
+        return content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: not UTF-8 ({error.reason}).") from None
-    return parse_document(text, str(path))
 
 
 def parse_document(text: str, name: str) -> Document:
-    """Parse YAML ``text``; errors as in :func:`read_document`."""
+    """Parse YAML ``text``; ``name`` stands for the file in messages.
+
+    Raises:
+        ConfigError: Not YAML, or what no site file holds; names file and line.
+    """
     document = Document(name)
     try:
         root = yaml.compose(text, Loader=_Loader)

@@ -13,7 +13,7 @@ from rattler.exceptions import InvalidMatchSpecError
 
 from vllm_conda import microarch, packages, platforms
 from vllm_conda.errors import ConfigError, did_you_mean
-from vllm_conda.site.document import Document, Keys, parse_document, read_document
+from vllm_conda.site.document import Document, Keys, parse_document, read_text
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake
 
 SCHEMA = 1
@@ -75,7 +75,7 @@ def load_site(path: Path) -> Site:
     Raises:
         ConfigError: Anything wrong with it; names file, line, node and key.
     """
-    return _site(read_document(path))
+    return parse_site(read_text(path), str(path))
 
 
 def parse_site(text: str, name: str) -> Site:
