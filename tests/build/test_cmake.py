@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.generate import tiers_cmake
+from vllm_conda.generate.build import tiers_cmake
 from vllm_conda.targets import load_targets
 
 ROOT = Path(__file__).parents[2]

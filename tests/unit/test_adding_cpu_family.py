@@ -9,7 +9,7 @@ from handwritten import files_with
 from support import ROOT
 
 from vllm_conda.emulate import cpu_functions
-from vllm_conda.generate import kernel_table
+from vllm_conda.generate.build import kernel_table
 from vllm_conda.targets import load_targets
 
 FAMILIES = load_targets(ROOT).families

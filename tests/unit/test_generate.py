@@ -11,7 +11,8 @@ from support import ROOT
 
 from vllm_conda import errors
 from vllm_conda.errors import StaleFileError
-from vllm_conda.generate import check, generate, generated_files, tiers_cmake, tiers_inc
+from vllm_conda.generate import check, generate, generated_files
+from vllm_conda.generate.build import tiers_cmake, tiers_inc
 from vllm_conda.jobs import jobs
 from vllm_conda.targets import load_targets
 

@@ -18,7 +18,8 @@ from benchmarks.toolkit import bench_jobs
 from vllm_conda.cli import main
 from vllm_conda.costs import Build, FamilyCost
 from vllm_conda.errors import ConfigError, UsageError
-from vllm_conda.generate import generate, generated_files, matrix_page
+from vllm_conda.generate import generate, generated_files
+from vllm_conda.generate.pages import matrix_page
 from vllm_conda.jobs import default_jobs, jobs, select
 from vllm_conda.lint import violations
 from vllm_conda.matrix import (

@@ -16,7 +16,7 @@ import yaml
 from support import ROOT, SHARED_SCHEMAS
 
 from vllm_conda.errors import ConfigError, RecipeError
-from vllm_conda.generate import variant_file
+from vllm_conda.generate.variants import variant_file
 from vllm_conda.jobs import Job, select
 from vllm_conda.recipe import (
     ENGINE_RECIPE_FILE,

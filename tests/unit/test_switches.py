@@ -7,11 +7,11 @@ import subprocess
 
 from support import ROOT
 
-from vllm_conda import switches
+from vllm_conda.generate import switches
 
 OWN = r"VLLM_(KERNELS_|CONDA_|CROSS_|ENGINE_SDIST|COMPILE_LOG|SANITIZE_CASES)[A-Z0-9_]*"
 SOURCES = ("src", "csrc", "cmake", "recipe", "scripts", "tests", "benchmarks", "packages", "run")
-REGISTRY = "src/vllm_conda/switches.py"
+REGISTRY = "src/vllm_conda/generate/switches.py"
 # Include guards, and a placeholder in packages.
 NO_VARIABLE = re.compile(r"\w+_H_|\w+_CUH_|VLLM_CONDA_PREFIX")
 

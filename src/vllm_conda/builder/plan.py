@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_conda.builder.channel import Toolchain
-from vllm_conda.generate import variant_file
+from vllm_conda.generate.variants import variant_file
 from vllm_conda.jobs import Job
 from vllm_conda.recipe import Output, Recipe, render, variant_values
 from vllm_conda.targets import Targets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vllm_conda.generate.text import table
 from vllm_cuda_plan.plan import FamilyPlan, code_words, plan_family, read_request
 from vllm_cuda_plan.table import Cuda
 
@@ -25,7 +26,7 @@ def cuda_page(cuda: Cuda) -> str:
         )
         for name, arch in cuda.archs.items()
     ]
-    text += _table(head, rows) + "\n## Toolkits\n\n"
+    text += table(head, rows) + "\n## Toolkits\n\n"
     head = ("CUDA", "oldest driver", "GCC", "compiled for, unless asked otherwise", "for", "from")
     rows = [
         (
@@ -40,7 +41,7 @@ def cuda_page(cuda: Cuda) -> str:
         )
         for name, toolkit in cuda.toolkits.items()
     ]
-    text += _table(head, rows) + "\n## Slices\n\n"
+    text += table(head, rows) + "\n## Slices\n\n"
     head = ("slice", "compiled for", "`__cuda_arch`", "CUDA")
     rows = [
         (
@@ -51,10 +52,10 @@ def cuda_page(cuda: Cuda) -> str:
         )
         for name, one in cuda.slices.items()
     ]
-    text += _table(head, rows)
+    text += table(head, rows)
     for version in cuda.toolkits:
         text += f"\n## Kernel families with CUDA {version}, slice `all`\n\n"
-        text += _table(*_families(cuda, version))
+        text += table(*_families(cuda, version))
     return text
 
 
@@ -75,8 +76,3 @@ def _compiled(one: FamilyPlan) -> str:
     text = " ".join(code_words(one.codes, one.ptx))
     text += "".join(f"; {n}: {' '.join(map(str, p.codes))}" for n, p in one.parts.items())
     return text + "".join(f"; no {n}: {why}" for n, why in one.parts_left_out.items())
-
-
-def _table(head: tuple[str, ...], rows: Rows) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
