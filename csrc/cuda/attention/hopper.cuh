@@ -1,15 +1,17 @@
-// Prefill on Hopper: one producer warp feeds shared memory by bulk tensor copies, two consumer
-// warpgroups of 64 query rows each take turns at the tensor cores, one computing its softmax while
-// the other multiplies (FlashAttention-3).
+// Prefill on Hopper: one producer warp feeds shared memory by bulk tensor copies (TMA), two
+// consumer warpgroups of 64 query rows each take turns at the tensor cores, one computing its
+// softmax while the other multiplies (FlashAttention-3). Blocks are persistent.
 #ifndef VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_
 #define VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/attention/decode.cuh"
 #include "cuda/attention/hopper.h"
+#include "cuda/attention/hopper_consumer.cuh"
+#include "cuda/attention/hopper_storage.cuh"
 #include "cuda/attention/tile_map.cuh"
-#include "cuda/ptx/arithmetic.cuh"
 #include "cuda/ptx/cvta.cuh"
 #include "cuda/ptx/fence.cuh"
 #include "cuda/ptx/ld_st.cuh"
@@ -18,27 +20,8 @@
 #include "cuda/ptx/setmaxnreg.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/wgmma.cuh"
-#include "cuda/sm90/smem_desc.cuh"
 
 namespace vk::cuda::attention {
-
-template <int kHead>
-struct HopperTraits {
-  static constexpr int kThreads = 384;
-  static constexpr int kRows = kHopperRows;
-  static constexpr int kKeys = HopperKeys(kHead);
-  static constexpr int kStages = 2;
-  static constexpr int kPanels = kHead / 64;
-  static constexpr int kQueryPanel = kRows * 128;  // bytes
-  static constexpr int kKeyPanel = kKeys * 128;
-  static constexpr int kTileBytes = kPanels * kKeyPanel;
-  static constexpr int kQueryBytes = kPanels * kQueryPanel;
-  static constexpr int kBarriers = 4 + 4 * kStages;
-  // Behind the tiles are barriers, the number of the tile of work, and a word a consumer warp that
-  // nobody reads; 1 KiB is for aligning the tiles.
-  static constexpr int kSharedBytes =
-      1024 + kQueryBytes + 2 * kStages * kTileBytes + 8 * kBarriers + 16 + 8 * 4;
-};
 
 // A tile of work of this block, the heaviest first; false: there is none at `index`.
 struct HopperTile {
@@ -76,120 +59,6 @@ __device__ __forceinline__ bool LoadHopperTile(const Problem& p, const HopperPla
 }
 
 template <class T, int kHead, bool kExtras>
-struct HopperConsumer {
-  using Traits = HopperTraits<kHead>;
-  static constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages;
-  static constexpr int kScores = kKeys / 2, kOut = kHead / 2;
-
-  float out[kOut];
-  float maximum[2], sum[2];
-  RowMask masks[2];
-  Logits logits;
-
-  // scores = queries . keys of a tile; asynchronous.
-  __device__ __forceinline__ static void Scores(float (&scores)[kScores], uint32_t query,
-                                                uint32_t keys) {
-#pragma unroll
-    for (int step = 0; step < kHead / 16; ++step) {
-      const int panel = step / 4, column = step % 4 * 32;
-      ptx::wgmma_ss<T>(
-          scores, sm90::MakeSmemDesc<ptx::Major::kK>(query + panel * Traits::kQueryPanel + column),
-          sm90::MakeSmemDesc<ptx::Major::kK>(keys + panel * Traits::kKeyPanel + column), step != 0);
-    }
-  }
-
-  // out += weights . values of a tile; asynchronous.
-  __device__ __forceinline__ void Values(const uint32_t (&weights)[kKeys / 16][4],
-                                         uint32_t values) {
-#pragma unroll
-    for (int step = 0; step < kKeys / 16; ++step) {
-      ptx::wgmma_rs<T, ptx::Major::kMn>(
-          out, weights[step],
-          sm90::MakeSmemDesc<ptx::Major::kMn, Traits::kKeyPanel>(values + step * 16 * 128), 1);
-    }
-  }
-
-  // Scores to probabilities; returns what the output so far has to be multiplied with.
-  __device__ __forceinline__ void Softmax(float (&scores)[kScores], float (&factors)[2],
-                                          int32_t first_key, bool masked) {
-    const int t = threadIdx.x & 3;
-    if constexpr (kExtras) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        ToLogits<kScores / 2>(
-            logits, masks[half], masked,
-            [&](int i) -> float& { return scores[i / 2 * 4 + 2 * half + i % 2]; },
-            [&](int i) { return first_key + i / 2 * 8 + 2 * t + i % 2; });
-      }
-    } else if (masked) {
-#pragma unroll
-      for (int i = 0; i < kScores; ++i) {
-        const int half = i / 2 % 2;
-        const int32_t key = first_key + i / 4 * 8 + 2 * t + i % 2;
-        if (key < masks[half].low || key > masks[half].high) scores[i] = -INFINITY;
-      }
-    }
-    const float scale = kExtras ? 1.0f : logits.scale;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      float top = maximum[half];
-#pragma unroll
-      for (int i = 0; i < kScores; i += 4) {
-        top = fmaxf(top, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
-      }
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      const float origin = top == -INFINITY ? 0.0f : top * scale;
-      factors[half] = ptx::ex2_approx_ftz(maximum[half] * scale - origin);
-      maximum[half] = top;
-      float total = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kScores; i += 4) {
-#pragma unroll
-        for (int j = 2 * half; j < 2 * half + 2; ++j) {
-          scores[i + j] = ptx::ex2_approx_ftz(fmaf(scores[i + j], scale, -origin));
-          total += scores[i + j];
-        }
-      }
-      sum[half] = sum[half] * factors[half] + total;
-    }
-  }
-
-  __device__ __forceinline__ static void Round(const float (&scores)[kScores],
-                                               uint32_t (&weights)[kKeys / 16][4]) {
-#pragma unroll
-    for (int i = 0; i < kKeys / 16; ++i) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        weights[i][j] = PackPair<T>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
-      }
-    }
-  }
-
-  __device__ __forceinline__ void Rescale(const float (&factors)[2]) {
-#pragma unroll
-    for (int i = 0; i < kOut; ++i) out[i] *= factors[i / 2 % 2];
-  }
-};
-
-// Zeroes the values of keys outside of `range`: they may be anything, and 0 x NaN is not 0. Both
-// warpgroups do so on their own, before they read the values.
-template <int kHead>
-__device__ __forceinline__ void ZeroValues(char* values, int32_t first_key, KeyRange range,
-                                           int group) {
-  using Traits = HopperTraits<kHead>;
-  const int thread = threadIdx.x % 128;
-  for (int index = thread; index < Traits::kTileBytes / 16; index += 128) {
-    const int32_t key = first_key + index / 8 % Traits::kKeys;
-    if (key < range.begin || key >= range.end) {
-      reinterpret_cast<uint4*>(values)[index] = make_uint4(0, 0, 0, 0);
-    }
-  }
-  ptx::fence_proxy_async();
-  ptx::named_barrier_sync(3 + group, 128);
-}
-
-template <class T, int kHead, bool kExtras>
 __global__ void __launch_bounds__(384, 1)
     HopperKernel(const __grid_constant__ Problem p, const __grid_constant__ HopperPlan plan,
                  const __grid_constant__ CUtensorMap query_map,
@@ -198,29 +67,25 @@ __global__ void __launch_bounds__(384, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Traits = HopperTraits<kHead>;
   constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages, kPanels = Traits::kPanels;
+  constexpr int kTurnThreads = Traits::kConsumerThreads;
   extern __shared__ char unaligned[];
-  char* shared = unaligned + ((1024 - (ptx::cvta_to_shared(unaligned) & 1023)) & 1023);
-  const uint32_t query = ptx::cvta_to_shared(shared);
-  const uint32_t keys = query + Traits::kQueryBytes;
-  const uint32_t values = keys + kStages * Traits::kTileBytes;
-  const uint32_t barriers = values + kStages * Traits::kTileBytes;
-  const uint32_t query_full = barriers, query_empty = barriers + 8;
-  const uint32_t key_full = barriers + 16, key_empty = key_full + 8 * kStages;
-  const uint32_t value_full = key_empty + 8 * kStages, value_empty = value_full + 8 * kStages;
-  const uint32_t work_full = value_empty + 8 * kStages, work_empty = work_full + 8;
-  volatile int32_t* work_index =
-      reinterpret_cast<volatile int32_t*>(shared + (work_empty + 8 - query));
+  using Storage = typename Traits::SharedStorage;
+  auto& storage = sm90::AlignedStorage<Storage>(unaligned);
+  // Constant distances from one address, which the compiler then keeps in uniform registers.
+  const uint32_t query = ptx::cvta_to_shared(&storage);
+  const uint32_t keys = query + offsetof(Storage, keys);
+  const uint32_t values = query + offsetof(Storage, values);
+  const uint32_t query_full = query + offsetof(Storage, query_full);
+  const uint32_t query_empty = query + offsetof(Storage, query_empty);
+  const typename Traits::Pipeline key_pipeline(storage.key_pipeline);
+  const typename Traits::Pipeline value_pipeline(storage.value_pipeline);
+  sm90::DynamicTileScheduler scheduler(storage.scheduler);
   if (threadIdx.x == 0) {
     ptx::mbarrier_init(query_full, 1);
-    ptx::mbarrier_init(query_empty, 8);  // the consumers' warps
-    ptx::mbarrier_init(work_full, 1);
-    ptx::mbarrier_init(work_empty, 9);  // and the producer of values
-    for (int stage = 0; stage < kStages; ++stage) {
-      ptx::mbarrier_init(key_full + 8 * stage, 1);
-      ptx::mbarrier_init(key_empty + 8 * stage, 8);
-      ptx::mbarrier_init(value_full + 8 * stage, 1);
-      ptx::mbarrier_init(value_empty + 8 * stage, 8);
-    }
+    ptx::mbarrier_init(query_empty, Traits::kConsumerWarps);
+    scheduler.Init(Traits::kConsumerWarps + 1);  // and the producer of values
+    key_pipeline.Init(Traits::kConsumerWarps);
+    value_pipeline.Init(Traits::kConsumerWarps);
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
@@ -234,34 +99,15 @@ __global__ void __launch_bounds__(384, 1)
     const bool is_values = warp == 1;
     const CUtensorMap* map = is_values ? &value_map : &key_map;
     const uint32_t ring = is_values ? values : keys;
-    const uint32_t full = is_values ? value_full : key_full;
-    const uint32_t empty = is_values ? value_empty : key_empty;
+    const typename Traits::Pipeline pipeline = is_values ? value_pipeline : key_pipeline;
     // One box a page and panel; a lane has one page of a tile, and one panel in `panel_step`.
     const int pieces = kKeys / plan.box_keys, panel_step = 32 / pieces;
     const int piece = lane % pieces, first_panel = lane / pieces;
-    int32_t filled = 0;  // tiles of keys so far
+    sm90::PipelineState at;
     int32_t served = 0;  // tiles of queries
     HopperTile tile;
-    for (int32_t round = 0;; ++round) {
-      // Blocks take tiles as they become free.
-      int32_t index = blockIdx.x;
-      if (is_values) {
-        ptx::mbarrier_wait_parity(work_full, round & 1);
-        index = *work_index;
-        __syncwarp();
-        if (lane == 0) ptx::mbarrier_arrive(work_empty);
-      } else {
-        if (round > 0) {
-          if (lane == 0) index = gridDim.x + atomicAdd(plan.counter, 1);
-          index = __shfl_sync(0xffffffffu, index, 0);
-        }
-        ptx::mbarrier_wait_parity(work_empty, (round & 1) ^ 1);
-        if (lane == 0) {
-          *work_index = index;
-          ptx::mbarrier_arrive(work_full);
-        }
-        __syncwarp();
-      }
+    while (true) {
+      const int32_t index = is_values ? scheduler.Take(lane) : scheduler.Draw(plan.counter, lane);
       if (index >= work) break;
       if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
       if (!is_values) {
@@ -293,37 +139,36 @@ __global__ void __launch_bounds__(384, 1)
         if (i + 1 < tile.count) next_block = block_of(key - kKeys);
         const int32_t slot =
             table == nullptr ? packed_slot + key : key - PageOf(p, key) * p.block_size;
-        const int stage = (filled + i) % kStages;
-        ptx::mbarrier_wait_parity(empty + 8 * stage, ((filled + i) / kStages & 1) ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(full + 8 * stage, Traits::kTileBytes);
+        pipeline.ProducerAcquire(at);
+        if (lane == 0) pipeline.ProducerCommit(at, Traits::kTileBytes);
         __syncwarp();
 #pragma unroll 1
         for (int panel = first_panel; panel < kPanels; panel += panel_step) {
-          ptx::tma_load_4d(ring + stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
+          ptx::tma_load_4d(ring + at.stage * Traits::kTileBytes + panel * Traits::kKeyPanel +
                                piece * plan.box_keys * 128,
-                           map, full + 8 * stage, panel * 64, tile.kv_head, slot, block);
+                           map, pipeline.full(at.stage), panel * 64, tile.kv_head, slot, block);
         }
+        at.Advance(kStages);
       }
-      filled += tile.count;
     }
   } else {
     ptx::setmaxnreg_inc<232>();
     const int group = threadIdx.x / 128 - 1;  // warpgroup among the consumers
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const uint32_t my_query = query + group * 64 * 128;
-    const uint32_t sink = work_empty + 24 + 4 * (threadIdx.x / 32 - 4);
+    const uint32_t sink = ptx::cvta_to_shared(&storage.sink[threadIdx.x / 32 - 4]);
     HopperConsumer<T, kHead, kExtras> consumer;
-    int32_t used = 0, served = 0;
+    sm90::PipelineState at;
+    int32_t served = 0;
     // Turns at the tensor cores: group 0 begins.
-    const int turn = 1 + group, other_turn = 2 - group;
-    if (group == 1) ptx::named_barrier_arrive(other_turn, 256);
+    const int turn = BarrierOf(NamedBarrier::kTurn, group);
+    const int other_turn = BarrierOf(NamedBarrier::kTurn, 1 - group);
+    const int own_barrier = BarrierOf(NamedBarrier::kWarpgroup, group);
+    if (group == 1) ptx::named_barrier_arrive(other_turn, kTurnThreads);
 
     HopperTile tile;
-    for (int32_t round = 0;; ++round) {
-      ptx::mbarrier_wait_parity(work_full, round & 1);
-      const int32_t index = *work_index;
-      __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(work_empty);
+    while (true) {
+      const int32_t index = scheduler.Take(lane);
       if (index >= work) break;
       if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
       const int32_t rows = tile.request.query_len * p.group;
@@ -350,8 +195,7 @@ __global__ void __launch_bounds__(384, 1)
       };
       auto zero_values = [&](int32_t first_key, int stage) {
         if (first_key < tile.range.begin || first_key + kKeys > tile.range.end) {
-          ZeroValues<kHead>(shared + Traits::kQueryBytes + (kStages + stage) * Traits::kTileBytes,
-                            first_key, tile.range, group);
+          ZeroValues<kHead>(storage.values[stage][0], first_key, tile.range, group);
         }
       };
 
@@ -363,61 +207,59 @@ __global__ void __launch_bounds__(384, 1)
         uint32_t weights[kKeys / 16][4];
         int32_t first_key = tile.origin + (tile.count - 1) * kKeys;
         {
-          const int stage = used % kStages, phase = used / kStages & 1;
-          ptx::mbarrier_wait_parity(key_full + 8 * stage, phase);
+          key_pipeline.ConsumerWait(at);
           ptx::warpgroup_fence_operand(scores);
           ptx::wgmma_fence();
-          consumer.Scores(scores, my_query, keys + stage * Traits::kTileBytes);
+          consumer.Scores(scores, my_query, keys + at.stage * Traits::kTileBytes);
           ptx::wgmma_commit_group();
           ptx::wgmma_wait_group<0>();
           ptx::warpgroup_fence_operand(scores);
-          if (lane == 0) ptx::mbarrier_arrive(key_empty + 8 * stage);
+          if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
           consumer.Softmax(scores, factors, first_key, masked(first_key));
           consumer.Round(scores, weights);
         }
         for (int32_t i = 1; i < tile.count; ++i) {
-          const int stage = (used + i) % kStages, phase = (used + i) / kStages & 1;
-          const int before = (used + i - 1) % kStages, phase_before = (used + i - 1) / kStages & 1;
-          ptx::mbarrier_wait_parity(key_full + 8 * stage, phase);
-          ptx::mbarrier_wait_parity(value_full + 8 * before, phase_before);
-          zero_values(first_key, before);
+          const sm90::PipelineState before = at;
+          at.Advance(kStages);
+          key_pipeline.ConsumerWait(at);
+          value_pipeline.ConsumerWait(before);
+          zero_values(first_key, before.stage);
           first_key -= kKeys;
-          ptx::named_barrier_sync(turn, 256);
+          ptx::named_barrier_sync(turn, kTurnThreads);
           ptx::warpgroup_fence_operand(scores);
           ptx::warpgroup_fence_operand(consumer.out);
           ptx::wgmma_fence();
-          consumer.Scores(scores, my_query, keys + stage * Traits::kTileBytes);
+          consumer.Scores(scores, my_query, keys + at.stage * Traits::kTileBytes);
           ptx::wgmma_commit_group();
-          consumer.Values(weights, values + before * Traits::kTileBytes);
+          consumer.Values(weights, values + before.stage * Traits::kTileBytes);
           ptx::wgmma_commit_group();
-          ptx::named_barrier_arrive(other_turn, 256);
+          ptx::named_barrier_arrive(other_turn, kTurnThreads);
           ptx::wgmma_wait_group<1>();
           ptx::warpgroup_fence_operand(scores);
-          if (lane == 0) ptx::mbarrier_arrive(key_empty + 8 * stage);
+          if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
           consumer.Softmax(scores, factors, first_key, masked(first_key));
           // A store that needs all exponentials keeps the assembler from moving them behind the
           // wait: they are to be computed while the product runs.
           ptx::st_volatile_shared(sink, consumer.sum[0] + consumer.sum[1]);
           ptx::wgmma_wait_group<0>();
           ptx::warpgroup_fence_operand(consumer.out);
-          if (lane == 0) ptx::mbarrier_arrive(value_empty + 8 * before);
+          if (lane == 0) value_pipeline.ConsumerRelease(before.stage);
           // Most tiles leave the maxima of a warp's rows as they are.
           if (__any_sync(0xffffffffu, factors[0] != 1.0f || factors[1] != 1.0f)) {
             consumer.Rescale(factors);
           }
           consumer.Round(scores, weights);
         }
-        used += tile.count;
-        const int last = (used - 1) % kStages;
-        ptx::mbarrier_wait_parity(value_full + 8 * last, (used - 1) / kStages & 1);
-        zero_values(first_key, last);
+        value_pipeline.ConsumerWait(at);
+        zero_values(first_key, at.stage);
         ptx::warpgroup_fence_operand(consumer.out);
         ptx::wgmma_fence();
-        consumer.Values(weights, values + last * Traits::kTileBytes);
+        consumer.Values(weights, values + at.stage * Traits::kTileBytes);
         ptx::wgmma_commit_group();
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(consumer.out);
-        if (lane == 0) ptx::mbarrier_arrive(value_empty + 8 * last);
+        if (lane == 0) value_pipeline.ConsumerRelease(at.stage);
+        at.Advance(kStages);
       }
 
       // Through the memory of the warpgroup's queries, which no product reads any more, so that
@@ -441,8 +283,8 @@ __global__ void __launch_bounds__(384, 1)
           }
         }
       }
-      ptx::named_barrier_sync(3 + group, 128);
-      char* stage_rows = shared + group * 64 * 128;
+      ptx::named_barrier_sync(own_barrier, 128);
+      char* stage_rows = storage.query[0] + group * 64 * 128;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = warp * 16 + lane / 4 + 8 * half;

@@ -13,7 +13,9 @@ void LaunchHopper(const char* op, const Problem& problem, const HopperPlan& plan
   using Traits = HopperTraits<kHead>;
   const bool extras = problem.alibi != nullptr || problem.softcap > 0.0f;
   const auto kernel = extras ? &HopperKernel<T, kHead, true> : &HopperKernel<T, kHead, false>;
-  LaunchKernel(op, kernel, {dim3(blocks), dim3(Traits::kThreads), Traits::kSharedBytes, stream},
+  LaunchKernel(op, kernel,
+               {dim3(blocks), dim3(Traits::kThreads),
+                sm90::kSharedBytes<typename Traits::SharedStorage>, stream},
                problem, plan, maps[0], maps[1], maps[2]);
 }
 

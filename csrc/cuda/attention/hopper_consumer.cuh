@@ -1,0 +1,133 @@
+// What a consumer warpgroup of the Hopper prefill kernel computes.
+#ifndef VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CONSUMER_CUH_
+#define VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CONSUMER_CUH_
+
+#include <cstdint>
+
+#include "cuda/attention/hopper_storage.cuh"
+#include "cuda/attention/request.cuh"
+#include "cuda/common/dtype.cuh"
+#include "cuda/ptx/arithmetic.cuh"
+#include "cuda/ptx/fence.cuh"
+#include "cuda/ptx/named_barrier.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/sm90/smem_desc.cuh"
+
+namespace vk::cuda::attention {
+
+template <class T, int kHead, bool kExtras>
+struct HopperConsumer {
+  using Traits = HopperTraits<kHead>;
+  static constexpr int kKeys = Traits::kKeys;
+  static constexpr int kScores = kKeys / 2, kOut = kHead / 2;
+
+  float out[kOut];
+  float maximum[2], sum[2];
+  RowMask masks[2];
+  Logits logits;
+
+  // scores = queries . keys of a tile; asynchronous.
+  __device__ __forceinline__ static void Scores(float (&scores)[kScores], uint32_t query,
+                                                uint32_t keys) {
+#pragma unroll
+    for (int step = 0; step < kHead / 16; ++step) {
+      const int panel = step / 4, column = step % 4 * 32;
+      ptx::wgmma_ss<T>(
+          scores, sm90::MakeSmemDesc<ptx::Major::kK>(query + panel * Traits::kQueryPanel + column),
+          sm90::MakeSmemDesc<ptx::Major::kK>(keys + panel * Traits::kKeyPanel + column), step != 0);
+    }
+  }
+
+  // out += weights . values of a tile; asynchronous.
+  __device__ __forceinline__ void Values(const uint32_t (&weights)[kKeys / 16][4],
+                                         uint32_t values) {
+#pragma unroll
+    for (int step = 0; step < kKeys / 16; ++step) {
+      ptx::wgmma_rs<T, ptx::Major::kMn>(
+          out, weights[step],
+          sm90::MakeSmemDesc<ptx::Major::kMn, Traits::kKeyPanel>(values + step * 16 * 128), 1);
+    }
+  }
+
+  // Scores to probabilities; returns what the output so far has to be multiplied with.
+  __device__ __forceinline__ void Softmax(float (&scores)[kScores], float (&factors)[2],
+                                          int32_t first_key, bool masked) {
+    const int t = threadIdx.x & 3;
+    if constexpr (kExtras) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        ToLogits<kScores / 2>(
+            logits, masks[half], masked,
+            [&](int i) -> float& { return scores[i / 2 * 4 + 2 * half + i % 2]; },
+            [&](int i) { return first_key + i / 2 * 8 + 2 * t + i % 2; });
+      }
+    } else if (masked) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) {
+        const int half = i / 2 % 2;
+        const int32_t key = first_key + i / 4 * 8 + 2 * t + i % 2;
+        if (key < masks[half].low || key > masks[half].high) scores[i] = -INFINITY;
+      }
+    }
+    const float scale = kExtras ? 1.0f : logits.scale;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = maximum[half];
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+        top = fmaxf(top, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
+      }
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+      const float origin = top == -INFINITY ? 0.0f : top * scale;
+      factors[half] = ptx::ex2_approx_ftz(maximum[half] * scale - origin);
+      maximum[half] = top;
+      float total = 0.0f;
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+#pragma unroll
+        for (int j = 2 * half; j < 2 * half + 2; ++j) {
+          scores[i + j] = ptx::ex2_approx_ftz(fmaf(scores[i + j], scale, -origin));
+          total += scores[i + j];
+        }
+      }
+      sum[half] = sum[half] * factors[half] + total;
+    }
+  }
+
+  __device__ __forceinline__ static void Round(const float (&scores)[kScores],
+                                               uint32_t (&weights)[kKeys / 16][4]) {
+#pragma unroll
+    for (int i = 0; i < kKeys / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        weights[i][j] = PackPair<T>(scores[8 * i + 2 * j], scores[8 * i + 2 * j + 1]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void Rescale(const float (&factors)[2]) {
+#pragma unroll
+    for (int i = 0; i < kOut; ++i) out[i] *= factors[i / 2 % 2];
+  }
+};
+
+// Zeroes the values of keys outside of `range`: they may be anything, and 0 x NaN is not 0. Both
+// warpgroups do so on their own, before they read the values.
+template <int kHead>
+__device__ __forceinline__ void ZeroValues(char* values, int32_t first_key, KeyRange range,
+                                           int group) {
+  using Traits = HopperTraits<kHead>;
+  const int thread = threadIdx.x % 128;
+  for (int index = thread; index < Traits::kTileBytes / 16; index += 128) {
+    const int32_t key = first_key + index / 8 % Traits::kKeys;
+    if (key < range.begin || key >= range.end) {
+      reinterpret_cast<uint4*>(values)[index] = make_uint4(0, 0, 0, 0);
+    }
+  }
+  ptx::fence_proxy_async();
+  ptx::named_barrier_sync(BarrierOf(NamedBarrier::kWarpgroup, group), 128);
+}
+
+}  // namespace vk::cuda::attention
+#endif  // VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CONSUMER_CUH_

@@ -1,0 +1,50 @@
+// What the Hopper prefill kernel's threads share.
+#ifndef VLLM_KERNELS_CUDA_ATTENTION_HOPPER_STORAGE_CUH_
+#define VLLM_KERNELS_CUDA_ATTENTION_HOPPER_STORAGE_CUH_
+
+#include <cstdint>
+
+#include "cuda/attention/hopper.h"
+#include "cuda/sm90/pipeline.cuh"
+#include "cuda/sm90/shared_storage.cuh"
+#include "cuda/sm90/tile_scheduler.cuh"
+
+namespace vk::cuda::attention {
+
+template <int kHead>
+struct HopperTraits {
+  static constexpr int kThreads = 384;
+  static constexpr int kConsumerThreads = 256;
+  static constexpr int kConsumerWarps = 8;
+  static constexpr int kRows = kHopperRows;
+  static constexpr int kKeys = HopperKeys(kHead);
+  static constexpr int kStages = 2;
+  static constexpr int kPanels = kHead / 64;
+  using Pipeline = sm90::Pipeline<kStages>;
+
+  // Tiles are panels of 64 columns, 128 bytes a row, in the 128-byte swizzle.
+  struct SharedStorage {
+    char query[kPanels][kRows * 128];
+    char keys[kStages][kPanels][kKeys * 128];
+    char values[kStages][kPanels][kKeys * 128];
+    uint64_t query_full, query_empty;
+    typename Pipeline::SharedStorage key_pipeline, value_pipeline;
+    sm90::DynamicTileScheduler::SharedStorage scheduler;
+    float sink[kConsumerWarps];  // nobody reads it
+  };
+  static constexpr int kQueryPanel = sizeof(SharedStorage::query[0]);  // bytes
+  static constexpr int kKeyPanel = sizeof(SharedStorage::keys[0][0]);
+  static constexpr int kTileBytes = sizeof(SharedStorage::keys[0]);
+};
+
+// Of each kind one for each warpgroup of the consumers: NamedBarrier + its number.
+enum class NamedBarrier {
+  kTurn = 1,       // at the tensor cores
+  kWarpgroup = 3,  // the warpgroup alone
+};
+constexpr int BarrierOf(NamedBarrier barrier, int group) {
+  return static_cast<int>(barrier) + group;
+}
+
+}  // namespace vk::cuda::attention
+#endif  // VLLM_KERNELS_CUDA_ATTENTION_HOPPER_STORAGE_CUH_
