@@ -85,8 +85,9 @@ def run_in(
     """Run ``command`` in the activated ``prefix`` from ``folder``; returns its exit status.
 
     Args:
-        extra: Variables of its own, besides those of the caller that are passed on.
         log: Takes what the command prints; the default is the caller's own output.
+        extra: Variables besides those of the caller that are passed on; an empty value takes the
+            caller's away.
     """
     variables = ActivationVariables(None, ["/usr/bin", "/bin"])
     script = activate(prefix, variables).script
@@ -95,8 +96,11 @@ def run_in(
         for name, value in os.environ.items()
         if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
+    for name, value in (extra or {}).items():
+        environment.pop(name, None)
+        environment |= {name: value} if value else {}
     # The caller's PATH stays out: a compiler or a Python of the machine must not be found first.
-    environment |= {**(extra or {}), "PATH": "/usr/bin:/bin"}
+    environment["PATH"] = "/usr/bin:/bin"
     shell = shutil.which("bash") or "/bin/bash"
     done = subprocess.run(
         [shell, "-c", f'{script}\nexec "$@"', "bash", *command],

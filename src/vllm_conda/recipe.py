@@ -314,7 +314,10 @@ def hash_tree(folder: Path) -> str:
 
 @contextmanager
 def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables; an empty value unsets. Jinja's ``env.get`` reads them."""
+    """Set environment variables; an empty value unsets.
+
+    For rattler-build alone: its Jinja (``env.get``) reads those of the process.
+    """
     before = {key: os.environ.get(key) for key in values}
     _set({key: value or None for key, value in values.items()})
     try:

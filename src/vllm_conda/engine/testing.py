@@ -17,7 +17,6 @@ from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.packages import CPU, CUDA, of_device
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import environment
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import load_targets
 
@@ -225,14 +224,12 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
     path = options.output / name
     rows: list[dict[str, Any]] = []
-    settings = {**dict.fromkeys(CLEARED, ""), "VLLM_CACHE_ROOT": str(folder / "cache")}
-    with environment(settings):
-        wanted = load_targets(options.root).engine
-        sdist = package.fetch_sdist(wanted, engine.channels, options.platform, workspace, reporter)
-        _check_files(prefix, sdist.path, options, folder, reporter)
-        for job in jobs(cases(options)):
-            rows += _run(job, prefix, folder, options, reporter)
-            write_atomic(path, json.dumps(rows, indent=1) + "\n")
+    wanted = load_targets(options.root).engine
+    sdist = package.fetch_sdist(wanted, engine.channels, options.platform, workspace, reporter)
+    _check_files(prefix, sdist.path, options, folder, reporter)
+    for job in jobs(cases(options)):
+        rows += _run(job, prefix, folder, options, reporter)
+        write_atomic(path, json.dumps(rows, indent=1) + "\n")
     wrong = [row for row in rows if not row["right"]]
     if wrong:
         lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)
@@ -241,6 +238,11 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
             f"Logs: {options.output / 'logs' / 'engine-test'}",
         )
     return rows
+
+
+def _settings(folder: Path) -> dict[str, str]:
+    """Variables of every program: the caller's that would change the test taken away."""
+    return {**dict.fromkeys(CLEARED, ""), "VLLM_CACHE_ROOT": str(folder / "cache")}
 
 
 def _check_files(
@@ -252,7 +254,8 @@ def _check_files(
         same, problems = files.differences(prefix, sdist)
         log.writelines(f"{line}\n" for line in problems)
         log.flush()
-        code = run_in(prefix, ["python", str(options.root / FILES_CHECK)], folder, log)
+        check = ["python", str(options.root / FILES_CHECK)]
+        code = run_in(prefix, check, folder, log, _settings(folder))
         task.status(f"{same} files the same, {len(problems)} not")
     if code or problems:
         raise TestFailure(
@@ -269,7 +272,8 @@ def _run(
     path = _log_path(options, job.name.replace(" ", "-"))
     started = time.monotonic()
     with reporter.task(job.name) as task, path.open("w") as log:
-        code = run_in(prefix, job.command(folder / "models", result, path), folder, log)
+        command = job.command(folder / "models", result, path)
+        code = run_in(prefix, command, folder, log, _settings(folder))
         found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else []
         rows: list[dict[str, Any]] = []
         for index, case in enumerate(job.cases):
