@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 _CODE = re.compile(r"(\d+)\.(\d)([af]?)")
 _PYTORCH = re.compile(r"(\d+\.\d[af]?)(\+PTX)?", re.IGNORECASE)
 _CMAKE = re.compile(r"(\d+)(\d)([af]?)(-real|-virtual)?")
 
 
+@cache
 def parse_version(text: str) -> tuple[int, int]:
-    """(12, 4) of ``12.4``; later components are dropped. ValueError for anything else."""
+    """(12, 4) of ``12.4``; later components are dropped. ValueError for anything else.
+
+    Tables, plans and messages keep versions as they are written. Each is read once.
+    """
     match = re.fullmatch(r"(\d+)\.(\d+)(\.\d+)*", text)
     if match is None:
         raise ValueError(f"{text!r} is no version")
