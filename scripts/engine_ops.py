@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the ops that a vLLM release registers: device, namespace and schema of each.
 
-    python scripts/engine_ops.py vllm-0.26.0.tar.gz [--output FILE]
+    python scripts/engine_ops.py vllm-VERSION.tar.gz [--output FILE]
 
 The archive is the release's source distribution (`pip download --no-deps --no-binary vllm
 vllm==VERSION`); an unpacked folder serves as well. The ops are read from the sources, since a

@@ -29,7 +29,7 @@ def _from_table(table: str, key: str) -> str:
 
 
 def version() -> str:
-    """Version of the package, such as ``0.26.0``."""
+    """Version of the package, which is that of the engine that it serves."""
     table = _checkout_table()
     if table is not None:
         return _from_table(table, "version")

