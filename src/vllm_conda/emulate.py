@@ -28,7 +28,7 @@ from vllm_conda.targets import Targets
 from vllm_conda.toolchain import Root
 
 INSTALLED = of_device(CPU)
-# Fewer than the machine may have: emulated threads cost several times as much.
+# Fewer than the machine may have, because emulated threads cost several times as much.
 THREADS = 2
 
 
@@ -75,13 +75,13 @@ class Emulated:
         return [
             str(self.qemu), "-cpu", cpu, "-L", str(root.path),
             "-E", f"LD_LIBRARY_PATH={root.libraries}", "-E", f"PYTHONPATH={site}",
-            # Else the kernels would take the environment's, which is only there to link with.
+            # Otherwise the kernels would load the environment's, which is only there to link with.
             "-E", "LD_PRELOAD=libtorch.so", *_variables(), str(root.python), *arguments,
         ]  # fmt: skip
 
 
 def _variables() -> list[str]:
-    # Threads that wait for each other take the time of those that compute.
+    # Otherwise waiting threads would take time from those that compute.
     return ["-E", f"OMP_NUM_THREADS={THREADS}", "-E", "OMP_WAIT_POLICY=passive"]
 
 

@@ -24,7 +24,7 @@ class Toolchain:
     fingerprint: str
     overrides: Mapping[str, str] = field(default_factory=dict)
     # CUDA version -> address and fingerprint of its own channel, where the embedded one is used.
-    # Two toolkits never stand in one list: the first would hide the other's packages.
+    # Two toolkits are never in one list: the first would hide the other's packages.
     cuda: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def channels_for(self, cuda: str) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def toolchain_for(
         named = tuple(_address(channel) for channel in channels)
         digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
         return Toolchain(named, f"channels-{digest}", _overrides_of(named, platform))
-    # Imported here: a build against other channels needs none of it.
+    # Imported here because a build against other channels needs none of it.
     from vllm_conda import toolchain
 
     made = toolchain.ensure(platform, cuda, reporter=reporter, pytorch=pytorch)
@@ -75,7 +75,7 @@ def _fingerprint(channels: Sequence[Channel]) -> str:
 
 
 def _address(channel: str) -> str:
-    """A local folder as an address; rattler reads a bare name as one on its default server."""
+    """A local folder as an address; rattler would look a bare name up on its default server."""
     path = Path(channel).expanduser()
     return path.resolve().as_uri() if path.is_dir() else channel
 
