@@ -1,4 +1,4 @@
-// Host side of the grouped product: tensor maps, the choice of the tile, the launch.
+// Host side of the grouped GEMM: tensor maps, the choice of the tile, the launch.
 #include "cuda/moe_gemm/grouped.h"
 
 #include <algorithm>

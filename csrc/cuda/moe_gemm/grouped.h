@@ -1,4 +1,4 @@
-// What the grouped product is launched with.
+// What the grouped GEMM is launched with.
 #ifndef VLLM_KERNELS_CUDA_MOE_GEMM_GROUPED_H_
 #define VLLM_KERNELS_CUDA_MOE_GEMM_GROUPED_H_
 

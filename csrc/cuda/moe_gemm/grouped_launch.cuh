@@ -1,4 +1,4 @@
-// Launches of the grouped product: included by the generated instance files only.
+// Launches of the grouped GEMM: included by the generated instance files only.
 #ifndef VLLM_KERNELS_CUDA_MOE_GEMM_GROUPED_LAUNCH_CUH_
 #define VLLM_KERNELS_CUDA_MOE_GEMM_GROUPED_LAUNCH_CUH_
 
@@ -11,8 +11,8 @@ template <class T, int kTokens>
 void LaunchType(const char* op, const Grouped& g, const CUtensorMap& weights,
                 const CUtensorMap& tokens, int32_t blocks, cudaStream_t stream) {
   const auto kernel = &GroupedKernel<T, kTokens>;
-  using Tile = Tile<kTokens>;
-  LaunchKernel(op, kernel, {dim3(blocks), dim3(Tile::kThreads), Tile::kSharedBytes, stream}, g,
+  LaunchKernel(op, kernel,
+               {dim3(blocks), dim3(kThreads), sm90::kSharedBytes<Storage<kTokens>>, stream}, g,
                weights, tokens);
 }
 

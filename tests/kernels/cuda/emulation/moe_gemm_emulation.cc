@@ -74,7 +74,7 @@ bool Check() {
                                                   {g.k, g.rows, 1, 1},
                                                   {g.k, 0, 0},
                                                   {kDepth, BoxTokens(kTokens), 1, 1}})};
-  emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, Tile<kTokens>::kThreads,
+  emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, kThreads,
                     [&] { GroupedKernel<T, kTokens>(g, maps[0], maps[1]); });
 
   std::vector<double> expected(out.size(), ToFloat(FromFloat<T>(untouched)));
