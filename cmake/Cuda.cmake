@@ -122,7 +122,6 @@ file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/cuda)
 execute_process(
   COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${PROJECT_SOURCE_DIR}/src PYTHONDONTWRITEBYTECODE=1
           ${vllm_cuda_python} -m vllm_cuda_plan
-          --table ${PROJECT_SOURCE_DIR}/cmake/generated/cuda.json
           --cuda ${CMAKE_CUDA_COMPILER_VERSION} --archs "${vllm_cuda_text}"
           --families "${vllm_cuda_wanted}" --platform ${VLLM_PLATFORM}
           --cmake ${PROJECT_BINARY_DIR}/cuda/plan.cmake --summary ${VLLM_CUDA_SUMMARY}
@@ -136,7 +135,7 @@ endif()
 message(STATUS "vllm-kernels: archs by ${vllm_cuda_source}; ${vllm_cuda_table}")
 include(${PROJECT_BINARY_DIR}/cuda/plan.cmake)
 set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
-             ${PROJECT_SOURCE_DIR}/cmake/generated/cuda.json)
+             ${PROJECT_SOURCE_DIR}/src/vllm_cuda_plan/table.json)
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU"
    AND NOT "$ENV{NVCC_PREPEND_FLAGS} $ENV{NVCC_APPEND_FLAGS} ${CMAKE_CUDA_FLAGS}" MATCHES

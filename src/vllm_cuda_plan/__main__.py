@@ -1,7 +1,6 @@
 """The build system's side of the plan: ``python -m vllm_cuda_plan``, run by CMake.
 
-Reads ``cmake/generated/cuda.json``, writes a file that CMake includes and the summary that the
-packages carry.
+Reads ``table.json``, writes a file that CMake includes and the summary that the packages carry.
 """
 
 from __future__ import annotations
@@ -27,14 +26,15 @@ from vllm_cuda_plan.plan import (
 )
 from vllm_cuda_plan.table import Arch, Cuda, Family, Part, Slice, Toolkit
 
+TABLE = Path(__file__).with_name("table.json")
 SUMMARY_SCHEMA = 1
 # Stands for the parts of a family without a CUDA file.
 HOST = "-"
 
 
-def load_table(path: Path) -> Cuda:
+def load_table() -> Cuda:
     """Read the generated copy of the ``[cuda]`` tables; the toolkit has checked its content."""
-    data = json.loads(path.read_text(encoding="utf-8"))["cuda"]
+    data = json.loads(TABLE.read_text(encoding="utf-8"))["cuda"]
     families = {
         name: Family(**{**entry, "parts": {k: Part(**v) for k, v in entry["parts"].items()}})
         for name, entry in data["families"].items()
@@ -136,7 +136,6 @@ def table_text(version: str, request: Request, plans: Sequence[FamilyPlan]) -> s
 def main(argv: Sequence[str] | None = None) -> int:
     """Plan one build; 0, or 1 with one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m vllm_cuda_plan")
-    parser.add_argument("--table", type=Path, required=True)
     parser.add_argument("--cuda", required=True, help="version of nvcc")
     parser.add_argument("--archs", default="", help="requested; empty: the toolkit's own list")
     parser.add_argument("--platform", default="", help="conda subdir")
@@ -147,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--summary", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(argv)
     try:
-        cuda = load_table(arguments.table)
+        cuda = load_table()
         version = arguments.cuda
         check_toolkit(cuda, version)
         platform = arguments.platform

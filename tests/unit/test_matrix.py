@@ -113,7 +113,7 @@ ONE_LINE = {
     "gpu architecture": (
         'minimum = "12.4"\n',
         'minimum = "12.4"\narchs."12.9" = { gpus = "G", generation = "Rubin", since = "13.4" }\n',
-        "cmake/generated/cuda.json",
+        "src/vllm_cuda_plan/table.json",
         '"12.9"',
         "",
     ),

@@ -144,6 +144,7 @@ def test_context_names_no_axis() -> None:
         ("CMakeLists.txt", True, True),
         ("recipe/build.sh", True, True),
         ("cmake/Options.cmake", True, True),
+        ("src/vllm_cuda_plan/listed.txt", False, False),
     ],
 )
 def test_a_source_file_changes_exactly_the_builds_that_use_it(

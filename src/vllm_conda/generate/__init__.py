@@ -36,7 +36,7 @@ def generated_files(
     yield Path("conda_build_config.yaml"), header("#") + conda_build_config(targets)
     yield Path("cmake/generated/platforms.cmake"), build.platforms_cmake(targets)
     yield Path("cmake/generated/tiers.cmake"), build.tiers_cmake(targets)
-    yield Path("cmake/generated/cuda.json"), build.cuda_json(targets)
+    yield Path("src/vllm_cuda_plan/table.json"), build.cuda_json(targets)
     yield Path("csrc/cpu/generated/families.inc"), build.families_inc(targets)
     yield Path("csrc/cpu/generated/tiers.inc"), build.tiers_inc(targets)
     yield GENERATED / "version.py", build.version_py(targets)

@@ -23,8 +23,7 @@ runpy.run_module("vllm_cuda_plan", run_name="__main__")
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     shutil.copytree(PACKAGE, folder / "vllm_cuda_plan", ignore=shutil.ignore_patterns("*.pyc"))
-    table = ROOT / "cmake/generated/cuda.json"
-    command = [sys.executable, "-I", "-S", "-c", RUN, str(folder), "--table", str(table)]
+    command = [sys.executable, "-I", "-S", "-c", RUN, str(folder)]
     files = ["--cmake", str(folder / "plan.cmake"), "--summary", str(folder / "cuda.json")]
     return subprocess.run([*command, *files, *arguments], capture_output=True, text=True)
 
