@@ -1,0 +1,55 @@
+"""Which folder of csrc includes which (docs/developers/architecture.md)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+CSRC = ROOT / "csrc"
+# Generated files gather what all families have.
+SOURCES = sorted(
+    path
+    for path in CSRC.rglob("*")
+    if re.search(r"\.(h|cc|cuh?|in)$", path.name) and path.parent.name != "generated"
+)
+COMMON = {
+    "core": {"core"},
+    "torch": {"core", "torch"},
+    "cpu": {"core", "cpu", "cpu/generated"},
+    "cuda/ptx": {"cuda/ptx"},
+    "cuda/sm90": {"core", "cuda/ptx", "cuda/common", "cuda/sm90"},
+    "cuda/common": {"core", "cuda/ptx", "cuda/common"},
+}
+# Families that use another's packed weights or epilogue.
+FRIENDS = {
+    "cpu/moe_gemm": {"cpu/gemm"},
+    "cpu/wna16": {"cpu/gemm"},
+    "cuda/sparse_gemm": {"cuda/gemm"},
+}
+
+
+def folder_of(name: str) -> str:
+    """``cuda/norm`` of ``cuda/norm/norm.h``, and of its subfolders; ``cpu`` of ``cpu/vec.h``."""
+    parts = name.split("/")
+    return "/".join(parts[:2]) if len(parts) > 2 else parts[0]
+
+
+def allowed(name: str) -> set[str]:
+    folder = folder_of(name)
+    if folder in COMMON:
+        return COMMON[folder]
+    device = folder.partition("/")[0]
+    found = {"core", folder, *FRIENDS.get(folder, ())}
+    found |= {"cpu"} if device == "cpu" else {"cuda/ptx", "cuda/sm90", "cuda/common"}
+    return found | {"torch"} if name.endswith("/binding.cc") else found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))
+def test_includes(path: Path) -> None:
+    name = str(path.relative_to(CSRC))
+    includes = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
+    ours = [one for one in includes if (CSRC / one).is_file()]
+    assert {folder_of(one) for one in ours} <= allowed(name)
