@@ -42,11 +42,6 @@ class EngineTable:
     releases: dict[str, Release]
 
     @property
-    def minor(self) -> str:
-        """The op interface changes with it."""
-        return ".".join(self.version.split(".")[:2])
-
-    @property
     def release(self) -> Release:
         return self.releases[self.version]
 
@@ -108,10 +103,6 @@ class Targets:
 
     def level(self, family: str, number: int) -> Level:
         return self.levels[family][str(number)]
-
-    def march(self, family: str, number: int) -> str:
-        """What compilers call a level: ``x86-64-v3``."""
-        return self.platform_of(family).compiler_name(number)
 
     def platform_of(self, family: str) -> Platform:
         """The platform of a CPU family."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rattler.platform import Subdir
-
 from vllm_conda import platforms
 from vllm_conda.errors import UsageError
 from vllm_conda.site.model import SCHEMA
@@ -17,7 +15,7 @@ def describe_machine() -> str:
     Raises:
         UsageError: Not a Linux machine of a supported platform.
     """
-    platform = str(Subdir.current())
+    platform = platforms.host_platform()
     if platform not in platforms.table():
         raise UsageError(
             f"This machine is {platform}, node types are {', '.join(platforms.table())}.",
