@@ -45,12 +45,19 @@ inline int32_t ToDtype(ScalarType type) {
   }
 }
 
+// Out of the way of the calls that succeed.
+[[noreturn, gnu::cold, gnu::noinline]] inline void Refuse(const char* op, const char* name,
+                                                          const std::string& what) {
+  throw std::runtime_error(std::string(op) + ": " + name + what);
+}
+
 // The C ABI's view of a tensor on any device.
 inline vk_tensor ToView(const char* op, const char* name, const Tensor& tensor) {
   const int64_t ndim = tensor.dim();
   if (ndim > VK_MAX_DIMS) {
-    throw std::runtime_error(std::string(op) + ": " + name + " has " + std::to_string(ndim) +
-                             " dimensions, want at most " + std::to_string(VK_MAX_DIMS));
+    Refuse(op, name,
+           " has " + std::to_string(ndim) + " dimensions, want at most " +
+               std::to_string(VK_MAX_DIMS));
   }
   vk_tensor view;
   const auto sizes = tensor.sizes();
@@ -77,8 +84,7 @@ class View {
  private:
   void Fill(const char* op, const char* name, const Tensor& tensor) {
     if (!tensor.is_cpu()) {
-      throw std::runtime_error(std::string(op) + ": " + name +
-                               " is not on the CPU, want all tensors on one device");
+      Refuse(op, name, " is not on the CPU, want all tensors on one device");
     }
     view_ = ToView(op, name, tensor);
     present_ = true;
@@ -86,6 +92,19 @@ class View {
 
   vk_tensor view_;
   bool present_ = false;
+};
+
+// What CudaScope is to CUDA's bindings, for those of the CPU.
+class CpuScope {
+ public:
+  explicit CpuScope(const char* op) : op_(op) {}
+  binding::View View(const char* name, const Tensor& tensor) const { return {op_, name, tensor}; }
+  binding::View View(const char* name, const std::optional<Tensor>& tensor) const {
+    return {op_, name, tensor};
+  }
+
+ private:
+  const char* op_;
 };
 
 // Raises what the C ABI recorded (RuntimeError in Python).

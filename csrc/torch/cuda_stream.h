@@ -40,13 +40,12 @@ class CudaView {
  private:
   void Fill(const char* op, const char* name, const Tensor& tensor, int32_t device) {
     if (!tensor.is_cuda()) {
-      throw std::runtime_error(std::string(op) + ": " + name +
-                               " is not on a CUDA device, want all tensors on one GPU");
+      Refuse(op, name, " is not on a CUDA device, want all tensors on one GPU");
     }
     if (device >= 0 && tensor.get_device_index() != device) {
-      throw std::runtime_error(std::string(op) + ": " + name +
-                               " is on cuda:" + std::to_string(tensor.get_device_index()) +
-                               ", want cuda:" + std::to_string(device) + " as the other tensors");
+      Refuse(op, name,
+             " is on cuda:" + std::to_string(tensor.get_device_index()) +
+                 ", want cuda:" + std::to_string(device) + " as the other tensors");
     }
     view_ = ToView(op, name, tensor);
     present_ = true;

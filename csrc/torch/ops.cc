@@ -1,40 +1,22 @@
 // The one place where the schemas of the namespace meet the dispatcher. Device libraries only add
-// implementations (VK_BINDINGS).
+// implementations (bind.h).
 #include <torch/csrc/stable/library.h>
 
 #include <exception>
 #include <string>
-#include <string_view>
 
 #include "core/abi.h"
+#include "torch/schema.h"
 
 namespace {
 
 using torch::stable::detail::StableLibrary;
-
-struct Op {
-  const char* family;
-  const char* devices;
-  std::string_view schema;
-};
-
-constexpr Op kOps[] = {
-#define VK_OP(family, schema) {#family, "cpu cuda", schema},
-#define VK_CPU_OP(family, schema) {#family, "cpu", schema},
-#define VK_CUDA_OP(family, schema) {#family, "cuda", schema},
-#include "torch/ops.def"
-#undef VK_OP
-#undef VK_CPU_OP
-#undef VK_CUDA_OP
-};
-
-std::string_view NameOf(std::string_view schema) { return schema.substr(0, schema.find('(')); }
+using vk::binding::kOps;
+using vk::binding::Op;
 
 const Op* Find(const char* name) {
-  for (const Op& one : kOps) {
-    if (NameOf(one.schema) == name) return &one;
-  }
-  return nullptr;
+  const size_t row = vk::binding::RowOf(name);
+  return row < std::size(kOps) ? &kOps[row] : nullptr;
 }
 
 }  // namespace
@@ -72,4 +54,11 @@ extern "C" VK_EXPORT const char* vk_torch_family(const char* op) {
 extern "C" VK_EXPORT const char* vk_torch_devices(const char* op) {
   const Op* found = Find(op);
   return found ? found->devices : nullptr;
+}
+
+// The namespace in which the engine calls the op, `vllm_kernels` where it does not; null for an
+// unknown op.
+extern "C" VK_EXPORT const char* vk_torch_namespace(const char* op) {
+  const Op* found = Find(op);
+  return found ? found->name_space : nullptr;
 }

@@ -12,42 +12,24 @@
 
 namespace vk::binding {
 
-using torch::stable::detail::StableLibrary;
+using Boxed = void(StableIValue*, uint64_t, uint64_t);
 
-// What VK_BINDINGS fills: registers the kernels of the wanted ops, passes over the others.
-class Registrar {
+// The kernel of an op for one dispatch key; a static object made by VK_BIND or VK_IMPL.
+class Binding {
  public:
-  // `ops`: names with a blank after each; empty for all.
-  Registrar(StableLibrary& library, std::string_view ops) : library_(library), ops_(ops) {}
-  void impl(const char* op, void (*kernel)(StableIValue*, uint64_t, uint64_t));
-
- private:
-  StableLibrary& library_;
-  std::string_view ops_;
-};
-
-// The kernels of one file for one dispatch key; a static object made by VK_BINDINGS.
-class Bindings {
- public:
-  using Fill = void(Registrar&);
-
-  Bindings(const char* key, Fill* fill);
-  void Implement(const char* name_space, std::string_view ops = {}) const;
-  const Bindings* next() const { return next_; }
+  Binding(const char* key, const char* op, Boxed* kernel);
+  void Implement(const char* name_space) const;
+  std::string_view op() const { return op_; }
+  const Binding* next() const { return next_; }
 
  private:
   const char* key_;
-  Fill* fill_;
-  const Bindings* next_;
+  const char* op_;
+  Boxed* kernel_;
+  const Binding* next_;
 };
 
 }  // namespace vk::binding
-
-// VK_BINDINGS(CPU, library) { library.impl("op", TORCH_BOX(&Function)); }, once per file and key.
-#define VK_BINDINGS(key, library)                                                           \
-  static void VkFill##key(::vk::binding::Registrar&);                                       \
-  static const ::vk::binding::Bindings vk_bindings_##key(C10_STRINGIZE(key), &VkFill##key); \
-  static void VkFill##key(::vk::binding::Registrar& library)
 
 // Registers this library's kernels of `ops` (names with a blank after each) under `name_space` too.
 // Null, or what went wrong (valid until the thread's next call).

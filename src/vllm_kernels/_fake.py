@@ -27,77 +27,42 @@ def _query(name: str) -> Fake:
     return fake
 
 
-def _handle(*args: object, **kwargs: object) -> torch.types.IntLikeType:
+# Those below get the arguments that they name, by the schema's names.
+
+
+def _handle(**_: object) -> torch.types.IntLikeType:
     """Fake of an op that returns the handle of a native object: some integer."""
     return torch.library.get_ctx().new_dynamic_size()
 
 
-def _scheduler_metadata(
-    num_req: int,
-    num_heads_q: int,
-    num_heads_kv: int,
-    head_dim: int,
-    seq_lens: torch.Tensor,
-    *args: object,
-    **kwargs: object,
-) -> torch.Tensor:
+def _scheduler_metadata(seq_lens: torch.Tensor, **_: object) -> torch.Tensor:
     """Opaque bytes, of a size that depends on the batch."""
     size = torch.library.get_ctx().new_dynamic_size()
     return seq_lens.new_empty((size,), dtype=torch.int8)
 
 
-def _repacked(b_q_weight: torch.Tensor, size_k: int, size_n: int, num_bits: int) -> torch.Tensor:
+def _repacked(
+    b_q_weight: torch.Tensor, size_k: int, size_n: int, num_bits: int, **_: object
+) -> torch.Tensor:
     return b_q_weight.new_empty((size_k // 16, size_n * num_bits // 2), dtype=torch.int32)
 
 
-def _gptq_repacked(
-    b_q_weight: torch.Tensor,
-    perm: torch.Tensor,
-    size_k: int,
-    size_n: int,
-    num_bits: int,
-    *_: object,
-) -> torch.Tensor:
-    return _repacked(b_q_weight, size_k, size_n, num_bits)
-
-
-def _awq_repacked(
-    b_q_weight: torch.Tensor, size_k: int, size_n: int, num_bits: int, *_: object
-) -> torch.Tensor:
-    return _repacked(b_q_weight, size_k, size_n, num_bits)
-
-
-def _marlin_gemm(
-    a: torch.Tensor,
-    c: torch.Tensor | None,
-    b_q_weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    b_scales: torch.Tensor,
-    a_scales: torch.Tensor | None,
-    global_scale: torch.Tensor | None,
-    b_zeros: torch.Tensor | None,
-    g_idx: torch.Tensor | None,
-    perm: torch.Tensor | None,
-    workspace: torch.Tensor,
-    b_type_id: int,
-    size_m: int,
-    size_n: int,
-    *_: object,
-) -> torch.Tensor:
+def _marlin_gemm(a: torch.Tensor, size_m: int, size_n: int, **_: object) -> torch.Tensor:
     return a.new_empty((size_m, size_n))
 
 
-def _moe_marlin_gemm(a: torch.Tensor, *args: torch.types.IntLikeType) -> torch.Tensor:
-    # top_k, size_m and size_n by their places in the schema, after a.
-    return a.new_empty((args[18] * args[15], args[19]))
+def _moe_marlin_gemm(
+    a: torch.Tensor, top_k: int, size_m: int, size_n: int, **_: object
+) -> torch.Tensor:
+    return a.new_empty((size_m * top_k, size_n))
 
 
-def _moe_wna16_gemm(input: torch.Tensor, output: torch.Tensor, *_: object) -> torch.Tensor:
+def _moe_wna16_gemm(output: torch.Tensor, **_: object) -> torch.Tensor:
     return output
 
 
-def _like(tensor: torch.Tensor, *_: object) -> torch.Tensor:
-    return tensor.new_empty(tensor.shape)
+def _permute_cols(A: torch.Tensor, **_: object) -> torch.Tensor:  # noqa: N803 - the schema's
+    return A.new_empty(A.shape)
 
 
 def _gpu_view(cpu_tensor: torch.Tensor) -> torch.Tensor:
@@ -110,20 +75,22 @@ def _same_layout(input: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(input.shape, input.stride(), dtype=input.dtype, device=input.device)
 
 
-def _gptq_gemm(a: torch.Tensor, b_q_weight: torch.Tensor, *_: object) -> torch.Tensor:
+def _gptq_gemm(a: torch.Tensor, b_q_weight: torch.Tensor, **_: object) -> torch.Tensor:
     return a.new_empty((a.shape[0], b_q_weight.shape[1]))
 
 
-def _awq_gemm(in_feats: torch.Tensor, kernel: torch.Tensor, *_: object) -> torch.Tensor:
-    return in_feats.new_empty((in_feats.shape[0], kernel.shape[1] * 8))
+def _awq_gemm(_in_feats: torch.Tensor, _kernel: torch.Tensor, **_: object) -> torch.Tensor:
+    return _in_feats.new_empty((_in_feats.shape[0], _kernel.shape[1] * 8))
 
 
-def _awq_dequantize(kernel: torch.Tensor, scales: torch.Tensor, *_: object) -> torch.Tensor:
-    return scales.new_empty((kernel.shape[0], kernel.shape[1] * 8))
+def _awq_dequantize(
+    _kernel: torch.Tensor, _scaling_factors: torch.Tensor, **_: object
+) -> torch.Tensor:
+    return _scaling_factors.new_empty((_kernel.shape[0], _kernel.shape[1] * 8))
 
 
 def _grouped_topk(
-    scores: torch.Tensor, n_group: int, topk_group: int, topk: int, *_: object
+    scores: torch.Tensor, topk: int, **_: object
 ) -> tuple[torch.Tensor, torch.Tensor]:
     size = (scores.shape[0], topk)
     return scores.new_empty(size, dtype=torch.float32), scores.new_empty(size, dtype=torch.int32)
@@ -140,12 +107,12 @@ _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
     "create_onednn_mm_handler": _handle,
     "create_onednn_scaled_mm_handler": _handle,
-    "gptq_marlin_repack": _gptq_repacked,
-    "awq_marlin_repack": _awq_repacked,
+    "gptq_marlin_repack": _repacked,
+    "awq_marlin_repack": _repacked,
     "marlin_gemm": _marlin_gemm,
     "moe_wna16_marlin_gemm": _moe_marlin_gemm,
     "moe_wna16_gemm": _moe_wna16_gemm,
-    "permute_cols": _like,
+    "permute_cols": _permute_cols,
     "get_cuda_view_from_cpu_tensor": _gpu_view,
     "weak_ref_tensor": _same_layout,
     "gptq_gemm": _gptq_gemm,
@@ -156,10 +123,19 @@ _SPECIAL: dict[str, Fake] = {
 }
 
 
+def _by_names(name: str, fake: Fake) -> Fake:
+    names = [argument.name for argument in _ops.schema(name).arguments]
+
+    def call(*args: object, **kwargs: object) -> object:
+        return fake(**dict(zip(names, args, strict=False)), **kwargs)
+
+    return call
+
+
 def fake_of(name: str) -> Fake | None:
     """Fake of the op, or None where one has to be written."""
     if name in _SPECIAL:
-        return _SPECIAL[name]
+        return _by_names(name, _SPECIAL[name])
     schema = _ops.schema(name)
     if not schema.returns:
         return _mutates_only

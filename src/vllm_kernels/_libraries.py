@@ -210,25 +210,33 @@ def _ops_library() -> ctypes.CDLL | None:
     if path is None:
         return None
     library = ctypes.CDLL(str(path))
-    library.vk_torch_family.restype = ctypes.c_char_p
-    library.vk_torch_family.argtypes = [ctypes.c_char_p]
-    library.vk_torch_devices.restype = ctypes.c_char_p
-    library.vk_torch_devices.argtypes = [ctypes.c_char_p]
+    for fact in ("family", "devices", "namespace"):
+        function = getattr(library, f"vk_torch_{fact}")
+        function.restype = ctypes.c_char_p
+        function.argtypes = [ctypes.c_char_p]
     return library
+
+
+def _fact(fact: str, op: str) -> str:
+    """What csrc/torch/ops.def says of an op; empty where it is unknown."""
+    library = _ops_library()
+    said = getattr(library, f"vk_torch_{fact}")(op.encode()) if library else None
+    return said.decode() if said else ""
 
 
 def family_of(op: str) -> str:
     """The kernel family of an op, as csrc/torch/ops.def says; empty where it is unknown."""
-    library = _ops_library()
-    family = library.vk_torch_family(op.encode()) if library else None
-    return family.decode() if family else ""
+    return _fact("family", op)
+
+
+def namespace_of(op: str) -> str:
+    """The namespace in which the engine calls an op; ours where it does not, empty if unknown."""
+    return _fact("namespace", op)
 
 
 def devices_of(op: str) -> tuple[str, ...]:
     """The devices, ``cpu`` and ``cuda``, on which the engine has the op, as ops.def says."""
-    library = _ops_library()
-    devices = library.vk_torch_devices(op.encode()) if library else None
-    return tuple(devices.decode().split()) if devices else ()
+    return tuple(_fact("devices", op).split())
 
 
 def load_cpu_ops() -> bool:

@@ -40,6 +40,7 @@ __all__ = [
     "find_library",
     "has_cuda_driver",
     "implement",
+    "namespace_of",
     "ops",
     "reference_ops",
     "references_only",
@@ -62,6 +63,14 @@ def ops() -> list[str]:
 def devices_of(op: str) -> tuple[str, ...]:
     """The devices, ``cpu`` and ``cuda``, on which the engine has ``op``; served here or not."""
     return _libraries.devices_of(op)
+
+
+def namespace_of(op: str) -> str:
+    """The namespace in which the engine calls ``op``.
+
+    :data:`NAMESPACE` where it does not call the op by itself, empty for an op that we do not have.
+    """
+    return _libraries.namespace_of(op)
 
 
 def dispatch_keys(op: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllm_kernels_plugin import namespaces
+from vllm_kernels import engine_api
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -252,7 +252,8 @@ def check(config: VllmConfig, device: str) -> None:
 
 
 def _served(op: str) -> bool:
-    return hasattr(getattr(torch.ops, namespaces.of(op)), op)
+    # What ops.def does not have, the engine would call in its main namespace.
+    return hasattr(getattr(torch.ops, engine_api.namespace_of(op) or "_C"), op)
 
 
 def _name(model: Any) -> str:

@@ -11,7 +11,6 @@ from importlib.machinery import ModuleSpec
 import torch
 
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import namespaces
 from vllm_kernels_plugin.errors import PluginError
 
 # Without this op the engine multiplies with torch.nn.functional.linear, which our reference, a
@@ -31,7 +30,7 @@ def _defined(name: str) -> bool:
 
 
 def _qualified(name: str) -> str:
-    return f"{namespaces.of(name)}::{name}"
+    return f"{engine_api.namespace_of(name)}::{name}"
 
 
 @functools.cache
@@ -48,26 +47,28 @@ def serve(device: str) -> tuple[str, ...]:
     Raises:
         PluginError: another package already defines one of them.
     """
-    left = _BETTER_LEFT_TO_PYTORCH.intersection(engine_api.reference_ops()) | namespaces.OURS
-    names = [
-        name
+    left = _BETTER_LEFT_TO_PYTORCH.intersection(engine_api.reference_ops())
+    spaces = {
+        name: space
         for name in engine_api.ops()
         if device in engine_api.devices_of(name)
         and engine_api.dispatch_keys(name)
         and name not in left
-    ]
-    if taken := [name for name in names if _defined(name)]:
+        # Under our own name: for the plugin's modules alone, or no longer called by the engine.
+        and (space := engine_api.namespace_of(name)) != engine_api.NAMESPACE
+    }
+    if taken := next(filter(_defined, spaces), None):
         raise PluginError(
-            f"another package has already defined torch.ops.{namespaces.of(taken[0])}.{taken[0]}: "
+            f"another package has already defined torch.ops.{spaces[taken]}.{taken}: "
             "uninstall the other vLLM plugin or kernel package"
         )
-    for name in names:
-        engine_api.define(namespaces.of(name), name)
-    for namespace in namespaces.everything():
-        engine_api.implement(namespace, [n for n in names if namespaces.of(n) == namespace])
-    for name in names:
+    for name, space in spaces.items():
+        engine_api.define(space, name)
+    for namespace in sorted(set(spaces.values())):
+        engine_api.implement(namespace, [n for n, space in spaces.items() if space == namespace])
+    for name in spaces:
         _forward_missing(name)
-    return tuple(names)
+    return tuple(spaces)
 
 
 def register_fakes(device: str) -> None:
@@ -77,7 +78,7 @@ def register_fakes(device: str) -> None:
         entry = torch._library.simple_registry.singleton.find(_qualified(name))
         fake = fakes.get(name)
         if fake is not None and entry.fake_impl.kernel is None:
-            library = _fragment(namespaces.of(name))
+            library = _fragment(engine_api.namespace_of(name))
             torch.library.register_fake(_qualified(name), fake, lib=library)
 
 
@@ -86,7 +87,8 @@ def _forward_missing(name: str) -> None:
     op = getattr(torch.ops.vllm_kernels, name).default
     for key in engine_api.dispatch_keys(name):
         if not torch._C._dispatch_has_kernel_for_dispatch_key(_qualified(name), key):
-            _fragment(namespaces.of(name)).impl(name, op, key)  # type: ignore[no-untyped-call]
+            library = _fragment(engine_api.namespace_of(name))
+            library.impl(name, op, key)  # type: ignore[no-untyped-call]
 
 
 def plant(names: Iterable[str]) -> None:

@@ -137,8 +137,8 @@ def test_context_names_no_axis() -> None:
     [
         ("csrc/cpu/norm/norm.cc", False, True),
         ("csrc/cpu/norm/binding.cc", False, True),
-        ("csrc/torch/convert.h", False, True),
-        ("csrc/torch/ops.cc", True, False),
+        ("csrc/torch/convert.h", True, True),
+        ("csrc/torch/ops.cc", True, True),
         ("src/vllm_kernels/__init__.py", True, False),
         ("csrc/core/status.cc", True, True),
         ("CMakeLists.txt", True, True),
@@ -303,8 +303,8 @@ def test_recipe_that_does_not_render(tmp_path: Path) -> None:
 
 def test_missing_source(tmp_path: Path) -> None:
     root = support.checkout(tmp_path / "checkout")
-    (root / "csrc" / "torch" / "ops.cc").unlink()
-    with pytest.raises(RecipeError, match=r"'core-build' names the source \.\./csrc/torch/ops\.cc"):
+    (root / "pyproject.toml").unlink()
+    with pytest.raises(RecipeError, match=r"'core-build' names the source \.\./pyproject\.toml"):
         load_recipe(root)
 
 

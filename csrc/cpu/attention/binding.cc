@@ -4,8 +4,7 @@
 
 #include <cstring>
 
-#include "torch/convert.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -60,12 +59,8 @@ bool HasIsa(std::string isa) {
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CPU, library) {
-  library.impl("get_scheduler_metadata", TORCH_BOX(&vk::binding::GetSchedulerMetadata));
-  library.impl("cpu_attention_with_kv_cache", TORCH_BOX(&vk::binding::Attention));
-}
+VK_IMPL(CPU, get_scheduler_metadata, vk::binding::GetSchedulerMetadata);
+VK_IMPL(CPU, cpu_attention_with_kv_cache, vk::binding::Attention);
 
 // No tensor argument chooses a device.
-VK_BINDINGS(CompositeExplicitAutograd, library) {
-  library.impl("cpu_attn_has_isa", TORCH_BOX(&vk::binding::HasIsa));
-}
+VK_IMPL(CompositeExplicitAutograd, cpu_attn_has_isa, vk::binding::HasIsa);

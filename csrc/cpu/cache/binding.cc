@@ -1,7 +1,6 @@
 #include "cpu/cache/cache.h"
 
-#include "torch/convert.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -17,18 +16,8 @@ void ReshapeAndCache(const Tensor& key, const Tensor& value, const Tensor& key_c
       kv_cache_dtype.c_str()));
 }
 
-void ComputeSlotMapping(const Tensor& query_start_loc, const Tensor& positions,
-                        const Tensor& block_table, const Tensor& slot_mapping, int64_t block_size) {
-  const char* op = "compute_slot_mapping_kernel_impl";
-  Check(vk_cpu_compute_slot_mapping(
-      View(op, "query_start_loc", query_start_loc), View(op, "positions", positions),
-      View(op, "block_table", block_table), View(op, "slot_mapping", slot_mapping), block_size));
-}
-
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CPU, library) {
-  library.impl("cpu_attn_reshape_and_cache", TORCH_BOX(&vk::binding::ReshapeAndCache));
-  library.impl("compute_slot_mapping_kernel_impl", TORCH_BOX(&vk::binding::ComputeSlotMapping));
-}
+VK_IMPL(CPU, cpu_attn_reshape_and_cache, vk::binding::ReshapeAndCache);
+VK_BIND(CPU, compute_slot_mapping_kernel_impl, vk_cpu_compute_slot_mapping);

@@ -1,7 +1,6 @@
 #include "cpu/gemm/gemm.h"
 
-#include "torch/convert.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -50,26 +49,17 @@ void OnednnScaledMm(const Tensor& c, const Tensor& a, const Tensor& a_scales,
                                 View(op, "bias", bias), HandleOf(op, handler_tensor)));
 }
 
-void ReleaseDnnlMatmulHandler(int64_t handler) {
-  Check(vk_cpu_release_dnnl_matmul_handler(handler));
-}
-
 // The Arm Compute Library is an option of oneDNN on AArch64 only.
 bool IsOnednnAclSupported() { return false; }
 
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CPU, library) {
-  library.impl("create_onednn_mm_handler", TORCH_BOX(&vk::binding::CreateOnednnMmHandler));
-  library.impl("onednn_mm", TORCH_BOX(&vk::binding::OnednnMm));
-  library.impl("create_onednn_scaled_mm_handler",
-               TORCH_BOX(&vk::binding::CreateOnednnScaledMmHandler));
-  library.impl("onednn_scaled_mm", TORCH_BOX(&vk::binding::OnednnScaledMm));
-}
+VK_IMPL(CPU, create_onednn_mm_handler, vk::binding::CreateOnednnMmHandler);
+VK_IMPL(CPU, onednn_mm, vk::binding::OnednnMm);
+VK_IMPL(CPU, create_onednn_scaled_mm_handler, vk::binding::CreateOnednnScaledMmHandler);
+VK_IMPL(CPU, onednn_scaled_mm, vk::binding::OnednnScaledMm);
 
 // Without a tensor argument there is no device to dispatch on.
-VK_BINDINGS(CompositeExplicitAutograd, library) {
-  library.impl("release_dnnl_matmul_handler", TORCH_BOX(&vk::binding::ReleaseDnnlMatmulHandler));
-  library.impl("is_onednn_acl_supported", TORCH_BOX(&vk::binding::IsOnednnAclSupported));
-}
+VK_BIND(CompositeExplicitAutograd, release_dnnl_matmul_handler, vk_cpu_release_dnnl_matmul_handler);
+VK_IMPL(CompositeExplicitAutograd, is_onednn_acl_supported, vk::binding::IsOnednnAclSupported);

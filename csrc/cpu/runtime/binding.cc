@@ -1,8 +1,7 @@
 #include <vector>
 
 #include "cpu/runtime/runtime.h"
-#include "torch/convert.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -15,6 +14,4 @@ void InitCpuMemoryEnv(std::vector<int64_t> node_ids) {
 }  // namespace vk::binding
 
 // No tensor tells the device, so the key is not CPU.
-VK_BINDINGS(CompositeExplicitAutograd, library) {
-  library.impl("init_cpu_memory_env", TORCH_BOX(&vk::binding::InitCpuMemoryEnv));
-}
+VK_IMPL(CompositeExplicitAutograd, init_cpu_memory_env, vk::binding::InitCpuMemoryEnv);

@@ -4,8 +4,7 @@
 
 #include <optional>
 
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -80,7 +79,5 @@ void MergeAttnStates(const Tensor& output, OptionalTensor output_lse, const Tens
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("varlen_attention", TORCH_BOX(&vk::binding::VarlenAttention));
-  library.impl("merge_attn_states", TORCH_BOX(&vk::binding::MergeAttnStates));
-}
+VK_IMPL(CUDA, varlen_attention, vk::binding::VarlenAttention);
+VK_IMPL(CUDA, merge_attn_states, vk::binding::MergeAttnStates);

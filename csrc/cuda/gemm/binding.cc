@@ -5,8 +5,7 @@
 #include <array>
 
 #include "cuda/common/divide.h"
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -47,16 +46,6 @@ void CutlassScaledMm(const Tensor& out, const Tensor& a, const Tensor& b, const 
                           scope.View("bias", bias), scope.stream()));
 }
 
-void CutlassScaledMmAzp(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor& a_scales,
-                        const Tensor& b_scales, const Tensor& azp_adj,
-                        const std::optional<Tensor>& azp, const std::optional<Tensor>& bias) {
-  const CudaScope scope("cutlass_scaled_mm_azp", a);
-  Check(vk_cuda_scaled_mm_azp(scope.View("out", out), scope.View("a", a), scope.View("b", b),
-                              scope.View("a_scales", a_scales), scope.View("b_scales", b_scales),
-                              scope.View("azp_adj", azp_adj), scope.View("azp", azp),
-                              scope.View("bias", bias), scope.stream()));
-}
-
 bool SupportsFp8(int64_t capability) { return vk_cuda_scaled_mm_supports_fp8(capability) != 0; }
 
 bool SupportsBlockFp8(int64_t capability) {
@@ -66,12 +55,9 @@ bool SupportsBlockFp8(int64_t capability) {
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("cutlass_scaled_mm", TORCH_BOX(&vk::binding::CutlassScaledMm));
-  library.impl("cutlass_scaled_mm_azp", TORCH_BOX(&vk::binding::CutlassScaledMmAzp));
-}
+VK_IMPL(CUDA, cutlass_scaled_mm, vk::binding::CutlassScaledMm);
+VK_BIND(CUDA, cutlass_scaled_mm_azp, vk_cuda_scaled_mm_azp);
 
-VK_BINDINGS(CompositeExplicitAutograd, library) {
-  library.impl("cutlass_scaled_mm_supports_fp8", TORCH_BOX(&vk::binding::SupportsFp8));
-  library.impl("cutlass_scaled_mm_supports_block_fp8", TORCH_BOX(&vk::binding::SupportsBlockFp8));
-}
+VK_IMPL(CompositeExplicitAutograd, cutlass_scaled_mm_supports_fp8, vk::binding::SupportsFp8);
+VK_IMPL(CompositeExplicitAutograd, cutlass_scaled_mm_supports_block_fp8,
+        vk::binding::SupportsBlockFp8);

@@ -6,8 +6,7 @@
 #include <tuple>
 #include <utility>
 
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -124,15 +123,6 @@ void LoraAlign(const Tensor& topk_ids, const Tensor& token_lora_mapping, int64_t
       scope.View("lora_ids", lora_ids), scope.View("expert_map", expert_map), scope.stream()));
 }
 
-void BatchedAlign(int64_t max_tokens, int64_t block_size, const Tensor& counts,
-                  const Tensor& sorted, const Tensor& experts, const Tensor& total) {
-  const CudaScope scope("batched_moe_align_block_size", counts);
-  Check(vk_cuda_batched_moe_align_block_size(
-      max_tokens, block_size, scope.View("expert_num_tokens", counts),
-      scope.View("sorted_token_ids", sorted), scope.View("experts_ids", experts),
-      scope.View("num_tokens_post_pad", total), scope.stream()));
-}
-
 void PermuteInto(const Tensor& input, const Tensor& topk_ids, const Tensor& token_expert_indices,
                  const std::optional<Tensor>& expert_map, int64_t n_expert, int64_t n_local_expert,
                  int64_t topk, const Tensor& permuted_input, const Tensor& first_rows,
@@ -169,16 +159,6 @@ void PermuteWithScratch(const Tensor& input, const Tensor& topk_ids,
               permuted_input, first_rows, inv_permuted_idx, permuted_idx, sort_workspace);
 }
 
-void Unpermute(const Tensor& permuted, const Tensor& topk_weights, const Tensor& inv_permuted_idx,
-               const std::optional<Tensor>& first_rows, int64_t topk, const Tensor& hidden_states) {
-  const CudaScope scope("moe_unpermute", permuted);
-  Check(vk_cuda_moe_unpermute(scope.View("permuted_hidden_states", permuted),
-                              scope.View("topk_weights", topk_weights),
-                              scope.View("inv_permuted_idx", inv_permuted_idx),
-                              scope.View("expert_first_token_offset", first_rows), topk,
-                              scope.View("hidden_states", hidden_states), scope.stream()));
-}
-
 void MoeSum(const Tensor& input, const Tensor& output, const std::optional<Tensor>& topk_ids,
             const std::optional<Tensor>& expert_map) {
   const CudaScope scope("moe_sum", input);
@@ -203,37 +183,6 @@ void MoeMmData(const Tensor& topk_ids, const Tensor& expert_offsets, const Tenso
       scope.View("sort_workspace", workspace), scope.stream()));
 }
 
-void MoeMmSizes(const Tensor& first_rows, const Tensor& sizes1, const Tensor& sizes2, int64_t n,
-                int64_t k, bool swap_ab) {
-  const CudaScope scope("get_cutlass_moe_mm_problem_sizes_from_expert_offsets", first_rows);
-  Check(vk_cuda_get_cutlass_moe_mm_sizes(
-      scope.View("expert_first_token_offset", first_rows), scope.View("problem_sizes1", sizes1),
-      scope.View("problem_sizes2", sizes2), n, k, swap_ab, scope.stream()));
-}
-
-void BatchedMoeMmData(const Tensor& expert_offsets, const Tensor& sizes1, const Tensor& sizes2,
-                      const Tensor& counts, int64_t num_local_experts, int64_t padded_m, int64_t n,
-                      int64_t k) {
-  const CudaScope scope("get_cutlass_batched_moe_mm_data", expert_offsets);
-  Check(vk_cuda_get_cutlass_batched_moe_mm_data(
-      scope.View("expert_offsets", expert_offsets), scope.View("problem_sizes1", sizes1),
-      scope.View("problem_sizes2", sizes2), scope.View("expert_num_tokens", counts),
-      num_local_experts, padded_m, n, k, scope.stream()));
-}
-
-void ShuffleRows(const Tensor& input, const Tensor& dst2src_map, const Tensor& output) {
-  const CudaScope scope("shuffle_rows", input);
-  Check(vk_cuda_shuffle_rows(scope.View("input_tensor", input),
-                             scope.View("dst2src_map", dst2src_map),
-                             scope.View("output_tensor", output), scope.stream()));
-}
-
-void RouterGemm(const Tensor& output, const Tensor& a, const Tensor& b) {
-  const CudaScope scope("dsv3_router_gemm", a);
-  Check(vk_cuda_small_gemm("dsv3_router_gemm", scope.View("output", output), scope.View("mat_a", a),
-                           scope.View("mat_b", b), scope.stream()));
-}
-
 // mat_b comes as [k, n], a transposed view.
 void FusedAGemm(const Tensor& output, const Tensor& a, const Tensor& b) {
   const CudaScope scope("dsv3_fused_a_gemm", a);
@@ -253,28 +202,25 @@ bool PermuteSupported() { return true; }
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("topk_softmax", TORCH_BOX(&vk::binding::TopkSoftmax));
-  library.impl("topk_sigmoid", TORCH_BOX(&vk::binding::TopkSigmoid));
-  library.impl("topk_softplus_sqrt", TORCH_BOX(&vk::binding::TopkSoftplusSqrt));
-  library.impl("grouped_topk", TORCH_BOX(&vk::binding::GroupedTopk));
-  library.impl("moe_align_block_size", TORCH_BOX(&vk::binding::Align));
-  library.impl("moe_lora_align_block_size", TORCH_BOX(&vk::binding::LoraAlign));
-  library.impl("batched_moe_align_block_size", TORCH_BOX(&vk::binding::BatchedAlign));
-  library.impl("moe_permute", TORCH_BOX(&vk::binding::Permute));
-  library.impl("moe_permute_with_scratch", TORCH_BOX(&vk::binding::PermuteWithScratch));
-  library.impl("moe_unpermute", TORCH_BOX(&vk::binding::Unpermute));
-  library.impl("moe_sum", TORCH_BOX(&vk::binding::MoeSum));
-  library.impl("shuffle_rows", TORCH_BOX(&vk::binding::ShuffleRows));
-  library.impl("get_cutlass_moe_mm_data", TORCH_BOX(&vk::binding::MoeMmData));
-  library.impl("get_cutlass_moe_mm_problem_sizes_from_expert_offsets",
-               TORCH_BOX(&vk::binding::MoeMmSizes));
-  library.impl("get_cutlass_batched_moe_mm_data", TORCH_BOX(&vk::binding::BatchedMoeMmData));
-  library.impl("dsv3_router_gemm", TORCH_BOX(&vk::binding::RouterGemm));
-  library.impl("dsv3_fused_a_gemm", TORCH_BOX(&vk::binding::FusedAGemm));
-}
+VK_IMPL(CUDA, topk_softmax, vk::binding::TopkSoftmax);
+VK_IMPL(CUDA, topk_sigmoid, vk::binding::TopkSigmoid);
+VK_IMPL(CUDA, topk_softplus_sqrt, vk::binding::TopkSoftplusSqrt);
+VK_IMPL(CUDA, grouped_topk, vk::binding::GroupedTopk);
+VK_IMPL(CUDA, moe_align_block_size, vk::binding::Align);
+VK_IMPL(CUDA, moe_lora_align_block_size, vk::binding::LoraAlign);
+VK_BIND(CUDA, batched_moe_align_block_size, vk_cuda_batched_moe_align_block_size);
+VK_IMPL(CUDA, moe_permute, vk::binding::Permute);
+VK_IMPL(CUDA, moe_permute_with_scratch, vk::binding::PermuteWithScratch);
+VK_BIND(CUDA, moe_unpermute, vk_cuda_moe_unpermute);
+VK_IMPL(CUDA, moe_sum, vk::binding::MoeSum);
+VK_BIND(CUDA, shuffle_rows, vk_cuda_shuffle_rows);
+VK_IMPL(CUDA, get_cutlass_moe_mm_data, vk::binding::MoeMmData);
+VK_BIND(CUDA, get_cutlass_moe_mm_problem_sizes_from_expert_offsets,
+        vk_cuda_get_cutlass_moe_mm_sizes);
+VK_BIND(CUDA, get_cutlass_batched_moe_mm_data, vk_cuda_get_cutlass_batched_moe_mm_data,
+        expert_offsets);
+VK_BIND(CUDA, dsv3_router_gemm, vk_cuda_small_gemm);
+VK_IMPL(CUDA, dsv3_fused_a_gemm, vk::binding::FusedAGemm);
 
-VK_BINDINGS(CompositeExplicitAutograd, library) {
-  library.impl("moe_permute_sort_workspace_size", TORCH_BOX(&vk::binding::SortWorkspaceSize));
-  library.impl("moe_permute_unpermute_supported", TORCH_BOX(&vk::binding::PermuteSupported));
-}
+VK_IMPL(CompositeExplicitAutograd, moe_permute_sort_workspace_size, vk::binding::SortWorkspaceSize);
+VK_IMPL(CompositeExplicitAutograd, moe_permute_unpermute_supported, vk::binding::PermuteSupported);

@@ -2,8 +2,7 @@
 
 #include <vector>
 
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -18,36 +17,6 @@ void StaticFp8(const Tensor& result, const Tensor& input, const Tensor& scale,
   Check(vk_cuda_static_scaled_fp8_quant(
       scope.View("result", result), scope.View("input", input), scope.View("scale", scale),
       group_shape ? group_shape->data() : nullptr, scope.stream()));
-}
-
-void DynamicFp8(const Tensor& result, const Tensor& input, const Tensor& scale) {
-  const CudaScope scope("dynamic_scaled_fp8_quant", input);
-  Check(vk_cuda_dynamic_scaled_fp8_quant(scope.View("result", result), scope.View("input", input),
-                                         scope.View("scale", scale), scope.stream()));
-}
-
-void DynamicPerTokenFp8(const Tensor& result, const Tensor& input, const Tensor& scale,
-                        const std::optional<Tensor>& scale_ub) {
-  const CudaScope scope("dynamic_per_token_scaled_fp8_quant", input);
-  Check(vk_cuda_dynamic_per_token_scaled_fp8_quant(
-      scope.View("result", result), scope.View("input", input), scope.View("scale", scale),
-      scope.View("scale_ub", scale_ub), scope.stream()));
-}
-
-void StaticInt8(const Tensor& result, const Tensor& input, const Tensor& scale,
-                const std::optional<Tensor>& azp) {
-  const CudaScope scope("static_scaled_int8_quant", input);
-  Check(vk_cuda_static_scaled_int8_quant(scope.View("result", result), scope.View("input", input),
-                                         scope.View("scale", scale), scope.View("azp", azp),
-                                         scope.stream()));
-}
-
-void DynamicInt8(const Tensor& result, const Tensor& input, const Tensor& scale,
-                 const std::optional<Tensor>& azp) {
-  const CudaScope scope("dynamic_scaled_int8_quant", input);
-  Check(vk_cuda_dynamic_scaled_int8_quant(scope.View("result", result), scope.View("input", input),
-                                          scope.View("scale", scale), scope.View("azp", azp),
-                                          scope.stream()));
 }
 
 void GroupQuant(const char* op, const Tensor& input, const Tensor& output_q, const Tensor& output_s,
@@ -73,26 +42,14 @@ void GroupInt8(const Tensor& input, const Tensor& output_q, const Tensor& output
              int8_max, false);
 }
 
-void GroupFp8Packed(const Tensor& input, const Tensor& output_q, const Tensor& output_s_packed,
-                    int64_t group_size, double eps, double fp8_min, double fp8_max) {
-  const char* op = "per_token_group_fp8_quant_packed";
-  const CudaScope scope(op, input);
-  Check(vk_cuda_per_token_group_quant_packed(op, scope.View("input", input),
-                                             scope.View("output_q", output_q),
-                                             scope.View("output_s_packed", output_s_packed),
-                                             group_size, eps, fp8_min, fp8_max, scope.stream()));
-}
-
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("static_scaled_fp8_quant", TORCH_BOX(&vk::binding::StaticFp8));
-  library.impl("dynamic_scaled_fp8_quant", TORCH_BOX(&vk::binding::DynamicFp8));
-  library.impl("dynamic_per_token_scaled_fp8_quant", TORCH_BOX(&vk::binding::DynamicPerTokenFp8));
-  library.impl("static_scaled_int8_quant", TORCH_BOX(&vk::binding::StaticInt8));
-  library.impl("dynamic_scaled_int8_quant", TORCH_BOX(&vk::binding::DynamicInt8));
-  library.impl("per_token_group_fp8_quant", TORCH_BOX(&vk::binding::GroupFp8));
-  library.impl("per_token_group_quant_int8", TORCH_BOX(&vk::binding::GroupInt8));
-  library.impl("per_token_group_fp8_quant_packed", TORCH_BOX(&vk::binding::GroupFp8Packed));
-}
+VK_IMPL(CUDA, static_scaled_fp8_quant, vk::binding::StaticFp8);
+VK_BIND(CUDA, dynamic_scaled_fp8_quant, vk_cuda_dynamic_scaled_fp8_quant);
+VK_BIND(CUDA, dynamic_per_token_scaled_fp8_quant, vk_cuda_dynamic_per_token_scaled_fp8_quant);
+VK_BIND(CUDA, static_scaled_int8_quant, vk_cuda_static_scaled_int8_quant);
+VK_BIND(CUDA, dynamic_scaled_int8_quant, vk_cuda_dynamic_scaled_int8_quant);
+VK_IMPL(CUDA, per_token_group_fp8_quant, vk::binding::GroupFp8);
+VK_IMPL(CUDA, per_token_group_quant_int8, vk::binding::GroupInt8);
+VK_BIND(CUDA, per_token_group_fp8_quant_packed, vk_cuda_per_token_group_quant_packed);

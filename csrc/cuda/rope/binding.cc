@@ -1,20 +1,9 @@
 #include "cuda/rope/rope.h"
 
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
-
-void RotaryEmbedding(const Tensor& positions, const Tensor& query, const std::optional<Tensor>& key,
-                     int64_t head_size, const Tensor& cos_sin_cache, bool is_neox,
-                     int64_t rope_dim_offset, bool inverse) {
-  const CudaScope scope("rotary_embedding", query);
-  Check(vk_cuda_rotary_embedding(scope.View("positions", positions), scope.View("query", query),
-                                 scope.View("key", key), head_size,
-                                 scope.View("cos_sin_cache", cos_sin_cache), is_neox,
-                                 rope_dim_offset, inverse, scope.stream()));
-}
 
 // How many heads a warp takes is the kernel's own choice, whatever the caller would force.
 void FusedQkNormRope(const Tensor& qkv, int64_t num_heads_q, int64_t num_heads_k,
@@ -32,7 +21,5 @@ void FusedQkNormRope(const Tensor& qkv, int64_t num_heads_q, int64_t num_heads_k
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("rotary_embedding", TORCH_BOX(&vk::binding::RotaryEmbedding));
-  library.impl("fused_qk_norm_rope", TORCH_BOX(&vk::binding::FusedQkNormRope));
-}
+VK_BIND(CUDA, rotary_embedding, vk_cuda_rotary_embedding, query);
+VK_IMPL(CUDA, fused_qk_norm_rope, vk::binding::FusedQkNormRope);

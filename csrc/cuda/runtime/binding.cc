@@ -6,8 +6,7 @@
 #include <array>
 #include <stdexcept>
 
-#include "torch/convert.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -80,16 +79,10 @@ int64_t MaxSharedMemory(int64_t device) {
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("weak_ref_tensor", TORCH_BOX(&vk::binding::WeakRefTensor));
-}
+VK_IMPL(CUDA, weak_ref_tensor, vk::binding::WeakRefTensor);
 
-VK_BINDINGS(CPU, library) {
-  library.impl("get_cuda_view_from_cpu_tensor", TORCH_BOX(&vk::binding::CudaViewOfCpuTensor));
-}
+VK_IMPL(CPU, get_cuda_view_from_cpu_tensor, vk::binding::CudaViewOfCpuTensor);
 
-VK_BINDINGS(CompositeExplicitAutograd, library) {
-  library.impl("get_device_attribute", TORCH_BOX(&vk::binding::DeviceAttribute));
-  library.impl("get_max_shared_memory_per_block_device_attribute",
-               TORCH_BOX(&vk::binding::MaxSharedMemory));
-}
+VK_IMPL(CompositeExplicitAutograd, get_device_attribute, vk::binding::DeviceAttribute);
+VK_IMPL(CompositeExplicitAutograd, get_max_shared_memory_per_block_device_attribute,
+        vk::binding::MaxSharedMemory);

@@ -5,8 +5,7 @@
 #include <array>
 #include <tuple>
 
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -25,20 +24,8 @@ std::tuple<Tensor, Tensor> SparseCompress(const Tensor& weight) {
   return {values, metadata};
 }
 
-void SparseScaledMm(const Tensor& out, const Tensor& a, const Tensor& values,
-                    const Tensor& metadata, const Tensor& a_scales, const Tensor& b_scales,
-                    const std::optional<Tensor>& bias) {
-  const CudaScope scope("sparse_scaled_mm", a);
-  Check(vk_cuda_sparse_scaled_mm(scope.View("out", out), scope.View("a", a),
-                                 scope.View("values", values), scope.View("metadata", metadata),
-                                 scope.View("a_scales", a_scales), scope.View("b_scales", b_scales),
-                                 scope.View("bias", bias), scope.stream()));
-}
-
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("sparse_compress", TORCH_BOX(&vk::binding::SparseCompress));
-  library.impl("sparse_scaled_mm", TORCH_BOX(&vk::binding::SparseScaledMm));
-}
+VK_IMPL(CUDA, sparse_compress, vk::binding::SparseCompress);
+VK_BIND(CUDA, sparse_scaled_mm, vk_cuda_sparse_scaled_mm);

@@ -5,8 +5,7 @@
 
 #include <array>
 
-#include "torch/cuda_stream.h"
-#include "torch/registry.h"
+#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
@@ -294,15 +293,13 @@ Tensor MoeWna16Gemm(const Tensor& input, const Tensor& output, const Tensor& b_q
 }  // namespace
 }  // namespace vk::binding
 
-VK_BINDINGS(CUDA, library) {
-  library.impl("gptq_marlin_repack", TORCH_BOX(&vk::binding::GptqMarlinRepack));
-  library.impl("awq_marlin_repack", TORCH_BOX(&vk::binding::AwqMarlinRepack));
-  library.impl("marlin_gemm", TORCH_BOX(&vk::binding::MarlinGemm));
-  library.impl("moe_wna16_marlin_gemm", TORCH_BOX(&vk::binding::MoeMarlinGemm));
-  library.impl("moe_wna16_gemm", TORCH_BOX(&vk::binding::MoeWna16Gemm));
-  library.impl("permute_cols", TORCH_BOX(&vk::binding::PermuteCols));
-  library.impl("gptq_gemm", TORCH_BOX(&vk::binding::GptqGemm));
-  library.impl("gptq_shuffle", TORCH_BOX(&vk::binding::GptqShuffle));
-  library.impl("awq_gemm", TORCH_BOX(&vk::binding::AwqGemm));
-  library.impl("awq_dequantize", TORCH_BOX(&vk::binding::AwqDequantize));
-}
+VK_IMPL(CUDA, gptq_marlin_repack, vk::binding::GptqMarlinRepack);
+VK_IMPL(CUDA, awq_marlin_repack, vk::binding::AwqMarlinRepack);
+VK_IMPL(CUDA, marlin_gemm, vk::binding::MarlinGemm);
+VK_IMPL(CUDA, moe_wna16_marlin_gemm, vk::binding::MoeMarlinGemm);
+VK_IMPL(CUDA, moe_wna16_gemm, vk::binding::MoeWna16Gemm);
+VK_IMPL(CUDA, permute_cols, vk::binding::PermuteCols);
+VK_IMPL(CUDA, gptq_gemm, vk::binding::GptqGemm);
+VK_IMPL(CUDA, gptq_shuffle, vk::binding::GptqShuffle);
+VK_IMPL(CUDA, awq_gemm, vk::binding::AwqGemm);
+VK_IMPL(CUDA, awq_dequantize, vk::binding::AwqDequantize);
