@@ -6,8 +6,7 @@
 
 #include "cpu/vec.h"
 
-namespace vk {
-namespace VK_TIER_NAMESPACE {
+namespace vk::VK_TIER {
 
 // max(x, low) and min(x, high) that keep a NaN. x86's own instructions return their second operand
 // when either is NaN; elsewhere the comparison does it.
@@ -117,6 +116,5 @@ struct GeluTanh {
   }
 };
 
-}  // namespace VK_TIER_NAMESPACE
-}  // namespace vk
+}  // namespace vk::VK_TIER
 #endif  // VLLM_KERNELS_CPU_MATH_H_

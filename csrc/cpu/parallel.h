@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cpu/round.h"
+
 namespace vk {
 
 // Calls body(begin, end) on disjoint ranges that cover [0, count), each of at least `grain`
@@ -24,7 +26,7 @@ void ParallelFor(int64_t count, int64_t grain, const Body& body) {
   }
 #pragma omp parallel num_threads(threads)
   {
-    const int64_t share = (count + omp_get_num_threads() - 1) / omp_get_num_threads();
+    const int64_t share = CeilDiv(count, omp_get_num_threads());
     const int64_t begin = omp_get_thread_num() * share;
     const int64_t end = std::min(count, begin + share);
     if (begin < end) body(begin, end);

@@ -42,11 +42,8 @@ VK_SIZED_VECTOR(uint8)
 HWY_AFTER_NAMESPACE();
 #endif
 
-#define VK_TIER_NAMESPACE VK_TIER
-namespace vk {
-namespace VK_TIER_NAMESPACE {
+namespace vk::VK_TIER {
 namespace hn = hwy::HWY_NAMESPACE;
-}  // namespace VK_TIER_NAMESPACE
-}  // namespace vk
+}  // namespace vk::VK_TIER
 
 #endif  // VLLM_KERNELS_CPU_TIER_H_

@@ -4,8 +4,7 @@
 
 #include "cpu/tier.h"
 
-namespace vk {
-namespace VK_TIER_NAMESPACE {
+namespace vk::VK_TIER {
 
 using DF = hn::ScalableTag<float>;
 
@@ -166,6 +165,5 @@ HWY_INLINE void ForVectors(size_t size, const Body& body) {
   if (i < size) body(i, size - i);
 }
 
-}  // namespace VK_TIER_NAMESPACE
-}  // namespace vk
+}  // namespace vk::VK_TIER
 #endif  // VLLM_KERNELS_CPU_VEC_H_

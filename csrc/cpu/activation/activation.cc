@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/round.h"
 
 namespace {
 
@@ -20,7 +21,7 @@ char* At(const vk_tensor& tensor, int64_t element) {
 template <class Body>
 void ForEachPiece(int64_t rows, int64_t width, const Body& body) {
   const int64_t pieces = std::max<int64_t>(1, width / kChunk);
-  const int64_t size = (width / pieces + 63) / 64 * 64;  // whole cache lines
+  const int64_t size = vk::RoundUp(width / pieces, 64);  // whole cache lines
   const int64_t grain = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, width / pieces));
   vk::ParallelFor(rows * pieces, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

@@ -7,6 +7,7 @@
 #include "cpu/attention/plan.h"
 #include "cpu/attention/run.h"
 #include "cpu/dispatch.h"
+#include "cpu/round.h"
 
 namespace {
 
@@ -135,7 +136,7 @@ void CheckBlocks(int64_t index, const AttentionRequest& request, const Attention
   const int32_t first_position = request.seq_len - request.tokens;
   const vk::KeyRange keys =
       vk::VisibleKeys(request, first_position, request.seq_len - 1, problem.window);
-  const int32_t end = (keys.end + problem.block_size - 1) / problem.block_size;
+  const int32_t end = vk::CeilDiv(keys.end, problem.block_size);
   VK_CHECK(end <= pages, "%s: request %lld has %d keys, but block_table has room for %lld", kOp,
            static_cast<long long>(index), request.seq_len, pages * problem.block_size);
   for (int32_t page = keys.begin / problem.block_size; page < end; ++page) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "cpu/round.h"
+
 namespace vk {
 namespace {
 
@@ -85,8 +87,7 @@ class Planner {
       return;
     }
     const int32_t multiple = table_.key_multiple;
-    const int32_t share =
-        static_cast<int32_t>((keys / pieces + multiple - 1) / multiple * multiple);
+    const int32_t share = static_cast<int32_t>(RoundUp(keys / pieces, multiple));
     const int32_t end = task.key_end;
     task.split_group = static_cast<int32_t>(plan_.group_first.size());
     plan_.group_first.push_back(plan_.partials);

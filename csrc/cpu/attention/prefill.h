@@ -6,6 +6,7 @@
 
 #include "cpu/attention/keys.h"
 #include "cpu/attention/softmax.h"
+#include "cpu/round.h"
 
 namespace vk::VK_TIER {
 
@@ -49,7 +50,7 @@ class Prefill {
 
   Prefill(Arena& arena, const Tile& tile)
       : tile_(tile),
-        steps_((tile.head_size + Mac::kSteps - 1) / Mac::kSteps),
+        steps_(CeilDiv(tile.head_size, Mac::kSteps)),
         rows_(arena, kKeys),
         query_(arena.Take<Element>(static_cast<size_t>(steps_) * tile.padded_rows)),
         keys_(arena.Take<Element>(static_cast<size_t>(kKeys) * tile.padded_head)),
@@ -80,7 +81,7 @@ class Prefill {
                        query_, ld, logits_, ld, nullptr);
     SoftmaxColumns(rule, tile_, logits_, ld, first, count,
                    typename Packing::Probabilities{probabilities_, ld});
-    const int32_t key_steps = (count + Mac::kSteps - 1) / Mac::kSteps;
+    const int32_t key_steps = CeilDiv(count, Mac::kSteps);
     for (int32_t i = 0; i < key_steps; ++i) {
       Packing::PackValues(rows_.values + i * Mac::kSteps, count - i * Mac::kSteps, tile_.head_size,
                           values_ + i * tile_.padded_head);

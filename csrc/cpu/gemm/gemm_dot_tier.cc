@@ -71,7 +71,7 @@ void MultiplyRows(const GemmBlock& block, size_t row, Fetcher& fetcher) {
   }
 }
 
-size_t StripsOf(const GemmBlock& block) { return (block.rows + kMaxRows - 1) / kMaxRows; }
+size_t StripsOf(const GemmBlock& block) { return CeilDiv(block.rows, kMaxRows); }
 
 // How often MultiplyStrips prefetches where there are more than kFewRows rows, or the sums are
 // those of a panel.
@@ -97,7 +97,7 @@ void MultiplyStrips(const GemmBlock& block, Fetcher fetcher) {
   size_t row = 0;
   for (size_t left = StripsOf(block); left > 0; --left) {
     // Strips of nearly equal height: 8 rows are 4 + 4, since 6 + 2 would leave lanes idle.
-    const size_t rows = (block.rows - row + left - 1) / left;
+    const size_t rows = CeilDiv(block.rows - row, left);
     kRows[rows - 1](block, row, fetcher);
     row += rows;
   }

@@ -7,6 +7,7 @@
 #include <cstddef>
 
 #include "cpu/gemm/gemm_table.h"
+#include "cpu/round.h"
 
 namespace vk {
 
@@ -14,14 +15,14 @@ class GemmRows {
  public:
   GemmRows(const GemmKernel& kernel, size_t depth, size_t rows)
       : kernel_(kernel), depth_(depth), rows_(rows) {
-    const size_t steps = std::max<size_t>(1, (depth + kernel.step - 1) / kernel.step);
+    const size_t steps = std::max<size_t>(1, CeilDiv(depth, kernel.step));
     block_steps_ = rows <= kernel.few_rows ? steps : std::min(steps, kernel.block_steps);
   }
 
   const GemmKernel& kernel() const { return kernel_; }
   size_t depth() const { return depth_; }
   size_t rows() const { return rows_; }
-  size_t groups() const { return (rows_ + kernel_.group - 1) / kernel_.group; }
+  size_t groups() const { return CeilDiv(rows_, kernel_.group); }
   // Rows at a power-of-two distance would all fall into one set of the L1 cache.
   size_t group_stride() const {
     return block_steps_ * kernel_.group_step_bytes + (kernel_.group == 1 ? 64 : 0);
@@ -29,7 +30,7 @@ class GemmRows {
   size_t part_stride() const { return groups() * group_stride(); }
   size_t part_depth() const { return block_steps_ * kernel_.step; }
   size_t bytes() const {
-    return (std::max<size_t>(1, depth_) + part_depth() - 1) / part_depth() * part_stride();
+    return CeilDiv(std::max<size_t>(1, depth_), part_depth()) * part_stride();
   }
 
   // Row `row`, whose values of `value_bytes` lie at `from`, into the rows' area.

@@ -3,6 +3,7 @@
 #define VLLM_KERNELS_CPU_GEMM_GEMM_TIER_H_
 
 #include "cpu/gemm/gemm_table.h"
+#include "cpu/round.h"
 #include "cpu/vec.h"
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
@@ -38,7 +39,7 @@ class Fetcher {
       : next_(from), end_(from == nullptr ? nullptr : from + bytes) {
     const size_t lines = bytes / kLine;
     if (calls == 0 || lines == 0) return;
-    lines_ = (lines + calls - 1) / calls;
+    lines_ = CeilDiv(lines, calls);
     period_ = HWY_MAX(size_t{1}, calls / lines);
   }
   HWY_INLINE void Fetch() {

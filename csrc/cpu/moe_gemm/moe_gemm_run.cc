@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "core/check.h"
@@ -87,7 +88,7 @@ class Pass {
     const size_t experts = call_.w13.experts();
     std::vector<size_t> begin(experts + 1);
     for (size_t i = 0; i < tokens_ * slots_; ++i) ++begin[ExpertOf(i) + 1];
-    for (size_t e = 0; e < experts; ++e) begin[e + 1] += begin[e];
+    std::partial_sum(begin.begin(), begin.end(), begin.begin());
     for (size_t e = 0; e < experts; ++e) AddChunks(e, begin[e], begin[e + 1]);
     token_of_.resize(tokens_ * slots_);
     row_of_.resize(tokens_ * slots_);

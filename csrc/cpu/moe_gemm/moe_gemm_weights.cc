@@ -74,7 +74,7 @@ void MoeWeights::Multiply(const GemmKernel& kernel, size_t expert, size_t panel,
                           const Part& part) const {
   const char* data = Panel(expert, panel);
   const size_t width = Width(panel);
-  const size_t steps = (part.depth + kernel.step - 1) / kernel.step;
+  const size_t steps = CeilDiv(part.depth, kernel.step);
   bool first = part.k == 0;
   const auto multiply = [&](size_t begin, size_t count, const char* b, const char* next) {
     kernel.multiply({part.a + begin * kernel.group_step_bytes, part.a_group_stride, b, next,

@@ -10,6 +10,7 @@
 
 #include "core/abi.h"
 #include "cpu/gemm/gemm_table.h"
+#include "cpu/round.h"
 
 namespace vk {
 
@@ -21,7 +22,7 @@ class MoeWeights {
   size_t experts() const { return experts_; }
   size_t columns() const { return columns_; }
   size_t depth() const { return depth_; }
-  size_t panels() const { return (columns_ + kPanel - 1) / kPanel; }
+  size_t panels() const { return CeilDiv(columns_, kPanel); }
   size_t Width(size_t panel) const;
   char* Panel(size_t expert, size_t panel) const;
 
