@@ -5,12 +5,13 @@
 //
 // VK_BIND is for ops that only pass views: each argument of the schema is one parameter (Tensor:
 // const vk_tensor*, null for an absent optional; float: double; int: int64_t; bool: bool or
-// int32_t; str: const char*). Before them may come the op's name, for a function of several ops,
-// and after them a stream, which makes it a function of CUDA views, called with the GPU of the
-// first tensor that is only read current; a fourth argument names another tensor.
+// int32_t; str: const char*). The op's name may come before them, for a function that serves
+// several ops. A stream may come after them: it makes this a function of CUDA views, which is
+// called while the GPU of the first tensor that is only read is current. A fourth argument of the
+// macro names another tensor for that.
 //
-// A family's binding.cc binds every op that ops.def gives the family on its device: the linker
-// misses vk_binding_of_OP else.
+// A family's binding.cc binds every op that ops.def gives the family on its device; otherwise the
+// linker misses vk_binding_of_OP.
 #ifndef VLLM_KERNELS_TORCH_BIND_H_
 #define VLLM_KERNELS_TORCH_BIND_H_
 

@@ -1,5 +1,5 @@
-// From torch's stable tensors to the C ABI's views. Validation of dtype and shape is the C ABI's
-// task; only the device is checked here, since the C ABI knows none.
+// From torch's stable tensors to the C ABI's views. The C ABI validates dtypes and shapes; only the
+// device is checked here, because the C ABI has no notion of devices.
 #ifndef VLLM_KERNELS_TORCH_CONVERT_H_
 #define VLLM_KERNELS_TORCH_CONVERT_H_
 

@@ -31,7 +31,8 @@ extern "C" VK_EXPORT const char* vk_torch_define(const char* name_space, const c
   thread_local std::string message;
   try {
     if (const Op* found = Find(op)) {
-      // Never deleted: that would take the definition back while the interpreter may still call.
+      // Never deleted: deleting it would remove the definition while the interpreter may still call
+      // it.
       auto* library =
           new StableLibrary(StableLibrary::Kind::FRAGMENT, name_space, nullptr, __FILE__, __LINE__);
       library->def(found->schema.data());

@@ -12,8 +12,8 @@ namespace vk::binding {
 
 struct Op {
   const char* family;
-  const char* devices;       // on which the engine has it
-  std::string_view kernels;  // those that a kernel of ours serves
+  const char* devices;       // where the engine has it
+  std::string_view kernels;  // where a kernel of ours serves it
   const char* name_space;    // the engine's; ours where the engine has none
   std::string_view name;
   std::string_view schema;

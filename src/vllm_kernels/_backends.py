@@ -1,4 +1,4 @@
-"""Which implementations serve the ops: device libraries where installed, else the references."""
+"""Which implementations serve the ops: installed device libraries, otherwise the references."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def _sparse_compress(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return weight.new_empty((n, k // 2)), metadata
 
 
-# Ops whose result the schema alone does not tell.
+# Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
     "create_onednn_mm_handler": _handle,

@@ -1,4 +1,4 @@
-"""Stands for the engine's `vllm.vllm_flash_attn`, which needs extensions that no package of it has.
+"""Stand-in for `vllm.vllm_flash_attn`, whose extensions no pure package of the engine has.
 
 Its function is served by our attention op; the engine calls it for latent attention's prefill, in
 vision encoders, and in its FLASH_ATTN backend where that is asked for. Arguments, shapes and

@@ -1,7 +1,8 @@
 """Ops that only some models or options need, and the refusal where one is missing.
 
-The engine finds out in a worker process, with a traceback that names an attribute of `torch.ops`;
-asked here, while the configuration is made, it is a sentence in the user's own process.
+The engine would find out in a worker process, with a traceback that names an attribute of
+`torch.ops`. Checked here, while the configuration is made, it becomes a sentence in the user's own
+process.
 """
 
 from __future__ import annotations
@@ -224,8 +225,8 @@ NEEDS = {"cpu": CPU_NEEDS, "cuda": CUDA_NEEDS}
 def choose_int4_products() -> None:
     """Have the engine multiply 4-bit weights with 16-bit activations where it has the choice.
 
-    On a CPU with AMX it would round activations to int8 unless told otherwise, with ops that these
-    kernels do not have. A choice of the user's stays, and `check` answers it.
+    On a CPU with AMX the engine would round activations to int8 by default, with ops that these
+    kernels do not have. A choice that the user has made stays, and `check` answers it.
     """
     if not _served("int4_scaled_mm_cpu"):
         os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")

@@ -13,14 +13,14 @@ import torch
 from vllm_kernels import engine_api
 from vllm_kernels_plugin.errors import PluginError
 
-# Without this op the engine multiplies with torch.nn.functional.linear, which our reference, a
-# definition of the result in float32, is much slower than.
+# Without this op the engine multiplies with torch.nn.functional.linear. Our reference defines the
+# result in float32 and is much slower.
 _BETTER_LEFT_TO_PYTORCH = frozenset({"create_onednn_mm_handler"})
 
 
 @functools.cache
 def _fragment(namespace: str) -> torch.library.Library:
-    # Kept for the life of the process: registrations go when their library object does.
+    # Kept for the life of the process: registrations end with their library object.
     return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 

@@ -9,7 +9,7 @@
 namespace vk::binding {
 namespace {
 
-// Only what the C ABI stamps is needed: each call plans from its own lengths.
+// Only the C ABI's stamp is needed, because each call plans from its own lengths.
 Tensor GetSchedulerMetadata(int64_t num_req, int64_t num_heads_q, int64_t num_heads_kv,
                             int64_t head_dim, const Tensor& seq_lens, ScalarType, const Tensor&,
                             bool, int64_t, std::string, bool, std::optional<Tensor>) {
@@ -62,5 +62,5 @@ bool HasIsa(std::string isa) {
 VK_IMPL(CPU, get_scheduler_metadata, vk::binding::GetSchedulerMetadata);
 VK_IMPL(CPU, cpu_attention_with_kv_cache, vk::binding::Attention);
 
-// No tensor argument chooses a device.
+// There is no tensor argument to choose a device.
 VK_IMPL(CompositeExplicitAutograd, cpu_attn_has_isa, vk::binding::HasIsa);

@@ -60,6 +60,6 @@ VK_IMPL(CPU, onednn_mm, vk::binding::OnednnMm);
 VK_IMPL(CPU, create_onednn_scaled_mm_handler, vk::binding::CreateOnednnScaledMmHandler);
 VK_IMPL(CPU, onednn_scaled_mm, vk::binding::OnednnScaledMm);
 
-// Without a tensor argument there is no device to dispatch on.
+// There is no tensor argument, hence no device to dispatch on.
 VK_BIND(CompositeExplicitAutograd, release_dnnl_matmul_handler, vk_cpu_release_dnnl_matmul_handler);
 VK_IMPL(CompositeExplicitAutograd, is_onednn_acl_supported, vk::binding::IsOnednnAclSupported);

@@ -27,5 +27,5 @@ class Context:
     secrets: tuple[tuple[str, str], ...] = ()
 
     def own(self, subject: Subject) -> bool:
-        """Whether the package is the project's own: such promise more than they say."""
+        """Whether the package is ours: our packages promise more than their metadata states."""
         return subject.package in packages.table()

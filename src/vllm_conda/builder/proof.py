@@ -72,7 +72,7 @@ def open_package(path: Path) -> Package:
 
 
 def own_channel(path: Path) -> tuple[str, ...]:
-    """The channel that the file lies in, where it lies in one: it has what goes with it."""
+    """The channel that the file lies in, if any: it also holds the packages that belong to it."""
     folder = path.resolve().parent
     return (folder.parent.as_uri(),) if (folder / "repodata.json").is_file() else ()
 

@@ -101,7 +101,7 @@ def _site(document: Document) -> Site:
     converter.register_structure_hook_func(
         lambda kind: getattr(kind, "__origin__", None) is tuple, lambda value, _: _list(value)
     )
-    # None comes from a key without value: what an optional key expects is a value all the same.
+    # None comes from a key without a value; an optional key needs a value too.
     converter.register_structure_hook(str | None, _text)
     converter.register_structure_hook(int | None, _number)
     try:
@@ -113,7 +113,7 @@ def _site(document: Document) -> Site:
 
 
 def _schema(document: Document) -> None:
-    """First of all: in a file of a newer schema the other keys may be other ones."""
+    """Checked first: in a file of a newer schema the other keys may differ."""
     if document.data.get("schema") not in (None, str(SCHEMA)):
         raise ConfigError(
             f"{document.place(('schema',))}: this toolkit reads schema {SCHEMA}, "
