@@ -303,8 +303,8 @@ def test_recipe_that_does_not_render(tmp_path: Path) -> None:
 
 def test_missing_source(tmp_path: Path) -> None:
     root = support.checkout(tmp_path / "checkout")
-    (root / "pyproject.toml").unlink()
-    with pytest.raises(RecipeError, match=r"'core-build' names the source \.\./pyproject\.toml"):
+    (root / "LICENSE").unlink()
+    with pytest.raises(RecipeError, match=r"'core-build' names the source \.\./LICENSE"):
         load_recipe(root)
 
 
