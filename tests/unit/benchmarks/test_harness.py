@@ -161,12 +161,12 @@ def test_no_gpu_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert "bench_norm: PyTorch sees no GPU" in capsys.readouterr().err
 
 
-def test_every_family_has_a_benchmark() -> None:
-    kernels = (ROOT / "csrc" / "cpu").glob("*/*_tier.cc")
-    assert {path.parent.name for path in kernels} <= set(run.families("cpu"))
-    tables = json.loads((ROOT / "cmake" / "generated" / "cuda.json").read_text())
-    # `runtime` has no kernels.
-    assert set(tables["cuda"]["families"]) - {"runtime"} <= set(run.families("cuda"))
+@pytest.mark.parametrize(("device", "kernels"), [("cpu", "*/*_tier.cc"), ("cuda", "*/**/*.cu*")])
+def test_every_family_has_a_benchmark(device: str, kernels: str) -> None:
+    folder = ROOT / "csrc" / device
+    families = {path.relative_to(folder).parts[0] for path in folder.glob(kernels)}
+    assert families
+    assert families - {"common", "ptx", "sm90"} <= set(run.families(device))
 
 
 def test_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:
