@@ -46,12 +46,12 @@ class Activation {
     problem.width = out->shape[out->ndim - 1];
     problem.up = gated ? problem.width : 0;
     const int64_t vector = 16 / vk::DtypeSize(input->dtype);
-    const int64_t pieces = vk::cuda::CeilDiv(problem.width, vector);
-    VK_CHECK(problem.rows * pieces < (int64_t{1} << 31),
+    const int64_t vectors = vk::cuda::CeilDiv(problem.width, vector);
+    VK_CHECK(problem.rows * vectors < (int64_t{1} << 31),
              "%s: input has shape %s, want less than 2^31 vectors of 16 bytes", op,
              vk::ShapeString(*input).c_str());
-    problem.pieces = FastDiv(static_cast<uint32_t>(pieces > 0 ? pieces : 1));
-    problem.count = static_cast<uint32_t>(problem.rows * pieces);
+    problem.vectors = FastDiv(static_cast<uint32_t>(vectors > 0 ? vectors : 1));
+    problem.count = static_cast<uint32_t>(problem.rows * vectors);
     const bool aligned = problem.width % vector == 0 && RowsAligned(*input, 16) &&
                          RowsAligned(*out, vector * vk::DtypeSize(out->dtype));
     launch = {op, input->dtype, out->dtype, aligned, vk::cuda::AsStream(stream)};

@@ -28,20 +28,20 @@ __device__ __forceinline__ void Activate(const Problem& problem, float& gate, fl
   }
 }
 
-template <Gate kGate, class T, bool kAligned, int kPieces>
+template <Gate kGate, class T, bool kAligned, int kVectors>
 __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ Problem problem) {
   PdlPrologue();
-  ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
+  ForVectors<T, kAligned, kVectors>(problem, [&](const auto& vector) {
     constexpr int N = kVecSize<T>;
     float gate[N], up[N];
-    ToFloats(piece.gate, gate);
-    ToFloats(piece.up, up);
+    ToFloats(vector.gate, gate);
+    ToFloats(vector.up, up);
 #pragma unroll
     for (int i = 0; i < N; ++i) Activate<kGate, T>(problem, gate[i], up[i]);
     RoundAll<T>(gate);
 #pragma unroll
     for (int i = 0; i < N; ++i) gate[i] *= up[i];
-    piece.template Store<T>(problem, gate);
+    vector.template Store<T>(problem, gate);
   });
 }
 
@@ -53,13 +53,13 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int N = kVecSize<T>;
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= problem.count) return;
-  const FastDiv::Result at = problem.pieces(index);
+  const FastDiv::Result at = problem.vectors(index);
   const int64_t column = int64_t{at.remainder} * N;
   const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
   float pairs[2][N], y[N];
-  LoadPiece<kAligned>(from, 2 * column, 2 * problem.width, pairs[0]);
+  LoadVector<kAligned>(from, 2 * column, 2 * problem.width, pairs[0]);
   if (kAligned || 2 * column + N < 2 * problem.width) {
-    LoadPiece<kAligned>(from, 2 * column + N, 2 * problem.width, pairs[1]);
+    LoadVector<kAligned>(from, 2 * column + N, 2 * problem.width, pairs[1]);
   }
 #pragma unroll
   for (int i = 0; i < N; ++i) {
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kThreads)
     y[i] = (u + 1.0f) * (g * Sigmoid<T>(problem.alpha * g));
   }
   T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(at.quotient);
-  StorePiece<kAligned>(out, column, problem.width, y);
+  StoreVector<kAligned>(out, column, problem.width, y);
 }
 
 template <Gate kGate>
@@ -81,10 +81,10 @@ void LaunchGate(const Problem& problem, const Launch& launch) {
       constexpr bool kAligned = decltype(aligned)::value;
       if constexpr (kGate == Gate::kSwigluOai) {
         const auto kernel = InterleavedKernel<T, kAligned>;
-        LaunchPieces<1>(problem, launch, kernel, kernel);
+        LaunchVectors<1>(problem, launch, kernel, kernel);
       } else {
-        LaunchPieces<kManyGated>(problem, launch, GatedKernel<kGate, T, kAligned, 1>,
-                                 GatedKernel<kGate, T, kAligned, kManyGated>);
+        LaunchVectors<kManyGated>(problem, launch, GatedKernel<kGate, T, kAligned, 1>,
+                                  GatedKernel<kGate, T, kAligned, kManyGated>);
       }
     });
   });

@@ -1,4 +1,4 @@
-// What the activation kernels share: the functions, and the pieces of rows that threads take.
+// What the activation kernels share: the functions, and the vectors of rows that threads take.
 #ifndef VLLM_KERNELS_CUDA_ACTIVATION_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_ACTIVATION_KERNEL_CUH_
 
@@ -25,51 +25,51 @@ __device__ __forceinline__ float GeluTanh(float x) {
   return x * Sigmoid<T>(x * fmaf(x * x, kSlope * 0.044715f, kSlope));
 }
 
-// Pieces that a thread takes of work that fills the GPU.
+// Vectors that a thread takes where the work fills the GPU.
 constexpr int kManyGated = 2, kManyPlain = 2;
 
 // One vector of the output: where it is, and the vectors of the input that it comes of.
 template <class T, bool kAligned>
-struct Piece {
+struct RowVector {
   static constexpr int N = kVecSize<T>;
 
   __device__ __forceinline__ void Load(const Problem& problem, uint32_t index) {
-    const FastDiv::Result at = problem.pieces(index);
+    const FastDiv::Result at = problem.vectors(index);
     row = at.quotient;
     column = at.remainder * N;
     const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(row);
-    gate = LoadRaw<kAligned, N>(from, column, problem.width);
-    if (problem.up != 0) up = LoadRaw<kAligned, N>(from + problem.up, column, problem.width);
+    gate = LoadPacked<kAligned, N>(from, column, problem.width);
+    if (problem.up != 0) up = LoadPacked<kAligned, N>(from + problem.up, column, problem.width);
   }
 
   template <class Out>
   __device__ __forceinline__ void Store(const Problem& problem, const float (&y)[N]) const {
     Out* out = static_cast<Out*>(problem.out) + problem.out_rows.Offset(row);
-    StorePiece<kAligned>(out, column, problem.width, y);
+    StoreVector<kAligned>(out, column, problem.width, y);
   }
 
   uint32_t row, column;
   Vec<T, N> gate, up;
 };
 
-// body(piece) for the kPieces pieces of this thread, after the loads of all of them.
-template <class T, bool kAligned, int kPieces, class Body>
-__device__ __forceinline__ void ForPieces(const Problem& problem, const Body& body) {
-  const uint32_t first = blockIdx.x * (kThreads * kPieces) + threadIdx.x;
-  Piece<T, kAligned> pieces[kPieces];
+// body(vector) for the kVectors vectors of this thread, after the loads of all of them.
+template <class T, bool kAligned, int kVectors, class Body>
+__device__ __forceinline__ void ForVectors(const Problem& problem, const Body& body) {
+  const uint32_t first = blockIdx.x * (kThreads * kVectors) + threadIdx.x;
+  RowVector<T, kAligned> vectors[kVectors];
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
-    if (first + i * kThreads < problem.count) pieces[i].Load(problem, first + i * kThreads);
+  for (int i = 0; i < kVectors; ++i) {
+    if (first + i * kThreads < problem.count) vectors[i].Load(problem, first + i * kThreads);
   }
 #pragma unroll
-  for (int i = 0; i < kPieces; ++i) {
-    if (first + i * kThreads < problem.count) body(pieces[i]);
+  for (int i = 0; i < kVectors; ++i) {
+    if (first + i * kThreads < problem.count) body(vectors[i]);
   }
 }
 
-// Launches one(): a piece a thread, or many(): kMany.
+// Launches one(): a vector a thread, or many(): kMany.
 template <int kMany, class One, class Many>
-void LaunchPieces(const Problem& problem, const Launch& launch, One one, Many many) {
+void LaunchVectors(const Problem& problem, const Launch& launch, One one, Many many) {
   if (problem.count == 0) return;
   const bool fills = FillsDevice(launch.op, problem.count);
   const int64_t blocks = CeilDiv(problem.count, kThreads * (fills ? kMany : 1));

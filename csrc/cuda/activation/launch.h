@@ -18,8 +18,8 @@ struct Problem {
   RowMap input_rows, out_rows;
   int64_t rows, width;  // of out
   int64_t up;           // columns from the first half to the second; 0: not gated
-  FastDiv pieces;       // vectors of input elements that a row of out has
-  uint32_t count;       // pieces of all rows
+  FastDiv vectors;      // vectors of input elements that a row of out has
+  uint32_t count;       // vectors of all rows
   int64_t scale_row_stride, scale_group_stride;
   int32_t group_size;
   float limit, alpha, beta;  // parameters of the activation

@@ -3,17 +3,17 @@
 namespace vk::cuda::activation {
 namespace {
 
-template <class T, bool kAligned, int kPieces>
+template <class T, bool kAligned, int kVectors>
 __global__ void __launch_bounds__(kThreads)
     SiluQuantKernel(const __grid_constant__ Problem problem) {
   PdlPrologue();
   const float scale = *problem.scale;
-  ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
+  ForVectors<T, kAligned, kVectors>(problem, [&](const auto& vector) {
     constexpr int N = kVecSize<T>;
     const float inverse = 1.0f / scale;
     float gate[N], up[N];
-    ToFloats(piece.gate, gate);
-    ToFloats(piece.up, up);
+    ToFloats(vector.gate, gate);
+    ToFloats(vector.up, up);
 #pragma unroll
     for (int i = 0; i < N; ++i) gate[i] = Silu<T>(gate[i]);
     RoundAll<T>(gate);
@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
     RoundAll<T>(gate);
 #pragma unroll
     for (int i = 0; i < N; ++i) gate[i] *= inverse;
-    piece.template Store<E4M3>(problem, gate);
+    vector.template Store<E4M3>(problem, gate);
   });
 }
 
@@ -36,18 +36,18 @@ __global__ void __launch_bounds__(kThreads)
   PdlPrologue();
   constexpr int N = kVecSize<T>, kColumns = kGroupVectors * N;
   uint32_t index = blockIdx.x * kThreads + threadIdx.x;
-  // Lanes past the end repeat the last piece: all of a warp take part in the reduction.
+  // Lanes past the end repeat the last vector: all of a warp take part in the reduction.
   const uint32_t count = problem.count / kGroupVectors;
   const bool active = index < count;
   if (!active) index = count - 1;
-  const FastDiv::Result at = problem.pieces(index * kGroupVectors);
+  const FastDiv::Result at = problem.vectors(index * kGroupVectors);
   const int64_t column = int64_t{at.remainder} * N;
   const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
   Vec<T, N> gates[kGroupVectors], ups[kGroupVectors];
 #pragma unroll
   for (int i = 0; i < kGroupVectors; ++i) {
-    gates[i] = LoadRaw<kAligned, N>(from, column + i * N, problem.width);
-    ups[i] = LoadRaw<kAligned, N>(from + problem.up, column + i * N, problem.width);
+    gates[i] = LoadPacked<kAligned, N>(from, column + i * N, problem.width);
+    ups[i] = LoadPacked<kAligned, N>(from + problem.up, column + i * N, problem.width);
   }
   float y[kColumns], abs_max = 0.0f;
 #pragma unroll
@@ -88,8 +88,8 @@ void LaunchSiluQuant(const Problem& problem, const Launch& launch) {
     DispatchBool(launch.aligned, [&](auto aligned) {
       using T = typename decltype(type)::type;
       constexpr bool kAligned = decltype(aligned)::value;
-      LaunchPieces<kManyGated>(problem, launch, SiluQuantKernel<T, kAligned, 1>,
-                               SiluQuantKernel<T, kAligned, kManyGated>);
+      LaunchVectors<kManyGated>(problem, launch, SiluQuantKernel<T, kAligned, 1>,
+                                SiluQuantKernel<T, kAligned, kManyGated>);
     });
   });
 }

@@ -14,16 +14,16 @@ __device__ __forceinline__ float Activated(float x) {
   }
 }
 
-template <Unary kUnary, class T, bool kAligned, int kPieces>
+template <Unary kUnary, class T, bool kAligned, int kVectors>
 __global__ void __launch_bounds__(kThreads) UnaryKernel(const __grid_constant__ Problem problem) {
   PdlPrologue();
-  ForPieces<T, kAligned, kPieces>(problem, [&](const auto& piece) {
+  ForVectors<T, kAligned, kVectors>(problem, [&](const auto& vector) {
     constexpr int N = kVecSize<T>;
     float x[N];
-    ToFloats(piece.gate, x);
+    ToFloats(vector.gate, x);
 #pragma unroll
     for (int i = 0; i < N; ++i) x[i] = Activated<kUnary, T>(x[i]);
-    piece.template Store<T>(problem, x);
+    vector.template Store<T>(problem, x);
   });
 }
 
@@ -33,8 +33,8 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
     DispatchBool(launch.aligned, [&](auto aligned) {
       using T = typename decltype(type)::type;
       constexpr bool kAligned = decltype(aligned)::value;
-      LaunchPieces<kManyPlain>(problem, launch, UnaryKernel<kUnary, T, kAligned, 1>,
-                               UnaryKernel<kUnary, T, kAligned, kManyPlain>);
+      LaunchVectors<kManyPlain>(problem, launch, UnaryKernel<kUnary, T, kAligned, 1>,
+                                UnaryKernel<kUnary, T, kAligned, kManyPlain>);
     });
   });
 }

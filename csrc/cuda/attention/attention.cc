@@ -229,12 +229,12 @@ struct Plan {
   int32_t prefill_stages;  // 0: all requests are the decode kernel's
   bool hopper;             // which serves prefill then
   int64_t partials;        // bytes of the workspace for splits; what Hopper needs is behind them,
-  int64_t widened;         // and, in so many bytes, the copies of a float8 cache
+  int64_t dequantized;     // and, in so many bytes, the copies of a float8 cache
   int64_t workspace;       // bytes
 };
 
 // Where copies of the cache begin in the workspace.
-int64_t WidenedOffset(int64_t partials) {
+int64_t DequantizedOffset(int64_t partials) {
   return vk::cuda::RoundUp(partials + vk::cuda::attention::kHopperWorkspace, 256);
 }
 
@@ -295,11 +295,11 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   plan.hopper = plan.prefill_stages > 0 && device.capability == 90 &&
                 vk::cuda::attention::HopperServes(problem);
   if (plan.hopper && args.fp8()) {
-    plan.widened = vk::cuda::attention::WidenedBytes(problem, longest, call.max_seq_len);
-    plan.hopper = plan.widened > 0;
+    plan.dequantized = vk::cuda::attention::DequantizedBytes(problem, longest, call.max_seq_len);
+    plan.hopper = plan.dequantized > 0;
   }
   if (plan.hopper) {
-    plan.workspace = WidenedOffset(plan.partials) + plan.widened;
+    plan.workspace = DequantizedOffset(plan.partials) + plan.dequantized;
   }
 #endif
   return plan;
@@ -327,15 +327,15 @@ void RunHopper([[maybe_unused]] const Problem& problem, [[maybe_unused]] const P
   hopper.dtype = call.query->dtype;
   hopper.max_seq_len = call.max_seq_len;
   hopper.keys = call.block_table == nullptr ? call.key->shape[0] : 0;
-  if (plan.widened > 0) hopper.keys = int64_t{problem.requests} * call.max_seq_len;
+  if (plan.dequantized > 0) hopper.keys = int64_t{problem.requests} * call.max_seq_len;
   hopper.multiprocessors = device.multiprocessors;
   hopper.l2_bytes = device.l2_bytes;
   hopper.workspace = static_cast<char*>(call.workspace->data) + plan.partials;
   hopper.stream = stream;
-  if (plan.widened == 0) return vk::cuda::attention::RunHopper(kOp, problem, hopper);
-  void* const copies = static_cast<char*>(call.workspace->data) + WidenedOffset(plan.partials);
-  const Problem wide =
-      vk::cuda::attention::Widen(kOp, problem, call.query->dtype, call.max_seq_len, copies, stream);
+  if (plan.dequantized == 0) return vk::cuda::attention::RunHopper(kOp, problem, hopper);
+  void* const copies = static_cast<char*>(call.workspace->data) + DequantizedOffset(plan.partials);
+  const Problem wide = vk::cuda::attention::DequantizeCache(kOp, problem, call.query->dtype,
+                                                            call.max_seq_len, copies, stream);
   vk::cuda::attention::RunHopper(kOp, wide, hopper);
 #endif
 }

@@ -29,7 +29,7 @@ void LaunchHopper(const char* op, const Problem& problem, const HopperPlan& plan
                   const CUtensorMap (&maps)[3], cudaStream_t stream);
 
 // Whether the Hopper kernel takes the problem (strides, alignment, sizes; not the GPU). A float8
-// cache must be widened first.
+// cache must be dequantized first.
 bool HopperServes(const Problem& problem);
 
 // Bytes of the kernel's workspace, to be set to zero by RunHopper().
@@ -37,11 +37,11 @@ constexpr int64_t kHopperWorkspace = 16;
 
 // Bytes for copies of the keys and values of a float8 cache in the type of the queries; 0: they are
 // too large, or do not pay.
-int64_t WidenedBytes(const Problem& problem, int64_t max_query_len, int64_t max_seq_len);
+int64_t DequantizedBytes(const Problem& problem, int64_t max_query_len, int64_t max_seq_len);
 
 // Makes the copies, in `memory`; returns the problem with them, packed, instead of the cache.
-Problem Widen(const char* op, const Problem& problem, int32_t dtype, int64_t max_seq_len,
-              void* memory, cudaStream_t stream);
+Problem DequantizeCache(const char* op, const Problem& problem, int32_t dtype, int64_t max_seq_len,
+                        void* memory, cudaStream_t stream);
 
 struct HopperCall {
   int32_t dtype;  // VK_BF16 or VK_F16

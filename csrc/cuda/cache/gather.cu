@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__
   const Cached* from = static_cast<const Cached*>(gather.from) + block * gather.from_block_stride +
                        position % gather.block_size * gather.from_slot_stride + column;
   T* to = static_cast<T*>(gather.to) + token * gather.to_stride + column;
-  ReadPiece<Cached, T, N>(from, to, gather.scale);
+  ReadVector<Cached, T, N>(from, to, gather.scale);
 }
 
 template <class From, class To, int N>
@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(kThreads)
   if (index >= count) return;
   if constexpr (sizeof(To) == 1) {
     const Vec<From, N> held[1] = {LoadVec<N>(from + index)};
-    WritePiece(held, to + index, &scale);
+    WriteVectors(held, to + index, &scale);
   } else {
-    ReadPiece<From, To, N>(from + index, to + index, &scale);
+    ReadVector<From, To, N>(from + index, to + index, &scale);
   }
 }
 

@@ -6,7 +6,7 @@
 namespace vk::cuda::cache {
 namespace {
 
-constexpr int kPiece = 4;  // neighbouring elements of a thread
+constexpr int kElements = 4;  // neighbouring elements of a thread
 
 // A warp quantises 128 elements of a token at a time; kLanes of its lanes share a scale.
 template <class T, int kLanes>
@@ -14,18 +14,18 @@ __global__ void __launch_bounds__(kThreads)
     IndexerWriteKernel(const __grid_constant__ IndexerWrite w) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int64_t warp = (int64_t{blockIdx.x} * kThreads + threadIdx.x) / 32;
-  const int parts = (w.head + 32 * kPiece - 1) / (32 * kPiece);
+  const int parts = (w.head + 32 * kElements - 1) / (32 * kElements);
   const int64_t token = warp / parts;
   if (token >= w.tokens) return;
   const int64_t slot = w.slots[token];
   if (slot < 0 || slot >= w.slot_limit) return;
-  const int column = static_cast<int>(warp % parts) * 32 * kPiece + lane * kPiece;
+  const int column = static_cast<int>(warp % parts) * 32 * kElements + lane * kElements;
   const bool mine = column < w.head;
   const T* from = static_cast<const T*>(w.keys) + token * w.key_stride + column;
-  float x[kPiece] = {}, most = 0.0f;
+  float x[kElements] = {}, most = 0.0f;
   if (mine) {
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
+    for (int i = 0; i < kElements; ++i) {
       x[i] = ToFloat(from[i]);
       most = fmaxf(most, fabsf(x[i]));
     }
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   const Divisor divisor(scale);
 #pragma unroll
-  for (int i = 0; i < kPiece; ++i) x[i] = divisor.Quotient(x[i], 2.0f * kQuantMax<E4M3>);
+  for (int i = 0; i < kElements; ++i) x[i] = divisor.Quotient(x[i], 2.0f * kQuantMax<E4M3>);
   if (!mine) return;
   uint8_t* block = w.cache + slot / w.block_size * w.block_stride;
   const int64_t at = slot % w.block_size * w.head + column;
@@ -88,13 +88,13 @@ __global__ void __launch_bounds__(kThreads)
 
 void LaunchIndexerWrite(const IndexerWrite& write, const Launch& launch) {
   if (write.tokens == 0 || write.head == 0) return;
-  const int64_t warps = write.tokens * CeilDiv(write.head, 32 * kPiece);
+  const int64_t warps = write.tokens * CeilDiv(write.head, 32 * kElements);
   const unsigned blocks = GridX(launch.op, CeilDiv(warps * 32, kThreads));
   DispatchFloating(launch.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    const auto kernel = write.group == 32   ? &IndexerWriteKernel<T, 32 / kPiece>
-                        : write.group == 64 ? &IndexerWriteKernel<T, 64 / kPiece>
-                                            : &IndexerWriteKernel<T, 128 / kPiece>;
+    const auto kernel = write.group == 32   ? &IndexerWriteKernel<T, 32 / kElements>
+                        : write.group == 64 ? &IndexerWriteKernel<T, 64 / kElements>
+                                            : &IndexerWriteKernel<T, 128 / kElements>;
     kernel<<<blocks, kThreads, 0, launch.stream>>>(write);
     CheckLaunch(launch.op);
   });

@@ -26,8 +26,8 @@ void DispatchCached(const Launch& launch, const Body& body) {
 
 // N * kVectors elements as they go into the cache: moved, or divided by the scale and rounded.
 template <class T, class Cached, int N, int kVectors>
-__device__ __forceinline__ void WritePiece(const Vec<T, N> (&vecs)[kVectors], Cached* to,
-                                           const float* scale) {
+__device__ __forceinline__ void WriteVectors(const Vec<T, N> (&vecs)[kVectors], Cached* to,
+                                             const float* scale) {
   if constexpr (std::is_same_v<T, Cached>) {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) StoreVec(to + i * N, vecs[i]);
@@ -50,7 +50,7 @@ __device__ __forceinline__ void WritePiece(const Vec<T, N> (&vecs)[kVectors], Ca
 
 // And as they come out of it.
 template <class Cached, class T, int N>
-__device__ __forceinline__ void ReadPiece(const Cached* from, T* to, const float* scale) {
+__device__ __forceinline__ void ReadVector(const Cached* from, T* to, const float* scale) {
   const Vec<Cached, N> vec = LoadVec<N>(from);
   if constexpr (std::is_same_v<T, Cached>) {
     StoreVec(to, vec);

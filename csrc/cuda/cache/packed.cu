@@ -10,13 +10,13 @@ namespace {
 
 constexpr int kRank = 512, kTile = 128, kRope = 64;
 constexpr int kEntry = kRank + kRank / kTile * 4 + kRope * 2;  // bytes
-constexpr int kPiece = 8;                                      // elements of a thread
-constexpr int kPieces = (kRank + kRope) / kPiece;
+constexpr int kElements = 8;                                   // elements of a thread
+constexpr int kVectors = (kRank + kRope) / kElements;
 
 __global__ void __launch_bounds__(kThreads) UnpackKernel(const __grid_constant__ Gather gather) {
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= gather.count) return;
-  const int32_t token = static_cast<int32_t>(index / kPieces), piece = index % kPieces;
+  const int32_t token = static_cast<int32_t>(index / kVectors), vector = index % kVectors;
   int32_t low = 0, high = gather.sequences;  // the last sequence that starts at or before the token
   while (high - low > 1) {
     const int32_t middle = (low + high) / 2;
@@ -34,14 +34,15 @@ __global__ void __launch_bounds__(kThreads) UnpackKernel(const __grid_constant__
   const uint8_t* entry = static_cast<const uint8_t*>(gather.from) +
                          block * gather.from_block_stride +
                          position % gather.block_size * gather.from_slot_stride;
-  BFloat16* to = static_cast<BFloat16*>(gather.to) + token * gather.to_stride + piece * kPiece;
-  const int column = piece * kPiece;
+  BFloat16* to = static_cast<BFloat16*>(gather.to) + token * gather.to_stride + vector * kElements;
+  const int column = vector * kElements;
   if (column < kRank) {
     const float scale = reinterpret_cast<const float*>(entry + kRank)[column / kTile];
-    ReadPiece<E4M3, BFloat16, kPiece>(reinterpret_cast<const E4M3*>(entry) + column, to, &scale);
+    ReadVector<E4M3, BFloat16, kElements>(reinterpret_cast<const E4M3*>(entry) + column, to,
+                                          &scale);
   } else {
     const auto* rope = reinterpret_cast<const BFloat16*>(entry + kEntry - kRope * 2);
-    StoreVec(to, LoadVec<kPiece>(rope + column - kRank));
+    StoreVec(to, LoadVec<kElements>(rope + column - kRank));
   }
 }
 
@@ -88,7 +89,7 @@ extern "C" vk_status vk_cuda_cp_gather_and_upconvert_fp8_kv_cache(
     gather.pages = table.size(1);
     gather.block_size = static_cast<int32_t>(from.size(1));
     gather.sequences = static_cast<int32_t>(batch_size);
-    gather.count = CheckCount(op, to.size(0) * kPieces);
+    gather.count = CheckCount(op, to.size(0) * kVectors);
     if (gather.count == 0 || batch_size == 0) return;
     const unsigned blocks = vk::cuda::GridX(op, vk::cuda::CeilDiv(gather.count, kThreads));
     UnpackKernel<<<blocks, kThreads, 0, vk::cuda::AsStream(stream)>>>(gather);

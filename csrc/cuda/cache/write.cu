@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(kThreads) WriteKernel(const __grid_constant__ 
     Cached* to = static_cast<Cached*>(stream.to) + at.quotient * stream.to_block_stride +
                  at.remainder * stream.to_slot_stride + targets[i].head * stream.to_head_stride +
                  targets[i].column;
-    WritePiece(held[i], to, stream.scale + targets[i].head * stream.scale_stride);
+    WriteVectors(held[i], to, stream.scale + targets[i].head * stream.scale_stride);
   }
 }
 
@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kThreads)
     to += at.quotient * layout.value_block + column * layout.block_size + at.remainder;
   }
   const Vec<T, 1> held[1] = {LoadVec<1>(from)};
-  WritePiece(held, static_cast<Cached*>(stream.to) + to,
-             stream.scale + head.remainder * stream.scale_stride);
+  WriteVectors(held, static_cast<Cached*>(stream.to) + to,
+               stream.scale + head.remainder * stream.scale_stride);
 }
 
 // The entries of "fp8_ds_mla": a token a block, 16 lanes for each tile of 128 elements, and 8 more

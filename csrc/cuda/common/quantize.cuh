@@ -9,7 +9,7 @@
 
 namespace vk::cuda {
 
-// Below these no scale goes, so that a row of zeros has a finite inverse.
+// Lower bound of scales, so that a row of zeros has a finite inverse.
 template <class Q>
 __device__ __forceinline__ float MinScale() {
   return std::is_same_v<Q, int8_t> ? FLT_EPSILON : 1.0f / (kQuantMax<Q> * 512.0f);

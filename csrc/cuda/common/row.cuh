@@ -1,4 +1,4 @@
-// Pieces of a row: N elements from a column on, as float32.
+// Vectors of a row: N elements from a column on, as float32.
 #ifndef VLLM_KERNELS_CUDA_COMMON_ROW_CUH_
 #define VLLM_KERNELS_CUDA_COMMON_ROW_CUH_
 
@@ -9,8 +9,8 @@ namespace vk::cuda {
 // kAligned: row starts and width are multiples of the vector. Else elements go one by one, and what
 // lies past the row's end reads as 0 and is not written.
 template <bool kAligned, int N, class T>
-__device__ __forceinline__ void LoadPiece(const T* row, int64_t column, int64_t width,
-                                          float (&x)[N]) {
+__device__ __forceinline__ void LoadVector(const T* row, int64_t column, int64_t width,
+                                           float (&x)[N]) {
   if constexpr (kAligned) {
     ToFloats(LoadVec<N>(row + column), x);
   } else {
@@ -19,9 +19,9 @@ __device__ __forceinline__ void LoadPiece(const T* row, int64_t column, int64_t 
   }
 }
 
-// The same as it is in memory: pieces that wait for each other's loads take fewer registers so.
+// The same, packed as in memory: takes fewer registers while other loads are waited for.
 template <bool kAligned, int N, class T>
-__device__ __forceinline__ Vec<T, N> LoadRaw(const T* row, int64_t column, int64_t width) {
+__device__ __forceinline__ Vec<T, N> LoadPacked(const T* row, int64_t column, int64_t width) {
   if constexpr (kAligned) {
     return LoadVec<N>(row + column);
   } else {
@@ -35,8 +35,8 @@ __device__ __forceinline__ Vec<T, N> LoadRaw(const T* row, int64_t column, int64
 }
 
 template <bool kAligned, int N, class T>
-__device__ __forceinline__ void StorePiece(T* row, int64_t column, int64_t width,
-                                           const float (&x)[N]) {
+__device__ __forceinline__ void StoreVector(T* row, int64_t column, int64_t width,
+                                            const float (&x)[N]) {
   if constexpr (kAligned) {
     StoreVec(row + column, FromFloats<T>(x));
   } else {

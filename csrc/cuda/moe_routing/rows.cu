@@ -9,7 +9,7 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// Word: the piece of a row that one access moves. A block takes one row.
+// Word: what one access moves. A block takes one row.
 template <class Word>
 __global__ void __launch_bounds__(kThreads) GatherKernel(const __grid_constant__ Copy copy) {
   PdlPrologue();
@@ -59,10 +59,11 @@ __device__ __forceinline__ bool LeftOut(const Reduce& reduce, int64_t token, int
 // A thread takes a vector of columns of one token; kTopk entries are under way at a time.
 template <class T, int N, int kTopk, bool kIndexed>
 __global__ void __launch_bounds__(kThreads)
-    ReduceKernel(const __grid_constant__ Reduce reduce, const int pieces) {
+    ReduceKernel(const __grid_constant__ Reduce reduce, const int row_blocks) {
   PdlPrologue();
-  const int64_t token = blockIdx.x / pieces;
-  const int64_t column = (static_cast<int64_t>(blockIdx.x % pieces) * kThreads + threadIdx.x) * N;
+  const int64_t token = blockIdx.x / row_blocks;
+  const int64_t column =
+      (static_cast<int64_t>(blockIdx.x % row_blocks) * kThreads + threadIdx.x) * N;
   if (column >= reduce.width) return;
   const T* input = static_cast<const T*>(reduce.input) + column * reduce.column_stride;
   [[maybe_unused]] const int64_t end =
@@ -114,14 +115,14 @@ __global__ void __launch_bounds__(kThreads)
 
 template <class T, int N, bool kIndexed>
 void LaunchVector(const char* op, const Reduce& reduce, cudaStream_t stream) {
-  const int64_t pieces = CeilDiv(reduce.width, static_cast<int64_t>(N) * kThreads);
-  const unsigned grid = GridX(op, reduce.tokens * pieces);
+  const int64_t row_blocks = CeilDiv(reduce.width, static_cast<int64_t>(N) * kThreads);
+  const unsigned grid = GridX(op, reduce.tokens * row_blocks);
   if (reduce.topk <= 2) {
     LaunchPdl(op, ReduceKernel<T, N, 2, kIndexed>, grid, kThreads, 0, stream, reduce,
-              static_cast<int>(pieces));
+              static_cast<int>(row_blocks));
   } else {
     LaunchPdl(op, ReduceKernel<T, N, 8, kIndexed>, grid, kThreads, 0, stream, reduce,
-              static_cast<int>(pieces));
+              static_cast<int>(row_blocks));
   }
 }
 

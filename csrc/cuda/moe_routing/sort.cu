@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "cuda/common/pdl.cuh"
+#include "cuda/common/scan.cuh"
 #include "cuda/moe_routing/launch.h"
 #include "cuda/moe_routing/sizes.cuh"
 
@@ -13,8 +14,8 @@ namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kCounters = 8192;     // of a block, in shared memory: 32 KiB
-constexpr int64_t kAlone = 4096;    // entries of one block that is alone,
-constexpr int64_t kSegment = 1024;  // and of each where there are many
+constexpr int64_t kAlone = 4096;    // most entries that one block sorts alone
+constexpr int64_t kSegment = 1024;  // entries of a block where there are more
 constexpr int32_t kMaxSegments = 128;
 
 struct Align {
@@ -97,30 +98,9 @@ __device__ void CountWarps(const Sort& sort, const Stretch& stretch, int adapter
   __syncthreads();
 }
 
-// Sum over the threads before this one; all threads of the block call. `scratch`: 33 ints.
-__device__ __forceinline__ int ExclusiveSum(int value, int* scratch, int* total) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  const int warps = static_cast<int>(blockDim.x) / 32;
-  int sum = value;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int other = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-    if (lane >= distance) sum += other;
-  }
-  if (lane == 31) scratch[warp] = sum;
-  __syncthreads();
-  int before = 0, all = 0;
-  for (int i = 0; i < warps; ++i) {
-    if (i < warp) before += scratch[i];
-    all += scratch[i];
-  }
-  __syncthreads();
-  *total = all;
-  return before + sum - value;
-}
-
-// What is said of a bucket of `count` entries that start at `first`; a thread for each bucket of a
-// chunk, and the whole block calls. `padded_end`: where what chunks before padded to 128 ends.
+// Writes the metadata of a bucket of `count` entries from `first` on (offset, size, blocks). The
+// whole block calls, a thread for each bucket of a chunk. `padded_end`: the end of the chunks
+// before, each bucket padded to 128.
 template <class Kind>
 __device__ __forceinline__ void Describe(const Sort& sort, int slot, int bucket, int first,
                                          int count, int* scratch, int* padded_end) {
@@ -215,7 +195,7 @@ template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant__ Sort sort) {
   PdlPrologue();
   extern __shared__ int counters[];
-  __shared__ int scratch[33], kept;
+  __shared__ int scratch[32], kept;
   int slot = 0, adapter = -1;
   if (sort.token_adapters != nullptr) {
     adapter = sort.adapters[blockIdx.x];
@@ -267,7 +247,7 @@ template <class Kind>
 __global__ void __launch_bounds__(kMaxThreads) PlaceKernel(const __grid_constant__ Sort sort) {
   PdlPrologue();
   extern __shared__ int counters[];
-  __shared__ int scratch[33], kept;
+  __shared__ int scratch[32], kept;
   const int segments = static_cast<int>(gridDim.x), segment = static_cast<int>(blockIdx.x);
   const Stretch stretch = WarpStretch(sort, segment, segments);
   CountWarps<Kind>(sort, stretch, -1, counters);
@@ -320,13 +300,13 @@ void LaunchSort(const char* op, const Sort& sort, cudaStream_t stream) {
 __global__ void __launch_bounds__(kMaxThreads)
     BatchedAlignKernel(const __grid_constant__ BatchedAlign align) {
   __shared__ int starts[kMaxExperts + 1];
-  __shared__ int scratch[33];
+  __shared__ int scratch[32];
   const int block_size = align.block_size, nothing = align.experts * align.max_tokens;
   const int expert = static_cast<int>(threadIdx.x);
   const int own = expert < align.experts ? align.counts[expert] : 0;
   int all;
   const int padded = (own + block_size - 1) / block_size * block_size;
-  const int start = ExclusiveSum(padded, scratch, &all);
+  const int start = ExclusiveSum<kMaxThreads / 32>(padded, scratch, &all);
   starts[expert] = start;
   if (expert == 0) {
     starts[kMaxExperts] = all;

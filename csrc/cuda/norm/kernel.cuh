@@ -14,10 +14,10 @@ namespace vk::cuda::norm {
 
 enum class Kind { kPlain, kStatic, kPerToken, kPerGroup };
 
-// What one thread holds of a row: `kPieces` pieces of N columns, a block apart; past the row's end,
-// zeros. As they are in memory, which takes half the registers of floats.
-template <class T, bool kResidual, int kPieces>
-class Held {
+// The part of a row that one thread keeps in registers: kVectors vectors of N columns, a block
+// apart; zeros past the row's end. Packed, as in memory, which takes half the registers of floats.
+template <class T, bool kResidual, int kVectors>
+class RegisterTile {
  public:
   static constexpr int N = kVecSize<T>;
 
@@ -27,37 +27,38 @@ class Held {
     if constexpr (kResidual) residual += problem.residual_rows.Offset(row);
     const int32_t width = static_cast<int32_t>(problem.width);
 #pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
+    for (int vector = 0; vector < kVectors; ++vector) {
       // All zeros are 0 in every dtype.
-      input_[piece] = residual_[kResidual ? piece : 0] = make_uint4(0, 0, 0, 0);
-      if (Column(piece) < width) {
-        input_[piece] = *reinterpret_cast<const uint4*>(input + Column(piece));
+      input_[vector] = residual_[kResidual ? vector : 0] = make_uint4(0, 0, 0, 0);
+      if (Column(vector) < width) {
+        input_[vector] = *reinterpret_cast<const uint4*>(input + Column(vector));
         if constexpr (kResidual) {
-          residual_[piece] = *reinterpret_cast<const uint4*>(residual + Column(piece));
+          residual_[vector] = *reinterpret_cast<const uint4*>(residual + Column(vector));
         }
       }
     }
   }
 
-  static __device__ __forceinline__ int32_t Column(int32_t piece) {
-    return static_cast<int32_t>(piece * blockDim.x + threadIdx.x) * N;
+  static __device__ __forceinline__ int32_t Column(int32_t vector) {
+    return static_cast<int32_t>(vector * blockDim.x + threadIdx.x) * N;
   }
 
   // Input, or its sum with the residual.
-  __device__ __forceinline__ void Get(int piece, float (&x)[N]) const {
-    ToFloats(BitCast<Vec<T, N>>(input_[piece]), x);
+  __device__ __forceinline__ void Get(int vector, float (&x)[N]) const {
+    ToFloats(BitCast<Vec<T, N>>(input_[vector]), x);
     if constexpr (kResidual) {
       float more[N];
-      ToFloats(BitCast<Vec<T, N>>(residual_[piece]), more);
+      ToFloats(BitCast<Vec<T, N>>(residual_[vector]), more);
 #pragma unroll
       for (int i = 0; i < N; ++i) x[i] += more[i];
     }
   }
 
  private:
-  // Words: elements that are 0 or loaded would be put together one by one, each after its load.
-  uint4 input_[kPieces];
-  uint4 residual_[kResidual ? kPieces : 1];
+  // As words: elements that are either 0 or loaded would be assembled one by one, each after its
+  // load.
+  uint4 input_[kVectors];
+  uint4 residual_[kResidual ? kVectors : 1];
 };
 
 template <class Q>
@@ -78,8 +79,8 @@ __device__ __forceinline__ float GroupMax(float abs_max, int group_size) {
 
 // Threads of a block at most, and blocks that a multiprocessor is to hold of them: what bounds the
 // registers, and so how many rows are on their way at once.
-template <int kPieces>
-inline constexpr int kMaxThreads = kPieces >= 2 ? 512 : 1024;
+template <int kVectors>
+inline constexpr int kMaxThreads = kVectors >= 2 ? 512 : 1024;
 // Turing's multiprocessor holds 1024 threads, the others' 1536 or more; ptxas refuses to promise
 // more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ == 750
@@ -87,16 +88,16 @@ inline constexpr int kMostBlocks = 2;
 #else
 inline constexpr int kMostBlocks = 3;
 #endif
-template <Kind kKind, bool kResidual, int kPieces>
+template <Kind kKind, bool kResidual, int kVectors>
 inline constexpr int kMinBlocks =
-    kPieces != 2                                                      ? 1
+    kVectors != 2                                                     ? 1
     : !kResidual && (kKind == Kind::kPlain || kKind == Kind::kStatic) ? kMostBlocks
                                                                       : 2;
 
 // Aligned rows that registers can hold. Out: the type written.
-template <class T, class Out, Kind kKind, bool kResidual, int kPieces>
-__global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResidual, kPieces>)
-    HeldNormKernel(const __grid_constant__ Problem problem) {
+template <class T, class Out, Kind kKind, bool kResidual, int kVectors>
+__global__ void __launch_bounds__(kMaxThreads<kVectors>, kMinBlocks<kKind, kResidual, kVectors>)
+    RegisterNormKernel(const __grid_constant__ Problem problem) {
   PdlPrologue();
   constexpr int N = kVecSize<T>;
   __shared__ float scratch[2][32];
@@ -107,14 +108,14 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
   if (problem.weight_stride != 0) {
     weight += index / problem.rows_per_weight * problem.weight_stride;
   }
-  Held<T, kResidual, kPieces> row;
+  RegisterTile<T, kResidual, kVectors> row;
   // The weights first, each with a condition of its own: else the compiler lets them wait for the
   // row.
-  Vec<T, N> weights[kPieces];
+  Vec<T, N> weights[kVectors];
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
-    const int32_t column = row.Column(piece);
-    if (weighted && column < width) weights[piece] = LoadVec<N>(weight + column);
+  for (int vector = 0; vector < kVectors; ++vector) {
+    const int32_t column = row.Column(vector);
+    if (weighted && column < width) weights[vector] = LoadVec<N>(weight + column);
   }
   row.Load(problem, index);
 
@@ -122,13 +123,13 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
   T* residual = static_cast<T*>(problem.residual);
   if constexpr (kResidual) residual += problem.residual_rows.Offset(index);
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
+  for (int vector = 0; vector < kVectors; ++vector) {
     float x[N];
-    row.Get(piece, x);
+    row.Get(vector, x);
 #pragma unroll
     for (int i = 0; i < N; ++i) sum = fmaf(x[i], x[i], sum);
     if constexpr (kResidual) {
-      if (row.Column(piece) < width) StoreVec(residual + row.Column(piece), FromFloats<T>(x));
+      if (row.Column(vector) < width) StoreVec(residual + row.Column(vector), FromFloats<T>(x));
     }
   }
   sum = ReduceBlock(sum, Sum(), scratch[0]);
@@ -136,36 +137,36 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
 
   const float static_inverse = kKind == Kind::kStatic ? 1.0f / *problem.scale : 1.0f;
   Out* result = static_cast<Out*>(problem.result) + problem.result_rows.Offset(index);
-  Vec<T, N> normed[kPieces];
+  Vec<T, N> normed[kVectors];
   float abs_max = 0.0f;
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
-    const int32_t column = row.Column(piece);
+  for (int vector = 0; vector < kVectors; ++vector) {
+    const int32_t column = row.Column(vector);
     const bool inside = column < width;
     float y[N];
-    row.Get(piece, y);
+    row.Get(vector, y);
 #pragma unroll
     for (int i = 0; i < N; ++i) y[i] *= factor;
-    normed[piece] = FromFloats<T>(y);
-    if (weighted && inside) normed[piece] = Product(normed[piece], weights[piece]);
+    normed[vector] = FromFloats<T>(y);
+    if (weighted && inside) normed[vector] = Product(normed[vector], weights[vector]);
     if constexpr (kKind == Kind::kPlain) {
-      if (inside) StoreVec(result + column, normed[piece]);
+      if (inside) StoreVec(result + column, normed[vector]);
     } else if constexpr (kKind == Kind::kStatic) {
-      ToFloats(normed[piece], y);
+      ToFloats(normed[vector], y);
 #pragma unroll
       for (int i = 0; i < N; ++i) y[i] *= static_inverse;
       if (inside) StoreVec(result + column, FromFloats<Out>(y));
     } else if constexpr (kKind == Kind::kPerToken) {
-      abs_max = AbsMax(abs_max, normed[piece]);
+      abs_max = AbsMax(abs_max, normed[vector]);
     } else {
-      const float group_max = GroupMax<N>(AbsMax(0.0f, normed[piece]), problem.group_size);
+      const float group_max = GroupMax<N>(AbsMax(0.0f, normed[vector]), problem.group_size);
       const float scale = ScaleOf<Out>(group_max, problem.scale_ub);
       const int32_t shift = problem.group_size == 128 ? 7 : 6;
       if (inside && (column & (problem.group_size - 1)) == 0) {
         problem.scales[index * problem.scale_row_stride +
                        (column >> shift) * problem.scale_group_stride] = scale;
       }
-      ToFloats(normed[piece], y);
+      ToFloats(normed[vector], y);
       const Quantizer<Out> quantizer(scale);
       quantizer(y, problem.scale_ub == nullptr);
       if (inside) StoreVec(result + column, FromFloats<Out>(y));
@@ -177,12 +178,12 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>, kMinBlocks<kKind, kResid
     if (threadIdx.x == 0) problem.scales[index] = scale;
     const Quantizer<Out> quantizer(scale);
 #pragma unroll
-    for (int piece = 0; piece < kPieces; ++piece) {
-      if (row.Column(piece) >= width) break;
+    for (int vector = 0; vector < kVectors; ++vector) {
+      if (row.Column(vector) >= width) break;
       float y[N];
-      ToFloats(normed[piece], y);
+      ToFloats(normed[vector], y);
       quantizer(y, problem.scale_ub == nullptr);
-      StoreVec(result + row.Column(piece), FromFloats<Out>(y));
+      StoreVec(result + row.Column(vector), FromFloats<Out>(y));
     }
   }
 }
@@ -210,10 +211,10 @@ __global__ void __launch_bounds__(1024) LongNormKernel(const __grid_constant__ P
       const int32_t column = first + static_cast<int32_t>(threadIdx.x) * N;
       float x[N] = {};
       if (column < width) {
-        LoadPiece<kAligned>(input, column, width, x);
+        LoadVector<kAligned>(input, column, width, x);
         if constexpr (kResidual) {
           float more[N];
-          LoadPiece<kAligned>(static_cast<const T*>(residual), column, width, more);
+          LoadVector<kAligned>(static_cast<const T*>(residual), column, width, more);
 #pragma unroll
           for (int i = 0; i < N; ++i) x[i] += more[i];
         }
@@ -236,7 +237,7 @@ __global__ void __launch_bounds__(1024) LongNormKernel(const __grid_constant__ P
     if (weight == nullptr) return;
     RoundAll<T>(y);
     float w[N];
-    LoadPiece<kAligned>(weight, column, width, w);
+    LoadVector<kAligned>(weight, column, width, w);
 #pragma unroll
     for (int i = 0; i < N; ++i) y[i] *= w[i];
   };
@@ -274,7 +275,7 @@ __global__ void __launch_bounds__(1024) LongNormKernel(const __grid_constant__ P
       }
     }
     if (column >= width) return;
-    if constexpr (kResidual) StorePiece<kAligned>(residual, column, width, x);
+    if constexpr (kResidual) StoreVector<kAligned>(residual, column, width, x);
     if constexpr (kKind == Kind::kStatic) {
 #pragma unroll
       for (int i = 0; i < N; ++i) y[i] *= static_inverse;
@@ -282,30 +283,31 @@ __global__ void __launch_bounds__(1024) LongNormKernel(const __grid_constant__ P
       const Quantizer<Out> quantizer(scale);
       quantizer(y, problem.scale_ub == nullptr);
     }
-    StorePiece<kAligned>(result, column, width, y);
+    StoreVector<kAligned>(result, column, width, y);
   });
 }
 
 template <class T, class Out, Kind kKind, bool kResidual>
 void LaunchRows(const Problem& problem, const Launch& launch) {
-  const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
+  const int64_t vectors = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    const int64_t threads = std::min<int64_t>(RoundUp(CeilDiv(pieces, per_thread), 32), 1024);
+    const int64_t threads = std::min<int64_t>(RoundUp(CeilDiv(vectors, per_thread), 32), 1024);
     LaunchPdl(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
               problem);
   };
   // Few rows leave multiprocessors idle: their blocks are made as wide as they get.
   const bool few = problem.rows < 2 * CurrentDevice(launch.op).multiprocessors;
-  // What a thread does besides weighs the less, the more it takes of a row; quantising, it counts.
+  // Per-thread overhead amortises over more of the row; when quantising it dominates, so each
+  // thread takes 4 vectors.
   const int64_t per_thread = few ? 1 : kKind == Kind::kPlain ? 2 : 4;
   if (!launch.aligned) {
     run(LongNormKernel<T, Out, kKind, kResidual, false>, 1);
-  } else if (per_thread == 1 && pieces <= kMaxThreads<1>) {
-    run(HeldNormKernel<T, Out, kKind, kResidual, 1>, 1);
-  } else if (per_thread <= 2 && pieces <= 2 * kMaxThreads<2>) {
-    run(HeldNormKernel<T, Out, kKind, kResidual, 2>, 2);
-  } else if (pieces <= 4 * kMaxThreads<4>) {
-    run(HeldNormKernel<T, Out, kKind, kResidual, 4>, 4);
+  } else if (per_thread == 1 && vectors <= kMaxThreads<1>) {
+    run(RegisterNormKernel<T, Out, kKind, kResidual, 1>, 1);
+  } else if (per_thread <= 2 && vectors <= 2 * kMaxThreads<2>) {
+    run(RegisterNormKernel<T, Out, kKind, kResidual, 2>, 2);
+  } else if (vectors <= 4 * kMaxThreads<4>) {
+    run(RegisterNormKernel<T, Out, kKind, kResidual, 4>, 4);
   } else {
     run(LongNormKernel<T, Out, kKind, kResidual, true>, 1);
   }

@@ -1,4 +1,4 @@
-#include "cuda/norm/ahead.cuh"
+#include "cuda/norm/persistent.cuh"
 
 namespace vk::cuda::norm {
 

@@ -15,12 +15,12 @@ __global__ void __launch_bounds__(256) ShortNormKernel(const __grid_constant__ P
   const T* weight = static_cast<const T*>(problem.weight);
   if (active) {
     const T* row = static_cast<const T*>(problem.input) + problem.input_rows.Offset(index);
-    LoadPiece<true>(row, column, width, x);
+    LoadVector<true>(row, column, width, x);
     if (weight != nullptr) {
       if (problem.weight_stride != 0) {
         weight += index / problem.rows_per_weight * problem.weight_stride;
       }
-      LoadPiece<true>(weight, column, width, w);
+      LoadVector<true>(weight, column, width, w);
     }
   }
   float sum = 0.0f;
@@ -37,18 +37,18 @@ __global__ void __launch_bounds__(256) ShortNormKernel(const __grid_constant__ P
     for (int i = 0; i < N; ++i) x[i] *= w[i];
   }
   T* result = static_cast<T*>(problem.result) + problem.result_rows.Offset(index);
-  StorePiece<true>(result, column, width, x);
+  StoreVector<true>(result, column, width, x);
 }
 
 template <class T>
 void LaunchShort(const Problem& problem, const Launch& launch) {
-  const int64_t pieces = problem.width / kVecSize<T>;
+  const int64_t vectors = problem.width / kVecSize<T>;
   const auto run = [&](auto kernel, int lanes) {
     const unsigned blocks = GridX(launch.op, CeilDiv(problem.rows, 256 / lanes));
     LaunchPdl(launch.op, kernel, blocks, 256, 0, launch.stream, problem);
   };
-  if (pieces > 16) return run(ShortNormKernel<T, 32>, 32);
-  if (pieces > 8) return run(ShortNormKernel<T, 16>, 16);
+  if (vectors > 16) return run(ShortNormKernel<T, 32>, 32);
+  if (vectors > 8) return run(ShortNormKernel<T, 16>, 16);
   return run(ShortNormKernel<T, 8>, 8);
 }
 

@@ -57,15 +57,15 @@ __global__ void __launch_bounds__(kThreads) GroupKernel(const __grid_constant__ 
   const uint32_t count = problem.count / kVectors;
   const bool active = index < count;  // all lanes of a warp take part in the reduction
   if (!active) index = count - 1;
-  const FastDiv::Result at = problem.pieces(index * kVectors);
+  const FastDiv::Result at = problem.vectors(index * kVectors);
   const int64_t row = at.quotient, column = int64_t{at.remainder} * N;
   const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(row) + column;
-  Vec<T, N> held[kVectors];
+  Vec<T, N> tile[kVectors];
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) held[i] = LoadVec<N>(from + i * N);
+  for (int i = 0; i < kVectors; ++i) tile[i] = LoadVec<N>(from + i * N);
   float abs_max = 0.0f;
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) abs_max = AbsMax(abs_max, held[i]);
+  for (int i = 0; i < kVectors; ++i) abs_max = AbsMax(abs_max, tile[i]);
   const float scale = ScaleOf<kScale, Q, kWhole>(problem, ReduceLanes<kLanes>(abs_max, Max()));
   if (!active) return;
   if (threadIdx.x % kLanes == 0) {
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kThreads) GroupKernel(const __grid_constant__ 
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
     float part[N];
-    ToFloats(held[i], part);
+    ToFloats(tile[i], part);
 #pragma unroll
     for (int j = 0; j < N; ++j) x[i * N + j] = part[j];
   }

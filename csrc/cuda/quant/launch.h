@@ -17,8 +17,8 @@ struct Problem {
   int32_t* zero_points;   // null: none
   RowMap input_rows, result_rows, scale_rows;
   int64_t rows, width;
-  FastDiv pieces;  // vectors of input elements that a row has
-  uint32_t count;  // pieces of all rows
+  FastDiv vectors;  // vectors of input elements that a row has
+  uint32_t count;   // vectors of all rows
   // Of static scales: rows and columns of a group, and strides, 0 where there is one for all.
   int64_t group_rows, group_columns;
   int64_t scale_row_stride, scale_column_stride;

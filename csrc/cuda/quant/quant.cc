@@ -30,12 +30,12 @@ class Quant {
     problem.rows = vk::Rows(*input).count();
     problem.width = input_.size(-1);
     const int64_t vector = 16 / vk::DtypeSize(input->dtype);
-    const int64_t pieces = CeilDiv(problem.width, vector);
-    VK_CHECK(problem.rows * pieces < (int64_t{1} << 31),
+    const int64_t vectors = CeilDiv(problem.width, vector);
+    VK_CHECK(problem.rows * vectors < (int64_t{1} << 31),
              "%s: input has shape %s, want less than 2^31 vectors of 16 bytes", op,
              vk::ShapeString(*input).c_str());
-    problem.pieces = FastDiv(static_cast<uint32_t>(pieces > 0 ? pieces : 1));
-    problem.count = static_cast<uint32_t>(problem.rows * pieces);
+    problem.vectors = FastDiv(static_cast<uint32_t>(vectors > 0 ? vectors : 1));
+    problem.count = static_cast<uint32_t>(problem.rows * vectors);
     problem.group_rows = problem.group_columns = 1;
     launch = {op, input->dtype, input->dtype,
               problem.width % vector == 0 && RowsAligned(*input, 16), vk::cuda::AsStream(stream)};

@@ -13,14 +13,14 @@ constexpr float kMaxZeroPoint = 4194304.0f;  // 2^22: beyond, float32 has no roo
 
 enum class Kind { kFloat8, kInt8, kInt8ZeroPoint };
 
-// Registers for kPieces vectors are there for this many threads.
-template <int kPieces>
-inline constexpr int kMaxThreads = kPieces == 8 ? 512 : 1024;
+// Registers for kVectors vectors are there for this many threads.
+template <int kVectors>
+inline constexpr int kMaxThreads = kVectors == 8 ? 512 : 1024;
 
-// A row a block. A thread keeps kPieces vectors of it in registers, a block apart; with kPieces 0
+// A row a block. A thread keeps kVectors vectors of it in registers, a block apart; with kVectors 0
 // the row is too long for that, or not aligned, and is read a second time.
-template <class T, Kind kKind, int kPieces, bool kAligned>
-__global__ void __launch_bounds__(kMaxThreads<kPieces>)
+template <class T, Kind kKind, int kVectors, bool kAligned>
+__global__ void __launch_bounds__(kMaxThreads<kVectors>)
     RowKernel(const __grid_constant__ Problem problem) {
   PdlPrologue();
   using Q = std::conditional_t<kKind == Kind::kFloat8, E4M3, int8_t>;
@@ -30,26 +30,26 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
   const T* row = static_cast<const T*>(problem.input) + problem.input_rows.Offset(index);
   Q* result = static_cast<Q*>(problem.result) + problem.result_rows.Offset(index);
 
-  const auto column_of = [](int64_t piece) { return (piece * blockDim.x + threadIdx.x) * N; };
-  Vec<T, N> held[kPieces > 0 ? kPieces : 1];
+  const auto column_of = [](int64_t vector) { return (vector * blockDim.x + threadIdx.x) * N; };
+  Vec<T, N> tile[kVectors > 0 ? kVectors : 1];
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
-    if (column_of(piece) < width) held[piece] = LoadVec<N>(row + column_of(piece));
+  for (int vector = 0; vector < kVectors; ++vector) {
+    if (column_of(vector) < width) tile[vector] = LoadVec<N>(row + column_of(vector));
   }
-  // body(column, x) for this thread's pieces of the row
+  // body(column, x) for this thread's vectors of the row
   const auto for_each = [&](const auto& body) {
     float x[N];
-    if constexpr (kPieces > 0) {
+    if constexpr (kVectors > 0) {
 #pragma unroll
-      for (int piece = 0; piece < kPieces; ++piece) {
-        const int64_t column = column_of(piece);
+      for (int vector = 0; vector < kVectors; ++vector) {
+        const int64_t column = column_of(vector);
         if (column >= width) continue;
-        ToFloats(held[piece], x);
+        ToFloats(tile[vector], x);
         body(column, x);
       }
     } else {
       for (int64_t column = column_of(0); column < width; column += int64_t{blockDim.x} * N) {
-        LoadPiece<kAligned>(row, column, width, x);
+        LoadVector<kAligned>(row, column, width, x);
         body(column, x);
       }
     }
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       if constexpr (kKind == Kind::kInt8ZeroPoint) {
-        // What LoadPiece puts past the end is none of the row's values.
+        // What LoadVector puts past the end is none of the row's values.
         if (!kAligned && column + i >= width) continue;
         low = fminf(low, x[i]);
         high = fmaxf(high, x[i]);
@@ -108,15 +108,15 @@ __global__ void __launch_bounds__(kMaxThreads<kPieces>)
     if constexpr (kKind == Kind::kFloat8) {
       divisor.Divide(y, 2.0f * kQuantMax<Q>, problem.scale_ub == nullptr);
     }
-    StorePiece<kAligned>(result, column, width, y);
+    StoreVector<kAligned>(result, column, width, y);
   });
 }
 
 template <class T, Kind kKind>
 void LaunchKind(const Problem& problem, const Launch& launch) {
-  const int64_t pieces = CeilDiv(problem.width, kVecSize<T>);
+  const int64_t vectors = CeilDiv(problem.width, kVecSize<T>);
   const auto run = [&](auto kernel, int64_t per_thread) {
-    const int64_t needed = RoundUp(CeilDiv(pieces, std::max<int64_t>(per_thread, 1)), 32);
+    const int64_t needed = RoundUp(CeilDiv(vectors, std::max<int64_t>(per_thread, 1)), 32);
     const int64_t threads = std::clamp<int64_t>(needed, 32, 1024);
     LaunchPdl(launch.op, kernel, GridX(launch.op, problem.rows), threads, 0, launch.stream,
               problem);
@@ -126,11 +126,11 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   const int64_t per_thread = few ? 1 : 2;
   if (!launch.aligned) {
     run(RowKernel<T, kKind, 0, false>, 0);
-  } else if (pieces > 8 * kMaxThreads<8>) {
+  } else if (vectors > 8 * kMaxThreads<8>) {
     run(RowKernel<T, kKind, 0, true>, 0);
-  } else if (pieces > 2048 || per_thread == 8) {
+  } else if (vectors > 2048 || per_thread == 8) {
     run(RowKernel<T, kKind, 8, true>, 8);
-  } else if (per_thread == 4 || pieces > 1024) {
+  } else if (per_thread == 4 || vectors > 1024) {
     run(RowKernel<T, kKind, 4, true>, 4);
   } else if (per_thread == 2) {
     run(RowKernel<T, kKind, 2, true>, 2);

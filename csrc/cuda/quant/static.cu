@@ -10,22 +10,22 @@ namespace {
 constexpr int kThreads = 256;
 
 // Which scale an element takes.
-enum class Scales { kOne, kPerPiece, kPerElement };
+enum class Scales { kOne, kPerVector, kPerElement };
 
-template <class T, class Q, Scales kScales, bool kAligned, int kPieces>
+template <class T, class Q, Scales kScales, bool kAligned, int kVectors>
 __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__ Problem problem) {
   PdlPrologue();
   constexpr int N = kVecSize<T>;
   // From the end to the beginning: what a measurement before read last still lies in L2.
   const uint32_t block = gridDim.x - 1 - blockIdx.x;
-  const uint32_t first = block * (kThreads * kPieces) + threadIdx.x;
-  Vec<T, N> held[kPieces];
+  const uint32_t first = block * (kThreads * kVectors) + threadIdx.x;
+  Vec<T, N> tile[kVectors];
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
-    if (first + piece * kThreads >= problem.count) continue;
-    const FastDiv::Result at = problem.pieces(first + piece * kThreads);
+  for (int vector = 0; vector < kVectors; ++vector) {
+    if (first + vector * kThreads >= problem.count) continue;
+    const FastDiv::Result at = problem.vectors(first + vector * kThreads);
     const T* row = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
-    held[piece] = LoadRaw<kAligned, N>(row, int64_t{at.remainder} * N, problem.width);
+    tile[vector] = LoadPacked<kAligned, N>(row, int64_t{at.remainder} * N, problem.width);
   }
   // A tensor of zeros has been measured to have scale 0.
   const auto inverse_of = [](float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; };
@@ -33,17 +33,17 @@ __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__
   const float zero_point =
       problem.zero_points != nullptr ? static_cast<float>(*problem.zero_points) : 0.0f;
 #pragma unroll
-  for (int piece = 0; piece < kPieces; ++piece) {
-    if (first + piece * kThreads >= problem.count) continue;
-    const FastDiv::Result at = problem.pieces(first + piece * kThreads);
+  for (int vector = 0; vector < kVectors; ++vector) {
+    if (first + vector * kThreads >= problem.count) continue;
+    const FastDiv::Result at = problem.vectors(first + vector * kThreads);
     const int64_t column = int64_t{at.remainder} * N;
     float x[N], inverse = only;
-    ToFloats(held[piece], x);
+    ToFloats(tile[vector], x);
     const float* scales = problem.scales;
     if constexpr (kScales != Scales::kOne) {
       scales += at.quotient / problem.group_rows * problem.scale_row_stride;
     }
-    if constexpr (kScales == Scales::kPerPiece) {
+    if constexpr (kScales == Scales::kPerVector) {
       scales += column / problem.group_columns * problem.scale_column_stride;
       inverse = inverse_of(*scales);
     }
@@ -59,15 +59,15 @@ __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__
       if constexpr (std::is_same_v<Q, int8_t>) x[i] = rintf(x[i]) + zero_point;
     }
     Q* result = static_cast<Q*>(problem.result) + problem.result_rows.Offset(at.quotient);
-    StorePiece<kAligned>(result, column, problem.width, x);
+    StoreVector<kAligned>(result, column, problem.width, x);
   }
 }
 
 template <class T, class Q, Scales kScales>
 void LaunchElements(const Problem& problem, const Launch& launch) {
   if (problem.count == 0) return;
-  const auto run = [&](auto kernel, int64_t pieces) {
-    const unsigned blocks = GridX(launch.op, CeilDiv(problem.count, kThreads * pieces));
+  const auto run = [&](auto kernel, int64_t vectors) {
+    const unsigned blocks = GridX(launch.op, CeilDiv(problem.count, kThreads * vectors));
     LaunchPdl(launch.op, kernel, blocks, kThreads, 0, launch.stream, problem);
   };
   if (!launch.aligned) return run(StaticKernel<T, Q, kScales, false, 1>, 1);
@@ -86,9 +86,9 @@ __global__ void __launch_bounds__(kThreads) MeasureKernel(const __grid_constant_
 #pragma unroll 4
   for (uint32_t index = blockIdx.x * kThreads + threadIdx.x; index < problem.count;
        index += gridDim.x * kThreads) {
-    const FastDiv::Result at = problem.pieces(index);
+    const FastDiv::Result at = problem.vectors(index);
     float x[N];
-    LoadPiece<kAligned>(
+    LoadVector<kAligned>(
         static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient),
         int64_t{at.remainder} * N, problem.width, x);
 #pragma unroll
@@ -111,7 +111,7 @@ void LaunchStatic(const Problem& problem, const Launch& launch) {
     } else if (problem.scale_row_stride == 0 && problem.scale_column_stride == 0) {
       LaunchElements<T, E4M3, Scales::kOne>(problem, launch);
     } else if (problem.scale_column_stride == 0 || problem.group_columns % kVecSize<T> == 0) {
-      LaunchElements<T, E4M3, Scales::kPerPiece>(problem, launch);
+      LaunchElements<T, E4M3, Scales::kPerVector>(problem, launch);
     } else {
       LaunchElements<T, E4M3, Scales::kPerElement>(problem, launch);
     }

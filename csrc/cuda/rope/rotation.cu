@@ -9,16 +9,16 @@ constexpr int kThreads = 256;
 // and the loads of all heads are in flight together.
 template <class T, class Cache, bool kNeox, int N, int kHeads>
 __global__ void __launch_bounds__(kThreads)
-    RotationKernel(const __grid_constant__ Rotation rotation, FastDiv pieces, FastDiv groups,
+    RotationKernel(const __grid_constant__ Rotation rotation, FastDiv vectors, FastDiv groups,
                    uint32_t count) {
   const uint32_t index = blockIdx.x * kThreads + threadIdx.x;
   if (index >= count) return;
-  const FastDiv::Result piece = pieces(index);
-  const FastDiv::Result group = groups(piece.quotient);
+  const FastDiv::Result vector = vectors(index);
+  const FastDiv::Result group = groups(vector.quotient);
   const int64_t token = group.quotient;
   const Cache* row = RowOf<Cache>(rotation.angles, token);
   if (row == nullptr) return;
-  const int first = static_cast<int>(piece.remainder) * N;
+  const int first = static_cast<int>(vector.remainder) * N;
   // Neighbouring groups interleave their heads, so that a warp reads neighbouring ones.
   T* heads[kHeads];
 #pragma unroll
@@ -68,19 +68,19 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, class Cache, bool kNeox, int N>
 void LaunchPairs(const Rotation& rotation, const Launch& launch) {
   const int64_t heads = int64_t{rotation.query.count} + rotation.key.count;
-  const int64_t pieces = rotation.angles.half / N;
+  const int64_t vectors = rotation.angles.half / N;
   const auto run = [&](auto kernel, int64_t heads_per_thread) {
     const int64_t groups = CeilDiv(heads, heads_per_thread);
-    const int64_t count = rotation.tokens * groups * pieces;
+    const int64_t count = rotation.tokens * groups * vectors;
     VK_CHECK(count < (int64_t{1} << 31), "%s: %lld tokens, want less than 2^31 vectors", launch.op,
              static_cast<long long>(rotation.tokens));
     kernel<<<GridX(launch.op, CeilDiv(count, kThreads)), kThreads, 0, launch.stream>>>(
-        rotation, FastDiv(static_cast<uint32_t>(pieces)), FastDiv(static_cast<uint32_t>(groups)),
+        rotation, FastDiv(static_cast<uint32_t>(vectors)), FastDiv(static_cast<uint32_t>(groups)),
         static_cast<uint32_t>(count));
     CheckLaunch(launch.op);
   };
   // Few tokens: more threads instead of more work a thread.
-  const int64_t threads = rotation.tokens * heads * pieces;
+  const int64_t threads = rotation.tokens * heads * vectors;
   const bool many = threads >= int64_t{4096} * CurrentDevice(launch.op).multiprocessors;
   if (N > 1 && many) {
     run(RotationKernel<T, Cache, kNeox, N, 4>, 4);

@@ -24,14 +24,15 @@ __device__ __forceinline__ uint32_t NonZeroBytes(uint32_t word) {
 // Masks are read whole, logits only where a mask is set: few tokens of the vocabulary are.
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
-    PenaltiesKernel(const __grid_constant__ Penalties p, const int pieces) {
+    PenaltiesKernel(const __grid_constant__ Penalties p, const int row_blocks) {
   PdlPrologue();
-  const int64_t row = blockIdx.x / pieces;
+  const int64_t row = blockIdx.x / row_blocks;
   const float penalty = ToFloat(static_cast<const T*>(p.penalties)[row]);
   T* logits = static_cast<T*>(p.logits) + row * p.logits_stride;
   const uint8_t* prompt = p.prompt + row * p.prompt_stride;
   const uint8_t* output = p.output + row * p.output_stride;
-  const int64_t start = static_cast<int64_t>(blockIdx.x % pieces) * kThreads * kColumns * kVectors;
+  const int64_t start =
+      static_cast<int64_t>(blockIdx.x % row_blocks) * kThreads * kColumns * kVectors;
   if constexpr (kAligned) {
     uint4 masks[kVectors][2];
 #pragma unroll
@@ -89,13 +90,13 @@ __global__ void __launch_bounds__(kThreads)
 void LaunchPenalties(const char* op, int32_t dtype, bool aligned, const Penalties& penalties,
                      cudaStream_t stream) {
   if (penalties.rows == 0 || penalties.width == 0) return;
-  const int64_t pieces = CeilDiv(penalties.width, kThreads * kColumns * kVectors);
-  const unsigned grid = GridX(op, penalties.rows * pieces);
+  const int64_t row_blocks = CeilDiv(penalties.width, kThreads * kColumns * kVectors);
+  const unsigned grid = GridX(op, penalties.rows * row_blocks);
   DispatchFloating(dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     DispatchBool(aligned, [&](auto whole) {
       LaunchPdl(op, PenaltiesKernel<T, decltype(whole)::value>, grid, kThreads, 0, stream,
-                penalties, static_cast<int>(pieces));
+                penalties, static_cast<int>(row_blocks));
     });
   });
 }

@@ -1,5 +1,6 @@
 // The k largest of a row: their smallest key is found digit by digit, from counts of digits, then
 // all that are not below it are written in their order.
+#include "cuda/common/scan.cuh"
 #include "cuda/common/vec.cuh"
 #include "cuda/sampling/launch.h"
 
@@ -9,7 +10,7 @@ namespace {
 constexpr int kThreads = 1024;
 constexpr int kWarps = kThreads / 32;
 constexpr int kBins = 2048;  // 11 bits; the last digit has 10
-constexpr int kPiece = 4;    // neighbouring columns of a thread
+constexpr int kColumns = 4;  // neighbouring columns of a thread
 
 // Unsigned numbers in the order of the floats; NaN is the smallest, zeros are one.
 __device__ __forceinline__ uint32_t ToKey(float x) {
@@ -18,45 +19,20 @@ __device__ __forceinline__ uint32_t ToKey(float x) {
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-// Sum over the threads before this one. `scratch`: an int for each warp.
-__device__ __forceinline__ int ExclusiveSum(int value, int* scratch, int* total) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  int sum = value;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int other = __shfl_up_sync(0xFFFFFFFFu, sum, distance);
-    if (lane >= distance) sum += other;
-  }
-  if (lane == 31) scratch[warp] = sum;
-  __syncthreads();
-  const int others = scratch[lane];  // kWarps is 32
-  int before = others;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int other = __shfl_up_sync(0xFFFFFFFFu, before, distance);
-    if (lane >= distance) before += other;
-  }
-  *total = __shfl_sync(0xFFFFFFFFu, before, 31);
-  const int mine = __shfl_sync(0xFFFFFFFFu, before - others, warp);
-  __syncthreads();
-  return mine + sum - value;
-}
-static_assert(kWarps == 32, "a warp scans the warps' sums");
-
-// kPiece keys from a column on; `count` of them are in the range.
+// kColumns keys from a column on; `count` of them are in the range.
 template <bool kContiguous>
 __device__ __forceinline__ int LoadKeys(const float* row, int64_t stride, int64_t column,
-                                        int64_t length, uint32_t (&keys)[kPiece]) {
+                                        int64_t length, uint32_t (&keys)[kColumns]) {
   const int64_t left = length - column;
-  const int count = left >= kPiece ? kPiece : left > 0 ? static_cast<int>(left) : 0;
-  if (kContiguous && count == kPiece) {
-    float x[kPiece];
-    ToFloats(LoadVec<kPiece>(row + column), x);
+  const int count = left >= kColumns ? kColumns : left > 0 ? static_cast<int>(left) : 0;
+  if (kContiguous && count == kColumns) {
+    float x[kColumns];
+    ToFloats(LoadVec<kColumns>(row + column), x);
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) keys[i] = ToKey(x[i]);
+    for (int i = 0; i < kColumns; ++i) keys[i] = ToKey(x[i]);
   } else {
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
+    for (int i = 0; i < kColumns; ++i) {
       keys[i] = i < count ? ToKey(row[(column + i) * stride]) : 0;
     }
   }
@@ -81,12 +57,12 @@ __device__ Found FindKey(const float* row, int64_t stride, int64_t length, int k
     const int above = pass == 0 ? 31 : pass == 1 ? 21 : 10;  // bits below the prefix
     for (int i = threadIdx.x; i < kBins; i += kThreads) bins[i] = 0;
     __syncthreads();
-    for (int64_t column = static_cast<int64_t>(threadIdx.x) * kPiece; column < length;
-         column += kThreads * kPiece) {
-      uint32_t keys[kPiece];
+    for (int64_t column = static_cast<int64_t>(threadIdx.x) * kColumns; column < length;
+         column += kThreads * kColumns) {
+      uint32_t keys[kColumns];
       const int count = LoadKeys<kContiguous>(row, stride, column, length, keys);
 #pragma unroll
-      for (int i = 0; i < kPiece; ++i) {
+      for (int i = 0; i < kColumns; ++i) {
         if (i < count && (pass == 0 || (keys[i] ^ prefix) >> above == 0)) {
           atomicAdd(&bins[keys[i] >> shift & mask], 1);
         }
@@ -97,7 +73,7 @@ __device__ Found FindKey(const float* row, int64_t stride, int64_t length, int k
     const int high = kBins - 1 - 2 * static_cast<int>(threadIdx.x);
     const int first = bins[high], second = bins[high - 1];
     int total;
-    const int before = ExclusiveSum(first + second, scratch, &total);
+    const int before = ExclusiveSum<kWarps>(first + second, scratch, &total);
     if (before < remaining && before + first >= remaining) {
       digit_found = high;
       remaining_found = remaining - before;
@@ -140,23 +116,23 @@ __global__ void __launch_bounds__(kThreads) SelectKernel(const __grid_constant__
   const Found found = whole ? FindKey<kContiguous>(row, stride, length, select.k, bins, scratch)
                             : FindKey<false>(row, stride, length, select.k, bins, scratch);
   int larger_before = 0, equal_before = 0;
-  for (int64_t base = 0; base < length; base += kThreads * kPiece) {
-    const int64_t column = base + static_cast<int64_t>(threadIdx.x) * kPiece;
-    uint32_t keys[kPiece];
+  for (int64_t base = 0; base < length; base += kThreads * kColumns) {
+    const int64_t column = base + static_cast<int64_t>(threadIdx.x) * kColumns;
+    uint32_t keys[kColumns];
     const int count = whole ? LoadKeys<kContiguous>(row, stride, column, length, keys)
                             : LoadKeys<false>(row, stride, column, length, keys);
     int larger = 0, equal = 0;
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
+    for (int i = 0; i < kColumns; ++i) {
       larger += i < count && keys[i] > found.key;
       equal += i < count && keys[i] == found.key;
     }
     // Both counts in one sum: at most 4096 each.
     int total;
-    const int sum = ExclusiveSum(larger << 16 | equal, scratch, &total);
+    const int sum = ExclusiveSum<kWarps>(larger << 16 | equal, scratch, &total);
     int above = larger_before + (sum >> 16), same = equal_before + (sum & 0xFFFF);
 #pragma unroll
-    for (int i = 0; i < kPiece; ++i) {
+    for (int i = 0; i < kColumns; ++i) {
       if (i >= count) continue;
       const bool is_equal = keys[i] == found.key;
       if (keys[i] > found.key || (is_equal && same < found.remaining)) {

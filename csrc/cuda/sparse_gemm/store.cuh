@@ -68,11 +68,11 @@ class TransposingEpilogue : public gemm::EpilogueBase<Sum> {
       ptx::stmatrix_x4_trans(to + i * 8 * kPitch * 2, words);
     }
     Meet();
-    constexpr int kPieces = kColumns / 8;
+    constexpr int kVectors = kColumns / 8;
     CUTLASS_PRAGMA_UNROLL
-    for (int i = 0; i < kTokens * kPieces / kThreads; ++i) {
-      const int piece = thread + i * kThreads;
-      const int token = piece / kPieces, column = piece % kPieces * 8;
+    for (int i = 0; i < kTokens * kVectors / kThreads; ++i) {
+      const int vector = thread + i * kThreads;
+      const int token = vector / kVectors, column = vector % kVectors * 8;
       if (token0 + token >= tokens || column0 + column >= columns) continue;
       *reinterpret_cast<uint4*>(this->p_.out + (token0 + token) * this->p_.ldo + column0 + column) =
           *reinterpret_cast<const uint4*>(&staged.tile[token][column]);

@@ -21,7 +21,7 @@ constexpr int64_t kLeastRows = 512;
 
 constexpr int64_t Align(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
-struct Widened {
+struct Dequantized {
   void* key;           // [requests * slots, kv_heads, head_size]
   void* value;         // and of value_head_size
   int32_t* key_start;  // [requests + 1]
@@ -30,30 +30,31 @@ struct Widened {
   int64_t bytes;
 };
 
-Widened Layout(const Problem& p, int64_t max_seq_len, char* memory) {
-  Widened widened{};
+Dequantized Layout(const Problem& p, int64_t max_seq_len, char* memory) {
+  Dequantized dequantized{};
   const int64_t keys = int64_t{p.requests} * max_seq_len * p.kv_heads;
   const int64_t key_bytes = Align(keys * p.head_size * 2);
   const int64_t value_bytes = Align(keys * p.value_head_size * 2);
   const int64_t start_bytes = Align(int64_t{p.requests + 1} * 4);
-  widened.key = memory;
-  widened.value = memory + key_bytes;
-  widened.key_start = reinterpret_cast<int32_t*>(memory + key_bytes + value_bytes);
-  widened.seq_lens = widened.key_start + start_bytes / 4;
-  widened.slots = static_cast<int32_t>(max_seq_len);
-  widened.bytes = key_bytes + value_bytes + 2 * start_bytes;
-  return widened;
+  dequantized.key = memory;
+  dequantized.value = memory + key_bytes;
+  dequantized.key_start = reinterpret_cast<int32_t*>(memory + key_bytes + value_bytes);
+  dequantized.seq_lens = dequantized.key_start + start_bytes / 4;
+  dequantized.slots = static_cast<int32_t>(max_seq_len);
+  dequantized.bytes = key_bytes + value_bytes + 2 * start_bytes;
+  return dequantized;
 }
 
 // A vector a thread; blockIdx.y: the request, blockIdx.z: keys or values.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    WidenKernel(const __grid_constant__ Problem p, const __grid_constant__ Widened widened) {
+    DequantizeKernel(const __grid_constant__ Problem p,
+                     const __grid_constant__ Dequantized dequantized) {
   const int32_t index = static_cast<int32_t>(blockIdx.y);
   const Request request = LoadRequest(p, index);
   if (blockIdx.x == 0 && blockIdx.z == 0 && threadIdx.x == 0) {
-    widened.key_start[index] = index * widened.slots;
-    widened.seq_lens[index] = min(request.seq_len, widened.slots);
+    dequantized.key_start[index] = index * dequantized.slots;
+    dequantized.seq_lens[index] = min(request.seq_len, dequantized.slots);
   }
   if (request.query_len <= p.decode_query_len) return;
   const KeyRange range = VisibleKeys(p, request, 0, request.query_len - 1);
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t row = item / width, column = item - row * width;
   const int32_t key = static_cast<int32_t>(row / p.kv_heads);
   const int32_t head = static_cast<int32_t>(row) - key * p.kv_heads;
-  if (key < range.begin || key >= min(range.end, widened.slots)) return;
+  if (key < range.begin || key >= min(range.end, dequantized.slots)) return;
   const CacheStrides& strides = values ? p.value_strides : p.key_strides;
   int64_t block = 0, slot = key;
   if (p.block_table != nullptr) {
@@ -83,8 +84,8 @@ __global__ void __launch_bounds__(kThreads)
     wide[2 * i] = FromFp8<T>(words[i] & 0xffff);
     wide[2 * i + 1] = FromFp8<T>(words[i] >> 16);
   }
-  uint4* const to = reinterpret_cast<uint4*>(values ? widened.value : widened.key) +
-                    ((int64_t{index} * widened.slots + key) * p.kv_heads + head) * width * 2 +
+  uint4* const to = reinterpret_cast<uint4*>(values ? dequantized.value : dequantized.key) +
+                    ((int64_t{index} * dequantized.slots + key) * p.kv_heads + head) * width * 2 +
                     column * 2;
   to[0] = make_uint4(wide[0], wide[1], wide[2], wide[3]);
   to[1] = make_uint4(wide[4], wide[5], wide[6], wide[7]);
@@ -92,30 +93,30 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-int64_t WidenedBytes(const Problem& p, int64_t max_query_len, int64_t max_seq_len) {
+int64_t DequantizedBytes(const Problem& p, int64_t max_query_len, int64_t max_seq_len) {
   if (!p.kv_vector || max_query_len * p.group < kLeastRows || max_seq_len == 0) return 0;
   const int64_t row = int64_t{p.kv_heads} * (p.head_size + p.value_head_size) * 2;
   if (max_seq_len > kMostBytes / row / std::max(p.requests, 1)) return 0;
   return Layout(p, max_seq_len, nullptr).bytes;
 }
 
-Problem Widen(const char* op, const Problem& p, int32_t dtype, int64_t max_seq_len, void* memory,
-              cudaStream_t stream) {
-  const Widened widened = Layout(p, max_seq_len, static_cast<char*>(memory));
+Problem DequantizeCache(const char* op, const Problem& p, int32_t dtype, int64_t max_seq_len,
+                        void* memory, cudaStream_t stream) {
+  const Dequantized dequantized = Layout(p, max_seq_len, static_cast<char*>(memory));
   const int64_t width = std::max(p.head_size, p.value_head_size) / kVector;
   const dim3 grid(GridX(op, CeilDiv(max_seq_len * p.kv_heads * width, kThreads)),
                   static_cast<unsigned>(p.requests), 2);
   if (dtype == VK_BF16) {
-    WidenKernel<BFloat16><<<grid, kThreads, 0, stream>>>(p, widened);
+    DequantizeKernel<BFloat16><<<grid, kThreads, 0, stream>>>(p, dequantized);
   } else {
-    WidenKernel<Half><<<grid, kThreads, 0, stream>>>(p, widened);
+    DequantizeKernel<Half><<<grid, kThreads, 0, stream>>>(p, dequantized);
   }
   CheckLaunch(op);
   Problem wide = p;
-  wide.key = widened.key;
-  wide.value = widened.value;
-  wide.key_start = widened.key_start;
-  wide.seq_lens = widened.seq_lens;
+  wide.key = dequantized.key;
+  wide.value = dequantized.value;
+  wide.key_start = dequantized.key_start;
+  wide.seq_lens = dequantized.seq_lens;
   wide.block_table = nullptr;
   wide.blocks = 1;
   wide.block_size = wide.pages = 0;
