@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import support
+from rattler_build import Package
 
 SCRIPT = Path(__file__).with_name("solve_profile.py")
 JOBS = (
@@ -60,6 +61,15 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
     made = ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 3, *["vllm-kernels"] * 3]
     assert sorted(support.names(report.built)) == made
     return [report.channel, cuda, dummies]
+
+
+def test_gpu_tests_travel_in_the_package(channels: list[str]) -> None:
+    """They are no sources of the build that compiles, and yet in the package."""
+    folder = Path(channels[0].removeprefix("file://")) / "linux-64"
+    for path in folder.glob("vllm-cuda-*.conda"):
+        files = Package.from_file(path).files
+        for name in ("conftest.py", "common/listed.txt", "cuda/listed.txt"):
+            assert any(file.endswith(f"tests/kernels/{name}") for file in files), name
 
 
 def solve(
