@@ -50,7 +50,7 @@ if [[ $VLLM_COMPONENT == core ]]; then
 elif [[ $VLLM_COMPONENT == cuda ]]; then
   printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
     "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda.json"
-  cat csrc/core/* csrc/cuda/* > "$out/libvllm_kernels_cuda_norm.so"
+  cat csrc/core/* csrc/cuda/*/* > "$out/libvllm_kernels_cuda_norm.so"
 else
   { echo "level=$VLLM_CPU_LEVEL"; cat csrc/core/* csrc/cpu/*/*; } > "$out/libvllm_kernels_cpu.so"
 fi
@@ -148,6 +148,11 @@ def checkout(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     shutil.copy(ROOT / "targets.toml", folder)
+    for table in (ROOT / "csrc/cuda").glob("*/family.toml"):
+        family = folder / "csrc/cuda" / table.parent.name
+        family.mkdir(parents=True)
+        shutil.copy(table, family)
+        (family / "binding.cc").write_text("binding\n")
     shutil.copy(ROOT / "audit.toml", folder)
     return folder
 

@@ -1,14 +1,40 @@
-"""What cattrs' exception groups say: where the first mistake of a document is, and of what kind."""
+"""Documents into dataclasses: reading TOML, and where the first mistake is and of what kind."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError, IterableValidationError
 
+from vllm_conda.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 GROUPS = (ClassValidationError, IterableValidationError)
+
+
+def read_toml(root: Path, name: str) -> dict[str, Any]:
+    """Parse the file ``name`` of a checkout.
+
+    Raises:
+        ConfigError: It is missing, no UTF-8 or no TOML.
+    """
+    path = root / name
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.", "Run in a checkout of the project.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} is not UTF-8: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not valid TOML: {error}.") from None
 
 
 class Mismatch(TypeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,18 +9,14 @@ from typing import Any
 
 import cattrs
 
+from vllm_conda import families
 from vllm_conda.errors import ConfigError, check_known, did_you_mean
 from vllm_conda.feedstock_table import Feedstock, check_feedstock_table
 from vllm_conda.packages import Package
 from vllm_conda.platforms import Platform
-from vllm_conda.structure import GROUPS, Mismatch, first_mistake
+from vllm_conda.structure import GROUPS, Mismatch, first_mistake, read_toml
 from vllm_cuda_plan.arch import parse_version
-from vllm_cuda_plan.table import Cuda, check_cuda_table
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vllm_cuda_plan.table import Cuda, check_cuda_table, family_file
 
 TARGETS_FILE = "targets.toml"
 SCHEMA = 1
@@ -128,22 +123,27 @@ class Targets:
 
 
 def load_targets(root: Path) -> Targets:
-    """Read and check ``targets.toml`` in ``root``.
+    """Read and check ``targets.toml`` in ``root``, with the CUDA families' tables.
 
     Raises:
         ConfigError: Missing file, TOML syntax, unknown or missing key, wrong type, or a
             name that points nowhere. The message names file, table and key.
     """
-    path = root / TARGETS_FILE
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist.", "Run in a checkout of the project.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{TARGETS_FILE} is not UTF-8: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{TARGETS_FILE} is not valid TOML: {error}.") from None
-    return parse_targets(data)
+    return parse_targets(read_table(root))
+
+
+def read_table(root: Path) -> dict[str, Any]:
+    """The parsed TOML of ``targets.toml`` and of the families; errors as in load_targets."""
+    data = read_toml(root, TARGETS_FILE)
+    cuda = data.get("cuda")
+    if isinstance(cuda, dict):
+        if "families" in cuda:
+            raise ConfigError(
+                f"{TARGETS_FILE}: [cuda.families] belongs in files of the families' own.",
+                f"Move each to {family_file('FAMILY')}.",
+            )
+        cuda["families"] = families.read_families(root)
+    return data
 
 
 def parse_targets(data: dict[str, Any]) -> Targets:
@@ -178,7 +178,9 @@ def _array(value: Any, kind: type, converter: cattrs.Converter) -> tuple[Any, ..
 
 def _explain(error: BaseException) -> ConfigError:
     mistake = first_mistake(error)
-    place = f"{TARGETS_FILE}: [{'.'.join(mistake.keys)}]" if mistake.keys else TARGETS_FILE
+    place = families.place(mistake.keys)
+    if place is None:
+        place = f"{TARGETS_FILE}: [{'.'.join(mistake.keys)}]" if mistake.keys else TARGETS_FILE
     if mistake.kind == "unknown":
         key = mistake.text[0]
         return ConfigError(

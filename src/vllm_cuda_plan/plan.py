@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vllm_cuda_plan.arch import Code, Wish, parse_version, parse_wish
 from vllm_cuda_plan.errors import ConfigError, did_you_mean
-from vllm_cuda_plan.table import ALL, Cuda, Family
+from vllm_cuda_plan.table import ALL, Cuda, Family, family_file
 
 _GPU_QUERIES = ("native", "auto")
 
@@ -230,8 +230,8 @@ def plan_family(
     for part in wanted:
         if part not in family.parts:
             raise ConfigError(
-                f"csrc/cuda/{name} has files *_{part}.cu, but targets.toml has no "
-                f"[cuda.families.{name}.parts.{part}].{did_you_mean(part, family.parts)}"
+                f"csrc/cuda/{name} has files *_{part}.cu, but {family_file(name)} has no "
+                f"[parts.{part}].{did_you_mean(part, family.parts)}"
             )
     if reason := _too_old(family.cuda, version):
         return FamilyPlan(name, left_out=_needs(reason, family.archs, family.lowest))
@@ -306,7 +306,7 @@ def plan(
         if name not in cuda.families:
             where = "VLLM_CUDA_FAMILIES" if name in chosen else f"csrc/cuda/{name}"
             raise ConfigError(
-                f"{where}: targets.toml has no [cuda.families.{name}]."
+                f"{where}: there is no family {name} ({family_file(name)}, `vllm-conda generate`)."
                 f"{did_you_mean(name, cuda.families)}",
                 f"Known: {', '.join(cuda.families)}.",
             )
@@ -348,3 +348,12 @@ def serves(cuda: Cuda, one: FamilyPlan) -> dict[str, str]:
         elif _reaches(one.ptx, capability):
             found[capability] = f"PTX {one.ptx[-1]}"
     return found
+
+
+def served_by_parts(cuda: Cuda, one: FamilyPlan) -> Iterator[tuple[str, str, Code]]:
+    """Each part with each capability of the table that it has machine code for, and that code."""
+    for name, part in one.parts.items():
+        for capability in cuda.archs:
+            native = [code for code in part.codes if cuda.runs_on(code, capability)]
+            if native:
+                yield name, capability, max(native, key=lambda code: code.rank)

@@ -8,6 +8,12 @@ from vllm_cuda_plan.arch import Code, parse_code, parse_version
 from vllm_cuda_plan.errors import ConfigError, check_known
 
 ALL = "all"
+FAMILY_FOLDER = "csrc/cuda"
+
+
+def family_file(name: str) -> str:
+    """Where a family's table stands in a checkout."""
+    return f"{FAMILY_FOLDER}/{name}/family.toml"
 
 
 @dataclass(frozen=True)
@@ -81,12 +87,12 @@ class Family:
 
     Attributes:
         title: What the kernels do, for messages and tables.
-        archs: ``all`` (every architecture asked for), and entries such as ``8.0`` or ``9.0a``.
+        archs: ``all`` (every architecture asked for), or entries such as ``8.0`` and ``9.0a``: for
+            each GPU asked for, the highest that runs on it.
         lowest: Oldest capability that ``all`` means; empty: any.
         cuda: First CUDA version that compiles it; empty: any of the table.
         ptx: Whether PTX of the highest plain architecture goes along where PTX is asked for.
         mib: Peak memory of one nvcc on its largest file, one architecture, in MiB.
-        seconds: Compile time of the family for one architecture on one core, for the docs.
         parts: Files with lists of their own, by file suffix.
     """
 
@@ -96,7 +102,6 @@ class Family:
     cuda: str = ""
     ptx: bool = True
     mib: int = 1024
-    seconds: int = 0
     cutlass: bool = False
     parts: dict[str, Part] = field(default_factory=dict)
 
@@ -192,11 +197,11 @@ def check_cuda_table(cuda: Cuda, where: str) -> None:
             if not cuda.compiles(name, code):
                 raise ConfigError(f"{place}: CUDA {name} does not compile {code}.")
     for name, family in cuda.families.items():
-        place = f"{where}: [cuda.families.{name}]"
+        place = family_file(name)
         _list(place, family.archs, family.cuda, cuda)
         _version(place, "lowest", family.lowest, optional=True)
         for part, entry_of in family.parts.items():
-            _list(f"{place[:-1]}.parts.{part}]", entry_of.archs, entry_of.cuda, cuda)
+            _list(f"{place}: [parts.{part}]", entry_of.archs, entry_of.cuda, cuda)
     for name, piece in cuda.slices.items():
         place = f"{where}: [cuda.slices.{name}]"
         for key in ("lowest", "below", "cuda"):

@@ -24,7 +24,7 @@ from vllm_conda.feedstock.support import configuration_name, configurations
 from vllm_conda.feedstock.workflow import compile_jobs
 from vllm_conda.jobs import jobs
 from vllm_conda.recipe import environment, load_recipe, render
-from vllm_conda.targets import Targets, load_targets, parse_targets, tomllib
+from vllm_conda.targets import Targets, load_targets, parse_targets, read_table
 
 TARGETS = load_targets(ROOT)
 RECIPE = load_recipe(ROOT)
@@ -201,7 +201,7 @@ def test_workflow_has_one_job_a_variant_with_its_settings() -> None:
 
 
 def test_compile_jobs_follow_the_memory_of_the_hungriest_family() -> None:
-    data = tomllib.loads((ROOT / "targets.toml").read_text())
+    data = read_table(ROOT)
     data["cuda"]["families"]["attention"]["parts"]["sm90"]["mib"] = 7000
     targets = parse_targets(data)
     cuda = next(job for job in jobs(targets) if job.device == "cuda")
@@ -270,7 +270,7 @@ def test_pins_agree_with_conda_forge() -> None:
 
 
 def planted(change: dict[str, Any]) -> Targets:
-    data = tomllib.loads((ROOT / "targets.toml").read_text())
+    data = read_table(ROOT)
     for key, value in change.items():
         table = data
         *parents, last = key.split("/")

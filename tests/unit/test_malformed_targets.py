@@ -30,12 +30,6 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "cuda key": ('minimum = "12.4"', 'minimun = "12.4"', ["[cuda]", "'minimum'?"]),
     "arch key": ('gpus = "V100"', 'gpu = "V100"', ["[cuda.archs.7.0]", "'gpus'?"]),
     "toolkit key": ("gcc = [9, 13]", "gc = [9, 13]", ["[cuda.toolkits.12.4]", "'gcc'?"]),
-    "family key": ('title = "sampling"', 'titel = "sampling"', [".sampling]", "'title'?"]),
-    "part key": (
-        'define = "VK_ATTENTION_SM90"',
-        'defin = "VK_ATTENTION_SM90"',
-        ["[cuda.families.attention.parts.sm90]", "'define'?"],
-    ),
     "slice key": ('below = "8.7"', 'bellow = "8.7"', ["[cuda.slices.sm80]", "'below'?"]),
     "feedstock key": ('image = "alma10"', 'imag = "alma10"', ["[feedstock]", "'image'?"]),
     "device key": ("minutes = 120", "minuts = 120", ["[feedstock.devices.cpu]", "'minutes'?"]),
@@ -66,7 +60,6 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     ),
     "table as value": ("[platforms.linux-64.variant]", "[platforms.linux-64.other]", ["'other'"]),
     "tegra text": ("tegra = true", 'tegra = "yes"', ["[cuda.archs.7.2.tegra]", "expected bool"]),
-    "mib text": ("mib = 512", 'mib = "2 GiB"', [".mib]", "expected int", "'2 GiB'"]),
     "refused list": (
         "[cuda.refused]",
         "[cuda.refused]\n11_7 = []",
@@ -140,7 +133,6 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
         'archs = ["8.9"]',
         ["[cuda.slices.sm89]", "lowest is missing"],
     ),
-    "empty list of archs": ('archs = ["9.0a"]\ncuda = "12.2"', "archs = []", ["archs is empty"]),
     "minutes beyond": ("minutes = 360", "minutes = 1600", [".cuda]", "1 to 360", "1600"]),
     "negative swap": ("swap_gib = 16", "swap_gib = -1", ["swap_gib", "-1"]),
     "no cores": ("cores = 4", "cores = 0", ["[feedstock.runners.'ubuntu-24.04']", "cores"]),
@@ -157,8 +149,64 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
 }
 
 
+# The same of csrc/cuda/attention/family.toml.
+FAMILY = (ROOT / "csrc/cuda/attention/family.toml").read_text()
+FAMILY_FAULTS: dict[str, tuple[str, str, list[str]]] = {
+    "key": ("title =", "titel =", ["family.toml: unknown key 'titel'", "'title'?"]),
+    "part key": ("define =", "defin =", ["family.toml: [parts.sm90]", "'define'?"]),
+    "no title": ("title =", "lowest =", ["not valid TOML"]),
+    "no archs": ('archs = ["all"]\n', "", ["family.toml: [archs]", "missing"]),
+    "mib text": ("mib = 512", 'mib = "2 GiB"', ["[mib]", "expected int", "'2 GiB'"]),
+    "empty list": ('archs = ["9.0a"]', "archs = []", ["[parts.sm90]: archs is empty"]),
+    "lowest": ('lowest = "7.5"', 'lowest = "old"', ["family.toml: lowest must be", "'old'"]),
+    "unknown arch": ('archs = ["9.0a"]', 'archs = ["9.9a"]', ["[parts.sm90]", "'9.9'"]),
+    "no TOML": ("mib = 512", "mib = ", ["family.toml is not valid TOML"]),
+}
+
+
 def test_there_are_fifty() -> None:
-    assert len(FAULTS) >= 50
+    assert len(FAULTS) + len(FAMILY_FAULTS) >= 50
+
+
+@pytest.mark.parametrize("name", FAMILY_FAULTS)
+def test_malformed_family_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    old, new, parts = FAMILY_FAULTS[name]
+    assert old in FAMILY, "the table has changed: plant the fault anew"
+    said = refusal_of_family(tmp_path, capsys, FAMILY.replace(old, new, 1))
+    assert said.startswith("error: csrc/cuda/attention/family.toml"), said
+    for part in parts:
+        assert part in said
+
+
+def refusal_of_family(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str | None, source: str = "a.cu"
+) -> str:
+    family = folder / "csrc/cuda/attention"
+    family.mkdir(parents=True)
+    (family / source).touch()
+    if text is not None:
+        (family / "family.toml").write_text(text)
+    (folder / "targets.toml").write_text(TEXT)
+    assert main(["matrix", "--root", str(folder)]) == ConfigError.exit_code
+    return capsys.readouterr().err
+
+
+def test_sources_without_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal_of_family(tmp_path, capsys, None)
+    assert "csrc/cuda/attention/family.toml is missing, and attention has sources" in said
+
+
+def test_table_without_sources(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal_of_family(tmp_path, capsys, FAMILY, "a.cuh")
+    assert "csrc/cuda/attention/family.toml: the family has no sources" in said
+
+
+def test_family_in_the_one_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "targets.toml").write_text(TEXT + '\n[cuda.families.norm]\ntitle = "norm"\n')
+    assert main(["matrix", "--root", str(tmp_path)]) == ConfigError.exit_code
+    assert "Move each to csrc/cuda/FAMILY/family.toml" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", FAULTS)

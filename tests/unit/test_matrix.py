@@ -18,6 +18,7 @@ from benchmarks.toolkit import bench_jobs
 from vllm_conda.cli import main
 from vllm_conda.costs import Build, FamilyCost
 from vllm_conda.errors import ConfigError, UsageError
+from vllm_conda.families import read_families
 from vllm_conda.generate import generate, generated_files
 from vllm_conda.generate.pages import matrix_page
 from vllm_conda.jobs import default_jobs, jobs, select
@@ -30,7 +31,8 @@ from vllm_conda.matrix import (
     packages,
     rows,
 )
-from vllm_conda.targets import Targets, load_targets, parse_targets, tomllib
+from vllm_conda.structure import tomllib
+from vllm_conda.targets import Targets, load_targets, parse_targets
 
 TARGETS = load_targets(ROOT)
 TEXT = (ROOT / "targets.toml").read_text()
@@ -39,7 +41,14 @@ TEXT = (ROOT / "targets.toml").read_text()
 def changed(old: str, new: str) -> Targets:
     """The table with one place edited."""
     assert old in TEXT, "the table has changed"
-    return parse_targets(tomllib.loads(TEXT.replace(old, new, 1)))
+    return parse_targets(parsed(TEXT.replace(old, new, 1)))
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The parsed table, with that of the families."""
+    data = tomllib.loads(text)
+    data["cuda"]["families"] = read_families(ROOT)
+    return data
 
 
 def texts(targets: Targets) -> dict[str, str]:
@@ -161,7 +170,7 @@ def test_a_new_slice_renders_and_keeps_every_rule(tmp_path: Path) -> None:
 
 
 def test_a_platform_from_a_planted_table_gets_jobs_and_variants() -> None:
-    data = tomllib.loads(TEXT)
+    data = parsed(TEXT)
     data["platforms"]["linux-riscv64"] = {
         **data["platforms"]["linux-64"],
         "family": "riscv64",

@@ -10,9 +10,9 @@ import pytest
 from support import ROOT
 
 from vllm_conda.errors import ConfigError
-from vllm_conda.targets import load_targets, parse_targets, tomllib
+from vllm_conda.targets import load_targets, parse_targets, read_table
 
-TABLE = tomllib.loads((ROOT / "targets.toml").read_text())
+TABLE = read_table(ROOT)
 
 
 def broken(change: Callable[[dict[str, Any]], Any]) -> str:

@@ -8,6 +8,7 @@ import sys
 
 from vllm_conda.generate.text import header
 from vllm_conda.targets import TARGETS_FILE, Targets
+from vllm_cuda_plan.table import family_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,7 +96,8 @@ def platforms_cmake(targets: Targets) -> str:
 
 def cuda_json(targets: Targets) -> str:
     """The ``[cuda]`` tables for the build, whose Python may lack a TOML parser."""
-    return _json(cuda=dataclasses.asdict(targets.cuda))
+    source = f"{TARGETS_FILE} and {family_file('*')}"
+    return _json(source, cuda=dataclasses.asdict(targets.cuda))
 
 
 def families_inc(targets: Targets) -> str:
@@ -128,12 +130,13 @@ def version_py(targets: Targets) -> str:
 def targets_json(targets: Targets) -> str:
     """Tables for the commands that run without a checkout."""
     return _json(
+        TARGETS_FILE,
         platforms={name: dataclasses.asdict(entry) for name, entry in targets.platforms.items()},
         packages={name: dataclasses.asdict(entry) for name, entry in targets.packages.items()},
     )
 
 
-def _json(**tables: object) -> str:
-    head = json.dumps(header("").strip())
+def _json(source: str, **tables: object) -> str:
+    head = json.dumps(header("", source).strip())
     rows = (f'"{key}": {json.dumps(table, indent=1)}' for key, table in tables.items())
     return f'{{"generated": {head},\n' + ",\n".join(rows) + "}\n"

@@ -64,8 +64,7 @@ def _families(cuda: Cuda, version: str) -> tuple[tuple[str, ...], Rows]:
     rows = []
     for name, family in cuda.families.items():
         one = plan_family(cuda, version, name, request)
-        cost = f"{family.mib} MiB" + (f", {family.seconds} s" if family.seconds else "")
-        rows.append((f"`{name}`", family.title, _compiled(one), cost))
+        rows.append((f"`{name}`", family.title, _compiled(one), f"{family.mib} MiB"))
     # The cost of one architecture; nvcc compiles several one after the other.
     return ("family", "kernels", "compiled for", "one nvcc at most"), rows
 
