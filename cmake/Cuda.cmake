@@ -61,6 +61,15 @@ function(vllm_cuda_sources family out)
   set(${out} "${sources}" PARENT_SCOPE)
 endfunction()
 
+# Words for instructions of some GPUs alone: a file called after one, such as *_tma.cu, would be
+# compiled for all of them where family.toml has no part of that name.
+file(GLOB vllm_cuda_ptx CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/ptx/*.cuh)
+set(vllm_cuda_part_words "sm[0-9]+|c[0-9]x")
+foreach(header IN LISTS vllm_cuda_ptx)
+  get_filename_component(word ${header} NAME_WE)
+  string(APPEND vllm_cuda_part_words "|${word}")
+endforeach()
+
 # vllm_cuda_part(SOURCE PARTS OUT): the part that a file belongs to by its name, or empty.
 function(vllm_cuda_part source parts out)
   get_filename_component(stem ${source} NAME_WE)
@@ -70,14 +79,14 @@ function(vllm_cuda_part source parts out)
       set(found ${part})
     endif()
   endforeach()
-  # A file for one architecture alone that the table does not know would be compiled for all.
-  if(NOT found AND stem MATCHES "_(sm[0-9]+|c2x)$")
+  if(NOT found AND stem MATCHES "_(${vllm_cuda_part_words})$")
     set(found ${CMAKE_MATCH_1})
   endif()
   set(${out} "${found}" PARENT_SCOPE)
 endfunction()
 
-# The families that have sources, with the parts of each: FAMILY:PART,PART.
+# The families that have sources, with the parts of each: FAMILY:PART,PART. A folder of headers
+# alone is none.
 set(vllm_cuda_have "")
 file(GLOB vllm_cuda_folders CONFIGURE_DEPENDS LIST_DIRECTORIES TRUE
      ${PROJECT_SOURCE_DIR}/csrc/cuda/*)
@@ -85,10 +94,12 @@ foreach(folder IN LISTS vllm_cuda_folders)
   get_filename_component(family ${folder} NAME)
   vllm_cuda_sources(${family} sources)
   file(GLOB_RECURSE templates CONFIGURE_DEPENDS ${folder}/*.cu.in)
-  # A family without a binding cannot be called: it is still being written.
-  if(NOT IS_DIRECTORY ${folder} OR NOT sources
-     OR NOT EXISTS ${folder}/binding.cc)
+  if(NOT IS_DIRECTORY ${folder} OR NOT sources)
     continue()
+  endif()
+  if(NOT EXISTS ${folder}/binding.cc)
+    message(FATAL_ERROR "vllm-kernels: csrc/cuda/${family} has no binding.cc, without which nothing "
+                        "calls its kernels: write one (csrc/torch/bind.h)")
   endif()
   set(parts "")
   foreach(source IN LISTS sources templates)
@@ -235,6 +246,12 @@ target_compile_options(vllm_cuda_compile INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:${vllm_cuda_maps}>"
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<STREQUAL:${VLLM_WARNINGS_AS_ERRORS},ON>>:-Werror>)
 target_link_options(vllm_cuda_compile INTERFACE -Wl,-Bsymbolic -Wl,--as-needed)
+# A kernel that nobody compiled is this link's error, not the first load's. A stub of libtorch, which
+# some cross builds link, lacks PyTorch's own symbols as well.
+if(TORCH_CPU_LIBRARY)
+  target_link_options(vllm_cuda_compile INTERFACE -Wl,-z,defs)
+  target_link_libraries(vllm_cuda_compile INTERFACE ${TORCH_CPU_LIBRARY})
+endif()
 
 # vllm_cuda_instance(TEMPLATE NAME [KEY VALUE]...): inside csrc/cuda/FAMILY/instances.cmake: one more
 # source, NAME.cu in the build tree, from csrc/cuda/FAMILY/TEMPLATE with @KEY@ replaced. Both may be
@@ -265,8 +282,8 @@ function(vllm_add_cuda_family family)
   foreach(source IN LISTS sources)
     vllm_cuda_part(${source} "${VLLM_CUDA_LISTED_PARTS_${family}}" part)
     if(part AND NOT part IN_LIST VLLM_CUDA_LISTED_PARTS_${family})
-      message(FATAL_ERROR "vllm-kernels: ${source} is for part ${part}, which targets.toml does not "
-                          "list: add [cuda.families.${family}.parts.${part}]")
+      message(FATAL_ERROR "vllm-kernels: ${source} is for part ${part}, which the family's "
+                          "family.toml does not list: add [parts.${part}]")
     elseif(part AND NOT part IN_LIST VLLM_CUDA_PARTS_${family})
       continue()
     endif()
@@ -285,6 +302,12 @@ function(vllm_add_cuda_family family)
     ${VLLM_CUDA_DEFINES_${family}} "VK_CUDA_ARCHS=\"${VLLM_CUDA_ARCHS_${family}}\"")
   # The stream of the stable ABI is declared for CUDA builds alone; the headers may be a CPU build's.
   set_property(SOURCE ${binding} APPEND PROPERTY COMPILE_DEFINITIONS USE_CUDA)
+  # Rows VK_SERVED(PART, GPU, CODE): the GPUs that a part in the build has machine code for.
+  if(VLLM_CUDA_SERVED_${family})
+    file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/cuda/${family}/served.inc
+         CONTENT "${VLLM_CUDA_SERVED_${family}}")
+    target_include_directories(${target} PRIVATE ${PROJECT_BINARY_DIR})
+  endif()
   if(VLLM_CUDA_CUTLASS_${family})
     target_include_directories(${target} SYSTEM PRIVATE ${CUTLASS_INCLUDE_DIR})
   endif()

@@ -22,6 +22,8 @@ foreach(flag "" -E)
 endforeach()
 find_path(TORCH_INCLUDE_DIR torch/csrc/stable/library.h HINTS ${torch_package}/include)
 find_library(TORCH_LIBRARY torch HINTS ${torch_package}/lib)
+get_filename_component(torch_libraries "${TORCH_LIBRARY}" DIRECTORY)
+find_library(TORCH_CPU_LIBRARY torch_cpu HINTS ${torch_libraries} NO_DEFAULT_PATH)
 if(NOT TORCH_INCLUDE_DIR OR NOT TORCH_LIBRARY)
   message(FATAL_ERROR "vllm-kernels: PyTorch ${VLLM_TORCH_TARGET} or newer is missing (looked for "
                       "torch/csrc/stable/library.h and libtorch.so); run `pip install torch` first, or "

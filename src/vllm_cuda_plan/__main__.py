@@ -22,6 +22,7 @@ from vllm_cuda_plan.plan import (
     nearest_toolkit,
     plan,
     read_request,
+    served_by_parts,
     serves,
 )
 from vllm_cuda_plan.table import Arch, Cuda, Family, Part, Slice, Toolkit
@@ -105,6 +106,12 @@ def cmake_text(cuda: Cuda, version: str, plans: Sequence[FamilyPlan]) -> str:
             f"set(VLLM_CUDA_DEFINES_{one.name} "
             f"{' '.join(part.define for part in one.parts.values())})",
         ]
+        if one.parts:
+            rows = (
+                f"VK_SERVED({name}, {gpu.replace('.', '')}, {code.capability.replace('.', '')})\\n"
+                for name, gpu, code in served_by_parts(cuda, one)
+            )
+            lines.append(f'set(VLLM_CUDA_SERVED_{one.name} "{"".join(rows)}")')
         for name, part in one.parts.items():
             lines.append(
                 f"set(VLLM_CUDA_FLAGS_{one.name}_{name} {' '.join(gencode(part.codes, ()))})"

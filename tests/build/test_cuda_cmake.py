@@ -58,7 +58,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def configure(build: Path, prefix: Path) -> Configure:
-    def run(*definitions: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    shared = build
+
+    def run(
+        *definitions: str, source: Path = ROOT, build: Path = shared, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         wanted = {
             "VLLM_CUDA_ARCHS": "",
             "VLLM_CUDA_FAMILIES": "norm",
@@ -68,7 +72,7 @@ def configure(build: Path, prefix: Path) -> Configure:
             "CMAKE_CUDA_ARCHITECTURES": "",
             **dict(text.split("=", 1) for text in definitions),
         }
-        command = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DVLLM_TARGET_DEVICE=cuda"]
+        command = ["cmake", "-S", source, "-B", build, "-G", "Ninja", "-DVLLM_TARGET_DEVICE=cuda"]
         command += [f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
         command += [f"-DCMAKE_CUDA_COMPILER={NVCC}", *[f"-D{k}={v}" for k, v in wanted.items()]]
         clean = {
@@ -81,6 +85,55 @@ def configure(build: Path, prefix: Path) -> Configure:
         )
 
     return run
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what the CUDA build reads, to plant faults in."""
+    copy = tmp_path_factory.mktemp("sources")
+    for name in ("cmake", "csrc/core", "csrc/cuda", "csrc/torch", "src/vllm_cuda_plan"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("CMakeLists.txt", "targets.toml"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("gone", "new", "sentence"),
+    [
+        ("norm/binding.cc", "", "csrc/cuda/norm has no binding.cc, without which nothing calls"),
+        (
+            "",
+            "norm/norm_tma.cu",
+            "files *_tma.cu, but csrc/cuda/norm/family.toml has no [parts.tma]",
+        ),
+        ("", "norm/norm_sm91.cu", "csrc/cuda/norm/family.toml has no [parts.sm91]"),
+        ("", "softmax/binding.cc", "there is no family softmax (csrc/cuda/softmax/family.toml"),
+    ],
+)
+def test_family_without_a_piece(
+    configure: Configure,
+    sources: Path,
+    gone: str,
+    new: str,
+    sentence: str,
+) -> None:
+    cuda = sources / "csrc/cuda"
+    kept = (cuda / gone).read_text() if gone else ""
+    if gone:
+        (cuda / gone).unlink()
+    if new:
+        (cuda / new).parent.mkdir(exist_ok=True)
+        (cuda / new).touch()
+    try:
+        result = configure(source=sources, build=sources / "build")
+    finally:
+        if gone:
+            (cuda / gone).write_text(kept)
+        if new:
+            (cuda / new).unlink()
+    assert result.returncode != 0
+    assert sentence in message_of(result)
 
 
 def message_of(result: subprocess.CompletedProcess[str]) -> str:

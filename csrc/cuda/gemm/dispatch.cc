@@ -1,8 +1,5 @@
 #include "cuda/gemm/dispatch.h"
 
-#include <string>
-#include <string_view>
-
 #include "cuda/common/launch.h"
 
 namespace vk::cuda::gemm {
@@ -24,26 +21,22 @@ const char* Words(Kind kind) {
   }
 }
 
-// Whether the library has machine code of exactly that name, such as 8.9 or 10.0f.
-[[maybe_unused]] bool HasCode(int64_t capability, std::string_view suffix) {
-  const std::string code =
-      std::to_string(capability / 10) + "." + std::to_string(capability % 10) + std::string(suffix);
-  const std::string_view archs = VK_CUDA_ARCHS;
-  for (size_t at = archs.find(code); at != archs.npos; at = archs.find(code, at + 1)) {
-    const size_t end = at + code.size();
-    if ((at == 0 || archs[at - 1] == ' ') && (end == archs.size() || archs[end] == ' '))
-      return true;
-  }
-  return false;
-}
+enum class Part { none, c2x, sm90, sm100, sm120 };
+
+// The parts in this library, each with the GPUs that run it and the oldest GPUs of the code there.
+struct Served {
+  Part part;
+  int gpu;
+  int code;
+};
+constexpr Served kServed[] = {
+#define VK_SERVED(part, gpu, code) {Part::part, gpu, code},
+#include "cuda/gemm/served.inc"
+#undef VK_SERVED
+    {Part::none, 0, 0},
+};
 
 #ifdef VK_GEMM_C2X
-// Code of 8.0 runs on 8.9 too, but multiplies no FP8.
-bool ServesC2x(Kind kind, int64_t capability) {
-  if (kind == Kind::kInt8) return capability == 75 || (capability >= 80 && capability < 90);
-  return kind == Kind::kFp8 && capability == 89 && HasCode(89, "");
-}
-
 template <int kArch, Kind kKind>
 void LaunchC2xBySize(const Problem& p) {
   if (p.m <= 64) return LaunchC2x<kArch, kKind, Tile::kFew>(p);
@@ -89,12 +82,6 @@ void RunSm90(Kind kind, const Problem& p) {
 #endif
 
 #ifdef VK_GEMM_SM100
-// Code for a family's first GPU serves all of it, code for one GPU that one alone.
-bool HasBlackwellCode(int64_t capability) {
-  const int64_t family = capability == 103 ? 100 : capability;
-  return HasCode(capability, "a") || HasCode(capability, "f") || HasCode(family, "f");
-}
-
 void RunSm100(Kind kind, const Problem& p) {
   if (kind == Kind::kFp8Blocks) return LaunchSm100<Kind::kFp8Blocks, Tile::kMany>(p);
   if (p.m <= 32) return LaunchSm100<Kind::kFp8, Tile::kFew>(p);
@@ -106,10 +93,6 @@ void RunSm100(Kind kind, const Problem& p) {
 #endif
 
 #ifdef VK_GEMM_SM120
-bool HasWorkstationCode(int64_t capability) {
-  return HasCode(capability, "a") || HasCode(capability, "f") || HasCode(120, "f");
-}
-
 template <Kind kKind>
 void RunSm120As(const Problem& p) {
   if (p.m <= 64) return LaunchSm120<kKind, Tile::kFew>(p);
@@ -124,21 +107,35 @@ void RunSm120(Kind kind, const Problem& p) {
 
 using Runner = void(Kind, const Problem&);
 
-// What multiplies that kind on GPUs of `capability`; null: nothing in this library.
-Runner* Find([[maybe_unused]] Kind kind, [[maybe_unused]] int64_t capability) {
+// What multiplies that kind on those GPUs with that code; null: nothing.
+Runner* RunnerOf([[maybe_unused]] Kind kind, const Served& served) {
+  switch (served.part) {
 #ifdef VK_GEMM_C2X
-  if (ServesC2x(kind, capability)) return &RunC2x;
+    case Part::c2x:  // code of 8.0 runs on 8.9 too, but multiplies no FP8
+      if (kind == Kind::kInt8 || (kind == Kind::kFp8 && served.code == 89)) return &RunC2x;
+      return nullptr;
 #endif
 #ifdef VK_GEMM_SM90
-  if (capability == 90) return &RunSm90;
+    case Part::sm90:
+      return &RunSm90;
 #endif
-  if (kind == Kind::kInt8) return nullptr;
 #ifdef VK_GEMM_SM100
-  if (capability >= 100 && capability < 120 && HasBlackwellCode(capability)) return &RunSm100;
+    case Part::sm100:
+      return kind == Kind::kInt8 ? nullptr : &RunSm100;
 #endif
 #ifdef VK_GEMM_SM120
-  if (capability >= 120 && capability < 130 && HasWorkstationCode(capability)) return &RunSm120;
+    case Part::sm120:
+      return kind == Kind::kInt8 ? nullptr : &RunSm120;
 #endif
+    default:
+      return nullptr;
+  }
+}
+
+Runner* Find(Kind kind, int64_t capability) {
+  for (const Served& served : kServed) {
+    if (served.gpu == capability) return RunnerOf(kind, served);
+  }
   return nullptr;
 }
 
@@ -151,7 +148,7 @@ void Run(const Problem& p) {
   if (Runner* run = Find(kind, p.capability)) return run(kind, p);
   Fail(VK_UNSUPPORTED,
        "%s: this library (%s) has no kernel of %s for GPUs of %d.%d; FP8 takes 8.9 or newer, by "
-       "blocks 9.0, INT8 7.5 to 9.0",
+       "blocks 9.0 or newer, INT8 7.5 to 9.0",
        p.op, VK_CUDA_ARCHS, Words(kind), p.capability / 10, p.capability % 10);
 }
 

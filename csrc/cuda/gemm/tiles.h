@@ -1,4 +1,5 @@
-// The kernels that there are: one instance for each generation, kind and tile.
+// The kernels: one instance for each generation, kind and tile. instances.cmake lists those that are
+// compiled; one that dispatch.cc chooses besides is missed by the linker.
 #ifndef VLLM_KERNELS_CUDA_GEMM_TILES_H_
 #define VLLM_KERNELS_CUDA_GEMM_TILES_H_
 
@@ -20,7 +21,7 @@ void LaunchSm100(const Problem& problem);
 template <Kind kKind, Tile kTile>
 void LaunchSm120(const Problem& problem);
 
-// kArch: the oldest GPUs that run it; 75 and 80 for INT8, 89 for FP8. Tiles kFew and kMany.
+// kArch: the oldest GPUs that run it.
 template <int kArch, Kind kKind, Tile kTile>
 void LaunchC2x(const Problem& problem);
 

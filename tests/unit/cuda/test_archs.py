@@ -19,6 +19,7 @@ from vllm_cuda_plan.plan import (
     plan,
     plan_family,
     read_request,
+    served_by_parts,
     serves,
 )
 
@@ -308,3 +309,21 @@ def test_versions_and_codes_are_parsed_whole() -> None:
             parse_version(text)
     assert parse_wish("121-virtual").ptx
     assert not parse_wish("121-virtual").real
+
+
+def test_parts_serve_the_gpus_that_their_code_runs_on() -> None:
+    """What csrc/cuda/gemm/dispatch.cc chooses by: GPU and oldest GPU of the code there."""
+    request = read_request(CUDA, "13.0", "7.5 8.0 8.9 9.0a 10.0f 12.0a")
+    one = plan_family(CUDA, "13.0", "gemm", request)
+    rows = [(part, gpu, str(code)) for part, gpu, code in served_by_parts(CUDA, one)]
+    assert rows == [
+        ("c2x", "7.5", "7.5"),
+        ("c2x", "8.0", "8.0"),
+        ("c2x", "8.6", "8.0"),  # not Orin (8.7): a system on chip
+        ("c2x", "8.9", "8.9"),
+        ("sm90", "9.0", "9.0a"),
+        ("sm100", "10.0", "10.0f"),
+        ("sm100", "10.3", "10.0f"),
+        ("sm120", "12.0", "12.0f"),
+        ("sm120", "12.1", "12.0f"),
+    ]
