@@ -36,11 +36,13 @@ class Pipeline {
       : full_(ptx::cvta_to_shared(&storage)) {}
 
   // One thread, before fence_mbarrier_init() and a barrier of the block.
-  __device__ __forceinline__ void Init(int consumers, int stages = kStages) const {
-    for (int stage = 0; stage < stages; ++stage) {
-      ptx::mbarrier_init(full(stage), 1);
-      ptx::mbarrier_init(empty(stage), consumers);
-    }
+  __device__ __forceinline__ void Init(int consumers) const {
+    for (int stage = 0; stage < kStages; ++stage) InitStage(stage, consumers);
+  }
+  // Of a ring of fewer than kStages.
+  __device__ __forceinline__ void Init(int consumers, int stages) const {
+#pragma unroll 1
+    for (int stage = 0; stage < stages; ++stage) InitStage(stage, consumers);
   }
 
   // Until the stage is empty; at once in the first round.
@@ -62,6 +64,10 @@ class Pipeline {
   }
 
  private:
+  __device__ __forceinline__ void InitStage(int stage, int consumers) const {
+    ptx::mbarrier_init(full(stage), 1);
+    ptx::mbarrier_init(empty(stage), consumers);
+  }
   __device__ __forceinline__ uint32_t empty(int stage) const {
     return full_ + 8 * (kStages + stage);
   }

@@ -28,6 +28,11 @@ VK_HOST_DEVICE constexpr int PackedTileWords(int bits) {
   return kPackedTileN * kPackedTileK * bits / 32;
 }
 
+template <int kBits>
+struct alignas(16) PackedTile {
+  uint32_t words[PackedTileWords(kBits)];
+};
+
 struct Place {
   int k;  // 0..15 inside the packed tile
   int n;  // 0..63
@@ -51,10 +56,10 @@ VK_HOST_DEVICE constexpr Place PackedTilePlace(int bits, int word, int element) 
   return {2 * (lane % 4) + second + 8 * (pair / 2), 16 * tile + lane / 4 + 8 * (pair % 2)};
 }
 
-// Where the engine's permutations put column `n` of a row: of scales per group and zero points
+// Where the engine's permutations put column `n` of a row: for scales per group and zero points
 // (blocks of 64 columns: a fragment's rows side by side) ...
 VK_HOST_DEVICE constexpr int GroupedPosition(int n) { return n / 64 * 64 + n % 8 * 8 + n % 64 / 8; }
-// ... and of scales per channel and biases (blocks of 32 columns).
+// ... and for scales per channel and biases (blocks of 32 columns).
 VK_HOST_DEVICE constexpr int ChannelPosition(int n) {
   return n / 32 * 32 + n % 8 / 2 * 8 + n % 32 / 8 * 2 + n % 2;
 }

@@ -19,6 +19,17 @@ VK_HOST_DEVICE constexpr int Bits(WeightType type) {
   return type == WeightType::kU4B8 || type == WeightType::kU4 ? 4 : 8;
 }
 
+// Whether zero points come as a tensor; those of the other integers are constants.
+VK_HOST_DEVICE constexpr bool HasZeroPoints(WeightType type) { return type == WeightType::kU4; }
+
+// Zero points in shared memory, a base of the structs that have them: nothing for other types.
+template <WeightType kType, int kRows, int kColumns, bool kPresent = HasZeroPoints(kType)>
+struct ZeroPoints {
+  uint32_t zeros[kRows][kColumns / 8];
+};
+template <WeightType kType, int kRows, int kColumns>
+struct ZeroPoints<kType, kRows, kColumns, false> {};
+
 // The engine's id: exponent bits (8), mantissa bits (8), signed (1), bias (32), finite only (1) and
 // kind of NaN (8), from the low bits up. Mantissa bits of an integer do not count its sign; the
 // kind is 1 (as IEEE 754) unless said otherwise.

@@ -9,7 +9,7 @@
 #ifndef VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_
 
-#include "cuda/wna16/common/ptx.cuh"
+#include "cuda/wna16/common/arithmetic.cuh"
 #include "cuda/wna16/weight_type.h"
 
 namespace vk::cuda::wna16 {

@@ -19,28 +19,28 @@ __device__ __forceinline__ void Unpack(uint32_t (&words)[kWords], int at, uint4 
 // This lane's words of kMmaTiles of a packed tile's four, from `first_mma_tile` on.
 template <WeightType kType, int kMmaTiles>
 __device__ __forceinline__ void LoadWords(uint32_t (&words)[kMmaTiles * Bits(kType) / 4],
-                                          const unsigned char* packed_tile, int lane,
+                                          const PackedTile<Bits(kType)>& tile, int lane,
                                           int first_mma_tile) {
   if constexpr (Bits(kType) == 4 && kMmaTiles == 4) {
-    Unpack(words, 0, *reinterpret_cast<const uint4*>(packed_tile + lane * 16));
+    Unpack(words, 0, *reinterpret_cast<const uint4*>(&tile.words[lane * 4]));
   } else if constexpr (Bits(kType) == 4) {
-    const uint2 two = *reinterpret_cast<const uint2*>(packed_tile + lane * 16 + first_mma_tile * 4);
+    const uint2 two = *reinterpret_cast<const uint2*>(&tile.words[lane * 4 + first_mma_tile]);
     words[0] = two.x;
     words[1] = two.y;
   } else {
-    const unsigned char* const from = packed_tile + first_mma_tile / 2 * 512 + lane * 16;
+    const uint32_t* const from = &tile.words[first_mma_tile / 2 * 128 + lane * 4];
 #pragma unroll
     for (int i = 0; i < kMmaTiles / 2; ++i) {
-      Unpack(words, 4 * i, *reinterpret_cast<const uint4*>(from + i * 512));
+      Unpack(words, 4 * i, *reinterpret_cast<const uint4*>(from + i * 128));
     }
   }
 }
 
 // Pairs of base + zero point for the two row halves of each tile, from the lane's word of eight.
 template <class T, int kMmaTiles>
-__device__ __forceinline__ void LoadZeros(uint32_t (&zero)[kMmaTiles][2], const unsigned char* from,
+__device__ __forceinline__ void LoadZeros(uint32_t (&zero)[kMmaTiles][2], const uint32_t* from,
                                           int first_mma_tile) {
-  uint32_t word = *reinterpret_cast<const uint32_t*>(from) >> (4 * first_mma_tile);
+  uint32_t word = *from >> (4 * first_mma_tile);
 #pragma unroll
   for (int i = 0; i < kMmaTiles; ++i, word >>= 4) {
     const uint32_t pair = AndOr<0x000f000f, Magic<T>::kBase>(word);
@@ -69,8 +69,7 @@ __device__ __forceinline__ float Scale(uint16_t bits) {
 
 // A pair of scales for the two row halves of each tile.
 template <int kMmaTiles>
-__device__ __forceinline__ void LoadScalePairs(uint32_t (&pairs)[kMmaTiles],
-                                               const unsigned char* from) {
+__device__ __forceinline__ void LoadScalePairs(uint32_t (&pairs)[kMmaTiles], const uint16_t* from) {
   if constexpr (kMmaTiles == 4) {
     Unpack(pairs, 0, *reinterpret_cast<const uint4*>(from));
   } else {
@@ -80,7 +79,7 @@ __device__ __forceinline__ void LoadScalePairs(uint32_t (&pairs)[kMmaTiles],
   }
 }
 
-// total += scale * sum; scales per channel wait until the end.
+// total += scale * sum; scales per channel are applied in the epilogue.
 template <class T, WeightType kType, int kMmaTiles, int kTokenTiles>
 __device__ __forceinline__ void AddScaled(float (&total)[kMmaTiles][kTokenTiles][4],
                                           const float (&sum)[kMmaTiles][kTokenTiles][4],

@@ -42,9 +42,5 @@ Params WithOperands(const Problem& problem, void* c) {
   return params;
 }
 
-// A kernel of clusters that may start before the one before it has ended.
-void LaunchClusters(const char* op, const void* kernel, int blocks, int threads, int cluster,
-                    int shared_bytes, void** arguments, cudaStream_t stream);
-
 }  // namespace vk::cuda::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_COMMON_LAUNCH_H_

@@ -4,17 +4,14 @@
 
 #include <cstdint>
 
+#include "cuda/common/divide.h"
+
 namespace vk::cuda::wna16 {
 
 struct DeviceLimits {
   int sms;
   int shared_bytes;  // that a block may have
 };
-
-template <class Int>
-constexpr Int CeilDiv(Int x, Int y) {
-  return (x + y - 1) / y;
-}
 
 // The group of a position in K without a division: the position's 64 of K (32 where groups are that
 // short), times this, over 2^32. Exact up to kMaxK: the reciprocal's error stays below 1 / group.

@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(kWarps * 32, 3) ExpertsGemm(const __grid_const
         const uint32_t word = i == 0 ? four.x : i == 1 ? four.y : i == 2 ? four.z : four.w;
         uint32_t weights[4];
         Weights<T>(weights, word, zeros[tile], scales[tile]);
-        T::Mma(sum[tile], low, {weights[0], weights[1]}, sum[tile]);
-        T::Mma(sum[tile], high, {weights[2], weights[3]}, sum[tile]);
+        Mma<T>(sum[tile], low, {weights[0], weights[1]}, sum[tile]);
+        Mma<T>(sum[tile], high, {weights[2], weights[3]}, sum[tile]);
       }
     }
   }

@@ -1,3 +1,4 @@
+#include "cuda/common/launch.h"
 #include "cuda/sm90/tensor_map.h"
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/common/launch.h"
@@ -19,8 +20,15 @@ void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cu
       {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)}, {activations.lda * 2},
       {64, static_cast<uint32_t>(plan.tokens)});
   void* arguments[] = {&params, &map};
-  LaunchClusters(op, LargeMKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], plan.blocks,
-                 plan.threads, plan.cluster, plan.shared_bytes, arguments, stream);
+  LaunchConfig config{};
+  config.grid = dim3(static_cast<unsigned>(plan.blocks));
+  config.block = dim3(static_cast<unsigned>(plan.threads));
+  config.shared_bytes = plan.shared_bytes;
+  config.stream = stream;
+  config.pdl = true;
+  config.cluster = dim3(static_cast<unsigned>(plan.cluster));
+  LaunchKernel(op, LargeMKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], config,
+               arguments);
 }
 
 }  // namespace vk::cuda::wna16

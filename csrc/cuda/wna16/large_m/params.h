@@ -17,8 +17,8 @@ struct LargeMShape {
   static constexpr int kMmaTiles = kMmaTiles_;
   static constexpr int kPackedTiles = 2 * kMmaTiles;
   static constexpr int kColumns = kPackedTiles * kPackedTileN;
-  static constexpr int kThreads = 384;
-  static constexpr int kSums = kTokens / 2;  // of a tile, in float32
+  static constexpr int kThreads = 128 + 2 * 128;  // the producer's warpgroup, two that multiply
+  static constexpr int kSums = kTokens / 2;       // of a tile, in float32
   // Registers suffice for sums per group beside those in total, which get the group's scale in
   // float32: weights then are exact. Else these are scaled, and rounded, before they are
   // multiplied.
@@ -27,18 +27,16 @@ struct LargeMShape {
   static constexpr int kSteps = kExact ? 1 : 2;
 };
 
-// Bytes of shared memory of one stage, and where its parts start: the tokens first, whose swizzle
-// wants 1 KiB.
+// One stage of the pipeline in shared memory. Tokens come first, in the 128-byte swizzle of bulk
+// tensor copies.
 template <class S, WeightType kType>
-struct LargeMStage {
-  static constexpr int kChunk = PackedTileWords(Bits(kType)) * 4 * 4;  // 64 columns x 64 of K
-  static constexpr int kTokenBytes = S::kTokens * 128;
-  static constexpr int kWeightsAt = kTokenBytes;
-  static constexpr int kScalesAt = kWeightsAt + S::kPackedTiles * kChunk;
-  static constexpr int kZerosAt = kScalesAt + S::kColumns * 2;
-  static constexpr int kZeroBytes = kType == WeightType::kU4 ? S::kColumns / 2 : 0;
-  static constexpr int kBytes = (kZerosAt + kZeroBytes + 1023) / 1024 * 1024;
+struct LargeMStageBase {
+  uint16_t tokens[S::kTokens][64];
+  PackedTile<Bits(kType)> weights[S::kPackedTiles][64 / kPackedTileK];
+  uint16_t scales[S::kColumns];
 };
+template <class S, WeightType kType>
+struct alignas(1024) LargeMStage : LargeMStageBase<S, kType>, ZeroPoints<kType, 1, S::kColumns> {};
 
 struct LargeMParams {
   const void* weights;    // packed tiles, layout.h
@@ -54,8 +52,11 @@ struct LargeMParams {
 };
 
 inline constexpr int kLargeMMaxStages = 12;
-// Shared memory beside the stages: barriers, and what aligns the stages to 1 KiB.
-inline constexpr int kLargeMRestBytes = 2 * 8 * kLargeMMaxStages + 1024;
+
+// Shared memory behind the stages.
+struct LargeMSharedStorage {
+  uint64_t barriers[2 * kLargeMMaxStages];  // of sm90::Pipeline
+};
 
 }  // namespace vk::cuda::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_LARGE_M_PARAMS_H_

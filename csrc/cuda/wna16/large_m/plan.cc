@@ -10,25 +10,23 @@ struct LargeMShapeInfo {
   int stage_bytes[4];  // per WeightType
 };
 
-template <class S, WeightType kType>
-constexpr int StageBytes() {
-  return LargeMStage<S, kType>::kBytes;
-}
-
 template <class S>
 constexpr LargeMShapeInfo LargeMInfo() {
   return {S::kTokens,
           S::kColumns,
           S::kThreads,
-          {StageBytes<S, WeightType::kU4B8>(), StageBytes<S, WeightType::kU4>(),
-           StageBytes<S, WeightType::kU8B128>(), StageBytes<S, WeightType::kFp8>()}};
+          {sizeof(LargeMStage<S, WeightType::kU4B8>), sizeof(LargeMStage<S, WeightType::kU4>),
+           sizeof(LargeMStage<S, WeightType::kU8B128>), sizeof(LargeMStage<S, WeightType::kFp8>)}};
 }
+
+// Shared memory beside the stages; 1 KiB to align them.
+constexpr int kRestBytes = sizeof(LargeMSharedStorage) + 1024;
 
 #define VK_WNA16_LARGE_M_INFO(tokens, tiles) LargeMInfo<LargeMShape<tokens, tiles>>(),
 constexpr LargeMShapeInfo kLargeMShapes[] = {VK_WNA16_LARGE_M_SHAPES(VK_WNA16_LARGE_M_INFO)};
 #undef VK_WNA16_LARGE_M_INFO
 
-// For fewer, the kernel of all GPUs is faster.
+// For fewer, Marlin's kernel is faster.
 constexpr int kLeastTokens = 33;
 // From so many tokens on, blocks are those of 128, which round scaled weights.
 constexpr int kManyTokens = 128;
@@ -52,15 +50,15 @@ LargeMPlan MakeLargeMPlan(int m, int n, int k, WeightType type, const DeviceLimi
   const int chunks = k / 64;
   const int tiles = CeilDiv(m, info.tokens) * CeilDiv(n, info.columns);
   plan.cluster = 1;
-  // As many blocks as multiprocessors, if K suffices. Not four: GPUs have groups of multiprocessors
-  // whose number is no multiple of it, and the clusters left over run after all others.
+  // As many blocks as SMs, if K suffices. Not four: the SMs of a GPC are no multiple of it, and the
+  // clusters left over run after all others.
   if (2 * tiles <= device.sms && chunks >= 2 * kLeastChunks) plan.cluster = 2;
   plan.chunks = CeilDiv(chunks, plan.cluster);
   plan.blocks = tiles * plan.cluster;
   const int stage_bytes = info.stage_bytes[static_cast<int>(type)];
-  // All that there are: sums and rows pass there in the end.
-  plan.stages = std::min((device.shared_bytes - kLargeMRestBytes) / stage_bytes, kLargeMMaxStages);
-  plan.shared_bytes = plan.stages * stage_bytes + kLargeMRestBytes;
+  // All of it: the epilogue stages sums and rows there.
+  plan.stages = std::min((device.shared_bytes - kRestBytes) / stage_bytes, kLargeMMaxStages);
+  plan.shared_bytes = plan.stages * stage_bytes + kRestBytes;
   return plan;
 }
 

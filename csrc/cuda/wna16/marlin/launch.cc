@@ -27,22 +27,14 @@ MarlinParams MakeMarlinParams(const char* op, const Problem& problem, const Marl
 
 void LaunchMarlin(const char* op, const void* kernel, const MarlinParams& params,
                   const MarlinPlan& plan, cudaStream_t stream) {
-  CheckCuda(
-      op, "reserving shared memory",
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes));
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(kMarlinShapes[plan.shape].threads));
-  config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
+  LaunchConfig config{};
+  config.grid = dim3(static_cast<unsigned>(plan.blocks));
+  config.block = dim3(static_cast<unsigned>(kMarlinShapes[plan.shape].threads));
+  config.shared_bytes = plan.shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = plan.early && CurrentDevice(op).capability >= 90 ? 1 : 0;
+  config.pdl = plan.pdl && CurrentDevice(op).capability >= 90;
   void* arguments[] = {const_cast<MarlinParams*>(&params)};
-  const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
-  if (error != cudaSuccess) CheckLaunch(op);
+  LaunchKernel(op, kernel, config, arguments);
 }
 
 }  // namespace vk::cuda::wna16

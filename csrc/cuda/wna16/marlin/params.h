@@ -18,6 +18,7 @@ struct MarlinShape {
   static constexpr int kWarpsK = kWarpsK_;
   // The sums of a warp, one set per group and one in total, must fit its registers.
   static constexpr int kMmaTiles = kTokenTiles > 4 ? 2 : 4;
+  static constexpr int kFragments = kMmaTiles * kTokenTiles;  // of a warp's sums
   static constexpr int kTokens = 8 * kTokenTiles;
   static constexpr int kN = kWarpsN * kMmaTiles * 16;
   static constexpr int kK = 64 * kWarpsK;
@@ -26,18 +27,23 @@ struct MarlinShape {
   static constexpr int kBlocksPerSm = kTokenTiles <= 2 ? 2 : 1;
 };
 
-// Bytes of shared memory: `kStage` for each stage of the pipeline, `kRest` once.
+// One stage of the pipeline in shared memory.
 template <class S, WeightType kType>
-struct MarlinSharedBytes {
-  static constexpr int kWeights = S::kN * S::kK * Bits(kType) / 8;
-  static constexpr int kTokens = S::kTokens * S::kK * 2;
+struct MarlinStageBase {
+  PackedTile<Bits(kType)> weights[S::kN / kPackedTileN][S::kWarpsK][64 / kPackedTileK];
+  uint16_t tokens[S::kWarpsK][S::kTokens][64];
   // Two rows for each 64 of K: groups may be as short as 32.
-  static constexpr int kScales = S::kWarpsK * 2 * S::kN * 2;
-  static constexpr int kZeros = kType == WeightType::kU4 ? S::kWarpsK * 2 * S::kN / 2 : 0;
-  static constexpr int kStage = kWeights + kTokens + kScales + kZeros;
-  // A warp's sums as they travel to the warp that adds them up; the output passes there too.
-  static constexpr int kSums = S::kMmaTiles * S::kTokenTiles * kLanes * 16;
-  static constexpr int kRest = (S::kWarpsK > 1 ? S::kWarpsK - 1 : 1) * S::kWarpsN * kSums;
+  uint16_t scales[2 * S::kWarpsK][S::kN];
+};
+template <class S, WeightType kType>
+struct MarlinStage : MarlinStageBase<S, kType>, ZeroPoints<kType, 2 * S::kWarpsK, S::kN> {};
+
+// Shared memory behind the stages: the warps' sums on their way to the warp that adds them up. The
+// output passes there too, as does the number of blocks that have handed in their sums.
+template <class S>
+struct MarlinSums {
+  alignas(
+      16) float warps[S::kWarpsK > 1 ? S::kWarpsK - 1 : 1][S::kWarpsN][S::kFragments][kLanes][4];
 };
 
 // Of a product per expert (mixture of experts): tiles of tokens belong to one expert each, and
@@ -75,7 +81,7 @@ struct MarlinParams {
   int block_steps;     // each block takes so many consecutive ones
   int lock_by_tile;    // locks are per tile, not per block that starts one
   int stages;          // of the pipeline, 2..kMarlinMaxStages
-  int prefetch_steps;  // whose weights are brought to L2 before the kernel before has ended
+  int prefetch_steps;  // whose weights are prefetched to L2 before griddepcontrol_wait()
   MarlinExpertParams experts;
 };
 

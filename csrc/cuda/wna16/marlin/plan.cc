@@ -5,11 +5,6 @@
 namespace vk::cuda::wna16 {
 namespace {
 
-template <class S, WeightType kType>
-constexpr int StageBytes() {
-  return MarlinSharedBytes<S, kType>::kStage;
-}
-
 template <class S>
 constexpr MarlinShapeInfo Info() {
   return {S::kTokenTiles,
@@ -21,18 +16,18 @@ constexpr MarlinShapeInfo Info() {
           S::kThreads,
           S::kBlocksPerSm,
           S::kTokens * S::kN * 4,
-          {StageBytes<S, WeightType::kU4B8>(), StageBytes<S, WeightType::kU4>(),
-           StageBytes<S, WeightType::kU8B128>(), StageBytes<S, WeightType::kFp8>()},
-          MarlinSharedBytes<S, WeightType::kU4B8>::kRest};
+          {sizeof(MarlinStage<S, WeightType::kU4B8>), sizeof(MarlinStage<S, WeightType::kU4>),
+           sizeof(MarlinStage<S, WeightType::kU8B128>), sizeof(MarlinStage<S, WeightType::kFp8>)},
+          sizeof(MarlinSums<S>)};
 }
 
-// Beyond this much on its way, more stages only take longer to fill.
+// With this much in flight, more stages only take longer to fill.
 constexpr int kInFlightBytes = 64 * 1024;
-// Of each of two blocks that share a multiprocessor.
+// Stages of each of two blocks that share an SM.
 constexpr int kStagesOfTwo = 3;
-// Of weights that a block brings to L2 early.
+// Weights that a block prefetches to L2 before its dependencies are met.
 constexpr int kPrefetchBytes = 64 * 1024;
-// Steps that a block should have at least, to be worth the addition of its sums.
+// A block with fewer steps is not worth the addition of its sums.
 constexpr int kMinBlockSteps = 2;
 
 // The fewest token tiles that hold `m`, in the first shape of that many.
@@ -44,7 +39,7 @@ int ChooseShape(int m) {
   return 0;
 }
 
-// Equal shares that end where tiles do spare additions; worth up to a 16th of the time.
+// Shares that end where tiles end save additions; worth up to a 16th of the time.
 int RoundShare(int share, int k_steps) {
   const int limit = share + share / 16;
   for (int rounded = share; rounded <= limit; ++rounded) {
@@ -63,11 +58,12 @@ void ReserveShared(MarlinPlan& plan, WeightType type, int shared_bytes, int forc
   plan.shared_bytes = plan.stages * stage_bytes + shape.rest_bytes;
 }
 
-// What a block may use where two share a multiprocessor: each is charged 1 KiB more.
+// What a block may use where two share an SM: each is charged 1 KiB more.
 int HalfShared(const DeviceLimits& device) { return (device.shared_bytes - 1024) / 2; }
 
-// Whether two blocks with at least kStagesOfTwo stages fit a multiprocessor. They fill the gaps in
-// each other's work, and a kernel that starts early spreads evenly over what its forerunner leaves.
+// Whether two blocks with at least kStagesOfTwo stages fit an SM. They fill the gaps in each
+// other's work, and a kernel launched early (PDL) spreads evenly over what the one before it leaves
+// free.
 bool FitsTwice(const MarlinShapeInfo& shape, WeightType type, const DeviceLimits& device) {
   return shape.blocks_per_sm >= 2 &&
          kStagesOfTwo * shape.stage_bytes[static_cast<int>(type)] + shape.rest_bytes <=
@@ -104,9 +100,10 @@ MarlinPlan MakeMarlinPlan(int m, int n, int k, WeightType type, const DeviceLimi
   const int stages = force.stages > 0 ? force.stages : twice ? kStagesOfTwo : -1;
   ReserveShared(plan, type, device.shared_bytes, stages);
   const int step_bytes = shape.n * shape.k * Bits(type) / 8;
-  // One block each on every multiprocessor, where two would fit, pile up where they start early.
+  // Where two blocks fit an SM but the plan has one, an early launch (PDL) would put two on some
+  // SMs.
   const bool alone = shape.blocks_per_sm < 2 || plan.shared_bytes > HalfShared(device);
-  plan.early = force.prefetch == -1 ? twice || alone : force.prefetch >= 0;
+  plan.pdl = force.prefetch == -1 ? twice || alone : force.prefetch >= 0;
   plan.prefetch_steps = force.prefetch == -1 ? kPrefetchBytes / step_bytes : force.prefetch;
   plan.partial_bytes = plan.block_steps % plan.k_steps == 0
                            ? 0

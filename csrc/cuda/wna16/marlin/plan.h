@@ -50,7 +50,7 @@ struct MarlinPlan {
   int m_tiles, n_tiles, k_steps, steps, block_steps;
   int lock_by_tile;
   int prefetch_steps;
-  bool early;  // the kernel may start before the one before it has ended
+  bool pdl;  // programmatic dependent launch
   int shared_bytes;
   int64_t partial_bytes;  // 0: no tile is shared
 };

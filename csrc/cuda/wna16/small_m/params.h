@@ -12,13 +12,14 @@ namespace vk::cuda::wna16 {
 inline constexpr int kSmallMMaxStages = 16;
 
 // A block: kPackedTiles x 64 columns of c, for up to kTokenTiles x 8 tokens. Eight warps multiply,
-// each 64 columns and 64 of K at a step; one more warp loads. Two blocks fit a multiprocessor.
+// each 64 columns and 64 of K at a step; one more warp loads. Two blocks fit an SM.
 template <int kTokenTiles_, int kPackedTiles_>
 struct SmallMShape {
   static constexpr int kTokenTiles = kTokenTiles_;
   static constexpr int kPackedTiles = kPackedTiles_;
-  static constexpr int kMmaTiles = 4;  // of 16 columns, of a warp
-  static constexpr int kWarpsN = kPackedTiles * 4 / kMmaTiles;
+  static constexpr int kColumns = kPackedTiles * kPackedTileN;
+  static constexpr int kMmaTiles = 4;  // of 16 columns, of a warp: a packed tile
+  static constexpr int kWarpsN = kPackedTiles;
   static constexpr int kWarpsK = 8 / kPackedTiles;
   static constexpr int kWarps = kWarpsN * kWarpsK;
   static constexpr int kTokens = 8 * kTokenTiles;
@@ -26,23 +27,24 @@ struct SmallMShape {
   // Sums of one warp, 16 bytes a lane; and of the block's tile.
   static constexpr int kFragments = kMmaTiles * kTokenTiles;
   static constexpr int kAllFragments = kWarpsN * kFragments;
-  // Shared memory behind the stages: the sums that blocks of a cluster send, and the barriers.
-  static constexpr int kClusterSumBytes = kAllFragments * kLanes * 16;
-  static constexpr int kRestBytes = kClusterSumBytes + 2 * 8 * kSmallMMaxStages;
 };
 
-// Bytes of shared memory of one stage, and where its parts start. `m`: tokens that there are.
+// One stage of the pipeline in shared memory, without tokens: as many as there are follow it, chunk
+// of K by chunk, row by row, in the 128-byte swizzle of bulk tensor copies.
 template <class S, WeightType kType>
-struct SmallMStage {
-  static constexpr int kChunk = PackedTileWords(Bits(kType)) * 4 * 4;  // 64 columns x 64 of K
-  static constexpr int kWeights = S::kPackedTiles * S::kWarpsK * kChunk;
-  static constexpr int kScaleRow = S::kPackedTiles * kPackedTileN * 2;
-  static constexpr int kScales = S::kWarpsK * kScaleRow;
-  static constexpr int kZeroRow = kType == WeightType::kU4 ? S::kPackedTiles * kPackedTileN / 2 : 0;
-  static constexpr int kZeros = S::kWarpsK * kZeroRow;
-  // Tokens lie chunk by chunk, row by row, in the 128-byte swizzle of bulk tensor copies.
-  static constexpr int kTokensAt = (kWeights + kScales + kZeros + 1023) / 1024 * 1024;
-  static constexpr int kTokenBytes = S::kWarpsK * 128;
+struct SmallMStageBase {
+  PackedTile<Bits(kType)> weights[S::kPackedTiles][S::kWarpsK][64 / kPackedTileK];
+  uint16_t scales[S::kWarpsK][S::kColumns];
+};
+template <class S, WeightType kType>
+struct alignas(1024) SmallMStage : SmallMStageBase<S, kType>,
+                                   ZeroPoints<kType, S::kWarpsK, S::kColumns> {};
+
+// Shared memory behind the stages.
+template <class S>
+struct SmallMSharedStorage {
+  alignas(16) float cluster_sums[S::kAllFragments][kLanes][4];  // that its blocks send
+  uint64_t barriers[2 * kSmallMMaxStages];                      // of sm90::Pipeline
 };
 
 struct SmallMParams {
@@ -57,7 +59,7 @@ struct SmallMParams {
   int per_channel;
   int chunks;       // of 64 of K that each block of a cluster takes
   int stages;       // of the pipeline
-  int last_steps;   // when so many are left to load, the next kernel may start
+  int last_steps;   // when so many are left to load, dependents are launched
   int stage_bytes;  // of shared memory
 };
 

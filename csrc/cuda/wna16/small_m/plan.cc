@@ -16,21 +16,16 @@ struct SmallMShapeInfo {
   int warps_k;
 };
 
-template <class S, WeightType kType>
-constexpr int TokensAt() {
-  return SmallMStage<S, kType>::kTokensAt;
-}
-
 template <class S>
 constexpr SmallMShapeInfo SmallMInfo() {
   return {S::kTokenTiles,
           S::kPackedTiles,
           S::kThreads,
           S::kAllFragments,
-          S::kRestBytes,
-          {TokensAt<S, WeightType::kU4B8>(), TokensAt<S, WeightType::kU4>(),
-           TokensAt<S, WeightType::kU8B128>(), TokensAt<S, WeightType::kFp8>()},
-          SmallMStage<S, WeightType::kU4B8>::kTokenBytes,
+          sizeof(SmallMSharedStorage<S>),
+          {sizeof(SmallMStage<S, WeightType::kU4B8>), sizeof(SmallMStage<S, WeightType::kU4>),
+           sizeof(SmallMStage<S, WeightType::kU8B128>), sizeof(SmallMStage<S, WeightType::kFp8>)},
+          S::kWarpsK * 128,
           S::kWarpsK};
 }
 
@@ -38,9 +33,9 @@ constexpr SmallMShapeInfo SmallMInfo() {
 constexpr SmallMShapeInfo kSmallMShapes[] = {VK_WNA16_SMALL_M_SHAPES(VK_WNA16_SMALL_M_INFO)};
 #undef VK_WNA16_SMALL_M_INFO
 
-// A kernel of one block a multiprocessor lets the next one start when so much is left to load: its
-// weights then use the memory while this one finishes; any earlier, and they delay this one's. With
-// clusters or two blocks a multiprocessor, it starts when it can (measured on an H200).
+// A kernel with one block an SM launches its dependents when so much is left to load: their weights
+// then use the memory while this one finishes; any earlier, and they delay this one's. With
+// clusters or two blocks an SM, they start when they can (measured on an H200).
 constexpr int kLastBytes = 72 << 10;
 
 constexpr int kAlignment = 1024;  // of swizzled tokens
@@ -61,7 +56,7 @@ SmallMPlan MakeSmallMPlan(int m, int n, int k, WeightType type, const DeviceLimi
     for (int cluster = 1; cluster <= 8; cluster *= 2) {
       if (info.fragments % cluster != 0) continue;
       if (cluster > 1 && chunks < cluster * info.warps_k) continue;
-      // Groups of multiprocessors hold no whole number of larger clusters; what is left over waits.
+      // A GPC's SMs are no multiple of larger clusters; the clusters left over wait.
       if (cluster > 2 && 2 * cluster * CeilDiv(n / kPackedTileN, info.packed_tiles) > device.sms)
         continue;
       SmallMPlan plan{};
@@ -72,9 +67,8 @@ SmallMPlan MakeSmallMPlan(int m, int n, int k, WeightType type, const DeviceLimi
       plan.threads = info.threads;
       plan.chunks_at_once = info.warps_k;
       plan.stage_bytes =
-          CeilDiv(info.tokens_at[static_cast<int>(type)] + m * info.token_bytes, kAlignment) *
-          kAlignment;
-      // Two blocks a multiprocessor, each of which is charged 1 KiB more.
+          RoundUp(info.tokens_at[static_cast<int>(type)] + m * info.token_bytes, kAlignment);
+      // Two blocks an SM, each of which is charged 1 KiB more.
       const int half = (device.shared_bytes - 1024) / 2 - info.rest_bytes;
       const int steps = CeilDiv(plan.chunks, info.warps_k);
       // Two at least: the warps' sums meet in them.
@@ -84,7 +78,7 @@ SmallMPlan MakeSmallMPlan(int m, int n, int k, WeightType type, const DeviceLimi
       plan.last_steps =
           alone ? (kLastBytes + plan.stage_bytes / 2) / plan.stage_bytes : plan.chunks;
       plan.shared_bytes = plan.stages * plan.stage_bytes + info.rest_bytes;
-      // As many blocks as multiprocessors, or a little fewer: twice as many leave no room for the
+      // As many blocks as SMs, or a little fewer: twice as many leave no room for the
       // next kernel's.
       const int waves = CeilDiv(plan.blocks, device.sms);
       int score = 1000 * plan.blocks / (waves * device.sms) - 30 * (info.packed_tiles - 1);

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "cuda/common/launch.h"
-#include "cuda/wna16/common/ptx.cuh"
+#include "cuda/wna16/common/arithmetic.cuh"
 
 namespace vk::cuda::wna16 {
 

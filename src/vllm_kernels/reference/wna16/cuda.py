@@ -1,8 +1,8 @@
 """References of products with weights of 4 or 8 bits and activations of 16.
 
-Repacked weights lie as csrc/cuda/wna16/layout.h says: units of 64 columns x 16 rows of K, each the
-operands of four tensor-core instructions. GPTQ: Frantar et al. 2022; AWQ: Lin et al. 2023; the
-product on repacked weights: "MARLIN", Frantar et al. 2024.
+Repacked weights lie as csrc/cuda/wna16/layout.h says: packed tiles of 64 columns x 16 rows of K,
+each the operands of four tensor-core instructions. GPTQ: Frantar et al. 2022; AWQ: Lin et al. 2023;
+the product on repacked weights: "MARLIN", Frantar et al. 2024.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
     return (words - ((words >> 31) << 32)).to(torch.int32)
 
 
-def _unit_places(bits: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and N inside its unit of each element of each word: two [words, 32 / bits]."""
+def _tile_places(bits: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """K and N inside its packed tile of each element of each word: two [words, 32 / bits]."""
     word = torch.arange(32 * bits, device=device)[:, None]
     element = torch.arange(32 // bits, device=device)[None]
     if bits == 4:
@@ -59,23 +59,23 @@ def _unit_places(bits: int, device: torch.device) -> tuple[torch.Tensor, torch.T
 
 
 def _repack(q: torch.Tensor, bits: int) -> torch.Tensor:
-    """[K / 16, N * bits / 2] int32 in units, of the elements [K, N]."""
+    """[K / 16, N * bits / 2] int32 in packed tiles, of the elements [K, N]."""
     size_k, size_n = q.shape
-    k, n = _unit_places(bits, q.device)
-    units = _split(_split(q, 0, (-1, 16)), 2, (-1, 64)).permute(2, 0, 1, 3)
-    return _pack(units[:, :, k, n], bits).reshape(size_k // 16, size_n * bits // 2)
+    k, n = _tile_places(bits, q.device)
+    tiles = _split(_split(q, 0, (-1, 16)), 2, (-1, 64)).permute(2, 0, 1, 3)
+    return _pack(tiles[:, :, k, n], bits).reshape(size_k // 16, size_n * bits // 2)
 
 
 def _unrepack(packed: torch.Tensor, bits: int, size_k: int, size_n: int) -> torch.Tensor:
     """The elements [K, N] of repacked weights."""
-    k, n = _unit_places(bits, packed.device)
+    k, n = _tile_places(bits, packed.device)
     words = packed.reshape(size_n // 64, size_k // 16, 32 * bits)
     values = _split(_unpack(words, bits, -1), -1, k.shape)
-    units = torch.empty(
+    tiles = torch.empty(
         (size_n // 64, size_k // 16, 16, 64), dtype=torch.int64, device=packed.device
     )
-    units[:, :, k, n] = values
-    return units.permute(1, 2, 0, 3).reshape(size_k, size_n)
+    tiles[:, :, k, n] = values
+    return tiles.permute(1, 2, 0, 3).reshape(size_k, size_n)
 
 
 def _check_repack(op: str, size_k: int, size_n: int, num_bits: int, is_a_8bit: bool) -> None:

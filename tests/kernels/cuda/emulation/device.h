@@ -247,18 +247,27 @@ inline void RunCluster() {
   }
 }
 
-// The clusters of a grid (of `blocks` blocks in x), one after the other.
-inline void Launch(Index grid, int threads, const Work& kernel, unsigned blocks = 1) {
-  body = kernel;
-  grid_size = grid;
+// The cluster of a grid that starts with block `first`, of `blocks` blocks in x.
+inline void LaunchCluster(Index first, int threads, unsigned blocks = 1) {
   block_size.x = static_cast<unsigned>(threads);
   cluster.resize(blocks);
+  for (unsigned i = 0; i < blocks; ++i) {
+    StartBlock(cluster[i], {first.x + i, first.y, first.z}, threads);
+  }
+  RunCluster();
+}
+
+inline void SetGrid(Index grid, const Work& kernel) {
+  body = kernel;
+  grid_size = grid;
+}
+
+// All clusters of a grid, one after the other.
+inline void Launch(Index grid, int threads, const Work& kernel, unsigned blocks = 1) {
+  SetGrid(grid, kernel);
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; x += blocks) {
-        for (unsigned i = 0; i < blocks; ++i) StartBlock(cluster[i], {x + i, y, z}, threads);
-        RunCluster();
-      }
+      for (unsigned x = 0; x < grid.x; x += blocks) LaunchCluster({x, y, z}, threads, blocks);
     }
   }
 }

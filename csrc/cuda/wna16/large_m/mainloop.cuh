@@ -1,0 +1,175 @@
+// The consumers of the large-M kernel: weights become fragments in registers, operands of wgmma.
+#ifndef VLLM_KERNELS_CUDA_WNA16_LARGE_M_MAINLOOP_CUH_
+#define VLLM_KERNELS_CUDA_WNA16_LARGE_M_MAINLOOP_CUH_
+
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/sm90/pipeline.cuh"
+#include "cuda/sm90/smem_desc.cuh"
+#include "cuda/wna16/common/fragments.cuh"
+#include "cuda/wna16/large_m/tile.cuh"
+
+namespace vk::cuda::wna16 {
+
+template <class T, WeightType kType, class S>
+class LargeMMainloop {
+ public:
+  using Stage = LargeMStage<S, kType>;
+  using Pipeline = sm90::Pipeline<kLargeMMaxStages>;
+
+  __device__ __forceinline__ LargeMMainloop(const LargeMParams& params,
+                                            const LargeMConsumer<S>& self, const Pipeline& pipeline,
+                                            const Stage* stages)
+      : p_(params), self_(self), pipeline_(pipeline), stages_(stages) {}
+
+  // A warpgroup; leaves the sums of `chunks` steps in `total`.
+  __device__ __forceinline__ void Run(int chunks, float (&total)[S::kMmaTiles][S::kSums]) const {
+#pragma unroll
+    for (int t = 0; t < S::kMmaTiles; ++t) {
+#pragma unroll
+      for (int i = 0; i < S::kSums; ++i) total[t][i] = 0;
+    }
+    sm90::PipelineState at;
+    int step = 0;
+    for (; step + S::kSteps <= chunks; step += S::kSteps) Steps<S::kSteps>(at, total);
+    if (S::kSteps > 1 && step < chunks) Steps<1>(at, total);
+  }
+
+ private:
+  // Pairs of scales, and of base + zero point, of the rows of each tile and the eighth after it.
+  struct Group {
+    uint32_t scale[S::kMmaTiles][2];
+    uint32_t zero[S::kMmaTiles][2];
+  };
+
+  // One slice's fragments are made while the products of those before run; the other warpgroup's
+  // fill the gap at the end.
+  template <int kSteps>
+  __device__ __forceinline__ void Steps(sm90::PipelineState& at,
+                                        float (&total)[S::kMmaTiles][S::kSums]) const {
+    constexpr int kSets = 4;  // of fragments
+    uint32_t a[kSets][S::kMmaTiles][4];
+    float sum[S::kMmaTiles][S::kExact ? S::kSums : 1];
+    Group group;
+    int stages[kSteps];
+    if constexpr (!S::kExact) {
+#pragma unroll
+      for (int t = 0; t < S::kMmaTiles; ++t) ptx::warpgroup_fence_operand(total[t]);
+    }
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      pipeline_.ConsumerWait(at);
+      const Stage& stage = stages_[at.stage];
+      const uint32_t tokens = ptx::cvta_to_shared(stage.tokens);
+      stages[step] = at.stage;
+      LoadGroup(group, stage);
+#pragma unroll
+      for (int slice = 0; slice < 4; ++slice) {
+        // The product that reads this set has ended.
+        if (step > 0) ptx::wgmma_wait_group<kSets - 1>();
+        Dequantize(a[slice], stage, slice, group);
+        ptx::wgmma_fence();
+#pragma unroll
+        for (int t = 0; t < S::kMmaTiles; ++t) {
+          const uint64_t desc = sm90::MakeSmemDesc<ptx::Major::kK>(tokens + slice * 32);
+          if constexpr (S::kExact) {
+            ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(sum[t], a[slice][t], desc, slice);
+          } else {
+            ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(total[t], a[slice][t], desc, 1);
+          }
+        }
+        ptx::wgmma_commit_group();
+      }
+      at.Advance(p_.stages);
+    }
+    ptx::wgmma_wait_group<0>();
+#pragma unroll
+    for (int t = 0; t < S::kMmaTiles; ++t) {
+      if constexpr (S::kExact) {
+        ptx::warpgroup_fence_operand(sum[t]);
+        const float low = ScaleOf(group.scale[t][0]), high = ScaleOf(group.scale[t][1]);
+#pragma unroll
+        for (int i = 0; i < S::kSums; ++i) total[t][i] += (i % 4 < 2 ? low : high) * sum[t][i];
+      } else {
+        ptx::warpgroup_fence_operand(total[t]);
+      }
+    }
+    __syncwarp();  // every lane has read its weights and scales
+    if (self_.lane == 0) {
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) pipeline_.ConsumerRelease(stages[step]);
+    }
+  }
+
+  __device__ __forceinline__ void LoadGroup(Group& group, const Stage& stage) const {
+    if (!p_.per_channel) {
+      const uint16_t* const from = &stage.scales[self_.packed_tile * kPackedTileN +
+                                                 self_.lane / 4 * 8 + 2 * self_.first_mma_tile];
+#pragma unroll
+      for (int t = 0; t < S::kMmaTiles; ++t) {
+        uint32_t pair = reinterpret_cast<const uint32_t*>(from)[t];
+        if constexpr (!S::kExact) pair = WithoutFactor(pair);
+        group.scale[t][0] = __byte_perm(pair, pair, 0x1010);
+        group.scale[t][1] = __byte_perm(pair, pair, 0x3232);
+      }
+    }
+    if constexpr (HasZeroPoints(kType)) {
+      LoadZeros<T>(group.zero,
+                   &stage.zeros[0][self_.packed_tile * (kPackedTileN / 8) + self_.lane / 4],
+                   self_.first_mma_tile);
+    }
+  }
+
+  // Two scales without the factor that the engine gives those of FP8 weights.
+  static __device__ __forceinline__ uint32_t WithoutFactor(uint32_t pair) {
+    if constexpr (kType != WeightType::kFp8) return pair;
+    const uint32_t low = T::FromFloat(Scale<T, kType>(static_cast<uint16_t>(pair & 0xffff)));
+    const uint32_t high = T::FromFloat(Scale<T, kType>(static_cast<uint16_t>(pair >> 16)));
+    return low | high << 16;
+  }
+
+  // The float of a pair of equal scales; exact blocks keep the engine's factor until here.
+  __device__ __forceinline__ float ScaleOf(uint32_t pair) const {
+    return p_.per_channel ? 1.f : Scale<T, kType>(static_cast<uint16_t>(pair & 0xffff));
+  }
+
+  // The fragments of this warp's tiles for the 16 of K number `slice`.
+  __device__ __forceinline__ void Dequantize(uint32_t (&a)[S::kMmaTiles][4], const Stage& stage,
+                                             int slice, const Group& group) const {
+    const uint32_t* const tile = stage.weights[self_.packed_tile][slice].words;
+    constexpr int kWords = Bits(kType) / 4;  // of a lane in a tile
+    const int first = self_.first_mma_tile;
+    const uint32_t* const from = kWords == 1
+                                     ? tile + self_.lane * 4 + first
+                                     : tile + first / 2 * 128 + self_.lane * 4 + first % 2 * 2;
+    uint32_t words[S::kMmaTiles * kWords];
+    if constexpr (S::kMmaTiles * kWords == 4) {
+      Unpack(words, 0, *reinterpret_cast<const uint4*>(from));
+    } else if constexpr (S::kMmaTiles * kWords == 2) {
+      const uint2 two = *reinterpret_cast<const uint2*>(from);
+      words[0] = two.x;
+      words[1] = two.y;
+    } else {
+      words[0] = *from;
+    }
+#pragma unroll
+    for (int t = 0; t < S::kMmaTiles; ++t) {
+      wna16::Dequantize<T, kType>(a[t], words, t, group.zero[t]);
+    }
+    if constexpr (!S::kExact) {
+      if (p_.per_channel) return;
+#pragma unroll
+      for (int t = 0; t < S::kMmaTiles; ++t) {
+#pragma unroll
+        for (int r = 0; r < 4; ++r) a[t][r] = T::Mul2(a[t][r], group.scale[t][r % 2]);
+      }
+    }
+  }
+
+  const LargeMParams& p_;
+  const LargeMConsumer<S>& self_;
+  const Pipeline& pipeline_;
+  const Stage* const stages_;
+};
+
+}  // namespace vk::cuda::wna16
+#endif  // VLLM_KERNELS_CUDA_WNA16_LARGE_M_MAINLOOP_CUH_

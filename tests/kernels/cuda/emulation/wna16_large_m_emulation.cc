@@ -1,0 +1,67 @@
+// The kernel for many tokens of csrc/cuda/wna16 on an emulated GPU, against float64. Prints what
+// differs; exit status 1 then.
+#include "cuda/wna16/large_m/kernel.cuh"
+#include "cuda/wna16/large_m/plan.h"
+#include "wna16_product.h"
+
+VK_EMULATED_SHARED("_ZN2vk4cuda5wna1610vk_large_mE");
+
+namespace {
+
+using namespace emulation;  // NOLINT: everything here is about it
+
+int clusters = 0, wraps = 0, checked = 0;
+
+template <class T, WeightType kType>
+bool Check(const Case& c, int shared_kib) {
+  if (!LargeMServes(c.m, c.group, c.group == c.k, kType, Product<T, kType>::kHalf)) return true;
+  Product<T, kType> product(c);
+  const LargeMPlan plan = MakeLargeMPlan(c.m, c.n, c.k, kType, {c.sms, shared_kib * 1024});
+  auto params = product.template Operands<LargeMParams>();
+  params.chunks = plan.chunks;
+  params.stages = plan.stages;
+  const CUtensorMap map = Encode({reinterpret_cast<const char*>(product.a.data()),
+                                  2,
+                                  2,
+                                  {c.k, c.m},
+                                  {product.lda * 2},
+                                  {64, static_cast<uint32_t>(plan.tokens)}});
+  int shape = 0;
+  bool exact = true;
+#define VK_RUN(tokens, tiles)                                                                      \
+  if (plan.shape == shape++) {                                                                     \
+    using Shape = LargeMShape<tokens, tiles>;                                                      \
+    exact = Shape::kExact;                                                                         \
+    Launch(                                                                                        \
+        {static_cast<unsigned>(plan.blocks)}, plan.threads,                                        \
+        [&] { LargeMKernel<T, kType, Shape>(params, map); }, static_cast<unsigned>(plan.cluster)); \
+  }
+  VK_WNA16_LARGE_M_SHAPES(VK_RUN)
+#undef VK_RUN
+  ++checked;
+  if (plan.cluster > 1) ++clusters;
+  if (plan.stages < plan.chunks) ++wraps;
+  return product.Right(!exact);
+}
+
+}  // namespace
+
+int main() {
+  struct Run {
+    Case c;
+    int shared_kib;
+  };
+  const Run runs[] = {
+      {{33, 192, 576, 64, 2, true}, 60},     {{65, 64, 512, 128, 20, true}, 60},
+      {{50, 128, 320, 320, 1, false}, 60},   {{129, 320, 704, 64, 2, true}, 227},
+      {{128, 64, 576, 192, 20, false}, 227}, {{150, 128, 448, 448, 2, true}, 120},
+  };
+  bool right = true;
+  for (const Run& run : runs) {
+    right &= ForAllTypes(
+        [&]<class T, WeightType kType>() { return Check<T, kType>(run.c, run.shared_kib); });
+  }
+  std::printf("%d products, %d by clusters, %d around the ring\n", checked, clusters, wraps);
+  if (clusters == 0 || wraps == 0) Fail("the cases miss what they are for");
+  return right ? 0 : 1;
+}

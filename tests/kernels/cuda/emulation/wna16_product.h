@@ -1,0 +1,228 @@
+// A random product with packed weights, as the engine prepares its operands, and what comes out in
+// float64. The engine's permutations stand here as its Python has them, not as layout.h does.
+#ifndef VLLM_KERNELS_TESTS_WNA16_PRODUCT_H_
+#define VLLM_KERNELS_TESTS_WNA16_PRODUCT_H_
+
+#include "device.h"
+
+#include <random>
+#include <type_traits>
+
+#include "cuda/wna16/common/arithmetic.cuh"
+#include "cuda/wna16/common/plan.h"
+#include "cuda/wna16/weight_type.h"
+
+namespace emulation {
+
+using namespace vk::cuda::wna16;  // NOLINT: everything here is about it
+
+struct Case {
+  int m, n, k, group, sms;
+  bool bias;
+};
+
+inline std::vector<int> ScaleOrder(int n, bool per_channel) {
+  std::vector<int> order;
+  for (int block = 0; block < n; block += per_channel ? 32 : 64) {
+    if (per_channel) {
+      for (int i = 0; i < 4; ++i) {
+        for (int j : {0, 1, 8, 9, 16, 17, 24, 25}) order.push_back(block + 2 * i + j);
+      }
+    } else {
+      for (int i = 0; i < 8; ++i) {
+        for (int j = 0; j < 8; ++j) order.push_back(block + i + 8 * j);
+      }
+    }
+  }
+  return order;
+}
+
+inline float Fp8Value(int bits) {
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  const float value = exponent == 0
+                          ? static_cast<float>(mantissa) / 512.f
+                          : std::ldexp(1.f + static_cast<float>(mantissa) / 8.f, exponent - 7);
+  return bits & 128 ? -value : value;
+}
+
+template <class T, WeightType kType>
+class Product {
+ public:
+  static constexpr bool kHalf = std::is_same_v<T, Fp16Arithmetic>;
+  static constexpr int kBits = Bits(kType);
+
+  explicit Product(const Case& one)
+      : c(one),
+        groups(c.k / c.group),
+        lda(c.k + 8),
+        a(static_cast<size_t>(c.m) * lda),
+        scales(static_cast<size_t>(groups) * c.n),
+        bias(static_cast<size_t>(c.n)),
+        out(static_cast<size_t>(c.m) * c.n, 0x7fff),
+        weights_(static_cast<size_t>(c.k) * c.n * kBits / 32 + 4),
+        zeros_(static_cast<size_t>(groups) * c.n / 8 + 4),
+        random_(static_cast<unsigned>(c.m * 7 + c.n + c.k + c.group)) {
+    for (uint16_t& x : a) x = T::FromFloat(normal_(random_));
+    FillWeights();
+    FillScales();
+    FillZeros();
+    for (int p = 0; p < c.n; ++p) bias[p] = T::FromFloat(normal_(random_));
+  }
+
+  // The operands that all kernels have.
+  template <class Params>
+  Params Operands() {
+    Params params{};
+    params.weights = weights();
+    params.scales = scales.data();
+    params.zeros = zeros();
+    params.bias = c.bias ? bias.data() : nullptr;
+    params.c = out.data();
+    params.m = c.m;
+    params.n = c.n;
+    params.k = c.k;
+    params.group_magic = GroupMagic(c.group);
+    params.per_channel = per_channel();
+    return params;
+  }
+
+  bool per_channel() const { return c.group == c.k; }
+
+  // Whether every element of `out` is what it should be, but for roundings: of the sum to T, of
+  // float32 sums, and of the weights to T where the kernel says so.
+  bool Right(bool rounds_weights) const {
+    const double u = kHalf ? 0x1p-11 : 0x1p-8;
+    const std::vector<int> channels = ScaleOrder(c.n, true);
+    std::vector<double> bias_values(static_cast<size_t>(c.n));
+    for (int p = 0; p < c.n; ++p) bias_values[channels[p]] = c.bias ? T::ToFloat(bias[p]) : 0;
+    int wrong = 0;
+    for (int m = 0; m < c.m; ++m) {
+      for (int n = 0; n < c.n; ++n) {
+        double sum = 0, size = 0;
+        for (int k = 0; k < c.k; ++k) {
+          const double one = T::ToFloat(a[static_cast<size_t>(m) * lda + k]) * Weight(k, n);
+          sum += one;
+          size += std::fabs(one);
+        }
+        sum += bias_values[n];
+        const double got = T::ToFloat(out[static_cast<size_t>(m) * c.n + n]);
+        const double bound =
+            u * std::fabs(sum) + (rounds_weights ? u : 1e-6) * size + (kHalf ? 0x1p-24 : 0);
+        if (std::fabs(got - sum) <= bound) continue;
+        if (++wrong <= 3) std::printf("row %d column %d: %g, want %g\n", m, n, got, sum);
+      }
+    }
+    if (wrong > 0) {
+      std::printf("%d of %d wrong: %s, weights %d, m %d, n %d, k %d, group %d, %d SMs\n", wrong,
+                  c.m * c.n, kHalf ? "float16" : "bfloat16", static_cast<int>(kType), c.m, c.n, c.k,
+                  c.group, c.sms);
+    }
+    return wrong == 0;
+  }
+
+  std::mt19937& random() { return random_; }
+  const void* weights() const { return Aligned(weights_); }
+  const uint32_t* zeros() const { return Aligned(zeros_); }
+
+  const Case c;
+  const int groups;
+  const int64_t lda;
+  std::vector<uint16_t> a, scales, bias, out;
+
+ private:
+  // Kernels want 16 bytes.
+  static uint32_t* Aligned(const std::vector<uint32_t>& words) {
+    const auto address = reinterpret_cast<uintptr_t>(words.data());
+    return reinterpret_cast<uint32_t*>((address + 15) / 16 * 16);
+  }
+
+  double Weight(int k, int n) const {
+    const size_t at = static_cast<size_t>(k / c.group) * c.n + n;
+    const int q = quantized_[static_cast<size_t>(k) * c.n + n];
+    const double value = kType == WeightType::kU4B8     ? q - 8
+                         : kType == WeightType::kU4     ? q - zero_values_[at]
+                         : kType == WeightType::kU8B128 ? q - 128
+                                                        : Fp8Value(q);
+    return value * scale_values_[at];
+  }
+
+  void FillWeights() {
+    quantized_.resize(static_cast<size_t>(c.k) * c.n);
+    for (int& q : quantized_) {
+      do {
+        q = static_cast<int>(random_() % (1u << kBits));
+      } while (kType == WeightType::kFp8 && (q & 127) == 127);
+    }
+    uint32_t* const words = Aligned(weights_);
+    for (int64_t index = 0; index < static_cast<int64_t>(c.k) * c.n * kBits / 32; ++index) {
+      const int tile = static_cast<int>(index / PackedTileWords(kBits));
+      for (int e = 0; e < 32 / kBits; ++e) {
+        const Place place =
+            PackedTilePlace(kBits, static_cast<int>(index % PackedTileWords(kBits)), e);
+        const int row = tile % (c.k / 16) * 16 + place.k, column = tile / (c.k / 16) * 64 + place.n;
+        words[index] |= static_cast<uint32_t>(quantized_[static_cast<size_t>(row) * c.n + column])
+                        << (kBits * e);
+      }
+    }
+  }
+
+  void FillScales() {
+    const std::vector<int> order = ScaleOrder(c.n, per_channel());
+    scale_values_.resize(scales.size());
+    for (int g = 0; g < groups; ++g) {
+      for (int p = 0; p < c.n; ++p) {
+        const int factor = kType != WeightType::kFp8 ? 0 : kHalf ? 8 : 120;
+        const float scale = 0.01f + 0.02f * static_cast<float>(random_() % 100) / 100;
+        const size_t row = static_cast<size_t>(g) * c.n;
+        scales[row + p] = T::FromFloat(std::ldexp(scale, factor));
+        scale_values_[row + order[p]] = std::ldexp(T::ToFloat(scales[row + p]), -factor);
+      }
+    }
+  }
+
+  void FillZeros() {
+    const std::vector<int> order = ScaleOrder(c.n, false);
+    const int interleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    zero_values_.resize(scales.size());
+    for (int& zero : zero_values_) zero = static_cast<int>(random_() % 16);
+    uint32_t* const words = Aligned(zeros_);
+    for (int g = 0; g < groups; ++g) {
+      for (int word = 0; word < c.n / 8; ++word) {
+        for (int i = 0; i < 8; ++i) {
+          const int column = order[word * 8 + interleave[i]];
+          words[g * c.n / 8 + word] |=
+              static_cast<uint32_t>(zero_values_[static_cast<size_t>(g) * c.n + column]) << (4 * i);
+        }
+      }
+    }
+  }
+
+  std::vector<uint32_t> weights_, zeros_;
+  std::vector<int> quantized_, zero_values_;
+  std::vector<double> scale_values_;
+  std::mt19937 random_;
+  std::normal_distribution<float> normal_;
+};
+
+// Calls run.template operator()<T, kType>() for every dtype and weight type; whether all are right.
+// VK_ONE_TYPE: for one, which compiles in a fifth of the time.
+template <class Run>
+bool ForAllTypes(const Run& run) {
+#ifdef VK_ONE_TYPE
+  return run.template operator()<Bf16Arithmetic, WeightType::kU4>();
+#else
+  bool right = true;
+  const auto types = [&]<class T>() {
+    right &= run.template operator()<T, WeightType::kU4B8>();
+    right &= run.template operator()<T, WeightType::kU4>();
+    right &= run.template operator()<T, WeightType::kU8B128>();
+    right &= run.template operator()<T, WeightType::kFp8>();
+  };
+  types.template operator()<Bf16Arithmetic>();
+  types.template operator()<Fp16Arithmetic>();
+  return right;
+#endif
+}
+
+}  // namespace emulation
+#endif  // VLLM_KERNELS_TESTS_WNA16_PRODUCT_H_
