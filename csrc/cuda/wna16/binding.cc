@@ -75,28 +75,19 @@ Tensor AwqMarlinRepack(const Tensor& b_q_weight, int64_t size_k, int64_t size_n,
   return out;
 }
 
-// The bias without the engine's permutation: blocks of 32 are [4][4][2] of what was [4][4][2] with
-// the first two swapped.
-std::optional<Tensor> PlainBias(const std::optional<Tensor>& bias) {
-  if (!Given(bias)) return std::nullopt;
-  const int64_t n = bias->numel();
-  const std::array<int64_t, 4> blocks = {n / 32, 4, 4, 2};
-  const std::array<int64_t, 1> flat = {n};
-  Tensor view = torch::stable::view(*bias, {blocks.data(), blocks.size()});
-  view = torch::stable::contiguous(torch::stable::transpose(view, 1, 2));
-  return torch::stable::view(view, {flat.data(), flat.size()});
-}
-
 // With weights dequantized to memory and PyTorch's product.
 Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& problem, const Tensor& a,
                        const std::optional<Tensor>& bias, const std::optional<Tensor>& perm) {
   const Tensor weight = Empty(a, {problem.n, problem.k}, a.scalar_type());
-  Check(vk_cuda_marlin_dequantize(scope.View("weight", weight), &problem, scope.stream()));
-  if (!Given(perm)) return Linear(a, weight, PlainBias(bias));
+  std::optional<Tensor> plain_bias;
+  if (Given(bias)) plain_bias = torch::stable::new_empty(*bias, bias->sizes());
+  Check(vk_cuda_marlin_dequantize(scope.View("weight", weight), scope.View("bias", plain_bias),
+                                  &problem, scope.stream()));
+  if (!Given(perm)) return Linear(a, weight, plain_bias);
   const Tensor ordered = Empty(a, {problem.m, problem.k}, a.scalar_type());
   Check(vk_cuda_permute_cols(scope.View("a", ordered), scope.View("a", a), scope.View("perm", perm),
                              scope.stream()));
-  return Linear(ordered, weight, PlainBias(bias));
+  return Linear(ordered, weight, plain_bias);
 }
 
 void CheckMarlinOptions(const char* op, const std::optional<Tensor>& a_scales,
@@ -133,17 +124,17 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
   const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view,
                                      zeros_view, g_idx_view,  perm_view, b_type_id,
                                      size_m,     size_n,      size_k,    is_k_full};
-  if (vk_cuda_marlin_prefers_dequantize(&problem)) {
+  vk_marlin_plan plan;
+  Check(vk_cuda_marlin_plan(&problem, workspace.numel(), &plan));
+  if (plan.dequantize) {
     Tensor product = GemmDequantized(scope, problem, a, b_bias_or_none, perm_or_none);
     if (!c_or_none.has_value()) return product;
     Tensor c = *c_or_none;
     torch::stable::copy_(c, product);
     return c;
   }
-  int64_t bytes = 0;
-  Check(vk_cuda_marlin_scratch(&problem, workspace.numel(), &bytes));
   const Tensor c = c_or_none.has_value() ? *c_or_none : Empty(a, {size_m, size_n}, a.scalar_type());
-  const std::optional<Tensor> scratch = Scratch(a, bytes);
+  const std::optional<Tensor> scratch = Scratch(a, plan.scratch_bytes);
   Check(vk_cuda_marlin_gemm(scope.View("c", c), &problem, workspace_view,
                             scope.View("scratch", scratch), scope.stream()));
   return c;
@@ -218,7 +209,7 @@ Tensor GptqGemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_
         "[K * bit / 32, N]");
   }
   const int64_t m = a.size(0), k = a.size(1), n = b_q_weight.size(1);
-  if (m > VK_UNPACKED_MAX_TOKENS) {
+  if (vk_cuda_unpacked_prefers_dequantize(m)) {
     const Tensor weight = Empty(a, {k, n}, b_gptq_scales.scalar_type());
     Check(vk_cuda_gptq_dequantize(scope.View("weight", weight), &weights, scope.stream()));
     return torch::stable::matmul(a, weight);
@@ -261,7 +252,7 @@ Tensor AwqGemm(const Tensor& in_feats, const Tensor& kernel, const Tensor& scali
         "[K, N / 8]");
   }
   const int64_t m = in_feats.size(0), k = kernel.size(0), n = kernel.size(1) * 8;
-  if (m > VK_UNPACKED_MAX_TOKENS) {
+  if (vk_cuda_unpacked_prefers_dequantize(m)) {
     return torch::stable::matmul(in_feats, AwqDequantize(kernel, scaling_factors, zeros, 0, 0, 0));
   }
   const CudaScope scope("awq_gemm", in_feats);

@@ -95,9 +95,14 @@ namespace wna16 = vk::cuda::wna16;
 
 extern "C" {
 
-vk_status vk_cuda_marlin_scratch(const vk_marlin_problem* problem, int64_t locks, int64_t* bytes) {
+vk_status vk_cuda_marlin_plan(const vk_marlin_problem* problem, int64_t locks,
+                              vk_marlin_plan* plan) {
   return vk::Guard([&] {
-    *bytes = wna16::Require(wna16::CheckProblem(wna16::kOp, problem), locks).scratch_bytes;
+    *plan = {};
+    plan->dequantize = wna16::forced_shape < 0 && wna16::PrefersDequantize(wna16::kOp, *problem);
+    if (plan->dequantize) return;
+    const wna16::Problem checked = wna16::CheckProblem(wna16::kOp, problem);
+    plan->scratch_bytes = wna16::Require(checked, locks).scratch_bytes;
   });
 }
 
@@ -105,10 +110,6 @@ vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* probl
                               const vk_tensor* workspace, const vk_tensor* scratch, void* stream) {
   return vk::Guard(
       [&] { wna16::Run(c, problem, workspace, scratch, static_cast<cudaStream_t>(stream)); });
-}
-
-int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* problem) {
-  return wna16::forced_shape < 0 && wna16::PrefersDequantize(wna16::kOp, *problem);
 }
 
 int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks, int32_t prefetch) {

@@ -52,29 +52,34 @@ typedef struct vk_marlin_problem {
   int32_t is_k_full;  // g_idx names every group, each K / groups times: it then need not be read
 } vk_marlin_problem;
 
-// Bytes of scratch memory (16-byte aligned) that vk_cuda_marlin_gemm wants with a workspace of
-// `locks` int32, on the current device. It may be 0.
-VK_EXPORT vk_status vk_cuda_marlin_scratch(const vk_marlin_problem* problem, int64_t locks,
-                                           int64_t* bytes);
+// How a product is computed best.
+typedef struct vk_marlin_plan {
+  int32_t dequantize;  // by vk_cuda_marlin_dequantize and a dense product, whose place the
+                       // caller has: for many tokens, and where vk_cuda_marlin_gemm has no kernel
+  int64_t scratch_bytes;  // else by vk_cuda_marlin_gemm with so much scratch memory, 16-byte
+                          // aligned; it may be 0
+} vk_marlin_plan;
+
+// On the current device, with a workspace of `locks` int32.
+VK_EXPORT vk_status vk_cuda_marlin_plan(const vk_marlin_problem* problem, int64_t locks,
+                                        vk_marlin_plan* plan);
 
 // c = a[:, perm] @ ((q - zero) * scale) + bias. Weights enter the product exactly, sums are
 // float32, rounded once at the end, and added in the same order in every run.
 //   c: [M, N], dtype of a, contiguous, 16-byte aligned
 //   workspace: int32, contiguous, at least one; zeros before the call, and after it
-//   scratch: uint8, as vk_cuda_marlin_scratch says; contents of no meaning
+//   scratch: uint8, as vk_cuda_marlin_plan says; contents of no meaning
 // Rows of `a` that are not 16-byte aligned or perm: one copy of `a` more (part of the scratch).
 // g_idx without is_k_full: VK_UNSUPPORTED; multiply with vk_cuda_marlin_dequantize's result.
 VK_EXPORT vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* problem,
                                         const vk_tensor* workspace, const vk_tensor* scratch,
                                         void* stream);
 
-// Whether dequantized weights and a 16-bit product are the better way: for many tokens, and where
-// vk_cuda_marlin_gemm has none.
-VK_EXPORT int32_t vk_cuda_marlin_prefers_dequantize(const vk_marlin_problem* problem);
-
-// weight[n, k] = (q - zero) * scale, rounded once, of repacked weights; with g_idx, that of row k.
-//   weight: [N, K], dtype of a, contiguous, 16-byte aligned
-VK_EXPORT vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight,
+// The operands of the equal product with 16-bit weights.
+//   weight: [N, K], dtype of a, contiguous, 16-byte aligned: (q - zero) * scale, rounded once; with
+//           g_idx, that of row k. Its product is with a[:, perm].
+//   bias: [N], dtype of a, contiguous: the problem's without its permutation; null without one
+VK_EXPORT vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight, const vk_tensor* bias,
                                               const vk_marlin_problem* problem, void* stream);
 
 // Which expert takes which row, as moe_align_block_size orders them.
@@ -88,7 +93,8 @@ typedef struct vk_marlin_experts {
   int64_t top_k;
 } vk_marlin_experts;
 
-// As vk_cuda_marlin_scratch, of vk_cuda_moe_marlin_gemm.
+// Bytes of scratch memory (16-byte aligned) that vk_cuda_moe_marlin_gemm wants with a workspace of
+// `locks` int32, on the current device.
 VK_EXPORT vk_status vk_cuda_moe_marlin_scratch(const vk_marlin_problem* problem,
                                                const vk_marlin_experts* experts, int64_t locks,
                                                int64_t* bytes);
@@ -103,8 +109,8 @@ VK_EXPORT vk_status vk_cuda_moe_marlin_gemm(const vk_tensor* c, const vk_marlin_
                                             void* stream);
 
 // For benchmarks: forces block shape, pipeline stages, blocks, and steps whose weights are
-// prefetched before the kernel before has ended (-2: not to start that early) of the products that
-// follow; -1: as planned. Returns the number of block shapes.
+// prefetched before the kernel's dependencies are met (-2: no programmatic dependent launch) of the
+// products that follow; -1: as planned. Returns the number of block shapes.
 VK_EXPORT int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t blocks,
                                        int32_t prefetch);
 
@@ -114,9 +120,9 @@ VK_EXPORT int32_t vk_cuda_marlin_force(int32_t shape, int32_t stages, int32_t bl
 VK_EXPORT vk_status vk_cuda_permute_cols(const vk_tensor* c, const vk_tensor* a,
                                          const vk_tensor* perm, void* stream);
 
-// The ops on weights as the checkpoint holds them multiply up to this many tokens themselves; with
-// more, dequantized weights and a 16-bit product are faster.
-#define VK_UNPACKED_MAX_TOKENS 32
+// Whether dequantized weights and a dense product are faster than vk_cuda_gptq_gemm and
+// vk_cuda_awq_gemm with that many tokens.
+VK_EXPORT int32_t vk_cuda_unpacked_prefers_dequantize(int64_t m);
 
 // Bytes of scratch memory that vk_cuda_gptq_gemm and vk_cuda_awq_gemm want.
 VK_EXPORT int64_t vk_cuda_unpacked_scratch(int64_t m, int64_t n, int64_t k);

@@ -1,4 +1,5 @@
-// Repacked weights back as a 16-bit matrix [N, K], for products with many tokens.
+// Repacked weights back as a 16-bit matrix [N, K], and the bias in its own order, for products with
+// many tokens.
 #include <cuda_runtime.h>
 
 #include "cuda/common/launch.h"
@@ -93,6 +94,12 @@ __global__ void __launch_bounds__(kThreads) Dequantize(const DequantizeParams p)
   }
 }
 
+__global__ void __launch_bounds__(kThreads)
+    UnpermuteBias(uint16_t* out, const uint16_t* bias, int n) {
+  const int column = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
+  if (column < n) out[column] = bias[ChannelPosition(column)];
+}
+
 template <class T>
 void Launch(const Problem& problem, const DequantizeParams& params, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(problem.k / 64), static_cast<unsigned>(problem.n / 64));
@@ -117,7 +124,7 @@ void Launch(const Problem& problem, const DequantizeParams& params, cudaStream_t
 
 namespace wna16 = vk::cuda::wna16;
 
-extern "C" vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight,
+extern "C" vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight, const vk_tensor* bias,
                                                const vk_marlin_problem* problem, void* stream) {
   return vk::Guard([&] {
     const char* op = "marlin_gemm";
@@ -125,6 +132,12 @@ extern "C" vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight,
     const vk::Arg out(op, "weight", weight);
     out.SameDtype(vk::Arg(op, "a", problem->a)).Dims(2).Size(0, checked.n).Size(1, checked.k);
     out.Contiguous();
+    VK_CHECK((bias != nullptr) == (checked.bias != nullptr), "%s: bias %s, but the problem's %s",
+             op, bias != nullptr ? "is given" : "is absent",
+             bias != nullptr ? "is not" : "is given");
+    if (bias != nullptr) {
+      vk::Arg(op, "bias", bias).SameDtype(out).Dims(1).Size(0, checked.n).Contiguous();
+    }
     VK_CHECK(checked.n / 64 <= 65535, "%s: size_n is %d, want at most %d", op, checked.n,
              65535 * 64);
     const wna16::DequantizeParams params = {checked.weights,
@@ -143,6 +156,11 @@ extern "C" vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight,
     } else {
       wna16::Launch<wna16::Fp16Arithmetic>(checked, params, on);
     }
+    vk::cuda::CheckLaunch(op);
+    if (bias == nullptr) return;
+    const unsigned blocks = vk::cuda::GridX(op, vk::cuda::CeilDiv(checked.n, wna16::kThreads));
+    wna16::UnpermuteBias<<<blocks, wna16::kThreads, 0, on>>>(
+        static_cast<uint16_t*>(bias->data), static_cast<const uint16_t*>(checked.bias), checked.n);
     vk::cuda::CheckLaunch(op);
   });
 }

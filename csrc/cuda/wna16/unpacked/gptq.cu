@@ -256,6 +256,11 @@ namespace wna16 = vk::cuda::wna16;
 
 extern "C" {
 
+int32_t vk_cuda_unpacked_prefers_dequantize(int64_t m) {
+  constexpr int64_t kMaxTokens = 32;
+  return m > kMaxTokens;
+}
+
 int64_t vk_cuda_unpacked_scratch(int64_t m, int64_t n, int64_t k) {
   return wna16::UnpackedSplits(k) * m * n * 4;
 }
