@@ -35,18 +35,16 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[
   }
 #elif __CUDA_ARCH__ >= 750
   if constexpr (std::is_same_v<T, __half>) {
-    float half_depth[4];
+    float sum[4] = {c[0], c[1], c[2], c[3]};
     asm volatile(
         "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-        "{%7, %8, %9, %10};"
-        : "=f"(half_depth[0]), "=f"(half_depth[1]), "=f"(half_depth[2]), "=f"(half_depth[3])
-        : "r"(a[0]), "r"(a[1]), "r"(b0), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
-    asm volatile(
-        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
-        "{%7, %8, %9, %10};"
-        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
-        : "r"(a[2]), "r"(a[3]), "r"(b1), "f"(half_depth[0]), "f"(half_depth[1]), "f"(half_depth[2]),
-          "f"(half_depth[3]));
+        "{%0, %1, %2, %3};\n"
+        "mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%7, %8}, {%9}, "
+        "{%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b0), "r"(a[2]), "r"(a[3]), "r"(b1));
+#pragma unroll
+    for (int i = 0; i < 4; ++i) d[i] = sum[i];
   }
 #endif
 }
