@@ -1,4 +1,4 @@
-"""Which folder of csrc includes which (docs/developers/architecture.md)."""
+"""Which folder of csrc includes which, and where instructions stand (docs/developers)."""
 
 from __future__ import annotations
 
@@ -53,3 +53,15 @@ def test_includes(path: Path) -> None:
     includes = re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE)
     ours = [one for one in includes if (CSRC / one).is_file()]
     assert {folder_of(one) for one in ours} <= allowed(name)
+
+
+def test_asm_only_in_ptx() -> None:
+    cuda = [path for path in SOURCES if path.is_relative_to(CSRC / "cuda")]
+    found = {path.parent.name for path in cuda if re.search(r"\basm\b.*\(", path.read_text())}
+    assert found == {"ptx"}
+
+
+def test_each_instruction_header_has_a_host_double() -> None:
+    doubles = ROOT / "tests" / "kernels" / "cuda" / "emulation" / "cuda" / "ptx"
+    headers = {path.name for path in (CSRC / "cuda" / "ptx").glob("*.cuh")}
+    assert headers == {path.name for path in doubles.glob("*.cuh")}
