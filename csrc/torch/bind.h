@@ -1,7 +1,7 @@
 // Bindings of ops to the dispatcher, held against ops.def when they are compiled.
 //
 //   VK_BIND(CUDA, rms_norm, vk_cuda_rms_norm);     // a C ABI function
-//   VK_IMPL(CUDA, grouped_topk, GroupedTopk);      // one of Tensor and std types, written by hand
+//   VK_IMPL(CUDA, grouped_topk, GroupedTopk);      // one of Tensor, std and plain types
 //
 // VK_BIND is for ops that only pass views: each argument of the schema is one parameter (Tensor:
 // const vk_tensor*, null for an absent optional; float: double; int: int64_t; bool: bool or

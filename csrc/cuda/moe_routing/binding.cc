@@ -193,10 +193,6 @@ void FusedAGemm(const Tensor& output, const Tensor& a, const Tensor& b) {
                            scope.stream()));
 }
 
-int64_t SortWorkspaceSize(int64_t rows, int64_t experts) {
-  return vk_cuda_moe_sort_workspace(rows, experts);
-}
-
 bool PermuteSupported() { return true; }
 
 }  // namespace
@@ -222,5 +218,5 @@ VK_BIND(CUDA, get_cutlass_batched_moe_mm_data, vk_cuda_get_cutlass_batched_moe_m
 VK_BIND(CUDA, dsv3_router_gemm, vk_cuda_small_gemm);
 VK_IMPL(CUDA, dsv3_fused_a_gemm, vk::binding::FusedAGemm);
 
-VK_IMPL(CompositeExplicitAutograd, moe_permute_sort_workspace_size, vk::binding::SortWorkspaceSize);
+VK_IMPL(CompositeExplicitAutograd, moe_permute_sort_workspace_size, vk_cuda_moe_sort_workspace);
 VK_IMPL(CompositeExplicitAutograd, moe_permute_unpermute_supported, vk::binding::PermuteSupported);
