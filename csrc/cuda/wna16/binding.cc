@@ -75,7 +75,7 @@ Tensor AwqMarlinRepack(const Tensor& b_q_weight, int64_t size_k, int64_t size_n,
   return out;
 }
 
-// With weights dequantized to memory and PyTorch's product.
+// With weights dequantized to memory and PyTorch's GEMM.
 Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& problem, const Tensor& a,
                        const std::optional<Tensor>& bias, const std::optional<Tensor>& perm) {
   const Tensor weight = Empty(a, {problem.n, problem.k}, a.scalar_type());

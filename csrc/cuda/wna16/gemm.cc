@@ -1,4 +1,4 @@
-// The host's side of dense products with repacked weights.
+// The host's side of GEMMs with repacked weights.
 #include <cuda_runtime.h>
 
 #include <atomic>
@@ -31,7 +31,7 @@ MarlinPlan PlanOf(const Problem& problem, int64_t locks) {
   return MakeMarlinPlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(kOp), locks, force);
 }
 
-// What a product needs beside its operands.
+// What a GEMM needs beside its operands.
 struct Requirements {
   Algorithm algorithm;
   MarlinPlan plan;  // of Algorithm::kMarlin

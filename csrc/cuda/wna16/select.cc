@@ -14,7 +14,7 @@ constexpr bool kHasSm90 = false;
 #endif
 
 // From so many tokens on, the tensor cores pay for weights that are dequantized to memory first;
-// later where a kernel for 9.0 takes the product.
+// later where a kernel for 9.0 serves the GEMM.
 constexpr int64_t kDequantizeTokens = 256, kSm90DequantizeTokens = 2048;
 
 }  // namespace

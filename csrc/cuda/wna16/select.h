@@ -1,4 +1,4 @@
-// Which kernel a product with repacked weights takes.
+// Which kernel a GEMM with repacked weights takes.
 #ifndef VLLM_KERNELS_CUDA_WNA16_SELECT_H_
 #define VLLM_KERNELS_CUDA_WNA16_SELECT_H_
 
@@ -17,7 +17,7 @@ enum class Algorithm {
 // By shape, format and the current device; nothing is forced.
 Algorithm Select(const char* op, const Problem& problem);
 
-// Whether dequantized weights and a dense product are the better way.
+// Whether a 16-bit GEMM with dequantized weights is faster, or the only way.
 bool PrefersDequantize(const char* op, const vk_marlin_problem& problem);
 
 // `memory`: CopyBytes(problem), for rows that must be gathered or aligned first. Not

@@ -1,15 +1,15 @@
-// Products with weights of 4 or 8 bits and activations of 16 (W4A16, W8A16): GPTQ, AWQ and FP8
+// GEMMs of 4-bit and 8-bit weights with 16-bit activations (W4A16, W8A16), for GPTQ, AWQ and FP8
 // checkpoints, on GPUs of compute capability 8.0 and newer.
 //
-// Two ways: weights that are repacked once for tensor cores (marlin_*; Frantar et al., "MARLIN:
-// Mixed-Precision Auto-Regressive Parallel Inference on Large Language Models", 2024), and weights
-// as the checkpoint holds them (gptq_*, awq_*; Frantar et al., "GPTQ: Accurate Post-Training
-// Quantization for Generative Pre-trained Transformers", 2022; Lin et al., "AWQ: Activation-aware
-// Weight Quantization for LLM Compression and Acceleration", 2023).
+// Weights are repacked once for tensor cores (marlin_*; Frantar et al., "MARLIN: Mixed-Precision
+// Auto-Regressive Parallel Inference on Large Language Models", 2024) or used as the checkpoint
+// holds them (gptq_*, awq_*; Frantar et al., "GPTQ: Accurate Post-Training Quantization for
+// Generative Pre-trained Transformers", 2022; Lin et al., "AWQ: Activation-aware Weight
+// Quantization for LLM Compression and Acceleration", 2023).
 //
 // Tensors are device memory; nothing synchronizes or allocates, so every call can be captured in a
 // CUDA graph. `stream` is a cudaStream_t. Optional tensors may be null or have no elements. Formats
-// that the engine knows but these kernels do not give VK_UNSUPPORTED.
+// that the engine knows and these kernels do not are refused with VK_UNSUPPORTED.
 #ifndef VLLM_KERNELS_CUDA_WNA16_WNA16_H_
 #define VLLM_KERNELS_CUDA_WNA16_WNA16_H_
 
@@ -18,10 +18,10 @@
 extern "C" {
 
 // Repacks GPTQ weights, packed along K, into the layout of vk_cuda_marlin_gemm.
-//   out:  [size_k / 16, size_n * 16 / pack], int32, contiguous, 16-byte aligned; pack = 32 /
-//   num_bits b_q_weight: [size_k / pack, size_n], int32, contiguous: element k % pack of word k /
-//   pack, from
-//         the low bits up
+//   out: [size_k / 16, size_n * 16 / pack], int32, contiguous, 16-byte aligned;
+//        pack = 32 / num_bits
+//   b_q_weight: [size_k / pack, size_n], int32, contiguous: row k is element k % pack, from the low
+//               bits up, of the words of row k / pack
 //   perm: [size_k], int32, contiguous, or null: row k is taken from row perm[k]
 //   num_bits: 4 | 8;  size_k and size_n: multiples of 64
 VK_EXPORT vk_status vk_cuda_gptq_marlin_repack(const vk_tensor* out, const vk_tensor* b_q_weight,
@@ -30,8 +30,7 @@ VK_EXPORT vk_status vk_cuda_gptq_marlin_repack(const vk_tensor* out, const vk_te
 
 // As vk_cuda_gptq_marlin_repack for AWQ weights, which are packed along N.
 //   b_q_weight: [size_k, size_n / pack], int32, contiguous; the elements of a word, from the low
-//   bits
-//         up, are columns 0 2 4 6 1 3 5 7 (4 bits) or 0 2 1 3 (8 bits)
+//               bits up, are columns 0 2 4 6 1 3 5 7 (4 bits) or 0 2 1 3 (8 bits)
 VK_EXPORT vk_status vk_cuda_awq_marlin_repack(const vk_tensor* out, const vk_tensor* b_q_weight,
                                               int64_t size_k, int64_t size_n, int64_t num_bits,
                                               void* stream);
@@ -52,32 +51,33 @@ typedef struct vk_marlin_problem {
   int32_t is_k_full;  // g_idx names every group, each K / groups times: it then need not be read
 } vk_marlin_problem;
 
-// How a product is computed best.
+// How a GEMM is best computed.
 typedef struct vk_marlin_plan {
-  int32_t dequantize;  // by vk_cuda_marlin_dequantize and a dense product, whose place the
-                       // caller has: for many tokens, and where vk_cuda_marlin_gemm has no kernel
-  int64_t scratch_bytes;  // else by vk_cuda_marlin_gemm with so much scratch memory, 16-byte
-                          // aligned; it may be 0
+  int32_t dequantize;  // by vk_cuda_marlin_dequantize and a 16-bit GEMM of the caller's: for many
+                       // tokens, and where vk_cuda_marlin_gemm has no kernel
+  int64_t scratch_bytes;  // else by vk_cuda_marlin_gemm, with this much scratch memory, 16-byte
+                          // aligned, or none
 } vk_marlin_plan;
 
 // On the current device, with a workspace of `locks` int32.
 VK_EXPORT vk_status vk_cuda_marlin_plan(const vk_marlin_problem* problem, int64_t locks,
                                         vk_marlin_plan* plan);
 
-// c = a[:, perm] @ ((q - zero) * scale) + bias. Weights enter the product exactly, sums are
-// float32, rounded once at the end, and added in the same order in every run.
+// c = a[:, perm] @ ((q - zero) * scale) + bias. Weights are exact (but for
+// rounding to 16 bits in large_m's blocks of 128 tokens), sums are float32, rounded once at the
+// end, and added in the same order in every run.
 //   c: [M, N], dtype of a, contiguous, 16-byte aligned
 //   workspace: int32, contiguous, at least one; zeros before the call, and after it
 //   scratch: uint8, as vk_cuda_marlin_plan says; contents of no meaning
-// Rows of `a` that are not 16-byte aligned or perm: one copy of `a` more (part of the scratch).
-// g_idx without is_k_full: VK_UNSUPPORTED; multiply with vk_cuda_marlin_dequantize's result.
+// With perm, or where rows of `a` are not 16-byte aligned, `a` is copied to the scratch memory
+// first. g_idx without is_k_full is VK_UNSUPPORTED: use vk_cuda_marlin_dequantize.
 VK_EXPORT vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* problem,
                                         const vk_tensor* workspace, const vk_tensor* scratch,
                                         void* stream);
 
-// The operands of the equal product with 16-bit weights.
+// The operands of the equivalent 16-bit GEMM.
 //   weight: [N, K], dtype of a, contiguous, 16-byte aligned: (q - zero) * scale, rounded once; with
-//           g_idx, that of row k. Its product is with a[:, perm].
+//           g_idx, of the group of row k. It is to be multiplied with a[:, perm].
 //   bias: [N], dtype of a, contiguous: the problem's without its permutation; null without one
 VK_EXPORT vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight, const vk_tensor* bias,
                                               const vk_marlin_problem* problem, void* stream);

@@ -1,4 +1,4 @@
-// The host's side of products with one matrix of repacked weights per expert.
+// The host's side of grouped GEMMs: one matrix of repacked weights for each expert.
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/marlin/launch.h"
 #include "cuda/wna16/wna16.h"

@@ -1,7 +1,7 @@
 // c = a @ dequantized(weights) + bias for many tokens on GPUs of compute capability 9.0: weights
-// are the operand in registers of warpgroup products, made there while the product before runs.
+// are wgmma's operand in registers, dequantized there while the wgmma before runs.
 //
-// The columns of c are the products' rows: a packed tile holds the fragments of four tiles of 16
+// The columns of c are wgmma's rows: a packed tile holds the fragments of four tiles of 16
 // columns, of which a warp takes one or two. Blocks of 128 tokens scale weights in the 16-bit type,
 // so round them once, as dequantized ones are; those of 64 keep them exact. Where tiles are few, a
 // cluster shares K and adds its sums up in shared memory, always in the order of its ranks.

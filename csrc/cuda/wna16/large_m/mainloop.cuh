@@ -41,8 +41,8 @@ class LargeMMainloop {
     uint32_t zero[S::kMmaTiles][2];
   };
 
-  // One slice's fragments are made while the products of those before run; the other warpgroup's
-  // fill the gap at the end.
+  // A slice's fragments are dequantized while wgmma runs on those before; the other warpgroup's
+  // wgmma fills the gap at the end.
   template <int kSteps>
   __device__ __forceinline__ void Steps(sm90::PipelineState& at,
                                         float (&total)[S::kMmaTiles][S::kSums]) const {
@@ -64,7 +64,7 @@ class LargeMMainloop {
       LoadGroup(group, stage);
 #pragma unroll
       for (int slice = 0; slice < 4; ++slice) {
-        // The product that reads this set has ended.
+        // The wgmma that reads this set of fragments has ended.
         if (step > 0) ptx::wgmma_wait_group<kSets - 1>();
         Dequantize(a[slice], stage, slice, group);
         ptx::wgmma_fence();

@@ -23,7 +23,7 @@ struct LargeMShape {
   // float32: weights then are exact. Else these are scaled, and rounded, before they are
   // multiplied.
   static constexpr bool kExact = kTokens * kMmaTiles <= 64;
-  // Steps whose products are under way together.
+  // Steps whose wgmma groups are in flight together.
   static constexpr int kSteps = kExact ? 1 : 2;
 };
 

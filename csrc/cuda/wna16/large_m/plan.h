@@ -1,4 +1,4 @@
-// How one product of many tokens is cut for large_m/kernel.cuh: plain arithmetic, testable without
+// How one GEMM of many tokens is cut for large_m/kernel.cuh: plain arithmetic, testable without
 // a GPU.
 #ifndef VLLM_KERNELS_CUDA_WNA16_LARGE_M_PLAN_H_
 #define VLLM_KERNELS_CUDA_WNA16_LARGE_M_PLAN_H_
@@ -20,7 +20,8 @@ struct LargeMPlan {
   int blocks, threads;
 };
 
-// Whether the kernel takes the product at all; GPU and instances are not asked. `half`: of dtype.
+// Whether the kernel serves the GEMM, whatever the GPU and the build. `half`: activations are
+// float16.
 bool LargeMServes(int m, int group, bool per_channel, WeightType type, bool half);
 
 LargeMPlan MakeLargeMPlan(int m, int n, int k, WeightType type, const DeviceLimits& device);

@@ -46,7 +46,7 @@ struct MarlinSums {
       16) float warps[S::kWarpsK > 1 ? S::kWarpsK - 1 : 1][S::kWarpsN][S::kFragments][kLanes][4];
 };
 
-// Of a product per expert (mixture of experts): tiles of tokens belong to one expert each, and
+// Of a grouped GEMM (mixture of experts): tiles of tokens belong to one expert each, and
 // their rows are gathered. Strides are from one expert's weights to the next one's.
 struct MarlinExpertParams {
   const int32_t* sorted;        // [padded]: row of c for each place; from `rows` on: none

@@ -1,4 +1,4 @@
-// How one product is cut into tiles, steps and blocks: plain arithmetic, testable without a GPU.
+// How one GEMM is cut into tiles, steps and blocks: plain arithmetic, testable without a GPU.
 #ifndef VLLM_KERNELS_CUDA_WNA16_MARLIN_PLAN_H_
 #define VLLM_KERNELS_CUDA_WNA16_MARLIN_PLAN_H_
 
@@ -59,7 +59,7 @@ struct MarlinPlan {
 MarlinPlan MakeMarlinPlan(int m, int n, int k, WeightType type, const DeviceLimits& device,
                           int64_t locks, const MarlinPlanOverride& force);
 
-// Of a product per expert, whose number of tiles of `block` tokens the device alone knows: m_tiles,
+// Of a grouped GEMM, whose number of tiles of `block` tokens the device alone knows: m_tiles,
 // steps and block_steps stay 0.
 MarlinPlan MakeMarlinExpertPlan(int block, int n, int k, WeightType type,
                                 const DeviceLimits& device, int64_t locks);

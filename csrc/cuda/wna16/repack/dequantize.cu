@@ -1,5 +1,5 @@
-// Repacked weights back as a 16-bit matrix [N, K], and the bias in its own order, for products with
-// many tokens.
+// Repacked weights back as a 16-bit matrix [N, K], and the bias in its own order, for GEMMs of many
+// tokens.
 #include <cuda_runtime.h>
 
 #include "cuda/common/launch.h"

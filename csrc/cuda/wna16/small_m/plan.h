@@ -1,4 +1,4 @@
-// How one product of few tokens is cut for small_m/kernel.cuh: plain arithmetic, testable without a
+// How one GEMM of few tokens is cut for small_m/kernel.cuh: plain arithmetic, testable without a
 // GPU.
 #ifndef VLLM_KERNELS_CUDA_WNA16_SMALL_M_PLAN_H_
 #define VLLM_KERNELS_CUDA_WNA16_SMALL_M_PLAN_H_
@@ -25,7 +25,7 @@ struct SmallMPlan {
   int blocks, threads;
 };
 
-// Whether the kernel takes the product at all; GPU and instances are not asked.
+// Whether the kernel serves the GEMM, whatever the GPU and the build.
 bool SmallMServes(int m, int group, bool per_channel);
 
 // `m`: 1 to kSmallMTokens.

@@ -1,4 +1,4 @@
-// Shared by the products with GPTQ and AWQ weights as the checkpoint holds them: a block sums its
+// Shared by the GEMMs with GPTQ and AWQ weights as the checkpoint holds them: a block sums its
 // columns over kBlockK of K, warp by warp, and a second kernel adds the blocks' sums in order.
 #ifndef VLLM_KERNELS_CUDA_WNA16_UNPACKED_UNPACKED_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_UNPACKED_UNPACKED_CUH_
