@@ -2,13 +2,13 @@
 # No GPU of this machine is ever asked for its architecture. targets.toml ([cuda]) decides, file by
 # file; src/vllm_cuda_plan computes it, with the standard library alone.
 
-# No -arch of CMake's own: every file gets the -gencode flags of its family or part.
+# CMake adds no -arch of its own: every file gets the -gencode flags of its family or part.
 set(CMAKE_CUDA_ARCHITECTURES_REQUESTED "${CMAKE_CUDA_ARCHITECTURES}")
 set(CMAKE_CUDA_ARCHITECTURES OFF)
 if(NOT CMAKE_CUDA_HOST_COMPILER AND NOT DEFINED ENV{CUDAHOSTCXX})
   set(CMAKE_CUDA_HOST_COMPILER ${CMAKE_CXX_COMPILER})
 endif()
-# We link the shared run time alone; some toolkits hold no static one, which nvcc tries by default.
+# Only the shared run time is linked; some toolkits lack the static one, which is nvcc's default.
 if(NOT CMAKE_CUDA_FLAGS MATCHES "cudart")
   string(APPEND CMAKE_CUDA_FLAGS " -cudart=shared")
 endif()
@@ -25,11 +25,12 @@ if(NOT CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA")
   message(FATAL_ERROR "vllm-kernels: CUDA compiler ${CMAKE_CUDA_COMPILER_ID} is not nvcc")
 endif()
 find_package(CUDAToolkit REQUIRED)
-# Named where it is linked (CUDA::cudart). The device run time, which nvcc would add, serves
-# relocatable device code only.
+# CUDA::cudart is named where it is linked. The device run time, which nvcc would add, is only
+# needed for relocatable device code.
 set(CMAKE_CUDA_IMPLICIT_LINK_LIBRARIES "")
 
-# vllm_cuda_request(OUT_TEXT OUT_SOURCE): the architectures asked for, and by what; empty: nothing.
+# vllm_cuda_request(OUT_TEXT OUT_SOURCE): the architectures asked for (empty: none), and what asks
+# for them.
 function(vllm_cuda_request out_text out_source)
   set(text "")
   set(source "targets.toml")
@@ -40,7 +41,7 @@ function(vllm_cuda_request out_text out_source)
     set(text "${CMAKE_CUDA_ARCHITECTURES_REQUESTED}")
     set(source CMAKE_CUDA_ARCHITECTURES)
   else()
-    # conda's nvcc sets CUDAARCHS whether asked or not: it comes last.
+    # conda's nvcc always sets CUDAARCHS, so it comes last.
     foreach(variable TORCH_CUDA_ARCH_LIST CUDAARCHS)
       if(NOT text AND NOT "$ENV{${variable}}" STREQUAL "")
         set(text "$ENV{${variable}}")
@@ -61,8 +62,8 @@ function(vllm_cuda_sources family out)
   set(${out} "${sources}" PARENT_SCOPE)
 endfunction()
 
-# Words for instructions of some GPUs alone: a file called after one, such as *_tma.cu, would be
-# compiled for all of them where family.toml has no part of that name.
+# Names of instructions that only some GPUs have: a file named after one, such as *_tma.cu, would be
+# compiled for all GPUs if family.toml had no part of that name.
 file(GLOB vllm_cuda_ptx CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/csrc/cuda/ptx/*.cuh)
 set(vllm_cuda_part_words "sm[0-9]+|c[0-9]x")
 foreach(header IN LISTS vllm_cuda_ptx)
@@ -85,8 +86,8 @@ function(vllm_cuda_part source parts out)
   set(${out} "${found}" PARENT_SCOPE)
 endfunction()
 
-# The families that have sources, with the parts of each: FAMILY:PART,PART. A folder of headers
-# alone is none.
+# The families that have sources, with the parts of each: FAMILY:PART,PART. A folder with headers
+# only is no family.
 set(vllm_cuda_have "")
 file(GLOB vllm_cuda_folders CONFIGURE_DEPENDS LIST_DIRECTORIES TRUE
      ${PROJECT_SOURCE_DIR}/csrc/cuda/*)
@@ -108,7 +109,7 @@ foreach(folder IN LISTS vllm_cuda_folders)
   endforeach()
   list(REMOVE_DUPLICATES parts)
   list(JOIN parts "," parts)
-  # Calls of the run time and the driver alone serve every GPU.
+  # A family that only calls the CUDA run time and driver serves every GPU.
   if(NOT "${sources};${templates}" MATCHES "\\.cu")
     set(parts "-")
   endif()
@@ -120,7 +121,7 @@ if(VLLM_PYTHON_EXECUTABLE)
 elseif(Python_EXECUTABLE)
   set(vllm_cuda_python ${Python_EXECUTABLE})
 elseif(CMAKE_CROSSCOMPILING)
-  # That of CMAKE_PREFIX_PATH is the other platform's.
+  # The one in CMAKE_PREFIX_PATH is the other platform's.
   find_program(vllm_cuda_python NAMES python3 python REQUIRED
                NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH)
 else()
@@ -224,7 +225,7 @@ if(vllm_cuda_cutlass_users)
   message(STATUS "vllm-kernels: CUTLASS in ${CUTLASS_INCLUDE_DIR}")
 endif()
 
-# What every CUDA family is compiled with.
+# Flags of every CUDA family.
 add_library(vllm_cuda_compile INTERFACE)
 target_include_directories(vllm_cuda_compile INTERFACE ${PROJECT_SOURCE_DIR}/csrc)
 set(vllm_cuda_maps "-ffile-prefix-map=${PROJECT_SOURCE_DIR}=."
@@ -246,8 +247,8 @@ target_compile_options(vllm_cuda_compile INTERFACE
   "$<$<COMPILE_LANGUAGE:CXX>:${vllm_cuda_maps}>"
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<STREQUAL:${VLLM_WARNINGS_AS_ERRORS},ON>>:-Werror>)
 target_link_options(vllm_cuda_compile INTERFACE -Wl,-Bsymbolic -Wl,--as-needed)
-# A kernel that nobody compiled is this link's error, not the first load's. A stub of libtorch, which
-# some cross builds link, lacks PyTorch's own symbols as well.
+# A kernel that was not compiled is an error when linking, not at the first load. A stub of
+# libtorch, which some cross builds link, lacks PyTorch's own symbols too.
 if(TORCH_CPU_LIBRARY)
   target_link_options(vllm_cuda_compile INTERFACE -Wl,-z,defs)
   target_link_libraries(vllm_cuda_compile INTERFACE ${TORCH_CPU_LIBRARY})
@@ -300,7 +301,7 @@ function(vllm_add_cuda_family family)
                         $<TARGET_OBJECTS:vllm_core>)
   target_compile_definitions(${target} PRIVATE
     ${VLLM_CUDA_DEFINES_${family}} "VK_CUDA_ARCHS=\"${VLLM_CUDA_ARCHS_${family}}\"")
-  # The stream of the stable ABI is declared for CUDA builds alone; the headers may be a CPU build's.
+  # The stable ABI declares its stream for CUDA builds only, and the headers may be a CPU build's.
   set_property(SOURCE ${binding} APPEND PROPERTY COMPILE_DEFINITIONS USE_CUDA)
   # Rows VK_SERVED(PART, GPU, CODE): the GPUs that a part in the build has machine code for.
   if(VLLM_CUDA_SERVED_${family})

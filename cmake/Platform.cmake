@@ -1,4 +1,4 @@
-# What targets.toml says of the platform that is compiled for: VLLM_PLATFORM, VLLM_CPU_FAMILY,
+# What targets.toml says about the target platform: VLLM_PLATFORM, VLLM_CPU_FAMILY,
 # VLLM_PLATFORM_ONEDNN and VLLM_PLATFORM_GCC_OPTIONS.
 include(${PROJECT_SOURCE_DIR}/cmake/generated/platforms.cmake)
 

@@ -1,4 +1,5 @@
-# Options that leave out a tier or one of its flags. Which option is whose stands in targets.toml.
+# Options that leave out a tier or one of its flags. targets.toml says which option belongs to which
+# tier.
 
 include(${CMAKE_CURRENT_LIST_DIR}/generated/tiers.cmake)
 

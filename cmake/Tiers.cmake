@@ -7,8 +7,8 @@
 
 include(CheckCXXCompilerFlag)
 
-# vllm_check_cpu_families(FOLDER): each kernel family of targets.toml is a folder of FOLDER, and each
-# folder with sources is such a family; `runtime` alone has no kernels, so no tier knows it.
+# vllm_check_cpu_families(FOLDER): each kernel family of targets.toml is a folder of FOLDER, and
+# each folder with sources is such a family. Only `runtime` has no kernels, so no tier knows it.
 function(vllm_check_cpu_families folder)
   foreach(family IN LISTS VLLM_CPU_KERNEL_FAMILIES)
     foreach(needed ${family}.h binding.cc *_tier.cc)
@@ -99,8 +99,8 @@ function(vllm_add_tier_island tier out_object)
     $<$<NOT:$<CONFIG:Debug>>:${optimise}> -fno-exceptions -fno-rtti -ffp-contract=fast
     $<$<CXX_COMPILER_ID:GNU>:-fno-split-loops>)
 
-  # A section of its own, under a name that no linker merges into .text, tells the finished library's
-  # audit (vllm_conda.audit.instructions) what belongs to the tier, stripped or not.
+  # A section of its own, with a name that no linker merges into .text, shows the audit of the
+  # finished library (vllm_conda.audit.instructions) what belongs to the tier, even when stripped.
   set(script ${PROJECT_BINARY_DIR}/tier_${tier}.ld)
   file(CONFIGURE OUTPUT ${script} CONTENT "SECTIONS { .tier.@tier@ : { *(.text .text.*) } }\n" @ONLY)
   set(object ${PROJECT_BINARY_DIR}/tier_${tier}.o)

@@ -5,9 +5,9 @@ set(torch_python "${VLLM_PYTHON_EXECUTABLE}")
 if(NOT torch_python AND SKBUILD)
   set(torch_python "${Python_EXECUTABLE}")
 endif()
-# pip's build isolation hides the environment that it installs into by means of PYTHONPATH; -E
-# looks past that. The bindings are compiled against the stable ABI, so its PyTorch is the one to
-# use, and no second one of some gigabytes is downloaded for the build.
+# pip's build isolation uses PYTHONPATH to hide the environment that it installs into; -E ignores
+# PYTHONPATH. The bindings are compiled against the stable ABI, so that environment's PyTorch is the
+# one to use, and the build downloads no second one of several gigabytes.
 foreach(flag "" -E)
   if(torch_python AND NOT torch_package)
     execute_process(
@@ -48,7 +48,7 @@ add_library(vllm_torch INTERFACE)
 target_include_directories(vllm_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIR})
 target_compile_definitions(vllm_torch INTERFACE TORCH_TARGET_VERSION=${torch_target_value})
 target_compile_features(vllm_torch INTERFACE cxx_std_20)
-# The symbols live in libtorch_cpu.so, which libtorch.so brings in; naming only libtorch.so keeps
-# one binary good for CPU and CUDA builds of PyTorch.
+# The symbols are in libtorch_cpu.so, which libtorch.so loads. Linking only libtorch.so lets one
+# binary serve CPU and CUDA builds of PyTorch.
 target_link_options(vllm_torch INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined)
 target_link_libraries(vllm_torch INTERFACE ${TORCH_LIBRARY})

@@ -43,7 +43,7 @@ class Build:
         cpu_seconds: Processor time of all of it.
         memory_mib: Largest resident memory of one process.
         package_mib: Size of each package, by name.
-        counts: How many of what the command made.
+        counts: How many things the command made, by name.
         families: Compiles of each kernel family.
     """
 

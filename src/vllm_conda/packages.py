@@ -18,9 +18,9 @@ class Package:
     """An output of the recipe.
 
     Attributes:
-        device: Whose kernels it holds, and whose jobs make it; empty: every job makes it.
+        device: The device whose kernels it holds and whose jobs make it; empty: every job makes it.
         slices: Jobs for one kind of GPU make it too.
-        metapackage: What someone installs who does not care which device.
+        metapackage: For users who do not care which device.
     """
 
     device: str = ""

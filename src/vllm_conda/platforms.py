@@ -30,12 +30,12 @@ class CompilerKeys:
 
 @dataclass(frozen=True)
 class CpuLevel:
-    """Names of CPU levels, with ``*`` for the number; without one it is a single level's.
+    """Names of CPU levels, with ``*`` for the number; a name without it is that of one level.
 
     Attributes:
         archspec: The CPU name that stands for the level.
         words: The level in messages.
-        compiler: Its name at GCC and Clang; empty: that of another entry.
+        compiler: Its name for GCC and Clang; empty: another entry has it.
         level: The level of a name without a number, else what is added to the number.
     """
 
@@ -65,7 +65,7 @@ class Platform:
     Attributes:
         family: The CPU family, by archspec's name.
         levels: CPU microarchitecture levels with a package each; the lowest is the floor.
-        machines: What people and programs call the machine, first as ``uname -m`` does.
+        machines: What people and programs call the machine, the name of ``uname -m`` first.
         triplet: Of Debian's tools and libraries.
         deb_arch: Debian's name of the architecture.
         cuda_target: Where a CUDA toolkit keeps headers and libraries: ``targets/NAME``.
@@ -73,7 +73,7 @@ class Platform:
         elf_machine: ``e_machine`` of its ELF files, by pyelftools' name.
         macro: What compilers define for the family.
         level_option: The compiler option that takes a level's name.
-        cpu_levels: How the family's levels are called.
+        cpu_levels: What the family's levels are called.
         variant: Compiler keys of every variant file of the platform.
         cross_from: The platform whose machines build for this one; empty: its own.
         elf_flags: ``e_flags`` of its ELF files.

@@ -38,7 +38,7 @@ def read_toml(root: Path, name: str) -> dict[str, Any]:
 
 
 class Mismatch(TypeError):
-    """A value that one of our hooks refuses; its text goes on after the place."""
+    """A value that one of our hooks refuses; its text continues the sentence after the place."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Mistake:
     """The first mistake of a document.
 
     Attributes:
-        keys: Where: keys and indices from the top.
+        keys: The place: keys and indices from the top.
         kind: ``unknown`` or ``missing`` key, no ``mapping``, or another ``value``.
         text: The unknown keys, sorted; of a value what is wrong with it.
         known: The keys that there are, for an unknown one.
@@ -72,7 +72,7 @@ def first_mistake(error: BaseException, keys: tuple[str, ...] = ()) -> Mistake:
         return first_mistake(first, keys + _note(first))
     if isinstance(error, KeyError):
         return Mistake(keys, "missing")
-    # cattrs asks what is no mapping for its items, or looks for a key in it.
+    # cattrs asks a value that is no mapping for its items, or looks for a key in it.
     kind: Literal["value", "mapping"] = "value" if isinstance(error, Mismatch) else "mapping"
     return Mistake(keys, kind, (str(error),))
 

@@ -19,7 +19,7 @@ PYPROJECT_FILE = "pyproject.toml"
 
 
 def project_cmake(targets: Targets, pyproject: str) -> str:
-    """What CMake has to know of the project, and the text of the package's entry_points.txt.
+    """What CMake needs to know about the project, and the text of the package's entry_points.txt.
 
     Args:
         pyproject: Text of pyproject.toml, where a wheel's build reads the entry points.

@@ -1,8 +1,7 @@
 """Every environment variable and build option, for the two pages that list them.
 
-A variable is described here alone; the code that reads it names it, and
-tests/unit/test_switches.py compares both. Build options are read from cmake/Options.cmake, which
-is their table.
+A variable is described only here; the code that reads it names it, and tests/unit/test_switches.py
+compares both. Build options are read from cmake/Options.cmake, which is their table.
 """
 
 from __future__ import annotations
