@@ -28,13 +28,14 @@ def read_toml(root: Path, name: str) -> dict[str, Any]:
     """
     path = root / name
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.", "Run in a checkout of the project.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8: {error}.") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name} is not valid TOML: {error}.") from None
+    return document
 
 
 class Mismatch(TypeError):
