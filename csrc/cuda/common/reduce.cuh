@@ -52,8 +52,8 @@ __device__ __forceinline__ float ReduceLanes(float value, Op op) {
 }
 
 // Over a block of any number of whole warps, kWarps (a power of two) at most; every thread gets the
-// result. `scratch` is 32 floats of shared memory that no other reduction may be using: two in a row
-// need two, or a barrier between them.
+// result. `scratch` is 32 floats of shared memory that no other reduction may be using: two in a
+// row need two, or a barrier between them.
 template <int kWarps = 32, class Op>
 __device__ __forceinline__ float ReduceBlock(float value, Op op, float* scratch) {
   const int warps = static_cast<int>(blockDim.x) / 32;

@@ -1,5 +1,5 @@
-// The kernels: one instance for each generation, kind and tile. instances.cmake lists those that are
-// compiled; one that dispatch.cc chooses besides is missed by the linker.
+// The kernels: one instance for each generation, kind and tile. instances.cmake lists those that
+// are compiled; one that dispatch.cc chooses besides is missed by the linker.
 #ifndef VLLM_KERNELS_CUDA_GEMM_TILES_H_
 #define VLLM_KERNELS_CUDA_GEMM_TILES_H_
 
