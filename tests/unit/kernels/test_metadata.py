@@ -20,7 +20,8 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[3]
-PROJECT = tomllib.loads((ROOT / "targets.toml").read_text())["project"]
+TABLE = tomllib.loads((ROOT / "targets.toml").read_text())
+PROJECT = TABLE["project"]
 
 
 def pyproject() -> dict[str, object]:
@@ -30,7 +31,7 @@ def pyproject() -> dict[str, object]:
 
 
 def test_checkout_reads_the_table() -> None:
-    assert _metadata.version() == PROJECT["version"]
+    assert _metadata.version() == TABLE["engine"]["version"]
     assert _metadata.torch_minimum() == PROJECT["torch_target"]
 
 
