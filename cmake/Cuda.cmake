@@ -135,6 +135,7 @@ execute_process(
   COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${PROJECT_SOURCE_DIR}/src PYTHONDONTWRITEBYTECODE=1
           ${vllm_cuda_python} -m vllm_cuda_plan
           --cuda ${CMAKE_CUDA_COMPILER_VERSION} --archs "${vllm_cuda_text}"
+          --archs-from ${vllm_cuda_source}
           --families "${vllm_cuda_wanted}" --platform ${VLLM_PLATFORM}
           --cmake ${PROJECT_BINARY_DIR}/cuda/plan.cmake --summary ${VLLM_CUDA_SUMMARY}
           --have ${vllm_cuda_have}
@@ -142,7 +143,7 @@ execute_process(
   OUTPUT_VARIABLE vllm_cuda_table OUTPUT_STRIP_TRAILING_WHITESPACE
   ERROR_VARIABLE vllm_cuda_error ERROR_STRIP_TRAILING_WHITESPACE)
 if(NOT vllm_cuda_result EQUAL 0)
-  message(FATAL_ERROR "vllm-kernels: ${vllm_cuda_source}: ${vllm_cuda_error}")
+  message(FATAL_ERROR "vllm-kernels: ${vllm_cuda_error}")
 endif()
 message(STATUS "vllm-kernels: archs by ${vllm_cuda_source}; ${vllm_cuda_table}")
 include(${PROJECT_BINARY_DIR}/cuda/plan.cmake)

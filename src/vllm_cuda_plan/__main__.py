@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_cuda_plan.arch import Code, parse_version
-from vllm_cuda_plan.errors import VllmError
+from vllm_cuda_plan.errors import ConfigError, VllmError
 from vllm_cuda_plan.plan import (
     FamilyPlan,
     Request,
@@ -145,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vllm_cuda_plan")
     parser.add_argument("--cuda", required=True, help="version of nvcc")
     parser.add_argument("--archs", default="", help="requested; empty: the toolkit's own list")
+    parser.add_argument("--archs-from", default="--archs", help="what requested them, for errors")
     parser.add_argument("--platform", default="", help="conda subdir")
     parser.add_argument("--families", default="", help="wanted; empty: all")
     help_text = f"FAMILY:PART,PART with sources; FAMILY:{HOST} without a CUDA file"
@@ -158,7 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_toolkit(cuda, version)
         platform = arguments.platform
         default = cuda.default_archs(nearest_toolkit(cuda, version), platform)
-        request = read_request(cuda, version, arguments.archs or " ".join(default), platform)
+        try:
+            request = read_request(cuda, version, arguments.archs or " ".join(default), platform)
+        except ConfigError as error:
+            raise ConfigError(f"{arguments.archs_from}: {error.message}", error.hint) from error
         have = {
             name: tuple(filter(None, parts.split(",")))
             for name, _, parts in (word.partition(":") for word in arguments.have)

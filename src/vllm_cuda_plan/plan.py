@@ -231,7 +231,8 @@ def plan_family(
         if part not in family.parts:
             raise ConfigError(
                 f"csrc/cuda/{name} has files *_{part}.cu, but {family_file(name)} has no "
-                f"[parts.{part}].{did_you_mean(part, family.parts)}"
+                f"[parts.{part}].{did_you_mean(part, family.parts)}",
+                "List it there with its archs, and run `vllm-conda generate`; or rename the files.",
             )
     if reason := _too_old(family.cuda, version):
         return FamilyPlan(name, left_out=_needs(reason, family.archs, family.lowest))
@@ -304,10 +305,16 @@ def plan(
     """
     for name in (*families, *chosen):
         if name not in cuda.families:
-            where = "VLLM_CUDA_FAMILIES" if name in chosen else f"csrc/cuda/{name}"
+            if name in families:
+                raise ConfigError(
+                    f"csrc/cuda/{name} has sources, but there is no family {name} "
+                    f"({family_file(name)}) in the generated table."
+                    f"{did_you_mean(name, cuda.families)}",
+                    "Write family.toml where it is missing, and run `vllm-conda generate`.",
+                )
             raise ConfigError(
-                f"{where}: there is no family {name} ({family_file(name)}, `vllm-conda generate`)."
-                f"{did_you_mean(name, cuda.families)}",
+                f"VLLM_CUDA_FAMILIES: there is no family {name}, nor a folder csrc/cuda/{name} "
+                f"with sources.{did_you_mean(name, cuda.families)}",
                 f"Known: {', '.join(cuda.families)}.",
             )
     plans = []

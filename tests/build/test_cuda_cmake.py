@@ -107,8 +107,18 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "norm/norm_tma.cu",
             "files *_tma.cu, but csrc/cuda/norm/family.toml has no [parts.tma]",
         ),
-        ("", "norm/norm_sm91.cu", "csrc/cuda/norm/family.toml has no [parts.sm91]"),
-        ("", "softmax/binding.cc", "there is no family softmax (csrc/cuda/softmax/family.toml"),
+        (
+            "",
+            "norm/norm_sm91.cu",
+            "vllm-kernels: csrc/cuda/norm has files *_sm91.cu, but csrc/cuda/norm/family.toml has "
+            "no [parts.sm91]. List it there",
+        ),
+        (
+            "",
+            "softmax/binding.cc",
+            "there is no family softmax (csrc/cuda/softmax/family.toml) in the generated table. "
+            "Write family.toml where it is missing, and run `vllm-conda generate`",
+        ),
     ],
 )
 def test_family_without_a_piece(
