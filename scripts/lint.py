@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run every linter over the tracked files; the exit code says whether all are content."""
+"""Run every linter over the tracked and new files; the exit code says whether all are content."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def tracked(*patterns: str) -> list[str]:
-    """Tracked files that match the git path patterns."""
+def files(*patterns: str) -> list[str]:
+    """Tracked files that match the git path patterns, and new ones that git does not ignore."""
     listed = subprocess.run(
-        ["git", "ls-files", "--", *patterns], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
@@ -22,7 +26,7 @@ def tracked(*patterns: str) -> list[str]:
 def main() -> int:
     """Run them all, so that one run shows everything."""
     python = sys.executable
-    cmake = tracked("*.cmake", "*CMakeLists.txt", ":!cmake/generated")
+    cmake = files("*.cmake", "*CMakeLists.txt", ":!cmake/generated")
     linters = {
         "ruff": [python, "-m", "ruff", "check", "--quiet", "."],
         "ruff format": [python, "-m", "ruff", "format", "--quiet", "--diff", "."],
@@ -32,10 +36,10 @@ def main() -> int:
         "feedstock files": [python, "-m", "vllm_conda", "rerender", "--check"],
         "rendered jobs": [python, "-m", "vllm_conda", "lint"],
         "clang-format": ["clang-format", "--dry-run", "--Werror",
-                         *tracked("*.cc", "*.h", "*.cu", "*.cuh")],
+                         *files("*.cc", "*.h", "*.cu", "*.cuh")],
         "cmake-lint": ["cmake-lint", "--suppress-decorations", "-c", ".cmake-format.yaml", "--",
                        *cmake],
-        "shellcheck": ["shellcheck", *tracked("*.sh", ".ci/run")],
+        "shellcheck": ["shellcheck", *files("*.sh", ".ci/run")],
     }  # fmt: skip
     failed = []
     for name, command in linters.items():
