@@ -88,13 +88,41 @@ def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
     return {**keys, **dataclasses.asdict(entry.variant)}
 
 
+def compiled_archs(targets: Targets, job: Job) -> tuple[str, ...]:
+    """What a CUDA job is asked to compile."""
+    own = targets.cuda.slices[job.slice].archs
+    return own or targets.cuda.default_archs(job.cuda, job.platform)
+
+
 def arch_bound(targets: Targets, job: Job) -> str:
     """Which ``__cuda_arch`` a CUDA job's packages run on: ``>=9.0,<9.1``."""
+    lacking = [f"!={gpu}" for gpu in unserved_gpus(targets, job)]
+    return ",".join([arch_range(targets, job), *lacking])
+
+
+def arch_range(targets: Targets, job: Job) -> str:
+    """From the lowest to the highest ``__cuda_arch`` of a CUDA job's packages."""
+    lowest, below = _range(targets, job)
+    return f">={lowest}" + (f",<{below}" if below else "")
+
+
+def unserved_gpus(targets: Targets, job: Job) -> list[str]:
+    """GPUs within a CUDA job's range that run nothing of it: systems on chip, mostly."""
+    lowest, below = _range(targets, job)
+    request = compiled_archs(targets, job)
+    return [
+        gpu
+        for gpu in targets.cuda.gpus(job.platform)
+        if parse_version(lowest) <= parse_version(gpu)
+        and (not below or parse_version(gpu) < parse_version(below))
+        and not targets.cuda.serves(request, gpu)
+    ]
+
+
+def _range(targets: Targets, job: Job) -> tuple[str, str]:
     piece = targets.cuda.slices[job.slice]
-    wanted = piece.archs or targets.cuda.default_archs(job.cuda, job.platform)
-    capabilities = [_code(arch).capability for arch in wanted]
-    lowest = piece.lowest or min(capabilities, key=parse_version)
-    return f">={lowest}" + (f",<{piece.below}" if piece.below else "")
+    capabilities = [_code(arch).capability for arch in compiled_archs(targets, job)]
+    return piece.lowest or min(capabilities, key=parse_version), piece.below
 
 
 def slices(targets: Targets, version: str, platform: str) -> list[str]:

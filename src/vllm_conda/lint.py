@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vllm_conda.choice import wrong_choices
 from vllm_conda.errors import RecipeError
 from vllm_conda.jobs import CPU, CUDA
 from vllm_conda.matrix import packages
 from vllm_conda.recipe import Output
 from vllm_conda.targets import Targets
+from vllm_cuda_plan.arch import parse_version
 
 _SOURCE_HASH = "_source_hash"
 _SHOWN = 20
@@ -187,7 +189,9 @@ def _preferred(one: Output, other: Output) -> bool:
         return one.job.device == CUDA
     if one.job.device == CPU:
         return one.job.level > other.job.level
-    return not one.job.opt_in and other.job.opt_in
+    if one.job.slice != other.job.slice:
+        return not one.job.opt_in and other.job.opt_in
+    return parse_version(one.job.cuda) > parse_version(other.job.cuda)
 
 
 def _names(_targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
@@ -210,6 +214,7 @@ RULES: dict[str, Callable[[Targets, Sequence[Output]], Iterator[str]]] = {
     "pin": _pins,
     "build number": _numbers,
     "file name": _names,
+    "choice": wrong_choices,
 }
 
 

@@ -14,7 +14,7 @@ from cattrs.errors import BaseValidationError
 
 from vllm_conda.costs import RENDERING, Build
 from vllm_conda.errors import ConfigError
-from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, jobs
+from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, compiled_archs, jobs
 from vllm_conda.targets import Targets
 
 COSTS_FILE = Path("benchmarks/results/build/jobs.json")
@@ -106,8 +106,7 @@ def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) ->
         platform = targets.platforms[job.platform]
         march = platform.compiler_name(job.level)
         if job.device == CUDA:
-            piece = targets.cuda.slices[job.slice]
-            builds_for = piece.archs or targets.cuda.default_archs(job.cuda, job.platform)
+            builds_for = compiled_archs(targets, job)
             major = job.cuda.split(".")[0]
             runs_on = f"CUDA {major}, __cuda_arch {arch_bound(targets, job)}"
         else:

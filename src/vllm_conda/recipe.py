@@ -70,6 +70,7 @@ class Output:
     build_number: int
     variant: Mapping[str, str]
     run: tuple[str, ...]
+    constraints: tuple[str, ...]
     staging: str | None
     fingerprint: str
     rendered: RenderedVariant = field(repr=False, compare=False)
@@ -289,6 +290,7 @@ def _output(recipe: Recipe, job: Job, rendered: RenderedVariant, common: str) ->
         build_number=stage1.build.number,
         variant=rendered.variant,
         run=tuple(_spec(item, rendered) for item in stage1.requirements.run),
+        constraints=tuple(map(str, stage1.requirements.to_dict().get("run_constraints", ()))),
         staging=caches[0] if caches else None,
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
         rendered=rendered,

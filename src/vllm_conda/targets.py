@@ -256,6 +256,9 @@ def _check_machine(where: str, targets: Targets, name: str, platform: Platform) 
 
 
 def _check_toolkit_platforms(targets: Targets) -> None:
+    check_known(
+        f"{TARGETS_FILE}: [cuda]", "platform", targets.cuda.tegra_platform, targets.platforms
+    )
     for version, toolkit in targets.cuda.toolkits.items():
         where = f"{TARGETS_FILE}: [cuda.toolkits.{version!r}]"
         for name in toolkit.platforms:

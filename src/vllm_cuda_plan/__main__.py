@@ -42,6 +42,7 @@ def load_table() -> Cuda:
     }
     return Cuda(
         minimum=data["minimum"],
+        tegra_platform=data["tegra_platform"],
         refused=data["refused"],
         archs={name: Arch(**entry) for name, entry in data["archs"].items()},
         toolkits={name: Toolkit(**entry) for name, entry in data["toolkits"].items()},

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vllm_cuda_plan.arch import Code, parse_code, parse_version
+from vllm_cuda_plan.arch import Code, parse_code, parse_version, parse_wish
 from vllm_cuda_plan.errors import ConfigError, check_known
 
 ALL = "all"
@@ -125,9 +126,13 @@ class Slice:
 
 @dataclass(frozen=True)
 class Cuda:
-    """The ``[cuda]`` tables; mappings keep the file's order."""
+    """The ``[cuda]`` tables; mappings keep the file's order.
+
+    ``tegra_platform``: the platform of systems on chip.
+    """
 
     minimum: str
+    tegra_platform: str
     refused: dict[str, str]
     archs: dict[str, Arch]
     toolkits: dict[str, Toolkit]
@@ -165,6 +170,26 @@ class Cuda:
             return gpu.family == code.capability
         own, other = parse_version(code.capability), parse_version(capability)
         return own[0] == other[0] and own[1] < other[1] and not mine.tegra and not gpu.tegra
+
+    def gpus(self, platform: str) -> list[str]:
+        """Capabilities of the GPUs that a machine of ``platform`` may have."""
+        return [
+            name
+            for name, arch in self.archs.items()
+            if not arch.tegra or platform == self.tegra_platform
+        ]
+
+    def has_code(self, request: Sequence[str], capability: str) -> bool:
+        """Whether what is compiled for ``request`` holds machine code for ``capability``."""
+        return any(self.runs_on(parse_wish(one).code, capability) for one in request)
+
+    def serves(self, request: Sequence[str], capability: str) -> bool:
+        """Whether it runs there at all: by machine code, or by PTX of an older GPU."""
+        wishes = [parse_wish(one) for one in request]
+        return self.has_code(request, capability) or any(
+            wish.ptx and parse_version(wish.code.capability) <= parse_version(capability)
+            for wish in wishes
+        )
 
     def default_archs(self, cuda: str, platform: str = "") -> tuple[str, ...]:
         """The toolkit's own list, as a request (``12.0+PTX``)."""

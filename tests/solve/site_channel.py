@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import archspec.cpu
 from support import VERSION
+
+from vllm_conda.recipe import Output
 
 GLIBC = "__glibc >=2.28,<3.0.a0"
 # platform: (level package, level -> the oldest CPU of it)
@@ -76,6 +78,17 @@ def matcher(oldest: str) -> str:
     return f'__archspec 1.*[build="^({"|".join(names)})$"]'
 
 
+def rendered_channel(folder: Path, outputs: Iterable[Output]) -> str:
+    """The metadata of packages as the recipe renders them."""
+    channel = Channel(folder)
+    for output in outputs:
+        channel.add(
+            output.job.platform, output.name, output.version, output.build_string, output.run,
+            output.constraints, output.build_number,
+        )  # fmt: skip
+    return channel.write()
+
+
 def own_channel(folder: Path) -> str:
     """What `./run build` makes, on every platform and with CUDA."""
     channel = Channel(folder)
@@ -97,10 +110,10 @@ def own_channel(folder: Path) -> str:
 def _cuda_packages(channel: Channel, platform: str, cuda: str, common: Sequence[str]) -> None:
     major = int(cuda.partition(".")[0])
     tag = f"cuda{cuda.replace('.', '')}"
-    # The packaging revision tells the two apart, so that the choice between them is certain.
-    number = 2100 + major
+    rank = 100 * int(cuda.replace(".", ""))
+    number = 100000 + rank
     every = f"{tag}_all_h0_{number}"
-    runtime = ["__cuda", f"cuda-version >={cuda},<{major + 1}", "pytorch * cuda*"]
+    runtime = [f"__cuda >={major}", f"cuda-version >={cuda},<{major + 1}", "pytorch * cuda*"]
     channel.add(
         platform,
         "vllm-cuda",
@@ -120,7 +133,7 @@ def _cuda_packages(channel: Channel, platform: str, cuda: str, common: Sequence[
         number,
     )
     meta = [f"vllm-cuda =={VERSION} {every}"]
-    channel.add(platform, "vllm-kernels", VERSION, every, meta, (), number)
+    channel.add(platform, "vllm-kernels", VERSION, f"{tag}_h0_{rank}", meta, (), rank)
 
 
 def library_channel(folder: Path, without: Sequence[tuple[str, str]] = ()) -> str:

@@ -19,13 +19,7 @@ JOBS = (f"{PLATFORM}-cpu-power9", f"{PLATFORM}-cuda-12.4-all", f"{PLATFORM}-cuda
 def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
     """What the recipe renders for POWER9, and what a site offers beside it."""
     folder = tmp_path_factory.mktemp("power")
-    own = site_channel.Channel(folder / "own")
-    for output in plan(ROOT, JOBS).distinct():
-        requirements = output.rendered.recipe.requirements.to_dict()
-        own.add(
-            PLATFORM, output.name, output.version, output.build_string, output.run,
-            requirements.get("run_constraints", ()), output.build_number,
-        )  # fmt: skip
+    own = site_channel.rendered_channel(folder / "own", plan(ROOT, JOBS).distinct())
     site = site_channel.Channel(folder / "site")
     gpu = ["__cuda", "cuda-version >=12.4,<13"]
     for build, number, extra in (("cpu_0", 0, []), ("cuda124_200", 200, gpu)):
@@ -34,7 +28,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
         site.add(PLATFORM, "pytorch", "2.11.0", build, [f"libtorch ==2.11.0 {build}"], (), number)
     site.add("noarch", "cuda-version", "12.4", "h0_0", (), ["__cuda >=12"])
     site.add(PLATFORM, "cuda-cudart", "12.4.127", "h0_0", gpu[1:])
-    return Channels([own.write(), site.write(), site_channel.library_channel(folder / "forge")])
+    return Channels([own, site.write(), site_channel.library_channel(folder / "forge")])
 
 
 def solve(channels: Channels, spec: str, archs: str = "[7.0]", cuda: str = "12.4") -> NodeResult:

@@ -16,8 +16,8 @@ from vllm_conda.site.preflight import NodeResult, check_site, exact
 
 V4 = f"{VERSION} h4_400"
 V3 = f"{VERSION} h3_300"
-CUDA12 = f"{VERSION} cuda124_all_h0_2112"
-CUDA13 = f"{VERSION} cuda130_all_h0_2113"
+CUDA12 = f"{VERSION} cuda124_all_h0_112400"
+CUDA13 = f"{VERSION} cuda130_all_h0_113000"
 
 # (example, node type) -> package that it must get, build of it
 SERVED = {
@@ -110,7 +110,7 @@ def test_examples(channels: Channels, example: str) -> None:
             "needs __cuda >= 12, the node's driver supports CUDA 11.4",
         ),
         (
-            [f"vllm-cuda =={VERSION} cuda130_all_h0_2113"],
+            [f"vllm-cuda =={VERSION} cuda130_all_h0_113000"],
             GPU,
             "needs __cuda >= 13, the node's driver supports CUDA 12.8",
         ),

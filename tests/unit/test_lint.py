@@ -40,7 +40,9 @@ CPU_KEYS = """        use_keys:
           - microarch_level
           - cpu_source_hash
 """
-CUDA_NUMBER = '(2100 if (cuda_slice | default("all")) == "all" else 2000)'
+CUDA_SLICE = '(100000 if (cuda_slice | default("all")) == "all" else 0)'
+CUDA_RANK = '100 * (cuda_compiler_version | replace("None", "0") | replace(".", "") | int)'
+CUDA_NUMBER = f"{CUDA_SLICE} + {CUDA_RANK}"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ CUDA_NUMBER = '(2100 if (cuda_slice | default("all")) == "all" else 2000)'
         ),
         (
             f"      number: ${{{{ {CUDA_NUMBER} + revision }}}}\n",
-            f"      number: ${{{{ {CUDA_NUMBER} - 1900 + revision }}}}\n",
+            f"      number: ${{{{ {CUDA_NUMBER} - 12400 + revision }}}}\n",
             "build number",
             ["vllm-cuda of linux-64-cuda", "not above vllm-cpu's 400"],
         ),
@@ -110,10 +112,35 @@ CUDA_NUMBER = '(2100 if (cuda_slice | default("all")) == "all" else 2000)'
             ["vllm-cuda of linux-64-cuda-13.0-all", "must be higher"],
         ),
         (
-            'number: ${{ (0 if cuda_compiler_version == "None" else 1000) + revision }}',
+            f"number: ${{{{ {CUDA_RANK} + revision }}}}",
             "number: ${{ revision }}",
             "build number",
             ["vllm-kernels of linux-64-cuda", "must be higher"],
+        ),
+        (
+            f"number: ${{{{ {CUDA_NUMBER} + revision }}}}",
+            f"number: ${{{{ {CUDA_SLICE} + 100 * 124 + revision }}}}",
+            "build number",
+            ["vllm-cuda of linux-64-cuda-13.0-all", "linux-64-cuda-12.9-all", "must be higher"],
+        ),
+        (
+            f"number: ${{{{ {CUDA_NUMBER} + revision }}}}",
+            f"number: ${{{{ {CUDA_SLICE} + 100 * 124 + revision }}}}",
+            "choice",
+            ["vllm-cuda of linux-64-cuda-12.4-sm90", "a linux-64 node", "may take either"],
+        ),
+        (
+            f"number: ${{{{ {CUDA_RANK} + revision }}}}",
+            f"number: ${{{{ (20000 if {CUDA_RANK} else 0) - {CUDA_RANK} + revision }}}}",
+            "choice",
+            ["vllm-kernels of linux-64-cuda-12.4-all", "the second alone has machine code"],
+        ),
+        (
+            '          then: __cuda_arch ${{ cuda_arch_bound | default("") }}\n'
+            "      ignore_run_exports:",
+            "          then: __cuda_arch >=7.5\n      ignore_run_exports:",
+            "choice",
+            ["vllm-cuda of linux-aarch64-cuda-12.9-all", "no code", "GPU of 8.7", "may take it"],
         ),
         (
             CPU_KEYS + "        ignore_keys:\n",

@@ -112,6 +112,7 @@ def render(
                     "staging": output.staging,
                     "variant": dict(output.variant),
                     "depends": list(output.run),
+                    "constrains": list(output.constraints),
                     "fingerprint": output.fingerprint,
                 }
                 for output in outputs

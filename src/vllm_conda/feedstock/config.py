@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vllm_conda.errors import ConfigError
-from vllm_conda.jobs import ALL_SLICE, CUDA, NO_CUDA, Job, arch_bound, jobs
+from vllm_conda.jobs import ALL_SLICE, CUDA, NO_CUDA, Job, arch_range, jobs, unserved_gpus
 from vllm_conda.platforms import Platform
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import parse_version
@@ -80,7 +80,10 @@ def conda_build_config(targets: Targets) -> str:
     text = "# Axes. A job with CUDA takes the lowest level: the recipe skips the rest.\n"
     text += _per_platform(targets, "microarch_level", lambda p: [str(n) for n in p.levels])
     text += _per_platform(targets, "microarch_floor", lambda p: [str(p.levels[0])])
-    text += f"cuda_slice:\n  - {ALL_SLICE}\ncuda_arch_bound:\n  - {feedstock_bound(targets)!r}\n"
+    text += f"cuda_slice:\n  - {ALL_SLICE}\ncuda_arch_bound:\n"
+    for platform in targets.platforms:
+        if bound := feedstock_bound(targets, platform):
+            text += f'  - "{bound}"  # [{_selector(targets, platform)}]\n'
     text += (
         "# conda-forge's own group, whole: one compiler and one C library for all CUDA versions\n"
         "# keep vllm-core one package a platform. A new CUDA version is an entry of targets.toml.\n"
@@ -114,16 +117,24 @@ def python_spec(targets: Targets) -> str:
     return f"{targets.project.python_min}.* *_{suffix}"
 
 
-def feedstock_bound(targets: Targets) -> str:
-    """The one ``__cuda_arch`` bound of the feedstock's CUDA packages; empty without any."""
-    bounds = {arch_bound(targets, job) for job in feedstock_jobs(targets) if job.device == CUDA}
-    if len(bounds) > 1:
+def feedstock_bound(targets: Targets, platform: str) -> str:
+    """The one ``__cuda_arch`` bound of a platform's CUDA packages; empty without any.
+
+    The key cannot differ by CUDA version, whose group is conda-forge's. So it leaves out what any
+    of the versions has no code for.
+    """
+    chosen = [
+        job for job in feedstock_jobs(targets) if (job.platform, job.device) == (platform, CUDA)
+    ]
+    ranges = {arch_range(targets, job) for job in chosen}
+    if len(ranges) > 1:
         raise ConfigError(
             f"targets.toml: [cuda.toolkits]: the feedstock's toolkits begin at different "
-            f"architectures ({', '.join(sorted(bounds))}), which one key cannot say.",
+            f"architectures ({', '.join(sorted(ranges))}), which one key cannot say.",
             "Give them the same lowest architecture.",
         )
-    return next(iter(bounds), "")
+    lacking = {gpu for job in chosen for gpu in unserved_gpus(targets, job)}
+    return ",".join([*ranges, *(f"!={gpu}" for gpu in sorted(lacking, key=parse_version))])
 
 
 def _per_platform(targets: Targets, key: str, values: Callable[[Platform], list[str]]) -> str:

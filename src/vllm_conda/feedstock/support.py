@@ -60,8 +60,8 @@ def job_values(targets: Targets, job: Job) -> dict[str, str]:
         **targets.feedstock.pins,
         **CHANNELS,
         "python": python_spec(targets),
-        "cuda_arch_bound": feedstock_bound(targets),
         **variant_keys(targets, job),
+        "cuda_arch_bound": feedstock_bound(targets, job.platform),
         **compilers,
     }
 

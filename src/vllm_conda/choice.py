@@ -1,0 +1,127 @@
+"""Which of the rendered CUDA builds a node takes, and which it should.
+
+A node is a GPU and a driver of the table. What a build asks of both is read from its metadata as it
+was rendered, as a solver does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rattler import Version, VersionSpec
+
+from vllm_conda.jobs import CUDA, Job, compiled_archs
+from vllm_conda.recipe import Output
+from vllm_conda.targets import Targets
+from vllm_cuda_plan.arch import parse_version
+
+_CUDA, _CUDA_ARCH = "__cuda", "__cuda_arch"
+
+
+@dataclass(frozen=True)
+class GpuNode:
+    """``cuda``: the newest that the driver supports; ``gpu``: the capability."""
+
+    platform: str
+    cuda: str
+    gpu: str
+
+    def __str__(self) -> str:
+        return f"a {self.platform} node with a GPU of {self.gpu} and a driver for CUDA {self.cuda}"
+
+
+def drivers(targets: Targets) -> list[str]:
+    """Each toolkit's version and the oldest of its major version, which runs its packages too."""
+    versions = {parse_version(version) for version in targets.cuda.toolkits}
+    versions |= {(major, 0) for major, _ in versions}
+    return [f"{major}.{minor}" for major, minor in sorted(versions)]
+
+
+def gpu_nodes(targets: Targets, platform: str) -> list[GpuNode]:
+    """Every GPU of the table under every driver of the table."""
+    pairs = itertools.product(drivers(targets), targets.cuda.gpus(platform))
+    return [GpuNode(platform, cuda, gpu) for cuda, gpu in pairs]
+
+
+class Choices:
+    """What each node may take of all rendered outputs."""
+
+    def __init__(self, targets: Targets, outputs: Sequence[Output]) -> None:
+        self.targets = targets
+        self.outputs = outputs
+        self._asked: dict[Job, list[tuple[str, VersionSpec]]] = {}
+        for output in outputs:
+            asked = self._asked.setdefault(output.job, [])
+            # A package of a job pulls in the others, so what one of them asks holds for all.
+            for spec in (*output.run, *output.constraints):
+                name, _, bound = spec.partition(" ")
+                if name in (_CUDA, _CUDA_ARCH):
+                    asked.append((name, VersionSpec(bound or "*")))
+
+    def runs(self, job: Job, node: GpuNode) -> bool:
+        """Whether a client lets ``node`` have what ``job`` makes."""
+        machine = {_CUDA: Version(node.cuda), _CUDA_ARCH: Version(node.gpu)}
+        return all(bound.matches(machine[name]) for name, bound in self._asked[job])
+
+    def has_code(self, job: Job, node: GpuNode) -> bool:
+        return self.targets.cuda.has_code(compiled_archs(self.targets, job), node.gpu)
+
+    def serves(self, job: Job, node: GpuNode) -> bool:
+        return self.targets.cuda.serves(compiled_archs(self.targets, job), node.gpu)
+
+    def offered(self, name: str, node: GpuNode) -> list[Output]:
+        """Builds of the CUDA package ``name`` that ``node`` may take, the solver's choice first."""
+        found = [
+            output
+            for output in self.outputs
+            if (output.name, output.job.platform, output.job.device) == (name, node.platform, CUDA)
+            and self.runs(output.job, node)
+        ]
+        return sorted(found, key=lambda output: -output.build_number)
+
+
+def wrong_choices(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
+    """Nodes that cannot run what they get, or that have a better build or one of equal rank."""
+    choices = Choices(targets, outputs)
+    names = {o.name for o in outputs if o.job.device == CUDA and _by_cuda(targets, o.name)}
+    seen: set[tuple[str, ...]] = set()
+    for platform in targets.platforms:
+        for node, name in itertools.product(gpu_nodes(targets, platform), sorted(names)):
+            for key, text in _wrong(choices, node, name):
+                # One node is enough to show what is wrong with a pair of builds.
+                if key not in seen:
+                    seen.add(key)
+                    yield text
+
+
+def _by_cuda(targets: Targets, name: str) -> bool:
+    package = targets.packages[name]
+    return package.device == CUDA or package.metapackage
+
+
+def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    found = choices.offered(name, node)
+    for output in found:
+        if not choices.serves(output.job, node):
+            text = f"{name} of {output.job.name} holds no code for {node}, which may take it."
+            yield (output.job.name, name, node.gpu), text
+    # Any two of them, since a channel may lack all others.
+    for one, other in itertools.combinations(found, 2):
+        jobs = f"{name} of {one.job.name} and of {other.job.name}"
+        key = (one.job.name, other.job.name, name)
+        if one.build_number == other.build_number:
+            if _rivals(one.job, other.job):
+                text = f"{jobs} have build number {one.build_number}, and {node} may take either."
+                yield key, text
+        elif other.job.opt_in:
+            continue
+        elif choices.has_code(other.job, node) and not choices.has_code(one.job, node):
+            text = f"of {jobs}, {node} gets the first; the second alone has machine code for it."
+            yield key, text
+
+
+def _rivals(one: Job, other: Job) -> bool:
+    """Slices for different GPUs are asked for by their names, so that no solver compares them."""
+    return one.slice == other.slice or not (one.opt_in and other.opt_in)
