@@ -29,7 +29,7 @@ def test_registered_ops_are_those_of_the_table() -> None:
 
 @pytest.mark.parametrize("name", _ops.names())
 def test_op_has_a_fake(name: str) -> None:
-    assert _fake.fake_of(name) is not None
+    assert _fake.fake_of(name) is not None, f"write a fake of {name} in src/vllm_kernels/_fake.py"
     entry = torch._library.simple_registry.singleton.find(f"vllm_kernels::{name}")
     assert entry.fake_impl.kernel is not None
 
@@ -37,7 +37,9 @@ def test_op_has_a_fake(name: str) -> None:
 @pytest.mark.parametrize("name", _ops.names())
 def test_op_has_a_reference_with_its_arguments(name: str) -> None:
     function = reference.implementations([name]).get(name)
-    assert function is not None
+    assert function is not None, (
+        f"write {name} in src/vllm_kernels/reference, in its family's module"
+    )
     schema = [argument.name for argument in _ops.schema(name).arguments]
     assert list(inspect.signature(function).parameters) == schema
 
