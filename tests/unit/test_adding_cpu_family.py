@@ -45,4 +45,7 @@ def test_a_family_is_one_folder(family: str) -> None:
     # PyTorch's symbols come with libtorch.so only when it is loaded, so the linker does not ask for
     # those that binding.cc uses.
     sources = "".join(path.read_text() for path in folder.glob("*.cc") if path.name != "binding.cc")
-    assert [name for name in functions if f"vk_cpu_{name}(" not in sources] == []
+    missing = [name for name in functions if f"vk_cpu_{name}(" not in sources]
+    assert not missing, (
+        f"csrc/cpu/{family}/{family}.h declares {missing}: write them in {family}.cc"
+    )
