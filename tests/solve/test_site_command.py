@@ -72,6 +72,19 @@ def test_login_node_is_served_by_its_override_line(tmp_path: Path, addresses: li
     assert "2 of 2 node types are not served: login, gpu" in other.stderr
 
 
+def test_each_spec_has_a_row_of_its_own(tmp_path: Path, addresses: list[str]) -> None:
+    """vllm-core comes with each of them, and no row shows another's packages."""
+    words = ["--example", "workstation", "--each", "vllm-cpu", "vllm-cuda", *options(addresses)]
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("  ") for line in done.stdout.splitlines()[:3]]
+    head, cpu, cuda = ([cell.strip() for cell in line if cell.strip()] for line in lines)
+    assert head == ["node", "role", "platform", "spec", "vllm-cpu", "vllm-cuda", "vllm-core"]
+    core = f"{VERSION} h0_0"
+    assert cpu[3:] == ["vllm-cpu", f"{VERSION} h4_400", "-", core]
+    assert cuda[3:] == ["vllm-cuda", "-", f"{VERSION} cuda130_all_h0_113000", core]
+
+
 def test_json_is_one_document(tmp_path: Path, addresses: list[str]) -> None:
     done = run("--example", "avx2", "--json", *options(addresses), cwd=tmp_path)
     assert done.returncode == UnservedError.exit_code

@@ -168,13 +168,17 @@ def _print(
     from rich.markup import escape
 
     columns = _columns(results)
+    # One environment a row: with --each a node type has one for each spec.
+    several = any(len(result.answers) > 1 for result in results)
     rows = []
     for result in results:
-        cells = [_cell(result, column) for column in columns]
-        rows.append(
-            [escape(c) for c in (result.name, result.node.role, result.node.platform, *cells)]
-        )
-    print_table(("node", "role", "platform", *columns), rows)
+        for answer in result.answers:
+            asked = [", ".join(answer.specs)] if several else []
+            cells = [_cell(answer, column) for column in columns]
+            node = (result.name, result.node.role, result.node.platform, *asked, *cells)
+            rows.append([escape(cell) for cell in node])
+    head = ("node", "role", "platform", *(["spec"] if several else []), *columns)
+    print_table(head, rows)
     for result in results:
         for answer in result.answers:
             if answer.refusal:
@@ -204,14 +208,13 @@ def _columns(results: Sequence[NodeResult]) -> list[str]:
     return [*names, *more]
 
 
-def _cell(result: NodeResult, column: str) -> str:
+def _cell(answer: Answer, column: str) -> str:
     from vllm_conda.site.preflight import spec_name
 
-    for answer in result.answers:
-        if column in answer.builds:
-            return answer.builds[column]
-    asked = [a for a in result.answers if column in [spec_name(spec) for spec in a.specs]]
-    return "refused" if asked else "-"
+    if column in answer.builds:
+        return answer.builds[column]
+    asked = [spec_name(spec) for spec in answer.specs]
+    return "refused" if answer.refusal and column in asked else "-"
 
 
 def _document(
