@@ -6,6 +6,8 @@ is the highest whose name it is compatible with.
 
 from __future__ import annotations
 
+import difflib
+import re
 from functools import cache
 
 import archspec.cpu  # type: ignore[import-untyped]
@@ -19,14 +21,26 @@ def family_of(platform: str) -> str:
     return platforms.table()[platform].family
 
 
-def all_cpus() -> tuple[str, ...]:
-    return tuple(archspec.cpu.TARGETS)
-
-
 @cache
 def cpus(family: str) -> tuple[str, ...]:
     """Every CPU name of ``family``, a CPU after those that it is compatible with."""
     return tuple(name for name, cpu in archspec.cpu.TARGETS.items() if cpu.family.name == family)
+
+
+def known(cpu: str) -> bool:
+    return cpu in archspec.cpu.TARGETS
+
+
+def near(word: str, family: str) -> str:
+    """``" Did you mean 'zen4'?"`` for a misspelt CPU name, or an empty string.
+
+    Another number is another CPU, and a newer one that archspec lacks resembles its predecessors.
+    So only names with the same numbers and nearly the same letters are considered.
+    """
+    numbers = re.findall(r"\d+", word)
+    same = [name for name in cpus(family) if re.findall(r"\d+", name) == numbers]
+    close = difflib.get_close_matches(word.lower(), same, n=1, cutoff=0.85)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def family(cpu: str) -> str:

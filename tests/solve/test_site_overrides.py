@@ -69,6 +69,17 @@ def test_login_node_with_a_gpu_hides_it_for_cpu_nodes(channels: Channels) -> Non
     assert advice.verified
 
 
+def test_cpu_that_archspec_does_not_know(channels: Channels) -> None:
+    """The login node's is overridden; the compute node's name would help no client."""
+    nodes = node(role="login", archspec="zen9") + "\n" + node().replace("  a:", "  b:")
+    nodes += "\n" + node(archspec="zen9", **GPU).replace("  a:", "  c:")
+    cpu, gpu = advice_for(channels, site_of(nodes), "vllm-kernels")
+    assert (cpu.line, cpu.verified) == ("CONDA_OVERRIDE_ARCHSPEC=zen4", True)
+    assert "it needs a CPU level, and archspec knows no CPU 'zen9'" in cpu.warnings[0]
+    assert gpu.line == "CONDA_OVERRIDE_CUDA=12.8 CONDA_OVERRIDE_CUDA_ARCH=9.0"
+    assert gpu.verified
+
+
 @pytest.mark.parametrize(("example", "compute"), [("h200", "server"), ("mixed", "gpu")])
 def test_the_variables_do_what_they_say(
     channels: Channels,

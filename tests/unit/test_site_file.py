@@ -126,8 +126,7 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "glibc without minor": (changed("2.34", "2"), ["nodes.gpu.glibc", "such as 2.28"]),
     "glibc as a list": (changed("2.34", "[2.34]"), ["nodes.gpu.glibc: expected text, got a list"]),
     "glibc without value": (changed(" 2.34", ""), ["nodes.gpu.glibc: expected text, got nothing"]),
-    "cpu misspelt": (changed("zen4", "zenn4"), ["nodes.gpu.archspec", "Did you mean 'zen4'?"]),
-    "cpu by its trade name": (changed("zen4", "EPYC 9654"), ["nodes.gpu.archspec", "archspec cpu"]),
+    "cpu without a name": (changed("zen4", '""'), ["nodes.gpu.archspec", "archspec cpu"]),
     "cpu of another family": (
         changed("zen4", "power9le"),
         ["nodes.gpu.archspec: power9le is a ppc64le CPU, the platform is linux-64"],
@@ -223,7 +222,7 @@ def test_malformed_file_is_one_sentence(
 
 def test_malformed_file_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "site.yaml"
-    path.write_text(changed("zen4", "zenn4"))
+    path.write_text(changed("zen4", "power9le"))
     assert main(["solve", str(path), "--json"]) == ConfigError.exit_code
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["kind"] == "config"

@@ -183,12 +183,16 @@ class _Search:
         def solves(value: str) -> bool:
             return not self.failure(opened, {**self.machine, name: value})
 
+        if name == ARCHSPEC and not microarch.known(self.machine[ARCHSPEC]):
+            return self._unknown_cpu(opened)
         if name == ARCHSPEC:
             return self._cpu(solves)
         has = self.machine.get(name, "")
         own = _key(has) if has else ()
         higher = [value for value in self.floors[name] if not has or _key(value) > own]
         lowest = next((value for value in higher if solves(value)), None)
+        if lowest is not None and has and lowest == _above(has) and solves(_below(has)):
+            return self._version(name, f"!= {has}", has)
         if lowest is not None:
             return self._version(name, _at_least(lowest), has)
         lower = [value for value in self.values[name] if has and _key(value) < own]
@@ -214,6 +218,28 @@ class _Search:
         else:
             text = f"needs {wanted}, the node's GPU has {has}"
         return Refusal((name,), needs, has, text, "")
+
+    def _unknown_cpu(self, opened: Opened) -> Refusal:
+        """Name the override for each level with packages of its own."""
+        family = microarch.family_of(self.node.platform)
+        overrides, before = [], None
+        for level in microarch.level_names(family):
+            machine = {**self.machine, ARCHSPEC: level}
+            try:
+                found = self.channels.solve(self.specs, self.node.platform, machine, opened)
+            except SolveError:
+                continue
+            packages = {record.file_name for record in found}
+            if packages != before:
+                overrides.append(f"{level} if it runs {microarch.level_words(level)}")
+            before = packages
+        own = self.node.archspec
+        text = f"needs a CPU level, and archspec knows no CPU {own!r}."
+        text += microarch.near(own, family) or " `archspec cpu` on the node prints its name."
+        if overrides:
+            text += f" CONDA_OVERRIDE_ARCHSPEC is to name its level: {', '.join(overrides)}"
+        needs = overrides[0].partition(" ")[0] if overrides else ""
+        return Refusal((ARCHSPEC,), needs, own, text.rstrip("."), "")
 
     def _cpu(self, solves: Callable[[str], bool]) -> Refusal:
         own = self.machine[ARCHSPEC]

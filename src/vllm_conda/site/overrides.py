@@ -127,6 +127,8 @@ def _variables(login: NodeResult, compute: NodeResult) -> dict[str, str]:
             continue
         if name == ARCHSPEC and here and there and _same_level(here, there):
             continue
+        if name == ARCHSPEC and there and not microarch.known(there):
+            continue  # a client would not know it either
         if name == CUDA_ARCH and there is None:
             continue  # gone with __cuda
         # An empty override says that there is none.
@@ -140,6 +142,8 @@ def _variables(login: NodeResult, compute: NodeResult) -> dict[str, str]:
 
 
 def _same_level(first: str, second: str) -> bool:
+    if not microarch.known(first) or not microarch.known(second):
+        return False
     same_family = microarch.family(first) == microarch.family(second)
     return same_family and microarch.level_of(first) == microarch.level_of(second)
 

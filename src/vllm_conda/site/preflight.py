@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from rattler import MatchSpec, RepoDataRecord
 
-from vllm_conda import packages
+from vllm_conda import microarch, packages
 from vllm_conda.errors import SolveError
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.explain import Refusal, explain
 from vllm_conda.site.model import Node, Site, version_key
-from vllm_conda.site.virtual import CUDA, CUDA_ARCH, Machine, machine_of
+from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, Machine, machine_of
 
 OWN_PREFIX = "vllm-"
 
@@ -80,7 +80,7 @@ def check_site(
         start = time.monotonic()
         machine = machine_of(node)
         answers = tuple(_ask(channels, request, node, machine) for request in requests)
-        notes = _fallback(channels, node, machine, answers)
+        notes = _fallback(channels, node, machine, answers) + _cpu_note(node, machine, answers)
         seconds = time.monotonic() - start
         results.append(NodeResult(name, node, machine, answers, notes, seconds))
     return results
@@ -109,6 +109,16 @@ def _other_gpus(
             text = f"needs {CUDA_ARCH} {found.needs}, but the node also has a GPU of {arch}"
             return Refusal((CUDA_ARCH,), found.needs, arch, text, error.message)
     return None
+
+
+def _cpu_note(node: Node, machine: Machine, answers: Sequence[Answer]) -> tuple[str, ...]:
+    """A name that archspec lacks is no obstacle to packages that ask for no CPU level."""
+    if microarch.known(machine[ARCHSPEC]) or any(answer.refusal for answer in answers):
+        return ()
+    near = microarch.near(node.archspec, microarch.family_of(node.platform))
+    return (
+        f"archspec knows no CPU {node.archspec!r}, but these packages need no CPU level.{near}",
+    )
 
 
 def _fallback(

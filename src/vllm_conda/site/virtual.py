@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from rattler import GenericVirtualPackage, PackageName, Version
 from rattler.package.build_string import BuildString
 
 from vllm_conda.site.model import Node
+
+# archspec has no name with a plus sign, so that what replaces other characters stays unknown to it.
+_NO_BUILD_STRING = re.compile(r"[^A-Za-z0-9_.+]")
 
 # Name -> version, for __archspec the CPU's name.
 Machine = Mapping[str, str]
@@ -25,7 +29,7 @@ def machine_of(node: Node) -> dict[str, str]:
         "__unix": "0",
         LINUX: (node.linux or "0").partition("-")[0],
         GLIBC: node.glibc,
-        ARCHSPEC: node.archspec,
+        ARCHSPEC: _NO_BUILD_STRING.sub("+", node.archspec),
     }
     if node.cuda and node.lowest_arch:
         found |= {CUDA: node.cuda, CUDA_ARCH: node.lowest_arch}
