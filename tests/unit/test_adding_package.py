@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,7 @@ from support import ROOT
 
 from vllm_conda.jobs import jobs
 from vllm_conda.matrix import packages
-from vllm_conda.targets import load_targets, parse_targets
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from vllm_conda.targets import load_targets, parse_targets, read_table
 
 TARGETS = load_targets(ROOT)
 MODULES = sorted((ROOT / "src/vllm_conda").rglob("*.py"))
@@ -30,7 +24,7 @@ def test_no_module_names_a_package(path: Path) -> None:
 
 
 def test_a_planted_package_reaches_the_jobs() -> None:
-    data = tomllib.loads((ROOT / "targets.toml").read_text())
+    data = read_table(ROOT)
     data["packages"]["vllm-more"] = {"device": "cuda", "slices": False}
     targets = parse_targets(data)
     for job in jobs(targets):
