@@ -59,6 +59,11 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
         ["[tiers.x86_64.avx2.flags]", "expected an array"],
     ),
     "table as value": ("[platforms.linux-64.variant]", "[platforms.linux-64.other]", ["'other'"]),
+    "tegra platform": (
+        'tegra_platform = "linux-aarch64"',
+        'tegra_platform = "linux-aarch46"',
+        ["[cuda]", "unknown platform 'linux-aarch46'", "Did you mean 'linux-aarch64'?"],
+    ),
     "tegra text": ("tegra = true", 'tegra = "yes"', ["[cuda.archs.7.2.tegra]", "expected bool"]),
     "refused list": (
         "[cuda.refused]",
