@@ -42,7 +42,12 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: The text is malformed.
     """
-    return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506 - both are safe loaders
+    try:
+        return yaml.load(text, Loader=_YAML_LOADER)  # noqa: S506 - both are safe loaders
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None
+    except (ValueError, OverflowError) as error:  # such as a date or a number that is none
+        raise yaml.YAMLError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ class Output:
     constraints: tuple[str, ...]
     staging: str | None
     fingerprint: str
+    package_hashes: Mapping[str, list[str]]
     rendered: RenderedVariant = field(repr=False, compare=False)
 
     @property
@@ -87,7 +93,7 @@ class Recipe:
     Attributes:
         source_hashes: By variant key: hash of what each staging build compiles.
         test_hashes: By package: hash of the sources of its own, which its tests alone use. They
-            are part of its fingerprint and of no package's hash.
+            are part of its fingerprint.
     """
 
     path: Path
@@ -255,7 +261,8 @@ def render(
         overrides: Keys that replace those of the variant file, such as the C library's
             version of the embedded toolchain channel.
         toolchain: Fingerprint of the toolchain; part of each staging key and output
-            fingerprint, but of no package hash.
+            fingerprint, and with it of the name. Without one nothing can be built, and the names
+            are those of a feedstock.
         cuda_toolchain: The same of the CUDA toolkit, for what is compiled with it.
 
     Raises:
@@ -266,16 +273,35 @@ def render(
     keys |= {key: [value] for key, value in recipe.source_hashes.items()}
     config = RenderConfig(platform=PlatformConfig(target_platform=job.platform))
     with environment({TOOLCHAIN_VARIABLE: toolchain, CUDA_TOOLCHAIN_VARIABLE: cuda_toolchain}):
+        common = f"{hash_tree(recipe.path.parent / 'tests')} {toolchain}"
+
+        def outputs(hashes: Mapping[str, list[str]]) -> list[Output]:
+            rendered = recipe.stage0.render(VariantConfig({**keys, **hashes}), config)
+            return [_output(recipe, job, item, common, hashes) for item in rendered]
+
         try:
-            rendered = recipe.stage0.render(VariantConfig(keys), config)
+            found = outputs({})
+            # Twice, because a name holds the hash of what it stands for.
+            return outputs(_package_hashes(found)) if toolchain else found
         except RattlerBuildError as error:
             message = _one_line(error)
             raise RecipeError(f"{RECIPE_FILE} does not render for {job.name}: {message}.") from None
-    common = hash_tree(recipe.path.parent / "tests")
-    return [_output(recipe, job, item, f"{common} {toolchain}") for item in rendered]
 
 
-def _output(recipe: Recipe, job: Job, rendered: RenderedVariant, common: str) -> Output:
+def _package_hashes(outputs: Iterable[Output]) -> dict[str, list[str]]:
+    return {
+        f"{output.name.replace('-', '_')}_package_hash": [output.fingerprint[:16]]
+        for output in outputs
+    }
+
+
+def _output(
+    recipe: Recipe,
+    job: Job,
+    rendered: RenderedVariant,
+    common: str,
+    package_hashes: Mapping[str, list[str]],
+) -> Output:
     stage1 = rendered.recipe
     data = stage1.to_dict()
     caches = [cache.name for cache in stage1.staging_caches]
@@ -293,6 +319,7 @@ def _output(recipe: Recipe, job: Job, rendered: RenderedVariant, common: str) ->
         constraints=tuple(map(str, stage1.requirements.to_dict().get("run_constraints", ()))),
         staging=caches[0] if caches else None,
         fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        package_hashes=package_hashes,
         rendered=rendered,
     )
 

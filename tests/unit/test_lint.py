@@ -32,6 +32,7 @@ def test_the_recipe_breaks_no_rule() -> None:
 
 CORE_KEYS = """        use_keys:
           - core_source_hash
+          - vllm_core_package_hash
         ignore_keys:
           - cuda_compiler_version
           - microarch_level
@@ -39,6 +40,7 @@ CORE_KEYS = """        use_keys:
 CPU_KEYS = """        use_keys:
           - microarch_level
           - cpu_source_hash
+          - vllm_cpu_package_hash
 """
 CUDA_SLICE = '(100000 if (cuda_slice | default("all")) == "all" else 0)'
 CUDA_RANK = '100 * (cuda_compiler_version | replace("None", "0") | replace(".", "") | int)'

@@ -203,7 +203,8 @@ class _Run:
                 for key, values in self.plan.keys[output.job.name].items()
                 if key != "target_platform"
             }
-            | {key: [value] for key, value in self.plan.recipe.source_hashes.items()},
+            | {key: [value] for key, value in self.plan.recipe.source_hashes.items()}
+            | dict(output.package_hashes),
             "output": [output.name, output.build_string],
             "folder": str(self.workspace.folder),
             "channels": list(self.toolchain.channels_for(output.job.cuda)),

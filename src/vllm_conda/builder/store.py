@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cattrs
-from rattler.index import index_fs
 
+from vllm_conda.builder.publish import NOARCH, enter, tidy, waiting_place, write_index
 from vllm_conda.builder.workspace import Workspace
 from vllm_conda.paths import disk_errors, write_atomic
 
 STATE_FILE = "build-state.json"
 STATE_SCHEMA = 1
-NOARCH = "noarch"
 
 
 @dataclass(frozen=True)
@@ -97,21 +93,16 @@ class Store:
     def publish(self, package: Path, job: str, fingerprint: str, tested: str) -> None:
         """Move a finished package in by one rename, then record it.
 
-        The rename is within one file system; where the cache is on another, the copy is
-        made in a dot folder next to the channel, which clients never read.
+        A name stands for all that its package is made from, so a whole one that is there already
+        stays: readers may have its hash from the index.
         """
         with disk_errors("the package", self.folder):
             self.packages.mkdir(parents=True, exist_ok=True)
-            waiting = self.workspace.outgoing
-            if waiting.stat().st_dev != self.packages.stat().st_dev:
-                waiting = self.folder / ".incoming"
-                waiting.mkdir(exist_ok=True)
-            copy = waiting / package.name
-            shutil.copyfile(package, copy)
-            with copy.open("rb") as stream:
-                os.fsync(stream.fileno())
+            waiting = waiting_place(self.folder, self.workspace.outgoing)
             target = self.packages / package.name
-            copy.replace(target)
+            listed = self._indexed().get(package.name)
+            if not (listed and target.is_file() and _sha256(target) == listed):
+                enter(package, target, waiting)
             status = target.stat()
         entry = Entry(
             jobs=(job,),
@@ -151,7 +142,7 @@ class Store:
         if left != self.state.packages:
             self.state = replace(self.state, packages=left)
             self.save()
-        shutil.rmtree(self.folder / ".incoming", ignore_errors=True)
+        tidy(self.folder)
         return gone
 
     def _index(self, without: set[str]) -> None:
@@ -163,28 +154,9 @@ class Store:
         present = {path.name for path in self.packages.glob("*.conda")} - without
         if present and self._indexed() == {name: self._hash(name) for name in present}:
             return
-        draft = self.workspace.folder / "index"
         with disk_errors("the channel's index", self.folder):
-            shutil.rmtree(draft, ignore_errors=True)
-            (draft / NOARCH).mkdir(parents=True)
-            (draft / self.platform).mkdir()
-            for name in present:
-                shutil.copy2(self.packages / name, draft / self.platform / name)
-            asyncio.run(index_fs(draft, write_shards=False))
-            for subdir in (NOARCH, self.platform):
-                (self.folder / subdir).mkdir(parents=True, exist_ok=True)
-                for file in sorted((draft / subdir).glob("repodata*"), reverse=True):
-                    self._enter(file, self.folder / subdir / file.name)
-            shutil.rmtree(draft)
-
-    def _enter(self, file: Path, target: Path) -> None:
-        if file.stat().st_dev == target.parent.stat().st_dev:
-            file.replace(target)
-            return
-        waiting = self.folder / ".incoming"
-        waiting.mkdir(exist_ok=True)
-        shutil.copyfile(file, waiting / file.name)
-        (waiting / file.name).replace(target)
+            files = {self.platform: [self.packages / name for name in present]}
+            write_index(self.folder, files, self.workspace.folder)
 
     def _hash(self, name: str) -> str:
         entry = self.state.packages.get(name)

@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from rattler.index import index_fs
 from rattler_build import RenderConfig, Stage0Recipe, VariantConfig
 from rattler_build.tool_config import PlatformConfig
 
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
+from vllm_conda.builder.publish import NOARCH, enter, tidy, waiting_place, write_index
 from vllm_conda.builder.session import Event, run_worker
 from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
 from vllm_conda.downloads import fetch
 from vllm_conda.downloads.fetch import Artifact
-from vllm_conda.downloads.store import Store, default_cache, key_of, remove
+from vllm_conda.downloads.store import Store, key_of, remove
 from vllm_conda.engine import channel
 from vllm_conda.environment import ensure_environment
 from vllm_conda.errors import IntegrityError, NetworkError, TestFailure
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import cache_root, disk_errors, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
 from vllm_conda.targets import TARGETS_FILE, EngineTable, load_targets
 
 NAME = "vllm-engine"
+PACKAGE_HASH = "vllm_engine_package_hash"
 SDIST_VARIABLE = "VLLM_ENGINE_SDIST"
 # pip runs upstream's setup.py even to find out the version of what it downloads.
 SDIST_ENVIRONMENT = (
@@ -73,7 +72,9 @@ def ensure(
         if len(found) != 1 or not stamp.is_file() or stamp.read_text().strip() != fingerprint:
             stamp.unlink(missing_ok=True)
             sdist = fetch_sdist(load_targets(root).engine, others, platform, workspace, reporter)
-            build = _Build(root, platform, output, others, toolchain, workspace, reporter)
+            build = _Build(
+                root, platform, output, others, toolchain, workspace, reporter, fingerprint
+            )
             found = [build.run(sdist.path)]
             write_atomic(stamp, f"{fingerprint}\n")
     return Engine(found[0], (output.resolve().as_uri(), *others))
@@ -92,7 +93,7 @@ def fetch_sdist(
         NetworkError: pip could not fetch it.
         IntegrityError: It is not the pinned file.
     """
-    store = Store(default_cache())
+    store = Store(cache_root())
     key = f"vllm-{wanted.version}-sdist"
     cached = fetch.cached(store, "pip", key)
     if cached is not None and cached.sha256 == wanted.release.sdist_sha256 and fetch.intact(cached):
@@ -152,6 +153,7 @@ class _Build:
     toolchain: Toolchain
     workspace: Workspace
     reporter: Reporter
+    fingerprint: str
 
     def run(self, sdist: Path) -> Path:
         """Build, test and publish; returns the package in the channel."""
@@ -165,14 +167,16 @@ class _Build:
         }
         with environment({SDIST_VARIABLE: str(sdist)}):
             config = RenderConfig(platform=PlatformConfig(target_platform=self.platform))
-            (rendered,) = Stage0Recipe.from_file(recipe).render(VariantConfig(), config)
+            (rendered,) = Stage0Recipe.from_file(recipe).render(
+                VariantConfig({PACKAGE_HASH: [self.fingerprint]}), config
+            )
         request = {
             "action": "build",
             "recipe": str(recipe),
             "platform": self.platform,
             # noarch, so no platform's compilers are needed.
             "build_platform": self.platform,
-            "variant": {},
+            "variant": {PACKAGE_HASH: [self.fingerprint]},
             "output": [NAME, str(rendered.recipe.build.string)],
             "folder": str(folder),
             "channels": list(self.channels),
@@ -205,14 +209,13 @@ class _Build:
 
     def _index(self, package: Path, folder: Path) -> None:
         """Make ``folder`` a channel of exactly this package."""
-        noarch = folder / "noarch"
+        noarch = folder / NOARCH
         with disk_errors("the engine's channel", folder):
-            for subdir in (noarch, folder / self.platform):
-                subdir.mkdir(parents=True, exist_ok=True)
-            copy = noarch / f".{package.name}"
-            shutil.copyfile(package, copy)
-            copy.replace(noarch / package.name)
+            noarch.mkdir(parents=True, exist_ok=True)
+            target, near = noarch / package.name, self.workspace.folder / "engine" / "waiting"
+            enter(package, target, waiting_place(folder, near / "outgoing"))
+            write_index(folder, {NOARCH: [target], self.platform: []}, near)
             for old in noarch.glob(f"{NAME}-*.conda"):
                 if old.name != package.name:
                     old.unlink()
-            asyncio.run(index_fs(folder, write_shards=False))
+            tidy(folder)
