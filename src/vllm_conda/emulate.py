@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import BuildFailure, ConfigError
 from vllm_conda.microarch import level_cpu
 from vllm_conda.packages import CPU, of_device
+from vllm_conda.processes import run
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import Targets
@@ -151,7 +151,7 @@ def build_driver(emulated: Emulated, root: Path, folder: Path, families: Collect
         f"-I{root / 'csrc'}", f"-I{folder}", str(root / "tests/cross/driver.cc"), "-o", str(driver),
         str(libraries / "vllm_kernels/libvllm_kernels_cpu.so"), f"-Wl,-rpath-link,{libraries}",
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(command, capture_output=True, text=True)
     if done.returncode:
         raise BuildFailure(f"The driver for {emulated.platform} does not build:\n{done.stderr}")
     return driver

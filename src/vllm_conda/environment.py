@@ -16,6 +16,7 @@ from rattler.shell import ActivationVariables, activate
 from vllm_conda.builder.check import identity
 from vllm_conda.builder.workspace import Workspace
 from vllm_conda.paths import disk_errors
+from vllm_conda.processes import run
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import install_records, solve_specs, virtual_packages
 
@@ -25,8 +26,9 @@ KEPT = 6
 # What of the caller's environment a command in the new one may see: the rest (PYTHONPATH,
 # LD_LIBRARY_PATH, another prefix's variables) would shadow what was just installed.
 PASSED_ON = ("HOME", "LANG", "TERM", "TMPDIR", "USER", "CI", "XDG_CACHE_HOME", "OMP_NUM_THREADS",
-             "CUDA_VISIBLE_DEVICES")  # fmt: skip
-PASSED_ON_PREFIXES = ("VLLM_",)
+             "CUDA_VISIBLE_DEVICES", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY",
+             "HTTPS_PROXY", "NO_PROXY")  # fmt: skip
+PASSED_ON_PREFIXES = ("VLLM_", "LC_", "HF_")
 
 
 def ensure_environment(
@@ -102,7 +104,7 @@ def run_in(
     # The caller's PATH stays out: a compiler or a Python of the machine must not be found first.
     environment["PATH"] = "/usr/bin:/bin"
     shell = shutil.which("bash") or "/bin/bash"
-    done = subprocess.run(
+    done = run(
         [shell, "-c", f'{script}\nexec "$@"', "bash", *command],
         cwd=folder,
         env=environment,

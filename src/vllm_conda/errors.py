@@ -17,6 +17,7 @@ class UsageError(VllmError):
 
     exit_code = 2
     kind = "usage"
+    longest_line = 300
 
 
 class RecipeError(VllmError):
@@ -24,6 +25,7 @@ class RecipeError(VllmError):
 
     exit_code = 4
     kind = "recipe"
+    longest_line = 300
 
 
 class MissingToolError(VllmError):
@@ -48,7 +50,7 @@ class IntegrityError(VllmError):
 
 
 class DiskError(VllmError):
-    """Disk full, read-only or not writable."""
+    """A file cannot be read or written: full, read-only, no permission."""
 
     exit_code = 8
     kind = "disk"

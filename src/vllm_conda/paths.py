@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,12 +32,49 @@ def project_root(start: Path | None = None) -> Path:
 
 
 def cache_root() -> Path:
-    """Return the toolkit's cache: ``$VLLM_CONDA_CACHE``, else below ``$XDG_CACHE_HOME``."""
+    """Return the toolkit's cache: ``$VLLM_CONDA_CACHE``, else below ``$XDG_CACHE_HOME``.
+
+    Raises:
+        ConfigError: It would lie in a home folder that the system does not know.
+    """
     own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vllm-conda"
+    try:
+        if own:
+            return Path(own).expanduser().resolve()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "vllm-conda"
+    except RuntimeError as error:  # HOME is unset and the user has no passwd entry, or `~nobody`
+        raise ConfigError(
+            f"There is no folder for the cache: {str(error).rstrip('.')}.",
+            f"Set {CACHE_VARIABLE} to a folder of yours.",
+        ) from None
+
+
+def file_error(error: OSError, step: str) -> DiskError:
+    """One sentence for an error of the operating system that no step has explained itself."""
+    reason = error.strerror or str(error)
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    owner = _owner(names[0]) if names and isinstance(error, PermissionError) else ""
+    what = f" {' and '.join(names)}{owner}" if names else ""
+    return DiskError(
+        f"{step}: cannot read or write{what}: {reason}.",
+        f"Free space or permissions there, or choose another place with {CACHE_VARIABLE}.",
+    )
+
+
+def _owner(name: str) -> str:
+    """Whose file it is, where it is another user's: of a lock in a shared folder."""
+    try:
+        status = os.lstat(name)
+    except OSError:
+        return ""
+    if status.st_uid == os.geteuid():
+        return ""
+    try:
+        user = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        user = f"user {status.st_uid}"
+    return f" of {user}"
 
 
 @contextmanager

@@ -22,12 +22,16 @@ from rattler import (
     solve,
 )
 from rattler.exceptions import (
+    DetectVirtualPackageError,
     FetchRepoDataError,
     GatewayError,
     InvalidChannelError,
     InvalidMatchSpecError,
+    InvalidPackageNameError,
     InvalidUrlError,
+    InvalidVersionError,
     SolverError,
+    VirtualPackageOverrideError,
 )
 from rattler.package.build_string import BuildString
 from rattler.platform import Subdir
@@ -41,22 +45,34 @@ def virtual_packages(specs: Sequence[str] = ()) -> list[GenericVirtualPackage]:
     Args:
         specs: Such as ``__archspec=1=haswell`` or ``__glibc=2.28``; ``__cuda=`` removes one.
     """
-    found = {
-        generic.name.normalized: generic
-        for generic in (
-            package.into_generic()
-            for package in VirtualPackage.detect(VirtualPackageOverrides.from_env())
-        )
-    }
+    found = {generic.name.normalized: generic for generic in _detected()}
     for spec in specs:
         name, _, rest = spec.partition("=")
         version, _, build = rest.partition("=")
         if not version:
             found.pop(name, None)
             continue
-        tag = BuildString(build or "0")
-        found[name] = GenericVirtualPackage(PackageName(name), Version(version), tag)
+        try:
+            tag = BuildString(build or "0")
+            found[name] = GenericVirtualPackage(PackageName(name), Version(version), tag)
+        except (InvalidVersionError, InvalidPackageNameError, ValueError) as error:
+            raise UsageError(
+                f"{spec!r} is no virtual package: {error}.", "Write NAME=VERSION, as __cuda=13.0."
+            ) from None
     return list(found.values())
+
+
+def _detected() -> list[GenericVirtualPackage]:
+    try:
+        overrides = VirtualPackageOverrides.from_env()
+        return [package.into_generic() for package in VirtualPackage.detect(overrides)]
+    except (DetectVirtualPackageError, VirtualPackageOverrideError, ValueError) as error:
+        named = [key for key in os.environ if key.startswith("CONDA_OVERRIDE_")]
+        values = ", ".join(f"{key}={os.environ[key]}" for key in sorted(named))
+        raise UsageError(
+            f"The machine cannot be described with {values}: {error}.",
+            "Give versions such as 12.4, or unset them.",
+        ) from None
 
 
 def solve_specs(
@@ -98,6 +114,19 @@ def solve_specs(
     except SolverError as error:
         reason = str(error).strip()
         raise SolveError(f"Cannot install {', '.join(specs)}: {reason}") from None
+
+
+def channel_address(channel: str, base: Path) -> str:
+    """A local folder, relative to ``base``, as an address; other names as they are."""
+    try:
+        path = base / Path(channel.removeprefix("file://")).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"Channel {channel}: {str(error).rstrip('.')}.") from None
+    if path.is_dir():
+        return path.resolve().as_uri()
+    if channel.startswith((".", "/", "~", "file:")):
+        raise UsageError(f"Channel {channel}: there is no such folder.", "Check its spelling.")
+    return channel
 
 
 @contextmanager

@@ -33,7 +33,9 @@ def read_toml(root: Path, name: str) -> dict[str, Any]:
         raise ConfigError(f"{path} does not exist.", "Run in a checkout of the project.") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} is not UTF-8: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise ConfigError(f"{name} is nested too deep.") from None
+    except ValueError as error:  # a syntax error, or a number of more digits than Python reads
         raise ConfigError(f"{name} is not valid TOML: {error}.") from None
     return document
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,9 @@ from vllm_cuda_plan.table import Cuda, check_cuda_table, family_file
 
 TARGETS_FILE = "targets.toml"
 SCHEMA = 1
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
+# Compared with that of the CUDA toolkits: major and minor.
+_GLIBC = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,10 @@ def _check_names(targets: Targets) -> None:
     )
     for name, platform in targets.platforms.items():
         where = f"{TARGETS_FILE}: [platforms.{name}]"
+        for key, value in dataclasses.asdict(platform.variant).items():
+            pattern = _GLIBC if key == "c_stdlib_version" else _VERSION
+            if key.endswith("_version") and not pattern.fullmatch(value):
+                raise ConfigError(f"{where}: variant.{key}: {value!r} is no version, such as 2.28.")
         check_known(where, "family", platform.family, targets.levels)
         if not platform.levels or list(platform.levels) != sorted(set(platform.levels)):
             raise ConfigError(

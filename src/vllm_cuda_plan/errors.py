@@ -17,8 +17,12 @@ class VllmError(Exception):
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "error"
+    # Of what repeats the user's input, which may be of any size.
+    longest_line: ClassVar[int | None] = None
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if self.longest_line is not None:
+            message = shortened(message, self.longest_line)
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -32,6 +36,18 @@ class ConfigError(VllmError):
 
     exit_code = 3
     kind = "config"
+    longest_line = 300
+
+
+def shortened(text: str, most: int) -> str:
+    """``text`` with the middle of each longer line left out."""
+    mark = " ... "
+    tail = most // 3
+    head = most - tail - len(mark)
+    return "\n".join(
+        line if len(line) <= most else f"{line[:head]}{mark}{line[-tail:]}"
+        for line in text.split("\n")
+    )
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

@@ -142,33 +142,67 @@ def test_failing_package_test_is_not_published(
     assert not list((checkout / "output").glob("linux-64/*.conda"))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+SIGNALS = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+def started(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        words,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        # A shell's background jobs ignore SIGINT, and so do the tests and what they start there.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **more,
+    )
+
+
+def gone(folder: Path, seconds: float = 5.0) -> bool:
+    """Whether soon nothing works in ``folder`` any more."""
+    deadline = time.monotonic() + seconds
+    while working_in(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not working_in(folder)
+
+
+@pytest.mark.parametrize("sign", SIGNALS)
 def test_stop_while_compiling_then_again(
     checkout: Path, dummies: str, tmp_path: Path, sign: signal.Signals
 ) -> None:
     flag = tmp_path / "slow"
     slow(checkout, flag)
-    process = subprocess.Popen(
-        command(checkout, dummies),
-        stderr=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        # A shell's background jobs ignore SIGINT, and so do the tests and what they start there.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = started(command(checkout, dummies))
     wait_for(core_log(checkout), "waiting")
+    folder = workspace_for(checkout).folder
+    assert working_in(folder)
     os.kill(process.pid, sign)
     code = process.wait(20)
+    expected = {
+        signal.SIGKILL: -signal.SIGKILL,
+        signal.SIGINT: errors.INTERRUPTED_EXIT_CODE,
+    }
+    assert code == expected.get(sign, 128 + sign)
     check_output(checkout)
-    folder = workspace_for(checkout).folder
-    if sign == signal.SIGINT:
-        assert code == errors.INTERRUPTED_EXIT_CODE
-        assert working_in(folder) == []
-    else:
-        assert working_in(folder), "the kill left the compile running, as a kill does"
+    assert gone(folder)
     flag.unlink()
     assert cli(checkout, dummies).returncode == 0
-    assert working_in(folder) == []
     check_output(checkout)
+
+
+@pytest.mark.parametrize("victim", ["worker", "guard", "both"])
+def test_a_killed_child_ends_the_build(
+    checkout: Path, dummies: str, tmp_path: Path, victim: str
+) -> None:
+    flag = tmp_path / "slow"
+    slow(checkout, flag)
+    process = started(command(checkout, dummies))
+    wait_for(core_log(checkout), "waiting")
+    folder = workspace_for(checkout).folder
+    guard = json.loads((folder / "session.json").read_text())["session"]
+    (worker,) = map(int, Path(f"/proc/{guard}/task/{guard}/children").read_text().split())
+    for pid in {"worker": [worker], "guard": [guard], "both": [guard, worker]}[victim]:
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(20) == errors.BuildFailure.exit_code
+    assert gone(folder)
 
 
 def test_kill_at_many_moments_then_again(checkout: Path, dummies: str) -> None:

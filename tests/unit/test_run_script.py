@@ -14,7 +14,7 @@ import pytest
 from support import ROOT, SHARED_SCHEMAS
 
 from vllm_conda import errors
-from vllm_conda.targets import tomllib
+from vllm_conda.structure import tomllib
 
 MANIFEST = tomllib.loads((ROOT / "pixi.toml").read_text())
 TOOLKIT = tomllib.loads((ROOT / "packages/toolkit/pyproject.toml").read_text())["project"]
@@ -45,6 +45,8 @@ def _toolkit(root: Path) -> Path:
 def small(tmp_path: Path) -> Path:
     """A checkout whose environments need nothing from a registry."""
     shutil.copy(ROOT / "run", tmp_path)
+    (tmp_path / "src/vllm_conda").mkdir(parents=True)
+    shutil.copy(ROOT / "src/vllm_conda/processes.py", tmp_path / "src/vllm_conda")
     (tmp_path / "pyproject.toml").write_text("[dependency-groups]\ndev = []\n")
     _toolkit(tmp_path).parent.mkdir(parents=True)
     _toolkit(tmp_path).write_text("[project]\nname = 'x'\ndependencies = []\n")

@@ -71,7 +71,8 @@ def read_library(path: Path, file: str) -> Library | None:
             return _read(elf, path, file) if elf["e_type"] in _OBJECTS else None
         # A damaged table makes pyelftools raise all kinds of exceptions.
         except (ELFError, LookupError, ValueError, TypeError, AttributeError, OverflowError,
-                AssertionError, struct.error) as error:  # fmt: skip
+                AssertionError, struct.error, OSError, MemoryError,
+                RecursionError) as error:  # fmt: skip
             reason = str(error) or type(error).__name__
             raise AuditFailure(f"{file} is not an ELF file that can be read: {reason}.") from None
 

@@ -60,10 +60,14 @@ class Subject:
         libraries, damaged = [], []
         for name in self.files:
             path = self.root / name
-            if path.is_symlink() or not path.is_file() or not is_elf(path):
-                continue
             try:
+                if path.is_symlink() or not path.is_file() or not is_elf(path):
+                    continue
                 library = read_library(path, name)
+            except OSError as failure:
+                reason = failure.strerror or str(failure)
+                damaged.append(error("archive", name, f"cannot be read: {reason}"))
+                continue
             except AuditFailure as failure:
                 damaged.append(error("archive", "", failure.message))
                 continue

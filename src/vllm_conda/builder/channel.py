@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_conda.errors import IntegrityError
 from vllm_conda.progress import Reporter
+from vllm_conda.solve import channel_address
 
 if TYPE_CHECKING:
     from vllm_conda.toolchain import Channel
@@ -50,7 +51,7 @@ def toolchain_for(
         pytorch: Put a CUDA build of PyTorch before the CPU build: to run, not to compile.
     """
     if channels:
-        named = tuple(_address(channel) for channel in channels)
+        named = tuple(channel_address(channel, Path()) for channel in channels)
         digest = hashlib.sha256("\n".join(named).encode()).hexdigest()[:16]
         return Toolchain(named, f"channels-{digest}", _overrides_of(named, platform))
     # Imported here because a build against other channels needs none of it.
@@ -72,12 +73,6 @@ def _fingerprint(channels: Sequence[Channel]) -> str:
         return channels[0].fingerprint
     text = "\n".join(channel.fingerprint for channel in channels)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def _address(channel: str) -> str:
-    """A local folder as an address; rattler would look a bare name up on its default server."""
-    path = Path(channel).expanduser()
-    return path.resolve().as_uri() if path.is_dir() else channel
 
 
 def _overrides_of(channels: Sequence[str], platform: str) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from vllm_conda.audit.run import Request, audit
 from vllm_conda.audit.settings import SETTINGS_FILE, Settings, load_settings
 from vllm_conda.errors import AuditFailure, SolveError, TestFailure
 from vllm_conda.paths import disk_errors
+from vllm_conda.processes import run
 from vllm_conda.solve import install_records, solve_specs, virtual_packages
 from vllm_conda.targets import Targets
 
@@ -100,7 +100,7 @@ def install_fresh(records: list[RepoDataRecord], prefix: Path, platform: str, ca
         prefix.parent.mkdir(parents=True, exist_ok=True)
     install_records(records, prefix, platform, cache)
     code = "import torch, vllm_kernels; print(len(dir(torch.ops.vllm_kernels)))"
-    done = subprocess.run(
+    done = run(
         [prefix / "bin" / "python", "-c", code],
         capture_output=True,
         text=True,

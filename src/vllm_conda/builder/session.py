@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_conda.paths import write_atomic
+from vllm_conda.processes import guarded, signal_name
 
 _GRACE_SECONDS = 3.0
 
@@ -33,7 +34,7 @@ def run_worker(
         on_event: Called for every other event.
     """
     last: Event = {}
-    with subprocess.Popen(
+    with guarded(
         [sys.executable, "-m", "vllm_conda.builder.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -53,12 +54,11 @@ def run_worker(
                     on_event(event)
             process.wait()
         finally:
-            _end_session(process.pid, folder)
             (folder / "session.json").unlink(missing_ok=True)
     if not last:
         reason = f"ended with code {process.returncode}"
-        if process.returncode < 0:
-            reason = f"was killed by {signal.Signals(-process.returncode).name}"
+        if name := signal_name(process.returncode):
+            reason = f"was killed by {name}"
         last = {"event": "error", "message": f"the build process {reason}", "kind": "Killed"}
     return last
 
@@ -85,6 +85,7 @@ def _parse(line: str) -> Event:
 def end_orphans(folder: Path) -> int:
     """End the processes that a killed run left compiling in ``folder``; return how many.
 
+    Their guard does it too, unless it was killed at the same time.
     Only processes of the recorded session whose working folder is inside ``folder`` are
     touched, so that a reused process id is never mistaken for ours.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -16,11 +15,13 @@ import click
 from vllm_conda import __version__
 from vllm_conda.errors import (
     INTERRUPTED_EXIT_CODE,
-    DiskError,
+    ConfigError,
     UsageError,
     VllmError,
     did_you_mean,
 )
+from vllm_conda.paths import file_error
+from vllm_conda.processes import Stopped, stop_on_signals
 
 # Name → module and attribute, imported when used: `--help` needs none of the libraries.
 COMMANDS = {
@@ -38,9 +39,6 @@ COMMANDS = {
     "test": "vllm_conda.cli.test:test",
     "toolchain": "vllm_conda.toolchain.command:toolchain",
 }
-
-
-_DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class LazyGroup(click.Group):
@@ -86,9 +84,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is not None:
         return _run(list(arguments))
+    _open_streams()
+    stop_on_signals()
     code = _run(sys.argv[1:])
     leave(code)
     return code
+
+
+def _open_streams() -> None:
+    """Give closed standard streams a reader and writer of nothing.
+
+    The next opened files would take their numbers, and get what is meant for people.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def leave(code: int) -> None:
@@ -112,6 +125,11 @@ def _run(words: list[str]) -> int:
         # The reader (such as `head`) has what it wanted.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:  # such as a full disk behind `> file`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        known = file_error(error, "standard output")
+        _report(known, False)
+        return known.exit_code
     return code
 
 
@@ -127,15 +145,22 @@ def _attempt(words: list[str]) -> int:
         usage = UsageError(error.format_message(), _help_hint(error))
         _report(usage, "--json" in words)
         return usage.exit_code
+    except Stopped as stop:
+        print("\nStopped; run the same command again to go on.", file=sys.stderr)
+        return stop.code if isinstance(stop.code, int) else 1
     except (KeyboardInterrupt, click.Abort):
         print("\nStopped; run the same command again to go on.", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.errno not in _DISK_ERRNOS:
-            raise
-        full = DiskError(f"{error}.", "Free space, or set VLLM_CONDA_CACHE to another disk.")
-        _report(full, "--json" in words)
-        return full.exit_code
+        known = file_error(error, f"vllm-conda {words[0]}" if words else "vllm-conda")
+        _report(known, "--json" in words)
+        return known.exit_code
+    except RecursionError:
+        deep = ConfigError("A file that was read is nested too deep.")
+        _report(deep, "--json" in words)
+        return deep.exit_code
     return code if isinstance(code, int) else 0
 
 

@@ -51,7 +51,9 @@ def execute(
 
     \b
     The environment is kept and reused while its packages are the same. Of the caller's
-    variables only VLLM_*, HOME, locale and terminal reach it, and nothing of its PATH. With
+    variables only VLLM_*, HF_*, HOME, locale, proxies and terminal reach it, and nothing of its
+    PATH. It runs in the folder that you are in, and its exit code is the command's: 128 + the
+    number of a signal that ended it. What it leaves running ends with it. With
     vllm-cuda it takes a CUDA build of PyTorch: several GB, made into a local channel once.
 
     \b
@@ -87,4 +89,4 @@ def execute(
             reporter,
             virtual_packages(virtual),
         )
-    return run_in(prefix, command, root)
+    return run_in(prefix, command, Path.cwd())

@@ -153,7 +153,8 @@ def _check_specs(specs: Sequence[str]) -> None:
 def _addresses(site: Site, path: Path, channels: Sequence[str], root: Path | None) -> list[str]:
     """Of the command line, else of the site file (relative to it), else of the checkout."""
     from vllm_conda.paths import project_root
-    from vllm_conda.site.channels import channel_address, default_channels
+    from vllm_conda.site.channels import default_channels
+    from vllm_conda.solve import channel_address
 
     if channels:
         return [channel_address(channel, Path.cwd()) for channel in channels]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vllm_conda.downloads.store import Store, disk_errors, read_json, remove, sha256
 from vllm_conda.errors import IntegrityError, MissingToolError
+from vllm_conda.processes import run
 from vllm_conda.progress import Reporter
 
 _POLL_SECONDS = 0.25
@@ -102,7 +103,7 @@ def run_client(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> tup
         MissingToolError: the client is not installed.
     """
     try:
-        done = subprocess.run(
+        done = run(
             command,
             env=dict(env),
             cwd=cwd,

@@ -21,9 +21,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from vllm_conda.errors import BusyError, DiskError
+from vllm_conda.paths import CACHE_VARIABLE
 from vllm_conda.progress import Reporter
 
-CACHE_VARIABLE = "VLLM_CONDA_CACHE"
 LOCK_WAIT_SECONDS = 900.0
 FREE_SPACE = f"Free space there, or set {CACHE_VARIABLE} to a folder on another disk."
 _DISK_ERRNOS = {
@@ -34,14 +34,6 @@ _DISK_ERRNOS = {
     errno.EPERM: "it is not writable",
     errno.EFBIG: "the file size limit is reached",
 }
-
-
-def default_cache() -> Path:
-    """``$VLLM_CONDA_CACHE``, else ``$XDG_CACHE_HOME/vllm-conda``, else ``~/.cache/vllm-conda``."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vllm-conda"
 
 
 _NOTHING_FREE = 1 << 20

@@ -53,6 +53,7 @@ def exit_codes_page() -> str:
         summary = (kind.__doc__ or "").strip().splitlines()[0]
         rows.append((str(kind.exit_code), f"`{kind.kind}`", summary))
     rows.append((str(INTERRUPTED_EXIT_CODE), "`interrupted`", "Stopped with Ctrl-C."))
+    rows.append(("129, 143", "", "Stopped by the signal HUP, TERM."))
     return f"<!--{first} -->\n# Exit codes\n\n" + table(("code", "kind", "meaning"), rows)
 
 

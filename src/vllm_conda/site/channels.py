@@ -17,12 +17,6 @@ from vllm_conda.site.virtual import Machine
 from vllm_conda.solve import channel_errors, solve_specs
 
 
-def channel_address(channel: str, base: Path) -> str:
-    """A local folder, relative to ``base``, as an address; other names as they are."""
-    path = base / Path(channel).expanduser()
-    return path.resolve().as_uri() if path.is_dir() else channel
-
-
 def default_channels(root: Path) -> list[str]:
     """The checkout's output and the channels that it was built against.
 

@@ -55,7 +55,11 @@ def run_all(workers: int, calls: Sequence[Callable[[], _Result]]) -> list[_Resul
     """Run calls in threads; after the first failure no new one starts, and it is raised."""
     with ThreadPoolExecutor(workers) as pool:
         futures: list[Future[_Result]] = [pool.submit(call) for call in calls]
-        done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        try:
+            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException:  # a signal stops the program
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
         for future in pending:
             future.cancel()
         for future in done:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vllm_conda.downloads.store import Store, default_cache
+from vllm_conda.downloads.store import Store
+from vllm_conda.paths import cache_root
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain.channel import Channel, finished, request_file
 from vllm_conda.toolchain.host import Host
@@ -24,7 +25,7 @@ def once(
         make: Called under the cache's lock, with the cache and the request that it answers.
         cache: The default is ``$VLLM_CONDA_CACHE`` or the user's cache.
     """
-    store = Store(cache or default_cache())
+    store = Store(cache or cache_root())
     request = request_file(store, host, text)
     if (channel := finished(store, request)) is not None:
         return channel

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from vllm_conda.downloads.store import Store, default_cache
+from vllm_conda.downloads.store import Store
+from vllm_conda.paths import cache_root
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
@@ -72,7 +73,7 @@ def plan(platform: str, *, cache: Path | None = None) -> Plan:
     host = host_module.detect(platform)
     text = model.catalog_text()
     catalog = model.parse(text)
-    store = Store(cache or default_cache())
+    store = Store(cache or cache_root())
     silent = Reporter()
     pip, apt = PipClient(store, host, silent), AptClient(store, host, silent)
     rows = tuple(requirements_of(catalog.pip, host).values())

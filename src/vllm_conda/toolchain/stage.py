@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from vllm_conda.downloads.store import disk_errors, disk_failed
 from vllm_conda.errors import BuildFailure, ConfigError
+from vllm_conda.processes import run
 from vllm_conda.toolchain import elf, stub
 from vllm_conda.toolchain.activation import activate_script, deactivate_script
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
@@ -140,7 +140,7 @@ def _compile(root: Path) -> None:
         # templates under lib2to3/tests and the like are not valid Python.
         "-x", r"_sysconfigdata|lib2to3/tests|bad_coding|badsyntax|/templates/", str(root / "lib"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run(command, capture_output=True, text=True)
     if (full := disk_failed(done.stdout + done.stderr, root)) is not None:
         raise full
 

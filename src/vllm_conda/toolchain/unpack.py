@@ -7,7 +7,6 @@ of Debian packages one folder each, with merged ``/usr``.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from installer.sources import WheelFile
 from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.downloads.store import disk_errors, disk_failed, remove
 from vllm_conda.errors import IntegrityError
+from vllm_conda.processes import run
 from vllm_conda.toolchain.cpython import PREFIX_TOKEN
 
 
@@ -66,9 +66,7 @@ def unpack_deb(file: Path, root: Path) -> None:
     raw = root.with_name(root.name + ".raw")
     with disk_errors(root):
         raw.mkdir(parents=True)
-        done = subprocess.run(
-            ["dpkg-deb", "--extract", str(file), str(raw)], capture_output=True, text=True
-        )
+        done = run(["dpkg-deb", "--extract", str(file), str(raw)], capture_output=True, text=True)
         if done.returncode:
             if (full := disk_failed(done.stderr, root)) is not None:
                 raise full

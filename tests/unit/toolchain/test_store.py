@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from vllm_conda.downloads import store as module
-from vllm_conda.downloads.store import Store, default_cache, disk_errors, key_of, read_json
+from vllm_conda.downloads.store import Store, disk_errors, key_of, read_json
 from vllm_conda.errors import BusyError, DiskError
+from vllm_conda.paths import cache_root
 from vllm_conda.progress import Mode, Reporter
 
 
@@ -28,10 +29,10 @@ def test_the_cache_folder_follows_the_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("VLLM_CONDA_CACHE", str(tmp_path / "a"))
-    assert default_cache() == tmp_path / "a"
+    assert cache_root() == tmp_path / "a"
     monkeypatch.delenv("VLLM_CONDA_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "b"))
-    assert default_cache() == tmp_path / "b" / "vllm-conda"
+    assert cache_root() == tmp_path / "b" / "vllm-conda"
 
 
 def test_keys_do_not_confuse_where_parts_end() -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from vllm_conda.downloads.fetch import Artifact
-from vllm_conda.downloads.store import Store, default_cache, disk_errors, key_of, remove
+from vllm_conda.downloads.store import Store, disk_errors, key_of, remove
+from vllm_conda.paths import cache_root
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain.apt_client import AptClient
@@ -31,7 +32,7 @@ def ensure(platform: str, reporter: Reporter, cache: Path | None = None) -> Root
         MissingToolError, NetworkError, DiskError: The suite cannot be had here.
     """
     host = host_module.detect_cross(platform)
-    store = Store(cache or default_cache())
+    store = Store(cache or cache_root())
     store.prepare()
     wanted = AptSet(suite=SUITE, names=NAMES, closure=True, arch=host.deb_arch)
     client = AptClient(store, host, reporter)

@@ -1,0 +1,228 @@
+"""Child processes that end with the process which started them, however that one ends.
+
+Each command runs below a guard, which is this file run as a program: it adopts whatever the
+command leaves behind (child subreaper) and ends all of it once the command or the starter is
+gone. A pipe tells it of the starter: the kernel closes the other end at any death, SIGKILL
+included. Standard library only, because `./run` uses it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+GRACE_SECONDS = 2.0
+# Threads that do not wait for a process may hold a stopped program up for no longer.
+_STOP_SECONDS = 2 * GRACE_SECONDS
+_PR_SET_CHILD_SUBREAPER = 36
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+_lifelines: set[int] = set()
+_guards: set[int] = set()
+_starting = threading.Lock()
+
+
+@contextmanager
+def guarded(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """``subprocess.Popen`` of ``command`` below a guard; nothing of it outlives the context.
+
+    A command that a signal ended has the return code 128 + signal, as in a shell.
+
+    Raises:
+        FileNotFoundError: The command is not there.
+    """
+    words = [os.fspath(word) for word in command]
+    environment = options.get("env") or os.environ
+    if shutil.which(words[0], path=environment.get("PATH", os.defpath)) is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), words[0])
+    reader, writer = os.pipe()
+    _lifelines.add(writer)
+    try:
+        with _starting:
+            _adopt_orphans()
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__, str(reader), *words],
+                pass_fds=(reader,),
+                **options,
+            )
+            _guards.add(process.pid)
+    except BaseException:
+        _hang_up(writer)
+        raise
+    finally:
+        os.close(reader)
+    # Not afterwards: what is left may hold the pipe that the caller reads to its end.
+    watcher = threading.Thread(target=_watch, args=[process.pid], daemon=True)
+    watcher.start()
+    try:
+        with process:
+            try:
+                yield process
+            finally:
+                _hang_up(writer)
+                watcher.join()
+    finally:
+        process.wait()
+        _guards.discard(process.pid)
+        if process.returncode < 0:
+            _adopt(process.pid)
+
+
+def _watch(guard: int) -> None:
+    with suppress(ChildProcessError):  # the caller has waited for it, and looks itself
+        ended = os.waitid(os.P_PID, guard, os.WEXITED | os.WNOWAIT)
+        if ended is not None and ended.si_code != os.CLD_EXITED:
+            _adopt(guard)
+
+
+def _adopt(guard: int) -> None:
+    """Somebody killed the guard: its processes are ours now, and end."""
+    _guards.discard(guard)
+    with _starting:
+        _end_descendants(_guards)
+
+
+def run(
+    command: Sequence[str | Path], timeout: float | None = None, **options: Any
+) -> subprocess.CompletedProcess[Any]:
+    """``subprocess.run`` below a guard."""
+    if options.pop("capture_output", False):
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with guarded(command, **options) as process:
+        output, problems = process.communicate(timeout=timeout)
+    return subprocess.CompletedProcess(list(command), process.returncode, output, problems)
+
+
+def signal_name(code: int) -> str:
+    """The signal behind a return code of ``guarded``, or nothing."""
+    with suppress(ValueError):
+        return signal.Signals(-code if code < 0 else code - 128).name
+    return ""
+
+
+class Stopped(SystemExit):
+    """TERM or HUP ends the program; the code is 128 + signal."""
+
+
+def stop_on_signals() -> None:
+    """Make TERM, HUP and INT end this program in order: first its processes, then itself.
+
+    TERM and HUP raise Stopped(128 + signal), INT raises KeyboardInterrupt. A signal that is
+    ignored, as under nohup, stays so.
+    """
+    for number in (*_ENDING, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    for writer in tuple(_lifelines):
+        _hang_up(writer)
+    late = threading.Timer(_STOP_SECONDS, os._exit, [128 + number])
+    late.daemon = True
+    late.start()
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Stopped(128 + number)
+
+
+def _hang_up(writer: int) -> None:
+    """Close a lifeline once; a signal handler may have done it already."""
+    with suppress(KeyError):
+        _lifelines.remove(writer)
+        os.close(writer)
+
+
+def _adopt_orphans() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _descendants(keep: set[int]) -> set[int]:
+    """Living processes below this one, but those in ``keep`` and below."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found: set[int] = set()
+    waiting = [os.getpid()]
+    while waiting:
+        for child in children.get(waiting.pop(), []):
+            if child not in keep:
+                found.add(child)
+                waiting.append(child)
+    return found
+
+
+def _end_descendants(keep: set[int]) -> None:
+    asked: set[int] = set()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + GRACE_SECONDS
+        while True:
+            for pid in asked:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            alive = _descendants(keep)
+            if not alive:
+                return
+            if time.monotonic() > deadline:
+                break
+            for pid in alive if number == signal.SIGKILL else alive - asked:
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, number)
+            asked |= alive
+            time.sleep(0.01)
+
+
+def _guard(lifeline: int, command: Sequence[str]) -> int:
+    """Run ``command``, end what is left of it, and return its exit code."""
+    _adopt_orphans()
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    # Not ignored but handled: an ignored signal would stay ignored in the command.
+    for number in (*_ENDING, signal.SIGINT, signal.SIGCHLD):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
+    child = os.fork()
+    if child == 0:
+        os.close(lifeline)
+        # Python ignores these two for itself.
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            os.execvp(command[0], list(command))  # noqa: S606
+        except OSError as error:
+            os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+            os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+    code = 128 + signal.SIGTERM
+    while True:
+        ready, _, _ = select.select([lifeline, woken], [], [])
+        if lifeline in ready or set(os.read(woken, 1024)) & set(_ENDING):
+            break
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            code = 128 - code if code < 0 else code
+            break
+    _end_descendants(set())
+    return code
+
+
+if __name__ == "__main__":
+    os._exit(_guard(int(sys.argv[1]), sys.argv[2:]))

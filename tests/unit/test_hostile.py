@@ -1,0 +1,193 @@
+"""Odd files, environments and streams: one sentence, the documented exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import support
+import yaml
+from support import ROOT
+
+from vllm_conda import errors
+from vllm_conda.paths import cache_root, file_error
+from vllm_conda.recipe import load_yaml
+from vllm_conda.solve import channel_address, virtual_packages
+from vllm_conda.structure import read_toml
+from vllm_conda.targets import parse_targets, read_table
+
+NOBODY = 65534
+
+
+def cli(*words: str, redirect: str = "", **options: object) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment |= options.pop("extra", {})  # type: ignore[arg-type]
+    for name in options.pop("without", ()):  # type: ignore[attr-defined]
+        environment.pop(name, None)
+    command: list[str] = [sys.executable, "-m", "vllm_conda", *words]
+    if redirect:
+        command = ["bash", "-c", f'"$@" {redirect}', "bash", *command]
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        command, capture_output=True, text=True, env=environment, timeout=120, **options
+    )
+
+
+def check_sentence(done: subprocess.CompletedProcess[str], kind: type[errors.VllmError]) -> None:
+    assert done.returncode == kind.exit_code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000, "a = " + "{a=" * 5000, "a = 'x"],
+)
+def test_malformed_toml(tmp_path: Path, text: str) -> None:
+    (tmp_path / "targets.toml").write_text(text)
+    with pytest.raises(errors.ConfigError, match=r"targets\.toml"):
+        read_toml(tmp_path, "targets.toml")
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: 2026-13-45", "{" * 9000, "- " * 9000])
+def test_malformed_yaml(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        load_yaml(text)
+
+
+@pytest.mark.parametrize("version", ["a b", "", "2", "2.x", "9" * 5000, "2.28 "])
+def test_malformed_version(version: str) -> None:
+    data = read_table(ROOT)
+    data["platforms"]["linux-64"]["variant"]["c_stdlib_version"] = version
+    with pytest.raises(errors.ConfigError, match="c_stdlib_version") as caught:
+        parse_targets(data)
+    assert len(caught.value.message) <= 300
+
+
+def test_long_values_are_shortened() -> None:
+    data = read_table(ROOT)
+    data["schema"] = "x" * 10_000
+    with pytest.raises(errors.ConfigError, match=r"\[schema\]") as caught:
+        parse_targets(data)
+    assert len(caught.value.message) <= 300
+
+
+@pytest.mark.parametrize(
+    "specs", [["__foo bar=1"], ["__cuda=13,0"], ["__archspec=1=a b"], ["__cuda=13.0=\n"]]
+)
+def test_malformed_virtual_package(specs: list[str]) -> None:
+    with pytest.raises(errors.UsageError, match="no virtual package"):
+        virtual_packages(specs)
+
+
+@pytest.mark.parametrize("name", ["CUDA", "GLIBC", "LINUX"])
+def test_malformed_override(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"CONDA_OVERRIDE_{name}", "12,4")
+    with pytest.raises(errors.UsageError, match=f"CONDA_OVERRIDE_{name}=12,4"):
+        virtual_packages()
+
+
+@pytest.mark.parametrize("name", ["./outptu", "/no/such", "../none", "~nouser/x", "file:///no/one"])
+def test_mistyped_channel_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(errors.UsageError, match="Channel"):
+        channel_address(name, tmp_path)
+    assert channel_address("conda-forge", tmp_path) == "conda-forge"
+    assert channel_address("conda-forge/label/rc", tmp_path) == "conda-forge/label/rc"
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CONDA_CACHE", "~nouser/x")
+    with pytest.raises(errors.ConfigError, match="VLLM_CONDA_CACHE"):
+        cache_root()
+
+    def nobody(uid: int) -> pwd.struct_passwd:
+        raise KeyError(uid)
+
+    for name in ("VLLM_CONDA_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(errors.ConfigError, match="VLLM_CONDA_CACHE"):
+        cache_root()
+
+
+def test_wrapper_without_home(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run"), "--client", "venv", "matrix"],
+        env={**os.environ, "VLLM_CONDA_CACHE": "~nouser/x"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == errors.ConfigError.exit_code
+    assert "VLLM_CONDA_CACHE" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("redirect", [">&-", "<&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams(redirect: str) -> None:
+    assert cli("matrix", redirect=redirect, cwd=ROOT).returncode == 0
+
+
+def test_full_standard_output() -> None:
+    done = cli("matrix", redirect="> /dev/full", cwd=ROOT)
+    check_sentence(done, errors.DiskError)
+
+
+@pytest.fixture
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout that everybody can read, but for what a test takes away."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    folder = tmp_path_factory.mktemp("others")
+    for parent in (folder, folder.parent, folder.parent.parent):  # pytest's own
+        parent.chmod(parent.stat().st_mode | 0o055)
+    return support.checkout(folder / "checkout")
+
+
+def _as_nobody(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """In a child that has imported what it needs: the checkout may be closed to others."""
+    program = (
+        "import os, sys\n"
+        "from vllm_conda.cli import main\n"
+        "import vllm_conda.cli.inspect, vllm_conda.targets, vllm_conda.recipe, vllm_conda.jobs\n"
+        "import vllm_conda.builder.plan, vllm_conda.lint\n"
+        f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *words, "--root", str(root)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("targets.toml", ["matrix"]),
+        ("variants/linux-64-cpu-x86-64-v3.yaml", ["lint"]),
+        ("recipe/recipe.yaml", ["lint"]),
+        ("recipe/tests/check_cpu.py", ["lint"]),
+    ],
+)
+def test_unreadable_file(others: Path, file: str, words: list[str]) -> None:
+    (others / file).chmod(0)
+    done = _as_nobody(others, *words)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (errors.DiskError.exit_code, errors.RecipeError.exit_code)
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_a_foreign_file_is_named_with_its_owner(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    lock = tmp_path / "lock"
+    lock.touch()
+    os.chown(lock, NOBODY, NOBODY)
+    sentence = file_error(PermissionError(13, "Permission denied", str(lock)), "vllm-conda build")
+    owner = pwd.getpwuid(NOBODY).pw_name
+    assert f"vllm-conda build: cannot read or write {lock} of {owner}" in sentence.message

@@ -1,0 +1,139 @@
+"""What a program starts ends with it: every signal, the wrapper `./run` included."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+from vllm_conda import processes
+
+SIGNALS = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+# Short work that the guard would only slow down; each is killed by its own time limit or ends
+# within a second.
+UNGUARDED = {
+    "builder/proof.py", "builder/repack.py", "doctor.py", "engine/inside/server.py",
+    "processes.py", "toolchain/elf.py",
+}  # fmt: skip
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _read(file: Path) -> list[int]:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if file.is_file() and file.read_text().endswith("\n"):
+            return [int(word) for word in file.read_text().split()]
+        time.sleep(0.02)
+    raise AssertionError(f"nothing was written to {file}")
+
+
+def _all_gone(pids: list[int], seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(map(_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not any(map(_alive, pids))
+
+
+def _script(pids: Path) -> str:
+    """A child, a grandchild in a session of its own, and one that ignores TERM."""
+    return (
+        f"sleep 600 & a=$!; setsid sleep 600 & b=$!; (trap '' TERM; exec sleep 600) & c=$!; "
+        f"echo $$ $a $b $c > {pids}; wait"
+    )
+
+
+def _restore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("sign", SIGNALS)
+def test_descendants_end_with_their_program(tmp_path: Path, sign: signal.Signals) -> None:
+    pids = tmp_path / "pids"
+    program = (
+        "import sys\nfrom vllm_conda import processes\nprocesses.stop_on_signals()\n"
+        "processes.run(['bash', '-c', sys.argv[1]])\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, _script(pids)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_restore_interrupt,
+    )
+    found = _read(pids)
+    os.kill(process.pid, sign)
+    process.wait(10)
+    assert _all_gone(found)
+
+
+@pytest.mark.parametrize("sign", SIGNALS)
+def test_descendants_end_with_the_wrapper(tmp_path: Path, sign: signal.Signals) -> None:
+    shutil.copy(ROOT / "run", tmp_path)
+    (tmp_path / "src/vllm_conda").mkdir(parents=True)
+    shutil.copy(ROOT / "src/vllm_conda/processes.py", tmp_path / "src/vllm_conda")
+    (tmp_path / "packages/toolkit").mkdir(parents=True)
+    (tmp_path / "packages/toolkit/pyproject.toml").write_text("[project]\ndependencies = []\n")
+    (tmp_path / "pyproject.toml").write_text("[dependency-groups]\n")
+    (tmp_path / "task.sh").write_text(_script(tmp_path / "pids"))
+    (tmp_path / "pixi.toml").write_text('[tasks]\nlong = "bash task.sh"\n')
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "run"), "--client", "venv", "long"],
+        env={**os.environ, "VLLM_CONDA_CACHE": str(tmp_path / "cache")},
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_restore_interrupt,
+    )
+    found = _read(tmp_path / "pids")
+    os.kill(process.pid, sign)
+    process.wait(10)
+    assert _all_gone(found)
+
+
+def test_killed_guard(tmp_path: Path) -> None:
+    with processes.guarded(["bash", "-c", _script(tmp_path / "pids")]) as process:
+        found = _read(tmp_path / "pids")
+        process.kill()
+        process.wait()
+    assert not any(map(_alive, found))
+
+
+def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    done = processes.run(["bash", "-c", f"setsid sleep 600 & echo $! > {pids}; exit 3"])
+    assert done.returncode == 3
+    assert not any(map(_alive, _read(pids)))
+
+
+@pytest.mark.parametrize("sign", [signal.SIGSEGV, signal.SIGKILL, signal.SIGTERM])
+def test_exit_code_of_a_signal_is_the_shells(sign: signal.Signals) -> None:
+    done = processes.run(["bash", "-c", f"kill -{sign.name[3:]} $$"])
+    assert done.returncode == 128 + sign
+    assert processes.signal_name(done.returncode) == sign.name
+
+
+def test_missing_command() -> None:
+    with pytest.raises(FileNotFoundError):
+        processes.run(["no-such-command"])
+
+
+def test_every_command_starts_its_processes_guarded() -> None:
+    package = ROOT / "src" / "vllm_conda"
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if re.search(r"subprocess\.(run|Popen|call|check_\w+)\(", file.read_text())
+    }
+    assert found <= UNGUARDED
