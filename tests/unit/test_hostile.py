@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,10 @@ import yaml
 from support import ROOT
 
 from vllm_conda import errors
+from vllm_conda.audit.run import Request, audit
 from vllm_conda.paths import cache_root, file_error
 from vllm_conda.recipe import load_yaml
+from vllm_conda.site.describe import describe_machine
 from vllm_conda.solve import channel_address, virtual_packages
 from vllm_conda.structure import read_toml
 from vllm_conda.targets import parse_targets, read_table
@@ -191,3 +195,85 @@ def test_a_foreign_file_is_named_with_its_owner(tmp_path: Path) -> None:
     sentence = file_error(PermissionError(13, "Permission denied", str(lock)), "vllm-conda build")
     owner = pwd.getpwuid(NOBODY).pw_name
     assert f"vllm-conda build: cannot read or write {lock} of {owner}" in sentence.message
+
+
+def test_unreadable_files_are_findings(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        parent.chmod(parent.stat().st_mode | 0o055)
+    folder = tmp_path / "package"
+    (folder / "closed").mkdir(parents=True)
+    (folder / "text").write_text("text")
+    library = folder / "library.so"
+    library.write_bytes(b"\x7fELF")
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from vllm_conda.audit.run import Request, audit\n"
+        "from vllm_conda.audit.registry import CHECKS\n"
+        "[check.load() for check in CHECKS.values()]\n"
+        f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
+        "report = audit([Path(sys.argv[1])], Request())\n"
+        "print([finding.line() for finding in report.packages[0].findings])\n"
+    )
+    for closed in (folder / "text", library, folder / "closed"):
+        mode = closed.stat().st_mode
+        closed.chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(folder)],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+        )
+        closed.chmod(mode)
+        assert done.returncode == 0, done.stderr
+        assert closed.name in done.stdout
+        assert "cannot be read" in done.stdout
+
+
+def test_flipped_bytes_of_an_elf_file_are_findings(tmp_path: Path) -> None:
+    content = Path(find_spec("_ctypes").origin).read_bytes()  # type: ignore[union-attr,arg-type]
+    sections = int.from_bytes(content[40:48], "little")
+    chance = random.Random(18)  # noqa: S311
+    library = tmp_path / "library.so"
+    for _ in range(60):
+        damaged = bytearray(content)
+        for _ in range(chance.choice((1, 3, 20))):
+            place = chance.choice(
+                (chance.randrange(16, 64 + 56 * 9), sections + chance.randrange(1280))
+            )
+            damaged[min(place, len(damaged) - 1)] = chance.randrange(256)
+        library.write_bytes(damaged)
+        (report,) = audit([library], Request()).packages
+        assert all(len(finding.message) <= 500 for finding in report.findings)
+
+
+def test_what_is_published_can_be_read_by_others(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\nfrom pathlib import Path\nos.umask(int(sys.argv[2], 8))\n"
+        "from vllm_conda.downloads.store import Store\n"
+        "store = Store(Path(sys.argv[1]))\nstore.prepare()\nmade = store.scratch('x')\n"
+        "(made / 'file').write_text('')\n(made / 'file').chmod(0o600)\n"
+        "(made / 'tool').write_text('')\n(made / 'tool').chmod(0o700)\n"
+        "store.publish(made, store.channels / 'x')\nstore.write_json(store.requests / 'r', 1)\n"
+        "for path in (store.channels / 'x', store.channels / 'x/file', store.channels / 'x/tool',\n"
+        "             store.requests / 'r'):\n    print(oct(path.stat().st_mode & 0o777))\n"
+    )
+    for umask, modes in (
+        ("022", ["0o755", "0o644", "0o755", "0o644"]),
+        ("077", ["0o700", "0o600", "0o700", "0o600"]),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / umask), umask],
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == modes
+
+
+def test_half_an_override_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_CUDA", "12.4")
+    monkeypatch.setenv("CONDA_OVERRIDE_CUDA_ARCH", "")
+    assert "Set CONDA_OVERRIDE_CUDA_ARCH too" in describe_machine()

@@ -16,6 +16,12 @@ from elftools.elf.sections import Section, SymbolTableSection
 
 from vllm_conda.errors import AuditFailure
 
+# A damaged table makes pyelftools raise all kinds of exceptions.
+DAMAGED = (
+    ELFError, LookupError, ValueError, TypeError, AttributeError, OverflowError, AssertionError,
+    struct.error, OSError, MemoryError, RecursionError,
+)  # fmt: skip
+
 Version = tuple[int, ...]
 
 MAGIC = b"\x7fELF"
@@ -69,10 +75,7 @@ def read_library(path: Path, file: str) -> Library | None:
         try:
             elf = ELFFile(stream)
             return _read(elf, path, file) if elf["e_type"] in _OBJECTS else None
-        # A damaged table makes pyelftools raise all kinds of exceptions.
-        except (ELFError, LookupError, ValueError, TypeError, AttributeError, OverflowError,
-                AssertionError, struct.error, OSError, MemoryError,
-                RecursionError) as error:  # fmt: skip
+        except DAMAGED as error:
             reason = str(error) or type(error).__name__
             raise AuditFailure(f"{file} is not an ELF file that can be read: {reason}.") from None
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_conda.audit.context import Context
+from vllm_conda.audit.elf import DAMAGED
 from vllm_conda.audit.finding import Allowed, Finding, PackageReport, Report, error
 from vllm_conda.audit.leaks import machine_secrets
 from vllm_conda.audit.promise import Overrides, promise_of
@@ -17,6 +18,9 @@ from vllm_conda.audit.settings import Settings
 from vllm_conda.audit.subject import Subject, open_subject
 from vllm_conda.errors import AuditFailure
 from vllm_conda.targets import Targets
+from vllm_cuda_plan.errors import shortened
+
+_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,10 @@ def _package(subject: Subject, context: Context, checks: Sequence[str]) -> Packa
     started = time.monotonic()
     findings = list(subject.damaged)
     for name in checks:
-        findings += CHECKS[name].load()(subject, context)
+        try:
+            findings += CHECKS[name].load()(subject, context)
+        except DAMAGED as failure:
+            findings.append(_unreadable(subject, name, failure))
     package = PackageReport(subject.label, subject.kind, len(subject.libraries))
     for finding in findings:
         reason = _reason(subject, finding, context.settings)
@@ -82,6 +89,17 @@ def _package(subject: Subject, context: Context, checks: Sequence[str]) -> Packa
             package.allowed.append(Allowed(finding, reason))
     package.seconds = time.monotonic() - started
     return package
+
+
+def _unreadable(subject: Subject, check: str, failure: Exception) -> Finding:
+    """What a check stumbled over: a file without permission, or tables of an ELF file."""
+    name = getattr(failure, "filename", None)
+    if name is None:
+        reason = str(failure) or type(failure).__name__
+        return error(check, "", f"an ELF file is damaged: {shortened(reason, _LONGEST)}")
+    with suppress(ValueError):
+        name = Path(name).relative_to(subject.root).as_posix()
+    return error(check, str(name), f"cannot be read: {getattr(failure, 'strerror', failure)}")
 
 
 def _reason(subject: Subject, finding: Finding, settings: Settings) -> str | None:

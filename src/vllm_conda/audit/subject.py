@@ -116,7 +116,7 @@ def open_subject(path: Path) -> Iterator[Subject]:
     elif path.name.endswith(WHEEL[1]):
         with tempfile.TemporaryDirectory(prefix="vllm-conda-audit-") as folder:
             yield _wheel(path, Path(folder))
-    elif is_elf(path):
+    elif _is_elf(path):
         yield Subject(path.name, LIBRARY, path.parent, (path.name,))
     else:
         raise UsageError(
@@ -125,9 +125,19 @@ def open_subject(path: Path) -> Iterator[Subject]:
         )
 
 
+def _is_elf(path: Path) -> bool:
+    try:
+        return is_elf(path)
+    except OSError as reason:
+        raise AuditFailure(f"{path.name} cannot be read: {reason.strerror}.") from None
+
+
 def _walk(root: Path) -> tuple[str, ...]:
+    def refuse(reason: OSError) -> None:
+        raise AuditFailure(f"{reason.filename} cannot be read: {reason.strerror}.")
+
     found = []
-    for folder, _, names in os.walk(root):
+    for folder, _, names in os.walk(root, onerror=refuse):
         found += [(Path(folder) / name).relative_to(root).as_posix() for name in names]
     return tuple(sorted(found))
 
@@ -139,7 +149,7 @@ def _folder(path: Path) -> Subject:
 def _conda(path: Path, folder: Path) -> Subject:
     try:
         extract(path, folder)
-    except OSError as reason:
+    except (OSError, ValueError) as reason:
         text = str(reason).removeprefix("an io error occurred: ")
         raise AuditFailure(f"{path.name} is damaged: {text}.") from None
     index = _json(folder, "info/index.json", path.name)
@@ -176,7 +186,7 @@ def _json(folder: Path, name: str, label: str, required: bool = True) -> dict[st
         if not required:
             return {}
         raise AuditFailure(f"{label} is no conda package: it holds no {name}.") from None
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         raise AuditFailure(f"{label}: {name} is not JSON: {reason}.") from None
     if not isinstance(value, dict):
         raise AuditFailure(f"{label}: {name} is not a JSON object.")

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,7 @@ class Store:
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(value, file, indent=1, sort_keys=True)
+                share(Path(name))
                 Path(name).replace(path)
             except BaseException:
                 Path(name).unlink(missing_ok=True)
@@ -158,6 +160,9 @@ class Store:
         """Rename a finished folder to its final name, replacing what is there."""
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
+            for folder, _, names in os.walk(made):
+                for path in (Path(folder), *(Path(folder, name) for name in names)):
+                    share(path)
             if final.exists():
                 old = self.scratch("old")
                 final.replace(old / "x")
@@ -165,6 +170,25 @@ class Store:
                 remove(old)
             else:
                 made.replace(final)
+
+
+def share(path: Path) -> None:
+    """Let others read what a temporary file's mode keeps from them and the umask does not."""
+    if path.is_symlink():
+        return
+    mode = path.stat().st_mode & 0o777
+    wanted = mode | (((mode & 0o500) >> 3 | (mode & 0o500) >> 6) & ~_umask())
+    if wanted != mode:
+        path.chmod(wanted)
+
+
+@cache
+def _umask() -> int:
+    """Reading it from the process's own calls would change it for the other threads."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("Umask:"):
+            return int(line.split()[1], 8)
+    return 0o077
 
 
 def read_json(path: Path) -> Any | None:

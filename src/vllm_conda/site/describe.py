@@ -33,4 +33,10 @@ def describe_machine() -> str:
         lines.append(f"    cuda: {found[CUDA].version}")
         lines.append("    # The lowest of this machine; name every kind of GPU in it.")
         lines.append(f"    cuda_arch: [{found[CUDA_ARCH].version}]")
+    elif CUDA in found or CUDA_ARCH in found:
+        here, missing = (CUDA, CUDA_ARCH) if CUDA in found else (CUDA_ARCH, CUDA)
+        lines.append(
+            f"    # A node without GPU: {here} is {found[here].version}, but {missing} is unknown."
+        )
+        lines.append(f"    # Set CONDA_OVERRIDE_{missing.strip('_').upper()} too.")
     return "\n".join(lines) + "\n"
