@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,11 @@ def _disk() -> Finding:
 
 def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    detail = f"{total:.1f} GiB, {os.cpu_count()} cores"
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # a container's, v2 and v1
+        with suppress(OSError, ValueError):
+            text = Path("/sys/fs/cgroup", file).read_text(encoding="utf-8")
+            total = min(total, int(text) / 2**30)
+    detail = f"{total:.1f} GiB, {len(os.sched_getaffinity(0))} cores"
     if total >= NEEDED_MEMORY_GIB:
         return Finding("memory", "ok", detail)
     return Finding("memory", "warn", detail, "Set MAX_JOBS=1, or add swap.")
