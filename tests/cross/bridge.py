@@ -45,7 +45,7 @@ OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_
 MODULES_OF_THIS_PROCESS = ("test_gemm_compact",)
 # More work than fits into scratch memory at once: minutes each, for code that is of no tier.
 OF_NO_TIER = ("test_passes", "test_many_passes")
-DTYPES = abi.dtype_codes()
+DTYPES = {getattr(torch, name): code for name, code in abi.dtype_codes().items()}
 MAX_DIMS = abi.macro("core/abi.h", "VK_MAX_DIMS")
 WORDS = abi.macro("cpu/attention/attention.h", "VK_ATTENTION_METADATA_LENGTH")
 
