@@ -105,7 +105,7 @@ def read_request(cuda: Cuda, version: str, text: str, platform: str = "") -> Req
         ConfigError: A misspelt or unknown architecture, or one that the toolkit cannot compile.
     """
     wishes: list[Wish] = []
-    for word in re.split(r"[\s,;]+", text.strip()):
+    for word in re.findall(r"[^\s,;]+", text):
         wishes += _wishes(cuda, version, word, platform)
     if not wishes:
         raise ConfigError("No CUDA architecture was asked for.")
@@ -148,6 +148,13 @@ def _wishes(cuda: Cuda, version: str, word: str, platform: str) -> list[Wish]:
         names = sorted({arch.generation for arch in cuda.archs.values()})
         guess = did_you_mean(word, [*names, *cuda.archs])
         raise ConfigError(f"CUDA architectures {word!r}: {error}.{guess}") from None
+    oldest = min(cuda.archs, key=parse_version)
+    if parse_version(wish.code.capability) < parse_version(oldest):
+        raise ConfigError(
+            f"CUDA architecture {word!r}: the kernels start at {oldest} "
+            f"({cuda.archs[oldest].gpus}).",
+            f"Leave it out. Known: {', '.join(cuda.archs)}.",
+        )
     if wish.code.capability not in cuda.archs:
         raise ConfigError(
             f"Unknown CUDA architecture {word!r}.{did_you_mean(wish.code.capability, cuda.archs)}",

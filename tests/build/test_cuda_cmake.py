@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,7 +226,7 @@ def test_summary_for_loader_and_audit(configure: Configure, build: Path) -> None
 @pytest.mark.parametrize(
     ("definitions", "environment", "parts"),
     [
-        (["VLLM_CUDA_ARCHS=6.1"], {}, ["VLLM_CUDA_ARCHS: Unknown CUDA architecture '6.1'"]),
+        (["VLLM_CUDA_ARCHS=6.1"], {}, ["VLLM_CUDA_ARCHS: CUDA architecture '6.1'", "start at"]),
         ([], {"TORCH_CUDA_ARCH_LIST": "8.0;native"}, ["TORCH_CUDA_ARCH_LIST:", "machine's GPU"]),
         (["VLLM_CUDA_FAMILIES=nrom"], {}, ["VLLM_CUDA_FAMILIES", "Did you mean 'norm'?"]),
         (
@@ -244,6 +245,21 @@ def test_refusals(
     assert result.returncode != 0
     for part in parts:
         assert part in message_of(result)
+
+
+def test_cuda_home_is_where_nvcc_is(tmp_path: Path) -> None:
+    environment = {name: text for name, text in os.environ.items() if name != "CUDACXX"}
+    result = subprocess.run(
+        [
+            *("cmake", "-S", ROOT, "-B", tmp_path / "build", "-DVLLM_TARGET_DEVICE=cuda"),
+            f"-DVLLM_PYTHON_EXECUTABLE={sys.executable}",
+        ],
+        capture_output=True,
+        text=True,
+        env={**environment, "CUDA_HOME": str(tmp_path / "nowhere")},
+    )
+    assert result.returncode != 0
+    assert "nowhere holds no bin/nvcc" in message_of(result)
 
 
 def test_arch_that_this_toolkit_cannot_compile(configure: Configure) -> None:

@@ -44,7 +44,7 @@ def test_control_group(tmp_path: Path, files: dict[str, str], reason: str) -> No
         (tmp_path / name).write_text(text)
     found, said = jobs(tmp_path)
     assert found == 1
-    assert reason in said or said == "1 cores"
+    assert reason in said or said == "1 cores"  # a machine of one core
 
 
 def test_no_limit(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def words(version: str, text: str) -> str:
         ("13.2", "all", "7.5 8.0 8.6 8.9 9.0 10.0 12.0+PTX"),  # between two toolkits of the table
         ("13.0", "sm90", "9.0a"),  # a slice
         ("12.9", "10.3f", "10.3f"),
+        ("13.0", " 9.0a; ,", "9.0a"),  # trailing separators are nothing
     ],
 )
 def test_request(version: str, text: str, wanted: str) -> None:
@@ -83,6 +84,8 @@ def test_request(version: str, text: str, wanted: str) -> None:
         ("13.0", "sm_90", ["'sm_90' is no architecture", "PyTorch's spelling"]),
         ("13.0", "9.0x", ["'9.0x' is no architecture"]),
         ("13.0", "8.0;;9.0;?", ["'?' is no architecture"]),
+        ("13.0", "5.2;6.0", ["'5.2'", "the kernels start at 7.0 (V100)"]),
+        ("13.0", ";", ["No CUDA architecture was asked for"]),
         ("13.0", "9", ["'9' is no architecture"]),
         ("13.0", "Volta", ["compiles for no GPU of the Volta generation (7.0, 7.2)"]),
     ],
