@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -224,3 +225,23 @@ def test_pixi_is_used_where_it_can_install(small: Path, code: int) -> None:
         assert len(calls) == 1
         assert done.stdout == "1\n"
         assert "using pip" in done.stderr
+
+
+@pytest.mark.parametrize("setting", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"])
+def test_pips_own_settings_do_not_empty_the_environment(small: Path, setting: str) -> None:
+    wheel = small / "planted-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("planted.py", "")
+        about = "planted-1.dist-info"
+        archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: planted\nVersion: 1\n")
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    _toolkit(small).write_text(
+        f"[project]\nname = 'x'\ndependencies = ['planted @ {wheel.as_uri()}']\n"
+    )
+    (small / "show.py").write_text("import planted\nprint('planted')\n")
+    value = "1" if setting == "PIP_USER" else str(small / "elsewhere")
+    done = run(
+        small, "--client", "venv", "show", VLLM_CONDA_CACHE=str(small / "cache"), **{setting: value}
+    )
+    assert done.stdout == "planted\n", done.stderr
