@@ -13,8 +13,7 @@ namespace vk::cuda::ptx {
 __device__ __forceinline__ void cp_async_cg(void* shared, const void* global, bool valid) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(cvta_to_shared(shared)),
-               "l"(global), "r"(valid ? 16 : 0)
-               : "memory");
+               "l"(global), "r"(valid ? 16 : 0));
 #else
   uint4 bytes = make_uint4(0, 0, 0, 0);
   if (valid) bytes = __ldg(static_cast<const uint4*>(global));
@@ -27,8 +26,7 @@ __device__ __forceinline__ void cp_async_cg_l2_128b(void* shared, const void* gl
 #if __CUDA_ARCH__ >= 800
   asm volatile(
       "cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(cvta_to_shared(shared)),
-      "l"(global), "r"(valid ? 16 : 0)
-      : "memory");
+      "l"(global), "r"(valid ? 16 : 0));
 #else
   cp_async_cg(shared, global, valid);
 #endif
@@ -37,7 +35,7 @@ __device__ __forceinline__ void cp_async_cg_l2_128b(void* shared, const void* gl
 // "cp.async.commit_group": the thread's copies since the last commit become a group.
 __device__ __forceinline__ void cp_async_commit_group() {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.commit_group;" ::: "memory");
+  asm volatile("cp.async.commit_group;");
 #endif
 }
 
@@ -45,7 +43,7 @@ __device__ __forceinline__ void cp_async_commit_group() {
 template <int kPending>
 __device__ __forceinline__ void cp_async_wait_group() {
 #if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending));
 #endif
 }
 

@@ -1,4 +1,6 @@
-// 8x8 matrices of 16-bit elements between shared memory and the fragments of a warp.
+// 8x8 matrices of 16-bit elements between shared memory and the fragments of a warp. Loads are no
+// fence for the compiler, which may move plain reads over them (as CUTLASS has it): a barrier
+// stands between them and what fills the matrices.
 #ifndef VLLM_KERNELS_CUDA_PTX_LDMATRIX_CUH_
 #define VLLM_KERNELS_CUDA_PTX_LDMATRIX_CUH_
 
@@ -11,24 +13,21 @@ namespace vk::cuda::ptx {
 __device__ __forceinline__ void ldmatrix_x4(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
+               : "r"(address));
 }
 
 // .x2: addresses of the lanes from 16 on are not used.
 __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                : "=r"(r[0]), "=r"(r[1])
-               : "r"(address)
-               : "memory");
+               : "r"(address));
 }
 
 // .x4.trans: a lane gets elements of a column instead of a row.
 __device__ __forceinline__ void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(address)
-               : "memory");
+               : "r"(address));
 }
 
 // "stmatrix", .x4.trans (compute capability 9.0): lane i gives where column i % 8 of matrix i / 8

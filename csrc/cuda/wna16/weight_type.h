@@ -22,13 +22,15 @@ VK_HOST_DEVICE constexpr int Bits(WeightType type) {
 // Whether zero points come as a tensor; those of the other integers are constants.
 VK_HOST_DEVICE constexpr bool HasZeroPoints(WeightType type) { return type == WeightType::kU4; }
 
-// Zero points in shared memory, a base of the structs that have them: nothing for other types.
-template <WeightType kType, int kRows, int kColumns, bool kPresent = HasZeroPoints(kType)>
-struct ZeroPoints {
+// `Stage` with zero points behind it; without, for types that have none. One chain of bases: for a
+// second base the compiler checks pointers for null, in the main loop.
+template <class Stage, WeightType kType, int kRows, int kColumns,
+          bool kPresent = HasZeroPoints(kType)>
+struct WithZeroPoints : Stage {
   uint32_t zeros[kRows][kColumns / 8];
 };
-template <WeightType kType, int kRows, int kColumns>
-struct ZeroPoints<kType, kRows, kColumns, false> {};
+template <class Stage, WeightType kType, int kRows, int kColumns>
+struct WithZeroPoints<Stage, kType, kRows, kColumns, false> : Stage {};
 
 // The engine's id: exponent bits (8), mantissa bits (8), signed (1), bias (32), finite only (1) and
 // kind of NaN (8), from the low bits up. Mantissa bits of an integer do not count its sign; the

@@ -36,7 +36,8 @@ struct LargeMStageBase {
   uint16_t scales[S::kColumns];
 };
 template <class S, WeightType kType>
-struct alignas(1024) LargeMStage : LargeMStageBase<S, kType>, ZeroPoints<kType, 1, S::kColumns> {};
+struct alignas(1024) LargeMStage
+    : WithZeroPoints<LargeMStageBase<S, kType>, kType, 1, S::kColumns> {};
 
 struct LargeMParams {
   const void* weights;    // packed tiles, layout.h

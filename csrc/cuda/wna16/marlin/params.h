@@ -36,7 +36,7 @@ struct MarlinStageBase {
   uint16_t scales[2 * S::kWarpsK][S::kN];
 };
 template <class S, WeightType kType>
-struct MarlinStage : MarlinStageBase<S, kType>, ZeroPoints<kType, 2 * S::kWarpsK, S::kN> {};
+struct MarlinStage : WithZeroPoints<MarlinStageBase<S, kType>, kType, 2 * S::kWarpsK, S::kN> {};
 
 // Shared memory behind the stages: the warps' sums on their way to the warp that adds them up. The
 // output passes there too, as does the number of blocks that have handed in their sums.

@@ -37,8 +37,8 @@ struct SmallMStageBase {
   uint16_t scales[S::kWarpsK][S::kColumns];
 };
 template <class S, WeightType kType>
-struct alignas(1024) SmallMStage : SmallMStageBase<S, kType>,
-                                   ZeroPoints<kType, S::kWarpsK, S::kColumns> {};
+struct alignas(1024) SmallMStage
+    : WithZeroPoints<SmallMStageBase<S, kType>, kType, S::kWarpsK, S::kColumns> {};
 
 // Shared memory behind the stages.
 template <class S>
