@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -188,3 +189,10 @@ def build(
 def names(built: Iterable[Built]) -> list[str]:
     """Package names of a report's ``built`` list."""
     return [one.package.rsplit("-", 2)[0] for one in built]
+
+
+def default_signals() -> None:
+    """For a program that is to be stopped: nohup's commands ignore SIGHUP and a shell's background
+    jobs SIGINT, and so do the tests and what they start there."""
+    for sign in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_DFL)

@@ -150,8 +150,7 @@ def started(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
         words,
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        # A shell's background jobs ignore SIGINT, and so do the tests and what they start there.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=support.default_signals,
         **more,
     )
 

@@ -182,7 +182,7 @@ def test_channels_of_the_site_file_are_relative_to_it(tmp_path: Path, addresses:
         (["--example", "avx2", "--each", "--lock", "x"], 2, "Leave one of them out."),
         (["missing.yaml"], 3, "missing.yaml does not exist."),
         (["--example", "avx2"], 3, "not a checkout of the project"),
-        (["--example", "avx2", "-c", "file:///nowhere"], 6, "Cannot read the channels"),
+        (["--example", "avx2", "-c", "file:///nowhere"], 2, "there is no such folder"),
     ],
 )
 def test_wrong_use_is_one_sentence(tmp_path: Path, words: list[str], code: int, part: str) -> None:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, default_signals
 
 from vllm_conda import processes
 
@@ -57,10 +57,6 @@ def _script(pids: Path) -> str:
     )
 
 
-def _restore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("sign", SIGNALS)
 def test_descendants_end_with_their_program(tmp_path: Path, sign: signal.Signals) -> None:
     pids = tmp_path / "pids"
@@ -72,7 +68,7 @@ def test_descendants_end_with_their_program(tmp_path: Path, sign: signal.Signals
         [sys.executable, "-c", program, _script(pids)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         stderr=subprocess.DEVNULL,
-        preexec_fn=_restore_interrupt,
+        preexec_fn=default_signals,
     )
     found = _read(pids)
     os.kill(process.pid, sign)
@@ -94,7 +90,7 @@ def test_descendants_end_with_the_wrapper(tmp_path: Path, sign: signal.Signals) 
         [sys.executable, str(tmp_path / "run"), "--client", "venv", "long"],
         env={**os.environ, "VLLM_CONDA_CACHE": str(tmp_path / "cache")},
         stderr=subprocess.DEVNULL,
-        preexec_fn=_restore_interrupt,
+        preexec_fn=default_signals,
     )
     found = _read(tmp_path / "pids")
     os.kill(process.pid, sign)
