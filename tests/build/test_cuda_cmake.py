@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,12 +246,12 @@ def test_refusals(
         assert part in message_of(result)
 
 
-def test_cuda_home_is_where_nvcc_is(tmp_path: Path) -> None:
+def test_cuda_home_is_where_nvcc_is(tmp_path: Path, prefix: Path) -> None:
     environment = {name: text for name, text in os.environ.items() if name != "CUDACXX"}
     result = subprocess.run(
         [
             *("cmake", "-S", ROOT, "-B", tmp_path / "build", "-DVLLM_TARGET_DEVICE=cuda"),
-            f"-DVLLM_PYTHON_EXECUTABLE={sys.executable}",
+            f"-DCMAKE_PREFIX_PATH={prefix}",
         ],
         capture_output=True,
         text=True,
