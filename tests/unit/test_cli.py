@@ -13,6 +13,7 @@ from support import ROOT
 from vllm_conda import errors
 from vllm_conda.builder.pipeline import Options
 from vllm_conda.cli import COMMANDS, cli, main
+from vllm_conda.cli.channel import COMMANDS as CHANNEL_COMMANDS
 from vllm_conda.errors import UsageError
 
 
@@ -55,15 +56,28 @@ def test_every_command_has_help_with_an_example(
     assert f"vllm-conda {name}" in text
 
 
+@pytest.mark.parametrize("name", sorted(CHANNEL_COMMANDS))
+def test_every_channel_command_has_help_with_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["channel", name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Example" in text
+    assert f"vllm-conda channel {name}" in text
+    assert "--json" in text
+
+
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"exec"}))
 def test_every_command_has_json(name: str) -> None:
     context = click.Context(cli)
     command = cli.get_command(context, name)
     assert command is not None
     options = {option for parameter in command.params for option in parameter.opts}
-    names = getattr(command, "commands", {})
-    for sub in names.values():
-        options |= {option for parameter in sub.params for option in parameter.opts}
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            one = command.get_command(context, sub)
+            assert one is not None
+            options |= {option for parameter in one.params for option in parameter.opts}
     assert "--json" in options
 
 

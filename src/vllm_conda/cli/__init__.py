@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -13,12 +12,12 @@ from typing import Any
 import click
 
 from vllm_conda import __version__
+from vllm_conda.cli.lazy import LazyGroup
 from vllm_conda.errors import (
     INTERRUPTED_EXIT_CODE,
     ConfigError,
     UsageError,
     VllmError,
-    did_you_mean,
 )
 from vllm_conda.paths import file_error
 from vllm_conda.processes import Stopped, stop_on_signals
@@ -27,6 +26,7 @@ from vllm_conda.processes import Stopped, stop_on_signals
 COMMANDS = {
     "audit": "vllm_conda.cli.audit:audit",
     "build": "vllm_conda.cli.build:build",
+    "channel": "vllm_conda.cli.channel:channel",
     "doctor": "vllm_conda.cli.doctor:doctor",
     "engine": "vllm_conda.cli.engine:engine",
     "exec": "vllm_conda.cli.execute:execute",
@@ -41,32 +41,9 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module on first use and suggests near names."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return sorted(COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        target = COMMANDS.get(name)
-        if target is None:
-            return None
-        module, _, attribute = target.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, context: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise UsageError(
-                f"Unknown command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}",
-                f"Commands: {', '.join(sorted(COMMANDS))}.",
-            )
-        return super().resolve_command(context, args)
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup, registry=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="vllm-conda")
 def cli() -> None:
     """Build, check and ship vLLM's kernels as conda packages.

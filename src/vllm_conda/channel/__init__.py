@@ -1,0 +1,1 @@
+"""Channels that are kept: packages go in, are yanked, pruned, mirrored and carried to a site."""

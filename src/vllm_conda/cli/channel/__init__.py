@@ -1,0 +1,23 @@
+"""`vllm-conda channel`: one module a command, or a few that belong together."""
+
+from __future__ import annotations
+
+import click
+
+from vllm_conda.cli.lazy import LazyGroup
+
+COMMANDS = {
+    "create": "vllm_conda.cli.channel.keep:create",
+    "list": "vllm_conda.cli.channel.keep:list_packages",
+}
+
+
+@click.group(cls=LazyGroup, registry=COMMANDS)
+def channel() -> None:
+    """Keep a channel: add, yank and prune packages, and carry them to a site.
+
+    \b
+    Example:
+      vllm-conda channel create /srv/vllm
+      vllm-conda channel add /srv/vllm output/
+    """
