@@ -115,13 +115,24 @@ def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[s
             if _rivals(one.job, other.job):
                 text = f"{jobs} have build number {one.build_number}, and {node} may take either."
                 yield key, text
-        elif other.job.opt_in:
+        elif other.job.opt_in or not choices.has_code(other.job, node):
             continue
-        elif choices.has_code(other.job, node) and not choices.has_code(one.job, node):
+        elif not choices.has_code(one.job, node):
             text = f"of {jobs}, {node} gets the first; the second alone has machine code for it."
+            yield key, text
+        elif (
+            parse_version(other.job.cuda) <= parse_version(node.cuda) < parse_version(one.job.cuda)
+        ):
+            text = f"of {jobs}, {node} gets the first, whose CUDA is newer than its driver."
             yield key, text
 
 
 def _rivals(one: Job, other: Job) -> bool:
     """Slices for different GPUs are asked for by their names, so that no solver compares them."""
     return one.slice == other.slice or not (one.opt_in and other.opt_in)
+
+
+def _newer(job: Job, node: GpuNode) -> bool:
+    """Whether the job's CUDA is newer than the driver, which runs it all the same within a major
+    version."""
+    return parse_version(job.cuda) > parse_version(node.cuda)

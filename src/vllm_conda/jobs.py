@@ -85,6 +85,7 @@ def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
     keys = {**job.axes(), "microarch_floor": str(entry.levels[0]), "cuda_compiler": CUDA_COMPILER}
     if job.device == CUDA:
         keys["cuda_arch_bound"] = arch_bound(targets, job)
+        keys["cuda_driver_bound"] = driver_bound(targets, job)
     return {**keys, **dataclasses.asdict(entry.variant)}
 
 
@@ -117,6 +118,37 @@ def unserved_gpus(targets: Targets, job: Job) -> list[str]:
         and (not below or parse_version(gpu) < parse_version(below))
         and not targets.cuda.serves(request, gpu)
     ]
+
+
+def driver_bound(targets: Targets, job: Job) -> str:
+    """Which ``__cuda`` a CUDA job's packages run on: ``>=12``, ``>=12.8``.
+
+    A driver runs every toolkit of its major version. So the oldest of a major asks for the major
+    alone, and a newer one for a driver of its own version: an older driver has the older toolkit,
+    which was made for it. But a GPU that only the newer one has code for asks for no newer driver
+    than the first that knows the GPU.
+    """
+    version = parse_version(job.cuda)
+    older = [
+        other
+        for other, toolkit in targets.cuda.toolkits.items()
+        if job.platform in toolkit.platforms
+        and parse_version(other)[0] == version[0]
+        and parse_version(other) < version
+    ]
+    if not older:
+        return f">={version[0]}"
+    own = targets.cuda.default_archs(job.cuda, job.platform)
+    known = [
+        targets.cuda.archs[gpu].since
+        for gpu in targets.cuda.gpus(job.platform)
+        if targets.cuda.has_code(own, gpu)
+        and not any(
+            targets.cuda.has_code(targets.cuda.default_archs(other, job.platform), gpu)
+            for other in older
+        )
+    ]
+    return f">={min([job.cuda, *known], key=parse_version)}"
 
 
 def _range(targets: Targets, job: Job) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from cattrs.errors import BaseValidationError
 
 from vllm_conda.costs import RENDERING, Build
 from vllm_conda.errors import ConfigError
-from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, compiled_archs, jobs
+from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, compiled_archs, driver_bound, jobs
 from vllm_conda.targets import Targets
 
 COSTS_FILE = Path("benchmarks/results/build/jobs.json")
@@ -107,8 +107,8 @@ def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) ->
         march = platform.compiler_name(job.level)
         if job.device == CUDA:
             builds_for = compiled_archs(targets, job)
-            major = job.cuda.split(".")[0]
-            runs_on = f"CUDA {major}, __cuda_arch {arch_bound(targets, job)}"
+            driver, arch = driver_bound(targets, job), arch_bound(targets, job)
+            runs_on = f"__cuda {driver}, __cuda_arch {arch}"
         else:
             builds_for, runs_on = targets.level(platform.family, job.level).tiers, march
         yield Row(job, march, builds_for, runs_on, packages(targets, job), costs.jobs.get(job.name))

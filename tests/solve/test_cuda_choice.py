@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 import site_channel
+from rattler import Version, VersionSpec
 from support import ROOT, plan
 
 from vllm_conda.choice import GpuNode, drivers, gpu_nodes
 from vllm_conda.errors import SolveError
+from vllm_conda.feedstock.support import configurations
 from vllm_conda.jobs import jobs
-from vllm_conda.recipe import Output
+from vllm_conda.recipe import Output, load_recipe, render
 from vllm_conda.site.channels import Channels
 from vllm_conda.targets import load_targets
 from vllm_cuda_plan.arch import parse_version
@@ -94,74 +96,127 @@ def build_of(channels: Channels, spec: str, node: GpuNode, knows_gpus: bool = Tr
     return builds.get("vllm-cuda", "").rpartition("_h")[0]
 
 
-def runnable(node: GpuNode) -> list[str]:
-    """Toolkits whose machine code the driver runs, the newest first."""
-    major = parse_version(node.cuda)[0]
-    found = [
-        version
-        for version, toolkit in CUDA.toolkits.items()
-        if node.platform in toolkit.platforms and parse_version(version)[0] <= major
-    ]
-    return sorted(found, key=parse_version, reverse=True)
+def order(node: GpuNode) -> list[str]:
+    """Toolkits of the platform that the driver runs, in the order in which a node shall get them.
+
+    First those that are made for the driver, the newest first. Then, by minor-version
+    compatibility, newer ones of the driver's major version, the oldest first.
+    """
+    driver = parse_version(node.cuda)
+    offered = [v for v, toolkit in CUDA.toolkits.items() if node.platform in toolkit.platforms]
+    runs = [version for version in offered if parse_version(version)[0] <= driver[0]]
+    own = [version for version in runs if made_for(version, node, offered)]
+    newer = [version for version in runs if version not in own]
+    return [*sorted(own, key=parse_version, reverse=True), *sorted(newer, key=parse_version)]
 
 
-def right(node: GpuNode) -> str:
-    """The newest with machine code, else the newest with PTX that the GPU may use."""
-    every = [(v, CUDA.default_archs(v, node.platform)) for v in runnable(node)]
+def made_for(version: str, node: GpuNode, offered: list[str]) -> bool:
+    """Whether the toolkit is not newer than the driver, or the oldest with code for a GPU that
+    came with the driver: 12.9 for the driver for 12.8, the first for Blackwell."""
+    if parse_version(version) <= parse_version(node.cuda):
+        return True
+
+    def codes(one: str) -> set[str]:
+        archs = CUDA.default_archs(one, node.platform)
+        gpus = (GpuNode(node.platform, node.cuda, gpu) for gpu in CUDA.gpus(node.platform))
+        return {gpu.gpu for gpu in gpus if known(gpu) and CUDA.has_code(archs, gpu.gpu)}
+
+    major = parse_version(version)[0]
+    older = [o for o in offered if (major, 0) <= parse_version(o) < parse_version(version)]
+    return bool(older) and bool(codes(version) - set().union(*map(codes, older)))
+
+
+def known(node: GpuNode) -> bool:
+    """Whether a driver of that version knows the GPU at all."""
+    return parse_version(CUDA.archs[node.gpu].since) <= parse_version(node.cuda)
+
+
+def right(node: GpuNode) -> set[str]:
+    """The first with machine code for the GPU, else the first with PTX that the driver takes."""
+    if not known(node):  # no such node; but what a client does with it shall not be wrong either
+        return {"", *(f"cuda{v.replace('.', '')}_all" for v in order(node))}
+    every = [(v, CUDA.default_archs(v, node.platform)) for v in order(node)]
     for fits in (CUDA.has_code, CUDA.serves):
         for version, archs in every:
             lowest = min(archs, key=lambda arch: parse_version(arch.removesuffix("+PTX")))
             reached = parse_version(lowest.removesuffix("+PTX")) <= parse_version(node.gpu)
             if reached and fits(archs, node.gpu):
-                return f"cuda{version.replace('.', '')}_all"
-    return ""
+                return {f"cuda{version.replace('.', '')}_all"}
+    return {""}
 
 
-NODES = [node for platform in CPUS for node in gpu_nodes(TARGETS, platform)]
+def between(drivers_of_table: list[str]) -> list[str]:
+    """Drivers of other versions than any toolkit, between and above those of the table."""
+    found = {parse_version(version) for version in drivers_of_table}
+    newest = max(found)
+    found |= {(major, minor + 1) for major, minor in found} | {(newest[0] + 1, 0)}
+    sinces = {parse_version(arch.since) for arch in CUDA.archs.values()}
+    found |= {since for since in sinces if since > min(found)}
+    return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+DRIVERS = between(drivers(TARGETS))
+NODES = [
+    GpuNode(platform, cuda, gpu)
+    for platform in CPUS
+    for cuda, gpu in itertools.product(DRIVERS, CUDA.gpus(platform))
+]
 
 
 @pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-cuda"])
-def test_newest_cuda_with_code_for_the_gpu(channels: Channels, spec: str) -> None:
+def test_newest_cuda_of_the_driver_with_code_for_the_gpu(channels: Channels, spec: str) -> None:
     assert {node.platform for node in NODES} == set(TARGETS.platforms)
-    found = {str(node): build_of(channels, spec, node) for node in NODES}
-    assert found == {str(node): right(node) for node in NODES}
+    assert set(gpu_nodes(TARGETS, "linux-64")) < set(NODES)
+    wrong = {}
+    for node in NODES:
+        build = build_of(channels, spec, node)
+        if build not in right(node):
+            wrong[str(node)] = build, right(node)
+    assert not wrong
 
 
-def test_what_was_wrong_is_right(channels: Channels) -> None:
-    """Nodes of real sites, by hand: none of them gets the build with PTX alone any more."""
+def test_nodes_of_real_sites(channels: Channels) -> None:
     for platform, cuda, gpu, wanted in (
-        ("linux-64", "13.0", "9.0", "cuda134_all"),
-        ("linux-64", "13.0", "12.0", "cuda134_all"),
-        ("linux-64", "13.0", "10.0", "cuda134_all"),
-        ("linux-64", "12.2", "8.0", "cuda129_all"),
-        ("linux-aarch64", "13.1", "9.0", "cuda134_all"),
-        ("linux-aarch64", "12.6", "8.7", ""),
-        ("linux-aarch64", "13.0", "8.7", "cuda134_all"),
-        ("linux-ppc64le", "12.4", "7.0", "cuda124_all"),
+        ("linux-64", "13.0", "9.0", "cuda130_all"),  # H200
+        ("linux-64", "13.0", "12.0", "cuda130_all"),  # RTX 5090
+        ("linux-64", "13.0", "10.0", "cuda130_all"),  # B200
+        ("linux-64", "13.4", "9.0", "cuda134_all"),
+        ("linux-64", "13.3", "9.0", "cuda130_all"),
+        ("linux-64", "12.2", "8.0", "cuda124_all"),  # A100
+        ("linux-64", "12.6", "8.0", "cuda124_all"),
+        # The first driver for Blackwell: it runs 12.9 as well, which alone has code for it.
+        ("linux-64", "12.8", "10.0", "cuda129_all"),
+        ("linux-64", "12.8", "12.0", "cuda129_all"),
+        ("linux-64", "12.9", "10.0", "cuda129_all"),
+        ("linux-aarch64", "13.1", "9.0", "cuda130_all"),  # GH200
+        ("linux-aarch64", "12.6", "8.7", ""),  # Jetson Orin
+        ("linux-aarch64", "13.0", "8.7", "cuda130_all"),
+        ("linux-ppc64le", "12.4", "7.0", "cuda124_all"),  # AC922
     ):
         node = GpuNode(platform, cuda, gpu)
         assert build_of(channels, "vllm-kernels", node) == wanted, node
 
 
-def test_slices_take_the_newest_cuda_too(channels: Channels) -> None:
+def test_slices_take_the_cuda_of_the_driver_too(channels: Channels) -> None:
     for name, piece in CUDA.slices.items():
-        for platform, cuda in itertools.product(CPUS, drivers(TARGETS)):
+        for platform, cuda in itertools.product(CPUS, DRIVERS):
             node = GpuNode(platform, cuda, piece.lowest)
+            if not piece.archs or not known(node):
+                continue
             made = {
                 job.cuda for job in jobs(TARGETS) if (job.platform, job.slice) == (platform, name)
             }
-            wanted = next((v for v in runnable(node) if v in made), "") if piece.archs else ""
-            if not wanted:
-                continue
-            build = f"cuda{wanted.replace('.', '')}_{name}"
+            wanted = next((v for v in order(node) if v in made), "")
+            build = f"cuda{wanted.replace('.', '')}_{name}" if wanted else ""
             assert build_of(channels, f"vllm-cuda * *_{name}_*", node) == build, node
 
 
 def test_client_that_does_not_know_the_gpu(channels: Channels) -> None:
-    for platform, cuda in itertools.product(CPUS, drivers(TARGETS)):
+    for platform, cuda in itertools.product(CPUS, DRIVERS):
         node = GpuNode(platform, cuda, "")
-        newest = f"cuda{runnable(node)[0].replace('.', '')}_all" if runnable(node) else ""
-        assert build_of(channels, "vllm-kernels", node, knows_gpus=False) == newest, node
+        fitting = [f"cuda{v.replace('.', '')}_all" for v in order(node)]
+        build = build_of(channels, "vllm-kernels", node, knows_gpus=False)
+        assert build == (fitting[0] if fitting else ""), node
 
 
 def test_driver_older_than_every_toolkit_gets_the_cpu_build(channels: Channels) -> None:
@@ -178,4 +233,19 @@ def test_dependency_that_a_client_without_constraints_applies() -> None:
     outputs = [output for output in rendered() if output.name == "vllm-cuda"]
     assert {o.job.cuda for o in outputs} == set(CUDA.toolkits)
     for output in outputs:
-        assert f"__cuda >={output.job.cuda.partition('.')[0]}" in output.run
+        drivers_asked = [spec for spec in output.run if spec.split()[0] == "__cuda"]
+        assert len(drivers_asked) == 1
+        bound = VersionSpec(drivers_asked[0].split()[1])
+        assert bound.matches(Version(output.job.cuda))
+        assert not bound.matches(Version(f"{int(output.job.cuda.partition('.')[0]) - 1}.9"))
+
+
+def test_a_feedstock_with_one_toolkit_a_major_asks_for_the_major_alone() -> None:
+    recipe = load_recipe(ROOT)
+    made = [one for one in configurations(TARGETS, recipe) if one.job.cuda]
+    majors = [(one.job.platform, one.job.cuda.partition(".")[0]) for one in made]
+    assert len(set(majors)) == len(majors)
+    for one in made:
+        keys = {k: v for k, v in one.keys.items() if k not in ("zip_keys", "pin_run_as_build")}
+        found = [o for o in render(recipe, one.job, keys) if o.name == "vllm-cuda"]
+        assert [f"__cuda >={one.job.cuda.partition('.')[0]}" in o.run for o in found] == [True]

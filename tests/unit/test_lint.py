@@ -45,6 +45,8 @@ CPU_KEYS = """        use_keys:
 CUDA_SLICE = '(100000 if (cuda_slice | default("all")) == "all" else 0)'
 CUDA_RANK = '100 * (cuda_compiler_version | replace("None", "0") | replace(".", "") | int)'
 CUDA_NUMBER = f"{CUDA_SLICE} + {CUDA_RANK}"
+MAJOR = 'cuda_compiler_version | split(".") | first'
+DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}'
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,12 @@ CUDA_NUMBER = f"{CUDA_SLICE} + {CUDA_RANK}"
             "          then: __cuda_arch >=7.5\n      ignore_run_exports:",
             "choice",
             ["vllm-cuda of linux-aarch64-cuda-12.9-all", "no code", "GPU of 8.7", "may take it"],
+        ),
+        (
+            DRIVER_BOUND,
+            f"__cuda >=${{{{ {MAJOR} }}}}",
+            "choice",
+            ["vllm-cuda of linux-64-cuda-13.4-all", "whose CUDA is newer than its driver"],
         ),
         (
             CPU_KEYS + "        ignore_keys:\n",

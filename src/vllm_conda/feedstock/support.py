@@ -56,11 +56,14 @@ def job_values(targets: Targets, job: Job) -> dict[str, str]:
     """Every variant key of a feedstock job: the table's, its compilers and conda-forge's pins."""
     row = next(row for row in rows(targets, job.platform) if row.cuda == (job.cuda or NO_CUDA))
     compilers = {key: row.value(key) for key in COMPILER_GROUP if row.value(key)}
+    own = variant_keys(targets, job)
+    # One toolkit a major version: the recipe's default, since a key cannot differ by CUDA version.
+    own.pop("cuda_driver_bound", None)
     return {
         **targets.feedstock.pins,
         **CHANNELS,
         "python": python_spec(targets),
-        **variant_keys(targets, job),
+        **own,
         "cuda_arch_bound": feedstock_bound(targets, job.platform),
         **compilers,
     }
