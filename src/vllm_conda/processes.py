@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -52,7 +52,7 @@ def guarded(command: Sequence[str | Path], **options: Any) -> Iterator[subproces
     _lifelines.add(writer)
     try:
         with _starting:
-            _adopt_orphans()
+            adopt_orphans()
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__, str(reader), *words],
                 pass_fds=(reader,),
@@ -146,11 +146,12 @@ def _hang_up(writer: int) -> None:
         os.close(writer)
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
+    """Become the parent of what processes below this one leave behind."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _descendants(keep: set[int]) -> set[int]:
+def descendants(keep: Collection[int] = ()) -> set[int]:
     """Living processes below this one, but those in ``keep`` and below."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -177,7 +178,7 @@ def _end_descendants(keep: set[int]) -> None:
             for pid in asked:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, os.WNOHANG)
-            alive = _descendants(keep)
+            alive = descendants(keep)
             if not alive:
                 return
             if time.monotonic() > deadline:
@@ -191,7 +192,7 @@ def _end_descendants(keep: set[int]) -> None:
 
 def _guard(lifeline: int, command: Sequence[str]) -> int:
     """Run ``command``, end what is left of it, and return its exit code."""
-    _adopt_orphans()
+    adopt_orphans()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)

@@ -156,13 +156,32 @@ class Store:
                 Path(name).unlink(missing_ok=True)
                 raise
 
+    def complete(self, made: Path, final: Path, last: str) -> None:
+        """Publish a folder whose name stands for its content, and which clients may be reading.
+
+        Where a part of it was lost, each file enters by a rename of its own, and no moment is
+        without what is whole already.
+
+        Args:
+            last: How the names of those files begin that say what the others are.
+        """
+        if not final.exists():
+            self.publish(made, final)
+            return
+        with disk_errors(final):
+            _share_all(made)
+            files = (path for path in made.rglob("*") if path.is_file())
+            for file in sorted(files, key=lambda path: (path.name.startswith(last), path)):
+                target = final / file.relative_to(made)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+        remove(made)
+
     def publish(self, made: Path, final: Path) -> None:
         """Rename a finished folder to its final name, replacing what is there."""
         with disk_errors(final):
             final.parent.mkdir(parents=True, exist_ok=True)
-            for folder, _, names in os.walk(made):
-                for path in (Path(folder), *(Path(folder, name) for name in names)):
-                    share(path)
+            _share_all(made)
             if final.exists():
                 old = self.scratch("old")
                 final.replace(old / "x")
@@ -170,6 +189,12 @@ class Store:
                 remove(old)
             else:
                 made.replace(final)
+
+
+def _share_all(made: Path) -> None:
+    for folder, _, names in os.walk(made):
+        for path in (Path(folder), *(Path(folder, name) for name in names)):
+            share(path)
 
 
 def share(path: Path) -> None:

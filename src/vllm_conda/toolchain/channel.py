@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from vllm_conda import __version__
 from vllm_conda.downloads.store import Store, key_of, read_json
@@ -71,19 +73,25 @@ def request_key(host: Host, text: str) -> str:
     return key_of(text, code_key(), *(str(value) for value in asdict(host).values()))
 
 
-def load(path: Path, fingerprint: str, rows: object) -> Channel | None:
+def folder_for(store: Store, fingerprint: str, packages: Iterable[PackageFile]) -> Path:
+    """Where a channel of exactly these files lies.
+
+    The same inputs give the same fingerprint, but a package that is made again has another
+    timestamp: an address names bytes, so that what a client read there stays true.
+    """
+    files = (f"{one.subdir}/{one.file_name} {one.sha256}" for one in packages)
+    return store.channels / key_of(fingerprint, *sorted(files))
+
+
+def load(store: Store, fingerprint: str, packages: Sequence[PackageFile]) -> Channel | None:
     """The channel that an earlier run finished, if all its files are still there."""
-    if not isinstance(rows, list):
-        return None
-    packages = []
-    for row in rows:
-        package = PackageFile(**row)
+    path = folder_for(store, fingerprint, packages)
+    for package in packages:
         try:
             if (path / package.subdir / package.file_name).stat().st_size != package.size:
                 return None
         except OSError:
             return None
-        packages.append(package)
     if not (path / "noarch" / "repodata.json").is_file():
         return None
     return Channel(path, path.as_uri(), tuple(packages), fingerprint)
@@ -96,8 +104,9 @@ def request_file(store: Store, host: Host, text: str) -> Path:
 
 def finished(store: Store, request: Path) -> Channel | None:
     """The channel that answers the request, if it is whole."""
-    known = read_json(request)
-    if not isinstance(known, dict) or "fingerprint" not in known:
+    known: Any = read_json(request)
+    try:
+        packages = [PackageFile(**row) for row in known["packages"]]
+        return load(store, str(known["fingerprint"]), packages)
+    except (KeyError, TypeError):  # of another version of the toolkit, or none
         return None
-    fingerprint = str(known["fingerprint"])
-    return load(store.channels / fingerprint, fingerprint, known.get("packages"))

@@ -24,7 +24,7 @@ from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import variables
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.assemble import assemble, build_string
-from vllm_conda.toolchain.channel import Channel, PackageFile, code_key, load
+from vllm_conda.toolchain.channel import Channel, PackageFile, code_key, folder_for, load
 from vllm_conda.toolchain.cpython import make_tree
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import AptSet, Catalog, Package, Rule, canonical, resolve
@@ -297,11 +297,11 @@ class Maker:
 
     def _index(self, jobs: Sequence[Job], made: dict[str, PackageFile]) -> Channel:
         fingerprint = key_of(*sorted(job.key for job in jobs))
-        final = self.store.channels / fingerprint
         packages = sorted(made.values(), key=lambda one: (one.name, one.version, one.build))
         # Another request may have led to the same packages.
-        if (there := load(final, fingerprint, [asdict(one) for one in packages])) is not None:
+        if (there := load(self.store, fingerprint, packages)) is not None:
             return there
+        final = folder_for(self.store, fingerprint, packages)
         scratch = self.store.scratch("channel")
         with disk_errors(scratch):
             for job in jobs:
@@ -315,7 +315,7 @@ class Maker:
                 (scratch / subdir).mkdir(exist_ok=True)
             with self.reporter.task("index channel"):
                 _in_own_loop(scratch)
-        self.store.publish(scratch, final)
+        self.store.complete(scratch, final, last="repodata")
         return Channel(final, final.as_uri(), tuple(packages), fingerprint)
 
 

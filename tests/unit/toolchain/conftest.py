@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from toolchain_fakes import CATALOG, make_wheel
+from toolchain_fakes import CATALOG, make_wheels
 
 from vllm_conda.toolchain import model
 
@@ -14,9 +14,7 @@ from vllm_conda.toolchain import model
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place where pip looks: no network is used."""
     folder = tmp_path / "wheels"
-    folder.mkdir()
-    make_wheel(folder, "demo", "1.0", "demo = demo:main")
-    make_wheel(folder, "extra", "2.5", "extra = extra:main")
+    make_wheels(folder)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")

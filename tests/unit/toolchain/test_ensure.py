@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from rattler import Channel as RattlerChannel
 from rattler.package_streaming import extract
 from toolchain_fakes import CATALOG, make_wheel
 
+from vllm_conda.downloads.store import sha256
 from vllm_conda.errors import (
     BuildFailure,
     ConfigError,
@@ -184,6 +186,58 @@ def test_a_corrupted_package_is_made_again(tmp_path: Path) -> None:
     again, text = make(cache)
     assert "4 packages (1 made now)" in text
     assert again.fingerprint == channel.fingerprint
+
+
+def _sums(channel: Channel) -> dict[str, str]:
+    """File -> SHA-256 as the index lists it, each compared with the file."""
+    found = {}
+    for index in channel.path.glob("*/repodata.json"):
+        for name, record in json.loads(index.read_text())["packages.conda"].items():
+            assert sha256(index.parent / name) == record["sha256"]
+            found[f"{index.parent.name}/{name}"] = record["sha256"]
+    return found
+
+
+def test_a_published_address_keeps_its_bytes(tmp_path: Path) -> None:
+    """Packages that are made again differ by their timestamps: their channel lies elsewhere."""
+    cache = tmp_path / "cache"
+    first, _ = make(cache)
+    before = _sums(first)
+    shutil.rmtree(cache / "packages")
+    for request in (cache / "requests").iterdir():
+        request.unlink()
+    second, text = make(cache)
+    assert "4 packages (4 made now)" in text
+    assert second.fingerprint == first.fingerprint
+    assert _sums(first) == before
+    assert (_sums(second) == before) == (second.path == first.path)
+
+
+def test_what_is_whole_of_a_damaged_channel_stays(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    channel, _ = make(cache)
+    before = _sums(channel)
+    (channel.path / "noarch/repodata.json").unlink()
+    (channel.path / "linux-64/extra-2.5-external_0.conda").unlink()
+    reader = os.open(channel.path, os.O_RDONLY)
+    again, text = make(cache)
+    assert os.fstat(reader).st_ino == channel.path.stat().st_ino
+    os.close(reader)
+    assert "(0 made now)" in text
+    assert again == channel
+    assert _sums(channel) == before
+    assert list((cache / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"fingerprint": 1}', '{"packages": [{"a": 1}]}'])
+def test_a_damaged_record_of_a_request_is_made_again(tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "cache"
+    channel, _ = make(cache)
+    (request,) = (cache / "requests").iterdir()
+    request.write_text(text)
+    again, said = make(cache)
+    assert again == channel
+    assert "(0 made now)" in said
 
 
 def test_no_network_and_an_empty_cache(tmp_path: Path, wheels: Path) -> None:

@@ -46,6 +46,13 @@ CATALOG = textwrap.dedent(
 )
 
 
+def make_wheels(folder: Path) -> None:
+    """Make ``folder``, with the wheels of the catalog."""
+    folder.mkdir(parents=True)
+    make_wheel(folder, "demo", "1.0", "demo = demo:main")
+    make_wheel(folder, "extra", "2.5", "extra = extra:main")
+
+
 def make_wheel(folder: Path, name: str, version: str, entry_point: str = "") -> Path:
     """Write a valid pure wheel."""
     files = {f"{name}/__init__.py": "def main():\n    print('hello')\n"}

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Kill builds, publications, toolchains and engine builds, and count what was left behind.
+
+    python scripts/kill_trials.py --kills 500 [--seed N] [--only PRODUCT] [--json FILE]
+
+TERM and KILL, at random moments, to the command, to `./run` around it and to any process below.
+After each kill: no process may live on for 5 s, every channel must hold what its index lists, no
+published name may have changed its bytes, and the next run must be right. Exit code: 0 if so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests/build")]
+
+import support  # noqa: E402
+import trials  # noqa: E402
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=500, help="over all products")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=trials.PRODUCTS, action="append")
+    parser.add_argument("--json", type=Path, help="write the counts here too")
+    options = parser.parse_args()
+    chosen = options.only or list(trials.PRODUCTS)
+    rows = {}
+    with tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
+        dummies = support.dummy_channel(Path(folder) / "dummies")
+        for number, name in enumerate(chosen):
+            share = len(range(number, options.kills, len(chosen)))
+            started = time.monotonic()
+            product = trials.PRODUCTS[name](Path(folder) / name, dummies)
+            tally = trials.Trials(product, options.seed).run(share, show)
+            rows[name] = {
+                "kills": tally.kills.total(),
+                "by_victim": dict(sorted(tally.kills.items())),
+                "ended_before": tally.ended_before,
+                "slowest_end_seconds": round(tally.slowest_end, 2),
+                "seconds": round(time.monotonic() - started),
+                "faults": tally.faults,
+            }
+            print(f"\n{name}: {json.dumps(rows[name], indent=1)}", flush=True)
+            if options.json:
+                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 1 if any(row["faults"] for row in rows.values()) else 0
+
+
+def show(tally: trials.Tally) -> None:
+    print(f"\r{tally.kills.total()} kills, {len(tally.faults)} faults", end="", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
