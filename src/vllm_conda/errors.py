@@ -106,4 +106,18 @@ class UnservedError(VllmError):
     kind = "unserved"
 
 
+class SignatureError(VllmError):
+    """A signature is missing, of another signer, or of something else."""
+
+    exit_code = 16
+    kind = "signature"
+
+
+class FreshnessError(VllmError):
+    """A signed index or its key has expired, is older than one seen before, or the clock is wrong."""
+
+    exit_code = 17
+    kind = "freshness"
+
+
 INTERRUPTED_EXIT_CODE = 130

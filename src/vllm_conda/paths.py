@@ -77,6 +77,22 @@ def _owner(name: str) -> str:
     return f" of {user}"
 
 
+def state_root() -> Path:
+    """Return the folder of what must outlive the cache: below ``$XDG_STATE_HOME``.
+
+    Raises:
+        ConfigError: It would lie in a home folder that the system does not know.
+    """
+    base = os.environ.get("XDG_STATE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".local" / "state") / "vllm-conda"
+    except RuntimeError as error:
+        raise ConfigError(
+            f"There is no folder for what is remembered: {str(error).rstrip('.')}.",
+            "Set XDG_STATE_HOME to a folder of yours.",
+        ) from None
+
+
 @contextmanager
 def disk_errors(what: str, path: Path) -> Iterator[None]:
     """Turn the operating system's write errors into one sentence."""

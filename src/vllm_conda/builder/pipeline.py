@@ -11,6 +11,7 @@ from rattler_build import Package
 
 from vllm_conda.builder import check
 from vllm_conda.builder.channel import Toolchain, toolchain_for
+from vllm_conda.builder.commit import source_commit
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.plan import Plan, make_plan
@@ -173,6 +174,7 @@ class _Run:
             [self.store.packages / output.file_name for output in current],
         )
         write_settings(self.workspace, self.options.compile_jobs)
+        commit = source_commit(self.plan.recipe.path.parent)
         for output in todo:
             started = time.monotonic()
             package = self._build(output)
@@ -180,7 +182,7 @@ class _Run:
             self._repack(package)
             self._audit(package)
             tested = self._test(output, package)
-            self.store.publish(package, output.job.name, output.fingerprint, tested)
+            self.store.publish(package, output.job.name, output.fingerprint, tested, commit)
             log = str(self._log(output, "build"))
             self.report.built.append(Built(output.file_name, output.job.name, seconds, log, tested))
         prune_stagings(self.workspace)

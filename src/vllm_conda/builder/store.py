@@ -24,7 +24,8 @@ class Entry:
     """One published package.
 
     ``jobs`` are the jobs that hold it (vllm-core is one package for all of a platform);
-    ``tested`` is ``"passed"`` or why its tests did not run on this machine.
+    ``tested`` is ``"passed"`` or why its tests did not run on this machine; ``commit`` is that of
+    the checkout, with a ``+`` where files were changed since, empty outside of git.
     """
 
     jobs: tuple[str, ...]
@@ -33,6 +34,7 @@ class Entry:
     size: int
     mtime_ns: int
     tested: str
+    commit: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,23 @@ class State:
     channels: tuple[str, ...] = ()
 
 
+def read_state(file: Path) -> State:
+    """A missing or unreadable state file only means that everything is built again."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if data.pop("schema") != STATE_SCHEMA:
+            return State({})
+        return cattrs.structure(data, State)
+    except (OSError, ValueError, KeyError, AttributeError, cattrs.BaseValidationError):
+        return State({})
+
+
 class Store:
     """The output folder as a channel of one platform."""
 
     def __init__(self, folder: Path, platform: str, workspace: Workspace) -> None:
         self.folder, self.platform, self.workspace = folder, platform, workspace
-        self.state = self._load()
+        self.state = read_state(folder / STATE_FILE)
 
     @property
     def packages(self) -> Path:
@@ -62,16 +75,6 @@ class Store:
     @property
     def url(self) -> str:
         return self.folder.resolve().as_uri()
-
-    def _load(self) -> State:
-        """A missing or unreadable state file only means that everything is built again."""
-        try:
-            data = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
-            if data.pop("schema") != STATE_SCHEMA:
-                return State({})
-            return cattrs.structure(data, State)
-        except (OSError, ValueError, KeyError, AttributeError, cattrs.BaseValidationError):
-            return State({})
 
     def save(self) -> None:
         data = {"schema": STATE_SCHEMA, **asdict(self.state)}
@@ -90,7 +93,9 @@ class Store:
             return True
         return _sha256(self.packages / file_name) == entry.sha256
 
-    def publish(self, package: Path, job: str, fingerprint: str, tested: str) -> None:
+    def publish(
+        self, package: Path, job: str, fingerprint: str, tested: str, commit: str = ""
+    ) -> None:
         """Move a finished package in by one rename, then record it.
 
         A name stands for all that its package is made from, so a whole one that is there already
@@ -111,6 +116,7 @@ class Store:
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
             tested=tested,
+            commit=commit,
         )
         self.state = replace(self.state, packages={**self.state.packages, package.name: entry})
         self.save()

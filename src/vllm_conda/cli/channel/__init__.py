@@ -8,7 +8,10 @@ from vllm_conda.cli.lazy import LazyGroup
 
 COMMANDS = {
     "create": "vllm_conda.cli.channel.keep:create",
+    "keygen": "vllm_conda.cli.channel.sign:keygen",
     "list": "vllm_conda.cli.channel.keep:list_packages",
+    "sign": "vllm_conda.cli.channel.sign:sign",
+    "verify": "vllm_conda.cli.channel.sign:verify",
 }
 
 

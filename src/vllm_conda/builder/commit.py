@@ -1,0 +1,28 @@
+"""Which commit a build is made from."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def source_commit(folder: Path) -> str:
+    """Commit of the checkout that ``folder`` lies in, with a ``+`` where tracked files differ.
+
+    Empty outside of git, as in an unpacked source archive.
+    """
+    head = _git(folder, "rev-parse", "HEAD")
+    if not head:
+        return ""
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{head}+" if changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
+        )
+    except OSError:  # no git
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

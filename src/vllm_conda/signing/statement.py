@@ -1,0 +1,137 @@
+"""What is attested of a package, as in-toto statements.
+
+CEP 27's statement says that this file belongs into this channel. SLSA's provenance says what it
+was built from: the commit, the job, the variant, and the hash of every package in the build
+environment.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
+from in_toto_attestation.v1.statement import Statement
+from rattler.package_streaming import extract
+
+from vllm_conda import __version__
+from vllm_conda.builder.store import Entry
+
+STATEMENT = "application/vnd.in-toto+json"
+PUBLISH = "https://schemas.conda.org/attestations/publish/v1"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:vllm-conda:build:1"
+BUILDER = "urn:vllm-conda:builder"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A package file: its name in the index, and its SHA-256 in hexadecimal."""
+
+    name: str
+    sha256: str
+
+
+def publish(subject: Subject, channel: str) -> bytes:
+    """The statement of CEP 27, as JSON.
+
+    Args:
+        channel: Address of the channel; empty leaves it open, as for a copy in an air gap.
+    """
+    return _statement(subject, PUBLISH, {"targetChannel": channel.rstrip("/")} if channel else {})
+
+
+def provenance(subject: Subject, package: Path, entry: Entry) -> bytes:
+    """SLSA's provenance of a package that this toolkit built, as JSON.
+
+    Args:
+        entry: What the build recorded of it.
+    """
+    recipe, variant = _recorded(package)
+    definition = {
+        "buildType": BUILD_TYPE,
+        "externalParameters": {"jobs": sorted(entry.jobs), "variant": variant},
+        "resolvedDependencies": [*_source(entry), *_dependencies(recipe)],
+    }
+    details = {
+        "builder": {"id": BUILDER, "version": {"vllm-conda": __version__}},
+        "metadata": {"invocationId": entry.fingerprint},
+    }
+    predicate = {"buildDefinition": definition, "runDetails": details}
+    return _statement(subject, PROVENANCE, predicate)
+
+
+def parse(payload: bytes) -> tuple[str, Subject]:
+    """The predicate's type and the subject of a statement.
+
+    Raises:
+        ValueError: No in-toto statement about exactly one file.
+    """
+    try:
+        pb = json_format.Parse(payload, Statement([], "", {}).pb)
+    except (json_format.ParseError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(f"no in-toto statement: {error}") from None
+    if len(pb.subject) != 1 or pb.type != Statement([], "", {}).pb.type:
+        raise ValueError("no in-toto statement about one file")
+    return str(pb.predicate_type), Subject(pb.subject[0].name, pb.subject[0].digest["sha256"])
+
+
+def _statement(subject: Subject, kind: str, predicate: Mapping[str, Any]) -> bytes:
+    described = ResourceDescriptor(name=subject.name, digest={"sha256": subject.sha256})
+    statement = Statement([described.pb], kind, dict(predicate))
+    return json_format.MessageToJson(statement.pb, indent=None).encode()
+
+
+def _recorded(package: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The rendered recipe and the variant, out of the package's ``info/``."""
+    with TemporaryDirectory() as folder:
+        extract(package, Path(folder))
+        info = Path(folder) / "info"
+        recipe = yaml.safe_load(
+            (info / "recipe" / "rendered_recipe.yaml").read_text(encoding="utf-8")
+        )
+        variant = json.loads((info / "hash_input.json").read_text(encoding="utf-8"))
+    return recipe, {str(key): str(value) for key, value in variant.items()}
+
+
+def _source(entry: Entry) -> Iterator[dict[str, Any]]:
+    if entry.commit:
+        commit, changed = entry.commit.rstrip("+"), entry.commit.endswith("+")
+        yield {
+            "name": "source",
+            "digest": {"gitCommit": commit},
+            **({"annotations": {"changedAfterCommit": True}} if changed else {}),
+        }
+
+
+def _dependencies(recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Packages of every build and host environment, by name and hash.
+
+    Their addresses are those of the build machine and say nothing elsewhere.
+    """
+    seen = set()
+    for record in _records(recipe):
+        uri = f"pkg:conda/{record['name']}@{record['version']}?build={record['build']}"
+        uri += f"&subdir={record['subdir']}"
+        if uri not in seen and record.get("sha256"):
+            seen.add(uri)
+            yield {"uri": uri, "digest": {"sha256": record["sha256"]}}
+
+
+def _records(tree: Any) -> Iterable[dict[str, Any]]:
+    """All lists called ``resolved``: the output's own and those of its staging builds."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == "resolved" and isinstance(value, list):
+                yield from (one for one in value if isinstance(one, dict) and "name" in one)
+            else:
+                yield from _records(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from _records(value)
