@@ -10,6 +10,7 @@ COMMANDS = {
     "create": "vllm_conda.cli.channel.keep:create",
     "keygen": "vllm_conda.cli.channel.sign:keygen",
     "list": "vllm_conda.cli.channel.keep:list_packages",
+    "page": "vllm_conda.cli.channel.page:page",
     "sign": "vllm_conda.cli.channel.sign:sign",
     "verify": "vllm_conda.cli.channel.sign:verify",
 }
