@@ -21,6 +21,7 @@ from rattler_build import (
 )
 from rattler_build.tool_config import PlatformConfig
 
+from vllm_conda.engine.interface import table
 from vllm_conda.errors import ConfigError, RecipeError, did_you_mean
 from vllm_conda.jobs import Job
 from vllm_conda.targets import TARGETS_FILE, Targets
@@ -190,14 +191,22 @@ def check_context(root: Path, targets: Targets) -> None:
     Raises:
         RecipeError: Names file and key of the first difference.
     """
-    engine = targets.engine
+    engines = table.load(root)
+    release = targets.engine.release
+    if release not in engines.releases:
+        raise RecipeError(
+            f"{TARGETS_FILE}: [engine]: release {release} is not in {table.FILE}, which has "
+            f"{', '.join(engines.versions)}.",
+            f"Run `vllm-conda engine add {release}`.",
+        )
     wanted = {
         RECIPE_FILE: {
-            "version": engine.version,
+            "version": targets.project.version,
+            "engine_range": engines.range(),
             "python_min": targets.project.python_min,
             "torch_min": targets.project.torch_target,
         },
-        ENGINE_RECIPE_FILE: {"version": engine.version, "sha256": engine.release.sdist_sha256},
+        ENGINE_RECIPE_FILE: {"version": release, "sha256": engines.sdist_sha256(release)},
     }
     for file, facts in wanted.items():
         try:

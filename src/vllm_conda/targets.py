@@ -28,26 +28,17 @@ _GLIBC = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}(\.[0-9]{1,9})*")
 
 
 @dataclass(frozen=True)
-class Release:
-    """A version of the engine."""
-
-    sdist_sha256: str
-
-
-@dataclass(frozen=True)
 class EngineTable:
-    """The engine version that the packages serve, and what is known of each."""
+    """``release``: the engine that is packaged and tested by default."""
 
-    version: str
-    releases: dict[str, Release]
-
-    @property
-    def release(self) -> Release:
-        return self.releases[self.version]
+    release: str
 
 
 @dataclass(frozen=True)
 class Project:
+    """``version``: of our packages, whichever engines they serve."""
+
+    version: str
     torch_target: str
     python_min: str
 
@@ -206,9 +197,12 @@ def _check_names(targets: Targets) -> None:
             f"{TARGETS_FILE}: schema is {targets.schema}, this toolkit reads {SCHEMA}.",
             "Update the toolkit.",
         )
-    check_known(
-        f"{TARGETS_FILE}: [engine]", "version", targets.engine.version, targets.engine.releases
-    )
+    for where, version in (
+        ("[project]: version", targets.project.version),
+        ("[engine]: release", targets.engine.release),
+    ):
+        if not _VERSION.fullmatch(version):
+            raise ConfigError(f"{TARGETS_FILE}: {where}: {version!r} is no version, such as 1.2.3.")
     for name, platform in targets.platforms.items():
         where = f"{TARGETS_FILE}: [platforms.{name}]"
         for key, value in dataclasses.asdict(platform.variant).items():

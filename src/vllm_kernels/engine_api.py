@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from vllm_kernels import _backends, _cuda, _driver, _fake, _libraries, _ops
 from vllm_kernels._cuda import Build as CudaBuild
 from vllm_kernels._cuda import Family as CudaFamily
@@ -44,6 +46,7 @@ __all__ = [
     "ops",
     "reference_ops",
     "references_only",
+    "schema",
 ]
 
 NAMESPACE = _ops.NAMESPACE
@@ -71,6 +74,11 @@ def namespace_of(op: str) -> str:
     :data:`NAMESPACE` where it does not call the op by itself, empty for an op that we do not have.
     """
     return _libraries.namespace_of(op)
+
+
+def schema(op: str) -> torch.FunctionSchema:
+    """The schema of ``op`` in :data:`NAMESPACE`."""
+    return _ops.schema(op)
 
 
 def dispatch_keys(op: str) -> list[str]:

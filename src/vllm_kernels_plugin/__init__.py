@@ -52,7 +52,7 @@ def _decide() -> str | None:
                 PLUGIN_VARIABLE,
             )
             return None
-        engine.check_version()
+        engine.check_version(logger)
         from vllm_kernels_plugin import devices
 
         return devices.activate()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
 PROVIDER = "vllm_kernels"
+NORMS = ("rms_norm", "fused_add_rms_norm")
 
 
 class KernelsCpuPlatform(CpuPlatform):
@@ -54,7 +55,10 @@ class KernelsCpuPlatform(CpuPlatform):
         # Inductor fuses the engine's own norm with its neighbours.
         compilation = vllm_config.compilation_config
         fused = compilation.mode != CompilationMode.NONE and compilation.backend == "inductor"
-        return IrOpPriorityConfig.with_default(["native"] if fused else [PROVIDER, "native"])
+        first = ["native"] if fused else [PROVIDER, "native"]
+        # Of the others, which differ from engine to engine, we provide none.
+        ours = {name: list(first) for name in NORMS}
+        return IrOpPriorityConfig.with_default(["native"], **ours)
 
 
 def _register_norms() -> None:
@@ -115,8 +119,21 @@ def _register_activations() -> None:
     for base in (SiluAndMul, GeluAndMul):
         if base.__name__ in op_registry_oot:
             continue
-        # `forward_cuda` is the engine's call of `self.op`, whatever the device.
-        served = type(f"Kernels{base.__name__}", (base,), {"forward_cpu": base.forward_cuda})
+        served = type(f"Kernels{base.__name__}", (base,), {"forward_cpu": _gated})
         base.register_oot(served)
         # Registration renames the class to its key; switches such as `+silu_and_mul` go by this.
         served.name = base.name  # type: ignore[attr-defined]
+
+
+def _gated(layer: Any, x: torch.Tensor) -> torch.Tensor:
+    """The activation of one half of ``x`` times the other.
+
+    The engine's own call of an op goes by `layer.op`, which not every engine sets on every CPU.
+    """
+    ops = torch.ops.vllm_kernels
+    op = ops.silu_and_mul
+    if hasattr(layer, "approximate"):
+        op = ops.gelu_and_mul if layer.approximate == "none" else ops.gelu_tanh_and_mul
+    out = torch.empty((*x.shape[:-1], x.shape[-1] // 2), dtype=x.dtype, device=x.device)
+    op(out, x)
+    return out

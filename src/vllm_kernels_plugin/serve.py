@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
+from typing import Any
 
 import torch
 
 from vllm_kernels import engine_api
+from vllm_kernels_plugin import adapt, engine, engines
 from vllm_kernels_plugin.errors import PluginError
 
 # Without this op the engine multiplies with torch.nn.functional.linear. Our reference defines the
@@ -24,13 +27,30 @@ def _fragment(namespace: str) -> torch.library.Library:
     return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-def _defined(name: str) -> bool:
+@dataclass(frozen=True)
+class Served:
+    """An op under the name that the engine calls.
+
+    Attributes:
+        space: The engine's namespace.
+        theirs: The engine's schema; None where it is ours.
+        adapted: Whether the arguments differ, so that a function stands before the kernel.
+    """
+
+    name: str
+    space: str
+    theirs: torch.FunctionSchema | None = None
+    signature: str = ""
+    adapted: bool = False
+
+    @property
+    def qualified(self) -> str:
+        return f"{self.space}::{self.name}"
+
+
+def _defined(op: Served) -> bool:
     registered = torch._C._dispatch_has_kernel  # true for a schema without kernels as well
-    return bool(registered(_qualified(name)))
-
-
-def _qualified(name: str) -> str:
-    return f"{engine_api.namespace_of(name)}::{name}"
+    return bool(registered(op.qualified))
 
 
 @functools.cache
@@ -38,57 +58,93 @@ def serve(device: str) -> tuple[str, ...]:
     """Define and implement every op that the engine has on ``device``; return their names.
 
     Native kernels are registered a second time by their own libraries, which costs a call
-    nothing. What only Python implements is forwarded. An op without any implementation stays
-    undefined, because the engine asks for optional ops by their existence.
+    nothing. What only Python implements is forwarded, and so is an op whose arguments differ in
+    the installed engine. An op without any implementation stays undefined, because the engine asks
+    for optional ops by their existence.
 
     Args:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        PluginError: another package already defines one of them.
+        PluginError: another package already defines one of them, or the engine's arguments are
+            unknown.
     """
-    left = _BETTER_LEFT_TO_PYTORCH.intersection(engine_api.reference_ops())
-    spaces = {
-        name: space
-        for name in engine_api.ops()
-        if device in engine_api.devices_of(name)
-        and engine_api.dispatch_keys(name)
-        and name not in left
-        # Under our own name: for the plugin's modules alone, or no longer called by the engine.
-        and (space := engine_api.namespace_of(name)) != engine_api.NAMESPACE
-    }
-    if taken := next(filter(_defined, spaces), None):
+    found = _served(device)
+    if taken := next(filter(_defined, found), None):
         raise PluginError(
-            f"another package has already defined torch.ops.{spaces[taken]}.{taken}: "
+            f"another package has already defined torch.ops.{taken.space}.{taken.name}: "
             "uninstall the other vLLM plugin or kernel package"
         )
-    for name, space in spaces.items():
-        engine_api.define(space, name)
-    for namespace in sorted(set(spaces.values())):
-        engine_api.implement(namespace, [n for n, space in spaces.items() if space == namespace])
-    for name in spaces:
-        _forward_missing(name)
-    return tuple(spaces)
+    for op in found:
+        if op.theirs is None:
+            engine_api.define(op.space, op.name)
+        else:
+            _fragment(op.space).define(op.name + op.signature)  # type: ignore[no-untyped-call]
+    for space in sorted({op.space for op in found}):
+        native = [op.name for op in found if op.space == space and not op.adapted]
+        engine_api.implement(space, native)
+    for op in found:
+        _forward_missing(op)
+    return tuple(op.name for op in found)
+
+
+@functools.cache
+def _served(device: str) -> tuple[Served, ...]:
+    """The ops of the installed engine that have an implementation here."""
+    left = _BETTER_LEFT_TO_PYTORCH.intersection(engine_api.reference_ops())
+    engines_ops = engines.ops(engine.version(), device)
+    found = []
+    for name in engine_api.ops():
+        # Ours alone, for the plugin's modules; or of another engine or device.
+        if name not in engines_ops or device not in engine_api.devices_of(name):
+            continue
+        if name in left or not engine_api.dispatch_keys(name):
+            continue
+        space, signature = engines_ops[name]
+        ours, theirs = engine_api.schema(name), adapt.schema(name, signature)
+        if space == engine_api.namespace_of(name) and _is_ours(ours, theirs):
+            found.append(Served(name, space))
+        else:
+            differs = not adapt.same_types(ours, theirs)
+            found.append(Served(name, space, theirs, signature, differs))
+    return tuple(found)
+
+
+def _is_ours(ours: torch.FunctionSchema, theirs: torch.FunctionSchema) -> bool:
+    """Whether our schema serves as it is.
+
+    Where CPU and CUDA name an output differently, ours has the name of CUDA, by which the fusion
+    passes go.
+    """
+    names = [[value.name for value in one.arguments[1:]] for one in (ours, theirs)]
+    return adapt.same_types(ours, theirs) and names[0] == names[1]
 
 
 def register_fakes(device: str) -> None:
     """Register the fakes of the served ops, but for those that the engine has registered."""
+    serve(device)
     fakes = engine_api.fakes()
-    for name in serve(device):
-        entry = torch._library.simple_registry.singleton.find(_qualified(name))
-        fake = fakes.get(name)
+    for op in _served(device):
+        entry = torch._library.simple_registry.singleton.find(op.qualified)
+        fake = fakes.get(op.name)
         if fake is not None and entry.fake_impl.kernel is None:
-            library = _fragment(engine_api.namespace_of(name))
-            torch.library.register_fake(_qualified(name), fake, lib=library)
+            torch.library.register_fake(op.qualified, _for(op, fake), lib=_fragment(op.space))
 
 
-def _forward_missing(name: str) -> None:
+def _forward_missing(op: Served) -> None:
     """Forward the keys of the op that no library has registered in the engine's namespace."""
-    op = getattr(torch.ops.vllm_kernels, name).default
-    for key in engine_api.dispatch_keys(name):
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(_qualified(name), key):
-            library = _fragment(engine_api.namespace_of(name))
-            library.impl(name, op, key)  # type: ignore[no-untyped-call]
+    function = _for(op, getattr(torch.ops.vllm_kernels, op.name).default)
+    for key in engine_api.dispatch_keys(op.name):
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(op.qualified, key):
+            library = _fragment(op.space)
+            library.impl(op.name, function, key)  # type: ignore[no-untyped-call]
+
+
+def _for(op: Served, function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` of our arguments as one of the engine's."""
+    if not op.adapted or op.theirs is None:
+        return function
+    return adapt.adapted(op.name, engine_api.schema(op.name), op.theirs, function)
 
 
 def plant(names: Iterable[str]) -> None:

@@ -94,7 +94,7 @@ def test_the_doctor_finds_no_problem(installed: Environment) -> None:
     done = installed.run("-m", "vllm_kernels", "--json")
     report = json.loads(done.stdout)
     assert (done.returncode, report["problems"]) == (0, [])
-    assert report["version"] == load_targets(ROOT).engine.version
+    assert report["version"] == load_targets(ROOT).project.version
     assert report["torch_minimum"] == load_targets(ROOT).project.torch_target
     assert report["backends"] == ["cpu"]
     for library in report["libraries"]:
@@ -142,7 +142,7 @@ def test_the_toolkit_alone(sources: Path, tmp_path: Path) -> None:
     assert not list(environment.site.glob("vllm_kernels*"))
     assert (environment.python.parent / "vllm-conda").is_file()
     shown = environment.run("-m", "pip", "show", "vllm-conda").stdout
-    assert f"Version: {load_targets(ROOT).engine.version}" in shown
+    assert f"Version: {load_targets(ROOT).project.version}" in shown
 
 
 def test_without_torch_the_message_names_the_command(sources: Path, tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Engine
-
-from vllm_kernels import __version__
+from conftest import ENGINE, Engine
 
 PLATFORM = "vllm_kernels_plugin.cpu.KernelsCpuPlatform"
 ASK = "from vllm_kernels_plugin import platform; print(platform())"
@@ -123,11 +121,11 @@ def test_engine_with_own_kernels_is_left_alone(engine: Engine) -> None:
 
 BAD = [
     ("1.0.0", {}, "vLLM 1.0.0 is not supported: these kernels (vllm-kernels "),
-    (__version__, {"VLLM_KERNELS_PLUGIN": "on"}, "VLLM_KERNELS_PLUGIN=on is not one of: auto, 0"),
-    (__version__, {"VLLM_KERNELS_BACKEND": "x"}, "VLLM_KERNELS_BACKEND=x is not one of"),
-    (__version__, {"VLLM_KERNELS_CPU_ISA": "sse2"}, "sse2"),
+    (ENGINE, {"VLLM_KERNELS_PLUGIN": "on"}, "VLLM_KERNELS_PLUGIN=on is not one of: auto, 0"),
+    (ENGINE, {"VLLM_KERNELS_BACKEND": "x"}, "VLLM_KERNELS_BACKEND=x is not one of"),
+    (ENGINE, {"VLLM_KERNELS_CPU_ISA": "sse2"}, "sse2"),
     (
-        __version__,
+        ENGINE,
         {"VLLM_KERNELS_LIBRARY_DIR": "/nowhere"},
         "libvllm_kernels_core.so is in none of",
     ),

@@ -36,8 +36,9 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "runner key": ("cores = 4", "core = 4", ["[feedstock.runners.ubuntu-24.04]", "'cores'?"]),
     # missing keys and tables
     "no schema": ("schema = 1\n", "", ["[schema]", "missing"]),
-    "no version": (VERSION, "", ["[engine.version]", "missing"]),
-    "no release": (VERSION, 'version = "0.1"', ["[engine]", "unknown version '0.1'"]),
+    "no version": (VERSION, "", ["[project.version]", "missing"]),
+    "no such version": (VERSION, 'version = "x.1"', ["[project]: version", "'x.1' is no version"]),
+    "no such release": ('release = "', 'release = "v', ["[engine]: release", "is no version"]),
     "no family": ('family = "x86_64"', "", ["[platforms.linux-64.family]", "missing"]),
     "no machines": ('machines = ["x86_64", "amd64", "x86-64"]', "", [".machines]", "missing"]),
     "no name of a level": (
@@ -50,7 +51,7 @@ FAULTS: dict[str, tuple[str, str, list[str]]] = {
     "no device": ("[feedstock.devices.cuda]", "[feedstock.devices.gpu]", ["cuda is missing"]),
     # wrong types
     "schema text": ("schema = 1", 'schema = "1"', ["[schema]", "expected int", "'1'"]),
-    "version number": (VERSION, "version = 26", ["[engine.version]", "int 26"]),
+    "version number": (VERSION, "version = 26", ["[project.version]", "int 26"]),
     "levels text": ("levels = [3, 4]", 'levels = ["3"]', [".levels]", "expected int", "'3'"]),
     "levels number": ("levels = [3, 4]", "levels = 3", [".levels]", "expected an array"]),
     "flags text": (

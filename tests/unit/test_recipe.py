@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,11 +16,13 @@ import support
 import yaml
 from support import ROOT, SHARED_SCHEMAS
 
+from vllm_conda.engine.interface import table
 from vllm_conda.errors import ConfigError, RecipeError
 from vllm_conda.generate.variants import variant_file
 from vllm_conda.jobs import Job, select
 from vllm_conda.recipe import (
     ENGINE_RECIPE_FILE,
+    RECIPE_FILE,
     Output,
     check_context,
     load_recipe,
@@ -77,12 +80,13 @@ def test_recipe_matches_the_schema() -> None:
 def test_versions_are_those_of_the_table(tmp_path: Path) -> None:
     check_context(ROOT, TARGETS)
     shutil.copytree(ROOT / "recipe", tmp_path / "recipe")
+    shutil.copytree(ROOT / table.FILE.parent, tmp_path / table.FILE.parent)
     file = tmp_path / ENGINE_RECIPE_FILE
-    file.write_text(file.read_text().replace(TARGETS.engine.version, "0.1.2"))
+    file.write_text(file.read_text().replace(TARGETS.engine.release, "0.1.2"))
     with pytest.raises(RecipeError) as caught:
         check_context(tmp_path, TARGETS)
     assert str(caught.value).startswith(
-        f"{ENGINE_RECIPE_FILE}: version is 0.1.2, targets.toml has {TARGETS.engine.version}."
+        f"{ENGINE_RECIPE_FILE}: version is 0.1.2, targets.toml has {TARGETS.engine.release}."
     )
 
 
@@ -327,3 +331,24 @@ def test_malformed_variant_file(tmp_path: Path, text: str, parts: list[str]) -> 
         variant_values(tmp_path, job, variant_file(TARGETS, job))
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_the_range_of_engines_is_the_tables(tmp_path: Path) -> None:
+    for file in (Path("recipe"), table.FILE.parent):
+        shutil.copytree(ROOT / file, tmp_path / file)
+    recipe = tmp_path / RECIPE_FILE
+    wanted = table.load(ROOT).range()
+    recipe.write_text(recipe.read_text().replace(wanted, ">=0.1,<0.2"))
+    with pytest.raises(RecipeError, match=rf"engine_range is >=0.1,<0.2, .* has {wanted}"):
+        check_context(tmp_path, TARGETS)
+    (core,) = (
+        one for one in recipe_data()["outputs"] if one.get("package") == {"name": "vllm-core"}
+    )
+    assert "vllm-engine ${{ engine_range }}" in core["requirements"]["run_constraints"]
+
+
+def test_the_packaged_engine_is_in_the_table(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / table.FILE.parent, tmp_path / table.FILE.parent)
+    engine = dataclasses.replace(TARGETS.engine, release="0.1.2")
+    with pytest.raises(RecipeError, match=r"release 0.1.2 is not in .*engines.tsv"):
+        check_context(tmp_path, dataclasses.replace(TARGETS, engine=engine))

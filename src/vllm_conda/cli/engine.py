@@ -118,3 +118,92 @@ def test(
         print_json(rows)
         return
     print_table(("run", "mode", "found", "time"), testing.table(rows))
+
+
+@engine.command("diff")
+@click.argument("version")
+@root_option
+@channel_option
+@platform_option
+@click.option("--all", "everything", is_flag=True, help="Also what asks for nothing.")
+@click.option("--report", is_flag=True, help="Where it cannot be fetched, say so and succeed (CI).")
+@json_option
+def diff(
+    version: str,
+    root: Path,
+    channels: tuple[str, ...],
+    platform: str,
+    everything: bool,
+    report: bool,
+    as_json: bool,
+) -> None:
+    """Compare a release of vLLM with the table of engines; say what it asks for.
+
+    \b
+    VERSION is a version, which pip fetches by name, `newest`, or a source distribution. Ops, their
+    signatures, call sites, the hooks that the plugin uses, native modules and requirements are
+    compared with the nearest release in the table. `must` marks what the engine fails without.
+
+    \b
+    Example:
+      vllm-conda engine diff newest
+      vllm-conda engine diff 0.25.1
+      vllm-conda engine diff vllm-0.24.0.tar.gz --all
+    """
+    from dataclasses import asdict
+
+    from vllm_conda.engine import release
+    from vllm_conda.engine.interface import advice
+    from vllm_conda.errors import NetworkError
+
+    try:
+        with reporter(as_json) as report_to:
+            found = release.find(version, root, platform, channels, report_to)
+            compared = release.compare(found, root)
+    except NetworkError as error:
+        if not report:
+            raise
+        click.echo(f"not compared: {error}")
+        return
+    tasks = [one for one in compared.tasks if everything or one.urgency != advice.NOTHING]
+    if as_json:
+        rows = [{**asdict(t.difference), "urgency": t.urgency, "text": t.text} for t in tasks]
+        print_json({"version": compared.version, "nearest": compared.nearest, "differences": rows})
+        return
+    quiet = len(compared.tasks) - len(tasks)
+    click.echo(
+        f"vLLM {compared.version} against {compared.nearest}: {len(compared.tasks)} differences"
+        + (f", {quiet} of which ask for nothing (--all shows them)" if quiet else "")
+    )
+    for task in tasks:
+        one = task.difference
+        click.echo(f"{task.urgency:8}{one.kind} {one.place} {one.name}: {one.words()}")
+        if task.text:
+            click.echo(f"{'':8}{task.text}")
+
+
+@engine.command("add")
+@click.argument("version")
+@root_option
+@channel_option
+@platform_option
+@json_option
+def add(version: str, root: Path, channels: tuple[str, ...], platform: str, as_json: bool) -> None:
+    """Write a release's part of the table of engines, src/vllm_kernels_plugin/engines.tsv.
+
+    \b
+    VERSION as for `engine diff`, which says what else the release asks for.
+
+    \b
+    Example:
+      vllm-conda engine add 0.34.0
+    """
+    from vllm_conda.engine import release
+
+    with reporter(as_json) as report_to:
+        found = release.find(version, root, platform, channels, report_to)
+        changed = release.add(found, root)
+    if as_json:
+        print_json({"version": found.version, "changed": changed})
+    else:
+        click.echo(f"vLLM {found.version} " + ("added" if changed else "is there, unchanged"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +16,18 @@ from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.publish import NOARCH, enter, tidy, waiting_place, write_index
 from vllm_conda.builder.session import Event, run_worker
 from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
-from vllm_conda.downloads import fetch
-from vllm_conda.downloads.fetch import Artifact
-from vllm_conda.downloads.store import Store, key_of, remove
-from vllm_conda.engine import channel
-from vllm_conda.environment import ensure_environment
-from vllm_conda.errors import IntegrityError, NetworkError, TestFailure
-from vllm_conda.paths import cache_root, disk_errors, write_atomic
+from vllm_conda.downloads.store import key_of
+from vllm_conda.engine import channel, sdist
+from vllm_conda.engine.interface import table
+from vllm_conda.errors import TestFailure
+from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
-from vllm_conda.targets import TARGETS_FILE, EngineTable, load_targets
+from vllm_conda.targets import load_targets
 
 NAME = "vllm-engine"
 PACKAGE_HASH = "vllm_engine_package_hash"
 SDIST_VARIABLE = "VLLM_ENGINE_SDIST"
-# pip runs upstream's setup.py even to find out the version of what it downloads.
-SDIST_ENVIRONMENT = (
-    "python", "pip", "jinja2", "packaging", "pytorch", "setuptools", "setuptools-rust",
-    "setuptools-scm", "wheel",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,77 +63,14 @@ def ensure(
         found = sorted((output / "noarch").glob(f"{NAME}-*.conda"))
         if len(found) != 1 or not stamp.is_file() or stamp.read_text().strip() != fingerprint:
             stamp.unlink(missing_ok=True)
-            sdist = fetch_sdist(load_targets(root).engine, others, platform, workspace, reporter)
+            source = sdist.Registry(others, platform, workspace, reporter)
+            archive = source.pinned(load_targets(root).engine.release, table.load(root))
             build = _Build(
                 root, platform, output, others, toolchain, workspace, reporter, fingerprint
             )
-            found = [build.run(sdist.path)]
+            found = [build.run(archive.path)]
             write_atomic(stamp, f"{fingerprint}\n")
     return Engine(found[0], (output.resolve().as_uri(), *others))
-
-
-def fetch_sdist(
-    wanted: EngineTable,
-    channels: Sequence[str],
-    platform: str,
-    workspace: Workspace,
-    reporter: Reporter,
-) -> Artifact:
-    """The pinned source distribution, by name through pip, or from the cache.
-
-    Raises:
-        NetworkError: pip could not fetch it.
-        IntegrityError: It is not the pinned file.
-    """
-    store = Store(cache_root())
-    key = f"vllm-{wanted.version}-sdist"
-    cached = fetch.cached(store, "pip", key)
-    if cached is not None and cached.sha256 == wanted.release.sdist_sha256 and fetch.intact(cached):
-        return cached
-    prefix = ensure_environment(channels, SDIST_ENVIRONMENT, platform, workspace, reporter)
-    with store.locked(reporter):
-        scratch = store.scratch("engine")
-        try:
-            file = _download(prefix, wanted.version, scratch, reporter)
-            artifact = fetch.record(store, "pip", key, "vllm", wanted.version, file)
-        finally:
-            remove(scratch)
-        if artifact.sha256 != wanted.release.sdist_sha256:
-            fetch.forget(store, artifact)
-            raise IntegrityError(
-                f"vllm {wanted.version} has the SHA-256 {artifact.sha256}, {TARGETS_FILE} pins "
-                f"{wanted.release.sdist_sha256}.",
-                "The registry serves another file under this version; find out which is right.",
-            )
-    return artifact
-
-
-def _download(prefix: Path, version: str, scratch: Path, reporter: Reporter) -> Path:
-    target = scratch / "dl"
-    command = [
-        str(prefix / "bin" / "python"), "-m", "pip", "download", "--no-deps", "--quiet",
-        "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-        "--no-binary", "vllm", "--no-build-isolation", "--dest", str(target), f"vllm=={version}",
-    ]  # fmt: skip
-    environment_of_pip = {
-        key: value for key, value in os.environ.items() if not key.startswith("PYTHON")
-    }
-    environment_of_pip |= {
-        "PATH": f"{prefix}/bin:/usr/bin:/bin",
-        "TMPDIR": str(scratch),
-        "VLLM_TARGET_DEVICE": "empty",
-        # Otherwise the version in the metadata differs from the file's, which pip refuses.
-        "VLLM_VERSION_OVERRIDE": version,
-    }
-    with fetch.growing(reporter, f"pip download vllm=={version}", scratch, None):
-        code, text = fetch.run_client(command, environment_of_pip, scratch)
-    files = sorted(target.glob("vllm-*.tar.gz"))
-    if code or len(files) != 1:
-        raise NetworkError(
-            f"pip could not download vllm=={version}: {fetch.last_error(text)}.",
-            "Run again with network.",
-        )
-    return files[0]
 
 
 @dataclass(frozen=True)
@@ -155,7 +84,7 @@ class _Build:
     reporter: Reporter
     fingerprint: str
 
-    def run(self, sdist: Path) -> Path:
+    def run(self, archive: Path) -> Path:
         """Build, test and publish; returns the package in the channel."""
         recipe = self.root / ENGINE_RECIPE_FILE
         folder = self.workspace.folder / "engine"
@@ -163,9 +92,9 @@ class _Build:
             folder.mkdir(parents=True, exist_ok=True)
         variables = {
             **worker_environment(self.workspace, self.toolchain.fingerprint),
-            SDIST_VARIABLE: str(sdist),
+            SDIST_VARIABLE: str(archive),
         }
-        with environment({SDIST_VARIABLE: str(sdist)}):
+        with environment({SDIST_VARIABLE: str(archive)}):
             config = RenderConfig(platform=PlatformConfig(target_platform=self.platform))
             (rendered,) = Stage0Recipe.from_file(recipe).render(
                 VariantConfig({PACKAGE_HASH: [self.fingerprint]}), config

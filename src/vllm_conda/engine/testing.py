@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_conda.builder.workspace import workspace_for
-from vllm_conda.engine import files, package
+from vllm_conda.engine import files, package, sdist
+from vllm_conda.engine.interface.table import load as load_engines
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.packages import CPU, CUDA, of_device
@@ -52,6 +53,7 @@ CLEARED = (
     "VLLM_KERNELS_CPU_COMPACT",
     "VLLM_KERNELS_CPU_ISA",
     "VLLM_KERNELS_DEVICE",
+    "VLLM_KERNELS_ENGINE",
     "VLLM_KERNELS_LIBRARY_DIR",
     "VLLM_KERNELS_PLUGIN",
     "VLLM_PLUGINS",
@@ -224,9 +226,10 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
     path = options.output / name
     rows: list[dict[str, Any]] = []
-    wanted = load_targets(options.root).engine
-    sdist = package.fetch_sdist(wanted, engine.channels, options.platform, workspace, reporter)
-    _check_files(prefix, sdist.path, options, folder, reporter)
+    registry = sdist.Registry(engine.channels, options.platform, workspace, reporter)
+    release = load_targets(options.root).engine.release
+    archive = registry.pinned(release, load_engines(options.root))
+    _check_files(prefix, archive.path, options, folder, reporter)
     for job in jobs(cases(options)):
         rows += _run(job, prefix, folder, options, reporter)
         write_atomic(path, json.dumps(rows, indent=1) + "\n")
@@ -246,12 +249,12 @@ def _settings(folder: Path) -> dict[str, str]:
 
 
 def _check_files(
-    prefix: Path, sdist: Path, options: Options, folder: Path, reporter: Reporter
+    prefix: Path, archive: Path, options: Options, folder: Path, reporter: Reporter
 ) -> None:
     """Upstream's files, no other, and what they require."""
     path = _log_path(options, "files")
     with reporter.task("compare the engine's files with upstream's") as task, path.open("w") as log:
-        same, problems = files.differences(prefix, sdist)
+        same, problems = files.differences(prefix, archive)
         log.writelines(f"{line}\n" for line in problems)
         log.flush()
         check = ["python", str(options.root / FILES_CHECK)]

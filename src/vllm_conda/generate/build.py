@@ -32,7 +32,7 @@ def project_cmake(targets: Targets, pyproject: str) -> str:
     project = targets.project
     return (
         header("#", f"{TARGETS_FILE} and {PYPROJECT_FILE}")
-        + f"set(VLLM_VERSION {targets.engine.version})\n"
+        + f"set(VLLM_VERSION {targets.project.version})\n"
         + f"set(VLLM_TORCH_TARGET {project.torch_target})\n"
         + f"set(VLLM_PYTHON_MIN {project.python_min})\n"
         + f"set(VLLM_ENTRY_POINTS [=[\n{points}]=])\n"
@@ -124,7 +124,7 @@ def tiers_inc(targets: Targets) -> str:
 
 
 def version_py(targets: Targets) -> str:
-    return f'{header("#")}__version__ = "{targets.engine.version}"\n'
+    return f'{header("#")}__version__ = "{targets.project.version}"\n'
 
 
 def targets_json(targets: Targets) -> str:

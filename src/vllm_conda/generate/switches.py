@@ -67,6 +67,12 @@ PLUGIN = (
         "engine's own kernels; `0` turns the plugin off.",
     ),
     Variable(
+        "VLLM_KERNELS_ENGINE",
+        "`known`, `any`",
+        "`any` also serves an engine outside of the range that `vllm-core` states, as the nearest "
+        "that it knows; what differs may fail.",
+    ),
+    Variable(
         "VLLM_KERNELS_DEVICE",
         "`auto`, `cpu`, `cuda`",
         "The device, instead of the plugin's choice. A device that cannot be served is an error "

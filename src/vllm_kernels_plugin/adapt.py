@@ -1,0 +1,142 @@
+"""Ops whose arguments differ from engine to engine, called with those of the installed one.
+
+Our schema (csrc/torch/ops.def) is that of one release. Where another has the same types in the
+same order, the kernel itself is registered, and a call costs nothing more. Otherwise a function
+here stands before it: it passes on what both have, fills in what only we have, and refuses what we
+do not compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from vllm_kernels_plugin.errors import PluginError
+
+Values = tuple[Any, ...]
+Fill = Callable[[Values], Any]
+
+
+def _empty(values: Values) -> torch.Tensor:
+    """No order of activations, as upstream says it: an empty tensor beside the weights."""
+    weights = next(value for value in values if isinstance(value, torch.Tensor))
+    return weights.new_empty((0,), dtype=torch.int32)
+
+
+def _value(value: object) -> Fill:
+    return lambda _: value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the arguments of one op are translated.
+
+    Attributes:
+        fill: Ours that other engines do not pass: what stands for them. The function gets the
+            engine's arguments.
+        unused: Theirs that do not change a result here.
+        only: Theirs of which only this value is computed.
+    """
+
+    fill: Mapping[str, Fill] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+    only: Mapping[str, object] = field(default_factory=dict)
+
+
+# Rows that only pad a batch are routed like others; nothing reads what they give.
+_PADDING = ("is_padding",)
+_NO_ORDER = _value(None)
+
+RULES: Mapping[str, Rule] = {
+    "concat_and_cache_mla": Rule(only={"skip_scale": False}),
+    "cp_gather_and_upconvert_fp8_kv_cache": Rule(
+        only={"host_cache": None, "host_row_ids": None, "device_row_ids": None}
+    ),
+    "cpu_gemm_wna16": Rule(fill={"g_idx": _NO_ORDER}),
+    # A hint about when the next kernel may start.
+    "dsv3_fused_a_gemm": Rule(unused=("enable_pdl",)),
+    # Our plan does not depend on the cache's type.
+    "get_scheduler_metadata": Rule(unused=("kv_cache_dtype",)),
+    "gptq_gemm": Rule(fill={"b_g_idx": _empty}),
+    "gptq_marlin_repack": Rule(fill={"perm": _empty}),
+    "gptq_shuffle": Rule(fill={"q_perm": _empty}),
+    "marlin_gemm": Rule(
+        fill={
+            "g_idx_or_none": _NO_ORDER,
+            "perm_or_none": _NO_ORDER,
+            "is_k_full": _value(True),
+        }
+    ),
+    "moe_align_block_size": Rule(only={"scatter_idx": None}),
+    "moe_wna16_marlin_gemm": Rule(
+        fill={
+            "g_idx_or_none": _NO_ORDER,
+            "perm_or_none": _NO_ORDER,
+            "is_full_k": _value(True),
+        }
+    ),
+    "reshape_and_cache": Rule(only={"interleaved_v": False}),
+    "topk_sigmoid": Rule(unused=_PADDING),
+    "topk_softmax": Rule(unused=_PADDING),
+    # The sentinel says which tokens take the other bias.
+    "topk_softplus_sqrt": Rule(unused=(*_PADDING, "image_sentinel_lo"), only={"bias_vl": None}),
+}
+
+
+def schema(name: str, signature: str) -> torch.FunctionSchema:
+    """A signature of the table, parsed."""
+    # Upstream spells one optional integer as written; PyTorch's parser does not take that.
+    return torch._C.parse_schema(f"engine::{name}{signature.replace('int!?', 'int?')}")
+
+
+def same_types(ours: torch.FunctionSchema, theirs: torch.FunctionSchema) -> bool:
+    """Whether a kernel of our schema can be called with their arguments."""
+
+    def types(schema: torch.FunctionSchema) -> list[str]:
+        return [str(value.type) for value in (*schema.arguments, *schema.returns)]
+
+    return len(ours.arguments) == len(theirs.arguments) and types(ours) == types(theirs)
+
+
+def adapted(
+    name: str,
+    ours: torch.FunctionSchema,
+    theirs: torch.FunctionSchema,
+    function: Callable[..., Any],
+) -> Callable[..., Any]:
+    """``function``, which takes our arguments, as one that takes theirs.
+
+    Raises:
+        PluginError: No rule says what an argument that only one of them has means.
+    """
+    rule = RULES.get(name, Rule())
+    places = {argument.name: at for at, argument in enumerate(theirs.arguments)}
+    known = {argument.name for argument in ours.arguments}
+    unknown = [
+        word for word in places if word not in known | set(rule.unused) | rule.only.keys()
+    ] + [word for word in known if word not in places and word not in rule.fill]
+    if unknown:
+        raise PluginError(
+            f"the installed engine calls the op {name} with other arguments than these kernels "
+            f"know ({', '.join(sorted(unknown))}): install a vllm-core that serves this engine"
+        )
+    defaults = tuple(argument.default_value for argument in theirs.arguments)
+    takes = [(places.get(one.name, -1), rule.fill.get(one.name)) for one in ours.arguments]
+    refused = [(places[word], word, value) for word, value in rule.only.items() if word in places]
+    names = list(places)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        values = args + defaults[len(args) :]  # the dispatcher leaves out trailing defaults
+        if kwargs:
+            values = tuple(kwargs.get(word, values[at]) for at, word in enumerate(names))
+        for at, word, value in refused:
+            if values[at] is not value and values[at] != value:
+                raise NotImplementedError(f"{name}: {word} is not served by vllm_kernels")
+        return function(
+            *(values[at] if at >= 0 else fill(values) for at, fill in takes)  # type: ignore[misc]
+        )
+
+    return call
