@@ -11,8 +11,10 @@ from typing import Any
 
 import cattrs
 
-from vllm_conda.builder.publish import NOARCH, enter, tidy, waiting_place, write_index
 from vllm_conda.builder.workspace import Workspace
+from vllm_conda.channel.files import enter, tidy, waiting_place
+from vllm_conda.channel.folder import NOARCH
+from vllm_conda.channel.publish import write_index
 from vllm_conda.paths import disk_errors, write_atomic
 
 STATE_FILE = "build-state.json"

@@ -13,6 +13,7 @@
         records/SUBDIR/FILE.json    the index's row of a package, its run exports
         yanked/SUBDIR/FILE.json     offered to no solver, kept for locks that name it
         removed/SUBDIR/FILE.json    listed no more; the file goes when its readers had their time
+        old-shards/SUBDIR/FILE.json    the same of a shard
         incoming/                   drafts of running commands
 
 The index is a function of the files below ``.vllm-conda``, each of which is written once and by
@@ -39,10 +40,14 @@ PACKAGE_SUFFIXES = (".conda", ".tar.bz2")
 
 @dataclass(frozen=True)
 class Mark:
-    """Why and when (seconds since the epoch) a package was yanked or removed."""
+    """Why and when (seconds since the epoch) a package was yanked or removed.
+
+    ``until`` is when the file of a removed one goes.
+    """
 
     reason: str
     time: float
+    until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,25 +168,33 @@ class ChannelFolder:
         for key, path in _files(self.state / kind):
             data = self._read(path)
             try:
-                found[key] = Mark(str(data["reason"]), float(data["time"]))
+                until = data.get("until")
+                found[key] = Mark(
+                    str(data["reason"]),
+                    float(data["time"]),
+                    None if until is None else float(until),
+                )
             except (KeyError, TypeError, ValueError):
                 raise self._damaged(path) from None
         return found
 
-    def mark(self, kind: str, package: Package, mark: Mark) -> None:
-        self._write(kind, package.key, asdict(mark))
+    def mark(self, kind: str, key: str, mark: Mark) -> None:
+        self._write(kind, key, asdict(mark))
 
-    def unmark(self, kind: str, package: Package) -> None:
-        (self.state / kind / f"{package.key}.json").unlink(missing_ok=True)
+    def unmark(self, kind: str, key: str) -> None:
+        (self.state / kind / f"{key}.json").unlink(missing_ok=True)
 
     def write_record(self, package: Package) -> None:
         data = {"record": dict(package.record), "run_exports": dict(package.run_exports)}
         self._write("records", package.key, data)
 
-    def forget(self, package: Package) -> None:
-        """Remove the record and marks of a package whose file is gone."""
+    def forget(self, key: str) -> None:
+        """Remove the record and marks of a package whose file is gone.
+
+        The mark that hides it goes last.
+        """
         for kind in ("records", "yanked", "removed"):
-            self.unmark(kind, package)
+            self.unmark(kind, key)
 
     def find(self, name: str) -> list[Package]:
         """The packages whose file name is ``name``, or ``SUBDIR/name``.

@@ -13,9 +13,11 @@ from rattler_build.tool_config import PlatformConfig
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
-from vllm_conda.builder.publish import NOARCH, enter, tidy, waiting_place, write_index
 from vllm_conda.builder.session import Event, run_worker
 from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
+from vllm_conda.channel.files import enter, tidy, waiting_place
+from vllm_conda.channel.folder import NOARCH
+from vllm_conda.channel.publish import write_index
 from vllm_conda.downloads.store import key_of
 from vllm_conda.engine import channel, sdist
 from vllm_conda.engine.interface import table

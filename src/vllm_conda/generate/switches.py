@@ -209,7 +209,8 @@ TESTS = (
     Variable(
         "VLLM_CONDA_TEST_SLOW",
         "empty, `1`",
-        "The slow ring: compiles everything twice, kills 100 builds, reads 30,000 malformed files.",
+        "The slow ring: compiles everything twice, kills 100 builds, publishes 2,000 times under "
+        "kills, reads 30,000 malformed files.",
     ),
     Variable(
         "VLLM_CONDA_TEST_OUTPUT",

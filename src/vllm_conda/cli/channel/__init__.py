@@ -7,12 +7,17 @@ import click
 from vllm_conda.cli.lazy import LazyGroup
 
 COMMANDS = {
+    "add": "vllm_conda.cli.channel.change:add",
     "create": "vllm_conda.cli.channel.keep:create",
+    "index": "vllm_conda.cli.channel.change:index",
     "keygen": "vllm_conda.cli.channel.sign:keygen",
     "list": "vllm_conda.cli.channel.keep:list_packages",
     "page": "vllm_conda.cli.channel.page:page",
+    "prune": "vllm_conda.cli.channel.change:prune",
+    "remove": "vllm_conda.cli.channel.change:remove",
     "sign": "vllm_conda.cli.channel.sign:sign",
     "verify": "vllm_conda.cli.channel.sign:verify",
+    "yank": "vllm_conda.cli.channel.change:yank",
 }
 
 

@@ -7,15 +7,21 @@ is killed, the channel is the old one or the new one.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
-from rattler.index import index_fs
-
-NOARCH = "noarch"
+# In the order in which they are replaced: a form that names others comes after them, and the
+# packages' list, which every client reads, comes last.
+INDEX_FILES = (
+    "run_exports.json.zst",
+    "run_exports.json",
+    "repodata_shards.msgpack.zst",
+    "repodata.json.zst",
+    "repodata.json",
+)
+SHARDS = "shards"
 _INCOMING = ".incoming"
 
 
@@ -37,32 +43,23 @@ def enter(file: Path, target: Path, waiting: Path) -> None:
     """Copy ``file`` to ``target``, which is absent or whole at any moment."""
     copy = waiting / target.name
     shutil.copyfile(file, copy)
-    _sync(copy)
+    sync(copy)
     copy.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def write_index(folder: Path, packages: Mapping[str, Iterable[Path]], near: Path) -> None:
-    """Index exactly ``packages``, which are in the channel ``folder`` already.
+def enter_index(folder: Path, draft: Path, subdirs: Iterable[str], waiting: Path) -> None:
+    """Replace the index of ``subdirs`` by the one in ``draft``; old shards stay.
 
-    Args:
-        packages: By subdir.
-        near: Folder for drafts, outside the channel.
+    Each form of the index is whole at any moment, and so is what it refers to.
     """
-    draft = near / "index"
-    shutil.rmtree(draft, ignore_errors=True)
-    for subdir in {NOARCH, *packages}:
-        (draft / subdir).mkdir(parents=True)
-        for package in packages.get(subdir, ()):
-            shutil.copy2(package, draft / subdir / package.name)
-    asyncio.run(index_fs(draft, write_shards=False))
-    waiting = waiting_place(folder, near / "outgoing")
-    for subdir in sorted({NOARCH, *packages}, key=lambda name: bool(packages.get(name))):
-        (folder / subdir).mkdir(parents=True, exist_ok=True)
-        # repodata.json itself last of its other forms.
-        for file in sorted((draft / subdir).glob("repodata*"), reverse=True):
-            enter(file, folder / subdir / file.name, waiting)
-    shutil.rmtree(draft)
+    for subdir in subdirs:
+        (folder / subdir / SHARDS).mkdir(parents=True, exist_ok=True)
+        for shard in sorted((draft / subdir / SHARDS).glob("*")):
+            if not (folder / subdir / SHARDS / shard.name).is_file():
+                enter(shard, folder / subdir / SHARDS / shard.name, waiting)
+        for name in INDEX_FILES:
+            enter(draft / subdir / name, folder / subdir / name, waiting)
 
 
 def tidy(folder: Path) -> None:
@@ -72,13 +69,14 @@ def tidy(folder: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _same_disk(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev
-
-
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file's content, or a folder's names, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _same_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev

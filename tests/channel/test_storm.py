@@ -1,0 +1,35 @@
+"""Readers never see a broken channel, whatever happens to its publishers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import ROOT
+
+SLOW_VARIABLE = "VLLM_CONDA_TEST_SLOW"
+long = pytest.mark.skipif(
+    os.environ.get(SLOW_VARIABLE) != "1", reason=f"takes half an hour; {SLOW_VARIABLE}=1 runs it"
+)
+STORM = Path(__file__).with_name("storm.py")
+
+
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no-locks"])
+@pytest.mark.parametrize("publications", [12, pytest.param(1000, marks=long)])
+def test_no_read_is_broken_and_no_package_lost(publications: int, locks: bool) -> None:
+    """A process of its own: it forks before rattler has started threads."""
+    words = [] if locks else ["--no-locks"]
+    done = subprocess.run(
+        [sys.executable, str(STORM), "--publications", str(publications), *words],
+        env={"PYTHONPATH": f"{ROOT / 'src'}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for counted in ("broken=0", "lost=0", "stale=0", "left=0"):
+        assert counted in done.stdout, done.stdout + done.stderr
+    assert "reads=0" not in done.stdout
