@@ -43,7 +43,7 @@ NAMES = ("app", "tool", "lib")
 GRACE_SECONDS = 20.0
 PUBLISHERS = 2
 # Most publications take less; so some are killed early, some late, some not at all.
-_LONGEST_LIFE = 2.0
+_LONGEST_LIFE = 3.0
 
 
 def storm(work: Path, publications: int, locks: bool = True, seed: int = 1) -> Counter[str]:
@@ -62,7 +62,7 @@ def storm(work: Path, publications: int, locks: bool = True, seed: int = 1) -> C
     reader = _fork(lambda: _read(folder, stop, work / "reader.json"))
     drawn = random.Random(seed)  # noqa: S311 - not for secrets
     expected: set[str] = {recipe.key for recipe in base}
-    perhaps: set[str] = set()
+    perhaps: set[str] = {recipe.key for recipe in base}
     running: dict[int, tuple[float, str, set[str]]] = {}
     started = 0
     while started < publications or running:
@@ -70,7 +70,8 @@ def storm(work: Path, publications: int, locks: bool = True, seed: int = 1) -> C
             action, keys, work_of = _draw(drawn, folder, work, started, expected - perhaps)
             kill_at = time.monotonic() + drawn.uniform(0, 2 * _LONGEST_LIFE)
             # What may go is no longer certain from the moment on where it may go.
-            if action in ("remove", "prune"):
+            pruning = any(one == "prune" for _, one, _ in running.values())
+            if action == "remove" or (action == "yank" and pruning):
                 perhaps |= keys
             running[_fork(work_of, locks)] = (kill_at, action, keys)
             started += 1
@@ -95,6 +96,9 @@ def storm(work: Path, publications: int, locks: bool = True, seed: int = 1) -> C
     held = {one.key: one for one in folder.packages()}
     lost = expected - perhaps - held.keys()
     counts["lost"] = len(lost)
+    counts["certain"] = len(expected - perhaps)
+    for key in sorted(lost):
+        print(f"lost: {key}", file=sys.stderr, flush=True)
     offered = [one for one in held.values() if not one.yanked]
     counts["stale"] = len(index.stale(folder.path, offered, ["noarch"]))
     for one in held.values():
@@ -108,9 +112,9 @@ def _draw(
     drawn: random.Random, folder: ChannelFolder, work: Path, number: int, certain: set[str]
 ) -> tuple[str, set[str], Callable[[], object]]:
     """The next publication: what it does, to which packages, and the work itself."""
-    action = drawn.choices(("add", "yank", "undo", "remove", "prune"), (12, 3, 2, 2, 1))[0]
+    action = drawn.choices(("add", "yank", "undo", "remove", "prune"), (24, 6, 4, 4, 3))[0]
     # The first ones stay: the reader's request has to have an answer.
-    mine = sorted(key for key in certain if "-0-" not in key)
+    mine = sorted(certain)
     if action != "add" and len(mine) < 4:
         action = "add"
     if action == "add":
@@ -121,10 +125,13 @@ def _draw(
         made = [Source(packages.make(work / "made", recipe)) for recipe in recipes]
         return action, {recipe.key for recipe in recipes}, lambda: add(folder, made)
     if action == "prune":
-        return action, set(mine), lambda: prune(folder, 40, [], GRACE_SECONDS)
+        lock = work / f"lock-{number}.txt"
+        lines = [f"{folder.url}/{key}" for key in mine]
+        lock.write_text("\n".join(["@EXPLICIT", *lines]) + "\n")
+        return action, set(), lambda: prune(folder, 5, [lock], GRACE_SECONDS)
     keys = drawn.sample(mine, 2)
     if action == "yank":
-        return action, set(), lambda: retire.yank(folder, keys, "drawn")
+        return action, set(keys), lambda: retire.yank(folder, keys, "drawn")
     if action == "undo":
         return action, set(), lambda: retire.offer_again(folder, keys)
     return action, set(keys), lambda: retire.remove(folder, keys, "drawn", GRACE_SECONDS)
