@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from cattrs.errors import BaseValidationError
 from vllm_conda.costs import RENDERING, Build
 from vllm_conda.errors import ConfigError
 from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, compiled_archs, driver_bound, jobs
+from vllm_conda.structure import load_json
 from vllm_conda.targets import Targets
 
 COSTS_FILE = Path("benchmarks/results/build/jobs.json")
@@ -88,7 +88,7 @@ def load_costs(root: Path) -> Costs:
         return Costs()
     converter = cattrs.Converter(forbid_extra_keys=True)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = load_json(path.read_bytes())
         cases = {case.name: case for case in converter.structure(document["cases"], list[Build])}
         machine = document["machine"]
         words = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory"

@@ -51,6 +51,18 @@ def load_yaml(text: str) -> Any:
         raise yaml.YAMLError(str(error)) from None
 
 
+def read_yaml(path: Path) -> Any:
+    """Parse a YAML file.
+
+    Raises:
+        yaml.YAMLError: It is malformed or not UTF-8.
+    """
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise yaml.YAMLError(f"it is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
 @dataclass(frozen=True)
 class Staging:
     """A staging build: the local files that it compiles and its script."""
@@ -118,7 +130,7 @@ def load_recipe(root: Path) -> Recipe:
     """
     path = root / RECIPE_FILE
     try:
-        data = load_yaml(path.read_text(encoding="utf-8"))
+        data = read_yaml(path)
         stage0 = Stage0Recipe.from_file(path)
     except FileNotFoundError:
         raise RecipeError(f"{RECIPE_FILE} does not exist in {root}.") from None
@@ -210,7 +222,7 @@ def check_context(root: Path, targets: Targets) -> None:
     }
     for file, facts in wanted.items():
         try:
-            data = load_yaml((root / file).read_text(encoding="utf-8"))
+            data = read_yaml(root / file)
             found = {**data.get("source", {}), **data["context"]}
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"{file} has no context: {_one_line(error)}.") from None
@@ -233,10 +245,10 @@ def variant_values(root: Path, job: Job, expected: str) -> dict[str, list[str]]:
     """
     file = job.variant_file
     try:
-        data = load_yaml((root / file).read_text(encoding="utf-8"))
+        data = read_yaml(root / file)
     except FileNotFoundError:
         raise ConfigError(f"{file} does not exist.", "Run `vllm-conda generate`.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {_one_line(error)}.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{file} holds no mapping.", "Run `vllm-conda generate`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,18 @@ def read_toml(root: Path, name: str) -> dict[str, Any]:
     except ValueError as error:  # a syntax error, or a number of more digits than Python reads
         raise ConfigError(f"{name} is not valid TOML: {error}.") from None
     return document
+
+
+def load_json(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: It is malformed, no UTF-8 or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 class Mismatch(TypeError):

@@ -317,7 +317,9 @@ class Trials:
         code = process.wait(LONGEST_SECONDS)
         what = f"{self.product.folder.name} step {self.step}, {sign.name}" + " below" * below
         expected = (-sign, 128 + sign) if not below else range(256)
-        if victims and code not in expected:
+        if code == 0 and (wrong := self.product.result(self.step)):  # it was too late to stop it
+            self._fault(f"{what}: {wrong}")
+        elif victims and code not in (0, *expected):
             self._fault(f"{what}: exit code {code}")
         self._orphans(what)
         if damage := self.product.damage():

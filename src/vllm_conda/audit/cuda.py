@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,6 +11,7 @@ from vllm_conda.audit.fatbin import GpuCode, read_gpu_code
 from vllm_conda.audit.finding import Finding, error
 from vllm_conda.audit.subject import Subject
 from vllm_conda.errors import AuditFailure, ConfigError
+from vllm_conda.structure import load_json
 from vllm_cuda_plan.arch import Code, parse_code
 from vllm_cuda_plan.plan import plan_family, read_request
 from vllm_cuda_plan.table import Cuda
@@ -51,7 +51,7 @@ def _package(
     subject: Subject, context: Context, name: str, found: Mapping[str, GpuCode]
 ) -> Iterator[Finding]:
     try:
-        summary = json.loads((subject.root / name).read_text(encoding="utf-8"))
+        summary = load_json((subject.root / name).read_bytes())
         families: dict[str, dict[str, Any]] = summary["families"]
         folder = PurePosixPath(name).parent
         declared = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.parser
-import json
 import os
 import tempfile
 import zipfile
@@ -20,6 +19,7 @@ from rattler.package_streaming import extract
 from vllm_conda.audit.elf import Library, is_elf, read_library
 from vllm_conda.audit.finding import Finding, error
 from vllm_conda.errors import AuditFailure, UsageError
+from vllm_conda.structure import load_json
 
 CONDA = ("conda package", (".conda", ".tar.bz2"))
 WHEEL = ("wheel", (".whl",))
@@ -181,12 +181,12 @@ def _conda(path: Path, folder: Path) -> Subject:
 
 def _json(folder: Path, name: str, label: str, required: bool = True) -> dict[str, Any]:
     try:
-        value = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = load_json((folder / name).read_bytes())
     except FileNotFoundError:
         if not required:
             return {}
         raise AuditFailure(f"{label} is no conda package: it holds no {name}.") from None
-    except (ValueError, RecursionError) as reason:
+    except ValueError as reason:
         raise AuditFailure(f"{label}: {name} is not JSON: {reason}.") from None
     if not isinstance(value, dict):
         raise AuditFailure(f"{label}: {name} is not a JSON object.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_conda.errors import IntegrityError
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import channel_address
+from vllm_conda.structure import load_json
 
 if TYPE_CHECKING:
     from vllm_conda.toolchain import Channel
@@ -89,7 +89,7 @@ def _sysroot_version(folder: Path, platform: str, strict: bool = True) -> dict[s
     versions = set()
     for subdir in (platform, "noarch"):
         try:
-            data = json.loads((folder / subdir / "repodata.json").read_text(encoding="utf-8"))
+            data = load_json((folder / subdir / "repodata.json").read_bytes())
         except (OSError, ValueError):
             continue
         records: dict[str, Any] = {**data.get("packages", {}), **data.get("packages.conda", {})}

@@ -15,6 +15,7 @@ from typing import Any
 
 from vllm_conda.paths import write_atomic
 from vllm_conda.processes import guarded, signal_name
+from vllm_conda.structure import load_json
 
 _GRACE_SECONDS = 3.0
 
@@ -90,8 +91,8 @@ def end_orphans(folder: Path) -> int:
     touched, so that a reused process id is never mistaken for ours.
     """
     try:
-        session = int(json.loads((folder / "session.json").read_text())["session"])
-    except (OSError, ValueError, KeyError, TypeError):
+        session = int(load_json((folder / "session.json").read_bytes())["session"])
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return 0
     count = _end_session(session, folder)
     (folder / "session.json").unlink(missing_ok=True)

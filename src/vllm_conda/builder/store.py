@@ -16,6 +16,7 @@ from vllm_conda.channel.files import enter, tidy, waiting_place
 from vllm_conda.channel.folder import NOARCH
 from vllm_conda.channel.publish import write_index
 from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.structure import GROUPS, load_json
 
 STATE_FILE = "build-state.json"
 STATE_SCHEMA = 1
@@ -55,11 +56,11 @@ class State:
 def read_state(file: Path) -> State:
     """A missing or unreadable state file only means that everything is built again."""
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = load_json(file.read_bytes())
         if data.pop("schema") != STATE_SCHEMA:
             return State({})
         return cattrs.structure(data, State)
-    except (OSError, ValueError, KeyError, AttributeError, cattrs.BaseValidationError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, *GROUPS):
         return State({})
 
 
@@ -174,8 +175,8 @@ class Store:
         if not (self.folder / NOARCH / "repodata.json").is_file():
             return {}
         try:
-            text = (self.packages / "repodata.json").read_text(encoding="utf-8")
-            records: dict[str, dict[str, Any]] = json.loads(text)["packages.conda"]
+            text = (self.packages / "repodata.json").read_bytes()
+            records: dict[str, dict[str, Any]] = load_json(text)["packages.conda"]
             return {name: record["sha256"] for name, record in records.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}

@@ -30,6 +30,7 @@ from typing import Any
 
 from vllm_conda.errors import ConfigError, IntegrityError, UsageError
 from vllm_conda.paths import write_atomic
+from vllm_conda.structure import load_json
 
 NOARCH = "noarch"
 PUBLICATION = "publication.json"
@@ -116,7 +117,7 @@ class ChannelFolder:
             IntegrityError: Its publication.json is damaged.
         """
         try:
-            data = json.loads((self.path / PUBLICATION).read_text(encoding="utf-8"))
+            data = load_json((self.path / PUBLICATION).read_bytes())
             if data.pop("schema") != SCHEMA:
                 raise ConfigError(
                     f"{self.path / PUBLICATION} is of another schema than {SCHEMA}.",
@@ -216,7 +217,7 @@ class ChannelFolder:
 
     def _read(self, path: Path) -> Any:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return load_json(path.read_bytes())
         except ValueError:
             raise self._damaged(path) from None
 

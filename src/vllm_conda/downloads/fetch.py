@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_conda.downloads.store import Store, disk_errors, read_json, remove, sha256
 from vllm_conda.errors import IntegrityError, MissingToolError
@@ -51,18 +52,16 @@ def folder_of(store: Store, client: str, key: str) -> Path:
 def cached(store: Store, client: str, key: str) -> Artifact | None:
     """The artifact of an earlier run, or None. Does not read the file itself."""
     folder = folder_of(store, client, key)
-    record = read_json(folder / "artifact.json")
-    if not isinstance(record, dict):
-        return None
+    record: Any = read_json(folder / "artifact.json")
     try:
         path = folder / record["file"]
         if path.stat().st_size != record["size"]:
             return None
-        return Artifact(
-            client, record["name"], record["version"], path, record["sha256"], record["size"]
-        )
-    except (KeyError, OSError):
+        texts = [str(record[key]) for key in ("name", "version", "sha256")]
+    except (LookupError, TypeError, ValueError, OSError):  # something else wrote into the cache
         return None
+    name, version, digest = texts
+    return Artifact(client, name, version, path, digest, path.stat().st_size)
 
 
 def intact(artifact: Artifact) -> bool:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from vllm_conda.errors import BusyError, DiskError
 from vllm_conda.paths import CACHE_VARIABLE
 from vllm_conda.progress import Reporter
+from vllm_conda.structure import load_json
 
 LOCK_WAIT_SECONDS = 900.0
 FREE_SPACE = f"Free space there, or set {CACHE_VARIABLE} to a folder on another disk."
@@ -219,7 +220,7 @@ def _umask() -> int:
 def read_json(path: Path) -> Any | None:
     """Parsed JSON, or None when the file is missing or damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return load_json(path.read_bytes())
     except (OSError, ValueError):
         return None
 

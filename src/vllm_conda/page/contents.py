@@ -19,6 +19,7 @@ from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Site
 from vllm_conda.site.overrides import advise
 from vllm_conda.site.preflight import OWN_PREFIX, Answer, NodeResult, check_site, spec_name
+from vllm_conda.structure import load_json
 
 SCHEMA = 1
 
@@ -174,7 +175,7 @@ def dump(record: Record) -> str:
 def load(path: Path) -> Record | None:
     """What the page before showed; None where there is none that can be read."""
     try:
-        record = cattrs.structure(json.loads(path.read_bytes()), Record)
+        record = cattrs.structure(load_json(path.read_bytes()), Record)
     except (OSError, ValueError, KeyError, TypeError, cattrs.BaseValidationError):
         return None
     return record if record.schema == SCHEMA else None

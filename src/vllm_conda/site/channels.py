@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from vllm_conda.errors import ConfigError
 from vllm_conda.site import virtual
 from vllm_conda.site.virtual import Machine
 from vllm_conda.solve import channel_errors, solve_specs
+from vllm_conda.structure import load_json
 
 
 def default_channels(root: Path) -> list[str]:
@@ -25,7 +25,7 @@ def default_channels(root: Path) -> list[str]:
     """
     output = root / "output"
     try:
-        state = json.loads((output / "build-state.json").read_text(encoding="utf-8"))
+        state = load_json((output / "build-state.json").read_bytes())
         built_against = [str(channel) for channel in state["channels"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(

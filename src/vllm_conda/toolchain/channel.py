@@ -8,8 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import cattrs
+
 from vllm_conda import __version__
 from vllm_conda.downloads.store import Store, key_of, read_json
+from vllm_conda.structure import GROUPS
 from vllm_conda.toolchain.host import Host
 
 # Modules that decide what a package holds: an edit there makes new packages.
@@ -106,7 +109,7 @@ def finished(store: Store, request: Path) -> Channel | None:
     """The channel that answers the request, if it is whole."""
     known: Any = read_json(request)
     try:
-        packages = [PackageFile(**row) for row in known["packages"]]
+        packages = cattrs.structure(known["packages"], list[PackageFile])
         return load(store, str(known["fingerprint"]), packages)
-    except (KeyError, TypeError):  # of another version of the toolkit, or none
+    except (LookupError, TypeError, *GROUPS):  # of another version of the toolkit, or none
         return None

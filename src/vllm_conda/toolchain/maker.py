@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+import cattrs
 from rattler.index import index_fs
 
 from vllm_conda.downloads import fetch
@@ -21,6 +23,7 @@ from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.downloads.store import Store, disk_errors, key_of, read_json, remove, sha256
 from vllm_conda.errors import BuildFailure, NetworkError
 from vllm_conda.progress import Reporter
+from vllm_conda.structure import GROUPS
 from vllm_conda.toolchain import variables
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.assemble import assemble, build_string
@@ -232,8 +235,8 @@ class Maker:
         for job in jobs:
             folder = self.store.packages / job.key
             row = read_json(folder / "package.json")
-            if isinstance(row, dict):
-                package = PackageFile(**row)
+            with suppress(TypeError, *GROUPS):  # something else wrote into the cache
+                package = cattrs.structure(row, PackageFile)
                 file = folder / package.file_name
                 if file.is_file() and sha256(file) == package.sha256:
                     found[job.key] = package

@@ -240,6 +240,17 @@ def test_a_damaged_record_of_a_request_is_made_again(tmp_path: Path, text: str) 
     assert "(0 made now)" in said
 
 
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": 1}', "null", "[" * 5000])
+def test_a_damaged_record_of_a_package_is_made_again(tmp_path: Path, text: str) -> None:
+    cache = tmp_path / "cache"
+    channel, _ = make(cache)
+    next((cache / "packages").glob("*/extra-*.conda")).with_name("package.json").write_text(text)
+    next((cache / "requests").iterdir()).unlink()
+    again, said = make(cache)
+    assert again.fingerprint == channel.fingerprint
+    assert "(1 made now)" in said
+
+
 def test_no_network_and_an_empty_cache(tmp_path: Path, wheels: Path) -> None:
     for wheel in wheels.iterdir():
         wheel.unlink()
