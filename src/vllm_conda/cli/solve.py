@@ -85,19 +85,19 @@ def solve(
             "--each solves several environments a node type, --lock writes one.",
             "Leave one of them out.",
         )
-    path, specs = _site_and_specs(words, example)
+    path, specs = site_and_specs(words, example)
     if show:
         load_site(path)
         click.echo(path.read_text(encoding="utf-8"), nl=False)
         return 0
     site = load_site(path)
-    _check_specs(specs)
+    check_specs(specs)
     from vllm_conda.site.channels import Channels
     from vllm_conda.site.lock import write_locks
     from vllm_conda.site.overrides import advise, unserved
     from vllm_conda.site.preflight import check_site
 
-    used = Channels(_addresses(site, path, channels, root))
+    used = Channels(site_channels(site, path, channels, root))
     results = check_site(site, used, specs, each)
     advice = advise(results, used)
     written = write_locks(results, used.addresses, lock_folder) if lock_folder else []
@@ -108,7 +108,7 @@ def solve(
     return _verdict(unserved(results, advice), len(results), as_json)
 
 
-def _site_and_specs(words: Sequence[str], example: str | None) -> tuple[Path, tuple[str, ...]]:
+def site_and_specs(words: Sequence[str], example: str | None) -> tuple[Path, tuple[str, ...]]:
     from vllm_conda.errors import UsageError
     from vllm_conda.site.examples import example_names, example_path
 
@@ -135,7 +135,7 @@ def _list_examples(as_json: bool) -> int:
     return 0
 
 
-def _check_specs(specs: Sequence[str]) -> None:
+def check_specs(specs: Sequence[str]) -> None:
     from vllm_conda import __version__
     from vllm_conda.errors import UsageError
     from vllm_conda.packages import CPU, of_device
@@ -150,7 +150,7 @@ def _check_specs(specs: Sequence[str]) -> None:
             )
 
 
-def _addresses(site: Site, path: Path, channels: Sequence[str], root: Path | None) -> list[str]:
+def site_channels(site: Site, path: Path, channels: Sequence[str], root: Path | None) -> list[str]:
     """Of the command line, else of the site file (relative to it), else of the checkout."""
     from vllm_conda.paths import project_root
     from vllm_conda.site.channels import default_channels

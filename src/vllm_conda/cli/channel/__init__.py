@@ -12,6 +12,7 @@ COMMANDS = {
     "index": "vllm_conda.cli.channel.change:index",
     "keygen": "vllm_conda.cli.channel.sign:keygen",
     "list": "vllm_conda.cli.channel.keep:list_packages",
+    "mirror": "vllm_conda.cli.channel.carry:mirror",
     "page": "vllm_conda.cli.channel.page:page",
     "prune": "vllm_conda.cli.channel.change:prune",
     "remove": "vllm_conda.cli.channel.change:remove",
