@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from rattler import Client, RepoDataRecord
-from rattler.package_streaming import download_to_path
+from rattler.package import RunExportsJson
+from rattler.package_streaming import PackageArchive, download_to_path
 
 from vllm_conda.channel.files import sync
+from vllm_conda.channel.index import export_row
 from vllm_conda.downloads.store import disk_failed, sha256
 from vllm_conda.errors import DiskError, IntegrityError, NetworkError
 from vllm_conda.paths import disk_errors
@@ -88,6 +90,26 @@ def fetch(records: Mapping[str, RepoDataRecord], folder: Path, reporter: Reporte
             task.advance(record.size or 0)
 
 
+def remote_run_exports(record: RepoDataRecord) -> dict[str, list[str]]:
+    """The run exports of a package on a server, of which only that part is fetched."""
+
+    async def read() -> RunExportsJson | None:
+        archive = await PackageArchive.from_url(Client.default_client(), record.url)
+        return await archive.run_exports_json()
+
+    try:
+        return export_row(asyncio.run(read()))
+    except (RuntimeError, OSError) as error:
+        raise _unreachable(record, error) from None
+
+
+def _unreachable(record: RepoDataRecord, error: Exception) -> NetworkError:
+    return NetworkError(
+        f"Cannot fetch {record.url}: {' '.join(str(error).split()).rstrip('.')}.",
+        "Run the same command again: what has come is kept.",
+    )
+
+
 def _bring(record: RepoDataRecord, target: Path, client: Client) -> None:
     source = local(record)
     if source is not None:
@@ -101,10 +123,6 @@ def _bring(record: RepoDataRecord, target: Path, client: Client) -> None:
     try:
         asyncio.run(download_to_path(client, record.url, target))
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        if full := disk_failed(reason, target.parent):
+        if full := disk_failed(str(error), target.parent):
             raise full from None
-        raise NetworkError(
-            f"Cannot fetch {record.url}: {reason}.",
-            "Run the same command again: what has come is kept.",
-        ) from None
+        raise _unreachable(record, error) from None

@@ -62,10 +62,14 @@ def index_files(
 def run_exports(path: Path) -> dict[str, list[str]]:
     """The run exports of a package file, without those that are empty."""
     try:
-        exports = RunExportsJson.from_package_archive(path)
+        return export_row(RunExportsJson.from_package_archive(path))
     except _INDEX_ERRORS:
         return {}
-    return {name: list(value) for name in _EXPORTS if (value := getattr(exports, name))}
+
+
+def export_row(exports: RunExportsJson | None) -> dict[str, list[str]]:
+    """As ``run_exports.json`` has them."""
+    return {name: list(value) for name in _EXPORTS if (value := getattr(exports, name, None))}
 
 
 def make_index(draft: Path, packages: Sequence[Package], subdirs: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from vllm_conda.cli.lazy import LazyGroup
 
 COMMANDS = {
     "add": "vllm_conda.cli.channel.change:add",
+    "bundle": "vllm_conda.cli.channel.carry:bundle",
     "create": "vllm_conda.cli.channel.keep:create",
     "index": "vllm_conda.cli.channel.change:index",
     "keygen": "vllm_conda.cli.channel.sign:keygen",
@@ -17,6 +18,7 @@ COMMANDS = {
     "prune": "vllm_conda.cli.channel.change:prune",
     "remove": "vllm_conda.cli.channel.change:remove",
     "sign": "vllm_conda.cli.channel.sign:sign",
+    "unbundle": "vllm_conda.cli.channel.carry:unbundle",
     "verify": "vllm_conda.cli.channel.sign:verify",
     "yank": "vllm_conda.cli.channel.change:yank",
 }
