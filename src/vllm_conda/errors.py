@@ -120,4 +120,12 @@ class FreshnessError(VllmError):
     kind = "freshness"
 
 
+class ClusterError(VllmError):
+    """A cluster's scheduler refuses a task or does not answer."""
+
+    exit_code = 18
+    kind = "cluster"
+    longest_line = 300
+
+
 INTERRUPTED_EXIT_CODE = 130

@@ -50,6 +50,16 @@ def cache_root() -> Path:
         ) from None
 
 
+def private_folder(channel: Path) -> Path:
+    """What belongs to a channel and is not published with it: logs, state, tasks of a cluster.
+
+    It lies beside the channel, ``output.build`` for ``output``: whoever serves or copies the
+    channel's folder takes nothing of this machine along.
+    """
+    channel = channel.resolve()
+    return channel.with_name(f"{channel.name}.build")
+
+
 def file_error(error: OSError, step: str) -> DiskError:
     """One sentence for an error of the operating system that no step has explained itself."""
     reason = error.strerror or str(error)

@@ -226,16 +226,32 @@ def test_progress_events_name_each_package_and_stage(checkout: Path, dummies: st
     assert {"set up the environments", "compress"} <= stages
 
 
+def test_the_core_is_the_same_whichever_job_and_machine_make_it(
+    dummies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    made = []
+    for job, glibc, linux in ((V3, "2.30", "5.4"), (V4, "2.36", "6.1")):
+        monkeypatch.setenv("CONDA_OVERRIDE_GLIBC", glibc)
+        monkeypatch.setenv("CONDA_OVERRIDE_LINUX", linux)
+        root = support.checkout(tmp_path / job)
+        run(root, dummies, job)
+        (core,) = by_name(root, "vllm-core")
+        made.append((core.name, core.read_bytes()))
+    assert made[0] == made[1]
+
+
 def test_logs_are_kept_per_job_and_package(checkout: Path, dummies: str) -> None:
     run(checkout, dummies)
-    logs = checkout / "output" / "logs"
+    logs = checkout / "output.build" / "logs"
     found = {str(path.relative_to(logs)) for path in logs.rglob("*.log")}
     assert f"{V3}/vllm-core-build.log" in found
     assert f"{V4}/vllm-cpu-build.log" in found
     assert f"{V4}/vllm-cpu-test.log" in found
 
 
-def test_nothing_but_channel_logs_and_state_in_the_output(checkout: Path, dummies: str) -> None:
+def test_nothing_but_the_channel_in_the_output(checkout: Path, dummies: str) -> None:
     run(checkout, dummies)
     names = {entry.name for entry in os.scandir(checkout / "output")}
-    assert names == {"linux-64", "noarch", "logs", "build-state.json"}
+    assert names == {"linux-64", "noarch"}
+    assert {p.name for p in (checkout / "output.build").iterdir()} == {"logs", "build-state.json"}

@@ -16,6 +16,7 @@ import support
 
 from vllm_conda.builder.store import Store
 from vllm_conda.builder.workspace import Workspace
+from vllm_conda.paths import private_folder
 
 PLATFORM = "linux-64"
 # Every call by which the publishing modules change a file.
@@ -101,6 +102,8 @@ def test_death_at_every_change_of_a_file(
     for point in range(1, 400, 3 if other_disk else 1):
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(saved, output)
+        shutil.rmtree(private_folder(output), ignore_errors=True)
+        shutil.copytree(private_folder(saved), private_folder(output))
         with pytest.MonkeyPatch.context() as patch:
             _kill_at(patch, point)
             try:
@@ -118,7 +121,8 @@ def test_death_at_every_change_of_a_file(
         if point % 5 == 0:
             _publish(output, cache, new)
             assert set(_sums(output)) == set(_listed(output)) == {p.name for p in new}
-            assert {p.name for p in output.iterdir()} == {p.name for p in saved.iterdir()}
+            for left, right in ((output, saved), (private_folder(output), private_folder(saved))):
+                assert {p.name for p in left.iterdir()} == {p.name for p in right.iterdir()}
     assert finished
     assert len(states) == 2
     assert point > 20, "the patch no longer sees the changes"

@@ -38,7 +38,7 @@ def real_channels() -> list[str]:
     output = support.ROOT / "output"
     if not (output / "linux-64" / "repodata.json").is_file():
         pytest.skip("no output/ here: run ./run build first")
-    state = json.loads((output / "build-state.json").read_text())
+    state = json.loads((support.ROOT / "output.build" / "build-state.json").read_text())
     return [output.as_uri(), *state["channels"]]
 
 

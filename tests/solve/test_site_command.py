@@ -206,7 +206,7 @@ def test_guide_shows_what_is_printed(tmp_path: Path, addresses: list[str]) -> No
 @pytest.mark.slow
 def test_built_channel(tmp_path: Path) -> None:
     """The checkout's own packages: a level-3 and a level-4 CPU with this machine's C library."""
-    if not (support.ROOT / "output" / "build-state.json").is_file():
+    if not (support.ROOT / "output.build" / "build-state.json").is_file():
         pytest.skip("no output/ here: run ./run build first")
     nodes = node(glibc="2.40") + "\n" + node(glibc="2.40", archspec="zen2").replace("a:", "b:")
     (tmp_path / "site.yaml").write_text(f"schema: 1\nsite: test\nnodes:\n{nodes}\n")

@@ -21,9 +21,9 @@ from vllm_conda.errors import ConfigError, StaleFileError
 from vllm_conda.feedstock.config import COMPILER_GROUP, conda_build_config, feedstock_jobs
 from vllm_conda.feedstock.rerender import FORGE_FILE, WORKFLOW_FILE, check, files, rerender
 from vllm_conda.feedstock.support import configuration_name, configurations
-from vllm_conda.feedstock.workflow import compile_jobs
 from vllm_conda.jobs import jobs
 from vllm_conda.recipe import environment, load_recipe, render
+from vllm_conda.resources import compile_jobs
 from vllm_conda.targets import Targets, load_targets, parse_targets, read_table
 
 TARGETS = load_targets(ROOT)

@@ -31,6 +31,7 @@ from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.jobs import Job
 from vllm_conda.microarch import level_cpu
 from vllm_conda.packages import CPU, CUDA, of_device
+from vllm_conda.paths import private_folder
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import (
@@ -54,6 +55,8 @@ class Options:
     Attributes:
         channels: Empty means the embedded toolchain channel.
         compile_jobs: Compiles at once; without it CMake decides from cores and memory.
+        task: One of several builds of the checkout at a time, each into a channel of its own: with
+            a workspace of its own, and nothing is installed.
     """
 
     root: Path
@@ -61,6 +64,7 @@ class Options:
     jobs: tuple[Job, ...]
     channels: tuple[str, ...] = ()
     compile_jobs: int | None = None
+    task: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def build(options: Options, targets: Targets, reporter: Reporter) -> Report:
     """
     started = time.monotonic()
     recipe = load_recipe(options.root)  # bad input fails before the first download
-    workspace = workspace_for(options.root)
+    workspace = workspace_for(options.root, options.output if options.task else None)
     report = Report(str(options.output), options.output.resolve().as_uri())
     with locked(workspace, options.output.resolve()):
         # In the table's order: the machine's own platform comes first, and is tested.
@@ -124,7 +128,7 @@ def _build_platform(
     run = _Run(options, plan, store, workspace, toolchain, reporter, report)
     run.packages()
     report.removed += store.settle(plan.uses(), {job.name for job in plan.jobs})
-    if first.platform == host_platform():
+    if first.platform == host_platform() and not options.task:
         run.installation()
     if not report.install_command:
         report.install_command = _install_command(store.url, toolchain, first)
@@ -188,7 +192,8 @@ class _Run:
         prune_stagings(self.workspace)
 
     def _log(self, output: Output, stage: str) -> Path:
-        return self.options.output / "logs" / output.job.name / f"{output.name}-{stage}.log"
+        folder = private_folder(self.options.output) / "logs" / output.job.name
+        return folder / f"{output.name}-{stage}.log"
 
     def _cpu(self, job: Job) -> str:
         """The CPU that a build's environments are solved for."""

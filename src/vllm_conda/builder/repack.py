@@ -76,7 +76,7 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
         rendered = scratch / "info" / "recipe" / "rendered_recipe.yaml"
         if rendered.is_file():
             document = yaml.safe_load(rendered.read_text(encoding="utf-8"))
-            document.pop(_CHANCE, None)
+            _forget_machine(document)
             text = yaml.safe_dump(_in_order(document), sort_keys=False, width=1 << 20)
             rendered.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
         about = scratch / "info" / "about.json"
@@ -91,6 +91,25 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
 
 # For a library that several packages hold, it names an arbitrary one of them.
 _CHANCE = "staging_library_name_map"
+
+
+def _forget_machine(document: dict[str, Any]) -> None:
+    """Take out what the building machine and the job decide, and the package does not depend on.
+
+    These are kernel, C library and CPU of the machine, and the names of the job's other packages:
+    vllm-core is one package, whichever job and machine make it.
+    """
+    document.pop(_CHANCE, None)
+    settings = document.get("build_configuration", {})
+    for platform in ("host_platform", "build_platform"):
+        settings.get(platform, {}).pop("virtual_packages", None)
+    recipe = document.get("recipe", {})
+    own = recipe.get("package", {}).get("name")
+    named = json.dumps(recipe.get("requirements", {}), default=str)
+    others = settings.get("subpackages", {})
+    settings["subpackages"] = {
+        name: one for name, one in others.items() if name == own or f'"{name}"' in named
+    }
 
 
 def _in_order(value: Any, inside: bool = False) -> Any:

@@ -15,7 +15,7 @@ from vllm_conda.builder.workspace import Workspace
 from vllm_conda.channel.files import enter, tidy, waiting_place
 from vllm_conda.channel.folder import NOARCH
 from vllm_conda.channel.publish import write_index
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.structure import GROUPS, load_json
 
 STATE_FILE = "build-state.json"
@@ -69,11 +69,15 @@ class Store:
 
     def __init__(self, folder: Path, platform: str, workspace: Workspace) -> None:
         self.folder, self.platform, self.workspace = folder, platform, workspace
-        self.state = read_state(folder / STATE_FILE)
+        self.state = read_state(self.state_file)
 
     @property
     def packages(self) -> Path:
         return self.folder / self.platform
+
+    @property
+    def state_file(self) -> Path:
+        return private_folder(self.folder) / STATE_FILE
 
     @property
     def url(self) -> str:
@@ -81,7 +85,7 @@ class Store:
 
     def save(self) -> None:
         data = {"schema": STATE_SCHEMA, **asdict(self.state)}
-        write_atomic(self.folder / STATE_FILE, json.dumps(data, indent=1) + "\n")
+        write_atomic(self.state_file, json.dumps(data, indent=1) + "\n")
 
     def holds(self, file_name: str, fingerprint: str) -> bool:
         """Whether the package is there, whole, and built from the same inputs."""
@@ -94,7 +98,7 @@ class Store:
             return False
         if (status.st_size, status.st_mtime_ns) == (entry.size, entry.mtime_ns):
             return True
-        return _sha256(self.packages / file_name) == entry.sha256
+        return sha256(self.packages / file_name) == entry.sha256
 
     def publish(
         self, package: Path, job: str, fingerprint: str, tested: str, commit: str = ""
@@ -109,13 +113,13 @@ class Store:
             waiting = waiting_place(self.folder, self.workspace.outgoing)
             target = self.packages / package.name
             listed = self._indexed().get(package.name)
-            if not (listed and target.is_file() and _sha256(target) == listed):
+            if not (listed and target.is_file() and sha256(target) == listed):
                 enter(package, target, waiting)
             status = target.stat()
         entry = Entry(
             jobs=(job,),
             fingerprint=fingerprint,
-            sha256=_sha256(target),
+            sha256=sha256(target),
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
             tested=tested,
@@ -169,7 +173,7 @@ class Store:
 
     def _hash(self, name: str) -> str:
         entry = self.state.packages.get(name)
-        return entry.sha256 if entry else _sha256(self.packages / name)
+        return entry.sha256 if entry else sha256(self.packages / name)
 
     def _indexed(self) -> dict[str, str]:
         if not (self.folder / NOARCH / "repodata.json").is_file():
@@ -182,7 +186,8 @@ class Store:
             return {}
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):

@@ -50,9 +50,11 @@ class Workspace:
         return self.folder / platform
 
 
-def workspace_for(root: Path) -> Workspace:
+def workspace_for(root: Path, task: Path | None = None) -> Workspace:
+    """The workspace of a checkout, or of one task of it, named by the channel that it fills."""
     cache = cache_root()
-    return Workspace(cache / "build" / _key(root), cache)
+    name = f"{_key(root)}-{_key(task)}" if task else _key(root)
+    return Workspace(cache / "build" / name, cache)
 
 
 def _key(path: Path) -> str:

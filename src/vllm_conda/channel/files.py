@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from vllm_conda.paths import private_folder
+
 # In the order in which they are replaced: a form that names others comes after them, and the
 # packages' list, which every client reads, comes last.
 INDEX_FILES = (
@@ -65,7 +67,7 @@ def enter_index(folder: Path, draft: Path, subdirs: Iterable[str], waiting: Path
 def tidy(folder: Path) -> None:
     """Remove what a killed run left waiting in the channel."""
     shutil.rmtree(folder / _INCOMING, ignore_errors=True)
-    for draft in folder.glob(".*.json.*"):  # of write_atomic
+    for draft in private_folder(folder).glob(".*.json.*"):  # of write_atomic
         draft.unlink(missing_ok=True)
 
 

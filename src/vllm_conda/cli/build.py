@@ -16,6 +16,7 @@ from vllm_conda.cli.common import (
     root_option,
     variant_option,
 )
+from vllm_conda.errors import UsageError
 
 
 @click.command()
@@ -28,7 +29,22 @@ from vllm_conda.cli.common import (
     help="The channel to fill; default: output/ in the checkout.",
 )
 @channel_option
-@click.option("--jobs", "-j", type=click.IntRange(min=1), help="Parallel compile jobs.")
+@click.option(
+    "--jobs",
+    "-j",
+    type=click.IntRange(min=1),
+    help="Parallel compile jobs; with --on, the cores of a task.",
+)
+@click.option("--on", "cluster", type=click.Choice(["slurm"]), help="Build by tasks of a cluster.")
+@click.option(
+    "--sbatch",
+    "extra",
+    multiple=True,
+    metavar="OPTION",
+    help="With --on slurm: an option of sbatch, such as --partition=long; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, help="With --on: print the batch scripts and stop.")
+@click.option("--task", is_flag=True, hidden=True)
 @json_option
 def build(
     root: Path,
@@ -37,13 +53,17 @@ def build(
     channels: tuple[str, ...],
     jobs: int | None,
     as_json: bool,
+    cluster: str | None,
+    extra: tuple[str, ...],
+    dry_run: bool,
+    task: bool,
     **filters: tuple[str, ...],
 ) -> None:
     """Build what changed into an indexed local channel, test it, install it.
 
     \b
     Makes the embedded toolchain channel first where it is missing. Ends with the
-    `conda install` line. Logs: OUTPUT/logs/JOB/PACKAGE-build.log. Other platforms are made by
+    `conda install` line. Logs: OUTPUT.build/logs/JOB/PACKAGE-build.log. Other platforms are made by
     cross compilers; `./run test-cross` runs their kernels under emulation.
 
     \b
@@ -51,6 +71,7 @@ def build(
       vllm-conda build --variant linux-64-cpu-x86-64-v3 --jobs 2
       vllm-conda build --device cuda --cuda 13.0 --slice sm90
       vllm-conda build --platform all
+      vllm-conda build --platform all --on slurm --sbatch=--partition=long
     """
     from vllm_conda.builder.pipeline import Options
     from vllm_conda.builder.pipeline import build as run
@@ -67,9 +88,25 @@ def build(
             filters["platforms"] = (host_platform(),)
     asked = bool(variants or any(filters.values()))
     chosen = select(targets, variants, **filters) if asked else default_jobs(targets)
-    options = Options(root, output or root / "output", tuple(chosen), channels, jobs)
+    options = Options(root, output or root / "output", tuple(chosen), channels, jobs, task)
+    if not cluster and (extra or dry_run):
+        raise UsageError(
+            f"{'--sbatch' if extra else '--dry-run'} says how tasks of a cluster are submitted.",
+            "Add --on slurm.",
+        )
+    if dry_run:
+        from vllm_conda.cluster.build import Submission, scripts
+
+        click.echo(scripts(options, targets, Submission(extra)), nl=False)
+        return
     with reporter(as_json) as report_to:
-        report = run(options, targets, report_to)
+        if cluster:
+            from vllm_conda.cluster.build import Submission
+            from vllm_conda.cluster.build import build as on_cluster
+
+            report = on_cluster(options, targets, report_to, Submission(extra))
+        else:
+            report = run(options, targets, report_to)
     if as_json:
         print_json(dataclasses.asdict(report))
         return

@@ -89,8 +89,8 @@ def test(
     """Run the engine in an environment solved from our channels; compare with transformers.
 
     \b
-    Needs the packages of `./run build`. Results: OUTPUT/engine-test.json, with --device cuda
-    OUTPUT/engine-test-cuda.json.
+    Needs the packages of `./run build`. Results: OUTPUT.build/engine-test.json, with --device
+    cuda OUTPUT.build/engine-test-cuda.json.
 
     \b
     Example:

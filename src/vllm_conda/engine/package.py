@@ -22,7 +22,7 @@ from vllm_conda.downloads.store import key_of
 from vllm_conda.engine import channel, sdist
 from vllm_conda.engine.interface import table
 from vllm_conda.errors import TestFailure
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
 from vllm_conda.targets import load_targets
@@ -56,12 +56,14 @@ def ensure(
     toolchain = toolchain_for(platform, channels, reporter)
     dependencies = channel.ensure(platform, reporter=reporter)
     others = (dependencies.url, *toolchain.channels)
-    stamp = output / f"{NAME}.fingerprint"
+    private = _private(output)
+    stamp = private / f"{NAME}.fingerprint"
     fingerprint = key_of(hash_tree((root / ENGINE_RECIPE_FILE).parent), *others)
     workspace = workspace_for(root)
     with disk_errors("the engine's channel", output):
         output.mkdir(parents=True, exist_ok=True)
-    with FileLock(output / ".lock"):
+        private.mkdir(parents=True, exist_ok=True)
+    with FileLock(private / ".lock"):
         found = sorted((output / "noarch").glob(f"{NAME}-*.conda"))
         if len(found) != 1 or not stamp.is_file() or stamp.read_text().strip() != fingerprint:
             stamp.unlink(missing_ok=True)
@@ -126,7 +128,7 @@ class _Build:
     def _work(
         self, stage: str, request: Mapping[str, object], folder: Path, variables: Mapping[str, str]
     ) -> Event:
-        path = self.output / "logs" / f"{NAME}-{stage}.log"
+        path = _private(self.output) / "logs" / f"{NAME}-{stage}.log"
         with self.reporter.task(f"{stage} {NAME}") as task, JobLog(path, task) as log:
             result = run_worker(request, folder, variables, log.event)
             if result["event"] == "error":
@@ -150,3 +152,8 @@ class _Build:
                 if old.name != package.name:
                     old.unlink()
             tidy(folder)
+
+
+def _private(output: Path) -> Path:
+    """The engine's channel lies in that of the kernels, so its own files lie beside both."""
+    return private_folder(output.parent) / output.name

@@ -16,7 +16,7 @@ from vllm_conda.engine.interface.table import load as load_engines
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.packages import CPU, CUDA, of_device
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import load_targets
@@ -224,7 +224,7 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
     with disk_errors("the test's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
     name = "engine-test.json" if options.device == "cpu" else f"engine-test-{options.device}.json"
-    path = options.output / name
+    path = private_folder(options.output) / name
     rows: list[dict[str, Any]] = []
     registry = sdist.Registry(engine.channels, options.platform, workspace, reporter)
     release = load_targets(options.root).engine.release
@@ -238,7 +238,7 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
         lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)
         raise TestFailure(
             f"{len(wrong)} of {len(rows)} runs of the engine are not right:\n  {lines}",
-            f"Logs: {options.output / 'logs' / 'engine-test'}",
+            f"Logs: {_logs(options)}",
         )
     return rows
 
@@ -293,8 +293,12 @@ def _run(
     return [{**row, "seconds": round(seconds, 1)} for row in rows]
 
 
+def _logs(options: Options) -> Path:
+    return private_folder(options.output) / "logs" / "engine-test"
+
+
 def _log_path(options: Options, name: str) -> Path:
-    path = options.output / "logs" / "engine-test" / f"{name}.log"
+    path = _logs(options) / f"{name}.log"
     with disk_errors("a log", path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vllm_conda.jobs import CUDA, Job, jobs
+from vllm_conda.jobs import Job, jobs
+from vllm_conda.resources import compile_jobs, runner_name
 from vllm_conda.targets import Targets
 
 _HEAD = """\
@@ -70,30 +71,9 @@ _STEPS = """\
           name: ${{ matrix.variant }}
           path: |
             output/*/*.conda
-            output/logs
+            output.build/logs
           if-no-files-found: error
 """
-
-
-def compile_jobs(targets: Targets, job: Job) -> int:
-    """Parallel compile jobs that the machine's cores and memory allow.
-
-    A CUDA job counts with the family whose nvcc needs most; the build's own pools hold the
-    families apart, this bounds them together.
-    """
-    machine = targets.feedstock.runners[_runner(targets, job)]
-    if job.device != CUDA:
-        return machine.cores
-    peak = max(
-        max([family.mib, *(part.mib for part in family.parts.values())])
-        for family in targets.cuda.families.values()
-    )
-    return max(1, min(machine.cores, machine.memory_gib * 1024 // peak))
-
-
-def _runner(targets: Targets, job: Job) -> str:
-    build_platform = targets.platforms[job.platform].cross_from or job.platform
-    return targets.feedstock.devices[job.device].runner(job.platform, build_platform)
 
 
 def workflow(targets: Targets) -> str:
@@ -118,7 +98,7 @@ def _job(targets: Targets, name: str, condition: str, chosen: Sequence[Job]) -> 
         device = targets.feedstock.devices[job.device]
         text += (
             f"          - variant: {job.name}\n"
-            f"            runner: {_runner(targets, job)}\n"
+            f"            runner: {runner_name(targets, job)}\n"
             f"            minutes: {device.minutes}\n"
             f"            disk: {device.free_disk_space}\n"
             f"            swap_gib: {device.swap_gib}\n"

@@ -28,7 +28,7 @@ from tuf.api.serialization.json import JSONSerializer
 from vllm_conda.builder.store import STATE_FILE, Entry, read_state
 from vllm_conda.channel.folder import ChannelFolder
 from vllm_conda.errors import ConfigError, FreshnessError, IntegrityError, SignatureError
-from vllm_conda.paths import write_atomic
+from vllm_conda.paths import private_folder, write_atomic
 from vllm_conda.signing import bundle, content, keys, statement
 
 METADATA = "metadata"
@@ -252,12 +252,13 @@ def _made(bundles: Sequence[bundle.Bundle], key: Key, subject: statement.Subject
 
 
 def _entries(folder: Path, states: Iterable[Path]) -> dict[str, Entry]:
-    own = folder / STATE_FILE
+    own = private_folder(folder) / STATE_FILE
     found: dict[str, Entry] = {}
     for file in states:
         if not file.is_file():
             raise ConfigError(
-                f"{file} does not exist.", f"Name the {STATE_FILE} of a build's output/."
+                f"{file} does not exist.",
+                f"Name the {STATE_FILE} in a build's output.build/.",
             )
     for file in (own, *states):
         found |= read_state(file).packages

@@ -11,6 +11,7 @@ from rattler.platform import Subdir
 
 from vllm_conda import platforms
 from vllm_conda.errors import ConfigError
+from vllm_conda.paths import private_folder
 from vllm_conda.site import virtual
 from vllm_conda.site.virtual import Machine
 from vllm_conda.solve import channel_errors, solve_specs
@@ -25,7 +26,7 @@ def default_channels(root: Path) -> list[str]:
     """
     output = root / "output"
     try:
-        state = load_json((output / "build-state.json").read_bytes())
+        state = load_json((private_folder(output) / "build-state.json").read_bytes())
         built_against = [str(channel) for channel in state["channels"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(

@@ -55,8 +55,8 @@ def keygen(key: Path, as_json: bool) -> None:
     "states",
     type=_FILE,
     multiple=True,
-    help="build-state.json of an output/ that packages come from, for their provenance; may be "
-    "repeated. The channel's own is always read.",
+    help="output.build/build-state.json of a machine that packages come from, for their "
+    "provenance; may be repeated. The channel's own is always read.",
 )
 @click.option(
     "--days",
