@@ -114,7 +114,7 @@ class SignatureError(VllmError):
 
 
 class FreshnessError(VllmError):
-    """A signed index or its key has expired, is older than one seen before, or the clock is wrong."""
+    """A signature or key has expired, an index is older than one seen, or the clock is wrong."""
 
     exit_code = 17
     kind = "freshness"

@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import pytest
+from support import VERSION
 
 from vllm_conda.cli import main
 from vllm_conda.page.contents import Changes, File, Record, changes
@@ -92,7 +93,7 @@ def test_every_node_type_has_a_build_or_a_reason(written: Path) -> None:
     start = cells.index("a100compute, linux-64: glibc 2.28, icelake, CUDA 12.2, GPU 8.0")
     head = cells[: cells.index("vllm-flashmla") + 1]
     row = dict(zip(head[1:], cells[start + 1 :], strict=False))
-    assert row["vllm-cuda"] == "0.26.0 cuda124_all_h0_112400"
+    assert row["vllm-cuda"] == f"{VERSION} cuda124_all_h0_112400"
     assert row["vllm-flashmla"] == "none: needs __cuda_arch >= 9.0, the node's GPU has 8.0"
     assert cells.count("none: needs glibc >= 2.28, the node has 2.17") >= 3
 

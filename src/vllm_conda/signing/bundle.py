@@ -165,7 +165,6 @@ def _payload_keyless(one: Bundle, trusted: Sequence[Key], others: list[str]) -> 
     keys.require_sigstore()
     from sigstore.errors import Error
     from sigstore.models import Bundle as SigstoreBundle
-    from sigstore.verify import Verifier
     from sigstore.verify.policy import AnyOf, Identity
 
     policy = AnyOf(
@@ -176,8 +175,19 @@ def _payload_keyless(one: Bundle, trusted: Sequence[Key], others: list[str]) -> 
     )
     try:
         bundle = SigstoreBundle.from_json(json.dumps(one))
-        kind, payload = Verifier.production().verify_dsse(bundle, policy)
+        kind, payload = _verifier().verify_dsse(bundle, policy)
     except Error as error:
         others.append(f"an identity that is not accepted ({' '.join(str(error).split())})")
         return None
     return bytes(payload) if kind == statement.STATEMENT else None
+
+
+def _verifier() -> Any:
+    """Sigstore's verifier; where its servers cannot be reached, with the keys that it knows."""
+    from sigstore.errors import TUFError
+    from sigstore.verify import Verifier
+
+    try:
+        return Verifier.production()
+    except (TUFError, OSError):
+        return Verifier.production(offline=True)

@@ -24,7 +24,7 @@ from vllm_conda import __version__
 from vllm_conda.builder.store import Entry
 
 STATEMENT = "application/vnd.in-toto+json"
-PUBLISH = "https://schemas.conda.org/attestations/publish/v1"
+PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:vllm-conda:build:1"
 BUILDER = "urn:vllm-conda:builder"

@@ -140,20 +140,23 @@ def _explain(error: Exception, folder: Path, before: Timestamp | None, place: Pa
     metadata = folder / repository.METADATA
     if isinstance(error, exceptions.ExpiredMetadataError):
         return _expired(error, metadata, place)
-    if isinstance(error, exceptions.BadVersionNumberError) and before is not None:
-        found = repository.read(metadata / "timestamp.json", Timestamp).signed
-        if found.version < before.version:
-            at = repository.signed_at(before)
-            return FreshnessError(
-                f"The index of {folder} is signing {found.version}, older than signing "
-                f"{before.version} seen before"
-                f"{f', of {at:%Y-%m-%d %H:%M} UTC' if at else ''}.",
-                f"Somebody put an old copy there; {FETCH_AGAIN[0].lower()}{FETCH_AGAIN[1:]}",
-            )
+    found = _timestamp(metadata)
+    if before and found and found.signed.version < before.version and _genuine(found, place):
+        at = repository.signed_at(before)
+        return FreshnessError(
+            f"The index of {folder} is signing {found.signed.version}, older than signing "
+            f"{before.version} seen before{f', of {at:%Y-%m-%d %H:%M} UTC' if at else ''}.",
+            f"Somebody put an old copy there; {_lower(FETCH_AGAIN)}",
+        )
     if isinstance(error, exceptions.DownloadHTTPError):
         name = Path(str(error)).name
         return IntegrityError(f"{metadata / name} is missing.", FETCH_AGAIN)
     if isinstance(error, exceptions.UnsignedMetadataError):
+        if not (place / "root.json").is_file():
+            return SignatureError(
+                "The trusted root.json is not signed by its own keys.",
+                "Ask the channel's owner for it once more.",
+            )
         trusted = repository.read(place / "root.json", Root).signed
         owners = ", ".join(keys.describe(key) for key in repository.trusted_keys(trusted))
         return SignatureError(
@@ -163,6 +166,25 @@ def _explain(error: Exception, folder: Path, before: Timestamp | None, place: Pa
         )
     reason = " ".join(str(error).split()).rstrip(".")
     return IntegrityError(f"The signatures in {metadata} are damaged: {reason}.", FETCH_AGAIN)
+
+
+def _timestamp(metadata: Path) -> Metadata[Timestamp] | None:
+    try:
+        return repository.read(metadata / "timestamp.json", Timestamp)
+    except IntegrityError:
+        return None
+
+
+def _genuine(timestamp: Metadata[Timestamp], place: Path) -> bool:
+    """Whether this key or one before it signed, so that it is an old copy and no forgery."""
+    for file in (place / "root_history").glob("*.json"):
+        try:
+            root = repository.read(file, Root).signed
+            root.verify_delegate(Timestamp.type, timestamp.signed_bytes, timestamp.signatures)
+        except (exceptions.RepositoryError, ValueError, IntegrityError):
+            continue
+        return True
+    return False
 
 
 def _expired(error: Exception, metadata: Path, place: Path) -> FreshnessError:

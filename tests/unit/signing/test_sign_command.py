@@ -26,7 +26,7 @@ CEP_27 = {
     "required": ["_type", "subject", "predicateType"],
     "properties": {
         "_type": {"const": "https://in-toto.io/Statement/v1"},
-        "predicateType": {"const": "https://schemas.conda.org/attestations/publish/v1"},
+        "predicateType": {"const": "https://schemas.conda.org/attestations-publish-1.schema.json"},
         "subject": {
             "minItems": 1,
             "maxItems": 1,

@@ -216,6 +216,25 @@ def test_an_index_older_than_one_seen_before(copy: Callable[[str], Site]) -> Non
     assert new.verify().version == 2
 
 
+def test_an_old_copy_is_one_also_after_a_new_key(
+    copy: Callable[[str], Site], tmp_path: Path
+) -> None:
+    old, new = copy("old"), copy("new")
+    before = new.key
+    new.key = others_key(tmp_path)
+    new.sign(previous=keys.load(before))
+    new.verify()
+    with pytest.raises(FreshnessError, match="is signing 1, older than signing 2 seen before, of"):
+        old.verify()
+
+
+def test_a_root_that_its_own_key_did_not_sign(site: Site, tmp_path: Path) -> None:
+    site.trusted = Path(shutil.copy(site.trusted, tmp_path / "r.json"))
+    edit(site.trusted, f"{NOW.year + 1}-", "2999-")
+    with pytest.raises(SignatureError, match=r"trusted root.json is not signed by its own keys"):
+        site.verify()
+
+
 def test_a_verifier_that_saw_nothing_accepts_the_old_index(copy: Callable[[str], Site]) -> None:
     old, new = copy("old"), copy("new")
     new.sign()
