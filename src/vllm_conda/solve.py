@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import url2pathname
 
 from rattler import (
     Channel,
@@ -119,7 +120,7 @@ def solve_specs(
 def channel_address(channel: str, base: Path) -> str:
     """A local folder, relative to ``base``, as an address; other names as they are."""
     try:
-        path = base / Path(channel.removeprefix("file://")).expanduser()
+        path = base / folder_of(channel).expanduser()
     except RuntimeError as error:
         raise UsageError(f"Channel {channel}: {str(error).rstrip('.')}.") from None
     if path.is_dir():
@@ -127,6 +128,13 @@ def channel_address(channel: str, base: Path) -> str:
     if channel.startswith((".", "/", "~", "file:")):
         raise UsageError(f"Channel {channel}: there is no such folder.", "Check its spelling.")
     return channel
+
+
+def folder_of(channel: str) -> Path:
+    """The folder that a ``file://`` address stands for, or that has the name ``channel``."""
+    if channel.startswith("file://"):
+        return Path(url2pathname(channel.removeprefix("file://")))
+    return Path(channel)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_conda.errors import IntegrityError
 from vllm_conda.progress import Reporter
-from vllm_conda.solve import channel_address
+from vllm_conda.solve import channel_address, folder_of
 from vllm_conda.structure import load_json
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _fingerprint(channels: Sequence[Channel]) -> str:
 def _overrides_of(channels: Sequence[str], platform: str) -> dict[str, str]:
     for channel in channels:
         if channel.startswith("file://"):
-            found = _sysroot_version(Path(channel.removeprefix("file://")), platform, strict=False)
+            found = _sysroot_version(folder_of(channel), platform, strict=False)
             if found:
                 return found
     return {}
