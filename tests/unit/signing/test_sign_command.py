@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cattrs
@@ -220,3 +221,42 @@ def test_what_the_index_does_not_say_is_not_signed(
         assert main(["channel", "sign", str(site.channel), "--key", str(site.key)]) == 7
         assert part in capsys.readouterr().err
     assert not (site.channel / "metadata/2.targets.json").exists()
+
+
+def test_a_file_is_signed_and_verified(
+    site: Site, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle for an air gap, under the root.json of the channel."""
+    file = tmp_path / "site.tar"
+    file.write_bytes(b"a bundle" * 1000)
+    verify = ["channel", "verify", str(file), "--root", str(site.trusted)]
+    assert main(verify) == 16
+    assert "is not signed: site.tar.sigs is missing" in capsys.readouterr().err
+    assert main(["channel", "sign", str(file), "--key", str(site.key)]) == 0
+    assert main(verify) == 0
+    assert "site.tar is as " in capsys.readouterr().out
+    whole = file.read_bytes()
+    for number in range(0, 8000, 500):
+        flipped = bytearray(whole)
+        flipped[number] ^= 1
+        file.write_bytes(flipped)
+        assert main(verify) == 16
+        assert "a statement on site.tar with SHA-256" in capsys.readouterr().err
+    file.write_bytes(whole)
+    mallory = tmp_path / "mallory.pem"
+    keys.generate(mallory)
+    assert main(["channel", "sign", str(file), "--key", str(mallory)]) == 0
+    assert main(verify) == 16
+    assert "is attested by the key" in capsys.readouterr().err
+    bundle.sidecar(file).write_text("[{]")
+    assert main(verify) == 7
+
+
+def test_a_file_under_an_expired_key(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "site.tar"
+    file.write_bytes(b"a bundle")
+    shutil.rmtree(site.channel / "metadata")
+    site.sign(now=datetime.now(timezone.utc) - timedelta(days=9), key_days=5)
+    assert main(["channel", "sign", str(file), "--key", str(site.key)]) == 0
+    root = site.channel / "metadata/root.json"
+    assert main(["channel", "verify", str(file), "--root", str(root)]) == 17

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vllm_conda.cli.channel.common import channel_argument
 from vllm_conda.cli.common import json_option, print_json
 
 if TYPE_CHECKING:
     from securesystemslib.signer import Signer
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _channel_or_file(function: F) -> F:
+    kind = click.Path(path_type=Path, exists=True)
+    return click.argument("channel", type=kind, metavar="CHANNEL|FILE")(function)
 
 
 @click.command()
@@ -40,7 +47,7 @@ def keygen(key: Path, as_json: bool) -> None:
 
 
 @click.command()
-@channel_argument
+@_channel_or_file
 @click.option("--key", type=_FILE, help="Private key in PEM, such as `channel keygen` makes.")
 @click.option(
     "--identity",
@@ -83,22 +90,32 @@ def sign(
     key_days: int | None,
     as_json: bool,
 ) -> None:
-    """Attest the packages of CHANNEL and sign all of it as it is now.
+    """Attest the packages of CHANNEL and sign all of it as it is now, or sign a FILE.
 
     \b
     Beside each package goes a sidecar with signed statements: that it belongs to this channel
     (CEP 27) and, of packages that this toolkit built, from which commit, by which job and with
     which inputs. metadata/ gets the signed list of all files (TUF). Sign again after each change.
-    Hand metadata/root.json to those who verify, over a way that they trust.
+    Hand metadata/root.json to those who verify, over a way that they trust. A FILE, such as a
+    bundle, gets a signed statement in FILE.sigs; the root.json of the key's channel serves for it.
 
     \b
     Example:
       vllm-conda channel sign /srv/vllm --key ~/site-key.pem
+      vllm-conda channel sign site.tar --key ~/site-key.pem
     """
     from vllm_conda.signing import keys
     from vllm_conda.signing.repository import Signing, sign_channel
+    from vllm_conda.signing.single import sign_file
 
     signer = _signer(key, identity, issuer)
+    if channel.is_file():
+        beside = sign_file(channel, signer)
+        if as_json:
+            print_json({"signature": str(beside), "signer": keys.describe(signer.public_key)})
+        else:
+            click.echo(f"wrote {beside}, by {keys.describe(signer.public_key)}")
+        return
     previous = keys.load(previous_key) if previous_key else None
     done = sign_channel(channel, Signing(signer, url, days, key_days, previous, states))
     if as_json:
@@ -140,7 +157,7 @@ def _signer(key: Path | None, identity: str | None, issuer: str | None) -> Signe
 
 
 @click.command()
-@channel_argument
+@_channel_or_file
 @click.option(
     "--root",
     "trusted",
@@ -157,19 +174,30 @@ def _signer(key: Path | None, identity: str | None, issuer: str | None) -> Signe
 )
 @json_option
 def verify(channel: Path, trusted: Path, state: Path | None, as_json: bool) -> None:
-    """Say whether CHANNEL is whole, of the trusted signer, and not older than one seen before.
+    """Say whether CHANNEL or FILE is whole, of the trusted signer, and none older than one seen.
 
     \b
     Otherwise the first thing that is wrong is named: 7 is the exit code where a file is changed,
     missing or not listed, 16 where somebody else signed, 17 where a signature or key has expired,
-    the channel is an old copy, or the clock is wrong.
+    the channel is an old copy, or the clock is wrong. Of a FILE, FILE.sigs is checked.
 
     \b
     Example:
       vllm-conda channel verify /srv/vllm --root site-root.json
+      vllm-conda channel verify site.tar --root site-root.json
     """
+    from vllm_conda.signing.single import verify_file
     from vllm_conda.signing.verify import verify_channel
 
+    if channel.is_file():
+        whole = verify_file(channel, trusted)
+        by = ", ".join(whole.signers)
+        if as_json:
+            print_json({"sha256": whole.sha256, "signers": list(whole.signers)})
+        else:
+            until = f"{whole.key_expires:%Y-%m-%d}"
+            click.echo(f"{channel} is as {by} signed it, the key is valid until {until}")
+        return
     found = verify_channel(channel, trusted, state)
     signers = ", ".join(found.signers)
     if as_json:
