@@ -122,7 +122,7 @@ def _bring(record: RepoDataRecord, target: Path, client: Client) -> None:
         return
     try:
         asyncio.run(download_to_path(client, record.url, target))
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:  # the latter without errno for the network too
         if full := disk_failed(str(error), target.parent):
             raise full from None
         raise _unreachable(record, error) from None
