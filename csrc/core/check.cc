@@ -1,5 +1,7 @@
 #include "core/check.h"
 
+#include "core/checked.h"
+
 namespace vk {
 namespace {
 
@@ -33,7 +35,10 @@ std::string ShapeString(const vk_tensor& tensor) {
 
 int64_t NumElements(const vk_tensor& tensor) {
   int64_t count = 1;
-  for (int32_t dim = 0; dim < tensor.ndim; ++dim) count *= tensor.shape[dim];
+  for (int32_t dim = 0; dim < tensor.ndim; ++dim) {
+    if (tensor.shape[dim] == 0) return 0;
+    count = SaturatingMultiply(count, tensor.shape[dim]);
+  }
   return count;
 }
 
@@ -102,7 +107,7 @@ const Arg& Arg::Contiguous() const {
   for (int32_t dim = tensor_->ndim - 1; dim >= 0; --dim) {
     VK_CHECK(tensor_->shape[dim] <= 1 || tensor_->stride[dim] == expected,
              "%s: %s is not contiguous (call .contiguous())", op_, name_);
-    expected *= tensor_->shape[dim];
+    expected = SaturatingMultiply(expected, tensor_->shape[dim]);
   }
   return *this;
 }
@@ -123,20 +128,21 @@ Rows::Rows(const vk_tensor& tensor) : ndim_(tensor.ndim) {
     stride_[dim] = tensor.stride[dim];
   }
   if (ndim_ > 0) width_ = shape_[ndim_ - 1];
-  for (int32_t dim = 0; dim < ndim_ - 1; ++dim) count_ *= shape_[dim];
+  for (int32_t dim = 0; dim < ndim_ - 1; ++dim) count_ = SaturatingMultiply(count_, shape_[dim]);
+  if (NumElements(tensor) == 0) return;  // its strides are anything, and no row is read
   // Leading dimensions that collapse into one stride need no division per row.
   uniform_ = true;
+  bool known = true;  // `expected` fits
   int64_t inner = 0;
   int64_t expected = 0;
   for (int32_t dim = ndim_ - 2; dim >= 0; --dim) {
     if (shape_[dim] == 1) continue;
     if (inner == 0) {
-      inner = stride_[dim];
-      expected = stride_[dim] * shape_[dim];
+      inner = expected = stride_[dim];
     } else {
-      uniform_ = uniform_ && stride_[dim] == expected;
-      expected *= shape_[dim];
+      uniform_ = uniform_ && known && stride_[dim] == expected;
     }
+    known = known && Multiply(expected, shape_[dim], &expected);
   }
   uniform_stride_ = inner;
 }

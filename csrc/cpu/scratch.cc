@@ -1,8 +1,10 @@
 #include "cpu/scratch.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 
@@ -15,9 +17,18 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
+size_t MemorySize() {
+  static const size_t size = [] {
+    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? static_cast<size_t>(pages) * page : SIZE_MAX;
+  }();
+  return size;
+}
+
 void FreeDeleter::operator()(void* memory) const { std::free(memory); }
 
 Bytes AllocateBytes(size_t size) {
+  if (size > MemorySize()) throw std::bad_alloc();
   const size_t alignment = size >= kHugePage ? kHugePage : kCacheLine;
   void* memory = std::aligned_alloc(alignment, RoundUp(std::max<size_t>(size, 1), alignment));
   if (memory == nullptr) throw std::bad_alloc();

@@ -14,8 +14,12 @@ struct FreeDeleter {
 };
 using Bytes = std::unique_ptr<char, FreeDeleter>;
 
+// Bytes of the machine's main memory.
+size_t MemorySize();
+
 // Uninitialised memory, aligned to cache lines. Large blocks are aligned to huge pages and ask for
-// them: weights streamed through 4 KiB pages spend their time in page walks. Throws std::bad_alloc.
+// them: weights streamed through 4 KiB pages spend their time in page walks. Throws std::bad_alloc,
+// also where the machine has less: a system that overcommits would grant it.
 Bytes AllocateBytes(size_t size);
 
 // Memory that lives as long as the calling thread and only grows: allocating megabytes in every

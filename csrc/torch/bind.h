@@ -1,7 +1,9 @@
 // Bindings of ops to the dispatcher, held against ops.def when they are compiled.
 //
 //   VK_BIND(CUDA, rms_norm, vk_cuda_rms_norm);     // a C ABI function
-//   VK_IMPL(CUDA, grouped_topk, GroupedTopk);      // one of Tensor, std and plain types
+//   VK_IMPL(CUDA, grouped_topk, GroupedTopk);      // one of Tensor, std and plain types; on the
+//   CPU
+//                                                  // also of const vk_tensor*, as VK_BIND's
 //
 // VK_BIND is for ops that only pass views: each argument of the schema is one parameter (Tensor:
 // const vk_tensor*, null for an absent optional; float: double; int: int64_t; bool: bool or
@@ -9,6 +11,8 @@
 // several ops. A stream may come after them: it makes this a function of CUDA views, which is
 // called while the GPU of the first tensor that is only read is current. A fourth argument of the
 // macro names another tensor for that.
+//
+// Either checks what holds for the tensors of every op (arguments.h) before the function runs.
 //
 // A family's binding.cc binds every op that ops.def gives the family on its device; otherwise the
 // linker misses vk_binding_of_OP.
@@ -24,6 +28,7 @@
 #include <utility>
 #include <vector>
 
+#include "torch/arguments.h"
 #include "torch/convert.h"
 #include "torch/cuda_stream.h"
 #include "torch/registry.h"
@@ -122,6 +127,52 @@ constexpr size_t PlaceOfDevice(const Schema& schema, std::string_view name) {
   return written;
 }
 
+template <size_t kRow>
+inline constexpr auto kUses = FindUses(kOps[kRow].name, kSchema<kRow>);
+
+// The tensors of a call, in the schema's order.
+template <size_t kRow>
+class Operands {
+ public:
+  template <size_t kAt>
+  void Add(const vk_tensor* view) {
+    all_[count_++] = {kArgumentName<kRow, kAt>.data(), view, kUses<kRow>[kAt],
+                      uint32_t { 1 } << kAt};
+  }
+  void Check() const { CheckMemory(kOps[kRow].name.data(), all_, count_); }
+
+ private:
+  static constexpr size_t kMost = [] {
+    size_t tensors = 1;  // no array is empty
+    for (const Argument& argument : kSchema<kRow>.arguments) tensors += argument.type == "Tensor";
+    return tensors;
+  }();
+  Operand all_[kMost];
+  size_t count_ = 0;
+};
+
+template <size_t kRow, size_t kAt, class Value>
+void CheckPresentAt(const Value& value) {
+  if constexpr (kSchema<kRow>.arguments[kAt].type == "Tensor") {
+    CheckPresent(kOps[kRow].name.data(), kArgumentName<kRow, kAt>.data(), value);
+  }
+}
+
+// What becomes of the arguments, each made in place: a view is a hundred bytes.
+template <size_t kAt, class Value>
+struct Given {
+  Value value;
+};
+template <class Places, class... Values>
+struct AllGiven;
+template <size_t... kAt, class... Values>
+struct AllGiven<std::index_sequence<kAt...>, Values...> : Given<kAt, Values>... {};
+
+template <size_t kAt, class Value>
+const Value& At(const Given<kAt, Value>& given) {
+  return given.value;
+}
+
 template <size_t kRow, auto kFunction, size_t kDevicePlace, class Signature>
 struct Boxer;
 
@@ -148,6 +199,8 @@ struct Boxer<kRow, kFunction, kDevicePlace, vk_status (*)(Parameters...)> {
   }
 
  private:
+  static constexpr const char* kOp = kOps[kRow].name.data();
+
   template <size_t kAt>
   struct Slot {
     using C = Parameter<kAt + kNamed>;
@@ -159,28 +212,48 @@ struct Boxer<kRow, kFunction, kDevicePlace, vk_status (*)(Parameters...)> {
   };
 
   template <size_t... kAt>
-  static void Unpack(StableIValue* stack, std::index_sequence<kAt...>) {
+  static void Unpack(StableIValue* stack, std::index_sequence<kAt...> places) {
     // All of them first: they own what the stack holds, whatever is thrown afterwards.
     const auto values = torch::stable::detail::unbox_to_tuple<typename Slot<kAt>::Value...>(stack);
-    constexpr const char* op = kOps[kRow].name.data();
+    RunNamed(kOp, [&] {
+      (CheckPresentAt<kRow, kAt>(std::get<kAt>(values)), ...);
+      if constexpr (kOnStream) {
+        Run(CudaScope(kOp, std::get<kDevicePlace>(values)), values, places);
+      } else {
+        Run(CpuScope(kOp), values, places);
+      }
+    });
+  }
+
+  template <class Scope, class Values, size_t... kAt>
+  static void Run(const Scope& scope, const Values& values, std::index_sequence<kAt...>) {
+    const AllGiven<std::index_sequence<kAt...>,
+                   decltype(Give<kAt>(scope, std::get<kAt>(values)))...>
+        given{{Give<kAt>(scope, std::get<kAt>(values))}...};
+    Operands<kRow> operands;
+    (AddOperand<kAt>(operands, At<kAt>(given)), ...);
+    operands.Check();
+    const auto call = [&](const auto&... more) {
+      if constexpr (kNamed) {
+        Check(kFunction(kOp, At<kAt>(given)..., more...));
+      } else {
+        Check(kFunction(At<kAt>(given)..., more...));
+      }
+    };
     if constexpr (kOnStream) {
-      const CudaScope scope(op, std::get<kDevicePlace>(values));
-      if constexpr (kNamed) {
-        Check(kFunction(op, Give<kAt>(scope, std::get<kAt>(values))..., scope.stream()));
-      } else {
-        Check(kFunction(Give<kAt>(scope, std::get<kAt>(values))..., scope.stream()));
-      }
+      call(scope.stream());
     } else {
-      const CpuScope scope(op);
-      if constexpr (kNamed) {
-        Check(kFunction(op, Give<kAt>(scope, std::get<kAt>(values))...));
-      } else {
-        Check(kFunction(Give<kAt>(scope, std::get<kAt>(values))...));
-      }
+      call();
     }
   }
 
-  // A view lives until the call that it is made for returns.
+  template <size_t kAt, class Value>
+  static void AddOperand(Operands<kRow>& operands, const Value& value) {
+    if constexpr (std::is_same_v<typename Slot<kAt>::C, const vk_tensor*>) {
+      operands.template Add<kAt>(value);
+    }
+  }
+
   template <size_t kAt, class Scope, class Value>
   static auto Give(const Scope& scope, const Value& value) {
     if constexpr (std::is_same_v<typename Slot<kAt>::C, const vk_tensor*>) {
@@ -209,7 +282,66 @@ struct Boxer<kRow, kFunction, kDevicePlace, Result (*)(Parameters...)> {
                 "VK_IMPL: the function returns something else than the op's schema in "
                 "csrc/torch/ops.def says");
 
-  static constexpr auto Call = TORCH_BOX(kFunction);
+  static void Call(StableIValue* stack, uint64_t, uint64_t) {
+    Unpack(stack, std::make_index_sequence<sizeof...(Parameters)>());
+  }
+
+ private:
+  static constexpr const char* kOp = kOps[kRow].name.data();
+
+  template <size_t kAt>
+  using Parameter = std::remove_cvref_t<std::tuple_element_t<kAt, std::tuple<Parameters...>>>;
+  template <size_t kAt>
+  using Value = typename Passed<Parameter<kAt>, kSchema<kRow>.arguments[kAt].optional>::type;
+
+  template <size_t... kAt>
+  static void Unpack(StableIValue* stack, std::index_sequence<kAt...>) {
+    const auto values = torch::stable::detail::unbox_to_tuple<Value<kAt>...>(stack);
+    RunNamed(kOp, [&] {
+      (CheckPresentAt<kRow, kAt>(std::get<kAt>(values)), ...);
+      [[maybe_unused]] vk_tensor views[sizeof...(Parameters) + 1];
+      Operands<kRow> operands;
+      (AddOperand<kAt>(operands, std::get<kAt>(values), views[kAt]), ...);
+      operands.Check();
+      if constexpr (std::is_void_v<Result>) {
+        kFunction(Give<kAt>(std::get<kAt>(values), views[kAt])...);
+      } else {
+        Return(stack, kFunction(Give<kAt>(std::get<kAt>(values), views[kAt])...));
+      }
+    });
+  }
+
+  template <size_t kAt, class Value>
+  static void AddOperand(Operands<kRow>& operands, const Value& value, vk_tensor& view) {
+    if constexpr (std::is_same_v<Value, std::optional<Tensor>>) {
+      if (value.has_value()) AddOperand<kAt>(operands, *value, view);
+    } else if constexpr (std::is_same_v<Value, Tensor>) {
+      constexpr const char* name = kArgumentName<kRow, kAt>.data();
+      if constexpr (std::is_same_v<Parameter<kAt>, const vk_tensor*>) CheckCpu(kOp, name, value);
+      view = ToView(kOp, name, value);
+      operands.template Add<kAt>(&view);
+    }
+  }
+
+  template <size_t kAt, class Value>
+  static decltype(auto) Give(const Value& value, const vk_tensor& view) {
+    if constexpr (!std::is_same_v<Parameter<kAt>, const vk_tensor*>) {
+      return (value);
+    } else if constexpr (std::is_same_v<Value, Tensor>) {
+      return &view;
+    } else {
+      return value.has_value() ? &view : nullptr;
+    }
+  }
+
+  template <class One>
+  static void Return(StableIValue* stack, const One& result) {
+    *stack = torch::stable::detail::from(result);
+  }
+  template <class... Several>
+  static void Return(StableIValue* stack, const std::tuple<Several...>& results) {
+    torch::stable::detail::box_from_tuple<Several...>(stack, results);
+  }
 };
 
 // Whether the op is this family's, or no op at all, which is said elsewhere.

@@ -7,9 +7,12 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/shim_utils.h>
 
+#include <array>
+#include <initializer_list>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "core/abi.h"
 
@@ -45,10 +48,43 @@ inline int32_t ToDtype(ScalarType type) {
   }
 }
 
+// The dtype of a tensor by PyTorch's code of it: Tensor::scalar_type() goes through some sixty
+// comparisons, and throws where it does not know the code.
+inline int32_t DtypeOf(const Tensor& tensor) {
+  static const std::array<int8_t, 64> dtypes = [] {
+    std::array<int8_t, 64> found;
+    found.fill(-1);  // refused by the first dtype check, which names the argument
+    for (const auto& [code, dtype] : std::initializer_list<std::pair<int32_t, vk_dtype>>{
+             {aoti_torch_dtype_float32(), VK_F32},
+             {aoti_torch_dtype_bfloat16(), VK_BF16},
+             {aoti_torch_dtype_float16(), VK_F16},
+             {aoti_torch_dtype_int8(), VK_I8},
+             {aoti_torch_dtype_uint8(), VK_U8},
+             {aoti_torch_dtype_int32(), VK_I32},
+             {aoti_torch_dtype_int64(), VK_I64},
+             {aoti_torch_dtype_bool(), VK_BOOL},
+             {aoti_torch_dtype_float64(), VK_F64},
+             {aoti_torch_dtype_float8_e4m3fn(), VK_F8E4M3}}) {
+      found.at(code) = static_cast<int8_t>(dtype);
+    }
+    return found;
+  }();
+  int32_t code;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &code));
+  return static_cast<uint32_t>(code) < dtypes.size() ? dtypes[code] : -1;
+}
+
 // Out of the way of the calls that succeed.
 [[noreturn, gnu::cold, gnu::noinline]] inline void Refuse(const char* op, const char* name,
                                                           const std::string& what) {
   throw std::runtime_error(std::string(op) + ": " + name + what);
+}
+
+[[noreturn, gnu::cold, gnu::noinline]] inline void RethrowNamed(const char* op,
+                                                                const std::string& message) {
+  if (message.starts_with(op)) throw std::runtime_error(message);
+  if (message.find("API call failed") == message.npos) Refuse(op, "", message);
+  Refuse(op, "", "PyTorch refused a call that the op makes, such as allocating its result");
 }
 
 // The C ABI's view of a tensor on any device.
@@ -60,16 +96,21 @@ inline vk_tensor ToView(const char* op, const char* name, const Tensor& tensor) 
                std::to_string(VK_MAX_DIMS));
   }
   vk_tensor view;
-  const auto sizes = tensor.sizes();
-  const auto strides = tensor.strides();
+  int64_t *sizes, *strides;  // asking the C functions saves asking each time how many there are
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(tensor.get(), &sizes));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(tensor.get(), &strides));
   for (int64_t dim = 0; dim < ndim; ++dim) {
     view.shape[dim] = sizes[dim];
     view.stride[dim] = strides[dim];
   }
   view.data = tensor.data_ptr();
-  view.dtype = ToDtype(tensor.scalar_type());
+  view.dtype = DtypeOf(tensor);
   view.ndim = static_cast<int32_t>(ndim);
   return view;
+}
+
+inline void CheckCpu(const char* op, const char* name, const Tensor& tensor) {
+  if (!tensor.is_cpu()) Refuse(op, name, " is not on the CPU, want all tensors on one device");
 }
 
 // The view of one argument; converts to `const vk_tensor*`, null for an absent optional.
@@ -83,9 +124,7 @@ class View {
 
  private:
   void Fill(const char* op, const char* name, const Tensor& tensor) {
-    if (!tensor.is_cpu()) {
-      Refuse(op, name, " is not on the CPU, want all tensors on one device");
-    }
+    CheckCpu(op, name, tensor);
     view_ = ToView(op, name, tensor);
     present_ = true;
   }
@@ -110,6 +149,17 @@ class CpuScope {
 // Raises what the C ABI recorded (RuntimeError in Python).
 inline void Check(vk_status status) {
   if (status != VK_OK) throw std::runtime_error(vk_last_error());
+}
+
+// Runs an op's body. What it throws names the op: a lack of memory does not know it, and the stable
+// ABI's own errors name a file and a line of PyTorch instead.
+template <class Body>
+void RunNamed(const char* op, const Body& body) {
+  try {
+    body();
+  } catch (const std::exception& error) {
+    RethrowNamed(op, error.what());
+  }
 }
 
 }  // namespace vk::binding

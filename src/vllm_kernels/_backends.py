@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from vllm_kernels import _cuda, _libraries, _ops, reference
+from vllm_kernels import _arguments, _cuda, _libraries, _ops, reference
 
 BACKEND_VARIABLE = "VLLM_KERNELS_BACKEND"
 CHOICES = ("auto", "reference")
@@ -97,6 +97,7 @@ def _announced(name: str, function: Callable[..., object]) -> Callable[..., obje
 
     @functools.wraps(function)
     def call(*args: object, **kwargs: object) -> object:
+        _arguments.check(name, args, kwargs)
         _announce(name, _device(args, kwargs))
         return function(*args, **kwargs)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from vllm_kernels import _ops
+from vllm_kernels import _arguments, _ops
 from vllm_kernels.reference import sparse_gemm
 
 Fake = Callable[..., object]
@@ -135,10 +135,10 @@ def _by_names(name: str, fake: Fake) -> Fake:
 def fake_of(name: str) -> Fake | None:
     """Fake of the op, or None where one has to be written."""
     if name in _SPECIAL:
-        return _by_names(name, _SPECIAL[name])
+        return _arguments.checked(name, _by_names(name, _SPECIAL[name]))
     schema = _ops.schema(name)
     if not schema.returns:
-        return _mutates_only
+        return _arguments.checked(name, _mutates_only)
     if not any("Tensor" in str(value.type) for value in (*schema.arguments, *schema.returns)):
         return _query(name)
     return None

@@ -7,14 +7,14 @@ import sys
 
 import torch
 
-from vllm_kernels import _backends, _fake, _libraries
+from vllm_kernels import _arguments, _backends, _fake, _libraries
 
 _library: torch.library.Library | None = None
 _error: ImportError | None = None
 
 
 def start() -> None:
-    """Load libraries, then register references and fakes.
+    """Load libraries, then register references, fakes and refusals.
 
     Raises:
         ImportError: vllm-core's own libraries are absent, or an installed one cannot be loaded.
@@ -41,6 +41,7 @@ def start() -> None:
     )
     _backends.register_references(_library)
     _fake.register(_library)
+    _arguments.register(_library)
 
 
 def error() -> ImportError | None:

@@ -39,6 +39,7 @@ __all__ = [
     "dispatch_keys",
     "emulate_cpu",
     "fakes",
+    "family_of",
     "find_library",
     "has_cuda_driver",
     "implement",
@@ -61,6 +62,11 @@ CUDA_VISIBLE_DEVICES = _driver.VISIBLE_VARIABLE
 def ops() -> list[str]:
     """Every op of :data:`NAMESPACE` by its bare name, sorted."""
     return _ops.names()
+
+
+def family_of(op: str) -> str:
+    """The kernel family that ``op`` belongs to."""
+    return _libraries.family_of(op)
 
 
 def devices_of(op: str) -> tuple[str, ...]:

@@ -61,6 +61,13 @@ def difference(actual: Tensor, expected: Tensor) -> str | None:
     return f"differs in {int(bad.sum())} of {bad.numel()} elements, by up to {gap:.3g}"
 
 
+def call(provider: Any) -> None:
+    """Make the calls of every check on ``provider``, such as one that records them."""
+    for check in CHECKS:
+        for dtype in check.dtypes:
+            _run(check, provider, dtype)
+
+
 def _run(check: Check, provider: Any, dtype: torch.dtype) -> list[Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # both providers must get the same random numbers

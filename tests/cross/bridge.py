@@ -42,7 +42,8 @@ CALLS = {"moe_gemm": ("moe_gemm", "gemm"), "wna16": ("wna16", "gemm")}
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
 # These modules set variables of this process, which the driver does not see.
-MODULES_OF_THIS_PROCESS = ("test_gemm_compact",)
+# test_arguments: what the bindings refuse, which the driver does not have.
+MODULES_OF_THIS_PROCESS = ("test_arguments", "test_gemm_compact")
 # More work than fits into scratch memory at once: minutes each, for code that is of no tier.
 OF_NO_TIER = ("test_passes", "test_many_passes")
 DTYPES = {getattr(torch, name): code for name, code in abi.dtype_codes().items()}

@@ -20,6 +20,7 @@ char* At(const vk_tensor& tensor, int64_t element) {
 // Calls body(row, first, count) on pieces of rows, so that one long row keeps all threads busy too.
 template <class Body>
 void ForEachPiece(int64_t rows, int64_t width, const Body& body) {
+  if (width == 0) return;  // however many rows there are
   const int64_t pieces = std::max<int64_t>(1, width / kChunk);
   const int64_t size = vk::RoundUp(width / pieces, 64);  // whole cache lines
   const int64_t grain = std::max<int64_t>(1, kChunk / std::max<int64_t>(1, width / pieces));

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/check.h"
+#include "core/checked.h"
 #include "cpu/attention/plan.h"
 #include "cpu/attention/run.h"
 #include "cpu/dispatch.h"
@@ -17,6 +18,8 @@ using vk::AttentionRequest;
 
 constexpr char kOp[] = "cpu_attention_with_kv_cache";
 constexpr int64_t kMaxHeadSize = 1024;
+// The kernels count tokens and rows in 32 bits, and step over the last key by less than this room.
+constexpr int32_t kMaxKeys = INT32_MAX - 65536, kMaxGroup = 65536;
 
 // Arguments whose dtypes and shapes depend on each other; the constructor checks them.
 struct Arguments {
@@ -41,12 +44,15 @@ struct Arguments {
     VK_CHECK(kv_heads() > 0 && heads() % kv_heads() == 0,
              "%s: query has %lld heads, want a multiple of the %lld heads of key_cache", kOp,
              static_cast<long long>(heads()), static_cast<long long>(kv_heads()));
+    VK_CHECK(heads() / kv_heads() <= kMaxGroup,
+             "%s: query has %lld heads for the %lld of key_cache, want at most %d times as many",
+             kOp, static_cast<long long>(heads()), static_cast<long long>(kv_heads()), kMaxGroup);
     const long long head_size = query.size(2), block_size = key.size(2);
     if (head_size <= 0 || head_size % 8 != 0 || head_size > kMaxHeadSize) {
       vk::Fail(VK_UNSUPPORTED, "%s: head size is %lld, want a multiple of 8 up to %lld", kOp,
                head_size, static_cast<long long>(kMaxHeadSize));
     }
-    if (block_size <= 0 || block_size % 16 != 0) {
+    if (block_size <= 0 || block_size % 16 != 0 || block_size > kMaxKeys) {
       vk::Fail(VK_UNSUPPORTED, "%s: key_cache has blocks of %lld slots, want a multiple of 16", kOp,
                block_size);
     }
@@ -136,13 +142,15 @@ void CheckBlocks(int64_t index, const AttentionRequest& request, const Attention
   const int32_t first_position = request.seq_len - request.tokens;
   const vk::KeyRange keys =
       vk::VisibleKeys(request, first_position, request.seq_len - 1, problem.window);
-  const int32_t end = vk::CeilDiv(keys.end, problem.block_size);
+  const int64_t end = vk::CeilDiv(int64_t{keys.end}, problem.block_size);
   VK_CHECK(end <= pages, "%s: request %lld has %d keys, but block_table has room for %lld", kOp,
-           static_cast<long long>(index), request.seq_len, pages * problem.block_size);
-  for (int32_t page = keys.begin / problem.block_size; page < end; ++page) {
+           static_cast<long long>(index), request.seq_len,
+           vk::Print(vk::SaturatingMultiply<int64_t>(pages, problem.block_size)));
+  for (int64_t page = keys.begin / problem.block_size; page < end; ++page) {
     VK_CHECK(request.blocks[page] >= 0 && request.blocks[page] < blocks,
-             "%s: block_table[%lld, %d] is %d, want 0 to %lld as key_cache has %lld blocks", kOp,
-             static_cast<long long>(index), page, request.blocks[page], blocks - 1, blocks);
+             "%s: block_table[%lld, %lld] is %d, want 0 to %lld as key_cache has %lld blocks", kOp,
+             static_cast<long long>(index), vk::Print(page), request.blocks[page], blocks - 1,
+             blocks);
   }
 }
 
@@ -176,6 +184,8 @@ std::vector<AttentionRequest> CheckRequests(const vk_attention_args& call, const
     VK_CHECK(request.seq_len >= request.tokens,
              "%s: seq_lens[%lld] is %d, want at least the request's %d query tokens", kOp, index,
              request.seq_len, request.tokens);
+    VK_CHECK(request.seq_len <= kMaxKeys, "%s: seq_lens[%lld] is %d, want at most %d", kOp, index,
+             request.seq_len, kMaxKeys);
     CheckBlocks(i, request, problem, args);
     requests.push_back(request);
   }
@@ -218,7 +228,10 @@ extern "C" vk_status vk_cpu_attention_metadata(int64_t requests, int64_t heads, 
     VK_CHECK(head_size > 0, "%s: head_dim is %lld, want a positive number", op,
              static_cast<long long>(head_size));
     const int64_t stamp[VK_ATTENTION_METADATA_LENGTH] = {requests, heads, kv_heads, head_size};
+    constexpr const char* kNames[] = {"num_req", "num_heads_q", "num_heads_kv", "head_dim"};
     for (int i = 0; i < VK_ATTENTION_METADATA_LENGTH; ++i) {
+      VK_CHECK(stamp[i] <= INT32_MAX, "%s: %s is %lld, want at most %d", op, kNames[i],
+               static_cast<long long>(stamp[i]), INT32_MAX);
       metadata[i] = static_cast<int32_t>(stamp[i]);
     }
   });

@@ -20,33 +20,17 @@ Tensor GetSchedulerMetadata(int64_t num_req, int64_t num_heads_q, int64_t num_he
   return metadata;
 }
 
-void Attention(const Tensor& query, const Tensor& key_cache, const Tensor& value_cache,
-               const Tensor& output, const Tensor& query_start_loc, const Tensor& seq_lens,
-               double scale, bool causal, std::optional<Tensor> alibi_slopes,
-               int64_t sliding_window_size, const Tensor& block_table, double softcap,
-               const Tensor&, std::optional<Tensor> s_aux, std::optional<Tensor> dynamic_causal,
-               double, double, std::string kv_cache_dtype) {
-  const char* op = "cpu_attention_with_kv_cache";
-  const View q(op, "query", query), k(op, "key_cache", key_cache),
-      v(op, "value_cache", value_cache), out(op, "output", output),
-      starts(op, "query_start_loc", query_start_loc), lengths(op, "seq_lens", seq_lens),
-      table(op, "block_table", block_table), slopes(op, "alibi_slopes", alibi_slopes),
-      sinks(op, "s_aux", s_aux), dynamic(op, "dynamic_causal", dynamic_causal);
-  const vk_attention_args args{q,
-                               k,
-                               v,
-                               out,
-                               starts,
-                               lengths,
-                               table,
-                               slopes,
-                               sinks,
-                               dynamic,
-                               scale,
-                               softcap,
-                               sliding_window_size,
-                               causal,
-                               kv_cache_dtype.c_str()};
+void Attention(const vk_tensor* query, const vk_tensor* key_cache, const vk_tensor* value_cache,
+               const vk_tensor* output, const vk_tensor* query_start_loc, const vk_tensor* seq_lens,
+               double scale, bool causal, const vk_tensor* alibi_slopes,
+               int64_t sliding_window_size, const vk_tensor* block_table, double softcap,
+               const vk_tensor* /*scheduler_metadata*/, const vk_tensor* s_aux,
+               const vk_tensor* dynamic_causal, double /*k_scale*/, double /*v_scale*/,
+               const std::string& kv_cache_dtype) {
+  const vk_attention_args args{
+      query,    key_cache,   value_cache,         output, query_start_loc,
+      seq_lens, block_table, alibi_slopes,        s_aux,  dynamic_causal,
+      scale,    softcap,     sliding_window_size, causal, kv_cache_dtype.c_str()};
   Check(vk_cpu_attention(&args));
 }
 

@@ -91,10 +91,10 @@ class Planner {
     const int32_t end = task.key_end;
     task.split_group = static_cast<int32_t>(plan_.group_first.size());
     plan_.group_first.push_back(plan_.partials);
-    int32_t begin = task.key_begin / multiple * multiple;
+    int64_t begin = task.key_begin / multiple * multiple;
     for (; begin < end; begin += share) {
-      task.key_begin = begin;
-      task.key_end = std::min(end, begin + share);
+      task.key_begin = static_cast<int32_t>(begin);
+      task.key_end = static_cast<int32_t>(std::min<int64_t>(end, begin + share));
       task.partial = plan_.partials++;
       plan_.tasks.push_back(task);
     }

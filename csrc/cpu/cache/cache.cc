@@ -44,6 +44,7 @@ class Stream {
     block_stride_ = cache.stride(0) * bytes;
     cache_head_stride_ = cache.stride(1) * bytes;
     slot_stride_ = cache.stride(2) * bytes;
+    if (row_bytes_ == 0) heads_ = 0;  // however many there are
   }
 
   void Copy(const vk::CacheTable& table, int64_t token, int64_t block, int64_t slot) const {

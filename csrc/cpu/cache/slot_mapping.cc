@@ -1,5 +1,9 @@
+#include <algorithm>
+
 #include "core/check.h"
+#include "core/checked.h"
 #include "cpu/cache/cache.h"
+#include "cpu/scratch.h"
 
 namespace {
 
@@ -27,10 +31,15 @@ class BlockWalk {
              "%s: positions has %lld for request %lld, want 0 to %lld (block_table has %lld blocks "
              "of %lld a request)",
              kOp, static_cast<long long>(position), static_cast<long long>(request_),
-             static_cast<long long>(max_blocks_ * block_size_ - 1),
+             static_cast<long long>(vk::SaturatingMultiply(max_blocks_, block_size_) - 1),
              static_cast<long long>(max_blocks_), static_cast<long long>(block_size_));
     VK_CHECK(blocks_[index] >= 0, "%s: block_table[%lld, %lld] is %d, want 0 or more", kOp,
              static_cast<long long>(request_), static_cast<long long>(index), blocks_[index]);
+    int64_t end;
+    VK_CHECK(vk::Multiply(int64_t{blocks_[index]} + 1, block_size_, &end),
+             "%s: block_table[%lld, %lld] is %d, whose slots of block_size %lld pass int64", kOp,
+             static_cast<long long>(request_), static_cast<long long>(index), blocks_[index],
+             static_cast<long long>(block_size_));
     first_ = index * block_size_;
     length_ = block_size_;
     shift_ = (blocks_[index] - index) * block_size_;
@@ -79,10 +88,15 @@ void ComputeSlotMapping(const vk_tensor* query_start_loc, const vk_tensor* posit
   const int64_t* from = static_cast<const int64_t*>(positions->data);
   int64_t* to = static_cast<int64_t*>(slot_mapping->data);
   const int32_t* blocks = static_cast<const int32_t*>(block_table->data);
+  // What the walk refuses shows on the way, and until then nothing may have been written.
+  const int64_t begin = start[0], count = start[requests] - begin;
+  if (count == 0) return;
+  int64_t* found = reinterpret_cast<int64_t*>(vk::ThreadScratch(count * sizeof(int64_t)));
   for (int64_t r = 0; r < requests; ++r) {
     BlockWalk walk(r, blocks + r * table.stride(0), table.size(1), block_size);
-    for (int64_t t = start[r]; t < start[r + 1]; ++t) to[t] = walk.Slot(from[t]);
+    for (int64_t t = start[r]; t < start[r + 1]; ++t) found[t - begin] = walk.Slot(from[t]);
   }
+  std::copy_n(found, count, to + begin);
 }
 
 }  // namespace

@@ -32,6 +32,7 @@ size_t ExponentOf(uint16_t value) { return value >> 7 & 0xFF; }
 // VLLM_KERNELS_CPU_COMPACT: 0 never, 1 wherever possible, else where it pays.
 bool Wanted(const GemmWeights& weights) {
   if (weights.dtype != VK_BF16 || weights.panel_bytes() / 2 >= kEndOfPanel) return false;
+  if (weights.panel_bytes() == 0) return false;
   const char* variable = std::getenv("VLLM_KERNELS_CPU_COMPACT");
   if (variable != nullptr && std::strcmp(variable, "0") == 0) return false;
   if (variable != nullptr && std::strcmp(variable, "1") == 0) return true;

@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/checked.h"
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
@@ -72,6 +73,22 @@ void SumPanel(const GemmWeights& weights, size_t panel, int32_t* sums) {
   }
 }
 
+// An expanded matrix has few bytes of its own and as many as it has elements when it is packed; a
+// system that overcommits would grant them and end the process later.
+void CheckPackedBytes(const vk_tensor& b, const GemmWeights& weights) {
+  // Of int8: sums, scales and azp_adj.
+  const size_t of_column = b.dtype == VK_I8 ? 3 * sizeof(float) : 0;
+  const size_t of_panel = SaturatingMultiply(weights.padded_depth, kPanel * DtypeSize(b.dtype));
+  size_t bytes = 0;
+  const bool counted =
+      Add(of_panel, kPanel * of_column, &bytes) && Multiply(bytes, weights.panels, &bytes);
+  if (counted && bytes <= MemorySize()) return;
+  Fail(VK_INVALID_ARGUMENT,
+       "%s: b of shape %s needs more memory than this machine has, want fewer elements",
+       b.dtype == VK_I8 ? "create_onednn_scaled_mm_handler" : "create_onednn_mm_handler",
+       ShapeString(b).c_str());
+}
+
 }  // namespace
 
 size_t GemmWeights::panel_bytes() const {
@@ -86,9 +103,11 @@ std::unique_ptr<GemmWeights> PackGemmWeights(const vk_tensor& b) {
   weights->columns = b.shape[1];
   weights->padded_depth = RoundUp(weights->depth, kBlockUnits * UnitOf(b.dtype));
   weights->panels = RoundUp(weights->columns, kPanel) / kPanel;
+  CheckPackedBytes(b, *weights);
   weights->data = AllocateBytes(weights->panels * weights->panel_bytes());
   if (b.dtype == VK_I8) weights->sums.resize(weights->panels * kPanel);
 
+  if (weights->depth == 0) return weights;  // however many columns there are
   const int64_t value_bytes = DtypeSize(b.dtype);
   const Source source{static_cast<const char*>(b.data),
                       static_cast<size_t>(value_bytes),

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/overlap.h"
 #include "cpu/moe_gemm/moe_gemm_run.h"
 #include "cpu/moe_gemm/moe_gemm_weights.h"
 #include "cpu/parallel.h"
@@ -13,6 +14,7 @@ using vk::Arg;
 
 constexpr const char* kPrepack = "prepack_moe_weight";
 constexpr const char* kFused = "cpu_fused_moe";
+constexpr int64_t kMostSlots = 4096;  // no router chooses that many
 
 void CheckIsa(const char* op, const char* isa) {
   for (const char* known : {"amx", "vec", "neon"}) {
@@ -31,22 +33,8 @@ vk::MoeActivation FindActivation(const char* act) {
            act == nullptr ? "" : act);
 }
 
-// Whether the memory of two tensors overlaps, by the ranges that they span.
-bool Overlap(const vk_tensor& one, const vk_tensor& other) {
-  const auto span = [](const vk_tensor& tensor, const char*& begin, const char*& end) {
-    begin = end = static_cast<const char*>(tensor.data);
-    if (vk::NumElements(tensor) == 0) return;
-    const int64_t size = vk::DtypeSize(tensor.dtype);
-    for (int32_t dim = 0; dim < tensor.ndim; ++dim) {
-      const int64_t reach = (tensor.shape[dim] - 1) * tensor.stride[dim] * size;
-      (reach < 0 ? begin : end) += reach;
-    }
-    end += size;
-  };
-  const char *begin, *end, *other_begin, *other_end;
-  span(one, begin, end);
-  span(other, other_begin, other_end);
-  return begin < other_end && other_begin < end;
+bool SharesMemory(const vk_tensor& one, const vk_tensor& other) {
+  return vk::Overlap(one, vk::DtypeSize(one.dtype), other, vk::DtypeSize(other.dtype));
 }
 
 const void* CheckBias(const char* name, const vk_tensor* bias, const Arg& input, int64_t experts,
@@ -78,8 +66,9 @@ extern "C" vk_status vk_cpu_prepack_moe_weight(const vk_tensor* weight,
     from.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(3);
     to.SameDtype(from).SameShape(from).Contiguous();
     CheckIsa(kPrepack, isa);
-    VK_CHECK(!Overlap(*weight, *packed_weight),
+    VK_CHECK(!SharesMemory(*weight, *packed_weight),
              "%s: packed_weight shares memory with weight, want memory of its own", kPrepack);
+    if (vk::NumElements(*weight) == 0) return;  // however many experts there are
     const vk::MoeWeights packed(*packed_weight);
     const int64_t panels = packed.panels();
     vk::ParallelFor(packed.experts() * panels, 1, [&](int64_t begin, int64_t end) {
@@ -111,8 +100,12 @@ extern "C" vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* 
              static_cast<long long>(ids.size(1)));
     const vk::MoeActivation activation = FindActivation(act);
     CheckIsa(kFused, isa);
-    VK_CHECK(!Overlap(*output, *input),
+    VK_CHECK(!SharesMemory(*output, *input),
              "%s: output shares memory with input, want memory of its own", kFused);
+    VK_CHECK(ids.size(1) <= kMostSlots,
+             "%s: topk_id has shape %s, want at most %lld experts a token", kFused,
+             vk::ShapeString(*topk_id).c_str(), vk::Print(kMostSlots));
+    if (vk::NumElements(*output) == 0) return;  // however many tokens there are
     CheckRouting(*topk_id, up.size(0));
     vk::RunMoe({*output, *input, vk::MoeWeights(*w13), vk::MoeWeights(*w2),
                 CheckBias("w13_bias", w13_bias, in, up.size(0), up.size(1)),

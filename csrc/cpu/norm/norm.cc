@@ -22,6 +22,7 @@ char* RowPointer(const vk_tensor& tensor, const vk::Rows& rows, int64_t row) {
 template <class Row>
 void ForEachRow(const vk_tensor& first, const vk_tensor& second, const Row& row) {
   const vk::Rows first_rows(first), second_rows(second);
+  if (first_rows.width() == 0) return;  // however many rows there are
   const int64_t row_bytes = 2 * first_rows.width() * vk::DtypeSize(first.dtype);
   vk::ParallelFor(first_rows.count(), vk::GrainFor(row_bytes), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {

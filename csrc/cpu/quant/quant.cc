@@ -67,6 +67,7 @@ void StaticQuant(const vk_tensor* result, const vk_tensor* input, const vk_tenso
   const Arg in = CheckTensors(op, result, input);
   CheckCount(op, "scale", scale, VK_F32, 1, "for the tensor");
   if (azp != nullptr) CheckCount(op, "azp", azp, VK_I32, 1, "for the tensor");
+  if (in.size(-1) == 0) return;  // however many rows there are
   const auto quantize = vk::Kernels().quant->quantize[input->dtype];
   const float inverse = 1.0f / *static_cast<const float*>(scale->data);
   const float zero_point = azp ? static_cast<float>(*static_cast<const int32_t*>(azp->data)) : 0.0f;

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "core/check.h"
+#include "core/checked.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 
@@ -83,7 +84,7 @@ int64_t CheckCache(const Arg& cache, const Arg& query, int64_t head_size, int64_
   const int64_t rot_dim = cache.size(1);
   VK_CHECK(rot_dim > 0 && rot_dim % 2 == 0, "%s: cos_sin_cache has shape %s, want an even width",
            kOp, vk::ShapeString(cache.tensor()).c_str());
-  VK_CHECK(dim_offset >= 0 && dim_offset + rot_dim <= head_size,
+  VK_CHECK(vk::Within(dim_offset, rot_dim, head_size),
            "%s: rope_dim_offset is %lld, want it and the %lld rotated components within head_size "
            "%lld",
            kOp, static_cast<long long>(dim_offset), static_cast<long long>(rot_dim),
@@ -126,6 +127,7 @@ void RotaryEmbedding(const vk_tensor* positions, const vk_tensor* query, const v
   const int64_t* position = static_cast<const int64_t*>(positions->data);
   const int64_t row_bytes = cache.stride(0) * vk::DtypeSize(cos_sin_cache->dtype);
   const int64_t heads = query_heads.count() + (key_heads ? key_heads->count() : 0);
+  if (heads == 0) return;  // however far apart they would be
   const int64_t token_bytes = 2 * heads * rot_dim * vk::DtypeSize(query->dtype);
   const int64_t tokens = vk::NumElements(*positions);
   vk::ParallelFor(tokens, vk::GrainFor(token_bytes), [&](int64_t begin, int64_t end) {

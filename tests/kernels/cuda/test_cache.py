@@ -314,7 +314,7 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
         "key": key,
         "value": key,
         "key_cache": cache,
-        "value_cache": cache,
+        "value_cache": torch.zeros_like(cache),
         "slot_mapping": slots,
         "kv_cache_dtype": "auto",
         "k_scale": one,
@@ -338,6 +338,6 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
     stored = cache.to(FLOAT8)
     scales = torch.ones(3, device="cuda")
     with pytest.raises(RuntimeError, match=r"k_scale has shape \[3\], want one element or 2"):
-        ops.reshape_and_cache_flash(key, key, stored, stored, slots, "fp8", scales, scales)
+        ops.reshape_and_cache_flash(key, key, stored, stored.clone(), slots, "fp8", scales, scales)
     with pytest.raises(RuntimeError, match=r"swap_blocks: block_mapping has 3 at \[0, 1\], want 0"):
         ops.swap_blocks(cache, cache, cache[0].nbytes, torch.tensor([[0, 3]]))

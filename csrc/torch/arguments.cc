@@ -1,0 +1,77 @@
+#include "torch/arguments.h"
+
+#include <algorithm>
+
+#include "core/overlap.h"
+
+namespace vk::binding {
+namespace {
+
+// Bytes of an element. The dtypes that the C ABI lacks count as the widest: an op of ours refuses
+// them, or leaves their memory alone.
+int64_t ItemSize(const vk_tensor& tensor) {
+  constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1};  // by vk_dtype
+  static_assert(std::size(kBytes) == VK_F8E4M3 + 1);
+  return tensor.dtype < 0 ? 16 : kBytes[tensor.dtype];
+}
+
+std::string Sizes(const int64_t* numbers, int32_t count) {
+  std::string text = "[";
+  for (int32_t at = 0; at < count; ++at) {
+    text += (at > 0 ? ", " : "") + std::to_string(numbers[at]);
+  }
+  return text + "]";
+}
+
+std::string Layout(const vk_tensor& tensor) {
+  return " of shape " + Sizes(tensor.shape, tensor.ndim) + " and strides " +
+         Sizes(tensor.stride, tensor.ndim);
+}
+
+void CheckApart(const char* op, const Operand& written, const Operand& other) {
+  if (SameElements(*written.view, *other.view)) {
+    const bool allowed = (written.use.in_place & other.bit) || (other.use.in_place & written.bit);
+    if (allowed) return;
+  } else if (!Overlap(*written.view, ItemSize(*written.view), *other.view, ItemSize(*other.view))) {
+    return;
+  }
+  Refuse(op, written.name,
+         std::string(" shares memory with ") + other.name + ", want memory of its own");
+}
+
+}  // namespace
+
+void CheckMemory(const char* op, const Operand* operands, size_t count) {
+  Span spans[kMaxArguments];
+  for (size_t at = 0; at < count; ++at) {
+    const Operand& one = operands[at];
+    if (one.view == nullptr) continue;
+    if (!FindSpan(*one.view, ItemSize(*one.view), &spans[at])) [[unlikely]] {
+      Refuse(op, one.name, Layout(*one.view) + " is larger than any memory");
+    }
+    const auto address = reinterpret_cast<uintptr_t>(one.view->data);
+    if (spans[at].begin != spans[at].end && address % ItemSize(*one.view) != 0 &&
+        one.view->dtype >= 0) [[unlikely]] {
+      Refuse(op, one.name,
+             " does not lie at a multiple of its elements' " + std::to_string(ItemSize(*one.view)) +
+                 " bytes (call .clone())");
+    }
+    if (one.use.written && OverlapsItself(*one.view)) [[unlikely]] {
+      Refuse(op, one.name,
+             Layout(*one.view) +
+                 " has elements that share memory, want one that can be written "
+                 "(call .contiguous())");
+    }
+  }
+  for (size_t at = 0; at < count; ++at) {
+    if (!operands[at].use.written) continue;
+    for (size_t other = 0; other < count; ++other) {
+      // Of two that are written the first one names the fault.
+      if (other == at || (other < at && operands[other].use.written)) continue;
+      if (spans[at].Meets(spans[other])) [[unlikely]]
+        CheckApart(op, operands[at], operands[other]);
+    }
+  }
+}
+
+}  // namespace vk::binding

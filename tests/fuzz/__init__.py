@@ -1,0 +1,1 @@
+"""Fuzzing of the ops: ``python -m tests.fuzz --help``."""
