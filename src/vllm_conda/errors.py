@@ -43,7 +43,7 @@ class NetworkError(VllmError):
 
 
 class IntegrityError(VllmError):
-    """A file's hash is not the recorded one."""
+    """A file is damaged, hostile, or not the one that its record names."""
 
     exit_code = 7
     kind = "integrity"
