@@ -26,6 +26,7 @@ from rattler.package_streaming import extract
 
 from vllm_conda.downloads import fetch
 from vllm_conda.downloads.store import Store, sha256
+from vllm_conda.engine.interface import table
 from vllm_conda.processes import adopt_orphans, descendants
 from vllm_conda.targets import load_targets
 
@@ -207,15 +208,16 @@ class Engine(Product):
         (folder / "vllm").mkdir()
         (folder / "vllm/PKG-INFO").write_text("")
         subprocess.run(["tar", "czf", archive, "vllm"], cwd=folder, check=True)
-        engine = load_targets(self.root).engine
-        table = self.root / "targets.toml"
+        release = load_targets(self.root).engine.release
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        table.write_text(table.read_text().replace(engine.release.sdist_sha256, digest))
+        real = table.load(support.ROOT).sdist_sha256(release)
+        pins = self.root / table.FILE
+        pins.write_text((support.ROOT / table.FILE).read_text().replace(real, digest))
         words = [sys.executable, SMALL_TOOLCHAIN, folder / "wheels"]
         subprocess.run(words, env=self.environment(), check=True)
         store = Store(self.cache)
         store.prepare()
-        fetch.record(store, "pip", f"vllm-{engine.version}-sdist", "vllm", engine.version, archive)
+        fetch.record(store, "pip", f"vllm-{release}-sdist", "vllm", release, archive)
 
     def command(self, step: int) -> list[str]:
         (self.root / "recipe/engine/recipe.yaml").write_text(

@@ -78,17 +78,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def replaced(file: Path, content: bytes) -> Iterator[None]:
-    """``file`` with another content."""
-    real = file.read_bytes() if file.is_file() else None
+    """``file`` with another content, by renames: rattler's gateway maps an index into memory."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+    draft, kept = file.with_name("draft"), file.with_name("kept")
+    draft.write_bytes(content)
+    if known := file.exists():
+        file.rename(kept)
+    draft.rename(file)
     try:
         yield
     finally:
-        if real is None:
-            file.unlink(missing_ok=True)
-        else:
-            file.write_bytes(real)
+        file.unlink(missing_ok=True)
+        if known:
+            kept.rename(file)
 
 
 # TOML
