@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,8 +61,33 @@ def private_folder(channel: Path) -> Path:
     return channel.with_name(f"{channel.name}.build")
 
 
+# How Python, Rust's libraries and the C library say that a limit of the process is reached.
+_LIMITS = {
+    r"too many open files|os error 2[34]\b": "too many open files; raise `ulimit -n`",
+    r"can't start new thread|resource temporarily unavailable|spawn.* thread|os error 11\b":
+        "no more processes and threads; raise `ulimit -u`",
+    r"memoryerror|not enough memory|cannot allocate memory|os error 12\b":
+        "no more memory; raise `ulimit -v`",
+}  # fmt: skip
+
+
+def limit_error(error: BaseException, step: str) -> DiskError | None:
+    """One sentence for what a limit of the process or the machine caused, else nothing."""
+    text = f"{type(error).__name__}: {error}"
+    for pattern, reason in _LIMITS.items():
+        if re.search(pattern, text, re.IGNORECASE):
+            what, _, advice = reason.partition("; ")
+            return DiskError(
+                f"{step}: the system gives {what}.",
+                f"{advice[0].upper()}{advice[1:]}, or run less at once (--jobs, other programs).",
+            )
+    return None
+
+
 def file_error(error: OSError, step: str) -> DiskError:
     """One sentence for an error of the operating system that no step has explained itself."""
+    if limit := limit_error(error, step):
+        return limit
     reason = error.strerror or str(error)
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     owner = _owner(names[0]) if names and isinstance(error, PermissionError) else ""

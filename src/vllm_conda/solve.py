@@ -38,6 +38,7 @@ from rattler.package.build_string import BuildString
 from rattler.platform import Subdir
 
 from vllm_conda.errors import NetworkError, SolveError, UsageError
+from vllm_conda.paths import limit_error
 
 
 def virtual_packages(specs: Sequence[str] = ()) -> list[GenericVirtualPackage]:
@@ -143,6 +144,8 @@ def channel_errors(channels: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (GatewayError, FetchRepoDataError, InvalidChannelError, InvalidUrlError) as error:
+        if limit := limit_error(error, "Reading the channels"):
+            raise limit from None
         reason = str(error).splitlines()[-1].removeprefix("Caused by: ")
         raise NetworkError(
             f"Cannot read the channels {', '.join(channels)}: {reason}.",

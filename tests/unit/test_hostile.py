@@ -17,6 +17,7 @@ from support import ROOT
 
 from vllm_conda import errors
 from vllm_conda.audit.run import Request, audit
+from vllm_conda.cli import main
 from vllm_conda.paths import cache_root, file_error
 from vllm_conda.recipe import load_yaml
 from vllm_conda.site.describe import describe_machine
@@ -277,3 +278,48 @@ def test_half_an_override_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONDA_OVERRIDE_CUDA", "12.4")
     monkeypatch.setenv("CONDA_OVERRIDE_CUDA_ARCH", "")
     assert "Set CONDA_OVERRIDE_CUDA_ARCH too" in describe_machine()
+
+
+def _of_rattler(name: str, text: str) -> Exception:
+    error: Exception = type(name, (Exception,), {"__module__": "exceptions"})(text)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (OSError(24, "Too many open files", "x"), errors.DiskError, "ulimit -n"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), errors.DiskError, "ulimit -u"),
+        (RuntimeError("can't start new thread"), errors.DiskError, "ulimit -u"),
+        (MemoryError(), errors.DiskError, "ulimit -v"),
+        (_of_rattler("IoError", "Too many open files (os error 24)"), errors.DiskError, "-n"),
+        (_of_rattler("CacheDirError", "not enough memory"), errors.DiskError, "ulimit -v"),
+        (_of_rattler("LinkError", "no such\nfolder"), errors.BuildFailure, "no such folder"),
+        (_of_rattler("LinkError", "x" * 5000), errors.BuildFailure, "xxx ... xxx"),
+    ],
+)
+def test_limits_and_libraries_end_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    kind: type[errors.VllmError],
+    said: str,
+) -> None:
+    def fail(root: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("vllm_conda.targets.load_targets", fail)
+    assert main(["matrix", "--root", str(ROOT)]) == kind.exit_code
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: vllm-conda matrix: ")
+    assert said in printed
+    assert max(map(len, printed.splitlines())) <= 300
+
+
+def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(root: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("vllm_conda.targets.load_targets", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["matrix", "--root", str(ROOT)])

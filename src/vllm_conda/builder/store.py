@@ -103,29 +103,35 @@ class Store:
     def publish(
         self, package: Path, job: str, fingerprint: str, tested: str, commit: str = ""
     ) -> None:
-        """Move a finished package in by one rename, then record it.
+        """Record a finished package and move it in by one rename.
 
         A name stands for all that its package is made from, so a whole one that is there already
         stays: readers may have its hash from the index.
         """
+        target = self.packages / package.name
         with disk_errors("the package", self.folder):
             self.packages.mkdir(parents=True, exist_ok=True)
             waiting = waiting_place(self.folder, self.workspace.outgoing)
-            target = self.packages / package.name
             listed = self._indexed().get(package.name)
-            if not (listed and target.is_file() and sha256(target) == listed):
+            whole = bool(listed) and target.is_file() and sha256(target) == listed
+            source = target if whole else package
+            entry = Entry(
+                jobs=(job,),
+                fingerprint=fingerprint,
+                sha256=sha256(source),
+                size=source.stat().st_size,
+                mtime_ns=source.stat().st_mtime_ns,
+                tested=tested,
+                commit=commit,
+            )
+            # Before the file is there: what no record names would stay for ever after a kill.
+            self._record(package.name, entry)
+            if not whole:
                 enter(package, target, waiting)
-            status = target.stat()
-        entry = Entry(
-            jobs=(job,),
-            fingerprint=fingerprint,
-            sha256=sha256(target),
-            size=status.st_size,
-            mtime_ns=status.st_mtime_ns,
-            tested=tested,
-            commit=commit,
-        )
-        self.state = replace(self.state, packages={**self.state.packages, package.name: entry})
+                self._record(package.name, replace(entry, mtime_ns=target.stat().st_mtime_ns))
+
+    def _record(self, name: str, entry: Entry) -> None:
+        self.state = replace(self.state, packages={**self.state.packages, name: entry})
         self.save()
 
     def mark_installed(self, identity: str, channels: tuple[str, ...]) -> None:

@@ -15,12 +15,18 @@ from vllm_conda import __version__
 from vllm_conda.cli.lazy import LazyGroup
 from vllm_conda.errors import (
     INTERRUPTED_EXIT_CODE,
+    BuildFailure,
     ConfigError,
     UsageError,
     VllmError,
 )
-from vllm_conda.paths import file_error
+from vllm_conda.paths import file_error, limit_error
 from vllm_conda.processes import Stopped, stop_on_signals
+from vllm_cuda_plan.errors import shortened
+
+# Modules of the exceptions of py-rattler, of py-rattler-build and of a panic in either.
+_LIBRARIES = ("exceptions", "rattler", "rattler_build", "pyo3_runtime")
+_LONGEST_REASON = 200
 
 # Name → module and attribute, imported when used: `--help` needs none of the libraries.
 COMMANDS = {
@@ -130,15 +136,31 @@ def _attempt(words: list[str]) -> int:
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         raise
-    except OSError as error:
-        known = file_error(error, f"vllm-conda {words[0]}" if words else "vllm-conda")
-        _report(known, "--json" in words)
-        return known.exit_code
     except RecursionError:
         deep = ConfigError("A file that was read is nested too deep.")
         _report(deep, "--json" in words)
         return deep.exit_code
+    except BaseException as error:
+        known = _explained(error, " ".join(["vllm-conda", *words[:1]]))
+        if known is None:
+            raise
+        _report(known, "--json" in words)
+        return known.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _explained(error: BaseException, step: str) -> VllmError | None:
+    """The sentence for what no step has explained itself: the system's, or rattler's, refusal."""
+    if isinstance(error, OSError):
+        return file_error(error, step)
+    if isinstance(error, SystemExit):
+        return None
+    if (limit := limit_error(error, step)) is not None:
+        return limit
+    if type(error).__module__.partition(".")[0] in _LIBRARIES:
+        reason = " ".join(str(error).split()).rstrip(".")
+        return BuildFailure(f"{step}: {shortened(reason, _LONGEST_REASON)}.")
+    return None
 
 
 def _help_hint(error: click.ClickException) -> str:
