@@ -96,6 +96,10 @@ def _grouped_topk(
     return scores.new_empty(size, dtype=torch.float32), scores.new_empty(size, dtype=torch.int32)
 
 
+def _tokens(logits: torch.Tensor, **_: object) -> torch.Tensor:
+    return logits.new_empty((logits.shape[0],), dtype=torch.int64)
+
+
 def _sparse_compress(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, k = weight.shape
     metadata = weight.new_empty((sparse_gemm.metadata_bytes(n, k),), dtype=torch.uint8)
@@ -119,6 +123,8 @@ _SPECIAL: dict[str, Fake] = {
     "awq_gemm": _awq_gemm,
     "awq_dequantize": _awq_dequantize,
     "grouped_topk": _grouped_topk,
+    "greedy_argmax": _tokens,
+    "fused_gumbel_argmax": _tokens,
     "sparse_compress": _sparse_compress,
 }
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Applies = Callable[[Any], bool]
 
+_DRAFTED_WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix")
 _INT4_METHODS = ("awq", "auto_awq", "gptq", "auto_gptq", "inc")
 
 
@@ -114,6 +115,18 @@ def _linear_attention(config: Any) -> bool:
     return "linear_attention" in layers
 
 
+def _drafting_model(config: Any) -> bool:
+    method = getattr(config.speculative_config, "method", None)
+    return method is not None and method not in _DRAFTED_WITHOUT_MODEL
+
+
+def _drafts_at_once(config: Any) -> bool:
+    settings = config.speculative_config
+    method = getattr(settings, "method", None)
+    # A draft model of its own is given its inputs by the same op.
+    return method in ("draft_model", "dflash") or bool(getattr(settings, "parallel_drafting", None))
+
+
 CPU_NEEDS = (
     Need(
         "4-bit weights",
@@ -153,9 +166,30 @@ CPU_NEEDS = (
     ),
     Need(
         "speculative decoding",
-        ("rejection_greedy_sample_kernel_impl",),
+        (
+            "rejection_greedy_sample_kernel_impl",
+            "rejection_random_sample_kernel_impl",
+            "sample_recovered_tokens_kernel_impl",
+            "expand_kernel_impl",
+        ),
         lambda config: config.speculative_config is not None,
         "leave --speculative-config out",
+    ),
+    Need(
+        "speculative decoding with a drafting model",
+        (
+            "eagle_prepare_inputs_padded_kernel_impl",
+            "eagle_prepare_next_token_padded_kernel_impl",
+            "eagle_step_slot_mapping_metadata_kernel_impl",
+        ),
+        _drafting_model,
+        'draft by n-grams: --speculative-config \'{"method": "ngram", ...}\'',
+    ),
+    Need(
+        "drafting of several tokens at once",
+        ("copy_and_expand_eagle_inputs_kernel_impl",),
+        _drafts_at_once,
+        'draft by n-grams: --speculative-config \'{"method": "ngram", ...}\'',
     ),
     Need(
         "VLLM_CPU_SGL_KERNEL=1",

@@ -66,6 +66,7 @@ def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"quantization": "fp8"}, "fp8_scaled_mm_cpu"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "causal_conv1d_fwd_cpu"),
         ({"speculative": object()}, "rejection_greedy_sample_kernel_impl"),
+        ({"speculative": SimpleNamespace(method="ngram")}, "rejection_greedy_sample_kernel_impl"),
     ],
 )
 def test_missing_op_is_named_with_model_and_remedy(changes: dict[str, Any], op: str) -> None:
@@ -161,3 +162,17 @@ def test_rounding_their_activations_on_request_is_refused(monkeypatch: pytest.Mo
     needs.choose_int4_products()
     with pytest.raises(PluginError, match="needs the op convert_weight_packed_scale_zp for VLLM_"):
         needs.check(config(quantization="awq"), "cpu")  # type: ignore[arg-type]
+
+
+def test_drafting_by_n_grams_needs_less_than_by_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: not op.startswith(("eagle_", "copy_and_")))
+    for method in ("ngram", "suffix"):
+        needs.check(config(speculative=SimpleNamespace(method=method)), "cpu")  # type: ignore[arg-type]
+    for method in ("eagle", "mtp", "draft_model"):
+        with pytest.raises(PluginError, match="for speculative decoding with a drafting model"):
+            needs.check(config(speculative=SimpleNamespace(method=method)), "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(needs, "_served", lambda op: not op.startswith("copy_and_"))
+    needs.check(config(speculative=SimpleNamespace(method="eagle")), "cpu")  # type: ignore[arg-type]
+    for settings in ({"method": "draft_model"}, {"method": "eagle", "parallel_drafting": True}):
+        with pytest.raises(PluginError, match="for drafting of several tokens at once"):
+            needs.check(config(speculative=SimpleNamespace(**settings)), "cpu")  # type: ignore[arg-type]

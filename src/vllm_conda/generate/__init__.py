@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_conda import generated
+from vllm_conda.engine import absent
+from vllm_conda.engine.interface.table import FILE as ENGINES_FILE
 from vllm_conda.errors import StaleFileError
 from vllm_conda.feedstock.config import conda_build_config
 from vllm_conda.generate import build, pages, switches
@@ -19,6 +21,7 @@ from vllm_conda.targets import TARGETS_FILE, Targets
 
 VARIANT_FOLDER = "variants"
 GENERATED = Path("src/vllm_conda/generated")
+ABSENT_PAGE = Path("docs/developers/generated/absent.md")
 
 
 def generated_files(
@@ -84,7 +87,11 @@ def check(root: Path, targets: Targets) -> int:
 def _files(root: Path, targets: Targets) -> dict[Path, str]:
     options = _read(root / switches.OPTIONS_FILE) or ""
     pyproject = _read(root / build.PYPROJECT_FILE) or ""
-    return dict(generated_files(targets, load_costs(root), options, pyproject))
+    files = dict(generated_files(targets, load_costs(root), options, pyproject))
+    if (root / absent.FILE).is_file():
+        head = header("", f"{absent.FILE}, {absent.OPS_FILE} and {ENGINES_FILE}").rstrip()
+        files[ABSENT_PAGE] = f"<!--{head} -->\n{absent.page(root)}"
+    return files
 
 
 def _stale(root: Path, targets: Targets) -> list[Path]:

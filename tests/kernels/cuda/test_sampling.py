@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vllm_kernels.reference import sampling as reference
+from vllm_kernels.reference.sampling import select as reference
 
 ops = torch.ops.vllm_kernels
 

@@ -21,7 +21,7 @@ from vllm_conda.errors import ConfigError
 
 OPS_FILE = Path("csrc/torch/ops.def")
 ADAPT_FILE = Path("src/vllm_kernels_plugin/adapt.py")
-ABSENT_FILE = Path("src/vllm_kernels_plugin/absent.toml")
+ABSENT_FILE = Path("src/vllm_conda/engine/absent.toml")
 # How pressing it is: the engine fails without it; it may fail; nothing happens.
 MUST, LOOK, NOTHING = "must", "look", "nothing"
 
