@@ -50,8 +50,9 @@ class Emulated:
         return platforms.table()[self.platform].conda_triplet
 
     @property
-    def sysroot(self) -> Path:
-        return self.tools / self.triplet / "sysroot"
+    def root(self) -> Path:
+        """Stands for the root folder of the machine: its loader and C library."""
+        return self.tools / self.triplet / "glibc"
 
     @property
     def qemu(self) -> Path:
@@ -61,7 +62,7 @@ class Emulated:
         """The command line that runs ``program`` on an emulated ``cpu``."""
         libraries = f"{self.prefix}/lib/vllm_kernels:{self.prefix}/lib"
         return [
-            str(self.qemu), "-cpu", cpu, "-L", str(self.sysroot),
+            str(self.qemu), "-cpu", cpu, "-L", str(self.root),
             "-E", f"LD_LIBRARY_PATH={libraries}", *_variables(), *program,
         ]  # fmt: skip
 
@@ -108,12 +109,11 @@ def install(
     toolchain = toolchain_for(platform, (), reporter)
     entry = targets.platforms[platform]
     cpu = level_cpu(entry.family, level or entry.levels[0])
-    glibc = toolchain.overrides["c_stdlib_version"]
-    virtual = virtual_packages([f"__archspec=1={cpu}", f"__glibc={glibc}"])
+    virtual = virtual_packages([f"__archspec=1={cpu}", f"__glibc={toolchain.glibc}"])
     prefix = ensure_environment(
         [channel, *toolchain.channels], [INSTALLED], platform, workspace, reporter, virtual
     )
-    names = [f"qemu-user-{entry.machine}", f"gxx_{platform}", f"sysroot_{platform}"]
+    names = [f"qemu-user-{entry.machine}", f"gxx_{platform}", f"glibc_{platform}"]
     tools = ensure_environment(
         list(toolchain.channels), names, entry.cross_from, workspace, reporter
     )

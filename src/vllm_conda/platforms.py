@@ -68,6 +68,7 @@ class Platform:
         machines: What people and programs call the machine, the name of ``uname -m`` first.
         triplet: Of Debian's tools and libraries.
         deb_arch: Debian's name of the architecture.
+        libstdcxx: GCC release whose libstdc++ and libgcc suffice for the packages.
         cuda_target: Where a CUDA toolkit keeps headers and libraries: ``targets/NAME``.
         loader: glibc's dynamic loader.
         elf_machine: ``e_machine`` of its ELF files, by pyelftools' name.
@@ -86,6 +87,7 @@ class Platform:
     machines: tuple[str, ...]
     triplet: str
     deb_arch: str
+    libstdcxx: int
     cuda_target: str
     loader: str
     elf_machine: str
@@ -108,6 +110,11 @@ class Platform:
         """Triplet in conda-forge's tool names."""
         machine, _, rest = self.triplet.partition("-")
         return f"{machine}-conda-{rest}"
+
+    @property
+    def glibc(self) -> str:
+        """The C library that the packages are linked for, and run on from then on."""
+        return self.variant.c_stdlib_version
 
     @property
     def emulator(self) -> str:

@@ -36,7 +36,8 @@ class Library:
 
     ``file`` is its path inside the package, ``path`` on disk. ``versions`` holds, for each name of
     symbol versions (``GLIBC``), the versions that it asks other libraries for and one symbol of
-    each; ``imports`` and ``exports`` are the dynamic symbols.
+    each; ``imports`` and ``exports`` are the dynamic symbols, ``unversioned`` the imports that must
+    be found, in any version.
     """
 
     file: str
@@ -49,6 +50,7 @@ class Library:
     versions: Mapping[str, Mapping[Version, str]]
     imports: frozenset[str]
     exports: frozenset[str]
+    unversioned: frozenset[str]
     executable_stack: bool
     relro: bool
     bind_now: bool
@@ -102,7 +104,7 @@ def _read(elf: ELFFile, path: Path, file: str) -> Library:
     # Without the header the kernel makes the stack executable, on machines that can.
     stacks = [flags for kind, flags in segments if kind == "PT_GNU_STACK"]
     sections = list(elf.iter_sections())
-    imports, exports, versions = _symbols(sections, elf.little_endian)
+    imports, exports, unversioned, versions = _symbols(sections, elf.little_endian)
     return Library(
         file=file,
         path=path,
@@ -114,6 +116,7 @@ def _read(elf: ELFFile, path: Path, file: str) -> Library:
         versions=versions,
         imports=imports,
         exports=exports,
+        unversioned=unversioned,
         executable_stack=not stacks or any(flags & _EXECUTE for flags in stacks),
         relro=any(kind == "PT_GNU_RELRO" for kind, _ in segments),
         bind_now=now,
@@ -124,17 +127,18 @@ def _read(elf: ELFFile, path: Path, file: str) -> Library:
 
 def _symbols(
     sections: list[Section], little: bool
-) -> tuple[frozenset[str], frozenset[str], dict[str, dict[Version, str]]]:
+) -> tuple[frozenset[str], frozenset[str], frozenset[str], dict[str, dict[Version, str]]]:
     table = next((s for s in sections if _is_dynamic_table(s)), None)
     if not isinstance(table, SymbolTableSection):
-        return frozenset(), frozenset(), {}
+        return frozenset(), frozenset(), frozenset(), {}
     asked = _asked(sections)
+    known = frozenset(asked)
     indices: tuple[int, ...] = ()
     version_table = next((s for s in sections if isinstance(s, GNUVerSymSection)), None)
     if version_table is not None:
         data = version_table.data()
         indices = struct.unpack(f"{'<' if little else '>'}{len(data) // 2}H", data)
-    imports, exports = set(), set()
+    imports, exports, unversioned = set(), set(), set()
     versions: dict[str, dict[Version, str]] = {}
     for index, symbol in enumerate(table.iter_symbols()):
         if not symbol.name:
@@ -143,12 +147,15 @@ def _symbols(
             exports.add(symbol.name)
             continue
         imports.add(symbol.name)
-        name = asked.pop(indices[index] & 0x7FFF, None) if index < len(indices) else None
+        version = indices[index] & 0x7FFF if index < len(indices) else 0
+        if version not in known and symbol["st_info"]["bind"] != "STB_WEAK":
+            unversioned.add(symbol.name)
+        name = asked.pop(version, None)
         if name:
             _record(versions, name, symbol.name)
     for name in asked.values():  # asked for, but by no symbol (GLIBC_ABI_DT_RELR)
         _record(versions, name, "")
-    return frozenset(imports), frozenset(exports), versions
+    return frozenset(imports), frozenset(exports), frozenset(unversioned), versions
 
 
 def _is_dynamic_table(section: Section) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,21 @@ from vllm_conda.structure import load_json
 if TYPE_CHECKING:
     from vllm_conda.toolchain import Channel
 
+_GLIBC = re.compile(r"__glibc >=(\d+(?:\.\d+)*)")
+
 
 @dataclass(frozen=True)
 class Toolchain:
-    """Channels, what identifies their content, and the variant keys that they dictate."""
+    """Channels, what identifies their content, and the variant keys that they dictate.
+
+    Attributes:
+        glibc: Of a machine that runs every package of the embedded channel; empty with others.
+    """
 
     channels: tuple[str, ...]
     fingerprint: str
     overrides: Mapping[str, str] = field(default_factory=dict)
+    glibc: str = ""
     # CUDA version -> address and fingerprint of its own channel, where the embedded one is used.
     # Two toolkits are never in one list: the first would hide the other's packages.
     cuda: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -63,6 +71,7 @@ def toolchain_for(
         tuple(channel.url for channel in (*first, *made.base)),
         _fingerprint(made.base),
         _sysroot_version(made.base[0].path, platform),
+        _glibc(made.base[0].path, platform),
         {version: (one.url, one.fingerprint) for version, one in made.cuda.items()},
     )
 
@@ -85,18 +94,28 @@ def _overrides_of(channels: Sequence[str], platform: str) -> dict[str, str]:
 
 
 def _sysroot_version(folder: Path, platform: str, strict: bool = True) -> dict[str, str]:
-    """The C library that the channel offers: an embedded channel has the host's, no other."""
-    versions = set()
-    for subdir in (platform, "noarch"):
-        try:
-            data = load_json((folder / subdir / "repodata.json").read_bytes())
-        except (OSError, ValueError):
-            continue
-        records: dict[str, Any] = {**data.get("packages", {}), **data.get("packages.conda", {})}
-        versions |= {r["version"] for r in records.values() if r["name"] == f"sysroot_{platform}"}
+    """The C library that the channel links for: an embedded channel has one."""
+    sysroot = f"sysroot_{platform}"
+    versions = {row["version"] for row in _records(folder, platform) if row["name"] == sysroot}
     if not versions and strict:
         raise IntegrityError(
             f"The toolchain channel {folder} has no sysroot_{platform}.",
             "Remove that folder and run `vllm-conda toolchain`.",
         )
     return {"c_stdlib_version": max(versions)} if len(versions) == 1 else {}
+
+
+def _glibc(folder: Path, platform: str) -> str:
+    """The highest C library that a package of the channel requires: Python and PyTorch's."""
+    specs = (spec for row in _records(folder, platform) for spec in row["depends"])
+    floors = [match[1] for spec in specs if (match := _GLIBC.match(spec))]
+    return max(floors, key=lambda text: [int(part) for part in text.split(".")], default="")
+
+
+def _records(folder: Path, platform: str) -> Iterator[dict[str, Any]]:
+    for subdir in (platform, "noarch"):
+        try:
+            data = load_json((folder / subdir / "repodata.json").read_bytes())
+        except (OSError, ValueError):
+            continue
+        yield from {**data.get("packages", {}), **data.get("packages.conda", {})}.values()

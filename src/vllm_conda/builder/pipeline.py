@@ -222,9 +222,9 @@ class _Run:
             "CONDA_OVERRIDE_ARCHSPEC": self._cpu(output.job),
             CUDA_TOOLCHAIN_VARIABLE: self.toolchain.cuda_fingerprint(output.job.cuda),
         }
-        if self.platform != host_platform() and "c_stdlib_version" in self.toolchain.overrides:
+        if self.platform != host_platform() and self.toolchain.glibc:
             # rattler-build assumes an older one of a platform that is not this machine's.
-            environment["CONDA_OVERRIDE_GLIBC"] = self.toolchain.overrides["c_stdlib_version"]
+            environment["CONDA_OVERRIDE_GLIBC"] = self.toolchain.glibc
         name = f"build {output.name} ({output.job.name})"
         with (
             self.reporter.task(name) as task,

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="CHANNEL",
     help="Name, address or folder, the first preferred; may be repeated. Default: the site "
-    "file's channels, else the checkout's output/ and what it was built against.",
+    "file's channels, else the checkout's output/ and what it was built against; for the embedded "
+    "toolchain a mirror of conda-forge is assumed instead.",
 )
 @click.option("--each", is_flag=True, help="Solve every SPEC by itself, not one environment.")
 @click.option(
@@ -97,13 +98,18 @@ def solve(
     from vllm_conda.site.overrides import advise, unserved
     from vllm_conda.site.preflight import check_site
 
-    used = Channels(site_channels(site, path, channels, root))
-    results = check_site(site, used, specs, each)
+    addresses, without = _assuming(site, path, channels, root, lock_folder is not None)
+    used = Channels(addresses)
+    results = check_site(site, used, specs, each, Channels(without) if without else None)
     advice = advise(results, used)
     written = write_locks(results, used.addresses, lock_folder) if lock_folder else []
     if as_json:
         print_json(_document(site, used, results, advice, written))
     else:
+        if without:
+            click.echo(
+                "Python, PyTorch and what they need: assumed from the site's mirror of conda-forge."
+            )
         _print(results, advice, written)
     return _verdict(unserved(results, advice), len(results), as_json)
 
@@ -160,7 +166,26 @@ def site_channels(site: Site, path: Path, channels: Sequence[str], root: Path | 
         return [channel_address(channel, Path.cwd()) for channel in channels]
     if site.channels:
         return [channel_address(channel, path.resolve().parent) for channel in site.channels]
-    return default_channels(project_root(root))
+    found = default_channels(project_root(root))
+    return [found.output, *found.built_against]
+
+
+def _assuming(
+    site: Site, path: Path, channels: Sequence[str], root: Path | None, lock: bool
+) -> tuple[list[str], list[str]]:
+    """The channels to solve against, and where they assume a mirror of conda-forge, the real ones.
+
+    A lock names files, so nothing is assumed for one.
+    """
+    from vllm_conda.paths import project_root
+    from vllm_conda.site import assumed
+    from vllm_conda.site.channels import default_channels
+
+    real = site_channels(site, path, channels, root)
+    if channels or site.channels or lock:
+        return real, []
+    found = default_channels(project_root(root))
+    return ([found.output, assumed.ensure_channel()], real) if found.embedded else (real, [])
 
 
 def _print(

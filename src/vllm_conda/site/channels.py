@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rattler import Channel, Gateway, MatchSpec, RepoDataRecord
@@ -11,14 +12,30 @@ from rattler.platform import Subdir
 
 from vllm_conda import platforms
 from vllm_conda.errors import ConfigError
-from vllm_conda.paths import private_folder
+from vllm_conda.paths import cache_root, private_folder
 from vllm_conda.site import virtual
 from vllm_conda.site.virtual import Machine
 from vllm_conda.solve import channel_errors, solve_specs
 from vllm_conda.structure import load_json
 
 
-def default_channels(root: Path) -> list[str]:
+@dataclass(frozen=True)
+class Defaults:
+    """The channels of a checkout's own output.
+
+    Attributes:
+        output: What has been built.
+        built_against: Where compilers and libraries came from.
+        embedded: They are the embedded toolchain's, whose Python and PyTorch run on this machine's
+            C library and are not published.
+    """
+
+    output: str
+    built_against: tuple[str, ...]
+    embedded: bool
+
+
+def default_channels(root: Path) -> Defaults:
     """The checkout's output and the channels that it was built against.
 
     Raises:
@@ -33,7 +50,12 @@ def default_channels(root: Path) -> list[str]:
             f"{output} holds no finished build.",
             "Name the channels with --channel, or run `./run build` first.",
         ) from None
-    return [output.resolve().as_uri(), *built_against]
+    made_here = (cache_root() / "channels").as_uri()
+    return Defaults(
+        output.resolve().as_uri(),
+        tuple(built_against),
+        any(address.startswith(made_here) for address in built_against),
+    )
 
 
 class Channels:

@@ -62,13 +62,18 @@ def exact(records: Sequence[RepoDataRecord]) -> list[str]:
 
 
 def check_site(
-    site: Site, channels: Channels, specs: Sequence[str] = (), each: bool = False
+    site: Site,
+    channels: Channels,
+    specs: Sequence[str] = (),
+    each: bool = False,
+    alone: Channels | None = None,
 ) -> list[NodeResult]:
     """Solve every node type.
 
     Args:
         specs: What to ask for instead of the site file's own specs.
         each: Ask for every spec by itself instead of one environment with all.
+        alone: What there is without a mirror of conda-forge, where ``channels`` assume one.
 
     Raises:
         NetworkError: A channel cannot be read.
@@ -81,6 +86,8 @@ def check_site(
         machine = machine_of(node)
         answers = tuple(_ask(channels, request, node, machine) for request in requests)
         notes = _fallback(channels, node, machine, answers) + _cpu_note(node, machine, answers)
+        if alone is not None:
+            notes += _lacking(alone, node, machine, answers)
         seconds = time.monotonic() - start
         results.append(NodeResult(name, node, machine, answers, notes, seconds))
     return results
@@ -93,6 +100,16 @@ def _ask(channels: Channels, specs: tuple[str, ...], node: Node, machine: Machin
         return Answer(specs, refusal=explain(channels, specs, node, machine, error))
     refusal = _other_gpus(channels, records, node, machine)
     return Answer(specs, refusal=refusal) if refusal else Answer(specs, tuple(records))
+
+
+def _lacking(
+    alone: Channels, node: Node, machine: Machine, answers: Sequence[Answer]
+) -> tuple[str, ...]:
+    """What a node that conda-forge's packages serve would lack without them."""
+    served = [answer.specs for answer in answers if answer.refusal is None]
+    refused = (_ask(alone, specs, node, machine).refusal for specs in served)
+    texts = dict.fromkeys(refusal.text for refusal in refused if refusal is not None)
+    return tuple(f"without conda-forge: {text}" for text in texts)
 
 
 def _other_gpus(

@@ -18,6 +18,7 @@ from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.cuda import offered
 from vllm_conda.toolchain.cuda_pytorch import CUDA as PYTORCH_CUDA
 from vllm_conda.toolchain.root import Root
+from vllm_conda.toolchain.sysroot import glibc_symbols
 from vllm_conda.toolchain.wheels import ensure_wheels
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ensure",
     "ensure_root",
     "ensure_wheels",
+    "glibc_symbols",
     "offered",
 ]
 

@@ -17,8 +17,8 @@ from vllm_conda.toolchain.host import Host
 
 # Modules that decide what a package holds: an edit there makes new packages.
 _CONTENT_MODULES = (
-    "activation", "assemble", "cpython", "elf", "maker", "model", "stage", "stub", "unpack",
-    "variables",
+    "activation", "assemble", "cpython", "elf", "maker", "model", "stage", "stub",
+    "sysroot/__init__", "sysroot/abilist", "sysroot/headers", "unpack", "variables",
 )  # fmt: skip
 
 

@@ -18,19 +18,20 @@ from typing import TypeVar
 import cattrs
 from rattler.index import index_fs
 
+from vllm_conda import platforms
 from vllm_conda.downloads import fetch
 from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.downloads.store import Store, disk_errors, key_of, read_json, remove, sha256
-from vllm_conda.errors import BuildFailure, NetworkError
+from vllm_conda.errors import BuildFailure, IntegrityError, NetworkError
 from vllm_conda.progress import Reporter
 from vllm_conda.structure import GROUPS
-from vllm_conda.toolchain import variables
+from vllm_conda.toolchain import sysroot, variables
 from vllm_conda.toolchain.apt_client import AptClient
 from vllm_conda.toolchain.assemble import assemble, build_string
 from vllm_conda.toolchain.channel import Channel, PackageFile, code_key, folder_for, load
 from vllm_conda.toolchain.cpython import make_tree
 from vllm_conda.toolchain.host import Host
-from vllm_conda.toolchain.model import AptSet, Catalog, Package, Rule, canonical, resolve
+from vllm_conda.toolchain.model import GLIBC, AptSet, Catalog, Package, Rule, canonical, resolve
 from vllm_conda.toolchain.pip_client import BATCH, PipClient, requirements_of
 from vllm_conda.toolchain.stage import stage
 from vllm_conda.toolchain.unpack import unpack_debs, unpack_wheel
@@ -159,6 +160,20 @@ class Maker:
         for name, row in wanted_pip.items():
             if row in rows:
                 self.sources[f"pip:{name}"] = [rows[row]]
+        self._check_pins()
+
+    def _check_pins(self) -> None:
+        """Refuse a wheel that is not the one that the catalog pins by its hash."""
+        for name, pinned in self.catalog.sha256.items():
+            for wheel in self.sources.get(f"pip:{name}", []):
+                if wheel.sha256 != pinned:
+                    fetch.forget(self.store, wheel)
+                    raise IntegrityError(
+                        f"{wheel.path.name} has SHA-256 {wheel.sha256[:16]}…, and the toolchain "
+                        f"pins {pinned[:16]}…: it was not used.",
+                        f"Ask who serves pip's index; `pip download {self.requirements[name]}` "
+                        "fetches it again.",
+                    )
 
     def _used(self, client: str) -> list[str]:
         found = [
@@ -253,6 +268,14 @@ class Maker:
                     with disk_errors(root):
                         make_tree(self.host, root)
                     folders = [root]
+                elif source.startswith(GLIBC):
+                    wheel_file = self.sources[f"pip:{source.removeprefix(GLIBC)}"][0].path
+                    glibc = platforms.table()[self.host.platform].glibc
+                    with self.reporter.task(f"make glibc {glibc} for {self.host.platform}"):
+                        sysroot.make(
+                            wheel_file, self.host.platform, glibc, root, self.store.scratch("zig")
+                        )
+                    folders = [root]
                 elif source.startswith("pip:"):
                     site = f"lib/python{self.host.py}/site-packages"
                     wheel = unpack_wheel(self.sources[source][0].path, root, site)
@@ -268,7 +291,9 @@ class Maker:
         package = job.package
         work = self.store.scratch(package.name)
         try:
-            trees = {source: self._tree(source) for source in package.sources()}
+            # A wheel that the C library is made of is read as it is: its tree is large.
+            read = {rule.source for rule in package.files} | {f"pip:{package.wheel}"}
+            trees = {source: self._tree(source) for source in package.sources() if source in read}
             entry_points: list[str] = []
             if package.noarch == "python":
                 entry_points = self._entry_points[f"pip:{package.wheel}"]

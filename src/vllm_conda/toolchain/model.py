@@ -25,6 +25,7 @@ else:
 
 DATA_FILE = "packages.toml"
 SCHEMA = 1
+GLIBC = "glibc:"  # source: a wheel's C library, see Rule
 RUN_EXPORT_KINDS = ("weak", "strong", "noarch", "weak_constraints", "strong_constraints")
 
 # `${...}` is shell, `{name}` is ours.
@@ -57,7 +58,9 @@ class Rule:
     """Copies files of one source tree into a package; the first rule that matches wins.
 
     Attributes:
-        source: ``pip:NAME``, ``apt:SET`` or ``host:cpython``.
+        source: ``pip:NAME``, ``apt:SET``, ``host:cpython``, or ``glibc:NAME``: link files and
+            headers of the C library that packages are linked for, made of that wheel
+            (:mod:`.sysroot`).
         base: Path prefix in the source; it is replaced by ``to``.
         to: Path prefix in the package.
         only: Globs on the source path, ``*`` also crosses ``/``; empty means all.
@@ -127,6 +130,7 @@ class Package:
             compiles runs on the machine that builds.
         stubs: Path -> soname of shared libraries without content (:mod:`.stub`).
         each: Variable -> values: one package for every combination.
+        append: Text that is added to the end of a file of ``files``.
         tests: Shell commands that travel in the package.
     """
 
@@ -144,6 +148,7 @@ class Package:
     each: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     files: tuple[Rule, ...] = ()
     write: tuple[TextFile, ...] = ()
+    append: tuple[TextFile, ...] = ()
     links: Mapping[str, str] = field(default_factory=dict)
     rpath: tuple[Rpath, ...] = ()
     activation: Activation | None = None
@@ -155,6 +160,7 @@ class Package:
     def sources(self) -> tuple[str, ...]:
         """Source names that the package reads, without duplicates, in order."""
         named = [rule.source for rule in self.files]
+        named += [f"pip:{name.removeprefix(GLIBC)}" for name in named if name.startswith(GLIBC)]
         if self.wheel:
             named.append(f"pip:{self.wheel}")
         if self.version_of:
@@ -180,12 +186,14 @@ class Catalog:
         platforms: Platforms (conda subdirs) the catalog can be made for.
         pip: Name -> requirements, of which exactly one applies to the running Python.
         apt: Name -> set of Debian packages.
+        sha256: Name in ``pip`` -> hash that the wheel must have.
     """
 
     platforms: tuple[str, ...]
     pip: Mapping[str, tuple[str, ...]]
     apt: Mapping[str, AptSet]
     packages: tuple[Package, ...]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
 
 def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
@@ -260,7 +268,9 @@ def _frozen(item: Any) -> Any:
 def _package(name: str, table: dict[str, Any]) -> Package:
     where = f"[packages.{name}]"
     nested: dict[str, Any] = {}
-    for key, kind in (("files", Rule), ("write", TextFile), ("rpath", Rpath)):
+    for key, kind in (
+        ("files", Rule), ("write", TextFile), ("append", TextFile), ("rpath", Rpath),
+    ):  # fmt: skip
         rows = table.pop(key, [])
         nested[key] = tuple(_checked(kind, row, f"{where} {key}") for row in rows)
     if "activation" in table:
@@ -296,7 +306,7 @@ def parse_data(data: dict[str, Any]) -> Catalog:
     """Read the catalog from parsed TOML; errors as :func:`parse`."""
     if data.pop("schema", None) != SCHEMA:
         raise ConfigError(f"{DATA_FILE}: schema must be {SCHEMA}.")
-    tables = ("platforms", "pip", "apt", "packages")
+    tables = ("platforms", "pip", "sha256", "apt", "packages")
     for key in data:
         if key not in tables:
             raise ConfigError(f"{DATA_FILE}: the unknown key {key!r}.{did_you_mean(key, tables)}")
@@ -309,7 +319,13 @@ def parse_data(data: dict[str, Any]) -> Catalog:
         for name, table in data.get("apt", {}).items()
     }
     packages = tuple(_package(name, table) for name, table in data.get("packages", {}).items())
-    defined = {f"pip:{name}" for name in pip} | {f"apt:{name}" for name in apt} | {"host:cpython"}
+    hashes = dict(data.get("sha256", {}))
+    for name in hashes:
+        if name not in pip:
+            near = did_you_mean(name, pip)
+            raise ConfigError(f"{DATA_FILE}: [sha256] {name} is not a name in [pip].{near}")
+    defined = {f"{kind}{name}" for kind in ("pip:", GLIBC) for name in pip}
+    defined |= {f"apt:{name}" for name in apt} | {"host:cpython"}
     for package in packages:
         for source in package.sources():
             if source not in defined:
@@ -317,7 +333,7 @@ def parse_data(data: dict[str, Any]) -> Catalog:
                     f"{DATA_FILE}: [packages.{package.name}] reads {source!r}, which is not "
                     f"defined.{did_you_mean(source, defined)}"
                 )
-    return Catalog(tuple(data.get("platforms", ())), pip, apt, packages)
+    return Catalog(tuple(data.get("platforms", ())), pip, apt, packages, hashes)
 
 
 def catalog_text() -> str:

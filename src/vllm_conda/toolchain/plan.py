@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from vllm_conda import platforms
 from vllm_conda.downloads.store import Store
 from vllm_conda.paths import cache_root
 from vllm_conda.progress import Reporter
@@ -99,6 +100,9 @@ def sources_table(catalog: model.Catalog, host: Host) -> Mapping[str, tuple[str,
             client, _, key = source.partition(":")
             if client == "pip":
                 parts.append(f"pip {Requirement(requirements[key])}")
+            elif client == "glibc":
+                floor = platforms.table()[host.platform].glibc
+                parts.append(f"glibc {floor} of")
             elif client == "apt":
                 wanted = catalog.apt[key]
                 parts.append(f"apt {host.suite if wanted.suite == 'host' else wanted.suite}")

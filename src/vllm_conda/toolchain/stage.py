@@ -120,6 +120,13 @@ def _write(package: Package, root: Path, family: str) -> None:
         path.unlink(missing_ok=True)
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755 if executable else 0o644)
+    for item in package.append:
+        path = root / item.path
+        if not path.is_file():
+            raise ConfigError(f"packages.toml: {package.name}: append finds no {item.path}.")
+        text = path.read_text(encoding="utf-8") + item.text
+        path.unlink()  # a hard link to the source, which stays as it is
+        path.write_text(text, encoding="utf-8")
     for place, soname in package.stubs.items():
         path = root / place
         path.parent.mkdir(parents=True, exist_ok=True)

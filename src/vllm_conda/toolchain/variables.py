@@ -12,6 +12,7 @@ from vllm_conda.microarch import build_matcher
 from vllm_conda.toolchain.apt_client import upstream_version
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import Package
+from vllm_conda.toolchain.sysroot.headers import CXX_CONFIG
 
 Sources = Mapping[str, Sequence[Artifact]]
 
@@ -24,6 +25,7 @@ def shared(host: Host, sources: Sources) -> dict[str, str]:
     """
     py = _suite_python(sources.get("apt:python", ())) or host.py
     major, minor = py.split(".")
+    platform = platforms.table()[host.platform]
     variables = {
         "py": py,
         "py_nodot": f"{major}{minor}",
@@ -34,17 +36,18 @@ def shared(host: Host, sources: Sources) -> dict[str, str]:
         "deb_triplet": host.triplet.replace("_", "-"),
         "conda_triplet": host.conda_triplet,
         "family": host.family,
+        "cxx_config": CXX_CONFIG,
+        "glibc": platform.glibc,
     }
     if "apt:compiler" in sources:
         debs = {one.name: one.version for one in sources["apt:compiler"]}
         cross = host.platform != host.build_platform
         compiler = rf"gcc-(\d+)-{host.triplet}" if cross else r"gcc-(\d+)"
-        library = f"libc6-{host.deb_arch}-cross" if cross else "libc6"
         majors = [match[1] for name in debs if (match := re.fullmatch(compiler, name))]
-        if len(majors) != 1 or library not in debs:
+        if len(majors) != 1:
             raise MissingToolError("apt offers no complete C++ compiler for this suite.")
         variables["gcc"] = majors[0]
-        variables["glibc"] = upstream_version(debs[library])
+        variables["runtime"] = str(min(int(majors[0]), platform.libstdcxx))
     return variables
 
 

@@ -33,7 +33,7 @@ def package(
     tmp_path: Path, source: str, *flags: str, depends: tuple[str, ...] = (), language: str = "c"
 ) -> Path:
     built = library(tmp_path / "planted.so", source, *flags, language=language)
-    return conda(tmp_path, {LIB: built}, ("__glibc >=2.36", "libgcc >=12", *depends))
+    return conda(tmp_path, {LIB: built}, ("__glibc >=2.28", "libgcc >=12", *depends))
 
 
 def test_a_good_package_is_clean(tmp_path: Path) -> None:
@@ -48,6 +48,81 @@ def test_newer_glibc(tmp_path: Path) -> None:
     assert "memcpy@GLIBC_2.14" in found.message
     assert "GLIBC_2.12" in found.message
     assert findings(path, Request(overrides=Overrides(glibc=(2, 14)))) == []
+
+
+def ours(tmp_path: Path, built: Path, *depends: str, subdir: str = "linux-64") -> Path:
+    """One of our packages, less what this test is not about."""
+    return conda(tmp_path, {LIB: built}, depends, name="vllm-core", subdir=subdir)
+
+
+GLIBC_CHECKS = Request(checks=("glibc", "libstdcxx"))
+
+
+def test_own_packages_are_held_to_the_table(tmp_path: Path) -> None:
+    """Whatever sysroot they were built with: it is a fault of the toolchain to ask for more."""
+    built = library(tmp_path / "planted.so", NONE)
+    (found,) = findings(ours(tmp_path, built, "__glibc >=2.36,<3.0.a0"), GLIBC_CHECKS)
+    assert found.severity is Severity.ERROR
+    assert found.message == (
+        "requires __glibc >=2.36,<3.0.a0, and targets.toml promises glibc 2.28"
+    )
+    assert findings(ours(tmp_path, built, "__glibc >=2.28,<3.0.a0"), GLIBC_CHECKS) == []
+    # A foreign package may.
+    assert findings(conda(tmp_path, {LIB: built}, ["__glibc >=2.36"]), GLIBC_CHECKS) == []
+
+
+def test_a_symbol_newer_than_the_table_is_named_with_file_and_floor(tmp_path: Path) -> None:
+    source = """
+    __asm__(".symver now, pthread_create@GLIBC_2.34");
+    int now(void); int planted(void) { return now(); }
+    """
+    built = library(tmp_path / "planted.so", source)
+    (found,) = findings(ours(tmp_path, built, "__glibc >=2.28,<3.0.a0"), GLIBC_CHECKS)
+    assert (found.severity, found.file) == (Severity.ERROR, LIB)
+    assert "needs GLIBC_2.34 (pthread_create@GLIBC_2.34)" in found.message
+    assert "GLIBC_2.28 (__glibc >=2.28,<3.0.a0)" in found.message
+
+
+def test_a_symbol_that_was_linked_without_a_version(tmp_path: Path) -> None:
+    """As when the link files lack it: the loader of an old node would not find it either."""
+    source = """
+    int gettid(void); extern int closefrom(int) __attribute__((weak)); int mine(void);
+    int planted(void) { return gettid() + mine() + (closefrom ? closefrom(3) : 0); }
+    """
+    built = library(tmp_path / "planted.so", source, "-nostdlib")
+    (found,) = findings(ours(tmp_path, built, "__glibc >=2.28,<3.0.a0"), GLIBC_CHECKS)
+    assert found.message == (
+        "needs gettid, which glibc has since 2.30, the package promises GLIBC_2.28 "
+        "(__glibc >=2.28,<3.0.a0)"
+    )
+    foreign = conda(tmp_path, {LIB: built}, ["__glibc >=2.30"])
+    assert findings(foreign, GLIBC_CHECKS) == []
+
+
+def test_own_packages_are_held_to_the_tables_libstdcxx(tmp_path: Path) -> None:
+    source = """
+    __asm__(".symver now, _ZSt21ios_base_library_initv@GLIBCXX_3.4.32");
+    extern "C" void now(); void planted() { now(); }
+    """
+    newer = """
+    __asm__(".symver one, _ZSt21ios_base_library_initv@@GLIBCXX_3.4.32");
+    void one(void) {}
+    """
+    flags = ("-nostdlib", "-Wl,-soname,libstdc++.so.6")
+    versions = f"-Wl,--version-script={script(tmp_path)}"
+    stub = library(tmp_path / "libstdc++.so.6", newer, *flags, versions)
+    built = library(tmp_path / "planted.so", source, "-nostdlib", str(stub), language="c++")
+    depends = ("__glibc >=2.28", "libstdcxx >=15", "libgcc >=15")
+    (found,) = findings(ours(tmp_path, built, *depends), GLIBC_CHECKS)
+    assert "needs GLIBCXX_3.4.32 (_ZSt21ios_base_library_initv" in found.message
+    assert "GLIBCXX_3.4.30 (targets.toml)" in found.message
+    assert findings(conda(tmp_path, {LIB: built}, depends), GLIBC_CHECKS) == []
+
+
+def script(folder: Path) -> Path:
+    path = folder / "versions.map"
+    path.write_text("GLIBCXX_3.4.32 { global: *; };\n")
+    return path
 
 
 def test_wheel_with_newer_glibc(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(cuda, "ensure", maker("toolkit"))
     monkeypatch.setattr(cuda_pytorch, "ensure", maker("pytorch"))
     monkeypatch.setattr(build_channel, "_sysroot_version", lambda *words: {})
+    monkeypatch.setattr(build_channel, "_glibc", lambda *words: "")
     return asked
 
 

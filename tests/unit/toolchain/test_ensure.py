@@ -30,6 +30,7 @@ from vllm_conda.errors import (
 )
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.toolchain import maker as maker_module
+from vllm_conda.toolchain import model
 from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.command import toolchain
 from vllm_conda.toolchain.native import ensure
@@ -418,3 +419,22 @@ def test_a_newer_wheel_changes_the_fingerprint(
     second, text = make(tmp_path / "cache")
     assert "(1 made now)" in text
     assert second.fingerprint != first.fingerprint
+
+
+def test_a_wheel_with_another_hash_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel, _ = make(tmp_path / "cache")
+    digest = json.loads((artifact(tmp_path / "cache", "demo").parent / "artifact.json").read_text())
+    pins = f'[sha256]\ndemo = "{"0" * 64}"\n[packages.demo]'
+    wrong = CATALOG.replace("[packages.demo]", pins)
+    monkeypatch.setattr(model, "catalog_text", lambda: wrong)
+    with pytest.raises(IntegrityError) as failure:
+        make(tmp_path / "cache")
+    assert "demo-1.0-py3-none-any.whl has SHA-256" in failure.value.message
+    assert "pins 0000000000000000" in failure.value.message
+    assert "pip download demo==1.0" in failure.value.hint
+    assert channel.path.is_dir()
+    right = wrong.replace("0" * 64, digest["sha256"])
+    monkeypatch.setattr(model, "catalog_text", lambda: right)
+    assert make(tmp_path / "cache")[0].fingerprint == channel.fingerprint

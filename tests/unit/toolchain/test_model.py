@@ -26,6 +26,8 @@ ONE = HEAD + '[packages.a]\nsummary = "s"\nlicense = "MIT"\nversion = "1"\n'
         (ONE + '[[packages.a.files]]\nsource = "host:cpython"\nbas = ""\n', "Did you mean 'base'"),
         (HEAD + '[packages.a]\nsummary = "s"\nlicense = "MIT"\n', "needs version"),
         (HEAD + '[packages.a]\nversion = "1"\n', "missing 2 required"),
+        (HEAD + '[pip]\ndemo = "demo==1"\n[sha256]\ndmo = "0"\n', "Did you mean 'demo'"),
+        (ONE + '[[packages.a.files]]\nsource = "glibc:x"\n', "'glibc:x', which is not defined"),
         (HEAD + '[apt.c]\nsuite = "host"\nnames = ["g++"]\nclosur = true\n', "'closure'"),
     ],
 )

@@ -186,3 +186,20 @@ def test_shell_is_clean(tmp_path: Path) -> None:
     path = tmp_path / "a.sh"
     path.write_text(activate_script(ACTIVATION))
     subprocess.run([shellcheck, "-s", "sh", path], check=True)
+
+
+def test_appended_text_leaves_the_source_alone(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "config.h").write_text("old\n")
+    row = TextFile("config.h", "new\n")
+    made = package(files=(Rule("s"),), append=(row,))
+    root = tmp_path / "root"
+    root.mkdir()
+    stage(made, {"s": [tree]}, root, "x86_64")
+    assert (root / "config.h").read_text() == "old\nnew\n"
+    assert (tree / "config.h").read_text() == "old\n"
+    (tmp_path / "again").mkdir()
+    wrong = package(append=(TextFile("other.h", ""),))
+    with pytest.raises(ConfigError, match=r"append finds no other\.h"):
+        stage(wrong, {}, tmp_path / "again", "x86_64")
