@@ -1,6 +1,6 @@
 """Publishers that are killed at any moment, and a reader that solves in a loop.
 
-    python tests/channel/storm.py [--publications 1000] [--no-locks]
+    python tests/channel/storm.py [--publications 1000 | --together 8] [--no-locks]
 
 Each publication is a process of its own. The reader solves through the file system and over HTTP,
 where clients read the sharded index, and reads every file that it got.
@@ -108,6 +108,23 @@ def storm(work: Path, publications: int, locks: bool = True, seed: int = 1) -> C
     return counts
 
 
+def together(work: Path, publishers: int, locks: bool = True) -> Counter[str]:
+    """Publish at once from several processes; all that end well have to be in the index then."""
+    folder = create(work / "channel")
+    recipes = [packages.Recipe(f"app{number}") for number in range(publishers)]
+    made = [[Source(packages.make(work / "made", recipe))] for recipe in recipes]
+    running = [_fork(functools.partial(add, folder, one), locks) for one in made]
+    codes = [os.waitpid(pid, 0)[1] for pid in running]
+    rows = json.loads((folder.path / "noarch" / "repodata.json").read_text())["packages.conda"]
+    held = folder.packages()
+    return Counter(
+        published=codes.count(0),
+        failed=len(codes) - codes.count(0),
+        lost=len({recipe.file_name for recipe in recipes} - rows.keys()),
+        stale=len(index.stale(folder.path, held, ["noarch"])),
+    )
+
+
 def _draw(
     drawn: random.Random, folder: ChannelFolder, work: Path, number: int, certain: set[str]
 ) -> tuple[str, set[str], Callable[[], object]]:
@@ -205,13 +222,18 @@ def main() -> int:
     """Run it and print the counts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--publications", type=int, default=1000)
+    parser.add_argument("--together", type=int)
     parser.add_argument("--no-locks", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="storm-"))
     started = time.monotonic()
-    counts = storm(work, options.publications, not options.no_locks, options.seed)
-    print(f"{options.publications} publications in {time.monotonic() - started:.0f} s:", *(
+    if options.together:
+        counts = together(work, options.together, not options.no_locks)
+    else:
+        counts = storm(work, options.publications, not options.no_locks, options.seed)
+    number = options.together or options.publications
+    print(f"{number} publications in {time.monotonic() - started:.0f} s:", *(
         f"{name}={count}" for name, count in sorted(counts.items())
     ))  # fmt: skip
     shutil.rmtree(work)

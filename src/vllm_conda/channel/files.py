@@ -58,8 +58,10 @@ def enter_index(folder: Path, draft: Path, subdirs: Iterable[str], waiting: Path
     for subdir in subdirs:
         (folder / subdir / SHARDS).mkdir(parents=True, exist_ok=True)
         for shard in sorted((draft / subdir / SHARDS).glob("*")):
-            if not (folder / subdir / SHARDS / shard.name).is_file():
-                enter(shard, folder / subdir / SHARDS / shard.name, waiting)
+            target = folder / subdir / SHARDS / shard.name
+            # Its name is its hash; one that is there has other bytes if it is damaged.
+            if not (target.is_file() and target.read_bytes() == shard.read_bytes()):
+                enter(shard, target, waiting)
         for name in INDEX_FILES:
             enter(draft / subdir / name, folder / subdir / name, waiting)
 

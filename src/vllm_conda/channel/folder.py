@@ -152,7 +152,8 @@ class ChannelFolder:
             if key in removed:
                 continue
             subdir, _, file_name = key.partition("/")
-            data = self._read(path)
+            if (data := self._read(path)) is None:
+                continue
             try:
                 package = Package(
                     subdir, file_name, data["record"], data["run_exports"], yanked.get(key)
@@ -167,7 +168,8 @@ class ChannelFolder:
         """``SUBDIR/FILE`` -> the mark of ``kind``, which is ``yanked`` or ``removed``."""
         found = {}
         for key, path in _files(self.state / kind):
-            data = self._read(path)
+            if (data := self._read(path)) is None:
+                continue
             try:
                 until = data.get("until")
                 found[key] = Mark(

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,10 @@ def _sharded(folder: Path) -> dict[str, str]:
     """File name -> SHA-256, as a client reads them that reads shards."""
     found: dict[str, str] = {}
     for name in shards(folder):
-        shard = _unpack(folder / SHARDS / name)
+        path = folder / SHARDS / name
+        if not name.startswith(sha256(path.read_bytes()).hexdigest()):
+            raise ValueError(f"{path} is not what its name says")
+        shard = _unpack(path)
         for kind in ("packages", "packages.conda"):
             found |= {file: row["sha256"].hex() for file, row in shard.get(kind, {}).items()}
     return found

@@ -157,10 +157,11 @@ def _release_old(folder: ChannelFolder) -> None:
             (folder.path / key).unlink(missing_ok=True)
             folder.forget(key)
     old = folder.marks(_SHARD_MARK)
+    listed = {path.name: index.shards(path) for path in folder.path.iterdir() if path.is_dir()}
     for shard in folder.path.glob(f"*/{SHARDS}/*.msgpack.zst"):
         subdir = shard.parent.parent
         key = f"{subdir.name}/{shard.name}"
-        if shard.name in index.shards(subdir):
+        if shard.name in listed[subdir.name]:
             folder.unmark(_SHARD_MARK, key)
         elif key not in old:
             mark = Mark("no longer in the index", moment, moment + GRACE_SECONDS)
