@@ -51,7 +51,10 @@ def load() -> None:
     """
     if requested() == "reference" or _loaded:
         return
-    if _libraries.cpu_kernels() is not None and _libraries.load_cpu_ops():
+    kernels = _libraries.cpu_kernels()
+    if kernels is not None:
+        _libraries.check_cpu(kernels)
+    if kernels is not None and _libraries.load_cpu_ops():
         _loaded.append("cpu")
         _bindings.append(_libraries.CPU_BINDING)
     for family in _cuda.wanted():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -31,14 +32,41 @@ class LoadError(ImportError):
 def library_dirs() -> list[Path]:
     """Folders searched for the native libraries, first match wins.
 
-    ``$VLLM_KERNELS_LIBRARY_DIR`` (a build tree), ``vllm_kernels/lib`` (wheels), then
-    ``<prefix>/lib/vllm_kernels`` (conda), found relative to this file so that it also holds in a
-    prefix whose interpreter was started from elsewhere.
+    ``$VLLM_KERNELS_LIBRARY_DIR`` (a build tree), ``vllm_kernels/lib`` (wheels; of an editable
+    installation in site-packages, without the sources), then ``<prefix>/lib/vllm_kernels`` (conda),
+    found relative to this file so that it also holds in a prefix whose interpreter was started from
+    elsewhere.
     """
     package = Path(__file__).resolve().parent
     override = os.environ.get(LIBRARY_DIR_VARIABLE)
     found = [Path(override)] if override else []
-    return [*found, package / "lib", package.parents[2] / "vllm_kernels"]
+    found.append(package / "lib")
+    found += [
+        folder / "lib"
+        for folder in _others(package)
+        if (folder / "lib").is_dir() and not (folder / "__init__.py").is_file()
+    ]
+    # Of a checkout, that would be a folder above it.
+    if package.parent.name == "site-packages":
+        found.append(package.parents[2] / "vllm_kernels")
+    return found
+
+
+def _others(package: Path) -> Iterator[Path]:
+    """Other folders of this name on the import path."""
+    for entry in sys.path:
+        folder = Path(entry or ".").resolve() / package.name
+        if folder != package and folder.is_dir():
+            yield folder
+
+
+def _hidden() -> str:
+    """What this package hides, where PYTHONPATH puts it before an installed one."""
+    package = Path(__file__).resolve().parent
+    for folder in _others(package):
+        if (folder / "__init__.py").is_file():
+            return f" ({package} is imported and hides {folder}: see PYTHONPATH)"
+    return ""
 
 
 def find_library(name: str) -> Path | None:
@@ -170,7 +198,7 @@ def core() -> Core:
         folders = ", ".join(str(folder) for folder in library_dirs())
         raise LoadError(
             f"lib{CORE}.so is in none of {folders}: install vllm-core, or build the checkout and "
-            f"set {LIBRARY_DIR_VARIABLE} to the build tree's lib folder"
+            f"set {LIBRARY_DIR_VARIABLE} to the build tree's lib folder{_hidden()}"
         )
     return Core(path)
 
@@ -202,6 +230,26 @@ def cpu_kernels() -> CpuKernels | None:
             "install vllm-core and vllm-cpu of one version"
         )
     return kernels
+
+
+def check_cpu(kernels: CpuKernels) -> None:
+    """Refuse kernels of which no tier runs here: their first call would be an illegal instruction.
+
+    The solver never chooses them; a lock file, a copied prefix or a stated `__archspec` does.
+
+    Raises:
+        LoadError: Names the feature that this CPU lacks.
+    """
+    tiers = kernels.tiers()
+    if not tiers or any(tiers.values()):
+        return
+    try:
+        kernels.set_isa(next(iter(tiers)))
+    except RuntimeError as error:
+        raise LoadError(
+            f"the installed vllm-cpu cannot run on this CPU: {error}; install the one of a lower "
+            "level, which `conda install vllm-cpu` chooses on this machine"
+        ) from None
 
 
 @lru_cache(maxsize=1)

@@ -89,7 +89,8 @@ def dynamic_scaled_int8_quant(
 
     ``scale``: float32 [tokens, 1]; ``azp``: int32 [tokens, 1], or None for symmetric:
     scale = max |x| / 127. Asymmetric: scale = (max - min) / 255, azp = round(-128 - min / scale);
-    where that passes 2^22 the row is quantised symmetrically.
+    where that passes 2^22 the row is quantised symmetrically. A row with a NaN or an infinity has
+    an unspecified scale and result, as with the engine's own op: a NaN need not come through.
     """
     x = input.float()
     rows = (*input.shape[:-1], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,12 +47,43 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_search_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(_libraries.LIBRARY_DIR_VARIABLE, "/somewhere")
-    first, wheel, conda = _libraries.library_dirs()
-    assert first == Path("/somewhere")
-    assert wheel == Path(_libraries.__file__).parent / "lib"
-    assert conda.name == "vllm_kernels"
+    monkeypatch.setattr(_libraries, "__file__", "/p/lib/python3.12/site-packages/vllm_kernels/x.py")
+    wheel = Path("/p/lib/python3.12/site-packages/vllm_kernels/lib")
+    conda = Path("/p/lib/vllm_kernels")
+    monkeypatch.setattr(sys, "path", [])
+    assert _libraries.library_dirs() == [Path("/somewhere"), wheel, conda]
     monkeypatch.delenv(_libraries.LIBRARY_DIR_VARIABLE)
     assert _libraries.library_dirs() == [wheel, conda]
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The package as a checkout has it, before an installed one on the import path."""
+    package = tmp_path / "checkout/src/vllm_kernels"
+    package.mkdir(parents=True)
+    (tmp_path / "site-packages/vllm_kernels/lib").mkdir(parents=True)
+    monkeypatch.setattr(_libraries, "__file__", str(package / "_libraries.py"))
+    monkeypatch.setattr(sys, "path", [str(package.parent), str(tmp_path / "site-packages")])
+    monkeypatch.delenv(_libraries.LIBRARY_DIR_VARIABLE, raising=False)
+    return package
+
+
+def test_an_editable_installation_has_its_libraries_in_site_packages(
+    sources: Path, tmp_path: Path
+) -> None:
+    installed = tmp_path / "site-packages/vllm_kernels/lib"
+    assert _libraries.library_dirs() == [sources / "lib", installed]
+
+
+def test_sources_that_hide_an_installed_package_are_named(sources: Path, tmp_path: Path) -> None:
+    installed = tmp_path / "site-packages/vllm_kernels"
+    (installed / "__init__.py").touch()
+    assert _libraries.library_dirs() == [sources / "lib"]
+    _libraries.core.cache_clear()
+    with pytest.raises(_libraries.LoadError, match="PYTHONPATH") as caught:
+        _libraries.core()
+    assert f"{sources} is imported and hides {installed}" in str(caught.value)
+    _libraries.core.cache_clear()
 
 
 def test_conda_layout_is_found_from_site_packages(
@@ -132,3 +164,25 @@ def test_old_glibc() -> None:
     assert "needs GLIBC_2.99, which this system's" in str(
         _libraries.load_error(Path("/x/y.so"), cause)
     )
+
+
+class _Kernels:
+    """Kernels of two tiers, of which the CPU runs those named."""
+
+    def __init__(self, *runnable: str) -> None:
+        self.runnable = runnable
+
+    def tiers(self) -> dict[str, bool]:
+        return {name: name in self.runnable for name in ("avx512", "avx512_bf16")}
+
+    def set_isa(self, name: str | None) -> None:
+        if name not in self.runnable:
+            raise RuntimeError(f"tier {name} needs avx512f, which this CPU lacks")
+
+
+def test_kernels_above_the_cpu_end_in_a_sentence() -> None:
+    _libraries.check_cpu(_Kernels("avx512"))  # type: ignore[arg-type]
+    with pytest.raises(_libraries.LoadError) as caught:
+        _libraries.check_cpu(_Kernels())  # type: ignore[arg-type]
+    assert "cannot run on this CPU: tier avx512 needs avx512f" in str(caught.value)
+    assert "conda install vllm-cpu" in str(caught.value)

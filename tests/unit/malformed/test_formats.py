@@ -328,7 +328,6 @@ def _solve(channel: Path) -> None:
 @given(st.one_of(documents(REPODATA).map(_as_json), contents(_as_json(REPODATA))))
 def test_repodata(root: Path, content: bytes) -> None:
     channel = root / "channel"
-    (channel / "noarch").mkdir(parents=True, exist_ok=True)
-    (channel / "noarch/repodata.json").write_text('{"packages": {}, "packages.conda": {}}')
-    with replaced(channel / "linux-64/repodata.json", content):
+    empty = replaced(channel / "noarch/repodata.json", b'{"packages": {}, "packages.conda": {}}')
+    with empty, replaced(channel / "linux-64/repodata.json", content):
         answer(lambda: _solve(channel))
