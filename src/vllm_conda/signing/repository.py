@@ -7,6 +7,7 @@ timestamp last, so a reader finds the old signatures or the new ones.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -26,7 +27,8 @@ from tuf.api.metadata import (
 from tuf.api.serialization.json import JSONSerializer
 
 from vllm_conda.builder.store import STATE_FILE, Entry, read_state
-from vllm_conda.channel.folder import ChannelFolder
+from vllm_conda.channel.folder import PUBLICATION, ChannelFolder
+from vllm_conda.channel.publish import locked
 from vllm_conda.errors import ConfigError, FreshnessError, IntegrityError, SignatureError
 from vllm_conda.paths import private_folder, write_atomic
 from vllm_conda.signing import bundle, content, keys, statement
@@ -88,7 +90,13 @@ def sign_channel(folder: Path, how: Signing) -> Signed:
         IntegrityError: A package is not what the index says; nothing is signed then.
         SignatureError: The channel is another signer's.
         FreshnessError: The clock is before the last signing.
+        BusyError: Another process publishes into the channel without end.
     """
+    with _held(folder):
+        return _sign(folder, how)
+
+
+def _sign(folder: Path, how: Signing) -> Signed:
     listed = _checked(folder)
     metadata = folder / METADATA
     root = _root(metadata, how)
@@ -105,6 +113,12 @@ def sign_channel(folder: Path, how: Signing) -> Signed:
         expires=lists.expires,
         key_expires=root.expires,
     )
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """Keep publishers out while the channel is signed; a build's output has none."""
+    managed = (folder / PUBLICATION).is_file()
+    return locked(ChannelFolder(folder)) if managed else nullcontext()
 
 
 def write_lists(folder: Path, metadata: Path, version: int, how: Signing) -> Targets:

@@ -9,6 +9,8 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -18,8 +20,9 @@ import pytest
 from signed_site import Site
 
 from vllm_conda.builder.store import Entry
+from vllm_conda.channel.folder import ChannelFolder, Publication
 from vllm_conda.cli import main
-from vllm_conda.signing import bundle, keys, statement
+from vllm_conda.signing import bundle, keys, repository, statement
 
 # What CEP 27 asks of a statement.
 CEP_27 = {
@@ -260,3 +263,22 @@ def test_a_file_under_an_expired_key(site: Site, tmp_path: Path) -> None:
     assert main(["channel", "sign", str(file), "--key", str(site.key)]) == 0
     root = site.channel / "metadata/root.json"
     assert main(["channel", "verify", str(file), "--root", str(root)]) == 17
+
+
+def test_publishers_wait_while_a_channel_is_signed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[Path] = []
+
+    @contextmanager
+    def locked(folder: ChannelFolder) -> Iterator[None]:
+        held.append(folder.path)
+        yield
+
+    monkeypatch.setattr(repository, "locked", locked)
+    site.sign()
+    assert held == [], "a build's output has no publishers"
+    ChannelFolder(site.channel).write_publication(Publication())
+    site.sign()
+    assert held == [site.channel]
+    assert site.verify().version == 3
