@@ -11,7 +11,7 @@ foreach(folder IN LISTS CMAKE_PREFIX_PATH)
 endforeach()
 
 # Highway is used header-only: the tier's flags choose the target at compile time.
-find_path(HIGHWAY_INCLUDE_DIR hwy/highway.h)
+find_path(HIGHWAY_INCLUDE_DIR hwy/highway.h PATHS ENV CPATH ENV CPLUS_INCLUDE_PATH)
 if(NOT HIGHWAY_INCLUDE_DIR)
   message(FATAL_ERROR "vllm-kernels: Highway's headers (hwy/highway.h) are missing; install "
                       "libhwy (conda) or libhwy-dev >= 1.2 (Debian 13, Ubuntu 25.04), or set "

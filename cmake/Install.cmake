@@ -25,8 +25,8 @@ function(vllm_install_library target component)
 endfunction()
 
 # vllm_write_dist_info(OUT_DIR): the dist-info lets pip list the package, tells the package its
-# version and requirements, and the engine its plugin. There is no RECORD: only conda may remove the
-# files.
+# version and requirements, and the engine its plugin. RECORD lists the files without hashes, which
+# conda has in its own list; INSTALLER keeps pip from removing them.
 function(vllm_write_dist_info out_dir)
   set(dir ${PROJECT_BINARY_DIR}/vllm_kernels-${PROJECT_VERSION}.dist-info)
   file(CONFIGURE OUTPUT ${dir}/METADATA @ONLY CONTENT "\
@@ -40,6 +40,15 @@ Requires-Dist: torch>=@VLLM_TORCH_TARGET@
 ")
   file(WRITE ${dir}/INSTALLER "conda\n")
   file(WRITE ${dir}/entry_points.txt "${VLLM_ENTRY_POINTS}")
+  set(source ${PROJECT_SOURCE_DIR}/src)
+  file(GLOB_RECURSE names RELATIVE ${source} ${source}/vllm_kernels/*
+       ${source}/vllm_kernels_plugin/*)
+  list(FILTER names EXCLUDE REGEX "__pycache__|[.]pyc$")
+  get_filename_component(info ${dir} NAME)
+  list(APPEND names ${info}/METADATA ${info}/INSTALLER ${info}/entry_points.txt ${info}/RECORD)
+  list(SORT names)
+  list(JOIN names ",,\n" record)
+  file(WRITE ${dir}/RECORD "${record},,\n")
   set(${out_dir} ${dir} PARENT_SCOPE)
 endfunction()
 

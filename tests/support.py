@@ -60,6 +60,8 @@ fi
 SOURCES = {
     "CMakeLists.txt": "project\n",
     "LICENSE": "licence\n",
+    "licenses/CUTLASS.txt": "licence of CUTLASS\n",
+    "licenses/PyTorch.txt": "licence of PyTorch\n",
     "cmake/Options.cmake": "options\n",
     "csrc/core/status.cc": "core\n",
     "csrc/cpu/norm/norm.cc": "norm\n",
@@ -149,6 +151,8 @@ def checkout(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     shutil.copy(ROOT / "targets.toml", folder)
+    engines = Path("src/vllm_kernels_plugin/engines.tsv")
+    shutil.copy(ROOT / engines, folder / engines)
     for table in (ROOT / "csrc/cuda").glob("*/family.toml"):
         family = folder / "csrc/cuda" / table.parent.name
         family.mkdir(parents=True)

@@ -21,6 +21,10 @@ def family_of(platform: str) -> str:
     return platforms.table()[platform].family
 
 
+# The build of a level package that stands for every CPU of its level and above.
+LEVEL_BUILD = "level"
+
+
 @cache
 def cpus(family: str) -> tuple[str, ...]:
     """Every CPU name of ``family``, a CPU after those that it is compatible with."""
@@ -100,6 +104,12 @@ def build_matcher(family: str, level: int) -> str:
     if not names:
         raise ConfigError(f"archspec knows no {family} CPU of level {level}.")
     return f"^({'|'.join(names)})$"
+
+
+def level_builds(family: str) -> list[str]:
+    """Builds of ``_FAMILY-microarch-level``: ``level3`` for each level, and one for each CPU."""
+    found = levels(family)
+    return [*(f"{LEVEL_BUILD}{level}" for level in sorted(set(found.values()))), *sorted(found)]
 
 
 def level_cpu(family: str, level: int) -> str:

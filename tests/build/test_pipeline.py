@@ -226,6 +226,26 @@ def test_progress_events_name_each_package_and_stage(checkout: Path, dummies: st
     assert {"set up the environments", "compress"} <= stages
 
 
+def test_what_a_package_says_of_itself(checkout: Path, dummies: str, tmp_path: Path) -> None:
+    run(checkout, dummies, V3)
+    for name, licences in (
+        ("vllm-core", {"LICENSE", "licenses"}),
+        ("vllm-cpu", {"LICENSE", "licenses"}),
+        ("vllm-kernels", {"LICENSE"}),
+    ):
+        (package,) = by_name(checkout, name)
+        folder = tmp_path / name
+        about = json.loads(content(package, folder, "info/about.json"))
+        assert about["description"]
+        assert about["license"].startswith("Apache-2.0")
+        found = folder / "info/licenses"
+        assert {path.name for path in found.iterdir()} == licences
+        assert (found / "licenses/PyTorch.txt").is_file() == ("licenses" in licences)
+        recipe = {path.name for path in (folder / "info/recipe").iterdir()}
+        assert {"recipe.yaml", "rendered_recipe.yaml"} <= recipe
+        assert not recipe & {"engine", "tests"}
+
+
 def test_the_core_is_the_same_whichever_job_and_machine_make_it(
     dummies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

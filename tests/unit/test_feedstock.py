@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import support
 import yaml
-from rattler_build import VariantConfig
+from rattler_build import RenderConfig, VariantConfig
 from rattler_build.jinja_config import JinjaConfig
 from rattler_build.tool_config import PlatformConfig
 from support import ROOT, SHARED_SCHEMAS
@@ -116,6 +116,49 @@ def test_recipe_skips_what_a_feedstock_multiplies_too_much() -> None:
     for level in own["microarch_level"]:
         rendered = render(RECIPE, job, {**fixed, "microarch_level": [level]})
         assert bool(rendered) == (level == own["microarch_floor"][0])
+
+
+def test_lint_of_conda_smithy_renders_without_axes() -> None:
+    """With conda-forge's compilers alone, and for platforms that there are no packages for."""
+    compilers = {
+        "c_compiler": ["gcc"], "cxx_compiler": ["gxx"], "cuda_compiler": ["cuda-nvcc"],
+        "c_stdlib": ["sysroot"], "c_stdlib_version": ["2.17"],
+    }  # fmt: skip
+    for platform in (*TARGETS.platforms, "osx-64", "osx-arm64", "win-64"):
+        config = RenderConfig(platform=PlatformConfig(target_platform=platform))
+        rendered = RECIPE.stage0.render(VariantConfig(compilers), config)
+        names = [one.recipe.package.name for one in rendered]
+        assert bool(names) == (platform in TARGETS.platforms), (platform, names)
+
+
+def test_what_conda_smithy_asks_of_a_recipe() -> None:
+    data = RECIPE.data
+    assert data["build"]["number"]
+    assert {"homepage", "summary", "license", "license_file"} <= set(data["about"])
+    for output in data["outputs"]:
+        if "package" in output:
+            about = output["about"]
+            files = about["license_file"]
+            assert {"summary", "description", "license"} <= set(about), output["package"]
+            assert files == "LICENSE" or "LICENSE" in files
+
+
+def test_licences_of_what_is_compiled_in() -> None:
+    """CUTLASS wherever its headers are, PyTorch's wherever its stable ABI's are."""
+    for output in RECIPE.data["outputs"]:
+        if "package" not in output or "inherit" not in output:
+            continue
+        staging = next(
+            one for one in RECIPE.data["outputs"]
+            if one.get("staging", {}).get("name") == output["inherit"]
+        )  # fmt: skip
+        host = staging["requirements"]["host"]
+        files = output["about"]["license_file"]
+        assert ("licenses/CUTLASS.txt" in files) == ("cutlass" in host)
+        assert ("licenses/PyTorch.txt" in files) == ("libtorch" in host)
+        assert "BSD-3-Clause" in output["about"]["license"]
+        for file in files:
+            assert (ROOT / file).read_text().strip()
 
 
 def test_one_configuration_a_job_in_conda_smithy_form() -> None:

@@ -42,10 +42,12 @@ CPU_KEYS = """        use_keys:
           - cpu_source_hash
           - vllm_cpu_package_hash
 """
+LEVEL_RANK = '100 * (microarch_level | default("0") | int)'
 CUDA_SLICE = '(100000 if (cuda_slice | default("all")) == "all" else 0)'
-CUDA_RANK = '100 * (cuda_compiler_version | replace("None", "0") | replace(".", "") | int)'
+CUDA_VERSION = 'cuda_compiler_version | default("None") | replace("None", "0")'
+CUDA_RANK = f'100 * ({CUDA_VERSION} | replace(".", "") | int)'
 CUDA_NUMBER = f"{CUDA_SLICE} + {CUDA_RANK}"
-MAJOR = 'cuda_compiler_version | split(".") | first'
+MAJOR = 'cuda_compiler_version | default("None") | split(".") | first'
 DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}'
 
 
@@ -53,7 +55,7 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
     ("old", "new", "rule", "parts"),
     [
         (
-            "          VLLM_CPU_LEVEL: ${{ microarch_level }}\n",
+            '          VLLM_CPU_LEVEL: ${{ microarch_level | default("0") }}\n',
             "",
             "staging key",
             ["vllm-cpu", "microarch_level", "'cpu-build'", "one binary"],
@@ -65,7 +67,7 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             ["vllm-cuda", "cuda_slice", "sm90", "'cuda-build'"],
         ),
         (
-            "          VLLM_CUDA_VERSION: ${{ cuda_compiler_version }}\n",
+            '          VLLM_CUDA_VERSION: ${{ cuda_compiler_version | default("None") }}\n',
             "",
             "staging key",
             ["vllm-cuda", "cuda_compiler_version", "'13.0'"],
@@ -98,8 +100,8 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             ["vllm-cpu", f"vllm-core =={VERSION} h0000000_0", "but that job makes vllm-core-"],
         ),
         (
-            "      number: ${{ 100 * (microarch_level | int) + revision }}\n",
-            "      number: ${{ 2000 - 100 * (microarch_level | int) + revision }}\n",
+            f"      number: ${{{{ {LEVEL_RANK} + revision }}}}\n",
+            f"      number: ${{{{ 2000 - {LEVEL_RANK} + revision }}}}\n",
             "build number",
             ["vllm-cpu of linux-64-cpu-x86-64-v4", "must be higher"],
         ),
@@ -215,7 +217,8 @@ def test_command_fails_with_the_recipe_exit_code(
     assert main(["lint", "--root", str(root)]) == 0
     assert f"{len(RULES)} rules hold" in capsys.readouterr().out
     path = root / "recipe" / "recipe.yaml"
-    path.write_text(path.read_text().replace("VLLM_CPU_LEVEL: ${{ microarch_level }}", "A: b"))
+    level = 'VLLM_CPU_LEVEL: ${{ microarch_level | default("0") }}'
+    path.write_text(path.read_text().replace(level, "A: b"))
     for words in (["lint"], ["render", "--all", "--lint"]):
         assert main([*words, "--root", str(root)]) == RecipeError.exit_code
         message = capsys.readouterr().err

@@ -79,6 +79,9 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
             _forget_machine(document)
             text = yaml.safe_dump(_in_order(document), sort_keys=False, width=1 << 20)
             rendered.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
+        for left in (scratch / "info" / "recipe").glob("*"):
+            if left.name not in _OF_THE_RECIPE:  # such as the tests, which are in info/tests
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
         about = scratch / "info" / "about.json"
         if about.is_file():
             text = about.read_text(encoding="utf-8")
@@ -88,6 +91,9 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
         draft.replace(package)
         shutil.rmtree(scratch)
 
+
+# rattler-build takes the whole folder along, with other packages' recipes.
+_OF_THE_RECIPE = ("recipe.yaml", "rendered_recipe.yaml", "variant_config.yaml", "build.sh")
 
 # For a library that several packages hold, it names an arbitrary one of them.
 _CHANCE = "staging_library_name_map"

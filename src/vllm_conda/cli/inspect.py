@@ -120,8 +120,8 @@ def render(
         )
         return
     print_table(
-        ("job", "file", "depends"),
-        [(output.job.name, output.file_name, ", ".join(output.run)) for output in outputs],
+        ("job", "file", "depends", "constrains"),
+        [(o.job.name, o.file_name, ", ".join(o.run), ", ".join(o.constraints)) for o in outputs],
     )
 
 

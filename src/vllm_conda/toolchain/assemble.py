@@ -58,6 +58,8 @@ def recipe(
     }
     if package.noarch:
         build["noarch"] = package.noarch
+    if package.down_prioritized:
+        build["variant"] = {"down_prioritize_variant": 1}
     if package.noarch == "python" and entry_points:
         build["python"] = {"entry_points": entry_points}
     requirements: dict[str, Any] = {"run": depends}

@@ -23,6 +23,7 @@ from vllm_conda.downloads import fetch
 from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.downloads.store import Store, disk_errors, key_of, read_json, remove, sha256
 from vllm_conda.errors import BuildFailure, IntegrityError, NetworkError
+from vllm_conda.microarch import level_builds
 from vllm_conda.progress import Reporter
 from vllm_conda.structure import GROUPS
 from vllm_conda.toolchain import sysroot, variables
@@ -207,10 +208,11 @@ class Maker:
     def jobs(self) -> list[Job]:
         """Every package of the catalog with its version and cache key."""
         shared = variables.shared(self.host, self.sources)
+        lists = {"{level_builds}": level_builds(self.host.family)}
         found = []
         for entry in self.catalog.packages:
             where = f"[packages.{entry.name}]"
-            for instance in entry.instances():
+            for instance in entry.instances(lists):
                 known = {**shared, **variables.of_instance(self.host, instance)}
                 known["version"] = "{version}"
                 half = resolve(replace(entry, each={}), known, where)

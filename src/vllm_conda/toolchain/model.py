@@ -10,7 +10,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files as resource_files
 from pathlib import Path
@@ -131,6 +131,7 @@ class Package:
         stubs: Path -> soname of shared libraries without content (:mod:`.stub`).
         each: Variable -> values: one package for every combination.
         append: Text that is added to the end of a file of ``files``.
+        down_prioritized: Not empty: solvers take any other build of the version before this one.
         tests: Shell commands that travel in the package.
     """
 
@@ -155,6 +156,7 @@ class Package:
     depends: tuple[str, ...] = ()
     constrains: tuple[str, ...] = ()
     run_exports: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    down_prioritized: str = ""
     tests: tuple[str, ...] = ()
 
     def sources(self) -> tuple[str, ...]:
@@ -171,10 +173,18 @@ class Package:
         """Where an unset version comes from."""
         return self.version_of or (f"pip:{self.wheel}" if self.wheel else "")
 
-    def instances(self) -> list[dict[str, str]]:
-        """Variables of every package that this entry stands for."""
-        names = list(self.each)
-        combinations = itertools.product(*(self.each[name] for name in names))
+    def instances(self, lists: Mapping[str, Sequence[str]] | None = None) -> list[dict[str, str]]:
+        """Variables of every package that this entry stands for.
+
+        Args:
+            lists: What stands for several values, by ``{name}``.
+        """
+        names, known = list(self.each), lists or {}
+        values = (
+            [one for value in self.each[name] for one in known.get(value, (value,))]
+            for name in names
+        )
+        combinations = itertools.product(*values)
         return [dict(zip(names, values, strict=True)) for values in combinations]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from vllm_conda import platforms
 from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.errors import ConfigError, MissingToolError
-from vllm_conda.microarch import build_matcher
+from vllm_conda.microarch import LEVEL_BUILD, build_matcher, levels
 from vllm_conda.toolchain.apt_client import upstream_version
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.model import Package
@@ -64,8 +64,13 @@ def of_instance(host: Host, instance: Mapping[str, str]) -> dict[str, str]:
     variables = dict(instance)
     if "level" in instance:
         level = int(instance["level"])
-        variables["archspec"] = build_matcher(host.family, level)
         variables["march"] = platforms.families()[host.family].level_flag(level)
+    if build := instance.get("level_build"):
+        cpu = build if build in levels(host.family) else ""
+        level = levels(host.family)[cpu] if cpu else int(build.removeprefix(LEVEL_BUILD))
+        variables["level"] = str(level)
+        variables["archspec"] = cpu or build_matcher(host.family, level)
+        variables["level_legacy"] = "1" if cpu else ""
     return variables
 
 

@@ -196,7 +196,7 @@ def _read_artifact(root: Path) -> None:
 
 
 READERS: dict[str, tuple[object, Callable[[Path], object]]] = {
-    "output/build-state.json": (STATE, _read_state),
+    "output.build/build-state.json": (STATE, _read_state),
     "cache/downloads/pip/a/artifact.json": (ARTIFACT, _read_artifact),
     "benchmarks/results/build/jobs.json": (COSTS, load_costs),
     "session.json": ({"session": 4194000}, end_orphans),
