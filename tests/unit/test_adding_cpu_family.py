@@ -23,6 +23,7 @@ FILES = {
 # What is the family's own, and CUDA's family of the name; what describes.
 ASIDE = re.compile(
     r"csrc/(cpu|cuda)/|src/vllm_kernels/reference/|(docs|benchmarks|recipe)/|tests/(?!cross/)|.*\.md$"
+    r"|.*/engines\.tsv$"  # the engines' ops, written by a command
 )
 
 
