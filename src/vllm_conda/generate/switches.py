@@ -217,6 +217,11 @@ TESTS = (
         "`output`",
         "The channel that `tests/cross/test_installed.py` installs from.",
     ),
+    Variable(
+        "VLLM_CONDA_TEST_LIBSOLV",
+        "a folder",
+        "libsolv built with `-DENABLE_CONDA=ON`, which `tests/clients` asks as conda and mamba do.",
+    ),
 )
 
 GROUPS = {
