@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Build with AddressSanitizer and UBSan, and run the kernel tests on that build.
+"""Build with AddressSanitizer and UBSan, and run the kernel tests and the fuzzer on that build.
 
     python scripts/asan.py [-D...] [pytest arguments]
 
-Runs on the Python that starts it, which needs PyTorch and pytest; Highway and oneDNN are looked
-for in its prefix and in CMAKE_PREFIX_PATH. The build is kept in build/asan. Exit code: that of
-the step that failed; a sanitizer's finding ends pytest with its report on stderr.
+Runs on the Python that starts it, which needs PyTorch, pytest and hypothesis; Highway and oneDNN
+are looked for in its prefix and in CMAKE_PREFIX_PATH. The build is kept in build/asan. Arguments
+that name tests leave the fuzzer out. Exit code: that of the step that failed; a sanitizer's finding
+ends pytest with its report on stderr.
 """
 
 from __future__ import annotations
@@ -92,7 +93,8 @@ def main(arguments: list[str]) -> int:
         **os.environ,
         "LD_PRELOAD": preload(),
         # CPython and PyTorch free little at exit; leaks of ours would drown among theirs.
-        "ASAN_OPTIONS": "detect_leaks=0",
+        # What does not fit into memory is refused with std::bad_alloc, as without the sanitizer.
+        "ASAN_OPTIONS": "detect_leaks=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "VLLM_KERNELS_LIBRARY_DIR": str(BUILD / "lib"),
         "PYTHONPATH": str(ROOT / "src"),
@@ -101,7 +103,11 @@ def main(arguments: list[str]) -> int:
     rest = [word for word in arguments if word not in definitions]
     paths = [] if any(not word.startswith("-") for word in rest) else TESTS
     pytest = [sys.executable, "-m", "pytest", *rest, *paths]
-    return subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
+    code = subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
+    if code or not paths:
+        return code
+    fuzz = [sys.executable, "-m", "tests.fuzz", "--seconds", "300"]
+    return subprocess.run(fuzz, cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

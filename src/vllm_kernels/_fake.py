@@ -129,6 +129,24 @@ _SPECIAL: dict[str, Fake] = {
 }
 
 
+# Those whose results have sizes or values that only a run tells: torch.compile makes symbols of
+# them, a call on meta tensors cannot have them.
+_DYNAMIC = (
+    "get_scheduler_metadata",
+    "create_onednn_mm_handler",
+    "create_onednn_scaled_mm_handler",
+)
+
+
+def _of_fake_tensors(name: str, fake: Fake) -> Fake:
+    def call(*args: object, **kwargs: object) -> object:
+        if any(type(value) is torch.Tensor for value in (*args, *kwargs.values())):
+            raise RuntimeError(f"{name}: its tensors are on the meta device, want values in memory")
+        return fake(*args, **kwargs)
+
+    return call
+
+
 def _by_names(name: str, fake: Fake) -> Fake:
     names = [argument.name for argument in _ops.schema(name).arguments]
 
@@ -140,6 +158,8 @@ def _by_names(name: str, fake: Fake) -> Fake:
 
 def fake_of(name: str) -> Fake | None:
     """Fake of the op, or None where one has to be written."""
+    if name in _DYNAMIC:
+        return _arguments.checked(name, _of_fake_tensors(name, _by_names(name, _SPECIAL[name])))
     if name in _SPECIAL:
         return _arguments.checked(name, _by_names(name, _SPECIAL[name]))
     schema = _ops.schema(name)

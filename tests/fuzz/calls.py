@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,7 +57,7 @@ def describe(value: object) -> str:
         return f"{text} {value.layout} {value.device}"
     text += f"/{list(value.stride())}"
     if not value.dtype.is_floating_point and 0 < value.numel() <= 16:
-        text += json.dumps(value.tolist())
+        text += str(value.tolist())
     return text
 
 

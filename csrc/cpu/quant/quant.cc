@@ -1,5 +1,6 @@
 #include "cpu/quant/quant.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 
@@ -89,6 +90,11 @@ void DynamicQuant(const vk_tensor* result, const vk_tensor* input, const vk_tens
   float* scales = static_cast<float*>(scale->data);
   int32_t* zero_points = azp ? static_cast<int32_t*>(azp->data) : nullptr;
   const size_t width = in.size(-1);
+  if (width == 0) {
+    std::fill_n(scales, rows, 0.0f);
+    if (zero_points != nullptr) std::fill_n(zero_points, rows, 0);
+    return;
+  }
   ForEachRow(*input, *result, [&](int64_t row, const void* from, int8_t* to) {
     const Parameters found = zero_points ? Asymmetric(table.range[dtype](from, width))
                                          : Symmetric(table.abs_max[dtype](from, width));

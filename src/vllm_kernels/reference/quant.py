@@ -91,11 +91,14 @@ def dynamic_scaled_int8_quant(
     scale = max |x| / 127. Asymmetric: scale = (max - min) / 255, azp = round(-128 - min / scale);
     where that passes 2^22 the row is quantised symmetrically. A row with a NaN or an infinity has
     an unspecified scale and result, as with the engine's own op: a NaN need not come through.
+    A row without values has 0 for both.
     """
     x = input.float()
     rows = (*input.shape[:-1], 1)
     if x.numel() == 0:
         scale.zero_()
+        if azp is not None:
+            azp.zero_()
         return
     measured = divided(x.abs().amax(-1, keepdim=True), 127)
     zero_point = torch.zeros_like(measured)

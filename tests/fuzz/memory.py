@@ -1,0 +1,131 @@
+"""Tensors in memory of their own, with pages on both sides that nothing may touch.
+
+What an op only reads is write-protected while the op runs; what it writes lies among bytes whose
+values are known, so that a write between rows or just before the tensor shows too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_PAGE = mmap.PAGESIZE
+_SLACK = 0xA5
+_NONE, _READ, _BOTH = 0, 1, 3
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+# What most tensors fit into; larger ones get an arena for one call.
+_USUAL = 64 * _PAGE
+
+
+class Arena:
+    """Whole pages between two guard pages."""
+
+    def __init__(self, size: int) -> None:
+        self.size = -(-max(size, 1) // _PAGE) * _PAGE
+        self._map = mmap.mmap(-1, self.size + 2 * _PAGE)
+        self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._map)) + _PAGE
+        for guard in (self._start - _PAGE, self._start + self.size):
+            _protect(guard, _PAGE, _NONE)
+        memory = (ctypes.c_char * self.size).from_address(self._start)
+        self.bytes = torch.frombuffer(memory, dtype=torch.uint8)
+
+    def write_protected(self, protected: bool) -> None:
+        _protect(self._start, self.size, _READ if protected else _BOTH)
+
+
+def _protect(address: int, size: int, mode: int) -> None:
+    if _libc.mprotect(address, size, mode) != 0:
+        raise OSError(ctypes.get_errno(), "mprotect")
+
+
+def span(tensor: Tensor) -> int:
+    """Bytes from the first to the last element."""
+    if tensor.numel() == 0:
+        return 0
+    reach = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    return int(reach + 1) * tensor.element_size()
+
+
+@dataclass
+class Placed:
+    """A tensor in an arena, and what lay around its elements."""
+
+    tensor: Tensor
+    arena: Arena
+    before: Tensor | None = None
+
+    def stray(self) -> int:
+        """How many bytes outside of the tensor's elements have changed."""
+        if self.before is None:
+            return 0
+        changed = self.arena.bytes != self.before
+        inside = torch.zeros_like(self.arena.bytes)
+        offset = self.tensor.storage_offset() * self.tensor.element_size()
+        item = self.tensor.element_size()
+        if self.tensor.numel() > 0:
+            strides = [stride * item for stride in self.tensor.stride()]
+            inside.as_strided((*self.tensor.shape, item), (*strides, 1), offset).fill_(1)
+        return int((changed & (inside == 0)).sum())
+
+
+class Arenas:
+    """The arenas of a process, used again for each call."""
+
+    def __init__(self) -> None:
+        self._free: list[Arena] = []
+
+    @contextmanager
+    def lend(self) -> Iterator[Loan]:
+        """Arenas for the tensors of one call."""
+        loan = Loan(self._free)
+        try:
+            yield loan
+        finally:
+            for placed in loan.placed:
+                placed.arena.write_protected(False)
+                if placed.arena.size == _USUAL:
+                    self._free.append(placed.arena)
+
+
+class Loan:
+    """What one call's tensors lie in."""
+
+    def __init__(self, free: list[Arena]) -> None:
+        self._free = free
+        self.placed: list[Placed] = []
+
+    def place(self, like: Tensor, written: bool, at_end: bool) -> Tensor:
+        """A copy of a tensor, with its strides, at one end of an arena."""
+        size = span(like)
+        if size == 0:
+            return like
+        usual = size <= _USUAL
+        arena = self._free.pop() if usual and self._free else Arena(_USUAL if usual else size)
+        item = like.element_size()
+        offset = (arena.size - size) // item * item if at_end else 0
+        if written:
+            arena.bytes.fill_(_SLACK)
+        flat = arena.bytes.view(like.dtype)
+        tensor = flat.as_strided(like.shape, like.stride(), offset // item)
+        # By the memory that the elements span: they may share some of it.
+        flat[offset // item : (offset + size) // item].copy_(
+            like.as_strided((size // item,), (1,), like.storage_offset())
+        )
+        placed = Placed(tensor, arena)
+        if written:
+            placed.before = arena.bytes.clone()
+        self.placed.append(placed)
+        return tensor
+
+    def protect(self) -> None:
+        """From now on, what is only read cannot be written."""
+        for placed in self.placed:
+            if placed.before is None:
+                placed.arena.write_protected(True)

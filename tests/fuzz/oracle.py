@@ -1,0 +1,221 @@
+"""What must hold of every call: it ends, it writes what it may, and what it computes is right."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_kernels import selftest
+
+from .calls import Call, describe, ops, written
+from .memory import Arenas
+
+# Sentences of PyTorch's own parser of arguments, which ends a call before it reaches us.
+_PARSER = re.compile(r"^(vllm_kernels::\w+\(\)|Overloaded torch operator|Unknown keyword)")
+_INTERNAL = re.compile(r"API call failed|\.(h|cc|cpp)\b.*\bline \d+|aoti_|Traceback")
+_LONGEST = 500
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_MOST = 1 << 22  # elements, expanded ones too, that are worth comparing
+# Results are numbers of native objects, or bytes that only the kernels understand.
+_OPAQUE = {
+    *("create_onednn_mm_handler", "create_onednn_scaled_mm_handler", "prepack_moe_weight"),
+    *("get_scheduler_metadata", "release_dnnl_matmul_handler", "init_cpu_memory_env"),
+    "cpu_attn_has_isa",
+}
+
+
+class Handles:
+    """The reference's own weights behind each native handle."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self._of: dict[int, int] = {}
+
+    def created(self, call: Call, handle: int) -> None:
+        """A native op has made ``handle``; so does the reference."""
+        self._of[handle] = getattr(self._provider, call.op)(*call.copied().arguments)
+
+    def translated(self, call: Call) -> Call | None:
+        """The call with the reference's handle; None where there is none."""
+        handle = self._of.get(int(call.arguments[-1]))
+        return (
+            None
+            if handle is None
+            else call.replaced(-1 % len(call.arguments), torch.tensor([handle]))
+        )
+
+
+@functools.cache
+def references() -> Any:
+    return selftest.references()
+
+
+class Oracle:
+    """Runs calls on guarded memory and counts what came of them."""
+
+    def __init__(self, move: Callable[[Call], Call] | None = None) -> None:
+        self.counts = {"calls": 0, "accepted": 0, "refused": 0, "compared": 0}
+        self.faults: dict[str, str] = {}
+        self.handles = Handles(references())
+        self._arenas = Arenas()
+        self._move = move
+
+    def check(self, how: str, call: Call, seed: int) -> None:
+        """Make the call; remember one example of each kind of fault."""
+        self.counts["calls"] += 1
+        for kind, detail in self._faults(call, seed):
+            self.faults.setdefault(f"{call.op}: {kind}", f"{how}, {detail}: {str(call)[:2000]}")
+
+    def _faults(self, call: Call, seed: int) -> Iterator[tuple[str, str]]:
+        if call.op == "release_dnnl_matmul_handler":
+            # Those that other calls use stay.
+            call = Call(call.op, (abs(int(call.arguments[0])) + 2**40,))
+        # What the op computes from is gone afterwards where tensors share memory.
+        comparable = call.op not in _OPAQUE and _tame(call)
+        original = call.copied() if comparable else None
+        call = _packed(call, ops)
+        outputs = written(call.op)
+        if self._move is not None:
+            call = self._move(call)
+            yield from self._outcome(original, call, [])
+            return
+        with self._arenas.lend() as loan:
+            shared = _shared(call)
+            for place, x in call.tensors():
+                if place not in shared and _plain(x):
+                    at_end = bool(seed >> place % 32 & 1)
+                    call = call.replaced(place, loan.place(x, place in outputs, at_end))
+            loan.protect()
+            yield from self._outcome(original, call, loan.placed)
+
+    def _outcome(
+        self, original: Call | None, call: Call, placed: list[Any]
+    ) -> Iterator[tuple[str, str]]:
+        try:
+            result = call.run()
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            self.counts["refused"] += 1
+            yield from _bad_sentence(call.op, str(error))
+            for one in placed:
+                if one.before is not None and not torch.equal(one.arena.bytes, one.before):
+                    yield "refused and wrote", describe(one.tensor)
+            return
+        self.counts["accepted"] += 1
+        for one in placed:
+            if count := one.stray():
+                yield "wrote outside", f"{count} bytes around {describe(one.tensor)}"
+        yield from self._differences(original, call, result)
+
+    def _differences(
+        self, original: Call | None, call: Call, result: object
+    ) -> Iterator[tuple[str, str]]:
+        if call.op.startswith("create_onednn"):
+            assert isinstance(result, int)
+            ops.release_dnnl_matmul_handler(result)
+            return
+        if original is None or not hasattr(references(), call.op):
+            return
+        expected: Call | None = _packed(original, references())
+        if call.op.startswith("onednn"):
+            expected = self.handles.translated(original)
+        if expected is None:
+            return
+        try:
+            wanted = expected.run(references())
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
+            return  # more is accepted than the reference takes
+        self.counts["compared"] += 1
+        pairs = [(call.arguments[at], expected.arguments[at]) for at in written(call.op)]
+        if isinstance(result, Tensor) and isinstance(wanted, Tensor):
+            pairs.append((result, wanted))
+        for got, want in pairs:
+            if not isinstance(got, Tensor) or not isinstance(want, Tensor):
+                continue
+            said = selftest.difference(got.cpu(), want.cpu())
+            if said and not _rounding(got.cpu(), want.cpu()):
+                yield "differs from the reference", said
+
+
+def _rounding(got: Tensor, want: Tensor) -> bool:
+    """Whether the difference is small beside the largest result: sums that cancel lose bits."""
+    if got.shape != want.shape or got.dtype not in _FLOATS:
+        return False
+    wide, exact = got.double(), want.double()
+    finite = exact.isfinite()
+    if not torch.equal(finite, wide.isfinite()):
+        return False
+    gap = (wide - exact)[finite].abs().amax()
+    return bool(gap <= 8 * torch.finfo(got.dtype).eps * exact[finite].abs().amax())
+
+
+def _bad_sentence(op: str, text: str) -> Iterator[tuple[str, str]]:
+    if _PARSER.match(text):
+        return
+    if not text.startswith(f"{op}: ") or "\n" in text or _INTERNAL.search(text):
+        yield "no sentence of ours", repr(text[:300])
+    elif len(text) > _LONGEST:
+        yield "a long sentence", repr(text[:300])
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether a copy in other memory is the same argument."""
+    return (
+        x.layout == torch.strided
+        and x.device.type == "cpu"
+        and not x.is_neg()
+        and not x.is_conj()
+        and x.data_ptr() % x.element_size() == 0
+    )
+
+
+def _shared(call: Call) -> set[int]:
+    """Places of tensors whose memory another one has too."""
+    first: dict[int, int] = {}
+    found = set()
+    for place, x in call.tensors():
+        if x.layout != torch.strided or x.device.type == "meta" or x.numel() == 0:
+            continue
+        other = first.setdefault(x.untyped_storage().data_ptr(), place)
+        if other != place:
+            found |= {place, other}
+    return found
+
+
+def _packed(call: Call, provider: Any) -> Call:
+    """Experts' weights as the provider wants them; each has a layout of its own."""
+    if call.op != "cpu_fused_moe":
+        return call
+    for place in (2, 3):
+        weight = call.arguments[place]
+        if not isinstance(weight, Tensor) or not _plain(weight) or weight.dim() != 3:
+            continue
+        if not 0 < weight.numel() <= _MOST:
+            continue
+        if weight.is_contiguous() and weight.dtype in _FLOATS:
+            packed = torch.zeros_like(weight)
+            provider.prepack_moe_weight(weight, packed, "vec")
+            call = call.replaced(place, packed)
+    return call
+
+
+def _tame(call: Call) -> bool:
+    """Whether rounding alone can explain no difference worth a report."""
+    for value in call.arguments:
+        if isinstance(value, float) and not (value == 0 or 1e-8 < abs(value) < 1e3):
+            return False
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.device.type == "meta" or value.is_neg():
+                return False
+            if value.numel() > _MOST:
+                return False
+            if value.dtype.is_floating_point and value.numel() > 0:
+                most = float(value.double().abs().max())
+                if not math.isfinite(most) or most > 1e4:
+                    return False
+    return True
