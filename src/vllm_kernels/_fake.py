@@ -106,6 +106,11 @@ def _sparse_compress(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return weight.new_empty((n, k // 2)), metadata
 
 
+def _mla_schedule(seq_lens: torch.Tensor, **_: object) -> torch.Tensor:
+    """As many parts as the GPU and the shape want."""
+    return seq_lens.new_empty((torch.library.get_ctx().new_dynamic_size(), 2))
+
+
 # Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -126,6 +131,7 @@ _SPECIAL: dict[str, Fake] = {
     "greedy_argmax": _tokens,
     "fused_gumbel_argmax": _tokens,
     "sparse_compress": _sparse_compress,
+    "mla_schedule": _mla_schedule,
 }
 
 

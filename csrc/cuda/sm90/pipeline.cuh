@@ -44,6 +44,11 @@ class Pipeline {
 #pragma unroll 1
     for (int stage = 0; stage < stages; ++stage) InitStage(stage, consumers);
   }
+  // Of one stage. Several producers fill it without announcing bytes: each calls ProducerArrive().
+  __device__ __forceinline__ void InitStage(int stage, int consumers, int producers = 1) const {
+    ptx::mbarrier_init(full(stage), producers);
+    ptx::mbarrier_init(empty(stage), consumers);
+  }
 
   // Until the stage is empty; at once in the first round.
   __device__ __forceinline__ void ProducerAcquire(const PipelineState& at) const {
@@ -52,6 +57,10 @@ class Pipeline {
   // One thread announces the bytes of the copies to the stage; these complete on full(stage).
   __device__ __forceinline__ void ProducerCommit(const PipelineState& at, int bytes) const {
     ptx::mbarrier_arrive_expect_tx(full(at.stage), bytes);
+  }
+  // One of the stage's producers has written its part of the stage.
+  __device__ __forceinline__ void ProducerArrive(int stage) const {
+    ptx::mbarrier_arrive(full(stage));
   }
   __device__ __forceinline__ uint32_t full(int stage) const { return full_ + 8 * stage; }
 
@@ -64,10 +73,6 @@ class Pipeline {
   }
 
  private:
-  __device__ __forceinline__ void InitStage(int stage, int consumers) const {
-    ptx::mbarrier_init(full(stage), 1);
-    ptx::mbarrier_init(empty(stage), consumers);
-  }
   __device__ __forceinline__ uint32_t empty(int stage) const {
     return full_ + 8 * (kStages + stage);
   }

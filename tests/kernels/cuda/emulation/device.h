@@ -303,6 +303,13 @@ inline bool __any_sync(unsigned, bool value) {
   emulation::Exchange(value, all);
   return std::find(std::begin(all), std::end(all), true) != std::end(all);
 }
+inline uint32_t __ballot_sync(unsigned, bool value) {
+  bool all[32];
+  emulation::Exchange(value, all);
+  uint32_t bits = 0;
+  for (int lane = 0; lane < 32; ++lane) bits |= static_cast<uint32_t>(all[lane]) << lane;
+  return bits;
+}
 inline int atomicAdd(int32_t* at, int32_t value) {
   const int32_t old = *at;
   *at += value;
@@ -324,6 +331,10 @@ inline float __uint_as_float(uint32_t bits) {
 inline float __fdividef(float x, float y) { return x / y; }
 template <class T>
 T __ldcg(const T* at) {
+  return *at;
+}
+template <class T>
+T __ldg(const T* at) {
   return *at;
 }
 

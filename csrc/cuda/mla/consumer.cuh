@@ -1,0 +1,218 @@
+// What a consumer warpgroup computes: the weights of one stage of each pair of keys, and half of
+// the output's columns from the weights of both.
+#ifndef VLLM_KERNELS_CUDA_MLA_CONSUMER_CUH_
+#define VLLM_KERNELS_CUDA_MLA_CONSUMER_CUH_
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/common/dtype.cuh"
+#include "cuda/mla/storage.cuh"
+#include "cuda/ptx/arithmetic.cuh"
+#include "cuda/ptx/cvta.cuh"
+#include "cuda/ptx/named_barrier.cuh"
+#include "cuda/ptx/wgmma.cuh"
+#include "cuda/sm90/smem_desc.cuh"
+
+namespace vk::cuda::mla {
+
+// Registers of a thread: scores of a stage, half of the output's columns.
+constexpr int kScores = kKeys / 2, kOut = kLatent / kHalves / 2;
+constexpr int kSteps = kKeys / 16;  // of a product with weights
+
+// A thread has two rows of the tile: its `half`s.
+__device__ __forceinline__ int RowOf(int half) {
+  return threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + 8 * half;
+}
+
+template <class T, int kGroup>
+struct Consumer {
+  float out[kOut];
+  float maximum[2], sum[2];  // of both consumers' scores; of the own weights
+  uint32_t weights[kSteps][4];
+  float scale;                     // of scores, for powers of two
+  int32_t limits[2], least_limit;  // keys that a row sees, that all rows of the tile see
+  SharedStorage* storage;
+  uint32_t query, keys;  // addresses
+
+  __device__ __forceinline__ Consumer(SharedStorage& shared, float scale_log2)
+      : scale(scale_log2),
+        storage(&shared),
+        query(ptx::cvta_to_shared(shared.query)),
+        keys(ptx::cvta_to_shared(shared.keys)) {
+#pragma unroll
+    for (int i = 0; i < kOut; ++i) out[i] = 0.0f;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) maximum[half] = -INFINITY, sum[half] = 0.0f;
+  }
+
+  template <class Tile>
+  __device__ __forceinline__ void SetLimits(const Problem& p, const Tile& tile, int32_t tile_keys) {
+    limits[0] = limits[1] = least_limit = INT32_MAX;
+    if (!p.causal) return;
+    const auto limit = [&](int32_t row) {
+      return tile_keys - (p.queries - 1 - (tile.first_row + row) / p.heads);
+    };
+    least_limit = limit(0);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) limits[half] = limit(RowOf(half));
+  }
+  __device__ __forceinline__ uint32_t Panel(int stage, int panel) const {
+    return keys + (stage * kPanels + panel) * kPanelBytes;
+  }
+
+  // scores = queries . keys of a stage.
+  __device__ __forceinline__ void Scores(float (&scores)[kScores], const Pipeline& pipeline,
+                                         int stage, int phase) const {
+    ptx::warpgroup_fence_operand(scores);
+    pipeline.ConsumerWait({stage * kHalves, phase});
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kHead / 16; ++step) {
+      if (step == kLatent / 32) {
+        pipeline.ConsumerWait({stage * kHalves + 1, phase});
+        ptx::wgmma_fence();
+      }
+      const int panel = step / 4, column = step % 4 * 32;
+      ptx::wgmma_ss<T>(scores,
+                       sm90::MakeSmemDesc<ptx::Major::kK>(query + panel * kPanelBytes + column),
+                       sm90::MakeSmemDesc<ptx::Major::kK>(Panel(stage, panel) + column), step != 0);
+    }
+    ptx::wgmma_commit_group();
+    ptx::wgmma_wait_group<0>();
+    ptx::warpgroup_fence_operand(scores);
+  }
+
+  // Scores of keys that are not valid, or that a row does not see, become -inf. Raises top[] to the
+  // rows' maxima.
+  __device__ __forceinline__ void Maxima(float (&scores)[kScores], int32_t pair,
+                                         float (&top)[2]) const {
+    const int t = threadIdx.x % 4;
+    const uint32_t low = storage->valid[kGroup][0], high = storage->valid[kGroup][1];
+    if ((low & high) != 0xffffffffu) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) {
+        const int key = i / 4 * 8 + i % 2;  // + 2 * t
+        if (((key < 32 ? low : high) >> (key % 32 + 2 * t) & 1) == 0) scores[i] = -INFINITY;
+      }
+    }
+    const int32_t first_key = pair * kPairKeys + kGroup * kKeys;
+    if (first_key + kKeys > least_limit) {
+#pragma unroll
+      for (int i = 0; i < kScores; ++i) {
+        if (first_key + i / 4 * 8 + i % 2 + 2 * t >= limits[i / 2 % 2]) scores[i] = -INFINITY;
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int i = 2 * half; i < kScores; i += 4) {
+        top[half] = fmaxf(top[half], fmaxf(scores[i], scores[i + 1]));
+      }
+      top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 1));
+      top[half] = fmaxf(top[half], __shfl_xor_sync(0xffffffffu, top[half], 2));
+    }
+  }
+
+  // Scores to weights relative to top[], whose sums over the thread's columns are returned.
+  __device__ __forceinline__ void Weigh(float (&scores)[kScores], const float (&top)[2],
+                                        float (&sums)[2]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float origin = Origin(top[half]);
+      sums[half] = 0.0f;
+#pragma unroll
+      for (int i = 2 * half; i < kScores; i += 4) {
+#pragma unroll
+        for (int j = i; j < i + 2; ++j) {
+          scores[j] = ptx::ex2_approx_ftz(fmaf(scores[j], scale, -origin));
+          sums[half] += scores[j];
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ float Origin(float top) const {
+    return top == -INFINITY ? 0.0f : top * scale;
+  }
+  // What is relative to `before` times this is relative to `after`.
+  __device__ __forceinline__ float Factor(float before, float after) const {
+    return ptx::ex2_approx_ftz(before * scale - Origin(after));
+  }
+  __device__ __forceinline__ void Rescale(const float (&factors)[2]) {
+    // Most stages leave the maxima of a warp's rows as they are.
+    if (!__any_sync(0xffffffffu, factors[0] != 1.0f || factors[1] != 1.0f)) return;
+#pragma unroll
+    for (int i = 0; i < kOut; ++i) out[i] *= factors[i / 2 % 2];
+  }
+
+  __device__ __forceinline__ static uint32_t Pair(const float (&scores)[kScores], int step, int i,
+                                                  const float (&factors)[2]) {
+    const int at = 8 * step + 2 * i;
+    return PackPair<T>(scores[at] * factors[i % 2], scores[at + 1] * factors[i % 2]);
+  }
+  __device__ __forceinline__ void Round(const float (&scores)[kScores]) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) weights[step][i] = Pair(scores, step, i, {1.0f, 1.0f});
+    }
+  }
+
+  // Between the threads of the consumers that have the same rows.
+  __device__ __forceinline__ void SendRows(const float (&values)[2]) const {
+    if (threadIdx.x % 4 == 0) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) storage->rows[kGroup][RowOf(half)] = values[half];
+    }
+  }
+  __device__ __forceinline__ void ReceiveRows(float (&values)[2]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) values[half] = storage->rows[1 - kGroup][RowOf(half)];
+  }
+  __device__ __forceinline__ void SendWeights(const float (&scores)[kScores],
+                                              const float (&factors)[2]) const {
+    Weights& to = *reinterpret_cast<Weights*>(storage->keys[kGroup][kPanels - 1]);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      to[step][threadIdx.x % 128] = {Pair(scores, step, 0, factors), Pair(scores, step, 1, factors),
+                                     Pair(scores, step, 2, factors),
+                                     Pair(scores, step, 3, factors)};
+    }
+  }
+  __device__ __forceinline__ void ReceiveWeights(uint32_t (&to)[kSteps][4]) const {
+    const Weights& from = *reinterpret_cast<const Weights*>(storage->keys[1 - kGroup][kPanels - 1]);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      const uint4 four = from[step][threadIdx.x % 128];
+      to[step][0] = four.x, to[step][1] = four.y, to[step][2] = four.z, to[step][3] = four.w;
+    }
+  }
+  __device__ __forceinline__ void Arrive(NamedBarrier barrier) const {
+    ptx::named_barrier_arrive(BarrierOf(barrier, kGroup), kConsumerThreads);
+  }
+  __device__ __forceinline__ void WaitForOther(NamedBarrier barrier) const {
+    ptx::named_barrier_sync(BarrierOf(barrier, 1 - kGroup), kConsumerThreads);
+  }
+
+  // out += weights . values of a stage, in the consumer's columns; asynchronous.
+  __device__ __forceinline__ void Values(const uint32_t (&of)[kSteps][4], int stage) {
+    ptx::warpgroup_fence_operand(out);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      ptx::wgmma_rs<T, ptx::Major::kMn>(out, of[step],
+                                        sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(
+                                            Panel(stage, kGroup * kHalfPanels) + step * 16 * 128),
+                                        1);
+    }
+    ptx::wgmma_commit_group();
+  }
+
+  // The lane's warp reads that half of a stage no more.
+  __device__ __forceinline__ void Release(const Pipeline& pipeline, int stage, int half) const {
+    if (threadIdx.x % 32 == 0) pipeline.ConsumerRelease(stage * kHalves + half);
+  }
+};
+
+}  // namespace vk::cuda::mla
+#endif  // VLLM_KERNELS_CUDA_MLA_CONSUMER_CUH_

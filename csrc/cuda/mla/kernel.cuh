@@ -1,0 +1,86 @@
+// Latent attention of tiles of 64 rows on Hopper. Four warps gather keys; two warpgroups of
+// consumers take a stage of keys each, hand their weights to each other, and multiply them with
+// half of the values' columns each: so the output fits into registers, and one computes its softmax
+// while the other multiplies (the schedule of FlashMLA,
+// https://github.com/deepseek-ai/FlashMLA/blob/main/docs/20250422-new-kernel-deep-dive.md).
+#ifndef VLLM_KERNELS_CUDA_MLA_KERNEL_CUH_
+#define VLLM_KERNELS_CUDA_MLA_KERNEL_CUH_
+
+#include <cstdint>
+
+#include "cuda/mla/consume.cuh"
+#include "cuda/mla/consumer.cuh"
+#include "cuda/mla/producer.cuh"
+#include "cuda/mla/storage.cuh"
+#include "cuda/mla/tile.cuh"
+#include "cuda/mla/works.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/setmaxnreg.cuh"
+
+namespace vk::cuda::mla {
+
+// Consumer kGroup's part in all works of the block.
+template <class T, class Works, int kGroup>
+__device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipeline,
+                                       SharedStorage& storage) {
+  int phase = 0;
+  Works works(p);
+  for (Work work; works.Next(p, work);) {
+    LoadQueries<T>(p, work.tile, storage);
+    Consumer<T, kGroup> consumer(storage, p.scale_log2);
+    consumer.SetLimits(p, work.tile, work.keys);
+    Consume(consumer, pipeline, work.first_pair, work.last_pair, phase);
+    Finish(p, work.tile, consumer, storage);
+  }
+}
+
+template <class T, class Producer, class Works>
+__global__ void __launch_bounds__(kThreads, 1) AttentionKernel(const __grid_constant__ Problem p) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  extern __shared__ char unaligned[];
+  auto& storage = sm90::AlignedStorage<SharedStorage>(unaligned);
+  const Pipeline pipeline(storage.pipeline);
+  if (threadIdx.x == 0) {
+    constexpr int kProducers = kProducerThreads / kStages / 32, kWarps = kConsumerThreads / 2 / 32;
+    for (int half = 0; half < kStages * kHalves; ++half) {
+      // In the last one consumer 0 reads weights, consumer 1 values.
+      const bool both = half == kStages * kHalves - 1;
+      pipeline.InitStage(half, both ? 2 * kWarps : kWarps, kProducers);
+    }
+    ptx::fence_mbarrier_init();
+  }
+  __syncthreads();
+  // A block starts with as many registers as kThreads threads can have in multiples of eight, and
+  // setmaxnreg waits forever for more.
+  static_assert(Producer::kRegisters * kProducerThreads +
+                    Producer::kConsumerRegisters * kConsumerThreads <=
+                65536 / kThreads / 8 * 8 * kThreads);
+  if (threadIdx.x < kProducerThreads) {
+    ptx::setmaxnreg_dec<Producer::kRegisters>();
+    int phase = 0;
+    Works works(p);
+    for (Work work; works.Next(p, work);) {
+      Produce<Producer>(p, storage, pipeline, works.Source(p, work), work.first_pair,
+                        work.last_pair, phase);
+    }
+  } else {
+    ptx::setmaxnreg_inc<Producer::kConsumerRegisters>();
+    if (threadIdx.x < kProducerThreads + kConsumerThreads / 2) {
+      Attend<T, Works, 0>(p, pipeline, storage);
+    } else {
+      Attend<T, Works, 1>(p, pipeline, storage);
+    }
+  }
+#endif
+}
+
+// Four rows a block.
+template <class T, class Works>
+__global__ void __launch_bounds__(128) MergeKernel(const __grid_constant__ Problem p) {
+  Works::Merge(p, [&](const Tile& tile, int row, int32_t count, const auto& at) {
+    MergeRow<T>(p, tile, row, count, at);
+  });
+}
+
+}  // namespace vk::cuda::mla
+#endif  // VLLM_KERNELS_CUDA_MLA_KERNEL_CUH_

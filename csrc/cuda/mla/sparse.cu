@@ -1,0 +1,21 @@
+#include "cuda/common/launch.h"
+#include "cuda/mla/kernel.cuh"
+#include "cuda/mla/launch.h"
+
+namespace vk::cuda::mla {
+
+void RunSparse(const char* op, const Problem& p, bool quantized, cudaStream_t stream) {
+  const int64_t rows = int64_t{p.batch} * p.queries;
+  const int64_t blocks = CeilDiv(p.heads, kRows) * rows * p.splits;
+  using T = BFloat16;
+  LaunchKernel(op,
+               quantized ? &AttentionKernel<T, DequantizeProducer, SparseWorks>
+                         : &AttentionKernel<T, CopyProducer, SparseWorks>,
+               {dim3(GridX(op, blocks)), dim3(kThreads), sm90::kSharedBytes<SharedStorage>, stream},
+               p);
+  if (p.splits == 1) return;
+  LaunchKernel(op, &MergeKernel<T, SparseWorks>,
+               {dim3(GridX(op, CeilDiv(rows * p.heads, 4))), dim3(128), 0, stream}, p);
+}
+
+}  // namespace vk::cuda::mla

@@ -1,0 +1,52 @@
+// What the threads of a block of sparse multi-head latent attention share.
+#ifndef VLLM_KERNELS_CUDA_MLA_STORAGE_CUH_
+#define VLLM_KERNELS_CUDA_MLA_STORAGE_CUH_
+
+#include <cstdint>
+
+#include "cuda/mla/problem.h"
+#include "cuda/sm90/pipeline.cuh"
+#include "cuda/sm90/shared_storage.cuh"
+
+namespace vk::cuda::mla {
+
+constexpr int kThreads = 384;
+constexpr int kProducerThreads = 128;
+constexpr int kConsumerThreads = 256;
+constexpr int kStages = 2;
+// A stage is filled and given back in halves: columns 0 to 255, which consumer 0 multiplies as
+// values, and the others with the rope.
+constexpr int kHalves = 2;
+constexpr int kHalfPanels = kLatent / 64 / kHalves;
+constexpr int kPanels = kHead / 64;
+constexpr int kPanelBytes = kKeys * 128;
+static_assert(kRows == kKeys, "panels of queries and keys are of one size");
+
+using Pipeline = sm90::Pipeline<kStages * kHalves>;
+
+// From a consumer to the other, thread by thread: its weights as the operand of a product.
+using Weights = uint4[kKeys / 16][128];
+static_assert(sizeof(Weights) <= kPanelBytes);
+
+struct SharedStorage {
+  // Panels of 64 columns, 128 bytes a row, in the 128-byte swizzle. The last panel of a stage, the
+  // rope, becomes Weights once the scores of the stage are known.
+  char query[kPanels][kPanelBytes];
+  char keys[kStages][kPanels][kPanelBytes];
+  float rows[2][kRows];  // maxima, in the end sums
+  typename Pipeline::SharedStorage pipeline;
+  uint32_t valid[kStages][2];  // a bit for each key
+};
+
+// Each is waited for by one consumer after the other has arrived.
+enum class NamedBarrier {
+  kMaximum = 1,  // + the consumer that wrote it
+  kWeights = 3,  // the same
+  kConsumers = 5,
+};
+constexpr int BarrierOf(NamedBarrier barrier, int consumer) {
+  return static_cast<int>(barrier) + consumer;
+}
+
+}  // namespace vk::cuda::mla
+#endif  // VLLM_KERNELS_CUDA_MLA_STORAGE_CUH_

@@ -1,0 +1,217 @@
+// A tile of 64 rows (a query's head each): where its queries come from and its results go.
+#ifndef VLLM_KERNELS_CUDA_MLA_TILE_CUH_
+#define VLLM_KERNELS_CUDA_MLA_TILE_CUH_
+
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/mla/consumer.cuh"
+#include "cuda/mla/producer.cuh"
+#include "cuda/mla/storage.cuh"
+#include "cuda/ptx/cp_async.cuh"
+#include "cuda/ptx/fence.cuh"
+#include "cuda/ptx/named_barrier.cuh"
+
+namespace vk::cuda::mla {
+
+// Rows `first_row` and on of the queries of a batch entry, row = query * heads + head.
+struct Tile {
+  int32_t entry, first_row, rows;  // rows: at most kRows
+  int64_t partial;                 // place among the partial results; -1: these are whole
+
+  __device__ __forceinline__ int64_t Offset(const Problem& p, int row, int64_t batch_stride,
+                                            int64_t token_stride, int64_t head_stride) const {
+    const int32_t at = first_row + row, token = at / p.heads;
+    return entry * batch_stride + token * token_stride + (at - token * p.heads) * head_stride;
+  }
+};
+
+// The tile's queries, by the consumers. Rows that are not there are zeros.
+template <class T>
+__device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
+                                            SharedStorage& storage) {
+  // The tile before is stored.
+  ptx::named_barrier_sync(static_cast<int>(NamedBarrier::kConsumers), kConsumerThreads);
+  constexpr int kChunks = kHead / 8;
+  const int warp = static_cast<int>(threadIdx.x) / 32 - kProducerThreads / 32;
+  const int lane = threadIdx.x % 32;
+#pragma unroll 2
+  for (int row = warp; row < kRows; row += kConsumerThreads / 32) {
+    const bool valid = row < tile.rows;
+    const T* query = static_cast<const T*>(p.query);
+    if (valid) {
+      query += tile.Offset(p, row, p.query_batch_stride, p.query_token_stride, p.query_head_stride);
+    }
+#pragma unroll
+    for (int chunk = lane; chunk < kChunks; chunk += 32) {
+      ptx::cp_async_cg(storage.query[chunk / 8] + Swizzled(row, chunk % 8),
+                       query + (valid ? chunk * 8 : 0), valid);
+    }
+  }
+  ptx::cp_async_commit_group();
+  ptx::cp_async_wait_group<0>();
+  ptx::fence_proxy_async();
+  ptx::named_barrier_sync(static_cast<int>(NamedBarrier::kConsumers), kConsumerThreads);
+}
+
+// Rows of the whole result, through the memory of the queries, which no product reads any more.
+template <class T, int kGroup>
+__device__ __forceinline__ void StoreOut(const Problem& p, const Tile& tile,
+                                         const Consumer<T, kGroup>& consumer,
+                                         SharedStorage& storage, const float (&factors)[2]) {
+  const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
+  char* panels = storage.query[kGroup * kHalfPanels];
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = RowOf(half);
+#pragma unroll
+    for (int block = 0; block < kOut / 4; ++block) {
+      *reinterpret_cast<uint32_t*>(panels + block / 8 * kPanelBytes + Swizzled(row, block % 8) +
+                                   lane % 4 * 4) =
+          PackPair<T>(consumer.out[4 * block + 2 * half] * factors[half],
+                      consumer.out[4 * block + 2 * half + 1] * factors[half]);
+    }
+  }
+  __syncwarp();
+#pragma unroll 4
+  for (int i = 0; i < 16; ++i) {
+    const int row = warp * 16 + i;
+    if (row >= tile.rows) break;
+    T* out = static_cast<T*>(p.out) +
+             tile.Offset(p, row, p.out_batch_stride, p.out_token_stride, p.out_head_stride);
+    *reinterpret_cast<uint4*>(out + kGroup * (kLatent / kHalves) + lane * 8) =
+        *reinterpret_cast<const uint4*>(panels + lane / 8 * kPanelBytes + Swizzled(row, lane % 8));
+  }
+}
+
+template <class T, int kGroup>
+__device__ __forceinline__ void StorePartial(const Problem& p, const Tile& tile,
+                                             const Consumer<T, kGroup>& consumer,
+                                             const float (&factors)[2]) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = RowOf(half);
+    if (row >= tile.rows) continue;
+    float* out = p.partial_out + (tile.partial * kRows + row) * kLatent +
+                 kGroup * (kLatent / kHalves) + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int block = 0; block < kOut / 4; ++block) {
+      *reinterpret_cast<float2*>(out + block * 8) = {
+          consumer.out[4 * block + 2 * half] * factors[half],
+          consumer.out[4 * block + 2 * half + 1] * factors[half]};
+    }
+  }
+}
+
+// What a row's unnormalised output is multiplied with, `total` being the sum of its weights
+// relative to `origin` (base 2) without that of the sink.
+__device__ __forceinline__ float Normalizer(float total, float origin, const float* sink,
+                                            int32_t head) {
+  if (!(total > 0.0f)) return total == 0.0f ? 0.0f : total;  // no key; NaN
+  if (sink != nullptr) total += exp2f(sink[head] * 1.4426950408889634f - origin);
+  return 1.0f / total;
+}
+
+// Natural logarithm; +inf without a key, as FlashMLA has it. `row` is of the batch entry.
+__device__ __forceinline__ void StoreLse(const Problem& p, int32_t entry, int32_t row, float total,
+                                         float origin, float top) {
+  const int32_t token = row / p.heads, head = row - token * p.heads;
+  const int64_t at = (int64_t{entry} * p.heads + head) * p.queries + token;
+  constexpr float kLn2 = 0.6931471805599453f;
+  p.lse[at] = total == 0.0f ? INFINITY : (origin + log2f(total)) * kLn2;
+  if (p.max_logits != nullptr) p.max_logits[at] = top * kLn2;
+}
+
+template <class T, int kGroup>
+__device__ __forceinline__ void Finish(const Problem& p, const Tile& tile,
+                                       Consumer<T, kGroup>& consumer, SharedStorage& storage) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    consumer.sum[half] += __shfl_xor_sync(0xffffffffu, consumer.sum[half], 1);
+    consumer.sum[half] += __shfl_xor_sync(0xffffffffu, consumer.sum[half], 2);
+  }
+  float others[2], factors[2];
+  consumer.SendRows(consumer.sum);
+  ptx::named_barrier_sync(static_cast<int>(NamedBarrier::kConsumers), kConsumerThreads);
+  consumer.ReceiveRows(others);
+  const bool whole = tile.partial < 0;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int row = RowOf(half);
+    factors[half] = 0.0f;
+    if (row >= tile.rows) continue;
+    const float total = consumer.sum[half] + others[half];
+    const float origin = consumer.Origin(consumer.maximum[half]);
+    const int32_t at = tile.first_row + row;
+    factors[half] = Normalizer(total, origin, whole ? p.sink : nullptr, at % p.heads);
+    if (kGroup != 0 || threadIdx.x % 4 != 0) continue;
+    const float top = consumer.maximum[half] * consumer.scale;
+    if (whole) {
+      StoreLse(p, tile.entry, at, total, origin, top);
+    } else {
+      float2* lse = reinterpret_cast<float2*>(p.partial_lse) + tile.partial * kRows + row;
+      *lse = {total == 0.0f ? -INFINITY : origin + log2f(total), top};
+    }
+  }
+  if (whole) {
+    StoreOut(p, tile, consumer, storage, factors);
+  } else {
+    StorePartial(p, tile, consumer, factors);
+  }
+}
+
+// `count` partial results of a row of a tile, at the tiles at(0), at(1) ..., become its whole
+// result, by a warp.
+template <class T, class At>
+__device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int row, int32_t count,
+                                         const At& at) {
+  constexpr int kVectors = kLatent / 4 / 32;
+  const int lane = threadIdx.x % 32;
+  const float2* lse = reinterpret_cast<const float2*>(p.partial_lse);
+  float origin = -INFINITY, top = -INFINITY;
+  for (int32_t i = lane; i < count; i += 32) {
+    const float2 one = lse[at(i) * kRows + row];
+    origin = fmaxf(origin, one.x);
+    top = fmaxf(top, one.y);
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    origin = fmaxf(origin, __shfl_xor_sync(0xffffffffu, origin, distance));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, distance));
+  }
+  if (origin == -INFINITY) origin = 0.0f;
+  float total = 0.0f;
+  float4 sums[kVectors];
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) sums[i] = make_float4(0, 0, 0, 0);
+#pragma unroll 4
+  for (int32_t i = 0; i < count; ++i) {
+    const int64_t partial = at(i) * kRows + row;
+    const float weight = exp2f(lse[partial].x - origin);
+    total += weight;
+    // Without a key its partial output is 0.
+    const float4* part = reinterpret_cast<const float4*>(p.partial_out + partial * kLatent);
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      const float4 four = part[j * 32 + lane];
+      sums[j].x = fmaf(weight, four.x, sums[j].x);
+      sums[j].y = fmaf(weight, four.y, sums[j].y);
+      sums[j].z = fmaf(weight, four.z, sums[j].z);
+      sums[j].w = fmaf(weight, four.w, sums[j].w);
+    }
+  }
+  const int32_t tile_row = tile.first_row + row;
+  const float factor = Normalizer(total, origin, p.sink, tile_row % p.heads);
+  T* out = static_cast<T*>(p.out) +
+           tile.Offset(p, row, p.out_batch_stride, p.out_token_stride, p.out_head_stride);
+#pragma unroll
+  for (int j = 0; j < kVectors; ++j) {
+    reinterpret_cast<uint2*>(out)[j * 32 + lane] = {
+        PackPair<T>(sums[j].x * factor, sums[j].y * factor),
+        PackPair<T>(sums[j].z * factor, sums[j].w * factor)};
+  }
+  if (lane == 0) StoreLse(p, tile.entry, tile_row, total, origin, top);
+}
+
+}  // namespace vk::cuda::mla
+#endif  // VLLM_KERNELS_CUDA_MLA_TILE_CUH_

@@ -1,0 +1,347 @@
+// Random problems through the kernels of csrc/cuda/mla on an emulated GPU, against float64.
+// mla_emulation SEED COUNT: prints what differs; exit status 1 then.
+#include "device.h"
+
+#include <random>
+
+#include "cuda/mla/cuts.cuh"
+#include "cuda/mla/kernel.cuh"
+
+VK_EMULATED_SHARED("_ZN2vk4cuda3mla9unalignedE");
+
+namespace {
+
+using namespace vk::cuda;
+using namespace vk::cuda::mla;
+
+std::mt19937 generator;
+
+int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+bool Chance(int one_in) { return Number(1, one_in) == 1; }
+float Normal() { return std::normal_distribution<float>()(generator); }
+
+// What no query selects is NaN.
+struct Case {
+  bool quantized;
+  int batch, queries, heads, blocks, topk;
+  static constexpr int kBlockSlots = 16;
+  std::vector<BFloat16> query, out;
+  std::vector<char> cache;
+  std::vector<int> indices, lengths;
+  std::vector<float> sink, lse, max_logits, partial_out, partial_lse;
+  Problem p{};
+
+  explicit Case(bool from_quantized) : quantized(from_quantized) {
+    batch = Number(1, 2);
+    queries = Number(1, 2);
+    const int sizes[] = {1, 16, 64, 65, 128};
+    heads = sizes[Number(0, 4)];
+    blocks = Number(1, 30);
+    topk = Chance(4) ? 0 : Number(1, 5) * 64 - Number(0, 63);
+    query.resize(static_cast<size_t>(batch) * queries * heads * kHead);
+    for (BFloat16& x : query) x = FromFloat<BFloat16>(Normal());
+    DrawKeys();
+    out.assign(static_cast<size_t>(batch) * queries * heads * kLatent, FromFloat<BFloat16>(NAN));
+    lse.assign(static_cast<size_t>(batch) * queries * heads, NAN);
+    max_logits = lse;
+    if (Chance(2)) {
+      for (int i = 0; i < heads; ++i) sink.push_back(Normal());
+    }
+    FillProblem();
+  }
+
+  int slot_bytes() const { return quantized ? kQuantizedKeyBytes : 2 * kHead; }
+
+  void DrawKeys() {
+    const int slots = blocks * kBlockSlots;
+    cache.assign(static_cast<size_t>(slots) * slot_bytes(), static_cast<char>(0xff));
+    for (int i = 0; i < batch; ++i) lengths.push_back(Chance(3) ? Number(0, topk) : topk);
+    for (int i = 0; i < batch * queries * topk; ++i) {
+      // Few repeat; some are none, or outside.
+      const int index = Chance(10) ? (Chance(2) ? -1 : slots) : Number(0, slots - 1);
+      indices.push_back(index);
+      const int entry = i / topk / queries;
+      if (index < 0 || index >= slots || i % topk >= lengths[entry]) continue;
+      Fill(&cache[static_cast<size_t>(index) * slot_bytes()]);
+    }
+  }
+
+  void Fill(char* key) const {
+    if (!quantized) {
+      for (int i = 0; i < kHead; ++i)
+        reinterpret_cast<BFloat16*>(key)[i] = FromFloat<BFloat16>(Normal());
+      return;
+    }
+    for (int i = 0; i < kLatent; ++i) reinterpret_cast<E4M3*>(key)[i] = E4M3(Normal());
+    for (int i = 0; i < 4; ++i) {
+      reinterpret_cast<float*>(key + kLatent)[i] = std::exp(Normal() / 3);
+    }
+    BFloat16* rope = reinterpret_cast<BFloat16*>(key + kLatent + 16);
+    for (int i = 0; i < kRope; ++i) rope[i] = FromFloat<BFloat16>(Normal());
+  }
+
+  double Key(int index, int column) const {
+    const char* key = &cache[static_cast<size_t>(index) * slot_bytes()];
+    if (!quantized) return ToFloat(reinterpret_cast<const BFloat16*>(key)[column]);
+    if (column >= kLatent) {
+      return ToFloat(reinterpret_cast<const BFloat16*>(key + kLatent + 16)[column - kLatent]);
+    }
+    const float scale = reinterpret_cast<const float*>(key + kLatent)[column / kScaleGroup];
+    return RoundTo<BFloat16>(ToFloat(reinterpret_cast<const E4M3*>(key)[column]) * scale);
+  }
+
+  void FillProblem() {
+    p.query = query.data();
+    p.query_head_stride = kHead;
+    p.query_token_stride = int64_t{heads} * kHead;
+    p.query_batch_stride = queries * p.query_token_stride;
+    p.cache = cache.data();
+    p.slot_stride = static_cast<uint32_t>(slot_bytes() / 16);
+    p.block_stride = kBlockSlots * p.slot_stride;
+    p.slots = blocks * kBlockSlots;
+    p.block_shift = 4;
+    p.indices = indices.data();
+    p.index_token_stride = topk;
+    p.index_batch_stride = int64_t{queries} * topk;
+    p.topk = topk;
+    p.lengths = lengths.data();
+    p.sink = sink.empty() ? nullptr : sink.data();
+    p.out = out.data();
+    p.out_head_stride = kLatent;
+    p.out_token_stride = int64_t{heads} * kLatent;
+    p.out_batch_stride = queries * p.out_token_stride;
+    p.lse = lse.data();
+    p.max_logits = max_logits.data();
+    p.batch = batch, p.queries = queries, p.heads = heads;
+    p.scale_log2 = 1.4426950408889634f / std::sqrt(static_cast<float>(kHead));
+    const int pairs = std::max(1, (topk + kPairKeys - 1) / kPairKeys);
+    p.pairs = Number(1, pairs);
+    p.splits = (pairs + p.pairs - 1) / p.pairs;
+    const size_t tiles = static_cast<size_t>(heads + kRows - 1) / kRows;
+    const size_t rows = p.splits * tiles * batch * queries * kRows;
+    partial_out.assign(rows * kLatent, NAN);
+    partial_lse.assign(2 * rows, NAN);
+    p.partial_out = partial_out.data();
+    p.partial_lse = partial_lse.data();
+  }
+
+  void Run() {
+    const unsigned blocks_of_work =
+        static_cast<unsigned>((heads + kRows - 1) / kRows * p.splits * batch * queries);
+    emulation::Launch({blocks_of_work, 1, 1}, kThreads, [&] {
+      if (quantized) {
+        AttentionKernel<BFloat16, DequantizeProducer, SparseWorks>(p);
+      } else {
+        AttentionKernel<BFloat16, CopyProducer, SparseWorks>(p);
+      }
+    });
+    if (p.splits == 1) return;
+    emulation::Launch({static_cast<unsigned>(batch * queries * heads + 3) / 4, 1, 1}, 128,
+                      [&] { MergeKernel<BFloat16, SparseWorks>(p); });
+  }
+
+  // Largest error; infinite where something is NaN.
+  double Error() const {
+    double worst = 0;
+    const auto compare = [&](double got, double want) {
+      if (got == want) return;
+      const double error = std::abs(got - want);
+      worst = std::max(worst, error >= 0 ? error : INFINITY);
+    };
+    for (int token = 0; token < batch * queries; ++token) {
+      for (int head = 0; head < heads; ++head) CompareRow(token, head, compare);
+    }
+    return worst;
+  }
+
+  template <class Compare>
+  void CompareRow(int token, int head, const Compare& compare) const {
+    const int entry = token / queries;
+    const size_t row = static_cast<size_t>(token) * heads + head;
+    std::vector<int> keys;
+    std::vector<double> logits;
+    double top = -INFINITY;
+    for (int i = 0; i < lengths[entry]; ++i) {
+      const int index = indices[static_cast<size_t>(token) * topk + i];
+      if (index < 0 || index >= p.slots) continue;
+      double x = 0;
+      for (int j = 0; j < kHead; ++j) {
+        x += double{ToFloat(query[row * kHead + j])} * Key(index, j);
+      }
+      keys.push_back(index);
+      logits.push_back(x / std::sqrt(double{kHead}));
+      top = std::max(top, logits.back());
+    }
+    double total = 0;
+    for (double& x : logits) total += x = std::exp(x - top);
+    const size_t at = (static_cast<size_t>(entry) * heads + head) * queries + token % queries;
+    compare(lse[at], keys.empty() ? INFINITY : top + std::log(total));
+    compare(max_logits[at], top);
+    if (!sink.empty() && !keys.empty()) total += std::exp(sink[head] - top);
+    for (int j = 0; j < kLatent; ++j) {
+      double want = 0;
+      for (size_t i = 0; i < keys.size(); ++i) want += logits[i] / total * Key(keys[i], j);
+      compare(ToFloat(out[row * kLatent + j]), want);
+    }
+  }
+};
+
+// Dense attention: batches of any lengths, in parts of equal cost.
+struct DenseCase {
+  int batch, queries, heads, blocks, table_width;
+  static constexpr int kBlockSlots = 16;
+  std::vector<BFloat16> query, out, cache;
+  std::vector<int> table, lengths;
+  std::vector<float> lse, partial_out, partial_lse;
+  std::vector<Cut> schedule;
+  int parts;
+  Problem p{};
+
+  DenseCase() {
+    batch = Number(1, 4);
+    queries = Number(1, 3);
+    const int sizes[] = {1, 16, 40, 64, 128};
+    heads = sizes[Number(0, 4)];
+    table_width = Number(1, 30);
+    blocks = batch * table_width;
+    parts = Chance(4) ? 1 : Number(2, 6);
+    std::vector<int> order(static_cast<size_t>(blocks));
+    for (int i = 0; i < blocks; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), generator);
+    table = order;
+    for (int i = 0; i < batch; ++i) {
+      lengths.push_back(Chance(6) ? 0 : Number(1, table_width * kBlockSlots));
+    }
+    query.resize(static_cast<size_t>(batch) * queries * heads * kHead);
+    for (BFloat16& x : query) x = FromFloat<BFloat16>(Normal());
+    cache.assign(static_cast<size_t>(blocks) * kBlockSlots * kHead, FromFloat<BFloat16>(NAN));
+    for (int entry = 0; entry < batch; ++entry) {
+      for (int key = 0; key < lengths[entry]; ++key) {
+        for (int i = 0; i < kHead; ++i)
+          cache[Slot(entry, key) * kHead + i] = FromFloat<BFloat16>(Normal());
+      }
+    }
+    out.assign(static_cast<size_t>(batch) * queries * heads * kLatent, FromFloat<BFloat16>(NAN));
+    lse.assign(static_cast<size_t>(batch) * queries * heads, NAN);
+    schedule.resize(static_cast<size_t>(parts) + 1);
+    FillProblem();
+  }
+
+  int tiles() const { return (queries * heads + kRows - 1) / kRows; }
+  size_t Slot(int entry, int key) const {
+    const int block = table[static_cast<size_t>(entry) * table_width + key / kBlockSlots];
+    return static_cast<size_t>(block) * kBlockSlots + key % kBlockSlots;
+  }
+
+  void FillProblem() {
+    p.query = query.data();
+    p.query_head_stride = kHead;
+    p.query_token_stride = int64_t{heads} * kHead;
+    p.query_batch_stride = queries * p.query_token_stride;
+    p.cache = reinterpret_cast<const char*>(cache.data());
+    p.slot_stride = 2 * kHead / 16;
+    p.block_stride = kBlockSlots * p.slot_stride;
+    p.slots = blocks * kBlockSlots;
+    p.block_shift = 4;
+    p.indices = table.data();
+    p.index_batch_stride = table_width;
+    p.topk = table_width * kBlockSlots;
+    p.lengths = lengths.data();
+    p.causal = queries > 1 && !Chance(3);
+    p.out = out.data();
+    p.out_head_stride = kLatent;
+    p.out_token_stride = int64_t{heads} * kLatent;
+    p.out_batch_stride = queries * p.out_token_stride;
+    p.lse = lse.data();
+    p.batch = batch, p.queries = queries, p.heads = heads;
+    p.scale_log2 = 1.4426950408889634f / std::sqrt(static_cast<float>(kHead));
+    p.schedule = schedule.data();
+    const size_t rows = static_cast<size_t>(2 * parts * tiles()) * kRows;
+    partial_out.assign(rows * kLatent, NAN);
+    partial_lse.assign(2 * rows, NAN);
+    p.partial_out = partial_out.data();
+    p.partial_lse = partial_lse.data();
+  }
+
+  void Run() {
+    emulation::Launch({1, 1, 1}, kCutThreads,
+                      [&] { CutKernel(lengths.data(), batch, p.topk, parts, schedule.data()); });
+    const unsigned y = static_cast<unsigned>(parts);
+    emulation::Launch({static_cast<unsigned>(tiles()), y, 1}, kThreads,
+                      [&] { AttentionKernel<BFloat16, CopyProducer, DenseWorks>(p); });
+    if (parts == 1) return;
+    emulation::Launch({static_cast<unsigned>(queries * heads + 3) / 4, y, 1}, 128,
+                      [&] { MergeKernel<BFloat16, DenseWorks>(p); });
+  }
+
+  double Error() const {
+    double worst = 0;
+    for (int row = 0; row < batch * queries * heads; ++row) {
+      const int entry = row / (queries * heads), token = row / heads % queries, head = row % heads;
+      const int seen = lengths[entry] - (p.causal ? queries - 1 - token : 0);
+      std::vector<double> weights;
+      double top = -INFINITY, total = 0;
+      for (int key = 0; key < seen; ++key) {
+        double x = 0;
+        for (int i = 0; i < kHead; ++i) {
+          x += double{ToFloat(query[static_cast<size_t>(row) * kHead + i])} *
+               ToFloat(cache[Slot(entry, key) * kHead + i]);
+        }
+        weights.push_back(x / std::sqrt(double{kHead}));
+        top = std::max(top, weights.back());
+      }
+      for (double& x : weights) total += x = std::exp(x - top);
+      const auto compare = [&](double got, double want) {
+        const double error = got == want ? 0 : std::abs(got - want);
+        worst = std::max(worst, error >= 0 ? error : INFINITY);
+      };
+      compare(lse[(static_cast<size_t>(entry) * heads + head) * queries + token],
+              weights.empty() ? INFINITY : top + std::log(total));
+      for (int i = 0; i < kLatent; ++i) {
+        double want = 0;
+        for (size_t key = 0; key < weights.size(); ++key) {
+          want +=
+              weights[key] / total * ToFloat(cache[Slot(entry, static_cast<int>(key)) * kHead + i]);
+        }
+        compare(ToFloat(out[static_cast<size_t>(row) * kLatent + i]), want);
+      }
+    }
+    return worst;
+  }
+};
+
+bool CheckDense() {
+  DenseCase one;
+  one.Run();
+  const double error = one.Error();
+  if (error < 0.03) return true;
+  std::printf("dense: error %g; batch %d, queries %d, heads %d, table %d, causal %d, parts %d\n",
+              error, one.batch, one.queries, one.heads, one.table_width, one.p.causal, one.parts);
+  return false;
+}
+
+bool Check(bool quantized) {
+  Case one(quantized);
+  one.Run();
+  const double error = one.Error();
+  if (error < 0.03) return true;
+  std::printf(
+      "quantized %d: error %g; batch %d, queries %d, heads %d, slots %d, topk %d, sink %d, "
+      "splits %d\n",
+      quantized, error, one.batch, one.queries, one.heads, one.p.slots, one.topk, !one.sink.empty(),
+      one.p.splits);
+  return false;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
+  bool good = true;
+  for (int i = std::atoi(arguments[2]); i > 0; --i) {
+    good = Check(false) && good;
+    good = Check(true) && good;
+    good = CheckDense() && good;
+  }
+  return good ? 0 : 1;
+}
