@@ -228,8 +228,8 @@ def test_pixi_is_used_where_it_can_install(small: Path, code: int) -> None:
         assert "using pip" in done.stderr
 
 
-@pytest.mark.parametrize("setting", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"])
-def test_pips_own_settings_do_not_empty_the_environment(small: Path, setting: str) -> None:
+def _plant(small: Path) -> None:
+    """A wheel that the environment needs and that pip has to find."""
     wheel = small / "planted-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("planted.py", "")
@@ -237,12 +237,34 @@ def test_pips_own_settings_do_not_empty_the_environment(small: Path, setting: st
         archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: planted\nVersion: 1\n")
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
         archive.writestr(f"{about}/RECORD", "")
-    _toolkit(small).write_text(
-        f"[project]\nname = 'x'\ndependencies = ['planted @ {wheel.as_uri()}']\n"
-    )
+    _toolkit(small).write_text("[project]\nname = 'x'\ndependencies = ['planted']\n")
     (small / "show.py").write_text("import planted\nprint('planted')\n")
+
+
+@pytest.mark.parametrize("setting", ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER"])
+def test_pips_own_settings_do_not_empty_the_environment(small: Path, setting: str) -> None:
+    _plant(small)
     value = "1" if setting == "PIP_USER" else str(small / "elsewhere")
-    done = run(
-        small, "--client", "venv", "show", VLLM_CONDA_CACHE=str(small / "cache"), **{setting: value}
-    )
+    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(small), setting: value}
+    done = run(small, "--client", "venv", "show", VLLM_CONDA_CACHE=str(small / "cache"), **settings)
     assert done.stdout == "planted\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("section", "setting"),
+    [("global", "target"), ("install", "target"), ("install", "prefix"), ("global", "user")],
+)
+def test_pips_files_do_not_empty_the_environment(small: Path, section: str, setting: str) -> None:
+    _plant(small)
+    value = "true" if setting in ("user", "dry-run") else str(small / "elsewhere")
+    lines = {"global": ["no-index = true", f"find-links =\n    {small}\n    /none"], "install": []}
+    lines[section].append(f"{setting} = {value}")
+    text = "".join(f"[{name}]\n" + "\n".join(rows) + "\n" for name, rows in lines.items())
+    (small / "pip.conf").write_text(text)
+    settings = {
+        "VLLM_CONDA_CACHE": str(small / "cache"),
+        "PIP_CONFIG_FILE": str(small / "pip.conf"),
+    }
+    done = run(small, "--client", "venv", "show", **settings)
+    assert done.stdout == "planted\n", done.stderr
+    assert not (small / "elsewhere").exists()
