@@ -7,6 +7,7 @@ classes of `CustomOp`.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +49,12 @@ class KernelsCpuPlatform(CpuPlatform):
         _register_activations()
 
     @classmethod
+    def register_triton_kernel_overrides(cls) -> None:
+        """Called where a model's runner is made, by engines that have it."""
+        _repair_slot_mapping()
+        super().register_triton_kernel_overrides()
+
+    @classmethod
     def get_default_ir_op_priority(cls, vllm_config: VllmConfig) -> Any:
         from vllm.config.compilation import CompilationMode
         from vllm.config.kernel import IrOpPriorityConfig
@@ -59,6 +66,36 @@ class KernelsCpuPlatform(CpuPlatform):
         # Of the others, which differ from engine to engine, we provide none.
         ours = {name: list(first) for name in NORMS}
         return IrOpPriorityConfig.with_default(["native"], **ours)
+
+
+def _repair_slot_mapping() -> None:
+    """Let the stand-in for the slots' Triton kernel take the kernel's arguments.
+
+    In 0.32 the stand-in has a `block_size` that the kernel lost, and gets the arguments by place.
+    """
+    from vllm.utils import cpu_triton_utils
+
+    name = "_compute_slot_mapping_kernel_impl"
+    theirs = getattr(cpu_triton_utils, name)
+    taken = list(inspect.signature(theirs).parameters)
+    if "block_size" not in taken or "KV_CACHE_BLOCK_SIZE" not in taken:
+        return
+    at = taken.index("block_size")
+
+    def repaired(*arguments: Any, **named: Any) -> None:
+        if len(arguments) > at and isinstance(arguments[at], torch.Tensor):
+            # The kernel's order: the slots, then the size of a block.
+            slots, block_size, *rest = arguments[at:]
+            query_start_loc, positions, block_table = arguments[2:5]
+            if rest[0] != 1:
+                raise NotImplementedError("context parallelism is not served on a CPU")
+            torch.ops._C.compute_slot_mapping_kernel_impl(
+                query_start_loc, positions, block_table, slots, block_size
+            )
+            return
+        theirs(*arguments, **named)
+
+    setattr(cpu_triton_utils, name, repaired)
 
 
 def _register_norms() -> None:

@@ -179,3 +179,50 @@ def test_an_argument_without_a_rule() -> None:
     other = adapt.schema("relu_squared", "(Tensor! out, Tensor input, float limit) -> ()")
     with pytest.raises(PluginError, match=r"relu_squared with other arguments .*\(limit\)"):
         adapt.adapted("relu_squared", ours, other, print)
+
+
+STAND_IN = """
+def _compute_slot_mapping_kernel_impl(
+    num_tokens, max_num_tokens, query_start_loc, positions, block_table, block_table_stride,
+    {block_size}slot_mapping, KV_CACHE_BLOCK_SIZE=None, TOTAL_CP_WORLD_SIZE=1,
+):
+    print("upstream's")
+"""
+
+
+@pytest.mark.parametrize(
+    ("block_size", "arguments", "printed"),
+    [
+        # 0.32: the kernel's arguments, by place, reach a stand-in that wants one more.
+        ("block_size, ", "slots, 4, 1", "[8, 9, 5]"),
+        # Before: the stand-in's own arguments.
+        ("block_size, ", "4, slots", "upstream's"),
+        # After: the stand-in has the kernel's arguments.
+        ("", "slots, 4, 1", "upstream's"),
+    ],
+)
+def test_slots_by_a_kernel_whose_stand_in_is_behind(
+    engine: Engine, block_size: str, arguments: str, printed: str
+) -> None:
+    engine.write("vllm/platforms/cpu.py", "class CpuPlatform: pass")
+    engine.write("vllm/utils/__init__.py", "")
+    engine.write("vllm/utils/cpu_triton_utils.py", STAND_IN.format(block_size=block_size))
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch
+        from vllm.utils import cpu_triton_utils
+        from vllm_kernels_plugin import cpu
+        cpu._repair_slot_mapping()
+        slots = torch.zeros(3, dtype=torch.int64)
+        starts = torch.tensor([0, 2, 3], dtype=torch.int32)
+        table = torch.tensor([[2], [1]], dtype=torch.int32)
+        positions = torch.tensor([0, 1, 1])
+        cpu_triton_utils._compute_slot_mapping_kernel_impl(
+            3, 3, starts, positions, table, 1, {arguments}
+        )
+        if slots.any():
+            print(slots.tolist())
+        """
+    )
+    assert done.stdout.splitlines()[1:] == [printed], done.stderr
