@@ -87,6 +87,10 @@ int32_t SortSegments(int64_t entries);
 void LaunchAlign(const char* op, const Sort& sort, cudaStream_t stream);
 void LaunchPermutation(const char* op, const Sort& sort, cudaStream_t stream);
 void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream);
+// Those of one segment (sort_by_expert.cu).
+void LaunchAlignByExpert(const char* op, const Sort& sort, cudaStream_t stream);
+void LaunchPermutationByExpert(const char* op, const Sort& sort, cudaStream_t stream);
+void LaunchGroupingByExpert(const char* op, const Sort& sort, cudaStream_t stream);
 
 // Sizes of products whose tokens lie by expert already.
 struct Experts {

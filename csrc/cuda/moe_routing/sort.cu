@@ -1,51 +1,32 @@
-// The order in which experts take their entries: a stable counting sort. Warps take stretches of
-// the entries, count them by expert, and number them from where the warps before them end; many
-// entries are split over blocks, each of which then adds up the counts of all.
+// The order in which experts take their entries: a stable counting sort. Few entries are sorted
+// by expert (sort_by_expert.cuh). Of more, and of adapters' tokens, warps take stretches, count
+// them by expert, and number them from where the warps before them end; many entries are split over
+// blocks, each of which then adds up the counts of all.
 #include <algorithm>
 #include <type_traits>
 
 #include "cuda/common/pdl.cuh"
 #include "cuda/common/scan.cuh"
+#include "cuda/moe_routing/by_expert.h"
 #include "cuda/moe_routing/launch.h"
 #include "cuda/moe_routing/sizes.cuh"
+#include "cuda/moe_routing/sort.cuh"
 
 namespace vk::cuda::moe_routing {
 namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kCounters = 8192;     // of a block, in shared memory: 32 KiB
-constexpr int64_t kAlone = 4096;    // most entries that one block sorts alone
 constexpr int64_t kSegment = 1024;  // entries of a block where there are more
 constexpr int32_t kMaxSegments = 128;
-
-struct Align {
-  static constexpr bool kTail = false;
-  static __device__ __forceinline__ int Padded(const Sort& sort, int count) {
-    return (count + sort.block_size - 1) / sort.block_size * sort.block_size;
-  }
-};
-struct Permutation {
-  static constexpr bool kTail = true;  // what is left out gets rows too, the last
-  static __device__ __forceinline__ int Padded(const Sort&, int count) { return count; }
-};
-struct Grouping : Permutation {};
-
-template <class Kind>
-__device__ __forceinline__ int Buckets(const Sort& sort) {
-  return sort.buckets + (Kind::kTail ? 1 : 0);
-}
 
 // Bucket of an entry, or -1. `adapter`: whose tokens count, or -1 for all.
 template <class Kind>
 __device__ __forceinline__ int BucketOf(const Sort& sort, int64_t entry, int adapter) {
   const int64_t id = sort.wide_ids ? static_cast<const int64_t*>(sort.ids)[entry]
                                    : static_cast<const int32_t*>(sort.ids)[entry];
-  constexpr bool kTail = Kind::kTail;
-  const int left_out = kTail ? sort.buckets : -1;
-  if (id < 0 || id >= sort.experts) return left_out;
-  if (adapter >= 0 && sort.token_adapters[entry / sort.topk] != adapter) return left_out;
-  const int bucket = sort.map != nullptr ? sort.map[id] : static_cast<int>(id);
-  return bucket < 0 || bucket >= sort.buckets ? left_out : bucket;
+  if (adapter >= 0 && sort.token_adapters[entry / sort.topk] != adapter) return LeftOut<Kind>(sort);
+  return BucketOfExpert<Kind>(sort, id);
 }
 
 // Calls body(entry, bucket, peers) for a warp's stretch, 32 entries at a time; `peers`: the lanes
@@ -110,7 +91,7 @@ __device__ __forceinline__ void Describe(const Sort& sort, int slot, int bucket,
     if (bucket < sort.buckets) WriteSizes(sort.sizes, bucket, count);
     if (sort.padded_offsets == nullptr) return;
     int all;
-    const int rounded = bucket < sort.buckets ? (count + 127) / 128 * 128 : 0;
+    const int rounded = bucket < sort.buckets ? RoundedTo128(count) : 0;
     const int padded_first = *padded_end + ExclusiveSum(rounded, scratch, &all);
     *padded_end += all;
     if (there) sort.padded_offsets[bucket] = padded_first;
@@ -165,19 +146,7 @@ __device__ void Place(const Sort& sort, const Stretch& stretch, int adapter, int
                      __syncwarp();
                      if (bucket < 0) return;
                      if (before == 0) own[bucket] += __popc(peers);
-                     if constexpr (std::is_same_v<Kind, Grouping>) {
-                       // What is left out shares the row behind all others.
-                       const bool used = bucket < sort.buckets;
-                       sort.row_of_entry[entry] = used ? row : kept;
-                       if (used) sort.token_of_row[row] = static_cast<int32_t>(entry / sort.topk);
-                     } else if constexpr (Kind::kTail) {
-                       const int value = sort.values[entry];
-                       sort.row_of_entry[value] = row;
-                       if (bucket < sort.buckets) sort.entry_of_row[row] = value;
-                     } else if (row < sort.capacity) {
-                       sort.sorted[static_cast<int64_t>(slot) * sort.capacity + row] =
-                           static_cast<int32_t>(entry);
-                     }
+                     PlaceEntry<Kind>(sort, slot, entry, bucket, row, kept);
                    });
 }
 
@@ -190,42 +159,36 @@ __device__ __forceinline__ void Fill(const Sort& sort, int slot, int block, int 
   }
 }
 
-// All in one block; a block for each adapter where there are adapters.
-template <class Kind>
-__global__ void __launch_bounds__(kMaxThreads) SortKernel(const __grid_constant__ Sort sort) {
+// A block for each adapter.
+__global__ void __launch_bounds__(kMaxThreads)
+    AlignAdapterKernel(const __grid_constant__ Sort sort) {
   PdlPrologue();
   extern __shared__ int counters[];
-  __shared__ int scratch[32], kept;
-  int slot = 0, adapter = -1;
-  if (sort.token_adapters != nullptr) {
-    adapter = sort.adapters[blockIdx.x];
-    if (adapter < 0 || adapter >= sort.max_adapters || sort.enabled[adapter] == 0) return;
-    slot = adapter;
-  }
+  __shared__ int scratch[32];
+  const int adapter = sort.adapters[blockIdx.x];
+  if (adapter < 0 || adapter >= sort.max_adapters || sort.enabled[adapter] == 0) return;
   const Stretch stretch = WarpStretch(sort, 0, 1);
-  if constexpr (!Kind::kTail) Fill(sort, slot, 0, 1);
-  CountWarps<Kind>(sort, stretch, adapter, counters);
+  Fill(sort, adapter, 0, 1);
+  CountWarps<Align>(sort, stretch, adapter, counters);
   // Chunks of as many buckets as threads.
-  const int buckets = Buckets<Kind>(sort);
+  const int buckets = sort.buckets;
   int end = 0, padded_end = 0;
   for (int base = 0; base < buckets; base += blockDim.x) {
     const int bucket = base + static_cast<int>(threadIdx.x);
     const int count = bucket < buckets ? Accumulate(counters, buckets, bucket, 0) : 0;
-    const int padded = Kind::Padded(sort, count);
     int all;
-    const int first = end + ExclusiveSum(padded, scratch, &all);
+    const int first = end + ExclusiveSum(Align::Padded(sort, count), scratch, &all);
     end += all;
-    if (bucket == sort.buckets) kept = first;
     if (bucket < buckets) {
       for (int warp = 0; warp < static_cast<int>(blockDim.x) / 32; ++warp) {
         counters[warp * buckets + bucket] += first;
       }
     }
-    Describe<Kind>(sort, slot, bucket, first, count, scratch, &padded_end);
+    Describe<Align>(sort, adapter, bucket, first, count, scratch, &padded_end);
   }
-  DescribeEnd<Kind>(sort, slot, end);
+  DescribeEnd<Align>(sort, adapter, end);
   __syncthreads();
-  Place<Kind>(sort, stretch, adapter, slot, counters, kept);
+  Place<Align>(sort, stretch, adapter, adapter, counters, 0);
 }
 
 template <class Kind>
@@ -277,24 +240,28 @@ __global__ void __launch_bounds__(kMaxThreads) PlaceKernel(const __grid_constant
   Place<Kind>(sort, stretch, -1, 0, counters, kept);
 }
 
-template <class Kind>
-void LaunchSort(const char* op, const Sort& sort, cudaStream_t stream) {
-  const int buckets = sort.buckets + (Kind::kTail ? 1 : 0);
+// Warps of a block whose counters of so many buckets fit.
+int WarpsOf(int buckets) {
   int warps = kMaxThreads / 32;
   while (warps > 1 && warps * buckets > kCounters) warps /= 2;
-  const int32_t segments = sort.token_adapters != nullptr ? 1 : SortSegments(sort.entries);
-  if (segments == 1) {  // no more warps than have an entry, but enough to fill and to scan
-    while (warps > 8 && sort.entries < warps * 16) warps /= 2;
-  }
-  const int threads = warps * 32;
+  return warps;
+}
+
+void LaunchAdapters(const char* op, const Sort& sort, cudaStream_t stream) {
+  int warps = WarpsOf(sort.buckets);
+  // No more than have an entry, but enough to fill and to scan.
+  while (warps > 8 && sort.entries < warps * 16) warps /= 2;
+  LaunchPdl(op, AlignAdapterKernel, sort.slots, warps * 32, sizeof(int) * warps * sort.buckets,
+            stream, sort);
+}
+
+template <class Kind>
+void LaunchSegments(const char* op, const Sort& sort, cudaStream_t stream) {
+  const int buckets = sort.buckets + (Kind::kTail ? 1 : 0), warps = WarpsOf(buckets);
+  const int32_t segments = SortSegments(sort.entries);
   const size_t shared = sizeof(int) * warps * buckets;
-  if (segments == 1) {
-    const int grid = sort.token_adapters != nullptr ? sort.slots : 1;
-    LaunchPdl(op, SortKernel<Kind>, grid, threads, shared, stream, sort);
-  } else {
-    LaunchPdl(op, CountKernel<Kind>, segments, threads, shared, stream, sort);
-    LaunchPdl(op, PlaceKernel<Kind>, segments, threads, shared, stream, sort);
-  }
+  LaunchPdl(op, CountKernel<Kind>, segments, warps * 32, shared, stream, sort);
+  LaunchPdl(op, PlaceKernel<Kind>, segments, warps * 32, shared, stream, sort);
 }
 
 __global__ void __launch_bounds__(kMaxThreads)
@@ -335,20 +302,24 @@ __global__ void __launch_bounds__(kMaxThreads)
 }  // namespace
 
 int32_t SortSegments(int64_t entries) {
-  if (entries <= kAlone) return 1;
+  if (entries <= kByExpertEntries) return 1;
   return static_cast<int32_t>(std::min<int64_t>(CeilDiv(entries, kSegment), kMaxSegments));
 }
 
 void LaunchAlign(const char* op, const Sort& sort, cudaStream_t stream) {
-  LaunchSort<Align>(op, sort, stream);
+  if (sort.token_adapters != nullptr) return LaunchAdapters(op, sort, stream);
+  if (SortSegments(sort.entries) == 1) return LaunchAlignByExpert(op, sort, stream);
+  LaunchSegments<Align>(op, sort, stream);
 }
 
 void LaunchPermutation(const char* op, const Sort& sort, cudaStream_t stream) {
-  LaunchSort<Permutation>(op, sort, stream);
+  if (SortSegments(sort.entries) == 1) return LaunchPermutationByExpert(op, sort, stream);
+  LaunchSegments<Permutation>(op, sort, stream);
 }
 
 void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream) {
-  LaunchSort<Grouping>(op, sort, stream);
+  if (SortSegments(sort.entries) == 1) return LaunchGroupingByExpert(op, sort, stream);
+  LaunchSegments<Grouping>(op, sort, stream);
 }
 
 void LaunchBatchedAlign(const char* op, const BatchedAlign& align, cudaStream_t stream) {

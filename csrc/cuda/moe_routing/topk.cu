@@ -1,6 +1,7 @@
 #include "cuda/common/dtype.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/moe_routing/launch.h"
+#include "cuda/ptx/griddepcontrol.cuh"
 
 namespace vk::cuda::moe_routing {
 namespace {
@@ -108,6 +109,7 @@ __device__ __forceinline__ uint32_t ChooseGroups(const TopK& problem, const floa
 template <int kLanes, int kValues, bool kGroups>
 __global__ void __launch_bounds__(kThreads)
     TopKKernel(const __grid_constant__ TopK problem, const __grid_constant__ TopKTypes types) {
+  ptx::griddepcontrol_wait();
   extern __shared__ float shared[];
   const int lane = static_cast<int>(threadIdx.x) % kLanes;
   const int64_t own = static_cast<int64_t>(blockIdx.x) * (kThreads / kLanes) +
@@ -169,8 +171,41 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
 
-  float sum = 0.0f;
+  // Not sooner: blocks that wait beside those that work slow these down.
+  ptx::griddepcontrol_launch_dependents();
   const int64_t first = token * problem.topk;
+  const auto write = [&](int k, int expert, float weight) {
+    problem.weights[first + k] = weight;
+    if (types.indices == VK_I64) {
+      static_cast<int64_t*>(problem.indices)[first + k] = expert;
+    } else {
+      static_cast<int32_t*>(problem.indices)[first + k] = expert;
+    }
+    if (problem.source_rows != nullptr) {
+      problem.source_rows[first + k] = static_cast<int32_t>(k * problem.tokens + token);
+    }
+  };
+  const auto scale_of = [&](float sum) {
+    return problem.renormalize ? problem.factor / (sum > 0.0f ? sum : 1.0f) : problem.factor;
+  };
+
+  if constexpr (kValues == 1) {
+    // Each expert finds its own place: of all keys at once, instead of one best after the other.
+    int place = 0;
+#pragma unroll
+    for (int distance = 1; distance < kLanes; ++distance) {
+      const uint32_t other = __shfl_xor_sync(0xFFFFFFFFu, keys[0], distance);
+      if (other > keys[0] || (other == keys[0] && (lane ^ distance) < lane)) ++place;
+    }
+    const bool chosen = place < problem.topk;
+    const float sum = ReduceLanes<kLanes>(chosen ? score[0] : 0.0f, Sum());
+    if (active && chosen) write(place, lane, score[0] * scale_of(sum));
+    return;
+  }
+
+  // A lane's first weight stays in a register until its scale is known.
+  float kept = 0.0f, sum = 0.0f;
+  int kept_expert = 0;
   for (int k = 0; k < problem.topk; ++k) {
     Best best = {keys[0], lane};
 #pragma unroll
@@ -188,32 +223,29 @@ __global__ void __launch_bounds__(kThreads)
     }
     weight = __shfl_sync(0xFFFFFFFFu, weight, best.index % kLanes, kLanes);
     sum += weight;
-    if (active && k % kLanes == lane) {
-      problem.weights[first + k] = weight;
-      if (types.indices == VK_I64) {
-        static_cast<int64_t*>(problem.indices)[first + k] = best.index;
-      } else {
-        static_cast<int32_t*>(problem.indices)[first + k] = best.index;
-      }
-      if (problem.source_rows != nullptr) {
-        problem.source_rows[first + k] = static_cast<int32_t>(k * problem.tokens + token);
-      }
+    if (k % kLanes != lane) continue;
+    if (k < kLanes) {
+      kept = weight;
+      kept_expert = best.index;
+    } else if (active) {
+      write(k, best.index, weight);
     }
   }
-  float scale = problem.factor;
-  if (problem.renormalize) scale /= sum > 0.0f ? sum : 1.0f;
-  if (scale == 1.0f || !active) return;
+  if (!active) return;
+  const float scale = scale_of(sum);
+  if (lane < problem.topk) write(lane, kept_expert, kept * scale);
+  if (scale == 1.0f) return;
   // Each lane scales what it wrote itself.
-  for (int k = lane; k < problem.topk; k += kLanes) problem.weights[first + k] *= scale;
+  for (int k = lane + kLanes; k < problem.topk; k += kLanes) problem.weights[first + k] *= scale;
 }
 
 template <int kLanes, int kValues, bool kGroups>
 void LaunchValues(const TopK& problem, const TopKTypes& types) {
   const int64_t rows = kThreads / kLanes;
   const size_t shared = kGroups ? sizeof(float) * problem.experts * (kThreads / 32) : 0;
-  TopKKernel<kLanes, kValues, kGroups>
-      <<<GridX(types.op, CeilDiv(problem.tokens, rows)), kThreads, shared, types.stream>>>(problem,
-                                                                                           types);
+  LaunchPdl(types.op, TopKKernel<kLanes, kValues, kGroups>,
+            GridX(types.op, CeilDiv(problem.tokens, rows)), kThreads, shared, types.stream, problem,
+            types);
 }
 
 template <bool kGroups>

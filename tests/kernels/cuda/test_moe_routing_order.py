@@ -36,7 +36,10 @@ def aligned(ids: torch.Tensor, experts: int, block: int) -> list[torch.Tensor]:
         (3, 2, 8),
         (127, 2, 8),
         (1000, 8, 60),
+        (1, 1, 1000),
+        (200, 8, 1000),
         (2048, 8, 256),
+        (16385, 1, 8),
         (4097, 8, 128),
         (9000, 6, 513),
         (40000, 8, 1000),
@@ -264,8 +267,8 @@ def test_bad_input_is_refused() -> None:
 
 @pytest.mark.no_gpu
 def test_workspace_sizes_without_gpu(c_library: Callable[[str], ctypes.CDLL]) -> None:
-    size = c_library("moe").vk_cuda_moe_sort_workspace
+    size = c_library("moe_routing").vk_cuda_moe_sort_workspace
     size.restype = ctypes.c_int64
-    for entries in (0, 1, 4096, 4097, 100_000, 1 << 21):
+    for entries in (0, 1, 4097, 16384, 16385, 100_000, 1 << 21):
         expected = reference.moe_permute_sort_workspace_size(entries, 64)
         assert size(ctypes.c_int64(entries), ctypes.c_int64(64)) == expected

@@ -225,7 +225,7 @@ def moe_permute_with_scratch(
 
 def moe_permute_sort_workspace_size(num_expanded_rows: int, n_expert: int) -> int:
     """Bytes of ``moe_permute_with_scratch``'s workspace."""
-    if num_expanded_rows <= 4096:
+    if num_expanded_rows <= 16384:
         return 16
     return min(-(-num_expanded_rows // 1024), 128) * (n_expert + 1) * 4
 

@@ -310,11 +310,20 @@ inline uint32_t __ballot_sync(unsigned, bool value) {
   for (int lane = 0; lane < 32; ++lane) bits |= static_cast<uint32_t>(all[lane]) << lane;
   return bits;
 }
+inline int __reduce_add_sync(unsigned, int value) {
+  int all[32];
+  emulation::Exchange(value, all);
+  int sum = 0;
+  for (const int one : all) sum += one;
+  return sum;
+}
 inline int atomicAdd(int32_t* at, int32_t value) {
   const int32_t old = *at;
   *at += value;
   return old;
 }
+inline int __popc(uint32_t bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
   uint32_t out = 0;
