@@ -264,6 +264,10 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
     decode_len = longest;
     plan.prefill_stages = 0;
   }
+  // Where no request can be that short, since the others have at most `longest` of the tokens.
+  if (plan.prefill_stages > 0 && args.tokens() - (args.requests() - 1) * longest > decode_len) {
+    decode_len = 0;
+  }
   problem.decode_query_len = static_cast<int32_t>(decode_len);
   problem.decode_rows = static_cast<int32_t>(decode_len * group);
 
@@ -281,9 +285,11 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   vk::cuda::attention::SplitPlan split = vk::cuda::attention::PlanSplits(
       blocks, slots, std::max<int64_t>(keys, 1), instance.decode_keys, plan.decode_warps);
   if (call.num_splits > 0) {
-    split.splits = static_cast<int32_t>(std::min<int64_t>(call.num_splits, 256));
+    split.splits =
+        static_cast<int32_t>(std::min<int64_t>(call.num_splits, vk::cuda::attention::kMaxSplits));
     split.min_tiles = plan.decode_warps;
   }
+  if (problem.decode_rows == 0) split.splits = 1;
   problem.splits = split.splits;
   problem.min_split_tiles = split.min_tiles;
   if (problem.splits > 1) {

@@ -8,6 +8,7 @@
 
 #include "cuda/attention/rows.cuh"
 #include "cuda/attention/split.h"
+#include "cuda/common/pdl.cuh"
 
 namespace vk::cuda::attention {
 
@@ -91,6 +92,7 @@ __device__ __forceinline__ int64_t PartialRow(const Problem& p, int32_t split, i
 
 template <class T, class KV, int kHead, bool kFast>
 __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Problem p) {
+  PdlPrologue();
   using Traits = DecodeTraits<T, KV, kHead>;
   using Tile = WarpTile<Operand<T, KV>, KV, kHead, 1, Traits::kKeys>;
   constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages;
@@ -223,44 +225,6 @@ __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Prob
         p.partial_out[partial * p.value_head_size + column] = value;
       }
     }
-  }
-}
-
-// One warp a row: the splits' results become the output.
-template <class T>
-__global__ void __launch_bounds__(128)
-    DecodeMergeKernel(const __grid_constant__ Problem p, int keys) {
-  const int lane = threadIdx.x % 32;
-  const int32_t index = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
-  const int32_t kv_head = index / p.decode_rows, row = index - kv_head * p.decode_rows;
-  if (kv_head >= p.kv_heads) return;
-  const Request request = LoadRequest(p, blockIdx.y);
-  if (request.query_len > p.decode_query_len || row >= request.query_len * p.group) return;
-  const int32_t used = LoadSplit(p, request, row - row % kDecodeRows, 0, keys).used;
-  if (used == 1) return;  // written by the decode kernel
-  float maximum = -INFINITY, sum = 0.0f;
-  for (int split = 0; split < used; ++split) {
-    maximum = fmaxf(maximum, p.partial_lse[2 * PartialRow(p, split, request.index, kv_head, row)]);
-  }
-  const float origin = maximum == -INFINITY ? 0.0f : maximum;
-  for (int split = 0; split < used; ++split) {
-    const float* stats = p.partial_lse + 2 * PartialRow(p, split, request.index, kv_head, row);
-    sum += stats[1] * ptx::ex2_approx_ftz(stats[0] - origin);
-  }
-  float top = maximum;
-  const float v_scale =
-      Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride, request.index, kv_head);
-  const float factor = FinishRow<T>(p, kv_head, row, v_scale, top, sum);
-  if (p.lse != nullptr && lane == 0) StoreLse(p, request, kv_head, row, top, sum);
-  for (int column = lane; column < p.value_head_size; column += 32) {
-    float value = 0.0f;
-#pragma unroll 4
-    for (int split = 0; split < used; ++split) {
-      const int64_t partial = PartialRow(p, split, request.index, kv_head, row);
-      value += p.partial_out[partial * p.value_head_size + column] *
-               ptx::ex2_approx_ftz(p.partial_lse[2 * partial] - origin);
-    }
-    StoreRow<T>(p, request, kv_head, row, column, value * factor);
   }
 }
 

@@ -31,12 +31,8 @@ struct Launches {
     const auto kernel = &DecodeKernel<T, KV, kHead, kFast>;
     const int32_t row_tiles = (problem.decode_rows + kDecodeRows - 1) / kDecodeRows;
     const dim3 grid(problem.kv_heads * row_tiles, problem.requests, problem.splits);
-    LaunchKernel(op, kernel, {grid, dim3(32 * warps), shared, stream}, problem);
-    if (problem.splits > 1) {
-      const dim3 merge((problem.kv_heads * problem.decode_rows + 3) / 4, problem.requests);
-      DecodeMergeKernel<T><<<merge, 128, 0, stream>>>(problem, Decode::kKeys);
-      CheckLaunch(op);
-    }
+    LaunchPdl(op, kernel, grid, 32 * warps, static_cast<size_t>(shared), stream, problem);
+    if (problem.splits > 1) LaunchDecodeMerge<T>(op, problem, Decode::kKeys, stream);
   }
 
   static void RunPrefill(const char* op, const Problem& problem, int32_t stages,

@@ -25,5 +25,9 @@ struct Instance {
 template <class T, class KV, int kHead, bool kFast>
 const Instance& GetInstance();
 
+// Adds up the splits of a decode kernel whose tiles have so many keys.
+template <class T>
+void LaunchDecodeMerge(const char* op, const Problem& problem, int32_t keys, cudaStream_t stream);
+
 }  // namespace vk::cuda::attention
 #endif  // VLLM_KERNELS_CUDA_ATTENTION_LAUNCH_H_

@@ -7,16 +7,17 @@
 namespace vk::cuda::attention {
 namespace {
 
-constexpr int64_t kMaxSplits = 64;
+// Of the splits that are chosen: more of them cost the merge more than they save.
+constexpr int64_t kMostChosen = 128;
 
 }  // namespace
 
 SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t tile, int32_t warps) {
   // A split writes and the merge reads 8 bytes a row and column, so short splits only pay where
   // multiprocessors would be idle.
-  const int64_t min_keys = blocks >= 2 * slots ? 2048 : blocks >= slots ? 1024 : 256;
+  const int64_t min_keys = blocks >= 2 * slots ? 2048 : blocks >= slots ? 1024 : 128;
   const int64_t min_tiles = std::max<int64_t>(CeilDiv(min_keys, tile), warps);
-  const int64_t most = std::clamp<int64_t>(CeilDiv(max_keys, min_tiles * tile), 1, kMaxSplits);
+  const int64_t most = std::clamp<int64_t>(CeilDiv(max_keys, min_tiles * tile), 1, kMostChosen);
   // Share of the slots that are busy on average, over the waves that `splits` take.
   auto busy = [&](int64_t splits) {
     const double waves = static_cast<double>(blocks * splits) / static_cast<double>(slots);

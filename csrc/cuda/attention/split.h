@@ -12,6 +12,8 @@
 
 namespace vk::cuda::attention {
 
+constexpr int32_t kMaxSplits = 256;
+
 // Tiles of one split where `total` tiles go to at most `splits` of at least `minimum`.
 VK_HOST_DEVICE inline int32_t SplitLength(int32_t total, int32_t splits, int32_t minimum) {
   const int32_t even = (total + splits - 1) / splits;

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "cuda/attention/decode.cuh"
+#include "cuda/attention/decode_merge.cuh"
 #include "cuda/attention/hopper.cuh"
 #include "cuda/attention/prefill.cuh"
 
@@ -195,7 +196,7 @@ struct Batch {
     for (const Lengths& one : requests) longest = std::max(longest, one.queries);
     p.decode_query_len = kind == Kind::kDecode ? longest : Chance(2) ? std::max(1, 16 / group) : 0;
     p.decode_rows = p.decode_query_len * group;
-    p.splits = Number(1, 5);
+    p.splits = Chance(3) ? Number(6, kMaxSplits) : Number(1, 5);
     p.min_split_tiles = Number(1, 4);
     const size_t rows = static_cast<size_t>(p.requests) * kv_heads * p.decode_rows * p.splits;
     partial_out.assign(rows * value_head_size, NAN);
@@ -221,9 +222,26 @@ struct Batch {
         {kv_heads * row_tiles, static_cast<unsigned>(p.requests), static_cast<unsigned>(p.splits)},
         32 << Number(0, 2), [&] { DecodeKernel<T, KV, kHead, kFast>(p); });
     if (p.splits == 1) return;
-    emulation::Launch({static_cast<unsigned>(kv_heads * p.decode_rows + 3) / 4,
+    if (Chance(2)) {
+      Merge<1>();
+    } else {
+      Merge<8>();
+    }
+  }
+
+  template <int kTeam>
+  void Merge() {
+    constexpr int kRows = MergeRows(kTeam);
+    emulation::Launch({static_cast<unsigned>(kv_heads * p.decode_rows + kRows - 1) / kRows,
                        static_cast<unsigned>(p.requests), 1},
-                      128, [&] { DecodeMergeKernel<T>(p, DecodeTraits<T, KV, kHead>::kKeys); });
+                      32 * kTeam * kRows, [&] {
+                        constexpr int kKeys = DecodeTraits<T, KV, kHead>::kKeys;
+                        if (value_head_size % 4 == 0) {
+                          DecodeMergeKernel<T, kTeam, 4>(p, kKeys);
+                        } else {
+                          DecodeMergeKernel<T, kTeam, 1>(p, kKeys);
+                        }
+                      });
   }
 
   void RunHopper() {
