@@ -1,6 +1,7 @@
 #include "cuda/gemm/dispatch.h"
 
 #include "cuda/common/launch.h"
+#include "cuda/gemm/rounds.h"
 
 namespace vk::cuda::gemm {
 namespace {
@@ -74,7 +75,7 @@ void RunSm90By(const Problem& p) {
 void RunSm90(Kind kind, const Problem& p) {
   if (kind == Kind::kFp8) return RunSm90By<Kind::kFp8>(p);
   if (kind == Kind::kInt8) return RunSm90By<Kind::kInt8>(p);
-  if (CeilDiv(p.m, 128) * CeilDiv(p.n, 128) < p.multiprocessors) {
+  if (FewRowsAreFaster(p.m, p.n, p.multiprocessors)) {
     return LaunchSm90<Kind::kFp8Blocks, Tile::kFew>(p);
   }
   return LaunchSm90<Kind::kFp8Blocks, Tile::kMany>(p);

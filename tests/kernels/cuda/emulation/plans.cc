@@ -1,0 +1,86 @@
+// How work is cut for GPUs of several generations, without one: splits of decode attention, the
+// sort by expert, tiles of FP8 products by blocks.
+#include <cstdio>
+#include <utility>
+
+#include "cuda/attention/split.h"
+#include "cuda/gemm/rounds.h"
+#include "cuda/moe_routing/by_expert.h"
+
+namespace {
+
+constexpr int kMultiprocessors[] = {40, 78, 108, 132, 142, 148, 188};  // 7.5 to 12.0
+int failures = 0, checks = 0;
+
+void Check(bool good, const char* what, int64_t a, int64_t b, int64_t c) {
+  ++checks;
+  if (good) return;
+  ++failures;
+  std::printf("%s: %lld, %lld, %lld\n", what, static_cast<long long>(a), static_cast<long long>(b),
+              static_cast<long long>(c));
+}
+
+void CheckSplits() {
+  using namespace vk::cuda::attention;  // NOLINT: everything here is about it
+  for (const int64_t sms : kMultiprocessors) {
+    for (const int64_t blocks : {1, 2, 3, 8, 40, 130, 500, 4000}) {
+      for (const int64_t keys : {1, 100, 512, 2048, 8192, 131072, 1 << 20}) {
+        const int64_t slots = 2 * sms;
+        const SplitPlan plan = PlanSplits(blocks, slots, keys, 16, 4);
+        const int64_t tiles = vk::cuda::CeilDiv(keys, 16);
+        const int64_t each = SplitLength(static_cast<int32_t>(tiles), plan.splits, plan.min_tiles);
+        const int64_t used = vk::cuda::CeilDiv(tiles, each);
+        Check(plan.splits >= 1 && plan.splits <= kMaxSplits, "splits", sms, blocks, keys);
+        Check(used <= plan.splits, "more splits than are planned", sms, blocks, keys);
+        Check(plan.splits == 1 || plan.min_tiles >= 4, "warps without a tile", sms, blocks, keys);
+        // A long request alone occupies the multiprocessors, as far as the merge is worth it.
+        if (keys >= 131072) {
+          Check(blocks * used >= sms || used >= 100, "idle multiprocessors", sms, blocks, keys);
+        }
+        if (blocks >= slots && keys <= 1024) {
+          Check(plan.splits == 1, "splits of a full GPU", sms, blocks, keys);
+        }
+      }
+    }
+  }
+}
+
+void CheckSort() {
+  using namespace vk::cuda::moe_routing;  // NOLINT: everything here is about it
+  for (const int sms : kMultiprocessors) {
+    for (const int buckets : {1, 8, 129, 1025}) {
+      for (const int64_t entries : {0, 1, 511, 512, 4097, 9000, 16384}) {
+        const ByExpertPlan plan = PlanByExpert(entries, buckets, sms);
+        const int64_t share = int64_t{plan.threads} * plan.vectors * kByExpertVector;
+        Check(plan.blocks >= 1 && plan.blocks <= buckets, "blocks", sms, buckets, entries);
+        Check(plan.threads % 32 == 0 && plan.threads <= kByExpertMaxThreads, "threads", sms,
+              buckets, entries);
+        Check(share >= entries, "entries without a thread", sms, buckets, entries);
+        Check(2 * share + 4 * buckets <= 44 * 1024, "shared memory", sms, buckets, entries);
+      }
+    }
+  }
+}
+
+// Seen on an H200: which tile was the faster one.
+void CheckRounds() {
+  using vk::cuda::gemm::FewRowsAreFaster;
+  for (const auto& [m, n] : {std::pair{1, 2112}, {64, 24576}, {128, 8960}, {256, 2112}}) {
+    Check(FewRowsAreFaster(m, n, 132), "tiles of 64 rows are faster", m, n, 132);
+  }
+  for (const auto& [m, n] : {std::pair{512, 2112}, {512, 4096}, {256, 7168}, {2048, 4096}}) {
+    Check(!FewRowsAreFaster(m, n, 132), "tiles of 128 rows are faster", m, n, 132);
+  }
+  // A GPU with fewer multiprocessors takes more rounds of the same tiles.
+  Check(FewRowsAreFaster(128, 9984, 78), "one round of 64 rows", 128, 9984, 78);
+}
+
+}  // namespace
+
+int main() {
+  CheckSplits();
+  CheckSort();
+  CheckRounds();
+  std::printf("%d checks, %d failures\n", checks, failures);
+  return failures == 0 ? 0 : 1;
+}
