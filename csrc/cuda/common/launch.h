@@ -40,34 +40,62 @@ struct LaunchConfig {
   dim3 cluster = {0};  // blocks of a cluster; 0: no clusters
 };
 
-// Launches with what <<<>>> has no words for: more than 48 KiB of shared memory, which is an
-// attribute of the kernel on the current device (setting it is cheap and legal while a graph is
-// captured), programmatic dependent launch, clusters.
-inline void LaunchKernel(const char* op, const void* kernel, const LaunchConfig& launch,
-                         void** arguments) {
-  if (launch.shared_bytes > 48 * 1024 &&
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           static_cast<int>(launch.shared_bytes)) != cudaSuccess) {
+// A launch as the runtime wants it.
+class RuntimeConfig {
+ public:
+  explicit RuntimeConfig(const LaunchConfig& launch) {
+    config_.gridDim = launch.grid;
+    config_.blockDim = launch.block;
+    config_.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
+    config_.stream = launch.stream;
+    config_.attrs = attributes_;
+    if (launch.pdl) {
+      cudaLaunchAttribute& attribute = attributes_[config_.numAttrs++];
+      attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attribute.val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (launch.cluster.x > 0) {
+      cudaLaunchAttribute& attribute = attributes_[config_.numAttrs++];
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {launch.cluster.x, launch.cluster.y, launch.cluster.z};
+    }
+  }
+  RuntimeConfig(const RuntimeConfig&) = delete;
+  RuntimeConfig& operator=(const RuntimeConfig&) = delete;
+
+  const cudaLaunchConfig_t* get() const { return &config_; }
+
+ private:
+  cudaLaunchAttribute attributes_[2]{};
+  cudaLaunchConfig_t config_{};
+};
+
+// More than 48 KiB of shared memory is an attribute of the kernel on the current device; setting it
+// is cheap and legal while a graph is captured.
+inline void ReserveShared(const char* op, const void* kernel, int64_t bytes) {
+  if (bytes > 48 * 1024 && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                static_cast<int>(bytes)) != cudaSuccess) {
     CheckLaunch(op, "reserving shared memory");
   }
-  cudaLaunchAttribute attributes[2]{};
-  cudaLaunchConfig_t config{};
-  config.gridDim = launch.grid;
-  config.blockDim = launch.block;
-  config.dynamicSmemBytes = static_cast<size_t>(launch.shared_bytes);
-  config.stream = launch.stream;
-  config.attrs = attributes;
-  if (launch.pdl) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (launch.cluster.x > 0) {
-    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {launch.cluster.x, launch.cluster.y, launch.cluster.z};
-  }
-  if (cudaLaunchKernelExC(&config, kernel, arguments) != cudaSuccess) CheckLaunch(op);
+}
+
+// Launches with what <<<>>> has no words for: more than 48 KiB of shared memory, programmatic
+// dependent launch, clusters.
+inline void LaunchKernel(const char* op, const void* kernel, const LaunchConfig& launch,
+                         void** arguments) {
+  ReserveShared(op, kernel, launch.shared_bytes);
+  const RuntimeConfig config(launch);
+  if (cudaLaunchKernelExC(config.get(), kernel, arguments) != cudaSuccess) CheckLaunch(op);
+}
+
+// How many clusters of such a launch run at once on the current device.
+inline int MaxActiveClusters(const char* op, const void* kernel, const LaunchConfig& launch) {
+  ReserveShared(op, kernel, launch.shared_bytes);
+  const RuntimeConfig config(launch);
+  int clusters = 0;
+  CheckCuda(op, "asking how many clusters run at once",
+            cudaOccupancyMaxActiveClusters(&clusters, kernel, config.get()));
+  return clusters;
 }
 
 // Arguments become the kernel's own types.

@@ -20,8 +20,8 @@ class LargeMEpilogue {
 
   // Both warpgroups.
   __device__ __forceinline__ void Run(const float (&total)[S::kMmaTiles][S::kSums]) const {
-    constexpr int kBlocks = S::kTokens / 8;  // of eight tokens
-    const int each = kBlocks / tile_.cluster;
+    constexpr int kBlocks = S::kTokens / 8;                          // of eight tokens
+    const int each = (kBlocks + tile_.cluster - 1) / tile_.cluster;  // the last have fewer
     float factor[S::kMmaTiles][2], offset[S::kMmaTiles][2];
     LoadColumns(factor, offset);
     self_.SyncConsumers();  // both have done with the stages
@@ -44,21 +44,27 @@ class LargeMEpilogue {
     const uint32_t sums = ptx::cvta_to_shared(shared_);
 #pragma unroll
     for (int t = 0; t < S::kMmaTiles; ++t) {
+      int to = 0, place = 0;
 #pragma unroll
       for (int j = 0; j < kBlocks; ++j) {
-        const int at = ((tile_.rank * S::kMmaTiles + t) * each + j % each) * 256 + self_.thread;
-        ptx::st_shared_cluster(ptx::mapa(sums + at * 16, j / each),
+        const int at = ((tile_.rank * S::kMmaTiles + t) * each + place) * 256 + self_.thread;
+        ptx::st_shared_cluster(ptx::mapa(sums + at * 16, to),
                                make_float4(total[t][4 * j], total[t][4 * j + 1],
                                            total[t][4 * j + 2], total[t][4 * j + 3]));
+        if (++place == each) {
+          place = 0;
+          ++to;
+        }
       }
     }
     ptx::cluster_arrive();
     ptx::cluster_wait();
-    unsigned char* const rows = shared_ + S::kMmaTiles * kBlocks * 256 * 16;
+    const int own = max(min(each, kBlocks - tile_.rank * each), 0);
+    unsigned char* const rows = shared_ + tile_.cluster * S::kMmaTiles * each * 256 * 16;
     const float4* const received = reinterpret_cast<const float4*>(shared_);
 #pragma unroll
     for (int t = 0; t < S::kMmaTiles; ++t) {
-      for (int j = 0; j < each; ++j) {
+      for (int j = 0; j < own; ++j) {
         float4 sum = make_float4(0, 0, 0, 0);
         for (int from = 0; from < tile_.cluster; ++from) {
           const float4 one = received[((from * S::kMmaTiles + t) * each + j) * 256 + self_.thread];
@@ -72,7 +78,7 @@ class LargeMEpilogue {
     }
     self_.SyncConsumers();
     ptx::griddepcontrol_wait();
-    WriteRows(rows, tile_.token0 + tile_.rank * each * 8, each * 8);
+    WriteRows(rows, tile_.token0 + tile_.rank * each * 8, own * 8);
   }
 
   // The producer's warps, which the cluster's barriers count too.

@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     ptx::setmaxnreg_inc<232>();
     const LargeMConsumer<S> self;
     float total[S::kMmaTiles][S::kSums];
-    LargeMMainloop<T, kType, S>(params, self, pipeline, stages).Run(tile.chunks, total);
+    sm90::PipelineState at;
+    LargeMMainloop<T, kType, S>(params, self, pipeline, stages).Run(at, tile.chunks, total);
     LargeMEpilogue<T, kType, S>(params, tile, self, aligned).Run(total);
   }
 #endif

@@ -21,14 +21,14 @@ class LargeMMainloop {
                                             const Stage* stages)
       : p_(params), self_(self), pipeline_(pipeline), stages_(stages) {}
 
-  // A warpgroup; leaves the sums of `chunks` steps in `total`.
-  __device__ __forceinline__ void Run(int chunks, float (&total)[S::kMmaTiles][S::kSums]) const {
+  // A warpgroup; leaves the sums of `chunks` steps, from stage `at` on, in `total`.
+  __device__ __forceinline__ void Run(sm90::PipelineState& at, int chunks,
+                                      float (&total)[S::kMmaTiles][S::kSums]) const {
 #pragma unroll
     for (int t = 0; t < S::kMmaTiles; ++t) {
 #pragma unroll
       for (int i = 0; i < S::kSums; ++i) total[t][i] = 0;
     }
-    sm90::PipelineState at;
     int step = 0;
     for (; step + S::kSteps <= chunks; step += S::kSteps) Steps<S::kSteps>(at, total);
     if (S::kSteps > 1 && step < chunks) Steps<1>(at, total);

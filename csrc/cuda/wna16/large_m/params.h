@@ -11,7 +11,7 @@ namespace vk::cuda::wna16 {
 
 // A block: 128 * kMmaTiles columns of c for kTokens tokens. Two warpgroups multiply, each of whose
 // warps takes kMmaTiles times 16 columns, and 64 of K at a step; of a third, one warp loads.
-template <int kTokens_, int kMmaTiles_>
+template <int kTokens_, int kMmaTiles_, bool kExact_>
 struct LargeMShape {
   static constexpr int kTokens = kTokens_;
   static constexpr int kMmaTiles = kMmaTiles_;
@@ -19,10 +19,10 @@ struct LargeMShape {
   static constexpr int kColumns = kPackedTiles * kPackedTileN;
   static constexpr int kThreads = 128 + 2 * 128;  // the producer's warpgroup, two that multiply
   static constexpr int kSums = kTokens / 2;       // of a tile, in float32
-  // Registers suffice for sums per group beside those in total, which get the group's scale in
-  // float32: weights then are exact. Else these are scaled, and rounded, before they are
-  // multiplied.
-  static constexpr bool kExact = kTokens * kMmaTiles <= 64;
+  // Sums per group beside those in total, which get the group's scale in float32: weights then are
+  // exact. Else these are scaled, and rounded, before they are multiplied, which takes fewer
+  // registers.
+  static constexpr bool kExact = kExact_;
   // Steps whose wgmma groups are in flight together.
   static constexpr int kSteps = kExact ? 1 : 2;
 };
@@ -48,7 +48,8 @@ struct LargeMParams {
   int m, n, k;
   uint64_t group_magic;  // GroupMagic of the group
   int per_channel;
-  int chunks;  // of 64 of K that each block of a cluster takes
+  int first_tile;  // of the launch
+  int chunks;      // of 64 of K that each block of a cluster takes
   int stages;
 };
 

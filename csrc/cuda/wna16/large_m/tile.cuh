@@ -15,7 +15,7 @@ struct LargeMTile {
   __device__ __forceinline__ explicit LargeMTile(const LargeMParams& p)
       : cluster(ptx::cluster_nctarank()), rank(ptx::cluster_ctarank()) {
     const int m_tiles = (p.m + S::kTokens - 1) / S::kTokens;
-    const int tile = static_cast<int>(blockIdx.x) / cluster;
+    const int tile = p.first_tile + static_cast<int>(blockIdx.x) / cluster;
     token0 = tile % m_tiles * S::kTokens;
     packed_tile0 = tile / m_tiles * S::kPackedTiles;
     packed_tiles = min(S::kPackedTiles, p.n / kPackedTileN - packed_tile0);

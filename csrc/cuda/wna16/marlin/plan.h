@@ -20,9 +20,7 @@ namespace vk::cuda::wna16 {
 #define VK_WNA16_MARLIN_SHAPES(X)   \
   VK_WNA16_MARLIN_PLANNED_SHAPES(X) \
   X(1, 1, 8)                        \
-  X(2, 1, 8)                        \
-  X(1, 4, 2)                        \
-  X(2, 4, 2)
+  X(2, 1, 8)
 
 struct MarlinShapeInfo {
   int token_tiles, warps_n, warps_k;

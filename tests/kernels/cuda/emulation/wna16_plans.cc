@@ -33,14 +33,43 @@ void CheckSmallM(int m, int n, int k, int type) {
   check(plan.last_steps >= 1, "the next kernel is never let in early");
 }
 
-void CheckLargeM(int m, int n, int k, int type) {
-  const LargeMPlan plan = MakeLargeMPlan(m, n, k, static_cast<WeightType>(type), kH100);
+// Clusters that run at once on an H200, whose GPCs have 16 or 18 multiprocessors; and on a GPU of
+// one GPC, where none of 8 fits.
+constexpr LargeMClusters kClusters[] = {{{0, 132, 66, 42, 32, 24, 18, 16, 16}},
+                                        {{0, 6, 3, 2, 1, 1, 1, 0, 0}}};
+
+void CheckLargeM(int m, int n, int k, int type, const LargeMClusters& clusters) {
+  const DeviceLimits device = {clusters.most[1], kH100.shared_bytes};
+  const LargeMPlan plan = MakeLargeMPlan(m, n, k, static_cast<WeightType>(type), device, clusters);
   const auto check = [&](bool good, const char* what) { Check(good, what, m, n, k, type); };
-  check(plan.blocks > 0 && plan.cluster > 0 && plan.blocks % plan.cluster == 0, "no clusters");
-  check(static_cast<int64_t>(plan.chunks) * plan.cluster * 64 >= k, "K is not covered");
-  check(static_cast<int64_t>(plan.chunks) * (plan.cluster - 1) * 64 < k, "a block without K");
+  const int columns = plan.shape == 3 ? 256 : 128;  // of the shapes in plan.h
+  int next = 0;
+  for (int i = 0; i < plan.parts; ++i) {
+    const LargeMPart& part = plan.part[i];
+    check(part.first == next && part.tiles > 0, "tiles left out");
+    next += part.tiles;
+    check(part.cluster >= 1 && clusters.most[part.cluster] > 0, "clusters that the GPU has not");
+    check(static_cast<int64_t>(part.chunks) * part.cluster * 64 >= k, "K is not covered");
+    check(static_cast<int64_t>(part.chunks) * (part.cluster - 1) * 64 < k, "a block without K");
+    check(i + 1 == plan.parts || part.tiles % device.sms == 0, "a wave that is not whole");
+  }
+  check(next == vk::cuda::CeilDiv(m, plan.tokens) * vk::cuda::CeilDiv(n, columns), "tiles");
+  check((plan.shape < 2) == (m < 128), "weights that are rounded for few tokens alone, or not");
   check(plan.stages >= 2 && plan.stages <= kLargeMMaxStages, "stages");
   check(plan.shared_bytes <= kH100.shared_bytes, "shared memory");
+}
+
+// Few tiles and a long K occupy the GPU, as far as clusters of 8 let them.
+void CheckLargeMFillsGpu() {
+  for (int m : {64, 128, 256}) {
+    for (int n : {2048, 3584, 4096, 5120, 8192}) {
+      for (int k : {8192, 14336, 28672}) {
+        const LargeMPlan plan = MakeLargeMPlan(m, n, k, WeightType::kU4B8, kH100, kClusters[0]);
+        const LargeMPart& last = plan.part[plan.parts - 1];
+        Check(last.tiles * last.cluster >= 64, "idle multiprocessors", m, n, k, 0);
+      }
+    }
+  }
 }
 
 }  // namespace
@@ -50,10 +79,13 @@ int main() {
     for (int n : {64, 128, 192, 320, 4096, 5120, 8192, 14336, 28672}) {
       for (int k : {64, 128, 448, 1152, 4096, 8192, 28672}) {
         for (int m = 1; m <= kSmallMTokens; ++m) CheckSmallM(m, n, k, type);
-        for (int m : {33, 64, 65, 127, 128, 129, 500, 2047}) CheckLargeM(m, n, k, type);
+        for (int m : {33, 64, 65, 127, 128, 129, 500, 2047}) {
+          for (const LargeMClusters& clusters : kClusters) CheckLargeM(m, n, k, type, clusters);
+        }
       }
     }
   }
+  CheckLargeMFillsGpu();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
