@@ -7,12 +7,12 @@
 namespace vk::binding {
 namespace {
 
-// Bytes of an element. The dtypes that the C ABI lacks count as the widest: an op of ours refuses
-// them, or leaves their memory alone.
+// Bytes of an element. Of the dtypes that the C ABI lacks, the only one that an op of ours takes is
+// uint32 (indices of routing); the others it refuses, or leaves their memory alone.
 int64_t ItemSize(const vk_tensor& tensor) {
   constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1};  // by vk_dtype
   static_assert(std::size(kBytes) == VK_F8E4M3 + 1);
-  return tensor.dtype < 0 ? 16 : kBytes[tensor.dtype];
+  return tensor.dtype < 0 ? 4 : kBytes[tensor.dtype];
 }
 
 std::string Sizes(const int64_t* numbers, int32_t count) {
