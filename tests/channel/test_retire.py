@@ -57,8 +57,9 @@ def test_files_go_after_the_index(channel: ChannelFolder, tmp_path: Path) -> Non
     retire.remove(channel, [APPS[0].file_name], "leaked", grace=3600)
     assert _offered(channel) == {APPS[1].file_name, APPS[2].file_name}
     assert (channel.path / APPS[0].key).is_file()
+    (channel.path / f"{APPS[1].key}.sigs").write_text("signatures")
     retire.remove(channel, [APPS[1].file_name], "leaked", grace=0)
-    assert not (channel.path / APPS[1].key).exists()
+    assert not list((channel.path / "noarch").glob(f"{APPS[1].file_name}*"))
     # Brought back while its file waits to go.
     _fill(channel, tmp_path, APPS[0])
     assert _offered(channel) == {APPS[0].file_name, APPS[2].file_name}

@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 import pytest
 from support import VERSION
 
+from vllm_conda.channel.folder import ChannelFolder, Mark
 from vllm_conda.cli import main
 from vllm_conda.page.contents import Changes, File, Record, changes
 from vllm_conda.page.render import size
@@ -195,9 +196,7 @@ def test_a_yanked_package_is_shown_with_its_reason(
     name = next(one for one in data["packages.conda"] if one.startswith("vllm-flashmla"))
     del data["packages.conda"][name]
     index.write_text(json.dumps(data))
-    mark = channel / ".vllm-conda/yanked/linux-64" / f"{name}.json"
-    mark.parent.mkdir(parents=True)
-    mark.write_text('{"reason": "wrong <results>", "time": 0}')
+    ChannelFolder(channel).mark("yanked", f"linux-64/{name}", Mark("wrong <results>", 0.0))
     assert main(["channel", "page", str(channel), str(site), "-c", addresses[1]]) == 0
     assert "yanked: wrong &lt;results&gt;" in (channel / "index.html").read_text()
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -214,20 +215,33 @@ class ChannelFolder:
         return found
 
     def _write(self, kind: str, key: str, data: Mapping[str, Any]) -> None:
-        text = json.dumps(data, indent=1, sort_keys=True) + "\n"
+        whole = {"content": data, "sha256": _digest(data)}
+        text = json.dumps(whole, indent=1, sort_keys=True) + "\n"
         write_atomic(self.state / kind / f"{key}.json", text)
 
-    def _read(self, path: Path) -> Any:
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """The file's content; None where another publisher took it away meanwhile."""
         try:
-            return load_json(path.read_bytes())
-        except ValueError:
-            raise self._damaged(path) from None
+            whole = load_json(path.read_bytes())
+            data: dict[str, Any] = whole["content"]
+            if whole["sha256"] == _digest(data):
+                return data
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise self._damaged(path)
 
     def _damaged(self, path: Path) -> IntegrityError:
         return IntegrityError(
             f"{path} is damaged.",
             f"Remove it and run `vllm-conda channel index {self.path}`, which makes it anew.",
         )
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """So that a byte of a record cannot change unseen."""
+    return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

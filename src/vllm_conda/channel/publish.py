@@ -18,6 +18,7 @@ import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from glob import escape
 from hashlib import sha256
 from pathlib import Path
 
@@ -154,7 +155,10 @@ def _release_old(folder: ChannelFolder) -> None:
     moment = now(folder)
     for key, mark in folder.marks("removed").items():
         if (mark.until or 0.0) <= moment:
-            (folder.path / key).unlink(missing_ok=True)
+            package = folder.path / key
+            package.unlink(missing_ok=True)
+            for sidecar in package.parent.glob(f"{escape(package.name)}.*"):  # signatures
+                sidecar.unlink(missing_ok=True)
             folder.forget(key)
     old = folder.marks(_SHARD_MARK)
     listed = {path.name: index.shards(path) for path in folder.path.iterdir() if path.is_dir()}

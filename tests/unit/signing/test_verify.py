@@ -15,7 +15,7 @@ import pytest
 from rattler.index import index_fs
 from signed_site import Site
 
-from vllm_conda.channel.folder import ChannelFolder
+from vllm_conda.channel.folder import ChannelFolder, Mark
 from vllm_conda.errors import FreshnessError, IntegrityError, SignatureError, UsageError, VllmError
 from vllm_conda.signing import bundle, keys, repository
 from vllm_conda.signing.repository import Signing
@@ -385,7 +385,5 @@ def _leave_out_of_the_index(site: Site) -> None:
 
 
 def _mark(site: Site, kind: str) -> None:
-    path = site.channel / ".vllm-conda" / kind / "linux-64" / f"{site.package().name}.json"
-    path.parent.mkdir(parents=True)
-    path.write_text('{"reason": "wrong results", "time": 0}')
-    assert ChannelFolder(site.channel).marks(kind)
+    key = f"linux-64/{site.package().name}"
+    ChannelFolder(site.channel).mark(kind, key, Mark("wrong results", 0.0))
