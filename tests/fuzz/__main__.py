@@ -29,19 +29,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = (
-    "activation",
-    "attention",
-    "cache",
-    "gemm",
-    "moe_gemm",
-    "norm",
-    "quant",
-    "rope",
-    "runtime",
-)
-CPU = (*COMMON, "wna16")
-CUDA = (*COMMON, "moe_routing", "sampling", "sparse_gemm", "wna16")
+COMMON = ("activation", "attention", "cache", "gemm", "moe_gemm", "norm", "quant", "rope")
+COMMON += ("runtime", "sampling", "wna16")
+CPU = COMMON
+CUDA = (*COMMON, "moe_routing", "sparse_gemm")
 BATCH = 2000
 # No call takes long by itself; machines are shared.
 HANG_SECONDS = 120
@@ -86,7 +77,7 @@ def batch(family: str, seed: int, options: argparse.Namespace) -> Report:
     if hung or process.returncode != 0:
         kind = "hang" if hung else _name(process.returncode)
         report.counts["hangs" if hung else "crashes"] += 1
-        report.counts["calls"] += int(number)
+        report.counts["calls"] += int(number or 0)
         kind = f"{kind}: {call.split('(')[0]}"
         report.faults.setdefault(kind, f"[{again}] {call}\n{text[-1500:]}")
         return report

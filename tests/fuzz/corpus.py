@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vllm_kernels import engine_api
+
 from .calls import Call, families, full, ops, recorded
 from .oracle import Oracle
 
 RECORD_VARIABLE = "VLLM_FUZZ_CORPUS"
+# They trust addresses or the life of a tensor, or set the memory policy of the process.
+_LEFT_OUT = ("swap_blocks_batch", "weak_ref_tensor", "init_cpu_memory_env")
 _KEPT = 8  # of each op
 _LARGEST = 1 << 20
 # Depth and columns of weights: whole panels and remainders.
@@ -36,12 +40,18 @@ def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
             calls += _products(oracle)
     found: dict[str, list[Call]] = {}
     for call in calls:
-        if call.op in families()[family] and call.op != "init_cpu_memory_env":
+        if call.op in families()[family] and call.op not in _LEFT_OUT and _served(call, device):
             found.setdefault(call.op, []).append(call)
     if family == "runtime" and device == "cpu":
         # Beyond the nodes that there are, or none: the process's memory policy stays.
         found["init_cpu_memory_env"] = [Call("init_cpu_memory_env", ([],))]
     return found
+
+
+def _served(call: Call, device: str) -> bool:
+    """Whether a kernel takes the call, not PyTorch code of a reference."""
+    keys = engine_api.dispatch_keys(call.op)
+    return device.upper() in keys or not any(call.tensors())
 
 
 def _products(oracle: Oracle) -> list[Call]:

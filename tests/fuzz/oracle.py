@@ -27,6 +27,8 @@ _OPAQUE = {
     *("create_onednn_mm_handler", "create_onednn_scaled_mm_handler", "prepack_moe_weight"),
     *("get_scheduler_metadata", "release_dnnl_matmul_handler", "init_cpu_memory_env"),
     "cpu_attn_has_isa",
+    # What they choose among numbers that are no probabilities is anyone's.
+    *("rejection_random_sample_kernel_impl", "sample_recovered_tokens_kernel_impl"),
 }
 
 

@@ -247,6 +247,8 @@ Plan MakePlan(Problem& problem, const vk_cuda_attention_args& call, const Argume
   VK_CHECK(call.max_query_len >= 0 && call.max_seq_len >= 0,
            "%s: max_query_len is %lld and max_seq_len %lld, want 0 or more", kOp,
            vk::Print(call.max_query_len), vk::Print(call.max_seq_len));
+  VK_CHECK(call.max_seq_len <= INT32_MAX, "%s: max_seq_len is %lld, want at most %d", kOp,
+           vk::Print(call.max_seq_len), INT32_MAX);
   VK_CHECK(args.requests() <= 65535, "%s: %lld requests, want at most 65535", kOp,
            vk::Print(args.requests()));
   Plan plan{};

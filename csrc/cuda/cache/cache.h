@@ -127,7 +127,8 @@ VK_EXPORT vk_status vk_cuda_swap_blocks(const vk_tensor* src, const vk_tensor* d
                                         int64_t block_size_in_bytes, const vk_tensor* block_mapping,
                                         void* stream);
 
-// Copies sizes[i] bytes from address src_ptrs[i] to dst_ptrs[i]; int64 [n] each, in host memory
+// Copies sizes[i] bytes from address src_ptrs[i] to dst_ptrs[i]; int64 [n] each, in host memory.
+// The addresses and sizes are trusted: nothing can tell whether that memory is the caller's.
 VK_EXPORT vk_status vk_cuda_swap_blocks_batch(const vk_tensor* src_ptrs, const vk_tensor* dst_ptrs,
                                               const vk_tensor* sizes, void* stream);
 

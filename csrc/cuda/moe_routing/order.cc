@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "core/checked.h"
 #include "cuda/moe_routing/launch.h"
 #include "cuda/moe_routing/moe_routing.h"
 
@@ -89,7 +90,11 @@ extern "C" {
 
 int64_t vk_cuda_moe_sort_workspace(int64_t entries, int64_t experts) {
   const int64_t segments = vk::cuda::moe_routing::SortSegments(entries);
-  return segments == 1 ? 16 : segments * (experts + 1) * static_cast<int64_t>(sizeof(int32_t));
+  if (segments == 1) return 16;
+  // Asked before the op checks the number, so it may be any.
+  const int64_t counters = std::clamp<int64_t>(experts, 0, INT64_MAX - 1) + 1;
+  return vk::SaturatingMultiply<int64_t>(vk::SaturatingMultiply(segments, counters),
+                                         sizeof(int32_t));
 }
 
 vk_status vk_cuda_moe_align_block_size(const vk_tensor* topk_ids, int64_t num_experts,

@@ -1,6 +1,7 @@
 #include "cuda/rope/rope.h"
 
 #include "core/check.h"
+#include "core/checked.h"
 #include "cuda/common/rows.h"
 #include "cuda/rope/launch.h"
 
@@ -115,7 +116,7 @@ void RotaryEmbedding(const vk_tensor* positions, const vk_tensor* query, const v
   rotation.angles =
       CheckCache(op, Arg(op, "cos_sin_cache", cos_sin_cache), query_arg, inverse, launch);
   const int64_t rot_dim = 2 * int64_t{rotation.angles.half};
-  VK_CHECK(dim_offset >= 0 && dim_offset + rot_dim <= head_size,
+  VK_CHECK(vk::Within(dim_offset, rot_dim, head_size),
            "%s: rope_dim_offset is %lld, want it and the %lld rotated components within head_size "
            "%lld",
            op, Print(dim_offset), Print(rot_dim), Print(head_size));

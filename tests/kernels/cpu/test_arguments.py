@@ -14,10 +14,16 @@ import torch
 from fuzz.calls import Call, optional, recorded, written
 from torch import Tensor
 
+from vllm_kernels import engine_api
+
 ops = torch.ops.vllm_kernels
 INT64, INT32 = 2**63 - 1, 2**31 - 1
-# One call of each op that takes tensors.
-CALLS = {call.op: call for call in reversed(recorded()) if any(call.tensors())}
+# One call of each op that takes tensors and has a kernel.
+CALLS = {
+    call.op: call
+    for call in reversed(recorded())
+    if any(call.tensors()) and "CPU" in engine_api.dispatch_keys(call.op)
+}
 PLACES = [(op, place) for op, call in sorted(CALLS.items()) for place, _ in call.tensors()]
 
 

@@ -289,7 +289,10 @@ def swap_blocks_batch(
     sizes: torch.Tensor,
     is_src_access_order_any: bool = False,
 ) -> None:
-    """Copy ``sizes[i]`` bytes between addresses; int64 [n] each. Here: of host memory."""
+    """Copy ``sizes[i]`` bytes between addresses; int64 [n] each. Here: of host memory.
+
+    The addresses and sizes are trusted: nothing can tell whether that memory is the caller's.
+    """
     for source, target, size in zip(
         src_ptrs.tolist(), dst_ptrs.tolist(), sizes.tolist(), strict=True
     ):

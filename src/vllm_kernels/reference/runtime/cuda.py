@@ -41,7 +41,10 @@ def get_cuda_view_from_cpu_tensor(cpu_tensor: torch.Tensor) -> torch.Tensor:
 
 
 def weak_ref_tensor(input: torch.Tensor) -> torch.Tensor:
-    """``input``'s memory under another tensor, which the reference keeps alive."""
+    """``input``'s memory under another tensor, which the reference keeps alive.
+
+    The kernel's does not: the caller is trusted to use it only while ``input`` lives.
+    """
     return input.detach()
 
 
