@@ -12,7 +12,7 @@ from benchmarks.harness import Call, Case, load, main
 
 ops = torch.ops.vllm_kernels
 
-TOKENS = [16, 4096]
+TOKENS = [16, 256, 1024, 4096]
 # Mixtral 8x7B, Qwen3 30B-A3B, DeepSeek-V3: experts, experts of a token, hidden size.
 MODELS = {"mixtral": (8, 2, 4096), "qwen3": (128, 8, 2048), "deepseek": (256, 8, 7168)}
 

@@ -16,7 +16,7 @@ from benchmarks.cuda.wna16_weights import TYPES, Layer
 from benchmarks.harness import Call, Case, behind_another, compiled, load, main
 
 SHAPES = [(8192, 8192), (4096, 14336), (14336, 4096), (5120, 5120)]  # K, N
-TOKENS = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 4096]
+TOKENS = [1, 8, 16, 32, 64, 96, 128, 256, 512, 1024, 4096]
 # torch.compile leaves F.linear to cuBLAS: a few rows show it.
 COMPILED_TOKENS = (1, 16, 1024)
 
