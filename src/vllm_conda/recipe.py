@@ -140,13 +140,20 @@ def load_recipe(root: Path) -> Recipe:
         raise RecipeError(f"{RECIPE_FILE}: {_one_line(error)}.") from None
     if not isinstance(data, dict) or not isinstance(data.get("outputs"), list):
         raise RecipeError(f"{RECIPE_FILE} has no outputs.")
-    stagings = tuple(_stagings(path.parent, data))
+    try:
+        stagings = tuple(_stagings(path.parent, data))
+        tests = {
+            output["package"]["name"]: hash_files(root, _sources(path.parent, output))
+            for output in data["outputs"]
+            if "package" in output and "source" in output
+        }
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        # rattler-build accepts it, in a form that this toolkit's recipe does not use.
+        raise RecipeError(
+            f"{RECIPE_FILE}: an output has no source path or script file where it is wanted "
+            f"({type(error).__name__}: {_one_line(error)})."
+        ) from None
     hashes = {s.hash_key: hash_files(root, (*s.sources, s.script.resolve())) for s in stagings}
-    tests = {
-        output["package"]["name"]: hash_files(root, _sources(path.parent, output))
-        for output in data["outputs"]
-        if "package" in output and "source" in output
-    }
     return Recipe(path, stagings, hashes, tests, stage0, data)
 
 

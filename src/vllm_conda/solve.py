@@ -39,6 +39,9 @@ from rattler.platform import Subdir
 
 from vllm_conda.errors import NetworkError, SolveError, UsageError
 from vllm_conda.paths import limit_error
+from vllm_cuda_plan.errors import shortened
+
+_LONGEST = 300  # a line of what repeats an index
 
 
 def virtual_packages(specs: Sequence[str] = ()) -> list[GenericVirtualPackage]:
@@ -115,7 +118,8 @@ def solve_specs(
             )
     except SolverError as error:
         reason = str(error).strip()
-        raise SolveError(f"Cannot install {', '.join(specs)}: {reason}") from None
+        text = shortened(f"Cannot install {', '.join(specs)}: {reason}", _LONGEST)
+        raise SolveError(text) from None
 
 
 def channel_address(channel: str, base: Path) -> str:
@@ -148,7 +152,7 @@ def channel_errors(channels: Sequence[str]) -> Iterator[None]:
             raise limit from None
         reason = str(error).splitlines()[-1].removeprefix("Caused by: ")
         raise NetworkError(
-            f"Cannot read the channels {', '.join(channels)}: {reason}.",
+            shortened(f"Cannot read the channels {', '.join(channels)}: {reason}.", _LONGEST),
             "Check the channel's address and the network.",
         ) from None
 

@@ -19,7 +19,7 @@ from vllm_conda import errors
 from vllm_conda.audit.run import Request, audit
 from vllm_conda.cli import main
 from vllm_conda.paths import cache_root, file_error
-from vllm_conda.recipe import load_yaml
+from vllm_conda.recipe import load_recipe, load_yaml
 from vllm_conda.site.describe import describe_machine
 from vllm_conda.solve import channel_address, virtual_packages
 from vllm_conda.structure import read_toml
@@ -323,3 +323,16 @@ def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("vllm_conda.targets.load_targets", fail)
     with pytest.raises(ZeroDivisionError):
         main(["matrix", "--root", str(ROOT)])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("script:\n", "scripts:\n"), ("  - path: ", "  - path: 5 #"), ("file: ", "file: [] #")],
+)
+def test_recipe_of_another_form(tmp_path: Path, old: str, new: str) -> None:
+    root = support.checkout(tmp_path / "checkout")
+    recipe = root / "recipe/recipe.yaml"
+    assert old in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace(old, new))
+    with pytest.raises(errors.RecipeError, match=r"recipe/recipe\.yaml"):
+        load_recipe(root)
