@@ -143,6 +143,16 @@ TOOLKIT = (
         "Channels for compilers and libraries instead of the embedded channel, as `--channel`.",
     ),
     Variable(
+        "VLLM_CONDA_KEY_PASSPHRASE",
+        "empty, a passphrase",
+        "Encrypts the key that `vllm-conda channel keygen` makes, and opens it to sign.",
+    ),
+    Variable(
+        "VLLM_CONDA_CHANNEL_ROOT",
+        "empty, a file",
+        "The signer's `root.json` for `vllm-conda channel verify`, as `--root`.",
+    ),
+    Variable(
         "MAX_JOBS",
         "min(cores, memory)",
         "Parallel compile jobs, as `vllm-conda build --jobs`.",
