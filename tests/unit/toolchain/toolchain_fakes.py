@@ -40,7 +40,7 @@ CATALOG = textwrap.dedent(
     license = "MIT"
     version = "{level}"
     noarch = "generic"
-    each.level = ["1", "3"]
+    each.level_build = ["level1", "level3"]
     depends = ["__archspec[version='1.*', build='{archspec}']"]
     """
 )
