@@ -10,6 +10,7 @@
 #include "cuda/mla/storage.cuh"
 #include "cuda/ptx/arithmetic.cuh"
 #include "cuda/ptx/cvta.cuh"
+#include "cuda/ptx/fence.cuh"
 #include "cuda/ptx/named_barrier.cuh"
 #include "cuda/ptx/wgmma.cuh"
 #include "cuda/sm90/smem_desc.cuh"
@@ -186,6 +187,8 @@ struct Consumer {
       const uint4 four = from[step][threadIdx.x % 128];
       to[step][0] = four.x, to[step][1] = four.y, to[step][2] = four.z, to[step][3] = four.w;
     }
+    // Bulk copies of the next rope come after this.
+    ptx::fence_proxy_async();
   }
   __device__ __forceinline__ void Arrive(NamedBarrier barrier) const {
     ptx::named_barrier_arrive(BarrierOf(barrier, kGroup), kConsumerThreads);

@@ -1,18 +1,38 @@
+#include <type_traits>
+
 #include "cuda/common/launch.h"
 #include "cuda/mla/cuts.cuh"
 #include "cuda/mla/kernel.cuh"
 #include "cuda/mla/launch.h"
+#include "cuda/sm90/tensor_map.h"
 
 namespace vk::cuda::mla {
 namespace {
 
+// Boxes of a stage's keys in 64 columns.
+CUtensorMap StageMap(const char* op, const Problem& p, CUtensorMapDataType type) {
+  const uint64_t slots = uint64_t{1} << p.block_shift;
+  return sm90::EncodeTensorMap<3>(
+      op, p.cache, type, {kHead, slots, static_cast<uint64_t>(p.slots) / slots},
+      {int64_t{16} * p.slot_stride, int64_t{16} * p.block_stride}, {64, kKeys, 1});
+}
+
 template <class T>
-void RunType(const char* op, const Problem& p, int32_t parts, cudaStream_t stream) {
+void RunType(const char* op, Problem p, int32_t parts, cudaStream_t stream) {
+  // Tensor maps know no expanded dimensions.
+  const bool strided = p.slot_stride > 0 && (p.block_stride > 0 || p.slots == 1 << p.block_shift);
+  p.whole_stages = p.block_shift >= kKeyShift && p.slots > 0 && strided;
+  CUtensorMap map{};
+  if (p.whole_stages) {
+    map = StageMap(op, p,
+                   std::is_same_v<T, BFloat16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
+  }
   const unsigned tiles = static_cast<unsigned>(DenseTiles(p.queries, p.heads));
   LaunchKernel(op, &AttentionKernel<T, CopyProducer, DenseWorks>,
                {dim3(tiles, static_cast<unsigned>(parts)), dim3(kThreads),
                 sm90::kSharedBytes<SharedStorage>, stream},
-               p);
+               p, map);
   if (parts == 1) return;
   const unsigned blocks = static_cast<unsigned>(CeilDiv(int64_t{p.queries} * p.heads, 4));
   LaunchKernel(op, &MergeKernel<T, DenseWorks>,

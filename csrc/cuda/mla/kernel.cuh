@@ -1,10 +1,12 @@
-// Latent attention of tiles of 64 rows on Hopper. Four warps gather keys; two warpgroups of
+// Latent attention of tiles of 64 rows on Hopper. Four warps fetch keys; two warpgroups of
 // consumers take a stage of keys each, hand their weights to each other, and multiply them with
 // half of the values' columns each: so the output fits into registers, and one computes its softmax
 // while the other multiplies (the schedule of FlashMLA,
 // https://github.com/deepseek-ai/FlashMLA/blob/main/docs/20250422-new-kernel-deep-dive.md).
 #ifndef VLLM_KERNELS_CUDA_MLA_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_MLA_KERNEL_CUH_
+
+#include <cuda.h>
 
 #include <cstdint>
 
@@ -35,7 +37,8 @@ __device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipelin
 }
 
 template <class T, class Producer, class Works>
-__global__ void __launch_bounds__(kThreads, 1) AttentionKernel(const __grid_constant__ Problem p) {
+__global__ void __launch_bounds__(kThreads, 1)
+    AttentionKernel(const __grid_constant__ Problem p, const __grid_constant__ CUtensorMap map) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ char unaligned[];
   auto& storage = sm90::AlignedStorage<SharedStorage>(unaligned);
@@ -57,11 +60,15 @@ __global__ void __launch_bounds__(kThreads, 1) AttentionKernel(const __grid_cons
                 65536 / kThreads / 8 * 8 * kThreads);
   if (threadIdx.x < kProducerThreads) {
     ptx::setmaxnreg_dec<Producer::kRegisters>();
-    int phase = 0;
+    StageProducer<Producer> producer{p, storage, pipeline, map};
     Works works(p);
     for (Work work; works.Next(p, work);) {
-      Produce<Producer>(p, storage, pipeline, works.Source(p, work), work.first_pair,
-                        work.last_pair, phase);
+      const auto slot_of = works.Source(p, work);
+      if constexpr (Works::kBlocks) {
+        producer.ProduceBlocks(slot_of, work.keys, work.first_pair, work.last_pair);
+      } else {
+        producer.Produce(slot_of, work.first_pair, work.last_pair);
+      }
     }
   } else {
     ptx::setmaxnreg_inc<Producer::kConsumerRegisters>();

@@ -44,6 +44,7 @@ struct Problem {
   // Sparse: parts of a row's keys, of `pairs` pairs of stages each.
   int32_t splits, pairs;
   const Cut* schedule;  // dense
+  bool whole_stages;    // dense: a stage of one block of the cache is one box of its tensor map
   float* partial_out;   // [pieces, tiles of rows, kRows, kLatent]
   float* partial_lse;   // [pieces, tiles of rows, kRows, 2]: base 2, -inf: no key; largest logit
 };

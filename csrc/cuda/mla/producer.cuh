@@ -2,6 +2,7 @@
 #ifndef VLLM_KERNELS_CUDA_MLA_PRODUCER_CUH_
 #define VLLM_KERNELS_CUDA_MLA_PRODUCER_CUH_
 
+#include <cuda.h>
 #include <cuda_fp16.h>
 
 #include <cstdint>
@@ -11,7 +12,9 @@
 #include "cuda/mla/storage.cuh"
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/cvt.cuh"
+#include "cuda/ptx/cvta.cuh"
 #include "cuda/ptx/fence.cuh"
+#include "cuda/ptx/tma.cuh"
 
 namespace vk::cuda::mla {
 
@@ -49,7 +52,7 @@ struct Target {
   __device__ __forceinline__ char* Panel(int panel) const { return stage + panel * kPanelBytes; }
 };
 
-// Copies bfloat16 keys: a group of copies a half. Eight lanes have one key.
+// Copies 16-bit keys: a group of copies a half. Eight lanes have one key.
 struct CopyProducer {
   static constexpr bool kAsynchronous = true;
   static constexpr int kRegisters = 56, kConsumerRegisters = 224;
@@ -166,48 +169,115 @@ struct DequantizeProducer {
   }
 };
 
-// Some pairs of stages of a tile's keys, whose slots `slot_of(key)` knows (-1: none).
-template <class Producer, class SlotOf>
-__device__ __forceinline__ void Produce(const Problem& p, SharedStorage& storage,
-                                        const Pipeline& pipeline, const SlotOf& slot_of,
-                                        int32_t first_pair, int32_t last_pair, int& phase) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int stage = warp / 2, part = warp % 2;
-  const Target target = {storage.keys[stage][0], part * kWarpKeys};
-  const auto arrive = [&](int half) {
+// The warps of one stage.
+template <class Producer>
+struct StageProducer {
+  const Problem& p;
+  SharedStorage& storage;
+  const Pipeline& pipeline;
+  const CUtensorMap& map;
+  int stage = static_cast<int>(threadIdx.x) / 64, part = threadIdx.x / 32 % 2;
+  int lane = threadIdx.x % 32;
+  int phase = 0;
+
+  __device__ __forceinline__ Target target() const {
+    return {storage.keys[stage][0], part * kWarpKeys};
+  }
+  __device__ __forceinline__ void Acquire(int half) const {
+    pipeline.ProducerAcquire({stage * kHalves + half, phase});
+  }
+  __device__ __forceinline__ void Arrive(int half) const {
     ptx::fence_proxy_async();
     __syncwarp();
     if (lane == 0) pipeline.ProducerArrive(stage * kHalves + half);
-  };
-  // Slots are read two pairs ahead of their keys, keys that are converted half a pair.
-  const auto read = [&](int32_t pair) {
-    if (pair >= last_pair) return -1;
-    return slot_of(pair * kPairKeys + stage * kKeys + target.first_row + lane);
-  };
-  if (first_pair >= last_pair) return;
-  Selected keys = Select(p, read(first_pair));
-  int32_t slot = read(first_pair + 1);
-  Producer producer;
-  producer.Start(p, keys);
-#pragma unroll 1
-  for (int32_t pair = first_pair; pair < last_pair; ++pair, phase ^= 1) {
-    const Selected next = Select(p, slot);
-    slot = read(pair + 2);
-    pipeline.ProducerAcquire({stage * kHalves, phase});
+  }
+
+  // A stage of keys, `next` being those of the next pair.
+  __device__ __forceinline__ void Gather(Producer& producer, const Selected& keys,
+                                         const Selected& next) const {
+    Acquire(0);
     if (lane == 0) storage.valid[stage][part] = keys.valid;
-    producer.template Fill<0>(p, keys, next, target);
-    if constexpr (!Producer::kAsynchronous) arrive(0);
-    pipeline.ProducerAcquire({stage * kHalves + 1, phase});
-    producer.template Fill<1>(p, keys, next, target);
+    producer.template Fill<0>(p, keys, next, target());
+    if constexpr (!Producer::kAsynchronous) Arrive(0);
+    Acquire(1);
+    producer.template Fill<1>(p, keys, next, target());
     if constexpr (Producer::kAsynchronous) {
       ptx::cp_async_wait_group<1>();
-      arrive(0);
+      Arrive(0);
     }
     ptx::cp_async_wait_group<0>();
-    arrive(1);
-    keys = next;
+    Arrive(1);
   }
-}
+
+  // Neighbouring slots from `slot` on, by bulk tensor copies of one thread.
+  __device__ __forceinline__ void Load(int32_t slot) const {
+    const int32_t block = slot >> p.block_shift, in_block = slot - (block << p.block_shift);
+    const uint32_t keys = ptx::cvta_to_shared(target().stage);
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half) {
+      const int first = half * kHalfPanels, last = half == 0 ? kHalfPanels : kPanels;
+      Acquire(half);
+      if (lane != 0) continue;
+      if (half == 0) storage.valid[stage][part] = 0xffffffffu;
+      const int at = stage * kHalves + half;
+      if (part == 1) {
+        pipeline.ProducerArrive(at);
+        continue;
+      }
+      pipeline.ProducerCommit({at, phase}, (last - first) * kPanelBytes);
+#pragma unroll
+      for (int panel = first; panel < last; ++panel) {
+        ptx::tma_load_3d(keys + panel * kPanelBytes, &map, pipeline.full(at), panel * 64, in_block,
+                         block);
+      }
+    }
+    __syncwarp();
+  }
+
+  // Pairs of stages of a tile's keys, whose slots `slot_of(key)` knows (-1: none). Stages whose
+  // keys are neighbours are loaded as a whole, if there are such keys.
+  template <class SlotOf>
+  __device__ __forceinline__ void Produce(const SlotOf& slot_of, int32_t first_pair,
+                                          int32_t last_pair) {
+    // Slots are read two pairs ahead of their keys, keys that are converted half a pair.
+    const auto first_key = [&](int32_t pair) { return pair * kPairKeys + stage * kKeys; };
+    const auto read = [&](int32_t pair) {
+      if (pair >= last_pair) return -1;
+      return slot_of(first_key(pair) + part * kWarpKeys + lane);
+    };
+    if (first_pair >= last_pair) return;
+    Selected keys = Select(p, read(first_pair));
+    int32_t slot = read(first_pair + 1);
+    Producer producer;
+    producer.Start(p, keys);
+#pragma unroll 1
+    for (int32_t pair = first_pair; pair < last_pair; ++pair, phase ^= 1) {
+      const Selected next = Select(p, slot);
+      slot = read(pair + 2);
+      Gather(producer, keys, next);
+      keys = next;
+    }
+  }
+  template <class SlotOf>
+  __device__ __forceinline__ void ProduceBlocks(const SlotOf& slot_of, int32_t keys,
+                                                int32_t first_pair, int32_t last_pair) {
+    // The slot of the stage's first key is read one pair ahead.
+    const auto first_key = [&](int32_t pair) { return pair * kPairKeys + stage * kKeys; };
+    int32_t next = first_pair < last_pair ? slot_of(first_key(first_pair)) : -1;
+    Producer producer;
+#pragma unroll 1
+    for (int32_t pair = first_pair; pair < last_pair; ++pair, phase ^= 1) {
+      const int32_t slot = next, first = first_key(pair);
+      if (pair + 1 < last_pair) next = slot_of(first_key(pair + 1));
+      if (slot >= 0 && first + kKeys <= keys && p.whole_stages) {
+        Load(slot);
+      } else {
+        const Selected selected = Select(p, slot_of(first + part * kWarpKeys + lane));
+        Gather(producer, selected, selected);
+      }
+    }
+  }
+};
 
 }  // namespace vk::cuda::mla
 #endif  // VLLM_KERNELS_CUDA_MLA_PRODUCER_CUH_

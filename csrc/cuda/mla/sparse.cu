@@ -12,7 +12,7 @@ void RunSparse(const char* op, const Problem& p, bool quantized, cudaStream_t st
                quantized ? &AttentionKernel<T, DequantizeProducer, SparseWorks>
                          : &AttentionKernel<T, CopyProducer, SparseWorks>,
                {dim3(GridX(op, blocks)), dim3(kThreads), sm90::kSharedBytes<SharedStorage>, stream},
-               p);
+               p, CUtensorMap{});
   if (p.splits == 1) return;
   LaunchKernel(op, &MergeKernel<T, SparseWorks>,
                {dim3(GridX(op, CeilDiv(rows * p.heads, 4))), dim3(128), 0, stream}, p);

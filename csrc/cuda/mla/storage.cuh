@@ -14,6 +14,8 @@ constexpr int kThreads = 384;
 constexpr int kProducerThreads = 128;
 constexpr int kConsumerThreads = 256;
 constexpr int kStages = 2;
+constexpr int kKeyShift = 6;  // log2 of the keys of a stage
+static_assert(kKeys == 1 << kKeyShift);
 // A stage is filled and given back in halves: columns 0 to 255, which consumer 0 multiplies as
 // values, and the others with the rope.
 constexpr int kHalves = 2;

@@ -23,6 +23,8 @@ __device__ __forceinline__ int32_t Pairs(int32_t keys) {
 // Blocks of one query follow each other, and share its keys in the L2.
 class SparseWorks {
  public:
+  static constexpr bool kBlocks = false;  // keys are neighbours by blocks of the cache
+
   __device__ __forceinline__ explicit SparseWorks(const Problem&) {}
 
   __device__ __forceinline__ bool Next(const Problem& p, Work& work) {
@@ -81,6 +83,8 @@ class SparseWorks {
 // read the same keys at the same time. At most its first and its last entry are shared with others.
 class DenseWorks {
  public:
+  static constexpr bool kBlocks = true;
+
   __device__ __forceinline__ explicit DenseWorks(const Problem& p)
       : part_(p.schedule[blockIdx.y]), next_(part_.entry) {
     const Cut end = p.schedule[blockIdx.y + 1];

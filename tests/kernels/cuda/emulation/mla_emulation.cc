@@ -130,9 +130,9 @@ struct Case {
         static_cast<unsigned>((heads + kRows - 1) / kRows * p.splits * batch * queries);
     emulation::Launch({blocks_of_work, 1, 1}, kThreads, [&] {
       if (quantized) {
-        AttentionKernel<BFloat16, DequantizeProducer, SparseWorks>(p);
+        AttentionKernel<BFloat16, DequantizeProducer, SparseWorks>(p, {});
       } else {
-        AttentionKernel<BFloat16, CopyProducer, SparseWorks>(p);
+        AttentionKernel<BFloat16, CopyProducer, SparseWorks>(p, {});
       }
     });
     if (p.splits == 1) return;
@@ -189,7 +189,7 @@ struct Case {
 // Dense attention: batches of any lengths, in parts of equal cost.
 struct DenseCase {
   int batch, queries, heads, blocks, table_width;
-  static constexpr int kBlockSlots = 16;
+  int shift;
   std::vector<BFloat16> query, out, cache;
   std::vector<int> table, lengths;
   std::vector<float> lse, partial_out, partial_lse;
@@ -200,9 +200,10 @@ struct DenseCase {
   DenseCase() {
     batch = Number(1, 4);
     queries = Number(1, 3);
+    shift = Chance(3) ? 4 : Number(6, 7);
     const int sizes[] = {1, 16, 40, 64, 128};
     heads = sizes[Number(0, 4)];
-    table_width = Number(1, 30);
+    table_width = Number(1, 480 / slots());
     blocks = batch * table_width;
     parts = Chance(4) ? 1 : Number(2, 6);
     std::vector<int> order(static_cast<size_t>(blocks));
@@ -210,11 +211,11 @@ struct DenseCase {
     std::shuffle(order.begin(), order.end(), generator);
     table = order;
     for (int i = 0; i < batch; ++i) {
-      lengths.push_back(Chance(6) ? 0 : Number(1, table_width * kBlockSlots));
+      lengths.push_back(Chance(6) ? 0 : Number(1, table_width * slots()));
     }
     query.resize(static_cast<size_t>(batch) * queries * heads * kHead);
     for (BFloat16& x : query) x = FromFloat<BFloat16>(Normal());
-    cache.assign(static_cast<size_t>(blocks) * kBlockSlots * kHead, FromFloat<BFloat16>(NAN));
+    cache.assign(static_cast<size_t>(blocks) * slots() * kHead, FromFloat<BFloat16>(NAN));
     for (int entry = 0; entry < batch; ++entry) {
       for (int key = 0; key < lengths[entry]; ++key) {
         for (int i = 0; i < kHead; ++i)
@@ -227,10 +228,11 @@ struct DenseCase {
     FillProblem();
   }
 
+  int slots() const { return 1 << shift; }
   int tiles() const { return (queries * heads + kRows - 1) / kRows; }
   size_t Slot(int entry, int key) const {
-    const int block = table[static_cast<size_t>(entry) * table_width + key / kBlockSlots];
-    return static_cast<size_t>(block) * kBlockSlots + key % kBlockSlots;
+    const int block = table[static_cast<size_t>(entry) * table_width + key / slots()];
+    return static_cast<size_t>(block) * slots() + key % slots();
   }
 
   void FillProblem() {
@@ -240,12 +242,12 @@ struct DenseCase {
     p.query_batch_stride = queries * p.query_token_stride;
     p.cache = reinterpret_cast<const char*>(cache.data());
     p.slot_stride = 2 * kHead / 16;
-    p.block_stride = kBlockSlots * p.slot_stride;
-    p.slots = blocks * kBlockSlots;
-    p.block_shift = 4;
+    p.block_stride = slots() * p.slot_stride;
+    p.slots = blocks * slots();
+    p.block_shift = shift;
     p.indices = table.data();
     p.index_batch_stride = table_width;
-    p.topk = table_width * kBlockSlots;
+    p.topk = table_width * slots();
     p.lengths = lengths.data();
     p.causal = queries > 1 && !Chance(3);
     p.out = out.data();
@@ -256,6 +258,7 @@ struct DenseCase {
     p.batch = batch, p.queries = queries, p.heads = heads;
     p.scale_log2 = 1.4426950408889634f / std::sqrt(static_cast<float>(kHead));
     p.schedule = schedule.data();
+    p.whole_stages = shift >= kKeyShift;
     const size_t rows = static_cast<size_t>(2 * parts * tiles()) * kRows;
     partial_out.assign(rows * kLatent, NAN);
     partial_lse.assign(2 * rows, NAN);
@@ -267,8 +270,15 @@ struct DenseCase {
     emulation::Launch({1, 1, 1}, kCutThreads,
                       [&] { CutKernel(lengths.data(), batch, p.topk, parts, schedule.data()); });
     const unsigned y = static_cast<unsigned>(parts);
+    const int64_t slot_bytes = int64_t{16} * p.slot_stride;
+    const CUtensorMap map = emulation::Encode({p.cache,
+                                               3,
+                                               2,
+                                               {kHead, slots(), blocks, 1},
+                                               {slot_bytes, slots() * slot_bytes, 0},
+                                               {64, kKeys, 1, 1}});
     emulation::Launch({static_cast<unsigned>(tiles()), y, 1}, kThreads,
-                      [&] { AttentionKernel<BFloat16, CopyProducer, DenseWorks>(p); });
+                      [&] { AttentionKernel<BFloat16, CopyProducer, DenseWorks>(p, map); });
     if (parts == 1) return;
     emulation::Launch({static_cast<unsigned>(queries * heads + 3) / 4, y, 1}, 128,
                       [&] { MergeKernel<BFloat16, DenseWorks>(p); });
