@@ -33,6 +33,7 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _lifelines: set[int] = set()
 _guards: set[int] = set()
 _starting = threading.Lock()
+_stops: list[int] = []
 
 
 @contextmanager
@@ -121,14 +122,28 @@ def stop_on_signals() -> None:
     """Make TERM, HUP and INT end this program in order: first its processes, then itself.
 
     TERM and HUP raise Stopped(128 + signal), INT raises KeyboardInterrupt. A signal that is
-    ignored, as under nohup, stays so.
+    ignored, as under nohup, stays so. Where Python swallows the exception, as in a callback of its
+    import locks, nothing is printed, and stop_signal() still tells of it.
     """
+    report = sys.unraisablehook
+
+    def report_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, (Stopped, KeyboardInterrupt)):
+            report(unraisable)
+
+    sys.unraisablehook = report_others
     for number in (*_ENDING, signal.SIGINT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _stop)
 
 
+def stop_signal() -> int:
+    """The signal that asked this program to end, or 0: steps may fail of it in other words."""
+    return _stops[-1] if _stops else 0
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
+    _stops.append(number)
     for writer in tuple(_lifelines):
         _hang_up(writer)
     late = threading.Timer(_STOP_SECONDS, os._exit, [128 + number])

@@ -76,6 +76,41 @@ def test_descendants_end_with_their_program(tmp_path: Path, sign: signal.Signals
     assert _all_gone(found)
 
 
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stop_that_python_swallows(sign: signal.Signals) -> None:
+    """As in a callback of the import locks: the step then fails in other words."""
+    program = f"""
+import os, sys, weakref
+from vllm_conda import cli
+from vllm_conda.errors import ConfigError
+
+class Lock: pass
+
+def stop(reference):
+    os.kill(os.getpid(), {int(sign)})
+    return len(str(reference))
+
+def command(**options):
+    lock = Lock()
+    reference = weakref.ref(lock, stop)
+    del lock
+    raise ConfigError("a child was killed")
+
+cli.cli.main = command
+sys.exit(cli.main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        preexec_fn=default_signals,
+        check=False,
+    )
+    assert done.returncode == 128 + sign
+    assert done.stderr == "\nStopped; run the same command again to go on.\n"
+
+
 @pytest.mark.parametrize("sign", SIGNALS)
 def test_descendants_end_with_the_wrapper(tmp_path: Path, sign: signal.Signals) -> None:
     shutil.copy(ROOT / "run", tmp_path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+
+from vllm_conda import processes
 
 
 def source_commit(folder: Path) -> str:
@@ -20,9 +21,7 @@ def source_commit(folder: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False
-        )
+        done = processes.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     except OSError:  # no git
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""

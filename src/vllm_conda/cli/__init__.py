@@ -14,14 +14,13 @@ import click
 from vllm_conda import __version__
 from vllm_conda.cli.lazy import LazyGroup
 from vllm_conda.errors import (
-    INTERRUPTED_EXIT_CODE,
     BuildFailure,
     ConfigError,
     UsageError,
     VllmError,
 )
 from vllm_conda.paths import file_error, limit_error
-from vllm_conda.processes import Stopped, stop_on_signals
+from vllm_conda.processes import Stopped, stop_on_signals, stop_signal
 from vllm_cuda_plan.errors import shortened
 
 # Modules of the exceptions of py-rattler, of py-rattler-build and of a panic in either.
@@ -122,18 +121,16 @@ def _attempt(words: list[str]) -> int:
         # Without standalone mode click returns an Exit's code instead of raising it.
         code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
     except VllmError as error:
+        if number := stop_signal():
+            return _stopped(number)
         _report(error, "--json" in words)
         return error.exit_code
     except click.ClickException as error:
         usage = UsageError(error.format_message(), _help_hint(error))
         _report(usage, "--json" in words)
         return usage.exit_code
-    except Stopped as stop:
-        print("\nStopped; run the same command again to go on.", file=sys.stderr)
-        return stop.code if isinstance(stop.code, int) else 1
-    except (KeyboardInterrupt, click.Abort):
-        print("\nStopped; run the same command again to go on.", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
+    except (Stopped, KeyboardInterrupt, click.Abort):
+        return _stopped(stop_signal() or signal.SIGINT)
     except BrokenPipeError:
         raise
     except RecursionError:
@@ -147,6 +144,11 @@ def _attempt(words: list[str]) -> int:
         _report(known, "--json" in words)
         return known.exit_code
     return code if isinstance(code, int) else 0
+
+
+def _stopped(number: int) -> int:
+    print("\nStopped; run the same command again to go on.", file=sys.stderr)
+    return 128 + number
 
 
 def _explained(error: BaseException, step: str) -> VllmError | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm_conda import processes
 from vllm_conda.errors import ClusterError, MissingToolError
 
 # A restarting controller does not answer for a while.
@@ -150,6 +151,6 @@ def cancel(ids: Iterable[str]) -> None:
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        return processes.run(command, 120, capture_output=True, text=True)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(list(command), 1, "", "no answer within two minutes")

@@ -326,7 +326,10 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
         ({"key": key.double()}, "key is float64, want float32 or bfloat16 or float16"),
         ({"value": key[:3]}, r"value has shape \[3, 2, 64\], want 4 in dimension 0"),
         ({"key_cache": cache.half()}, "key_cache is float16, want bfloat16 as key"),
-        ({"value_cache": cache.clone()[..., :32]}, r"value_cache has shape .*, want 64 in dimension 3"),
+        (
+            {"value_cache": cache.clone()[..., :32]},
+            r"value_cache has shape .*, want 64 in dimension 3",
+        ),
         ({"slot_mapping": slots.int()}, "slot_mapping is int32, want int64"),
     ]
     for change, message in cases:

@@ -273,7 +273,11 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
     cases: list[tuple[str, tuple[Any, ...], str]] = [
         ("rms_norm", (x, x.double(), None, 0.0), "input is float64, want float32 or bfloat16 or"),
         ("rms_norm", (x.half(), x, None, 0.0), "result is float16, want float32 as input"),
-        ("rms_norm", (x.clone()[:1], x, None, 0.0), r"result has shape \[1, 8\], want \[2, 8\] as input"),
+        (
+            "rms_norm",
+            (x.clone()[:1], x, None, 0.0),
+            r"result has shape \[1, 8\], want \[2, 8\] as input",
+        ),
         ("rms_norm", (x, randn(8, 2, dtype=x.dtype).T, None, 0.0), "input has stride 2 in its l"),
         ("rms_norm", (x, x, weight[:7], 0.0), r"weight has shape \[7\], want 8 in dimension 0"),
         ("rms_norm", (x.cpu(), x, None, 0.0), "result is not on a CUDA device"),
