@@ -12,7 +12,7 @@ from vllm.v1.attention.backends.mla.prefill.registry import (
 )
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-from vllm_kernels_plugin import flash_attention, needs, serve
+from vllm_kernels_plugin import flash_attention, flashinfer, needs, serve
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         super().check_and_update_config(vllm_config)
         try:
             _attention()
+            flashinfer.leave_out_delta_net(vllm_config.additional_config)
             needs.check(vllm_config, "cuda")
         except PluginError as error:
             # The configuration's validation shows a ValueError's text without a traceback.

@@ -10,7 +10,7 @@ import torch
 
 import vllm_kernels
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import compiler, serve
+from vllm_kernels_plugin import compiler, flashinfer, serve
 from vllm_kernels_plugin.engine import CPU_MODULES, CUDA_MODULES
 from vllm_kernels_plugin.errors import PluginError
 
@@ -101,9 +101,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
     serve.plant(CUDA_MODULES)
     flash_attention.plant()
     compiler.prepare_triton(logger)
-    if importlib.util.find_spec("flashinfer") is None:
-        # On a GPU the engine assumes that FlashInfer's sampler is there; this makes it use its own.
-        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    flashinfer.leave_out_sampler(logger)
     families = [family.name for family in status.families]
     logger.info(
         "vllm_kernels %s serves %d ops to the engine on CUDA (%s)",
