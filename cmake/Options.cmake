@@ -1,13 +1,31 @@
 # Every knob of the build, in one table. AUTO means: on where compiler and target allow it.
-# Each can also be given as an environment variable of the same name, as upstream vLLM allows.
+# Each can also be given as an environment variable of the same name, as upstream vLLM allows. It
+# counts at each configure; -D of the same configure wins.
 
 # vllm_option(NAME DEFAULT HELP [CHOICES...]): a cache entry whose value must be one of CHOICES.
 function(vllm_option name default help)
   set(choices ${ARGN})
-  if(DEFINED ENV{${name}} AND NOT DEFINED CACHE{${name}})
-    set(default "$ENV{${name}}")
+  if(DEFINED ENV{${name}})
+    # A value that is not the last configure's was given by -D.
+    if(DEFINED CACHE{VLLM_LAST_${name}} AND "$CACHE{${name}}" STREQUAL "$CACHE{VLLM_LAST_${name}}")
+      unset(${name} CACHE)
+    endif()
+    if(NOT DEFINED CACHE{${name}})
+      set(default "$ENV{${name}}")
+    endif()
   endif()
   set(${name} "${default}" CACHE STRING "${help}")
+  vllm_check_choice(${name} ${choices})
+  set(last "$CACHE{VLLM_LAST_${name}}")
+  if(DEFINED CACHE{VLLM_LAST_${name}} AND NOT "$CACHE{${name}}" STREQUAL last)
+    message(STATUS "vllm-kernels: ${name}=$CACHE{${name}}, where it was \"${last}\"")
+  endif()
+  set(VLLM_LAST_${name} "$CACHE{${name}}" CACHE INTERNAL "")
+endfunction()
+
+# vllm_check_choice(NAME [CHOICES...]): a switch is spelt as CMake does afterwards.
+function(vllm_check_choice name)
+  set(choices ${ARGN})
   if(NOT choices)
     return()
   endif()
@@ -24,7 +42,14 @@ function(vllm_option name default help)
   endif()
   if(NOT value IN_LIST choices)
     list(JOIN choices ", " expected)
-    message(FATAL_ERROR "vllm-kernels: ${name}=${${name}} is not one of: ${expected}")
+    set(refused "${${name}}")
+    # Or the next configure would find it in the cache.
+    if(DEFINED CACHE{VLLM_LAST_${name}})
+      set_property(CACHE ${name} PROPERTY VALUE "$CACHE{VLLM_LAST_${name}}")
+    else()
+      unset(${name} CACHE)
+    endif()
+    message(FATAL_ERROR "vllm-kernels: ${name}=${refused} is not one of: ${expected}")
   endif()
   set_property(CACHE ${name} PROPERTY VALUE "${value}")
 endfunction()

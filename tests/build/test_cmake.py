@@ -109,6 +109,20 @@ def test_option_from_the_environment(tmp_path: Path, externals: Path) -> None:
     assert tiers_of(result) == ["avx2"]
 
 
+def test_the_environment_counts_at_each_configure(tmp_path: Path, externals: Path) -> None:
+    assert tiers_of(configure(tmp_path, externals)) == ALL_TIERS
+    off = configure(tmp_path, externals, VLLM_CPU_DISABLE_AVX512="1")
+    assert tiers_of(off) == ["avx2"]
+    assert 'VLLM_CPU_DISABLE_AVX512=ON, where it was "OFF"' in off.stdout
+    given = configure(
+        tmp_path, externals, "VLLM_CPU_DISABLE_AVX512=OFF", VLLM_CPU_DISABLE_AVX512="1"
+    )
+    assert tiers_of(given) == ALL_TIERS
+    bogus = configure(tmp_path, externals, VLLM_CPU_DISABLE_AVX512="maybe")
+    assert "VLLM_CPU_DISABLE_AVX512=maybe is not one of: ON, OFF, AUTO" in message_of(bogus)
+    assert tiers_of(configure(tmp_path, externals)) == ALL_TIERS
+
+
 @pytest.mark.parametrize("value", ["OFF", "AUTO"])
 def test_vnni_is_really_left_out(tmp_path: Path, externals: Path, value: str) -> None:
     assert tiers_of(
