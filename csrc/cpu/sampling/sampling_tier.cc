@@ -8,25 +8,21 @@ namespace {
 using DI = hn::RebindToSigned<DF>;
 using VI = hn::Vec<DI>;
 
-// The best value of each lane and where it stood.
-struct Lanes {
-  VF value;
-  VI place;
+// `value`, `place`: the best value of each lane and where it stood. No structure holds them, since
+// vectors of SVE have no size.
+HWY_INLINE void Take(VF candidate, VI where, VF& value, VI& place) {
+  const auto better = hn::Gt(candidate, value);
+  value = hn::IfThenElse(better, candidate, value);
+  place = hn::IfThenElse(hn::RebindMask(DI(), better), where, place);
+}
 
-  HWY_INLINE void Take(VF candidate, VI where) {
-    const auto better = hn::Gt(candidate, value);
-    value = hn::IfThenElse(better, candidate, value);
-    place = hn::IfThenElse(hn::RebindMask(DI(), better), where, place);
-  }
-
-  // The first place of the largest value of all lanes.
-  HWY_INLINE Largest Reduce() const {
-    const float most = hn::ReduceMax(DF(), value);
-    const auto equal = hn::RebindMask(DI(), hn::Eq(value, hn::Set(DF(), most)));
-    const VI first = hn::IfThenElse(equal, place, hn::Set(DI(), hwy::LimitsMax<int32_t>()));
-    return {most, static_cast<size_t>(hn::ReduceMin(DI(), first))};
-  }
-};
+// The first place of the largest value of all lanes.
+HWY_INLINE Largest Reduce(VF value, VI place) {
+  const float most = hn::ReduceMax(DF(), value);
+  const auto equal = hn::RebindMask(DI(), hn::Eq(value, hn::Set(DF(), most)));
+  const VI first = hn::IfThenElse(equal, place, hn::Set(DI(), hwy::LimitsMax<int32_t>()));
+  return {most, static_cast<size_t>(hn::ReduceMin(DI(), first))};
+}
 
 // Values that the lanes behind a row's end do not have.
 HWY_INLINE VF Present(VF values, size_t count, float otherwise) {
@@ -37,33 +33,35 @@ HWY_INLINE VF Present(VF values, size_t count, float otherwise) {
 Largest FindLargest(const float* values, size_t count) {
   const float lowest = -hwy::HighestValue<float>();
   const VF none = hn::Set(DF(), -hn::GetLane(hn::Inf(DF())));
-  Lanes best{none, hn::Zero(DI())};
+  VF value = none;
+  VI place = hn::Zero(DI());
   auto nan = hn::MaskFalse(DF());
   ForVectors(count, [&](size_t i, size_t n) VK_INLINE_LAMBDA {
     const VF x = Present(LoadUpTo(values + i, n), n, lowest);
     nan = hn::Or(nan, hn::IsNaN(x));
     // A lane behind the end is below a finite value, and loses to -inf only by its place.
     const VF candidate = Present(x, n, hn::GetLane(none));
-    best.Take(candidate, hn::Iota(DI(), static_cast<int32_t>(i)));
+    Take(candidate, hn::Iota(DI(), static_cast<int32_t>(i)), value, place);
   });
   if (HWY_UNLIKELY(!hn::AllFalse(DF(), nan))) {
     size_t i = 0;
     while (values[i] == values[i]) ++i;
     return {values[i], i};
   }
-  return best.Reduce();
+  return Reduce(value, place);
 }
 
 Largest FindLargestRest(const float* target, const float* draft, const float* factor,
                         size_t count) {
-  Lanes best{hn::Set(DF(), -1.0f), hn::Zero(DI())};
+  VF value = hn::Set(DF(), -1.0f);
+  VI place = hn::Zero(DI());
   ForVectors(count, [&](size_t i, size_t n) VK_INLINE_LAMBDA {
     VF rest = LoadUpTo(target + i, n);
     if (draft != nullptr) rest = hn::Sub(rest, LoadUpTo(draft + i, n));
     const VF score = hn::Mul(hn::ZeroIfNegative(rest), LoadUpTo(factor + i, n));
-    best.Take(Present(score, n, -2.0f), hn::Iota(DI(), static_cast<int32_t>(i)));
+    Take(Present(score, n, -2.0f), hn::Iota(DI(), static_cast<int32_t>(i)), value, place);
   });
-  return best.Reduce();
+  return Reduce(value, place);
 }
 
 }  // namespace
