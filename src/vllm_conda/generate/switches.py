@@ -110,7 +110,8 @@ ENGINE = (
     Variable(
         "VLLM_USE_FLASHINFER_SAMPLER",
         "",
-        "Set to `0` on a GPU where FlashInfer is missing, unless it is set.",
+        "Set to `0` on a GPU where FlashInfer's module `sampling` is neither compiled nor can be "
+        "compiled, unless it is set.",
     ),
     Variable(
         "VLLM_CPU_KVCACHE_SPACE",
