@@ -220,7 +220,7 @@ def test_the_compiler_reads_nothing_of_the_host(prefix: Path, tmp_path: Path, to
     text = run(prefix, f"{tool} -x {language} -v -Wl,--trace hello.c -o a 2>&1", tmp_path)
     searched = text.split("search starts here:")[2].split("End of search list")[0].split()
     linked = [row for row in text.splitlines() if re.match(r"^/\S+\.(o|so|a)(\.\d+)*$", row)]
-    assert len(searched) >= 3
+    assert len(searched) >= 2  # the compiler's own and those of the C library
     assert len(linked) >= 5
     outside = [
         row

@@ -268,6 +268,8 @@ class Trials:
         self.step = 0
         self.errors = product.folder / "stderr"
         adopt_orphans()
+        # Of this process itself, such as multiprocessing's tracker of resources.
+        self.own = descendants()
         self.seconds: dict[bool, float] = {}
         for wrapped in (True, True, False):  # the first makes the environment of ./run
             self._whole(wrapped)
@@ -332,7 +334,7 @@ class Trials:
 
     def _orphans(self, what: str) -> None:
         started = time.monotonic()
-        while left := descendants():
+        while left := descendants(self.own):
             if time.monotonic() - started > ORPHAN_SECONDS:
                 lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
                 self._fault(f"{what}: orphans {lines}")

@@ -26,9 +26,10 @@ OWN = {
     "aarch64": {"src/vllm_conda/audit/isa_aarch64.py"},
     "ppc64le": {"src/vllm_conda/audit/isa_ppc64le.py", "scripts/power_levels.py"},
 }
-# What describes, what is chosen of several, and what a script writes for all platforms.
+# What describes, what is chosen of several, and what is read from elsewhere for all platforms.
 ASIDE = re.compile(
-    r"(docs|tests|variants|benchmarks|src/vllm_conda/audit/data)/|\.ci_support/|src/vllm_conda/site/examples/|.*\.md$|pixi\.toml$"
+    r"(docs|tests|variants|benchmarks|src/vllm_conda/audit/data)/|\.ci_support/"
+    r"|src/vllm_conda/site/examples/|src/vllm_kernels_plugin/engines\.tsv|.*\.md$|pixi\.toml$"
 )
 
 

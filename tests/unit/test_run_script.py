@@ -254,8 +254,12 @@ def test_pips_own_settings_do_not_empty_the_environment(small: Path, setting: st
     ("section", "setting"),
     [("global", "target"), ("install", "target"), ("install", "prefix"), ("global", "user")],
 )
-def test_pips_files_do_not_empty_the_environment(small: Path, section: str, setting: str) -> None:
+def test_pips_files_do_not_empty_the_environment(
+    small: Path, section: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _plant(small)
+    for variable in ("PIP_FIND_LINKS", "PIP_NO_INDEX"):  # the host's own come before a file's
+        monkeypatch.delenv(variable, raising=False)
     value = "true" if setting in ("user", "dry-run") else str(small / "elsewhere")
     lines = {"global": ["no-index = true", f"find-links =\n    {small}\n    /none"], "install": []}
     lines[section].append(f"{setting} = {value}")
