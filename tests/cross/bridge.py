@@ -252,6 +252,14 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         number = DTYPES.get(dtype, -1)
         return driver.call("create_onednn_scaled_mm_handler", b, scales, number, dynamic, azp)[0]
 
+    def choose(name: str) -> Callable[..., torch.Tensor]:
+        def call(logits: torch.Tensor, *values: object) -> torch.Tensor:
+            tokens = logits.new_empty(logits.shape[:1], dtype=torch.int64)
+            driver.call(name, tokens, logits, *values)
+            return tokens
+
+        return call
+
     def multiply(name: str) -> Callable[..., None]:
         def call(*values: Any) -> None:
             handle = values[-1]
@@ -272,9 +280,14 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "cpu_attn_reshape_and_cache": reshape,
         "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
         "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
-        "compute_slot_mapping_kernel_impl": plain(
-            "compute_slot_mapping", "compute_slot_mapping_kernel_impl"
-        ),
+        "greedy_argmax": choose("greedy_argmax"),
+        "fused_gumbel_argmax": choose("fused_gumbel_argmax"),
+        **{
+            f"{name}{suffix}": plain(name, f"{name}{suffix}")
+            for suffix in ("_kernel_impl", "_padded_kernel_impl", "_metadata_kernel_impl")
+            for name in driver.functions()
+            if hasattr(torch.ops.vllm_kernels, f"{name}{suffix}")
+        },
         "create_onednn_mm_handler": create,
         "onednn_mm": multiply("onednn_mm"),
         "create_onednn_scaled_mm_handler": create_scaled,
