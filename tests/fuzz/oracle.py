@@ -79,7 +79,7 @@ class Oracle:
             # Those that other calls use stay.
             call = Call(call.op, (abs(int(call.arguments[0])) + 2**40,))
         # What the op computes from is gone afterwards where tensors share memory.
-        comparable = call.op not in _OPAQUE and _tame(call)
+        comparable = call.op not in _OPAQUE and _tame(call) and not _scatters_twice(call)
         original = call.copied() if comparable else None
         call = _packed(call, ops)
         outputs = written(call.op)
@@ -163,6 +163,18 @@ def _bad_sentence(op: str, text: str) -> Iterator[tuple[str, str]]:
         yield "no sentence of ours", repr(text[:300])
     elif len(text) > _LONGEST:
         yield "a long sentence", repr(text[:300])
+
+
+def _scatters_twice(call: Call) -> bool:
+    """Whether several values go to one slot of a cache: which of them stays is nobody's promise."""
+    names = [argument.name for argument in getattr(ops, call.op).default._schema.arguments]
+    slots = dict(zip(names, call.arguments, strict=False)).get("slot_mapping")
+    if not isinstance(slots, Tensor) or slots.dtype not in (torch.int32, torch.int64):
+        return False
+    if not _plain(slots) or slots.numel() > _MOST:
+        return False
+    used = slots[slots >= 0]
+    return bool(len(set(used.tolist())) < used.numel())
 
 
 def _plain(x: Tensor) -> bool:
