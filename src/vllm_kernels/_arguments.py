@@ -19,6 +19,8 @@ from vllm_kernels import _ops
 _KEYS = ("Negative", "Conjugate", "ZeroTensor", "AutogradNestedTensor")
 # Every device and layout for which nothing else is registered.
 _REST = "CompositeExplicitAutograd"
+# Ops that have it for their refusals alone.
+_refusing: set[str] = set()
 
 
 def check(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -62,6 +64,13 @@ def register(library: torch.library.Library) -> None:
         rest = (_REST,) if "CPU" in keys and _REST not in keys else ()
         for key in (*_KEYS, *rest):
             library.impl(name, refuse, key)  # type: ignore[no-untyped-call]
+        if rest:
+            _refusing.add(name)
+
+
+def only_refuses(name: str, key: str) -> bool:
+    """Whether what :func:`register` left there is all that the op has under a dispatch key."""
+    return key in _KEYS or (key == _REST and name in _refusing)
 
 
 def _refuse(name: str, *args: object, **kwargs: object) -> NoReturn:

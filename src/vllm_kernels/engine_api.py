@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vllm_kernels import _backends, _cuda, _driver, _fake, _libraries, _ops
+from vllm_kernels import _arguments, _backends, _cuda, _driver, _fake, _libraries, _ops
 from vllm_kernels._cuda import Build as CudaBuild
 from vllm_kernels._cuda import Family as CudaFamily
 from vllm_kernels._libraries import CpuKernels, LoadError
@@ -89,7 +89,7 @@ def schema(op: str) -> torch.FunctionSchema:
 
 def dispatch_keys(op: str) -> list[str]:
     """PyTorch's dispatch keys under which ``op`` has an implementation, the references' too."""
-    return _ops.kernel_keys(op)
+    return [key for key in _ops.kernel_keys(op) if not _arguments.only_refuses(op, key)]
 
 
 def reference_ops() -> tuple[str, ...]:

@@ -18,6 +18,7 @@ require_kernels()
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.overrides import TorchFunctionMode
 
 from benchmarks import run
@@ -54,7 +55,8 @@ def test_calls_fit_the_schemas(family: str) -> None:
     labels = set()
     module = importlib.import_module(f"benchmarks.cuda.bench_{family}")
     for case in module.cases():
-        with torch.inference_mode(), OnCpu(), FakeTensorMode(allow_non_fake_inputs=True):
+        mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+        with torch.inference_mode(), OnCpu(), mode:
             for call in case.make().values():
                 call()
         assert case.label not in labels, "two cases have one name"

@@ -31,7 +31,7 @@ def pyproject() -> dict[str, object]:
 
 
 def test_checkout_reads_the_table() -> None:
-    assert _metadata.version() == TABLE["engine"]["version"]
+    assert _metadata.version() == PROJECT["version"]
     assert _metadata.torch_minimum() == PROJECT["torch_target"]
 
 
