@@ -3,8 +3,8 @@
 
     python scripts/test_cross.py [--platform SUBDIR] [--tier NAME] [--sample N] [pytest arguments]
 
-For each platform in output/ vllm-cpu is solved and installed as a machine of it would. Then, tier
-by tier, each on an emulated CPU that has it: the platform's Python loads the library and calls a
+For each platform in output/ vllm-kernels-cpu is solved and installed as a machine would. Then,
+tier by tier, each on an emulated CPU that has it: the platform's Python loads the library, calls a
 kernel, its PyTorch compares every op with its reference, and the kernels' tests run. Exit code: 0
 if all of it passed.
 """

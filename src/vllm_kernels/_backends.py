@@ -61,7 +61,7 @@ def load() -> None:
         if not _libraries.load_ops(family.library):
             raise _libraries.LoadError(
                 f"lib{family.library}.so is missing, which {_summary_path()} lists: reinstall "
-                "vllm-cuda"
+                "vllm-kernels-cuda"
             )
         _bindings.append(family.library)
         if "cuda" not in _loaded:
@@ -130,6 +130,6 @@ def _announce(name: str, device: str) -> None:
     else:
         _logger.warning(
             "no CPU kernels are installed, so %s runs as PyTorch reference code, which is slow; "
-            "install them with `conda install vllm-cpu`",
+            "install them with `conda install vllm-kernels-cpu`",
             name,
         )

@@ -57,7 +57,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Build:
-    """The installed vllm-cuda, as its summary says."""
+    """The installed vllm-kernels-cuda, as its summary says."""
 
     path: Path
     cuda: str
@@ -72,7 +72,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def build() -> Build | None:
-    """The installed vllm-cuda, or None. LoadError where its summary cannot be read."""
+    """The installed vllm-kernels-cuda, or None. LoadError where its summary cannot be read."""
     for folder in _libraries.library_dirs():
         path = folder / SUMMARY
         if path.is_file():
@@ -86,7 +86,7 @@ def _read(path: Path) -> Build:
         if data["schema"] != _SCHEMA:
             raise _libraries.LoadError(
                 f"{path} has schema {data['schema']}, this vllm_kernels reads {_SCHEMA}: install "
-                "vllm-core and vllm-cuda of one version"
+                "vllm-core and vllm-kernels-cuda of one version"
             )
         families = {
             name: Family(
@@ -100,7 +100,9 @@ def _read(path: Path) -> Build:
         }
         return Build(path, data["cuda"], data["driver"], families, data["left_out"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _libraries.LoadError(f"{path} is damaged ({error!r}): reinstall vllm-cuda") from None
+        raise _libraries.LoadError(
+            f"{path} is damaged ({error!r}): reinstall vllm-kernels-cuda"
+        ) from None
 
 
 def mismatch() -> str | None:
@@ -114,7 +116,7 @@ def mismatch() -> str | None:
         )
     if _numbers(torch.version.cuda)[0] != _numbers(installed.cuda)[0]:
         return (
-            f"vllm-cuda was built with CUDA {installed.cuda} and PyTorch with "
+            f"vllm-kernels-cuda was built with CUDA {installed.cuda} and PyTorch with "
             f"{torch.version.cuda}; both must be of one major version"
         )
     return None
@@ -148,7 +150,9 @@ def old_driver() -> str | None:
 def unusable() -> str | None:
     """Why no CUDA kernel can be used in this process, one clause; None where they can."""
     if build() is None:
-        return "vllm-cuda is not installed; install it with `conda install vllm-cuda`"
+        return (
+            "vllm-kernels-cuda is not installed; install it with `conda install vllm-kernels-cuda`"
+        )
     return mismatch() or no_gpu() or old_driver()
 
 

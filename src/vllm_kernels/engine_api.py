@@ -190,7 +190,7 @@ def emulate_cpu(kernels: CpuKernels, register: Callable[[], object]) -> None:
 
 @dataclass(frozen=True)
 class CudaStatus:
-    """What vllm-cuda can do in this process.
+    """What vllm-kernels-cuda can do in this process.
 
     Attributes:
         build: The installed package; None where there is none.
@@ -206,7 +206,7 @@ class CudaStatus:
 
 
 def cuda_status() -> CudaStatus:
-    """Look at the installed vllm-cuda, PyTorch, the driver and the GPUs; initialises no CUDA.
+    """Look at the installed vllm-kernels-cuda, PyTorch, driver and GPUs; initialises no CUDA.
 
     Raises:
         LoadError: The package's summary cannot be read.

@@ -1,9 +1,9 @@
-"""vllm-cuda installs from the local channels and says what it would load; on request.
+"""vllm-kernels-cuda installs from the local channels and says what it would load; on request.
 
 Several GB are fetched, packed and installed.
 
-VLLM_CONDA_TEST_CUDA=1 runs it, on a machine with or without a GPU, where output/ holds a vllm-cuda
-for CUDA 13: `vllm-conda build --device cuda --cuda 13.0 --slice sm90`.
+VLLM_CONDA_TEST_CUDA=1 runs it, on a machine with or without a GPU, where output/ holds a
+vllm-kernels-cuda for CUDA 13: `vllm-conda build --device cuda --cuda 13.0 --slice sm90`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from support import ROOT
 
-BUILT = sorted((ROOT / "output" / "linux-64").glob("vllm-cuda-*-cuda13*.conda"))
+BUILT = sorted((ROOT / "output" / "linux-64").glob("vllm-kernels-cuda-*-cuda13*.conda"))
 
 pytestmark = [
     pytest.mark.skipif(
         os.environ.get("VLLM_CONDA_TEST_CUDA") != "1",
         reason="installs several GB; VLLM_CONDA_TEST_CUDA=1 runs it",
     ),
-    pytest.mark.skipif(not BUILT, reason="output/ holds no vllm-cuda for CUDA 13"),
+    pytest.mark.skipif(not BUILT, reason="output/ holds no vllm-kernels-cuda for CUDA 13"),
 ]
 VIRTUAL = ["--virtual", "__cuda=13.0", "--virtual", "__cuda_arch=9.0"]
 # Where the process has the CUDA run time from, once a CUDA library of PyTorch is in it.
@@ -44,7 +44,7 @@ print(json.dumps({"cuda": torch.version.cuda, "used": used, "ours": len(ours),
 
 
 def execute(*command: str) -> subprocess.CompletedProcess[str]:
-    spec = f"vllm-cuda[build={BUILT[-1].stem.split('-')[3]}]"
+    spec = f"vllm-kernels-cuda[build={BUILT[-1].stem.split('-')[3]}]"
     words = [sys.executable, "-m", "vllm_conda", "exec", "--with", spec, *VIRTUAL, "--", *command]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)

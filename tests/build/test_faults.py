@@ -100,7 +100,7 @@ def test_compile_error(checkout: Path, dummies: str) -> None:
     assert done.returncode == errors.BuildFailure.exit_code
     assert "csrc/cpu/norm/norm.cc:3:1: error: expected unqualified-id" in done.stderr
     assert "Traceback" not in done.stderr
-    log = checkout / "output.build" / "logs" / V3 / "vllm-cpu-build.log"
+    log = checkout / "output.build" / "logs" / V3 / "vllm-kernels-cpu-build.log"
     assert str(log) in done.stderr
     assert log.is_file()
     # Plain progress, then the error's few lines: not the whole log.

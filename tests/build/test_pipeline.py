@@ -58,11 +58,16 @@ def test_full_build_then_nothing_then_one_kernel_file(
     checkout: Path, dummies: str, tmp_path: Path
 ) -> None:
     first = run(checkout, dummies)
-    assert support.names(first.built) == ["vllm-core", "vllm-cpu", "vllm-kernels", "vllm-cpu"]
+    assert support.names(first.built) == [
+        "vllm-core",
+        "vllm-kernels-cpu",
+        "vllm-kernels",
+        "vllm-kernels-cpu",
+    ]
     assert all(item.tests == "passed" for item in first.built)
     assert set(indexed(checkout)) == set(packages(checkout))
     assert indexed(checkout, "noarch") == {}
-    assert first.install_command.endswith(" vllm-cpu")
+    assert first.install_command.endswith(" vllm-kernels-cpu")
     assert (checkout / "output").as_uri() in first.install_command
     # The solver takes the level-4 package on a level-4 machine.
     assert any(name.endswith("_400.conda") for name in first.installed)
@@ -76,17 +81,17 @@ def test_full_build_then_nothing_then_one_kernel_file(
 
     (checkout / "csrc/cpu/norm/norm.cc").write_text("norm, second edition\n")
     third = run(checkout, dummies)
-    assert support.names(third.built) == ["vllm-cpu", "vllm-cpu"]
+    assert support.names(third.built) == ["vllm-kernels-cpu", "vllm-kernels-cpu"]
     assert len(third.removed) == 2
     assert set(indexed(checkout)) == set(packages(checkout))
-    for number, package in enumerate(by_name(checkout, "vllm-cpu")):
+    for number, package in enumerate(by_name(checkout, "vllm-kernels-cpu")):
         text = content(package, tmp_path / str(number), "lib/vllm_kernels/libvllm_kernels_cpu.so")
         assert "norm, second edition" in text
 
 
 def test_two_variants_never_share_a_binary(checkout: Path, dummies: str, tmp_path: Path) -> None:
     run(checkout, dummies)
-    for package in by_name(checkout, "vllm-cpu"):
+    for package in by_name(checkout, "vllm-kernels-cpu"):
         level = Package.from_file(package).build_number // 100
         folder = tmp_path / str(level)
         text = content(package, folder, "lib/vllm_kernels/libvllm_kernels_cpu.so")
@@ -99,11 +104,11 @@ def test_python_only_change_rebuilds_core_and_repackages_cpu_without_compiling(
     run(checkout, dummies)
     (checkout / "src/vllm_kernels/__init__.py").write_text("version = 2\n")
     report = run(checkout, dummies)
-    assert support.names(report.built) == ["vllm-core", "vllm-cpu", "vllm-cpu"]
+    assert support.names(report.built) == ["vllm-core", "vllm-kernels-cpu", "vllm-kernels-cpu"]
     logs = {item.package.rsplit("-", 2)[0]: Path(item.log).read_text() for item in report.built}
     assert "Building new staging cache" in logs["vllm-core"]
-    assert "Building new staging cache" not in logs["vllm-cpu"]
-    assert "Restored" in logs["vllm-cpu"]
+    assert "Building new staging cache" not in logs["vllm-kernels-cpu"]
+    assert "Restored" in logs["vllm-kernels-cpu"]
 
 
 def test_core_is_the_same_from_either_job_alone(checkout: Path, dummies: str) -> None:
@@ -111,7 +116,7 @@ def test_core_is_the_same_from_either_job_alone(checkout: Path, dummies: str) ->
     core = [path.name for path in by_name(checkout, "vllm-core")]
     report = run(checkout, dummies, V4)
     assert [path.name for path in by_name(checkout, "vllm-core")] == core
-    assert support.names(report.built) == ["vllm-cpu"]
+    assert support.names(report.built) == ["vllm-kernels-cpu"]
     assert report.removed == []
 
 
@@ -148,7 +153,7 @@ def test_dependencies_of_the_finished_packages(checkout: Path, dummies: str) -> 
         "libtorch >=2.11",
         "__glibc >=2.17",
     }
-    for path in by_name(checkout, "vllm-cpu"):
+    for path in by_name(checkout, "vllm-kernels-cpu"):
         package = Package.from_file(path)
         level = package.build_number // 100
         names = {spec.split()[0] for spec in package.depends}
@@ -177,11 +182,11 @@ def test_foreign_packages_in_the_output_are_kept_and_indexed(
 
 def test_a_package_that_changed_in_the_output_is_built_again(checkout: Path, dummies: str) -> None:
     run(checkout, dummies, V3)
-    victim = by_name(checkout, "vllm-cpu")[0]
+    victim = by_name(checkout, "vllm-kernels-cpu")[0]
     whole = victim.read_bytes()
     victim.write_bytes(whole[: len(whole) // 2])
     report = run(checkout, dummies, V3)
-    assert support.names(report.built) == ["vllm-cpu"]
+    assert support.names(report.built) == ["vllm-kernels-cpu"]
     Package.from_file(victim)
 
 
@@ -190,7 +195,7 @@ def test_level_above_the_machine_is_built_but_its_tests_are_skipped_with_the_rea
 ) -> None:
     monkeypatch.setenv("CONDA_OVERRIDE_ARCHSPEC", "haswell")
     report = run(checkout, dummies)
-    tests = {item.job: item.tests for item in report.built if "vllm-cpu" in item.package}
+    tests = {item.job: item.tests for item in report.built if "vllm-kernels-cpu" in item.package}
     assert tests[V3] == "passed"
     assert "below _x86_64-microarch-level >=4" in tests[V4]
     assert any(name.endswith("_300.conda") for name in report.installed)
@@ -204,7 +209,7 @@ def test_cpu_below_the_floor_builds_but_neither_tests_nor_installs(
     report = run(checkout, dummies, V3, events=events)
     assert report.installed == []
     assert len(packages(checkout)) == 3
-    assert "skip  install vllm-cpu: not run: this CPU is below" in events.getvalue()
+    assert "skip  install vllm-kernels-cpu: not run: this CPU is below" in events.getvalue()
 
 
 def test_old_staging_builds_are_removed(checkout: Path, dummies: str) -> None:
@@ -221,7 +226,7 @@ def test_progress_events_name_each_package_and_stage(checkout: Path, dummies: st
     lines = [json.loads(line) for line in events.getvalue().splitlines()]
     ended = [event["task"] for event in lines if event["event"] == "end"]
     assert f"build vllm-core ({V3})" in ended
-    assert f"test vllm-cpu ({V3})" in ended
+    assert f"test vllm-kernels-cpu ({V3})" in ended
     stages = {event["stage"] for event in lines if event["event"] == "stage"}
     assert {"set up the environments", "compress"} <= stages
 
@@ -230,7 +235,7 @@ def test_what_a_package_says_of_itself(checkout: Path, dummies: str, tmp_path: P
     run(checkout, dummies, V3)
     for name, licences in (
         ("vllm-core", {"LICENSE", "licenses"}),
-        ("vllm-cpu", {"LICENSE", "licenses"}),
+        ("vllm-kernels-cpu", {"LICENSE", "licenses"}),
         ("vllm-kernels", {"LICENSE"}),
     ):
         (package,) = by_name(checkout, name)
@@ -266,8 +271,8 @@ def test_logs_are_kept_per_job_and_package(checkout: Path, dummies: str) -> None
     logs = checkout / "output.build" / "logs"
     found = {str(path.relative_to(logs)) for path in logs.rglob("*.log")}
     assert f"{V3}/vllm-core-build.log" in found
-    assert f"{V4}/vllm-cpu-build.log" in found
-    assert f"{V4}/vllm-cpu-test.log" in found
+    assert f"{V4}/vllm-kernels-cpu-build.log" in found
+    assert f"{V4}/vllm-kernels-cpu-test.log" in found
 
 
 def test_nothing_but_the_channel_in_the_output(checkout: Path, dummies: str) -> None:

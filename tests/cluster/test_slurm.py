@@ -115,7 +115,9 @@ def test_failed_task_is_named_and_retried_alone(checkout: Path, dummies: str) ->
     assert done.returncode == BuildFailure.exit_code
     assert "2 of 2 tasks failed" in done.stderr
     for job in (V3, V4):
-        assert re.search(rf"{job} \(task \d+\): Building vllm-cpu for {job} failed", done.stderr)
+        assert re.search(
+            rf"{job} \(task \d+\): Building vllm-kernels-cpu for {job} failed", done.stderr
+        )
         assert f"log: {task_folder(checkout, job) / 'task.log'}" in done.stderr
         retry = f"retry: vllm-conda build --on slurm --variant {job} --channel {dummies} --jobs 1"
         assert retry in done.stderr
@@ -127,7 +129,7 @@ def test_failed_task_is_named_and_retried_alone(checkout: Path, dummies: str) ->
     assert done.returncode == 0, done.stderr
     assert V4 not in done.stderr
     assert {name.rsplit("-", 2)[0] for name in packages(checkout / "output")} == {
-        "vllm-core", "vllm-cpu", "vllm-kernels",
+        "vllm-core", "vllm-kernels-cpu", "vllm-kernels",
     }  # fmt: skip
 
 
@@ -287,7 +289,7 @@ def test_damaged_package_of_a_task_is_refused(checkout: Path, dummies: str, tmp_
     first = packages(checkout / "output")
     for path in checkout.glob("output/linux-64/*.conda"):
         path.unlink()
-    file = next(task_folder(checkout, V3).glob("channel/linux-64/vllm-cpu-*.conda"))
+    file = next(task_folder(checkout, V3).glob("channel/linux-64/vllm-kernels-cpu-*.conda"))
     status, data = file.stat(), bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(bytes(data))

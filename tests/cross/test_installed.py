@@ -22,7 +22,7 @@ TARGETS = load_targets(ROOT)
 
 
 def built(platform: str) -> bool:
-    return any((OUTPUT / platform).glob("vllm-cpu-*.conda"))
+    return any((OUTPUT / platform).glob("vllm-kernels-cpu-*.conda"))
 
 
 @pytest.mark.parametrize(

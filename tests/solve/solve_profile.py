@@ -1,6 +1,6 @@
 """Solves for a described machine with py-rattler alone: no code of the project is used.
 
-    python solve_profile.py --archspec haswell --channel file:///... --spec vllm-cpu
+    python solve_profile.py --archspec haswell --channel file:///... --spec vllm-kernels-cpu
 
 Prints the chosen packages as JSON and exits 0, or the solver's reason and exits 1.
 """

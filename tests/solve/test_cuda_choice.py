@@ -87,13 +87,13 @@ def machine(node: GpuNode, knows_gpus: bool = True) -> dict[str, str]:
 
 
 def build_of(channels: Channels, spec: str, node: GpuNode, knows_gpus: bool = True) -> str:
-    """The build of vllm-cuda that ``spec`` brings; empty without one."""
+    """The build of vllm-kernels-cuda that ``spec`` brings; empty without one."""
     try:
         records = channels.solve([spec], node.platform, machine(node, knows_gpus))
     except SolveError:
         return ""
     builds = {record.name.normalized: str(record.build) for record in records}
-    return builds.get("vllm-cuda", "").rpartition("_h")[0]
+    return builds.get("vllm-kernels-cuda", "").rpartition("_h")[0]
 
 
 def order(node: GpuNode) -> list[str]:
@@ -163,7 +163,7 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-cuda"])
+@pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-kernels-cuda"])
 def test_newest_cuda_of_the_driver_with_code_for_the_gpu(channels: Channels, spec: str) -> None:
     assert {node.platform for node in NODES} == set(TARGETS.platforms)
     assert set(gpu_nodes(TARGETS, "linux-64")) < set(NODES)
@@ -208,7 +208,7 @@ def test_slices_take_the_cuda_of_the_driver_too(channels: Channels) -> None:
             }
             wanted = next((v for v in order(node) if v in made), "")
             build = f"cuda{wanted.replace('.', '')}_{name}" if wanted else ""
-            assert build_of(channels, f"vllm-cuda * *_{name}_*", node) == build, node
+            assert build_of(channels, f"vllm-kernels-cuda * *_{name}_*", node) == build, node
 
 
 def test_client_that_does_not_know_the_gpu(channels: Channels) -> None:
@@ -222,15 +222,15 @@ def test_client_that_does_not_know_the_gpu(channels: Channels) -> None:
 def test_driver_older_than_every_toolkit_gets_the_cpu_build(channels: Channels) -> None:
     for platform in CPUS:
         node = GpuNode(platform, OLD_DRIVER, "8.0")
-        assert build_of(channels, "vllm-cuda", node) == ""
+        assert build_of(channels, "vllm-kernels-cuda", node) == ""
         records = channels.solve(["vllm-kernels"], platform, machine(node))
-        assert "vllm-cpu" in {record.name.normalized for record in records}
+        assert "vllm-kernels-cpu" in {record.name.normalized for record in records}
 
 
 def test_dependency_that_a_client_without_constraints_applies() -> None:
     """conda's classic solver applies no constraint on virtual packages, so each CUDA package
     depends on the driver of its major version."""
-    outputs = [output for output in rendered() if output.name == "vllm-cuda"]
+    outputs = [output for output in rendered() if output.name == "vllm-kernels-cuda"]
     assert {o.job.cuda for o in outputs} == set(CUDA.toolkits)
     for output in outputs:
         drivers_asked = [spec for spec in output.run if spec.split()[0] == "__cuda"]
@@ -247,5 +247,5 @@ def test_a_feedstock_with_one_toolkit_a_major_asks_for_the_major_alone() -> None
     assert len(set(majors)) == len(majors)
     for one in made:
         keys = {k: v for k, v in one.keys.items() if k not in ("zip_keys", "pin_run_as_build")}
-        found = [o for o in render(recipe, one.job, keys) if o.name == "vllm-cuda"]
+        found = [o for o in render(recipe, one.job, keys) if o.name == "vllm-kernels-cuda"]
         assert [f"__cuda >={one.job.cuda.partition('.')[0]}" in o.run for o in found] == [True]

@@ -58,7 +58,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
         patch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
         patch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
         report = support.build(root, (cuda, dummies), JOBS)
-    made = ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 3, *["vllm-kernels"] * 3]
+    made = ["vllm-core", *["vllm-kernels"] * 3, "vllm-kernels-cpu", *["vllm-kernels-cuda"] * 3]
     assert sorted(support.names(report.built)) == made
     return [report.channel, cuda, dummies]
 
@@ -66,7 +66,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
 def test_gpu_tests_travel_in_the_package(channels: list[str]) -> None:
     """They are no sources of the build that compiles, and yet in the package."""
     folder = Path(channels[0].removeprefix("file://")) / "linux-64"
-    for path in folder.glob("vllm-cuda-*.conda"):
+    for path in folder.glob("vllm-kernels-cuda-*.conda"):
         files = Package.from_file(path).files
         for name in ("conftest.py", "common/listed.txt", "cuda/listed.txt"):
             assert any(file.endswith(f"tests/kernels/{name}") for file in files), name
@@ -107,36 +107,36 @@ def refused(channels: list[str], spec: str, cuda: str = "", arch: str = "") -> s
 
 def test_driver_chooses_the_cuda_version(channels: list[str]) -> None:
     for cuda, wanted in (("13.0", "cuda130_all"), ("13.5", "cuda130_all"), ("12.2", "cuda124_all")):
-        package = chosen(channels, "vllm-cuda", cuda, "9.0")["vllm-cuda"]
+        package = chosen(channels, "vllm-kernels-cuda", cuda, "9.0")["vllm-kernels-cuda"]
         assert package["build"].startswith(wanted), cuda
         assert package["build_number"] == 100000 + 100 * int(wanted[4:7])
 
 
 def test_without_a_gpu_there_is_none(channels: list[str]) -> None:
-    assert "__cuda" in refused(channels, "vllm-cuda")
+    assert "__cuda" in refused(channels, "vllm-kernels-cuda")
 
 
 def test_metapackage_prefers_the_gpu(channels: list[str]) -> None:
     found = chosen(channels, "vllm-kernels", "13.0", "9.0")
-    assert "vllm-cuda" in found
+    assert "vllm-kernels-cuda" in found
     assert "cuda" in found["pytorch"]["build"]
     found = chosen(channels, "vllm-kernels")
-    assert "vllm-cpu" in found
-    assert "vllm-cuda" not in found
+    assert "vllm-kernels-cpu" in found
+    assert "vllm-kernels-cuda" not in found
 
 
 def test_both_devices_in_one_environment(channels: list[str]) -> None:
-    found = solve(channels, ["vllm-cuda", "vllm-cpu"], "13.0", "9.0")
+    found = solve(channels, ["vllm-kernels-cuda", "vllm-kernels-cpu"], "13.0", "9.0")
     assert isinstance(found, dict), found
     core = f"vllm-core =={found['vllm-core']['version']} {found['vllm-core']['build']}"
-    assert core in found["vllm-cuda"]["depends"]
-    assert core in found["vllm-cpu"]["depends"]
+    assert core in found["vllm-kernels-cuda"]["depends"]
+    assert core in found["vllm-kernels-cpu"]["depends"]
 
 
 def test_slice_is_for_its_gpu_alone(channels: list[str]) -> None:
-    spec = "vllm-cuda * *_sm90_*"
+    spec = "vllm-kernels-cuda * *_sm90_*"
     found = chosen(channels, spec, "13.0", "9.0")
-    assert found["vllm-cuda"]["build"].startswith("cuda130_sm90_")
+    assert found["vllm-kernels-cuda"]["build"].startswith("cuda130_sm90_")
     for arch in ("8.0", "8.9", "10.0", "12.0"):
         assert "__cuda_arch" in refused(channels, spec, "13.0", arch)
     # A client that does not know the virtual package must not install it.
@@ -144,11 +144,11 @@ def test_slice_is_for_its_gpu_alone(channels: list[str]) -> None:
 
 
 def test_slices_are_opt_in(channels: list[str]) -> None:
-    found = chosen(channels, "vllm-cuda", "13.0", "9.0")
-    assert "_all_" in found["vllm-cuda"]["build"]
+    found = chosen(channels, "vllm-kernels-cuda", "13.0", "9.0")
+    assert "_all_" in found["vllm-kernels-cuda"]["build"]
 
 
 def test_gpu_older_than_every_build(channels: list[str]) -> None:
-    assert "__cuda_arch" in refused(channels, "vllm-cuda", "13.0", "7.0")
+    assert "__cuda_arch" in refused(channels, "vllm-kernels-cuda", "13.0", "7.0")
     # Where the client does not say which GPU it is, the loader does.
-    assert "vllm-cuda" in chosen(channels, "vllm-cuda", "13.0")
+    assert "vllm-kernels-cuda" in chosen(channels, "vllm-kernels-cuda", "13.0")

@@ -116,7 +116,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
         platform = platforms.table()[output.job.platform]
         # What the build adds: the exports of sysroot, compiler and level package.
         exports = [f"__glibc >={platform.glibc},<3.0.a0", f"libstdcxx >={platform.libstdcxx}"]
-        if output.name == "vllm-cpu":
+        if output.name == "vllm-kernels-cpu":
             exports.append(f"_{platform.family}-microarch-level >={output.job.level}")
         own.add(
             output.job.platform, output.name, output.version, output.build_string,
@@ -140,10 +140,12 @@ def got(result: preflight.NodeResult) -> str:
     (answer,) = result.answers
     if answer.refusal:
         return answer.refusal.text
-    if "vllm-cuda" in answer.builds:
-        digits = answer.builds["vllm-cuda"].split()[1].partition("_")[0].removeprefix("cuda")
+    if "vllm-kernels-cuda" in answer.builds:
+        digits = (
+            answer.builds["vllm-kernels-cuda"].split()[1].partition("_")[0].removeprefix("cuda")
+        )
         return f"{digits[:-1]}.{digits[-1]}"
-    number = int(answer.builds["vllm-cpu"].rpartition("_")[2])
+    number = int(answer.builds["vllm-kernels-cpu"].rpartition("_")[2])
     return f"level {number // 100}"
 
 
@@ -185,7 +187,9 @@ def test_a_checkout_built_with_the_embedded_toolchain(
     assert found.built_against == (address,)
     own = channels.addresses[0]
     site = load_site(example_path("h200"))
-    results = preflight.check_site(site, channels, ["vllm-cpu"], alone=Channels([own, address]))
+    results = preflight.check_site(
+        site, channels, ["vllm-kernels-cpu"], alone=Channels([own, address])
+    )
     assert [result.served for result in results] == [True, True]
     for result in results:
         (note,) = [text for text in result.notes if "without conda-forge" in text]

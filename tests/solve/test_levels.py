@@ -46,7 +46,7 @@ def solve(channels: list[str], archspec: str, *specs: str) -> subprocess.Complet
     words = [sys.executable, str(SCRIPT), "--archspec", archspec]
     for channel in channels:
         words += ["--channel", channel]
-    for spec in specs or ("vllm-cpu",):
+    for spec in specs or ("vllm-kernels-cpu",):
         words += ["--spec", spec]
     # Isolated: the script must not see the project's code.
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
@@ -64,11 +64,11 @@ def check_levels(channels: list[str]) -> None:
     for names, level in ((V4, 4), (V3, 3)):
         for archspec in names:
             packages = chosen(channels, archspec)
-            assert packages["vllm-cpu"]["build_number"] // 100 == level, archspec
-            assert f"_x86_64-microarch-level >={level}" in packages["vllm-cpu"]["depends"]
+            assert packages["vllm-kernels-cpu"]["build_number"] // 100 == level, archspec
+            assert f"_x86_64-microarch-level >={level}" in packages["vllm-kernels-cpu"]["depends"]
             core = packages["vllm-core"]
             pin = f"vllm-core =={core['version']} {core['build']}"
-            assert pin in packages["vllm-cpu"]["depends"]
+            assert pin in packages["vllm-kernels-cpu"]["depends"]
     for archspec in V2:
         done = solve(channels, archspec)
         assert done.returncode == 1, f"{archspec}: {done.stdout}"
@@ -80,17 +80,17 @@ def test_levels_of_the_recipe(dummy_channels: list[str]) -> None:
 
 
 def test_level_can_be_chosen_by_hand(dummy_channels: list[str]) -> None:
-    packages = chosen(dummy_channels, "sapphirerapids", f"vllm-cpu {VERSION}.* *_300")
-    assert packages["vllm-cpu"]["build_number"] // 100 == 3
+    packages = chosen(dummy_channels, "sapphirerapids", f"vllm-kernels-cpu {VERSION}.* *_300")
+    assert packages["vllm-kernels-cpu"]["build_number"] // 100 == 3
 
 
 def test_metapackage_brings_the_cpu_package(dummy_channels: list[str]) -> None:
-    assert {"vllm-cpu", "vllm-core"} <= set(chosen(dummy_channels, "zen4", "vllm-kernels"))
+    assert {"vllm-kernels-cpu", "vllm-core"} <= set(chosen(dummy_channels, "zen4", "vllm-kernels"))
 
 
 def test_older_glibc_is_refused(dummy_channels: list[str]) -> None:
     words = [sys.executable, str(SCRIPT), "--archspec", "zen4", "--glibc", "2.12"]
-    words += ["--spec", "vllm-cpu"]
+    words += ["--spec", "vllm-kernels-cpu"]
     for channel in dummy_channels:
         words += ["--channel", channel]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120)

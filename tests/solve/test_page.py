@@ -94,7 +94,7 @@ def test_every_node_type_has_a_build_or_a_reason(written: Path) -> None:
     start = cells.index("a100compute, linux-64: glibc 2.28, icelake, CUDA 12.2, GPU 8.0")
     head = cells[: cells.index("vllm-flashmla") + 1]
     row = dict(zip(head[1:], cells[start + 1 :], strict=False))
-    assert row["vllm-cuda"] == f"{VERSION} cuda124_all_h0_112400"
+    assert row["vllm-kernels-cuda"] == f"{VERSION} cuda124_all_h0_112400"
     assert row["vllm-flashmla"] == "none: needs __cuda_arch >= 9.0, the node's GPU has 8.0"
     assert cells.count("none: needs glibc >= 2.28, the node has 2.17") >= 3
 

@@ -41,16 +41,16 @@ def solve(channels: Channels, spec: str, archs: str = "[7.0]", cuda: str = "12.4
 def test_v100_nodes_get_the_gpu_build(channels: Channels) -> None:
     results = check_site(load_site(example_path("ac922")), channels, ["vllm-kernels"])
     builds = {result.name: result.answers[0].builds for result in results}
-    assert builds["compute"]["vllm-cuda"].split()[1].startswith("cuda124_all_")
-    assert "vllm-cuda" not in builds["login"]
-    assert "vllm-cpu" in builds["login"]
+    assert builds["compute"]["vllm-kernels-cuda"].split()[1].startswith("cuda124_all_")
+    assert "vllm-kernels-cuda" not in builds["login"]
+    assert "vllm-kernels-cpu" in builds["login"]
 
 
 def test_v100_slice(channels: Channels) -> None:
-    slice_only = "vllm-cuda * *_sm70_*"
+    slice_only = "vllm-kernels-cuda * *_sm70_*"
     found = solve(channels, slice_only).answers[0]
     assert found.refusal is None
-    assert "_sm70_" in found.builds["vllm-cuda"]
+    assert "_sm70_" in found.builds["vllm-kernels-cuda"]
     for archs, part in (
         ("[8.0]", "needs __cuda_arch < 8.0, the node's GPU has 8.0"),
         ("[6.0]", "needs __cuda_arch >= 7.0, the node's GPU has 6.0"),
@@ -61,6 +61,6 @@ def test_v100_slice(channels: Channels) -> None:
 
 
 def test_node_without_a_gpu(channels: Channels) -> None:
-    refusal = solve(channels, "vllm-cuda", cuda="").answers[0].refusal
+    refusal = solve(channels, "vllm-kernels-cuda", cuda="").answers[0].refusal
     assert refusal is not None
     assert "the node has no GPU driver" in refusal.text

@@ -21,24 +21,24 @@ CUDA13 = f"{VERSION} cuda130_all_h0_113000"
 
 # (example, node type) -> package that it must get, build of it
 SERVED = {
-    ("ac922", "login"): ("vllm-cpu", f"{VERSION} h9_900"),
-    ("ac922", "compute"): ("vllm-cpu", f"{VERSION} h9_900"),
-    ("avx2", "epyc"): ("vllm-cpu", V3),
-    ("frontier", "login"): ("vllm-cpu", V3),
-    ("frontier", "compute"): ("vllm-cpu", V3),
-    ("graviton", "graviton2"): ("vllm-cpu", f"{VERSION} h1_100"),
-    ("graviton", "graviton3"): ("vllm-cpu", f"{VERSION} h1_100"),
-    ("graviton", "graviton4"): ("vllm-cpu", f"{VERSION} h1_100"),
-    ("h200", "login"): ("vllm-cpu", V3),
-    ("h200", "server"): ("vllm-cuda", CUDA13),
-    ("jupiter", "login"): ("vllm-cuda", CUDA13),
-    ("jupiter", "booster"): ("vllm-cuda", CUDA13),
-    ("leonardo", "login"): ("vllm-cpu", V4),
-    ("leonardo", "booster"): ("vllm-cuda", CUDA12),
-    ("leonardo", "dcgp"): ("vllm-cpu", V4),
-    ("mixed", "login"): ("vllm-cpu", V4),
-    ("mixed", "gpu"): ("vllm-cuda", CUDA12),
-    ("workstation", "workstation"): ("vllm-cuda", CUDA13),
+    ("ac922", "login"): ("vllm-kernels-cpu", f"{VERSION} h9_900"),
+    ("ac922", "compute"): ("vllm-kernels-cpu", f"{VERSION} h9_900"),
+    ("avx2", "epyc"): ("vllm-kernels-cpu", V3),
+    ("frontier", "login"): ("vllm-kernels-cpu", V3),
+    ("frontier", "compute"): ("vllm-kernels-cpu", V3),
+    ("graviton", "graviton2"): ("vllm-kernels-cpu", f"{VERSION} h1_100"),
+    ("graviton", "graviton3"): ("vllm-kernels-cpu", f"{VERSION} h1_100"),
+    ("graviton", "graviton4"): ("vllm-kernels-cpu", f"{VERSION} h1_100"),
+    ("h200", "login"): ("vllm-kernels-cpu", V3),
+    ("h200", "server"): ("vllm-kernels-cuda", CUDA13),
+    ("jupiter", "login"): ("vllm-kernels-cuda", CUDA13),
+    ("jupiter", "booster"): ("vllm-kernels-cuda", CUDA13),
+    ("leonardo", "login"): ("vllm-kernels-cpu", V4),
+    ("leonardo", "booster"): ("vllm-kernels-cuda", CUDA12),
+    ("leonardo", "dcgp"): ("vllm-kernels-cpu", V4),
+    ("mixed", "login"): ("vllm-kernels-cpu", V4),
+    ("mixed", "gpu"): ("vllm-kernels-cuda", CUDA12),
+    ("workstation", "workstation"): ("vllm-kernels-cuda", CUDA13),
 }
 REFUSED = {("avx2", "centos7"): "needs glibc >= 2.28, the node has 2.17"}
 
@@ -72,7 +72,9 @@ def test_examples(channels: Channels, example: str) -> None:
         assert answer.refusal is None, answer.refusal
         package, build = SERVED[example, result.name]
         assert answer.builds[package] == build
-        other = {"vllm-cpu": "vllm-cuda", "vllm-cuda": "vllm-cpu"}[package]
+        other = {"vllm-kernels-cpu": "vllm-kernels-cuda", "vllm-kernels-cuda": "vllm-kernels-cpu"}[
+            package
+        ]
         assert other not in answer.builds
         # Every package is one that the solver takes under exactly these virtual packages.
         again = channels.solve(exact(answer.records), result.node.platform, result.machine)
@@ -82,40 +84,40 @@ def test_examples(channels: Channels, example: str) -> None:
 @pytest.mark.parametrize(
     ("specs", "keys", "text"),
     [
-        (["vllm-cpu"], {"glibc": "2.17"}, "needs glibc >= 2.28, the node has 2.17"),
+        (["vllm-kernels-cpu"], {"glibc": "2.17"}, "needs glibc >= 2.28, the node has 2.17"),
         (
-            ["vllm-cpu"],
+            ["vllm-kernels-cpu"],
             {"archspec": "nehalem"},
             "needs x86_64 level 3, the node's CPU nehalem is level 2",
         ),
         (
-            [f"vllm-cpu =={VERSION} h4_400"],
+            [f"vllm-kernels-cpu =={VERSION} h4_400"],
             {"archspec": "zen2"},
             "needs x86_64 level 4, the node's CPU zen2 is level 3",
         ),
         (
-            ["vllm-cpu"],
+            ["vllm-kernels-cpu"],
             {"platform": "linux-ppc64le", "archspec": "power8le"},
             "needs ppc64le level 9, the node's CPU power8le is level 8",
         ),
         (
-            ["vllm-cpu"],
+            ["vllm-kernels-cpu"],
             {"platform": "linux-aarch64", "archspec": "cortex_a72"},
             "needs Armv8.2-A, the node's CPU cortex_a72 is the aarch64 baseline",
         ),
-        (["vllm-cuda"], {}, "needs __cuda >= 12, the node has no GPU driver"),
+        (["vllm-kernels-cuda"], {}, "needs __cuda >= 12, the node has no GPU driver"),
         (
-            ["vllm-cuda"],
+            ["vllm-kernels-cuda"],
             {**GPU, "cuda": "11.4"},
             "needs __cuda >= 12, the node's driver supports CUDA 11.4",
         ),
         (
-            [f"vllm-cuda =={VERSION} cuda130_all_h0_113000"],
+            [f"vllm-kernels-cuda =={VERSION} cuda130_all_h0_113000"],
             GPU,
             "needs __cuda >= 13, the node's driver supports CUDA 12.8",
         ),
         (
-            ["vllm-cuda"],
+            ["vllm-kernels-cuda"],
             {**GPU, "cuda_arch": "[7.0]"},
             "needs __cuda_arch >= 7.5, the node's GPU has 7.0",
         ),
@@ -140,19 +142,24 @@ def test_examples(channels: Channels, example: str) -> None:
             "needs __cuda_arch < 10.0, but the node also has a GPU of 12.0",
         ),
         (
-            ["vllm-cuda"],
+            ["vllm-kernels-cuda"],
             {"platform": "linux-ppc64le", "archspec": "power9le"},
-            "no package vllm-cuda for linux-ppc64le in the channels, only for linux-64, "
+            "no package vllm-kernels-cuda for linux-ppc64le in the channels, only for linux-64, "
             "linux-aarch64",
         ),
-        (["vlm-cuda"], {}, "no package vlm-cuda in the channels. Did you mean 'vllm-cuda'?"),
         (
-            ["vllm-cpu 0.27.*"],
+            ["vlm-cuda"],
             {},
-            f"no package matches 'vllm-cpu 0.27.*' for linux-64, the channels have {VERSION}",
+            "no package vlm-cuda in the channels. Did you mean 'vllm-kernels-cuda'?",
         ),
         (
-            ["vllm-cuda", "vllm-cpu"],
+            ["vllm-kernels-cpu 0.27.*"],
+            {},
+            "no package matches 'vllm-kernels-cpu 0.27.*' for linux-64, "
+            f"the channels have {VERSION}",
+        ),
+        (
+            ["vllm-kernels-cuda", "vllm-kernels-cpu"],
             {"glibc": "2.17"},
             "needs glibc >= 2.28, the node has 2.17; "
             "needs __cuda >= 12, the node has no GPU driver",
@@ -165,9 +172,9 @@ def test_refusals(channels: Channels, specs: list[str], keys: dict[str, str], te
 
 def test_what_is_asked_for_solves(channels: Channels) -> None:
     """The named property, and no other, makes the difference."""
-    assert one(channels, ["vllm-cpu"], glibc="2.28").served
-    assert one(channels, ["vllm-cpu"], archspec="x86_64_v3").served
-    assert one(channels, ["vllm-cuda"], cuda="12.0", cuda_arch="[7.5]").served
+    assert one(channels, ["vllm-kernels-cpu"], glibc="2.28").served
+    assert one(channels, ["vllm-kernels-cpu"], archspec="x86_64_v3").served
+    assert one(channels, ["vllm-kernels-cuda"], cuda="12.0", cuda_arch="[7.5]").served
     assert one(channels, ["vllm-flashmla"], cuda="12.8", cuda_arch="[9.0]").served
 
 
@@ -176,7 +183,7 @@ def test_missing_dependency_is_not_blamed_on_the_node(tmp_path: Path, addresses:
         tmp_path / "libraries", [("linux-ppc64le", "pytorch"), ("linux-ppc64le", "libtorch")]
     )
     keys = {"platform": "linux-ppc64le", "archspec": "power9le"}
-    text = refusal(Channels([addresses[0], library]), ["vllm-cpu"], **keys)
+    text = refusal(Channels([addresses[0], library]), ["vllm-kernels-cpu"], **keys)
     assert "torch >=2.11" in text
     assert "for linux-ppc64le in the channels, only for linux-64, linux-aarch64" in text
 
@@ -219,20 +226,20 @@ def test_unknown_cpu_refuses_its_node_type_alone(
     channels: Channels, keys: dict[str, str], text: str
 ) -> None:
     nodes = node(**keys) + "\n" + node().replace("  a:", "  b:")
-    unknown, other = check_site(site_of(nodes), channels, ["vllm-cpu"])
-    assert other.answers[0].builds["vllm-cpu"] == V4
+    unknown, other = check_site(site_of(nodes), channels, ["vllm-kernels-cpu"])
+    assert other.answers[0].builds["vllm-kernels-cpu"] == V4
     refused = unknown.answers[0].refusal
     assert refused is not None
     assert refused.text.startswith("needs a CPU level, and archspec knows no CPU ")
     assert text in refused.text
     # The override that is named gets the packages.
-    assert one(channels, ["vllm-cpu"], **{**keys, "archspec": refused.needs}).served
+    assert one(channels, ["vllm-kernels-cpu"], **{**keys, "archspec": refused.needs}).served
 
 
 def test_unknown_cpu_gets_what_needs_no_level(channels: Channels) -> None:
     keys = {"platform": "linux-aarch64", "cuda": "13.0", "cuda_arch": "[12.1]"}
-    result = one(channels, ["vllm-cuda"], **keys, archspec="cortex_x925")
-    assert result.answers[0].builds["vllm-cuda"] == CUDA13
+    result = one(channels, ["vllm-kernels-cuda"], **keys, archspec="cortex_x925")
+    assert result.answers[0].builds["vllm-kernels-cuda"] == CUDA13
     assert result.notes == (
         "archspec knows no CPU 'cortex_x925', but these packages need no CPU level.",
     )
@@ -276,30 +283,34 @@ def test_bounds_of_every_form(
 def test_gpu_node_with_the_cpu_build_is_pointed_out(channels: Channels) -> None:
     result = check_site(load_site(example_path("ac922")), channels)[1]
     assert result.served
-    assert "gets the CPU build although it has GPUs: no package vllm-cuda" in result.notes[0]
-    asked_for = one(channels, ["vllm-cpu"], **GPU)
+    assert (
+        "gets the CPU build although it has GPUs: no package vllm-kernels-cuda" in result.notes[0]
+    )
+    asked_for = one(channels, ["vllm-kernels-cpu"], **GPU)
     assert not asked_for.notes
 
 
 def test_channels_without_cuda_packages(tmp_path: Path) -> None:
     channel = site_channel.Channel(tmp_path / "channel")
-    channel.add("linux-64", "vllm-cpu", "1", "h0_0")
-    channel.add("linux-64", "vllm-kernels", "1", "h0_0", ["vllm-cpu"])
+    channel.add("linux-64", "vllm-kernels-cpu", "1", "h0_0")
+    channel.add("linux-64", "vllm-kernels", "1", "h0_0", ["vllm-kernels-cpu"])
     result = one(Channels([channel.write()]), ["vllm-kernels"], **GPU)
     assert result.notes == (
-        "gets the CPU build although it has GPUs: the channels have no vllm-cuda",
+        "gets the CPU build although it has GPUs: the channels have no vllm-kernels-cuda",
     )
 
 
 def test_each_spec_by_itself(channels: Channels) -> None:
-    result = check_site(site_of(node()), channels, ["vllm-cpu", "vllm-cuda"], each=True)[0]
+    result = check_site(
+        site_of(node()), channels, ["vllm-kernels-cpu", "vllm-kernels-cuda"], each=True
+    )[0]
     assert [answer.refusal is None for answer in result.answers] == [True, False]
 
 
 def test_specs_of_the_file_and_of_a_node(channels: Channels) -> None:
     nodes = node() + "\n" + node(specs="[vllm-core]").replace("  a:", "  b:")
-    results = check_site(site_of(nodes, specs="[vllm-cpu]"), channels)
+    results = check_site(site_of(nodes, specs="[vllm-kernels-cpu]"), channels)
     assert [list(r.answers[0].builds) for r in results] == [
-        ["vllm-cpu", "vllm-core"],
+        ["vllm-kernels-cpu", "vllm-core"],
         ["vllm-core"],
     ]

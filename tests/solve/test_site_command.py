@@ -49,8 +49,8 @@ def test_command_prints_the_matrix_and_its_code(tmp_path: Path, addresses: list[
         "platform",
         "vllm-kernels",
         "vllm-core",
-        "vllm-cpu",
-        "vllm-cuda",
+        "vllm-kernels-cpu",
+        "vllm-kernels-cuda",
     ]
     booster = next(row for row in rows if row.startswith("booster"))
     assert f"{VERSION} cuda124_all_h0_112400" in booster
@@ -62,9 +62,12 @@ def test_command_prints_the_matrix_and_its_code(tmp_path: Path, addresses: list[
 
 
 def test_login_node_is_served_by_its_override_line(tmp_path: Path, addresses: list[str]) -> None:
-    done = run("--example", "mixed", "vllm-cuda", *options(addresses), cwd=tmp_path)
+    done = run("--example", "mixed", "vllm-kernels-cuda", *options(addresses), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "login: refused vllm-cuda: needs __cuda >= 12, the node has no GPU driver" in done.stdout
+    assert (
+        "login: refused vllm-kernels-cuda: needs __cuda >= 12, the node has no GPU driver"
+        in done.stdout
+    )
     assert "on login, for gpu: CONDA_OVERRIDE_CUDA=12.8" in done.stdout
     # No line helps against what the compute node itself lacks.
     other = run("--example", "mixed", "vllm-flashmla", *options(addresses), cwd=tmp_path)
@@ -74,15 +77,30 @@ def test_login_node_is_served_by_its_override_line(tmp_path: Path, addresses: li
 
 def test_each_spec_has_a_row_of_its_own(tmp_path: Path, addresses: list[str]) -> None:
     """vllm-core comes with each of them, and no row shows another's packages."""
-    words = ["--example", "workstation", "--each", "vllm-cpu", "vllm-cuda", *options(addresses)]
+    words = [
+        "--example",
+        "workstation",
+        "--each",
+        "vllm-kernels-cpu",
+        "vllm-kernels-cuda",
+        *options(addresses),
+    ]
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line.split("  ") for line in done.stdout.splitlines()[:3]]
     head, cpu, cuda = ([cell.strip() for cell in line if cell.strip()] for line in lines)
-    assert head == ["node", "role", "platform", "spec", "vllm-cpu", "vllm-cuda", "vllm-core"]
+    assert head == [
+        "node",
+        "role",
+        "platform",
+        "spec",
+        "vllm-kernels-cpu",
+        "vllm-kernels-cuda",
+        "vllm-core",
+    ]
     core = f"{VERSION} h0_0"
-    assert cpu[3:] == ["vllm-cpu", f"{VERSION} h4_400", "-", core]
-    assert cuda[3:] == ["vllm-cuda", "-", f"{VERSION} cuda130_all_h0_113000", core]
+    assert cpu[3:] == ["vllm-kernels-cpu", f"{VERSION} h4_400", "-", core]
+    assert cuda[3:] == ["vllm-kernels-cuda", "-", f"{VERSION} cuda130_all_h0_113000", core]
 
 
 def test_json_is_one_document(tmp_path: Path, addresses: list[str]) -> None:
@@ -91,9 +109,9 @@ def test_json_is_one_document(tmp_path: Path, addresses: list[str]) -> None:
     document: dict[str, Any] = json.loads(done.stdout)
     assert not document["served"]
     epyc, centos7 = document["nodes"]
-    assert [p["build"] for p in epyc["requests"][0]["packages"] if p["name"] == "vllm-cpu"] == [
-        "h3_300"
-    ]
+    assert [
+        p["build"] for p in epyc["requests"][0]["packages"] if p["name"] == "vllm-kernels-cpu"
+    ] == ["h3_300"]
     assert "__archspec=1=zen2" in epyc["virtual_packages"]
     refusal = centos7["requests"][0]["refusal"]
     assert (refusal["missing"], refusal["needs"], refusal["has"]) == (
@@ -117,7 +135,7 @@ def test_lock_and_explicit_files(tmp_path: Path, addresses: list[str]) -> None:
     assert [str(c).rstrip("/") for c in environment.channels()] == addresses
     records = environment.conda_repodata_records_for_platform(locked)
     assert records is not None
-    assert f"vllm-cpu-{VERSION}-h3_300.conda" in [record.file_name for record in records]
+    assert f"vllm-kernels-cpu-{VERSION}-h3_300.conda" in [record.file_name for record in records]
     explicit = ExplicitEnvironmentSpec.from_path(locks / "epyc.txt")
     assert str(explicit.platform) == "linux-64"
     order = [p.url.rpartition("/")[2].partition("#")[0] for p in explicit.packages]
@@ -128,7 +146,7 @@ def test_lock_and_explicit_files(tmp_path: Path, addresses: list[str]) -> None:
 def test_shown_example_is_a_site_file(tmp_path: Path, addresses: list[str]) -> None:
     done = run("--example", "workstation", "--show", cwd=tmp_path)
     (tmp_path / "site.yaml").write_text(done.stdout)
-    solved = run("site.yaml", "vllm-cuda", *options(addresses), cwd=tmp_path)
+    solved = run("site.yaml", "vllm-kernels-cuda", *options(addresses), cwd=tmp_path)
     assert solved.returncode == 0, solved.stderr
     assert "cuda130_all_h0_113000" in solved.stdout
 
@@ -154,7 +172,7 @@ def test_this_machine_as_a_site_file(
     node = load_site(tmp_path / "site.yaml").nodes["this-node"]
     assert (node.glibc, node.archspec, node.cuda) == ("2.35", "zen4", "12.8")
     assert node.cuda_arch == ("9.0",)
-    done = run("site.yaml", "vllm-cuda", *options(addresses), cwd=tmp_path)
+    done = run("site.yaml", "vllm-kernels-cuda", *options(addresses), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 
@@ -177,7 +195,11 @@ def test_channels_of_the_site_file_are_relative_to_it(tmp_path: Path, addresses:
         ([], 2, "No site file is named."),
         (["--example", "leonrado"], 2, "Did you mean 'leonardo'?"),
         (["--example", "avx2", "vllm cpu >="], 2, "is not a package spec"),
-        (["--example", "avx2", f"vllm-cpu {VERSION} h4_400"], 2, f"Did you mean '=={VERSION}'"),
+        (
+            ["--example", "avx2", f"vllm-kernels-cpu {VERSION} h4_400"],
+            2,
+            f"Did you mean '=={VERSION}'",
+        ),
         (["--example", "avx2", "__cuda"], 2, "virtual packages describe the node"),
         (["--example", "avx2", "--each", "--lock", "x"], 2, "Leave one of them out."),
         (["missing.yaml"], 3, "missing.yaml does not exist."),
@@ -210,12 +232,12 @@ def test_built_channel(tmp_path: Path) -> None:
         pytest.skip("no output/ here: run ./run build first")
     nodes = node(glibc="2.40") + "\n" + node(glibc="2.40", archspec="zen2").replace("a:", "b:")
     (tmp_path / "site.yaml").write_text(f"schema: 1\nsite: test\nnodes:\n{nodes}\n")
-    done = run("site.yaml", "vllm-cpu", "--json", "--root", str(support.ROOT), cwd=tmp_path)
+    done = run("site.yaml", "vllm-kernels-cpu", "--json", "--root", str(support.ROOT), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     numbers = [
         package["build_number"]
         for found in json.loads(done.stdout)["nodes"]
         for package in found["requests"][0]["packages"]
-        if package["name"] == "vllm-cpu"
+        if package["name"] == "vllm-kernels-cpu"
     ]
     assert [number // 100 for number in numbers] == [4, 3]

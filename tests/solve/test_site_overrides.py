@@ -34,7 +34,7 @@ def test_login_node_with_the_same_gpu_needs_no_override(channels: Channels) -> N
 
 def test_what_the_login_node_cannot_run_is_said(channels: Channels) -> None:
     site = load_site(example_path("h200"))
-    (advice,) = advice_for(channels, site, "vllm-cpu", "vllm-kernels")
+    (advice,) = advice_for(channels, site, "vllm-kernels-cpu", "vllm-kernels")
     assert advice.line == (
         "CONDA_OVERRIDE_GLIBC=2.35 CONDA_OVERRIDE_ARCHSPEC=sapphirerapids "
         "CONDA_OVERRIDE_CUDA=13.0 CONDA_OVERRIDE_CUDA_ARCH=9.0"

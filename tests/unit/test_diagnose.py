@@ -20,7 +20,7 @@ $SRC_DIR/csrc/cpu/norm/norm.cc:7:10: fatal error: nothere.h: No such file or dir
     7 | #include "nothere.h"
 ninja: build stopped: subcommand failed.
 """.strip()
-    .replace("WORK", "/bld/vllm-cpu/work")
+    .replace("WORK", "/bld/vllm-kernels-cpu/work")
     .splitlines()
 )
 
@@ -63,10 +63,10 @@ def test_a_thousand_errors_become_twelve_lines() -> None:
     ],
 )
 def test_cause(line: str, kind: type[errors.VllmError], part: str) -> None:
-    error = failure("vllm-cpu for a-job", "script failed", ["before", line], "/logs/x.log")
+    error = failure("vllm-kernels-cpu for a-job", "script failed", ["before", line], "/logs/x.log")
     assert type(error) is kind
     assert part in error.message
-    assert "vllm-cpu for a-job" in error.message
+    assert "vllm-kernels-cpu for a-job" in error.message
     assert "/logs/x.log" in error.hint
 
 

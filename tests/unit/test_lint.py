@@ -40,7 +40,7 @@ CORE_KEYS = """        use_keys:
 CPU_KEYS = """        use_keys:
           - microarch_level
           - cpu_source_hash
-          - vllm_cpu_package_hash
+          - vllm_kernels_cpu_package_hash
 """
 LEVEL_RANK = '100 * (microarch_level | default("0") | int)'
 CUDA_SLICE = '(100000 if (cuda_slice | default("all")) == "all" else 0)'
@@ -58,25 +58,25 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             '          VLLM_CPU_LEVEL: ${{ microarch_level | default("0") }}\n',
             "",
             "staging key",
-            ["vllm-cpu", "microarch_level", "'cpu-build'", "one binary"],
+            ["vllm-kernels-cpu", "microarch_level", "'cpu-build'", "one binary"],
         ),
         (
             '          VLLM_CUDA_ARCHS: ${{ cuda_slice | default("all") }}\n',
             "          VLLM_CUDA_ARCHS: all\n",
             "staging key",
-            ["vllm-cuda", "cuda_slice", "sm90", "'cuda-build'"],
+            ["vllm-kernels-cuda", "cuda_slice", "sm90", "'cuda-build'"],
         ),
         (
             '          VLLM_CUDA_VERSION: ${{ cuda_compiler_version | default("None") }}\n',
             "",
             "staging key",
-            ["vllm-cuda", "cuda_compiler_version", "'13.0'"],
+            ["vllm-kernels-cuda", "cuda_compiler_version", "'13.0'"],
         ),
         (
             '          VLLM_SOURCE_HASH: ${{ cuda_source_hash | default("release") }}\n',
             "",
             "staging key",
-            ["vllm-cuda", "cuda_source_hash", "an edited source would not be built"],
+            ["vllm-kernels-cuda", "cuda_source_hash", "an edited source would not be built"],
         ),
         (
             CORE_KEYS,
@@ -97,25 +97,29 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             '        - ${{ pin_subpackage("vllm-core", exact=True) }}\n        - libtorch',
             f"        - vllm-core =={VERSION} h0000000_0\n        - libtorch",
             "pin",
-            ["vllm-cpu", f"vllm-core =={VERSION} h0000000_0", "but that job makes vllm-core-"],
+            [
+                "vllm-kernels-cpu",
+                f"vllm-core =={VERSION} h0000000_0",
+                "but that job makes vllm-core-",
+            ],
         ),
         (
             f"      number: ${{{{ {LEVEL_RANK} + revision }}}}\n",
             f"      number: ${{{{ 2000 - {LEVEL_RANK} + revision }}}}\n",
             "build number",
-            ["vllm-cpu of linux-64-cpu-x86-64-v4", "must be higher"],
+            ["vllm-kernels-cpu of linux-64-cpu-x86-64-v4", "must be higher"],
         ),
         (
             f"      number: ${{{{ {CUDA_NUMBER} + revision }}}}\n",
             f"      number: ${{{{ {CUDA_NUMBER} - 12400 + revision }}}}\n",
             "build number",
-            ["vllm-cuda of linux-64-cuda", "not above vllm-cpu's 400"],
+            ["vllm-kernels-cuda of linux-64-cuda", "not above vllm-kernels-cpu's 400"],
         ),
         (
             f"      number: ${{{{ {CUDA_NUMBER} + revision }}}}\n",
             "      number: ${{ 1000 + revision }}\n",
             "build number",
-            ["vllm-cuda of linux-64-cuda-13.0-all", "must be higher"],
+            ["vllm-kernels-cuda of linux-64-cuda-13.0-all", "must be higher"],
         ),
         (
             f"number: ${{{{ {CUDA_RANK} + revision }}}}",
@@ -127,13 +131,17 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             f"number: ${{{{ {CUDA_NUMBER} + revision }}}}",
             f"number: ${{{{ {CUDA_SLICE} + 100 * 124 + revision }}}}",
             "build number",
-            ["vllm-cuda of linux-64-cuda-13.0-all", "linux-64-cuda-12.9-all", "must be higher"],
+            [
+                "vllm-kernels-cuda of linux-64-cuda-13.0-all",
+                "linux-64-cuda-12.9-all",
+                "must be higher",
+            ],
         ),
         (
             f"number: ${{{{ {CUDA_NUMBER} + revision }}}}",
             f"number: ${{{{ {CUDA_SLICE} + 100 * 124 + revision }}}}",
             "choice",
-            ["vllm-cuda of linux-64-cuda-12.4-sm90", "a linux-64 node", "may take either"],
+            ["vllm-kernels-cuda of linux-64-cuda-12.4-sm90", "a linux-64 node", "may take either"],
         ),
         (
             f"number: ${{{{ {CUDA_RANK} + revision }}}}",
@@ -146,26 +154,36 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             "      ignore_run_exports:",
             "          then: __cuda_arch >=7.5\n      ignore_run_exports:",
             "choice",
-            ["vllm-cuda of linux-aarch64-cuda-12.9-all", "no code", "GPU of 8.7", "may take it"],
+            [
+                "vllm-kernels-cuda of linux-aarch64-cuda-12.9-all",
+                "no code",
+                "GPU of 8.7",
+                "may take it",
+            ],
         ),
         (
             DRIVER_BOUND,
             f"__cuda >=${{{{ {MAJOR} }}}}",
             "choice",
-            ["vllm-cuda of linux-64-cuda-13.4-all", "whose CUDA is newer than its driver"],
+            ["vllm-kernels-cuda of linux-64-cuda-13.4-all", "whose CUDA is newer than its driver"],
         ),
         (
             CPU_KEYS + "        ignore_keys:\n",
             "        use_keys:\n          - cpu_source_hash\n"
             "        ignore_keys:\n          - microarch_level\n",
             "file name",
-            ["vllm-cpu", "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4", "different content"],
+            [
+                "vllm-kernels-cpu",
+                "linux-64-cpu-x86-64-v3",
+                "linux-64-cpu-x86-64-v4",
+                "different content",
+            ],
         ),
         (
             '        - (cuda_slice | default("all")) != "all"\n',
             "",
             "complete",
-            ["cuda-13.0-sm90 renders vllm-core, vllm-cuda, vllm-kernels; wanted vllm-core"],
+            ["cuda-13.0-sm90 renders vllm-core, vllm-kernels-cuda, vllm-kernels; wanted vllm-core"],
         ),
     ],
 )
@@ -198,7 +216,7 @@ def test_package_without_a_source_hash(tmp_path: Path) -> None:
         assert text.count(line) == 1
         text = text.replace(line, "")
     path.write_text(text)
-    assert any("vllm-cuda" in line and "no _source_hash" in line for line in broken(root))
+    assert any("vllm-kernels-cuda" in line and "no _source_hash" in line for line in broken(root))
 
 
 def test_every_rule_has_a_planted_fault() -> None:
@@ -222,6 +240,6 @@ def test_command_fails_with_the_recipe_exit_code(
     for words in (["lint"], ["render", "--all", "--lint"]):
         assert main([*words, "--root", str(root)]) == RecipeError.exit_code
         message = capsys.readouterr().err
-        assert "staging key: vllm-cpu" in message
+        assert "staging key: vllm-kernels-cpu" in message
         assert "recipe/recipe.yaml" in message
         assert "Traceback" not in message

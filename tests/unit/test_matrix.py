@@ -162,7 +162,7 @@ def test_a_new_slice_renders_and_keeps_every_rule(tmp_path: Path) -> None:
     assert "variants/linux-64-cuda-13.0-sm86.yaml" in written
     outputs = support.plan(root).outputs
     assert not violations(targets, outputs)
-    new_ones = [o for o in outputs if o.job.slice == "sm86" and o.name == "vllm-cuda"]
+    new_ones = [o for o in outputs if o.job.slice == "sm86" and o.name == "vllm-kernels-cuda"]
     # POWER machines have no such GPU.
     assert {o.job.platform for o in new_ones} == {"linux-64", "linux-aarch64"}
     assert len(new_ones) == 2 * len(targets.cuda.toolkits)
@@ -217,7 +217,7 @@ def test_costs_of_kernel_families_have_a_table_of_their_own() -> None:
     family = FamilyCost(files=3, cpu_seconds=40.4, longest_cpu_seconds=21.0, memory_mib=700)
     families = {"norm": family, "rope": family}
     cost = Build(
-        job.name, 2, {"vllm-cpu": 30.0}, cpu_seconds=50.0, memory_mib=900, families=families
+        job.name, 2, {"vllm-kernels-cpu": 30.0}, cpu_seconds=50.0, memory_mib=900, families=families
     )
     page = matrix_page(TARGETS, Costs("", {job.name: cost}))
     assert f"## Kernel families of `{job.name}`" in page

@@ -93,7 +93,7 @@ def test_versions_are_those_of_the_table(tmp_path: Path) -> None:
 def test_outputs_of_every_job() -> None:
     for job in JOBS:
         names = [name for (found, name) in outputs(ROOT) if found == job.name]
-        assert names == ["vllm-core", "vllm-cpu", "vllm-kernels"]
+        assert names == ["vllm-core", "vllm-kernels-cpu", "vllm-kernels"]
 
 
 def test_core_and_metapackage_are_one_package_for_all_jobs() -> None:
@@ -105,13 +105,13 @@ def test_core_and_metapackage_are_one_package_for_all_jobs() -> None:
 
 
 def test_levels_differ_in_hash_and_staging_key() -> None:
-    cpu = [outputs(ROOT)[job.name, "vllm-cpu"] for job in JOBS]
+    cpu = [outputs(ROOT)[job.name, "vllm-kernels-cpu"] for job in JOBS]
     assert len({output.file_name for output in cpu}) == len(JOBS)
     assert len({staging_key(output) for output in cpu}) == len(JOBS)
 
 
 def test_higher_level_has_the_higher_build_number() -> None:
-    numbers = [outputs(ROOT)[job.name, "vllm-cpu"].build_number for job in JOBS]
+    numbers = [outputs(ROOT)[job.name, "vllm-kernels-cpu"].build_number for job in JOBS]
     assert numbers == sorted(numbers)
     assert len(set(numbers)) == len(numbers)
 
@@ -162,16 +162,18 @@ def test_a_source_file_changes_exactly_the_builds_that_use_it(
     for job in JOBS:
         keys = {
             name: staging_key(before[job.name, name]) != staging_key(after[job.name, name])
-            for name in ("vllm-core", "vllm-cpu")
+            for name in ("vllm-core", "vllm-kernels-cpu")
         }
-        assert keys == {"vllm-core": core, "vllm-cpu": cpu}
+        assert keys == {"vllm-core": core, "vllm-kernels-cpu": cpu}
         changed = {
             name
-            for name in ("vllm-core", "vllm-cpu", "vllm-kernels")
+            for name in ("vllm-core", "vllm-kernels-cpu", "vllm-kernels")
             if before[job.name, name].file_name != after[job.name, name].file_name
         }
-        # vllm-cpu pins vllm-core exactly, so its package follows a new core.
-        expected = {"vllm-core", "vllm-cpu"} if core else {"vllm-cpu"} if cpu else set()
+        # vllm-kernels-cpu pins vllm-core exactly, so its package follows a new core.
+        expected = (
+            {"vllm-core", "vllm-kernels-cpu"} if core else {"vllm-kernels-cpu"} if cpu else set()
+        )
         assert changed == expected
 
 
@@ -192,7 +194,7 @@ def test_recipe_edits_touch_only_what_they_change(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("        - libgomp\n", "        - libgomp >=7\n"))
     after = outputs(root)
     changed = {key[1] for key in before if before[key].fingerprint != after[key].fingerprint}
-    assert changed == {"vllm-cpu"}
+    assert changed == {"vllm-kernels-cpu"}
 
 
 def test_package_tests_are_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_package_tests_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     before = outputs(root)
     (root / "recipe" / "tests" / "check_cpu.py").write_text("raise SystemExit(1)\n")
     after = outputs(root)
-    key = (JOBS[0].name, "vllm-cpu")
+    key = (JOBS[0].name, "vllm-kernels-cpu")
     assert before[key].file_name == after[key].file_name
     assert before[key].fingerprint != after[key].fingerprint
 
@@ -223,8 +225,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("file", "tested_again"),
     [
         ("src/vllm_conda/errors.py", set()),
-        ("tests/kernels/cuda/test_norm.py", {"vllm-cuda"}),
-        ("tests/kernels/conftest.py", {"vllm-cuda"}),
+        ("tests/kernels/cuda/test_norm.py", {"vllm-kernels-cuda"}),
+        ("tests/kernels/conftest.py", {"vllm-kernels-cuda"}),
         ("tests/kernels/cpu/test_norm.py", set()),
         ("pyproject.toml", set()),
         ("targets.toml", set()),
@@ -262,7 +264,7 @@ def test_core_is_python_version_independent_and_cpu_has_no_python_dependency() -
     core = found[JOBS[0].name, "vllm-core"]
     assert core.rendered.recipe.build.to_dict()["python"]["version_independent"] is True
     assert set(core.run) == {"python >=3.10", "pytorch >=2.11", "libtorch >=2.11"}
-    cpu = found[JOBS[0].name, "vllm-cpu"]
+    cpu = found[JOBS[0].name, "vllm-kernels-cpu"]
     pin = f"vllm-core =={core.version} {core.build_string}"
     assert cpu.run == (pin, "libtorch >=2.11", "libgomp")
 

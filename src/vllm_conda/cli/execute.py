@@ -54,12 +54,12 @@ def execute(
     variables only VLLM_*, HF_*, HOME, locale, proxies and terminal reach it, and nothing of its
     PATH. It runs in the folder that you are in, and its exit code is the command's: 128 + the
     number of a signal that ended it. What it leaves running ends with it. With
-    vllm-cuda it takes a CUDA build of PyTorch: several GB, made into a local channel once.
+    vllm-kernels-cuda it takes a CUDA build of PyTorch: several GB, made into a local channel once.
 
     \b
     Example:
-      vllm-conda exec --with vllm-cpu --with pytest -- python -m pytest tests/kernels
-      vllm-conda exec --with vllm-cuda --virtual __cuda=13.0 -- python -m vllm_kernels
+      vllm-conda exec --with vllm-kernels-cpu --with pytest -- python -m pytest tests/kernels
+      vllm-conda exec --with vllm-kernels-cuda --virtual __cuda=13.0 -- python -m vllm_kernels
     """
     from vllm_conda.builder.channel import toolchain_for
     from vllm_conda.builder.workspace import workspace_for
@@ -76,7 +76,7 @@ def execute(
     for word in virtual:
         if not word.startswith("__") or "=" not in word:
             raise UsageError(f"--virtual {word}: want NAME=VERSION, such as __cuda=13.0.")
-    # `vllm-cuda[build=*_sm90_*]` asks for it too.
+    # `vllm-kernels-cuda[build=*_sm90_*]` asks for it too.
     gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == of_device(CUDA) for spec in specs)
     with Reporter() as reporter:
         cuda = PYTORCH_CUDA if gpu else ""

@@ -26,7 +26,7 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
 
     \b
     Example:
-      vllm-conda test --channel conda-forge output/linux-64/vllm-cuda-*-cuda130_sm90_*.conda
+      vllm-conda test --channel conda-forge output/linux-64/vllm-kernels-cuda-*-cuda130_sm90_*.conda
     """
     from vllm_conda.builder import proof
     from vllm_conda.builder.channel import toolchain_for

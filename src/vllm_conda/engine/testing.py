@@ -127,7 +127,7 @@ class Options:
     """Arguments of one test run.
 
     Attributes:
-        output: The channel with vllm-core and vllm-cpu.
+        output: The channel with vllm-core and vllm-kernels-cpu.
         channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
         models: Models to run; empty for the selection below.
         full: Every model, type and mode, and the server with 64 requests at once;

@@ -109,8 +109,8 @@ def summary(archs: list[str], request: str = "9.0a", cuda: str = "13.0") -> byte
 
 
 def messages(tmp_path: Path, files: dict[str, bytes]) -> list[str]:
-    path = conda(tmp_path, files, name="vllm-cuda")
-    settings = Settings(budgets={"vllm-cuda": Budget(1, 1)})
+    path = conda(tmp_path, files, name="vllm-kernels-cuda")
+    settings = Settings(budgets={"vllm-kernels-cuda": Budget(1, 1)})
     request = Request(checks=("cuda",), settings=settings, targets=load_targets(ROOT))
     return [one.message for one in audit([path], request).packages[0].findings]
 

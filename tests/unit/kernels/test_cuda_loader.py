@@ -162,7 +162,7 @@ def test_left_out_families_say_why(folder: Path) -> None:
 def test_nothing_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_libraries, "library_dirs", lambda: [tmp_path])
     assert wanted() == []
-    assert "conda install vllm-cuda" in _cuda.reason("norm")
+    assert "conda install vllm-kernels-cuda" in _cuda.reason("norm")
     assert _doctor_cuda.examine() == (None, [])
 
 

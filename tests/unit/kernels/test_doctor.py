@@ -17,7 +17,7 @@ from vllm_kernels._libraries import cpu_kernels
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
-needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-cpu is not built here")
+needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-kernels-cpu is not built here")
 
 MAPS = """\
 7f00-7f01 r-xp 00000000 fe:01 11 /venv/torch/lib/libgomp-24e2ab19.so.1.0.0

@@ -18,7 +18,7 @@ from vllm_kernels import _libraries, backends
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
 
-needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-cpu is not built here")
+needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-kernels-cpu is not built here")
 
 CALL = """
 import torch, vllm_kernels
@@ -49,13 +49,13 @@ def test_reference_serves_without_a_backend_and_says_so_once(
     result = python("-c", CALL, **core_only)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["reference", "None"]
-    assert result.stderr.count("`conda install vllm-cpu`") == 1
+    assert result.stderr.count("`conda install vllm-kernels-cpu`") == 1
 
 
 def test_import_alone_says_nothing(python: Python, core_only: dict[str, str]) -> None:
     result = python("-W", "error", "-c", "import vllm_kernels", **core_only)
     assert (result.returncode, result.stdout) == (0, "")
-    assert "vllm-cpu" not in result.stderr
+    assert "vllm-kernels-cpu" not in result.stderr
 
 
 @needs_cpu

@@ -185,4 +185,4 @@ def test_kernels_above_the_cpu_end_in_a_sentence() -> None:
     with pytest.raises(_libraries.LoadError) as caught:
         _libraries.check_cpu(_Kernels())  # type: ignore[arg-type]
     assert "cannot run on this CPU: tier avx512 needs avx512f" in str(caught.value)
-    assert "conda install vllm-cpu" in str(caught.value)
+    assert "conda install vllm-kernels-cpu" in str(caught.value)

@@ -19,7 +19,7 @@ from vllm_kernels._selftest_checks import CHECKS, Check
 
 ROOT = Path(__file__).parents[3]
 ops = torch.ops.vllm_kernels
-needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-cpu is not built here")
+needs_cpu = pytest.mark.skipif("cpu" not in backends(), reason="vllm-kernels-cpu is not built here")
 
 
 def test_registered_ops_are_those_of_the_table() -> None:

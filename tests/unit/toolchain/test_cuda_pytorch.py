@@ -99,12 +99,12 @@ def test_it_stands_before_the_cpu_build(made: list[str]) -> None:
 @pytest.mark.parametrize(
     ("specs", "gpu"),
     [
-        (["vllm-cpu"], False),
-        (["vllm-cuda"], True),
-        (["vllm-cuda * *sm90*"], True),
-        (["vllm-cuda >=0.26"], True),
-        (["vllm-cuda[build=*_sm90_*]", "pytest"], True),
-        (["vllm-cuda-tools"], False),
+        (["vllm-kernels-cpu"], False),
+        (["vllm-kernels-cuda"], True),
+        (["vllm-kernels-cuda * *sm90*"], True),
+        (["vllm-kernels-cuda >=0.26"], True),
+        (["vllm-kernels-cuda[build=*_sm90_*]", "pytest"], True),
+        (["vllm-kernels-cuda-tools"], False),
     ],
 )
 def test_environments_with_the_kernels_get_it(
@@ -138,8 +138,10 @@ def test_environments_with_the_kernels_get_it(
 
 
 def test_spec_that_is_none() -> None:
-    with pytest.raises(UsageError, match=r"'vllm-cuda=\*=\*sm90\*' is no package") as failure:
-        solve_specs([], ["vllm-cuda=*=*sm90*"], "linux-64", [])
+    with pytest.raises(
+        UsageError, match=r"'vllm-kernels-cuda=\*=\*sm90\*' is no package"
+    ) as failure:
+        solve_specs([], ["vllm-kernels-cuda=*=*sm90*"], "linux-64", [])
     assert "NAME[build=GLOB]" in failure.value.hint
 
 

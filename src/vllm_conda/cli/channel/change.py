@@ -85,7 +85,7 @@ def yank(
 
     \b
     Example:
-      vllm-conda channel yank /srv/vllm vllm-cpu-1.0.0-h7919e62_300.conda --reason 'wrong sums'
+      vllm-conda channel yank /srv/vllm vllm-kernels-cpu-1.0.0-h7919e62_300.conda --reason 'wrong'
     """
     from vllm_conda.channel import retire
     from vllm_conda.channel.folder import open_channel
@@ -118,7 +118,7 @@ def remove(
 
     \b
     Example:
-      vllm-conda channel remove /srv/vllm vllm-cpu-1.0.0-h7919e62_300.conda --reason 'leaked key'
+      vllm-conda channel remove /srv/vllm vllm-kernels-cpu-1.0.0-h7919e62_300.conda --reason leak
     """
     from vllm_conda.channel import retire
     from vllm_conda.channel.folder import open_channel

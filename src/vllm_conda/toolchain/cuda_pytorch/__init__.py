@@ -1,6 +1,6 @@
-"""A CUDA build of PyTorch as a local channel: what vllm-cuda runs on without conda-forge.
+"""A CUDA build of PyTorch as a local channel: what vllm-kernels-cuda runs on without conda-forge.
 
-Several GB, so it is made only when an environment with vllm-cuda is asked for.
+Several GB, so it is made only when an environment with vllm-kernels-cuda is asked for.
 """
 
 from __future__ import annotations
