@@ -12,7 +12,7 @@ from vllm.v1.attention.backends.mla.prefill.registry import (
 )
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-from vllm_kernels_plugin import flash_attention, flashinfer, needs, serve
+from vllm_kernels_plugin import flash_attention, flash_mla, flashinfer, needs, serve
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         valid, reasons = super().get_valid_backends(
             device_capability, attn_selector_config, num_heads
         )
-        if problem := flash_attention.problem():
-            # The engine looks at the GPU only, not at whether there are kernels.
-            for one in [one for one in valid if one.backend is AttentionBackendEnum.FLASH_ATTN]:
+        for one in list(valid):
+            # The engine looks at the GPU only, or at what it can import.
+            if problem := _problem(one.backend, attn_selector_config):
                 valid.remove(one)
                 reasons[one.backend] = (one.priority, [problem])
         if _attention() == "auto":
@@ -94,9 +94,11 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         num_heads: int | None = None,
     ) -> str:
         """Qualified name of the backend's class; ValueError where the wanted one has no kernels."""
-        problem = flash_attention.problem()
-        if selected_backend is AttentionBackendEnum.FLASH_ATTN and problem:
-            raise ValueError(f"the attention backend FLASH_ATTN cannot be used: {problem}")
+        problem = selected_backend and _problem(selected_backend, attn_selector_config)
+        if selected_backend is not None and problem:
+            raise ValueError(
+                f"the attention backend {selected_backend.name} cannot be used: {problem}"
+            )
         return str(super().get_attn_backend_cls(selected_backend, attn_selector_config, num_heads))
 
     @classmethod
@@ -106,6 +108,19 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         if flash_attention.problem():
             found = [one for one in found if one is not AttentionBackendEnum.FLASH_ATTN]
         return found
+
+
+def _problem(backend: AttentionBackendEnum, config: AttentionSelectorConfig) -> str | None:
+    """Why our kernels cannot serve a backend of the engine that stands on them."""
+    if backend is AttentionBackendEnum.FLASH_ATTN:
+        return flash_attention.problem()
+    if backend in (AttentionBackendEnum.FLASHMLA, AttentionBackendEnum.FLASHMLA_SPARSE):
+        if problem := flash_mla.problem():
+            return problem
+        dense = backend is AttentionBackendEnum.FLASHMLA
+        if dense and (config.kv_cache_dtype or "auto").startswith("fp8"):
+            return flash_mla.FP8_PROBLEM
+    return None
 
 
 def _attention() -> str:

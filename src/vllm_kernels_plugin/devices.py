@@ -89,7 +89,7 @@ def _hide_gpus() -> None:
 
 
 def _activate_cuda(status: engine_api.CudaStatus) -> str:
-    from vllm_kernels_plugin import flash_attention
+    from vllm_kernels_plugin import flash_attention, flash_mla
 
     if importlib.util.find_spec("torchvision") is None:
         # The engine's worker always imports a model that needs it, whichever model it runs.
@@ -100,6 +100,8 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
     ops = serve.serve("cuda")
     serve.plant(CUDA_MODULES)
     flash_attention.plant()
+    if flash_mla.problem() is None:
+        flash_mla.plant()
     compiler.prepare_triton(logger)
     flashinfer.leave_out_sampler(logger)
     families = [family.name for family in status.families]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
 from typing import Any
 
 import torch
 
 from vllm_kernels import engine_api
+from vllm_kernels_plugin import modules
 
 PACKAGE = "vllm.vllm_flash_attn"
 INTERFACE = f"{PACKAGE}.flash_attn_interface"
@@ -205,11 +205,7 @@ def plant() -> None:
 
 
 def _module(name: str, *functions: Callable[..., Any]) -> types.ModuleType:
-    module = types.ModuleType(name, __doc__)
-    module.__dict__.update({function.__name__: function for function in functions})
-    # Python's own importers and torch.compile look at the spec of what is in sys.modules.
-    module.__spec__, module.__file__ = ModuleSpec(name, loader=None, origin=__file__), __file__
-    sys.modules[name] = module
+    module = modules.plant(name, __doc__ or "", __file__, *functions)
     parent, _, last = name.rpartition(".")
     if parent in sys.modules and parent.startswith(PACKAGE):
         setattr(sys.modules[parent], last, module)

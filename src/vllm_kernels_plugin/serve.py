@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import sys
-import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
 from typing import Any
 
 import torch
 
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import adapt, engine, engines
+from vllm_kernels_plugin import adapt, engine, engines, modules
 from vllm_kernels_plugin.errors import PluginError
 
 # Without this op the engine multiplies with torch.nn.functional.linear. Our reference defines the
@@ -22,8 +19,8 @@ _BETTER_LEFT_TO_PYTORCH = frozenset({"create_onednn_mm_handler"})
 
 
 @functools.cache
-def _fragment(namespace: str) -> torch.library.Library:
-    # Kept for the life of the process: registrations end with their library object.
+def fragment(namespace: str) -> torch.library.Library:
+    """The library object of a namespace: kept, since registrations end with it."""
     return torch.library.Library(namespace, "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
@@ -79,7 +76,7 @@ def serve(device: str) -> tuple[str, ...]:
         if op.theirs is None:
             engine_api.define(op.space, op.name)
         else:
-            _fragment(op.space).define(op.name + op.signature)  # type: ignore[no-untyped-call]
+            fragment(op.space).define(op.name + op.signature)  # type: ignore[no-untyped-call]
     for space in sorted({op.space for op in found}):
         native = [op.name for op in found if op.space == space and not op.adapted]
         engine_api.implement(space, native)
@@ -128,7 +125,7 @@ def register_fakes(device: str) -> None:
         entry = torch._library.simple_registry.singleton.find(op.qualified)
         fake = fakes.get(op.name)
         if fake is not None and entry.fake_impl.kernel is None:
-            torch.library.register_fake(op.qualified, _for(op, fake), lib=_fragment(op.space))
+            torch.library.register_fake(op.qualified, _for(op, fake), lib=fragment(op.space))
 
 
 def _forward_missing(op: Served) -> None:
@@ -136,7 +133,7 @@ def _forward_missing(op: Served) -> None:
     function = _for(op, getattr(torch.ops.vllm_kernels, op.name).default)
     for key in engine_api.dispatch_keys(op.name):
         if not torch._C._dispatch_has_kernel_for_dispatch_key(op.qualified, key):
-            library = _fragment(op.space)
+            library = fragment(op.space)
             library.impl(op.name, function, key)  # type: ignore[no-untyped-call]
 
 
@@ -149,9 +146,6 @@ def _for(op: Served, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def plant(names: Iterable[str]) -> None:
     """Stand in for the engine's native modules: it imports them only to have ops defined."""
-    for name in (f"vllm.{name}" for name in names):
-        module = types.ModuleType(name, "Stands for the engine's native module; see vllm_kernels.")
-        # Python's own importers and torch.compile look at the spec of what is in sys.modules.
-        module.__spec__ = ModuleSpec(name, loader=None, origin=__file__)
-        module.__file__ = __file__
-        sys.modules[name] = module
+    for name in names:
+        about = "Stands for the engine's native module; see vllm_kernels."
+        modules.plant(f"vllm.{name}", about, __file__)

@@ -34,6 +34,11 @@ class CudaPlatform:
     @classmethod
     def get_valid_backends(cls, capability, config, heads=None):
         names = (AttentionBackendEnum.FLASH_ATTN, AttentionBackendEnum.TRITON_ATTN)
+        if getattr(config, "use_mla", False):
+            from vllm.v1.attention.ops.flashmla import available
+            names = (AttentionBackendEnum.FLASHMLA_SPARSE,) if config.use_sparse else (
+                AttentionBackendEnum.FLASHMLA, AttentionBackendEnum.TRITON_MLA)
+            names = [one for one in names if available or "FLASHMLA" not in one.name]
         return [_BackendCandidate(object, name, at) for at, name in enumerate(names)], {}
 
     @classmethod
@@ -41,6 +46,8 @@ class CudaPlatform:
         if selected is not None:
             return selected.name
         valid, _ = cls.get_valid_backends((9, 0), config, heads)
+        if not valid:
+            raise ValueError("no valid attention backend")
         return min(valid, key=lambda one: one.priority).backend.name
 
     @classmethod
@@ -57,6 +64,9 @@ registered = {}
 class AttentionBackendEnum(enum.Enum):
     FLASH_ATTN = "flash"
     TRITON_ATTN = "triton"
+    FLASHMLA = "flashmla"
+    FLASHMLA_SPARSE = "flashmla sparse"
+    TRITON_MLA = "triton mla"
     CUSTOM = None
 
     def get_class(self):
@@ -95,7 +105,9 @@ class TritonAttentionBackend:
     supported_dtypes = []
 
     @classmethod
-    def validate_configuration(cls, device_capability, dtype, head_size):
+    def validate_configuration(cls, device_capability, dtype, head_size, use_mla=False, **_):
+        if use_mla:
+            return ["MLA not supported"]
         reasons = [] if dtype in cls.supported_dtypes else ["dtype not supported"]
         if not cls.supports_head_size(head_size):
             reasons.append("head_size not supported")
@@ -118,6 +130,24 @@ class TritonAttentionImpl:
 """
 
 
+# As the engine finds out whether there is a FlashMLA, and what it takes of it.
+FLASH_MLA = """
+try:
+    import vllm._flashmla_C
+    import vllm._flashmla_extension_C
+    from vllm.third_party.flashmla.flash_mla_interface import (
+        FlashMLASchedMeta,
+        flash_attn_varlen_func,
+        flash_attn_varlen_kvpacked_func,
+        flash_attn_varlen_qkvpacked_func,
+        flash_mla_sparse_fwd,
+        flash_mla_with_kvcache,
+        get_mla_metadata,
+    )
+    available = True
+except ImportError:
+    available = False
+"""
 SELECT = """
 from collections import namedtuple
 
@@ -126,11 +156,20 @@ from vllm_kernels_plugin import flash_attention
 from vllm_kernels_plugin.cuda import AttentionBackendEnum, KernelsCudaPlatform
 
 config = namedtuple("config", "dtype head_size")
+latent_config = namedtuple("latent_config", "dtype head_size kv_cache_dtype use_mla use_sparse")
 
 
 def chosen(dtype=torch.bfloat16, head_size=64, wanted=None):
+    _print(wanted, config(dtype, head_size))
+
+
+def latent(kv_cache_dtype="auto", use_sparse=False, wanted=None):
+    _print(wanted, latent_config(torch.bfloat16, 576, kv_cache_dtype, True, use_sparse))
+
+
+def _print(wanted, config):
     try:
-        print(KernelsCudaPlatform.get_attn_backend_cls(wanted, config(dtype, head_size)))
+        print(KernelsCudaPlatform.get_attn_backend_cls(wanted, config))
     except ValueError as error:
         print(error)
 """
@@ -148,6 +187,8 @@ def add_platform(engine: Engine) -> None:
     engine.write("select_backend.py", SELECT)
     engine.write("vllm/platforms/cuda.py", CUDA_PLATFORM)
     engine.write("vllm/v1/attention/backend.py", BACKEND)
+    engine.write("vllm/v1/attention/ops/__init__.py", "")
+    engine.write("vllm/v1/attention/ops/flashmla.py", FLASH_MLA)
     engine.write(f"{backends}/registry.py", REGISTRY)
     engine.write(f"{backends}/mla/prefill/registry.py", PREFILL_REGISTRY)
     engine.write(f"{backends}/triton_attn.py", TRITON)

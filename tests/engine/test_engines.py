@@ -101,7 +101,7 @@ def test_the_installed_engines_schema_is_registered(engine: Engine) -> None:
         with FakeTensorMode(shape_env=ShapeEnv()) as mode:
             fake = [mode.from_tensor(a) if isinstance(a, torch.Tensor) else a for a in arguments]
             assert ops.get_scheduler_metadata(*fake, "auto").dtype == torch.int8
-        fragment = serve._fragment("_C")
+        fragment = serve.fragment("_C")
         print(sorted(k.split("/")[1] for k in fragment._op_impls if "/Meta" not in k))
         """
     )

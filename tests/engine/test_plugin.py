@@ -24,7 +24,7 @@ def test_serves_native_kernels_without_forwarding(engine: Engine) -> None:
             for key in api.dispatch_keys(name):
                 assert has(f"_C::{{name}}", key), (name, key)
         from vllm_kernels_plugin import serve
-        fragment = serve._fragment("_C")
+        fragment = serve.fragment("_C")
         keys = [key.split("/")[1:] for key in fragment._op_impls]
         forwarded = {{op for op, key in keys if key in ("CPU", "CUDA")}}
         # Python forwards what it implements itself, and nothing that a library does.
