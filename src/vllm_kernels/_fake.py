@@ -111,6 +111,16 @@ def _mla_schedule(seq_lens: torch.Tensor, **_: object) -> torch.Tensor:
     return seq_lens.new_empty((torch.library.get_ctx().new_dynamic_size(), 2))
 
 
+def _packed(weight: torch.Tensor) -> torch.Tensor:
+    return torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+
+
+def _scaled_product(
+    mat1: torch.Tensor, mat2: torch.Tensor, out_dtype: torch.dtype, **_: object
+) -> torch.Tensor:
+    return mat1.new_empty((mat1.shape[0], mat2.shape[0]), dtype=out_dtype)
+
+
 # Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -132,6 +142,9 @@ _SPECIAL: dict[str, Fake] = {
     "fused_gumbel_argmax": _tokens,
     "sparse_compress": _sparse_compress,
     "mla_schedule": _mla_schedule,
+    "convert_weight_packed": _packed,
+    "fp8_scaled_mm_cpu": _scaled_product,
+    "int8_scaled_mm_with_quant": _scaled_product,
 }
 
 

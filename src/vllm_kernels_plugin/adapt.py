@@ -26,6 +26,12 @@ def _empty(values: Values) -> torch.Tensor:
     return weights.new_empty((0,), dtype=torch.int32)
 
 
+def _product(values: Values) -> torch.Tensor:
+    """[M, N] for mat1 [M, K] and mat2 [N, K], the first arguments."""
+    mat1, mat2 = values[:2]
+    return torch.empty((mat1.shape[0], mat2.shape[0]), dtype=mat1.dtype, device=mat1.device)
+
+
 def _value(value: object) -> Fill:
     return lambda _: value
 
@@ -39,11 +45,13 @@ class Rule:
             engine's arguments.
         unused: Theirs that do not change a result here.
         only: Theirs of which only this value is computed.
+        returned: Our output that they do not pass but want returned.
     """
 
     fill: Mapping[str, Fill] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
     only: Mapping[str, object] = field(default_factory=dict)
+    returned: str = ""
 
 
 # Rows that only pad a batch are routed like others; nothing reads what they give.
@@ -79,6 +87,8 @@ RULES: Mapping[str, Rule] = {
         }
     ),
     "reshape_and_cache": Rule(only={"interleaved_v": False}),
+    # Older engines have the result returned.
+    "weight_packed_linear": Rule(fill={"out": _product}, returned="out"),
     "topk_sigmoid": Rule(unused=_PADDING),
     "topk_softmax": Rule(unused=_PADDING),
     # The sentinel says which tokens take the other bias.
@@ -127,6 +137,7 @@ def adapted(
     takes = [(places.get(one.name, -1), rule.fill.get(one.name)) for one in ours.arguments]
     refused = [(places[word], word, value) for word, value in rule.only.items() if word in places]
     names = list(places)
+    returned = next((at for at, one in enumerate(ours.arguments) if one.name == rule.returned), -1)
 
     def call(*args: Any, **kwargs: Any) -> Any:
         values = args + defaults[len(args) :]  # the dispatcher leaves out trailing defaults
@@ -135,8 +146,11 @@ def adapted(
         for at, word, value in refused:
             if values[at] is not value and values[at] != value:
                 raise NotImplementedError(f"{name}: {word} is not served by vllm_kernels")
-        return function(
-            *(values[at] if at >= 0 else fill(values) for at, fill in takes)  # type: ignore[misc]
-        )
+        given = [
+            values[at] if at >= 0 else fill(values)  # type: ignore[misc]
+            for at, fill in takes
+        ]
+        result = function(*given)
+        return given[returned] if returned >= 0 and theirs.returns else result
 
     return call

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import compiler, needs
+from vllm_kernels_plugin import compiler, float8, needs
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class KernelsCpuPlatform(CpuPlatform):
         needs.choose_int4_products()
         _register_norms()
         _register_activations()
+        float8.serve()
 
     @classmethod
     def register_triton_kernel_overrides(cls) -> None:

@@ -153,6 +153,12 @@ CPU_NEEDS = (
         "use a checkpoint in bfloat16 or with int8 weights and activations",
     ),
     Need(
+        "float8 weights of experts",
+        ("fused_experts_cpu",),
+        lambda config: _fp8(config) and _experts(config),
+        "use a checkpoint in bfloat16",
+    ),
+    Need(
         "int8 weights and activations",
         ("create_onednn_scaled_mm_handler", "onednn_scaled_mm", "dynamic_scaled_int8_quant"),
         _int8,

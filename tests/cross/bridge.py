@@ -36,9 +36,13 @@ TIERS_VARIABLE = "VLLM_CROSS_TIERS"
 SAMPLE_VARIABLE = "VLLM_CROSS_SAMPLE"
 FAMILIES_VARIABLE = "VLLM_CROSS_FAMILIES"
 # Families that multiply matrices: emulated, they take most of the time.
-PRODUCTS = ("attention", "gemm", "moe_gemm", "wna16")
+PRODUCTS = ("attention", "gemm", "moe_gemm", "packed", "wna16")
 # What a test's family calls besides its own kernels.
-CALLS = {"moe_gemm": ("moe_gemm", "gemm"), "wna16": ("wna16", "gemm")}
+CALLS = {
+    "moe_gemm": ("moe_gemm", "packed", "gemm"),
+    "packed": ("packed", "gemm"),
+    "wna16": ("wna16", "gemm"),
+}
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
 # These modules set variables of this process, which the driver does not see.
@@ -260,6 +264,32 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
 
         return call
 
+    def convert(weight: torch.Tensor) -> torch.Tensor:
+        driver.call("convert_weight_packed", weight, None)
+        packed = torch.empty(weight.shape, dtype=weight.dtype)
+        driver.call("convert_weight_packed", weight, packed)
+        return packed
+
+    def fp8(
+        mat1: torch.Tensor, mat2: torch.Tensor, scales: object, block: Sequence[int],
+        bias: object, dtype: torch.dtype, packed: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        if len(block) != 2:
+            raise RuntimeError(f"fp8_scaled_mm_cpu: block_size has {len(block)} elements, want 2")
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise RuntimeError("fp8_scaled_mm_cpu: out_dtype is another dtype")
+        out = torch.empty(mat1.shape[0], mat2.shape[0], dtype=dtype)
+        driver.call("fp8_scaled_mm", out, mat1, mat2, scales, *block, bias, packed)
+        return out
+
+    def int8(
+        mat1: torch.Tensor, mat2: torch.Tensor, scales: object, bias: object,
+        dtype: torch.dtype, packed: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        out = torch.empty(mat1.shape[0], mat2.shape[0], dtype=dtype)
+        driver.call("int8_scaled_mm", out, mat1, mat2, scales, bias, packed)
+        return out
+
     def multiply(name: str) -> Callable[..., None]:
         def call(*values: Any) -> None:
             handle = values[-1]
@@ -280,6 +310,9 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "cpu_attn_reshape_and_cache": reshape,
         "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
         "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
+        "convert_weight_packed": convert,
+        "fp8_scaled_mm_cpu": fp8,
+        "int8_scaled_mm_with_quant": int8,
         "greedy_argmax": choose("greedy_argmax"),
         "fused_gumbel_argmax": choose("fused_gumbel_argmax"),
         **{

@@ -31,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 COMMON = ("activation", "attention", "cache", "gemm", "moe_gemm", "norm", "quant", "rope")
 COMMON += ("runtime", "sampling", "wna16")
-CPU = COMMON
+CPU = (*COMMON, "packed")
 CUDA = (*COMMON, "moe_routing", "sparse_gemm")
 BATCH = 500
 # No call takes long by itself; machines are shared.

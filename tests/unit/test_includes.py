@@ -25,7 +25,8 @@ COMMON = {
 }
 # Families that use another's packed weights or epilogue.
 FRIENDS = {
-    "cpu/moe_gemm": {"cpu/gemm"},
+    "cpu/moe_gemm": {"cpu/gemm", "cpu/packed"},
+    "cpu/packed": {"cpu/gemm"},
     "cpu/wna16": {"cpu/gemm"},
     "cuda/sparse_gemm": {"cuda/gemm"},
 }

@@ -5,8 +5,7 @@
 #include "core/check.h"
 #include "core/overlap.h"
 #include "cpu/moe_gemm/moe_gemm_run.h"
-#include "cpu/moe_gemm/moe_gemm_weights.h"
-#include "cpu/parallel.h"
+#include "cpu/packed/packed_weights.h"
 
 namespace {
 
@@ -37,12 +36,12 @@ bool SharesMemory(const vk_tensor& one, const vk_tensor& other) {
   return vk::Overlap(one, vk::DtypeSize(one.dtype), other, vk::DtypeSize(other.dtype));
 }
 
-const void* CheckBias(const char* name, const vk_tensor* bias, const Arg& input, int64_t experts,
-                      int64_t columns) {
+const vk_tensor* CheckBias(const char* name, const vk_tensor* bias, const Arg& input,
+                           int64_t experts, int64_t columns) {
   if (bias == nullptr) return nullptr;
   const Arg arg(kFused, name, bias);
   arg.SameDtype(input).Dims(2).Size(0, experts).Size(1, columns).Contiguous();
-  return bias->data;
+  return bias;
 }
 
 void CheckRouting(const vk_tensor& topk_id, int64_t experts) {
@@ -69,11 +68,7 @@ extern "C" vk_status vk_cpu_prepack_moe_weight(const vk_tensor* weight,
     VK_CHECK(!SharesMemory(*weight, *packed_weight),
              "%s: packed_weight shares memory with weight, want memory of its own", kPrepack);
     if (vk::NumElements(*weight) == 0) return;  // however many experts there are
-    const vk::MoeWeights packed(*packed_weight);
-    const int64_t panels = packed.panels();
-    vk::ParallelFor(packed.experts() * panels, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) packed.PackPanel(*weight, i / panels, i % panels);
-    });
+    vk::PackedWeights(*packed_weight, vk::kPlain).Pack(*weight);
   });
 }
 
@@ -107,7 +102,8 @@ extern "C" vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* 
              vk::ShapeString(*topk_id).c_str(), vk::Print(kMostSlots));
     if (vk::NumElements(*output) == 0) return;  // however many tokens there are
     CheckRouting(*topk_id, up.size(0));
-    vk::RunMoe({*output, *input, vk::MoeWeights(*w13), vk::MoeWeights(*w2),
+    vk::RunMoe({*output, *input, vk::PackedWeights(*w13, vk::kPlain),
+                vk::PackedWeights(*w2, vk::kPlain),
                 CheckBias("w13_bias", w13_bias, in, up.size(0), up.size(1)),
                 CheckBias("w2_bias", w2_bias, in, up.size(0), in.size(1)), *topk_weights, *topk_id,
                 skip_weighted != 0, activation});

@@ -40,15 +40,18 @@ namespace vk {
 
 enum MoeActivation { kMoeSilu, kMoeGelu, kMoeGeluTanh, kMoeSwigluOai, kMoeActivations };
 
+// Of kMoeSwigluOai; the values are gpt-oss's.
+struct MoeSwiglu {
+  float alpha = 1.702f, limit = 7.0f;
+};
+
 // Arrays of three are by vk_dtype: float32, bfloat16, float16.
 struct MoeGemmTable {
   // out[i] = act(gate[i], up[i]), rounded; for kMoeSwigluOai gate[2 i], gate[2 i + 1], up is
   // unused.
-  using Activate = void(void* out, const float* gate, const float* up, size_t count);
+  using Activate = void(void* out, const float* gate, const float* up, size_t count,
+                        const MoeSwiglu& swiglu);
   Activate* activate[kMoeActivations][3];
-  // sums[row][i] += bias[i] for `count` columns; rows are `stride` floats apart.
-  using AddBias = void(float* sums, size_t stride, size_t rows, const void* bias, size_t count);
-  AddBias* add_bias[3];
   // out[i] = sum_j rows[j][i] * weights[j], rounded.
   using Combine = void(void* out, const float* const* rows, const float* weights, size_t row_count,
                        size_t count);

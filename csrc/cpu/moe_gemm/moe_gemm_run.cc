@@ -23,6 +23,8 @@ constexpr size_t kChunkRows = 128, kRowMultiple = 32;
 constexpr size_t kScratchBytes = size_t{256} << 20;
 // Work items for each thread, enough that threads held up by the system delay the others little.
 constexpr size_t kItemsPerThread = 4;
+// Panels of sums that a thread keeps.
+constexpr size_t kThreadPanels = 4;
 // Bytes of rows that are worth waking a thread for.
 constexpr size_t kBytesPerThread = 128 << 10;
 
@@ -30,20 +32,6 @@ constexpr size_t kBytesPerThread = 128 << 10;
 struct Chunk {
   size_t expert, first, rows;
 };
-
-// A whole panel times packed rows.
-void MultiplyPanel(const GemmRows& rows, const MoeWeights& weights, size_t expert, size_t panel,
-                   const char* area, float* sums) {
-  const char* next = panel + 1 < weights.panels() ? weights.Panel(expert, panel + 1) : nullptr;
-  const size_t part = rows.part_depth();
-  for (size_t k = 0; k < rows.depth(); k += part, area += rows.part_stride()) {
-    const size_t depth = std::min(part, rows.depth() - k);
-    weights.Multiply(rows.kernel(), expert, panel,
-                     {area, rows.group_stride(), rows.rows(), k, depth,
-                      k + part < rows.depth() ? nullptr : next, sums});
-  }
-  if (rows.depth() == 0) std::fill_n(sums, rows.rows() * kPanel, 0.0f);
-}
 
 // Some tokens of a call, through both products.
 class Pass {
@@ -130,15 +118,15 @@ class Pass {
     const size_t activated = place(rows * inner_ * value_bytes_);
     const size_t down = place(rows * call_.w2.columns() * sizeof(float));
     const size_t threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-    // A thread keeps one panel of gates and two of ups.
-    sums_bytes_ = 3 * RoundUp(kChunkRows, kernel_.group) * kPanel * sizeof(float);
-    const size_t sums = place(threads * sums_bytes_);
+    // A thread keeps one panel of gates and two of ups, and one before it is scaled.
+    panel_sums_ = RoundUp(kChunkRows, kernel_.group) * kPanel;
+    const size_t sums = place(threads * kThreadPanels * panel_sums_ * sizeof(float));
     char* scratch = ThreadScratch(size);
     for (size_t at : up_at) up_at_.push_back(scratch + at);
     for (size_t at : down_at) down_at_.push_back(scratch + at);
     activated_ = scratch + activated;
     down_sums_ = reinterpret_cast<float*>(scratch + down);
-    sums_ = scratch + sums;
+    sums_ = reinterpret_cast<float*>(scratch + sums);
     threads_ = threads;
   }
 
@@ -149,12 +137,12 @@ class Pass {
   char* Activated(size_t row) const { return activated_ + row * inner_ * value_bytes_; }
   float* DownSums(size_t row) const { return down_sums_ + row * call_.w2.columns(); }
 
-  GemmRows Rows(const MoeWeights& weights, const Chunk& chunk) const {
+  GemmRows Rows(const PackedWeights& weights, const Chunk& chunk) const {
     return GemmRows(kernel_, weights.depth(), chunk.rows);
   }
 
   template <class Source>
-  void PackRows(const MoeWeights& weights, const std::vector<char*>& at,
+  void PackRows(const PackedWeights& weights, const std::vector<char*>& at,
                 const Source& source) const {
     std::vector<size_t> chunk_of;
     for (size_t i = 0; i < chunks_.size(); ++i) {
@@ -181,7 +169,7 @@ class Pass {
     std::atomic<size_t> next{0};
     ParallelFor(std::min(threads_, items), 1, [&](int64_t begin, int64_t end) {
       for (int64_t slot = begin; slot < end; ++slot) {
-        float* sums = reinterpret_cast<float*>(sums_ + slot * sums_bytes_);
+        float* sums = sums_ + slot * kThreadPanels * panel_sums_;
         for (size_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
           const size_t chunk = item / groups, group = item % groups;
           body(chunks_[chunk], at[chunk], units * group / groups, units * (group + 1) / groups,
@@ -191,19 +179,32 @@ class Pass {
     });
   }
 
-  // One panel of w13, biases included.
-  void UpPanel(const Chunk& chunk, const char* area, size_t panel, float* sums) const {
-    MultiplyPanel(Rows(call_.w13, chunk), call_.w13, chunk.expert, panel, area, sums);
-    AddBias(call_.w13, call_.w13_bias, chunk, panel, sums);
-  }
-
-  void AddBias(const MoeWeights& weights, const void* bias, const Chunk& chunk, size_t panel,
-               float* sums) const {
+  // One panel of a product, bias included. `sums` is one of the panels that start at `all_sums`.
+  void MultiplyPanel(const PackedWeights& weights, const vk_tensor* bias, const Chunk& chunk,
+                     const char* area, size_t panel, float* all_sums, float* sums) const {
+    const GemmRows rows = Rows(weights, chunk);
+    const bool last = panel + 1 == weights.panels();
+    const char* next = last ? nullptr : weights.Panel(chunk.expert, panel + 1);
+    const size_t part = rows.part_depth();
+    for (size_t k = 0; k < rows.depth(); k += part, area += rows.part_stride()) {
+      const size_t depth = std::min(part, rows.depth() - k);
+      weights.Multiply(kernel_, call_.input.dtype, chunk.expert, panel,
+                       {area, rows.group_stride(), rows.rows(), k, depth,
+                        k + part < rows.depth() ? nullptr : next, sums,
+                        all_sums + (kThreadPanels - 1) * panel_sums_});
+    }
+    if (rows.depth() == 0) std::fill_n(sums, rows.rows() * kPanel, 0.0f);
     if (bias == nullptr) return;
     const size_t first = chunk.expert * weights.columns() + panel * kPanel;
-    table_.add_bias[call_.input.dtype](sums, kPanel, chunk.rows,
-                                       static_cast<const char*>(bias) + first * value_bytes_,
-                                       weights.Width(panel));
+    Kernels().packed->add_bias[bias->dtype](
+        sums, kPanel, chunk.rows,
+        static_cast<const char*>(bias->data) + first * DtypeSize(bias->dtype),
+        weights.Width(panel));
+  }
+
+  void UpPanel(const Chunk& chunk, const char* area, size_t panel, float* all_sums,
+               float* sums) const {
+    MultiplyPanel(call_.w13, call_.w13_bias, chunk, area, panel, all_sums, sums);
   }
 
   // `count` values from column `column` on of the activated rows.
@@ -212,14 +213,14 @@ class Pass {
     const auto activate = table_.activate[call_.act][call_.input.dtype];
     for (size_t row = 0; row < chunk.rows; ++row) {
       activate(Activated(chunk.first + row) + column * value_bytes_, gate + row * kPanel,
-               up + row * kPanel, count);
+               up + row * kPanel, count, call_.swiglu);
     }
   }
 
   void GatePairs(const Chunk& chunk, const char* area, size_t begin, size_t end,
                  float* sums) const {
     for (size_t panel = begin; panel < end; ++panel) {
-      UpPanel(chunk, area, panel, sums);
+      UpPanel(chunk, area, panel, sums, sums);
       Activate(chunk, panel * kPanel / 2, call_.w13.Width(panel) / 2, sums, sums);
     }
   }
@@ -227,17 +228,16 @@ class Pass {
   // The gates of a panel meet the ups of one panel, or of two where `inner_` is not whole panels.
   void GateHalves(const Chunk& chunk, const char* area, size_t begin, size_t end,
                   float* sums) const {
-    const size_t size = sums_bytes_ / 3 / sizeof(float);
-    float* ups[2] = {sums + size, sums + 2 * size};
+    float* ups[2] = {sums + panel_sums_, sums + 2 * panel_sums_};
     constexpr size_t kNone = ~size_t{0};
     size_t held[2] = {kNone, kNone};
     const auto up_panel = [&](size_t panel) {
-      if (held[panel % 2] != panel) UpPanel(chunk, area, panel, ups[panel % 2]);
+      if (held[panel % 2] != panel) UpPanel(chunk, area, panel, sums, ups[panel % 2]);
       held[panel % 2] = panel;
       return ups[panel % 2];
     };
     for (size_t panel = begin; panel < end; ++panel) {
-      UpPanel(chunk, area, panel, sums);
+      UpPanel(chunk, area, panel, sums, sums);
       const size_t last = std::min(inner_, (panel + 1) * kPanel);
       for (size_t column = panel * kPanel; column < last;) {
         const size_t at = inner_ + column;
@@ -250,8 +250,7 @@ class Pass {
 
   void Down(const Chunk& chunk, const char* area, size_t begin, size_t end, float* sums) const {
     for (size_t panel = begin; panel < end; ++panel) {
-      MultiplyPanel(Rows(call_.w2, chunk), call_.w2, chunk.expert, panel, area, sums);
-      AddBias(call_.w2, call_.w2_bias, chunk, panel, sums);
+      MultiplyPanel(call_.w2, call_.w2_bias, chunk, area, panel, sums, sums);
       for (size_t row = 0; row < chunk.rows; ++row) {
         std::memcpy(DownSums(chunk.first + row) + panel * kPanel, sums + row * kPanel,
                     call_.w2.Width(panel) * sizeof(float));
@@ -294,9 +293,9 @@ class Pass {
   std::vector<size_t> token_of_;        // by row
   std::vector<size_t> row_of_;          // by token and slot
   std::vector<char*> up_at_, down_at_;  // packed rows, by chunk
-  char *activated_, *sums_;
-  float* down_sums_;
-  size_t sums_bytes_, threads_;
+  char* activated_;
+  float *sums_, *down_sums_;
+  size_t panel_sums_, threads_;
 };
 
 }  // namespace

@@ -3,21 +3,22 @@
 #define VLLM_KERNELS_CPU_MOE_GEMM_MOE_GEMM_RUN_H_
 
 #include "cpu/moe_gemm/moe_gemm.h"
-#include "cpu/moe_gemm/moe_gemm_weights.h"
+#include "cpu/packed/packed_weights.h"
 
 namespace vk {
 
-// Checked arguments of vk_cpu_fused_moe.
+// Checked arguments of vk_cpu_fused_moe or vk_cpu_fused_experts.
 struct MoeCall {
   const vk_tensor& output;
   const vk_tensor& input;
-  MoeWeights w13, w2;
-  const void* w13_bias;
-  const void* w2_bias;
+  PackedWeights w13, w2;
+  const vk_tensor* w13_bias;
+  const vk_tensor* w2_bias;
   const vk_tensor& topk_weights;
   const vk_tensor& topk_id;
   bool skip_weighted;
   MoeActivation act;
+  MoeSwiglu swiglu = {};
 };
 
 // The expert that slot `slot` of token `token` goes to.

@@ -5,7 +5,7 @@ namespace vk::VK_TIER {
 namespace {
 
 template <class T, class Activation>
-void Activate(void* out, const float* gate, const float* up, size_t count) {
+void Activate(void* out, const float* gate, const float* up, size_t count, const MoeSwiglu&) {
   T* to = static_cast<T*>(out);
   ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
     const VF value = hn::Mul(Activation()(LoadUpTo(gate + i, n)), LoadUpTo(up + i, n));
@@ -14,9 +14,10 @@ void Activate(void* out, const float* gate, const float* up, size_t count) {
 }
 
 template <class T>
-void SwigluOai(void* out, const float* pairs, const float*, size_t count) {
+void SwigluOai(void* out, const float* pairs, const float*, size_t count, const MoeSwiglu& swiglu) {
   const DF df;
-  const VF limit = hn::Set(df, 7.0f), least = hn::Set(df, -7.0f);
+  const VF limit = hn::Set(df, swiglu.limit), least = hn::Set(df, -swiglu.limit);
+  const VF alpha = hn::Set(df, swiglu.alpha);
   T* to = static_cast<T*>(out);
   alignas(64) float gates[kFloatLanes], ups[kFloatLanes];
   ForVectors(count, [&](size_t i, size_t n) VK_INLINE_LAMBDA {
@@ -26,20 +27,8 @@ void SwigluOai(void* out, const float* pairs, const float*, size_t count) {
     }
     const VF gate = AtMost(LoadUpTo(gates, n), limit);
     const VF up = AtLeast(AtMost(LoadUpTo(ups, n), limit), least);
-    const VF glu = hn::Mul(gate, Sigmoid(hn::Mul(gate, hn::Set(df, 1.702f))));
+    const VF glu = hn::Mul(gate, Sigmoid(hn::Mul(gate, alpha)));
     StoreUpTo(hn::MulAdd(up, glu, glu), to + i, n);
-  });
-}
-
-template <class T>
-void AddBias(float* sums, size_t stride, size_t rows, const void* bias, size_t count) {
-  const T* from = static_cast<const T*>(bias);
-  ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
-    const VF value = LoadUpTo(from + i, n);
-    for (size_t row = 0; row < rows; ++row) {
-      float* to = sums + row * stride + i;
-      StoreUpTo(hn::Add(LoadUpTo(to, n), value), to, n);
-    }
   });
 }
 
@@ -66,7 +55,6 @@ void Combine(void* out, const float* const* rows, const float* weights, size_t r
 extern const MoeGemmTable moe_gemm_table;
 const MoeGemmTable moe_gemm_table = {
     {VK_GATED(Silu), VK_GATED(Gelu), VK_GATED(GeluTanh), VK_BY_DTYPE(SwigluOai)},
-    VK_BY_DTYPE(AddBias),
     VK_BY_DTYPE(Combine),
 };
 

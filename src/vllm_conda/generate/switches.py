@@ -106,7 +106,11 @@ ENGINE = (
         "Set to `0` unless it is set: dense layers with 4-bit weights keep 16-bit activations. "
         "`1` is refused.",
     ),
-    Variable("VLLM_CPU_SGL_KERNEL", "", "`1` is refused: its ops have no kernels here."),
+    Variable(
+        "VLLM_CPU_SGL_KERNEL",
+        "",
+        "`1`: on a CPU with AMX the engine keeps packed weights in the model; no faster here.",
+    ),
     Variable(
         "VLLM_USE_FLASHINFER_SAMPLER",
         "",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 # Family and seed. quant 12: rows without values were given scales, which the reference does not.
 SEEDS = [("quant", 12)]
 FAMILIES = ["activation", "attention", "cache", "gemm", "moe_gemm", "norm", "quant", "rope"]
-FAMILIES += ["runtime", "sampling", "wna16"]
+FAMILIES += ["packed", "runtime", "sampling", "wna16"]
 
 
 def fuzz(*options: str) -> None:

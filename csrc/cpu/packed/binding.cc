@@ -1,0 +1,72 @@
+#include "cpu/packed/packed.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include "torch/bind.h"
+
+namespace vk::binding {
+namespace {
+
+Tensor ConvertWeightPacked(const Tensor& weight) {
+  constexpr const char* kOp = "convert_weight_packed";
+  const View view(kOp, "weight", weight);
+  Check(vk_cpu_convert_weight_packed(view, nullptr));
+  // Contiguous whatever the weight's strides are.
+  std::array<int64_t, 3> size{};
+  for (int64_t dim = 0; dim < weight.dim(); ++dim) size[dim] = weight.size(dim);
+  const Tensor packed =
+      torch::stable::new_empty(weight, {size.data(), static_cast<size_t>(weight.dim())});
+  Check(vk_cpu_convert_weight_packed(view, View(kOp, "packed", packed)));
+  return packed;
+}
+
+// [M, N] for mat1 [M, K] and mat2 [N, K].
+Tensor NewProduct(const char* op, const Tensor& mat1, const Tensor& mat2, ScalarType dtype) {
+  if (mat1.dim() != 2 || mat2.dim() != 2) {
+    Refuse(op, "mat1 and mat2",
+           " have " + std::to_string(mat1.dim()) + " and " + std::to_string(mat2.dim()) +
+               " dimensions, want 2");
+  }
+  const std::array<int64_t, 2> size = {mat1.size(0), mat2.size(0)};
+  return torch::stable::new_empty(mat1, {size.data(), size.size()}, dtype);
+}
+
+void CheckOutDtype(const char* op, ScalarType dtype) {
+  const int32_t known = ToDtype(dtype);
+  if (known == VK_F32 || known == VK_BF16 || known == VK_F16) return;
+  Refuse(op, "out_dtype", " is another dtype than float32, bfloat16 and float16");
+}
+
+Tensor Fp8ScaledMm(const Tensor& mat1, const Tensor& mat2, const Tensor& scales2,
+                   std::vector<int64_t> block_size, const std::optional<Tensor>& bias,
+                   ScalarType out_dtype, bool is_vnni) {
+  constexpr const char* kOp = "fp8_scaled_mm_cpu";
+  if (block_size.size() != 2) {
+    Refuse(kOp, "block_size", " has " + std::to_string(block_size.size()) + " elements, want 2");
+  }
+  CheckOutDtype(kOp, out_dtype);
+  const Tensor out = NewProduct(kOp, mat1, mat2, out_dtype);
+  Check(vk_cpu_fp8_scaled_mm(View(kOp, "out", out), View(kOp, "mat1", mat1),
+                             View(kOp, "mat2", mat2), View(kOp, "scales2", scales2), block_size[0],
+                             block_size[1], View(kOp, "bias", bias), is_vnni));
+  return out;
+}
+
+Tensor Int8ScaledMm(const Tensor& mat1, const Tensor& mat2, const Tensor& scales2,
+                    const std::optional<Tensor>& bias, ScalarType out_dtype, bool is_vnni) {
+  constexpr const char* kOp = "int8_scaled_mm_with_quant";
+  CheckOutDtype(kOp, out_dtype);
+  const Tensor out = NewProduct(kOp, mat1, mat2, out_dtype);
+  Check(vk_cpu_int8_scaled_mm(View(kOp, "out", out), View(kOp, "mat1", mat1),
+                              View(kOp, "mat2", mat2), View(kOp, "scales2", scales2),
+                              View(kOp, "bias", bias), is_vnni));
+  return out;
+}
+
+}  // namespace
+}  // namespace vk::binding
+
+VK_IMPL(CPU, convert_weight_packed, vk::binding::ConvertWeightPacked);
+VK_BIND(CPU, weight_packed_linear, vk_cpu_weight_packed_linear);
+VK_IMPL(CPU, fp8_scaled_mm_cpu, vk::binding::Fp8ScaledMm);
+VK_IMPL(CPU, int8_scaled_mm_with_quant, vk::binding::Int8ScaledMm);

@@ -1,0 +1,232 @@
+#include "cpu/packed/packed_weights.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/check.h"
+#include "cpu/dispatch.h"
+#include "cpu/parallel.h"
+
+namespace vk {
+namespace {
+
+// What is expanded at once: it stays in the L1 cache.
+constexpr size_t kExpandBytes = 32768;
+// Values of K that are decoded at once, into float32 at the most.
+constexpr size_t kDecodeDepth = kExpandBytes / kPanel / sizeof(float);
+constexpr size_t kWordBytes = 4;  // of coded values of one column
+static_assert(kDecodeDepth % kPackedGroupMultiple == 0);
+
+template <class Value>
+void PackValues(const char* from, int64_t n_stride, int64_t k_stride, size_t width, size_t depth,
+                size_t unit, char* to) {
+  const size_t whole = depth / unit * unit;
+  Value* out = reinterpret_cast<Value*>(to);
+  const auto read = [&](size_t column, size_t k) {
+    return reinterpret_cast<const Value*>(
+        from)[static_cast<int64_t>(column) * n_stride + static_cast<int64_t>(k) * k_stride];
+  };
+  for (size_t k = 0; k < whole; k += unit) {
+    for (size_t column = 0; column < width; ++column) {
+      for (size_t i = 0; i < unit; ++i) *out++ = read(column, k + i);
+    }
+  }
+  for (size_t k = whole; k < depth; ++k) {
+    for (size_t column = 0; column < width; ++column) *out++ = read(column, k);
+  }
+}
+
+size_t UnitOf(int32_t dtype) {
+  return DtypeSize(dtype) == 1 ? kWordBytes : dtype == VK_BF16 ? 2 : 1;
+}
+
+bool IsHalfByte(PackedCoding coding) { return coding == kCodedI4 || coding == kCodedE2m1; }
+
+// E8M0: 2^(bits - 127), and NaN.
+float PowerOfTwo(uint8_t bits) {
+  const uint32_t word = bits == 255 ? 0x7FC00000u : bits == 0 ? 0x00400000u : uint32_t{bits} << 23;
+  float value;
+  std::memcpy(&value, &word, sizeof(value));
+  return value;
+}
+
+}  // namespace
+
+PackedWeights::PackedWeights(const vk_tensor& packed, PackedCoding coding,
+                             const PackedScales& scales)
+    : data_(static_cast<char*>(packed.data)),
+      experts_(packed.ndim == 3 ? packed.shape[0] : 1),
+      columns_(packed.shape[packed.ndim - 2]),
+      depth_(packed.shape[packed.ndim - 1] * (IsHalfByte(coding) ? 2 : 1)),
+      coding_(coding),
+      scales_(scales),
+      values_(IsHalfByte(coding) ? 2 : 1),
+      stored_depth_(packed.shape[packed.ndim - 1]),
+      value_bytes_(DtypeSize(packed.dtype)),
+      unit_(UnitOf(packed.dtype)) {}
+
+size_t PackedWeights::Width(size_t panel) const {
+  return std::min(kPanel, columns_ - panel * kPanel);
+}
+
+char* PackedWeights::Panel(size_t expert, size_t panel) const {
+  return data_ + (expert * columns_ + panel * kPanel) * stored_depth_ * value_bytes_;
+}
+
+void PackedWeights::PackPanel(const vk_tensor& weight, size_t expert, size_t panel) const {
+  const int64_t* stride = weight.stride + weight.ndim - 2;
+  const int64_t of_expert = weight.ndim == 3 ? weight.stride[0] : 0;
+  const int64_t first =
+      static_cast<int64_t>(expert) * of_expert + static_cast<int64_t>(panel * kPanel) * stride[0];
+  const char* from =
+      static_cast<const char*>(weight.data) + first * static_cast<int64_t>(value_bytes_);
+  const auto pack = value_bytes_ == 4   ? PackValues<uint32_t>
+                    : value_bytes_ == 2 ? PackValues<uint16_t>
+                                        : PackValues<uint8_t>;
+  pack(from, stride[0], stride[1], Width(panel), stored_depth_, unit_, Panel(expert, panel));
+}
+
+void PackedWeights::Pack(const vk_tensor& weight) const {
+  const int64_t panels = this->panels();
+  ParallelFor(experts_ * panels, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) PackPanel(weight, i / panels, i % panels);
+  });
+}
+
+void PackedWeights::Expand(const char* panel, size_t width, size_t k, size_t count,
+                           char* to) const {
+  const size_t end = std::min(k + count, stored_depth_);
+  const size_t whole = std::min(end, stored_depth_ / unit_ * unit_);
+  const size_t unit_bytes = unit_ * value_bytes_;
+  std::memset(to, 0, RoundUp(count, unit_) * kPanel * value_bytes_);
+  for (; k < whole; k += unit_, to += kPanel * unit_bytes) {
+    std::memcpy(to, panel + k * width * value_bytes_, width * unit_bytes);
+  }
+  // The last, incomplete unit: single values.
+  for (size_t i = 0; k + i < end; ++i) {
+    const char* from = panel + (k + i) * width * value_bytes_;
+    for (size_t column = 0; column < width; ++column) {
+      std::memcpy(to + column * unit_bytes + i * value_bytes_, from + column * value_bytes_,
+                  value_bytes_);
+    }
+  }
+}
+
+void PackedWeights::Multiply(const GemmKernel& kernel, int32_t dtype, size_t expert, size_t panel,
+                             const Part& part) const {
+  if (coding_ == kPlain) return MultiplyPlain(kernel, expert, panel, part);
+  MultiplyCoded(kernel, dtype, expert, panel, part);
+}
+
+void PackedWeights::MultiplyPlain(const GemmKernel& kernel, size_t expert, size_t panel,
+                                  const Part& part) const {
+  const char* data = Panel(expert, panel);
+  const size_t width = Width(panel);
+  const size_t steps = CeilDiv(part.depth, kernel.step);
+  bool first = part.k == 0;
+  const auto multiply = [&](size_t begin, size_t count, const char* b, const char* next) {
+    kernel.multiply({part.a + begin * kernel.group_step_bytes, part.a_group_stride, b, next,
+                     part.sums, part.rows, count, first});
+    first = false;
+  };
+  size_t done = width == kPanel ? part.depth / kernel.step : 0;
+  if (done > 0) {
+    multiply(0, done, data + part.k * kPanel * value_bytes_, done == steps ? part.next : nullptr);
+  }
+  // A part narrower than a kernel's columns, or shorter than its step.
+  const size_t step_bytes = kernel.step * kPanel * value_bytes_;
+  const size_t piece = std::min(kernel.block_steps, kExpandBytes / step_bytes);
+  alignas(64) char expanded[kExpandBytes];
+  for (; done < steps; done += piece) {
+    const size_t count = std::min(piece, steps - done);
+    Expand(data, width, part.k + done * kernel.step, count * kernel.step, expanded);
+    multiply(done, count, expanded, nullptr);
+  }
+}
+
+void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_t expert,
+                                  size_t panel, const Part& part) const {
+  const auto decode = Kernels().packed->decode[coding_][dtype];
+  const char* data = Panel(expert, panel);
+  const size_t width = Width(panel), word_values = kWordBytes * values_;
+  alignas(64) char words[kDecodeDepth * kPanel], decoded[kExpandBytes];
+  alignas(64) float scales[kPanel];
+  alignas(64) uint8_t zeros[kPanel] = {};
+  const size_t end = part.k + part.depth;
+  for (size_t k = part.k; k < end;) {
+    const bool first_group = k == 0;
+    const size_t group_end = std::min(end, ReadScales(expert, panel, k, scales, zeros));
+    for (bool first = true; k < group_end; first = false) {
+      const size_t depth = std::min(kDecodeDepth, group_end - k);
+      const size_t padded = RoundUp(depth, kPackedGroupMultiple);
+      const size_t stored = k / values_, count = padded / values_;
+      const char* from = data + stored * kPanel;
+      if (width < kPanel || padded > depth) {
+        Expand(data, width, stored, count, words);
+        from = words;
+      }
+      decode(reinterpret_cast<const uint8_t*>(from), padded / word_values, zeros, decoded);
+      GemmBlock block{part.a + (k - part.k) / kernel.step * kernel.group_step_bytes,
+                      part.a_group_stride,
+                      decoded,
+                      nullptr,
+                      part.more_sums,
+                      part.rows,
+                      CeilDiv(depth, kernel.step),
+                      first};
+      block.near = true;
+      kernel.multiply(block);
+      k += depth;
+    }
+    Kernels().packed->scale(part.sums, part.more_sums, scales, part.rows, first_group);
+  }
+}
+
+size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* scales,
+                                 uint8_t* zeros) const {
+  const size_t width = Width(panel), group = k / scales_.group_size;
+  const int64_t start = static_cast<int64_t>(expert) * scales_.expert_stride +
+                        static_cast<int64_t>(group) * scales_.group_stride;
+  std::fill_n(scales, kPanel, 0.0f);
+  for (size_t i = 0; i < width;) {
+    const size_t column = panel * kPanel + i, within = column % scales_.block_columns;
+    const size_t count = std::min(width - i, scales_.block_columns - within);
+    const int64_t at = start +
+                       static_cast<int64_t>(column / scales_.block_columns) * scales_.block_stride +
+                       static_cast<int64_t>(within) * scales_.column_stride;
+    for (size_t j = 0; j < count; ++j) {
+      const int64_t place = at + static_cast<int64_t>(j) * scales_.column_stride;
+      scales[i + j] = scales_.dtype == VK_U8
+                          ? PowerOfTwo(static_cast<const uint8_t*>(scales_.data)[place])
+                          : static_cast<const float*>(scales_.data)[place];
+      if (scales_.zeros != nullptr) zeros[i + j] = scales_.zeros[place];
+    }
+    i += count;
+  }
+  // Blocks with the same scales are one, such as those of a matrix that has a single scale.
+  const size_t groups = CeilDiv(depth_, scales_.group_size);
+  size_t next = group + 1;
+  if (scales_.zeros == nullptr && scales_.dtype == VK_F32) {
+    while (next < groups && SameScales(expert, panel, next)) ++next;
+  }
+  return std::min(depth_, next * scales_.group_size);
+}
+
+// Whether a group's scales are those of the one before it.
+bool PackedWeights::SameScales(size_t expert, size_t panel, size_t group) const {
+  const size_t width = Width(panel);
+  const int64_t start = static_cast<int64_t>(expert) * scales_.expert_stride +
+                        static_cast<int64_t>(group) * scales_.group_stride;
+  for (size_t i = 0; i < width;) {
+    const size_t column = panel * kPanel + i, within = column % scales_.block_columns;
+    const int64_t at = start +
+                       static_cast<int64_t>(column / scales_.block_columns) * scales_.block_stride +
+                       static_cast<int64_t>(within) * scales_.column_stride;
+    const float* scale = static_cast<const float*>(scales_.data) + at;
+    if (!(*scale == scale[-scales_.group_stride])) return false;
+    i += scales_.column_stride == 0 ? scales_.block_columns - within : 1;
+  }
+  return true;
+}
+
+}  // namespace vk
