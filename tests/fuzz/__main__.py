@@ -1,7 +1,7 @@
 """Fuzz the ops: valid, spoilt and arbitrary calls on guarded memory, against the references.
 
     python -m tests.fuzz --seconds 60                      # every family of the CPU
-    python -m tests.fuzz --family rope --calls 100000 --jobs 8
+    python -m tests.fuzz --family rope --calls 100000 --batch 5000 --jobs 8
     python -m tests.fuzz --family gemm --seed 17 --calls 500     # a reported batch again
     python -m tests.fuzz --device cuda --sanitizer memcheck --calls 10000
 
@@ -28,11 +28,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import calls
+
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = ("activation", "attention", "cache", "gemm", "moe_gemm", "norm", "quant", "rope")
-COMMON += ("runtime", "sampling", "wna16")
-CPU = (*COMMON, "packed")
-CUDA = (*COMMON, "moe_routing", "sparse_gemm")
+# A process starts in two seconds, which a minute's run over all families can spend once on each.
 BATCH = 500
 # No call takes long by itself; machines are shared.
 HANG_SECONDS = 120
@@ -51,16 +50,19 @@ class Report:
         self.counts.update(other.counts)
         self.faults = other.faults | self.faults
 
+    def summary(self) -> str:
+        return ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
+
 
 def batch(family: str, seed: int, options: argparse.Namespace) -> Report:
     """One process; its faults with the seed that brings them back."""
     report = Report()
-    calls = min(options.calls or BATCH, BATCH)
-    again = f"--family {family} --seed {seed} --calls {calls}"
+    count = min(options.calls or options.batch, options.batch)
+    again = f"--family {family} --seed {seed} --calls {count} --batch {count}"
     with tempfile.TemporaryDirectory() as folder:
         box, output = Path(folder) / "box", Path(folder) / "output"
         box.write_bytes(b"0 starting\0")
-        command = [sys.executable, "-m", "tests.fuzz.worker", family, str(seed), str(calls)]
+        command = [sys.executable, "-m", "tests.fuzz.worker", family, str(seed), str(count)]
         command += [options.device, str(box)]
         if options.sanitizer:
             tool = ["compute-sanitizer", "--tool", options.sanitizer, "--kernel-name", "kns=2vk"]
@@ -137,6 +139,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--family", action="append", help="one family, again for more; else all")
     parser.add_argument("--seconds", type=float, help="stop beginning batches after this long")
     parser.add_argument("--calls", type=int, help="calls of each family")
+    parser.add_argument("--batch", type=int, default=BATCH, help="calls of a process")
     parser.add_argument("--seed", type=int, default=0, help="of the first batch; the next are +1")
     parser.add_argument("--jobs", type=int, default=1, help="batches at once")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -149,17 +152,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    families = options.family or (CUDA if options.device == "cuda" else CPU)
+    families = options.family or sorted(calls.families(options.device))
     with tempfile.TemporaryDirectory() as folder:
         if options.device == "cuda" and CORPUS not in os.environ:
             os.environ[CORPUS] = str(Path(folder) / "corpus.pt")
             record(Path(os.environ[CORPUS]))
         # Every tensor an allocation of its own, or an overflow would end in a neighbour.
         os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
+        # Threads that spin while they wait take the processors that the other batches need.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         reports = fuzz(families, options)
     for family, report in reports.items():
-        counts = ", ".join(f"{name} {count}" for name, count in report.counts.items())
-        print(f"{family}: {counts}; {len(report.faults)} kinds of faults")
+        print(f"{family}: {report.summary()}; {len(report.faults)} kinds of faults")
         for kind, example in sorted(report.faults.items()):
             print(f"  {kind}\n    {example}")
     return int(any(report.faults for report in reports.values()))
@@ -194,9 +198,12 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
                 return
             found = batch(family, seed, options)
             with lock:
+                new = found.faults.keys() - reports[family].faults.keys()
                 reports[family].add(found)
-                done = reports[family].counts["calls"]
-            print(f"fuzz: {family}, seed {seed}: {done} calls", file=sys.stderr, flush=True)
+                # Hours of a run are not lost with its end.
+                lines = [f"{family}, seed {seed}: {reports[family].summary()}"]
+                lines += [f"  {kind}\n    {found.faults[kind]}" for kind in sorted(new)]
+                print(*lines, sep="\n", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         for running in [pool.submit(work) for _ in range(options.jobs)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,9 +110,11 @@ def recorded() -> list[Call]:
     return recorder.calls
 
 
-def families() -> dict[str, list[str]]:
-    """The ops of each family."""
+@functools.cache
+def families(device: str) -> dict[str, list[str]]:
+    """The ops of each family that has any on the device."""
     found: dict[str, list[str]] = {}
     for op in engine_api.ops():
-        found.setdefault(engine_api.family_of(op), []).append(op)
+        if device in engine_api.devices_of(op):
+            found.setdefault(engine_api.family_of(op), []).append(op)
     return found

@@ -21,8 +21,8 @@ from .calls import Call, families, full, ops, recorded
 from .oracle import Oracle
 
 RECORD_VARIABLE = "VLLM_FUZZ_CORPUS"
-# They trust addresses or the life of a tensor, or set the memory policy of the process.
-_LEFT_OUT = ("swap_blocks_batch", "weak_ref_tensor", "init_cpu_memory_env")
+# They trust addresses or the life of a tensor.
+LEFT_OUT = ("swap_blocks_batch", "weak_ref_tensor")
 _KEPT = 8  # of each op
 _LARGEST = 1 << 20
 # Depth and columns of weights: whole panels and remainders.
@@ -40,11 +40,12 @@ def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
             calls += _products(oracle)
     found: dict[str, list[Call]] = {}
     for call in calls:
-        if call.op in families()[family] and call.op not in _LEFT_OUT and _served(call, device):
+        if (
+            call.op in families(device)[family]
+            and call.op not in LEFT_OUT
+            and _served(call, device)
+        ):
             found.setdefault(call.op, []).append(call)
-    if family == "runtime" and device == "cpu":
-        # Beyond the nodes that there are, or none: the process's memory policy stays.
-        found["init_cpu_memory_env"] = [Call("init_cpu_memory_env", ([],))]
     return found
 
 

@@ -20,19 +20,22 @@ _SLACK = 0xA5
 _NONE, _READ, _BOTH = 0, 1, 3
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-# What most tensors fit into; larger ones get an arena for one call.
-_USUAL = 64 * _PAGE
+# Address space alone: a stray stride lands here rather than in what is mapped next to it.
+_GUARD = 16 * _PAGE
+# Pages of the arenas that are used again. Small ones, since all of their bytes are compared; what
+# fits into none gets an arena for one call.
+_USUAL = tuple(pages * _PAGE for pages in (1, 4, 16, 64))
 
 
 class Arena:
-    """Whole pages between two guard pages."""
+    """Whole pages between two guards."""
 
     def __init__(self, size: int) -> None:
         self.size = -(-max(size, 1) // _PAGE) * _PAGE
-        self._map = mmap.mmap(-1, self.size + 2 * _PAGE)
-        self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._map)) + _PAGE
-        for guard in (self._start - _PAGE, self._start + self.size):
-            _protect(guard, _PAGE, _NONE)
+        self._map = mmap.mmap(-1, self.size + 2 * _GUARD)
+        self._start = ctypes.addressof(ctypes.c_char.from_buffer(self._map)) + _GUARD
+        for guard in (self._start - _GUARD, self._start + self.size):
+            _protect(guard, _GUARD, _NONE)
         memory = (ctypes.c_char * self.size).from_address(self._start)
         self.bytes = torch.frombuffer(memory, dtype=torch.uint8)
 
@@ -63,7 +66,7 @@ class Placed:
 
     def stray(self) -> int:
         """How many bytes outside of the tensor's elements have changed."""
-        if self.before is None:
+        if self.before is None or torch.equal(self.arena.bytes, self.before):
             return 0
         changed = self.arena.bytes != self.before
         inside = torch.zeros_like(self.arena.bytes)
@@ -79,7 +82,7 @@ class Arenas:
     """The arenas of a process, used again for each call."""
 
     def __init__(self) -> None:
-        self._free: list[Arena] = []
+        self._free: dict[int, list[Arena]] = {size: [] for size in _USUAL}
 
     @contextmanager
     def lend(self) -> Iterator[Loan]:
@@ -90,14 +93,13 @@ class Arenas:
         finally:
             for placed in loan.placed:
                 placed.arena.write_protected(False)
-                if placed.arena.size == _USUAL:
-                    self._free.append(placed.arena)
+                self._free.get(placed.arena.size, []).append(placed.arena)
 
 
 class Loan:
     """What one call's tensors lie in."""
 
-    def __init__(self, free: list[Arena]) -> None:
+    def __init__(self, free: dict[int, list[Arena]]) -> None:
         self._free = free
         self.placed: list[Placed] = []
 
@@ -106,8 +108,9 @@ class Loan:
         size = span(like)
         if size == 0:
             return like
-        usual = size <= _USUAL
-        arena = self._free.pop() if usual and self._free else Arena(_USUAL if usual else size)
+        size_class = next((usual for usual in _USUAL if size <= usual), size)
+        free = self._free.get(size_class)
+        arena = free.pop() if free else Arena(size_class)
         item = like.element_size()
         offset = (arena.size - size) // item * item if at_end else 0
         if written:

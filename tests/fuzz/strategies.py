@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from hypothesis import strategies as st
@@ -29,6 +29,8 @@ DTYPES = (
 )
 # A tensor of more than this many bytes is not worth its time.
 LARGEST = 1 << 22
+# Calls of one draw: hypothesis takes longer to draw than a call to be made and checked.
+BURST = 10
 
 Spoil = Callable[[Call, int, random.Random], Call]
 
@@ -264,25 +266,21 @@ def generic(op: str, dice: random.Random) -> Call:
     return Call(op, tuple(values))
 
 
-def drawn(bases: dict[str, list[Call]]) -> st.SearchStrategy[tuple[str, Call, int]]:
-    """How a call came to be, the call, and where its tensors lie."""
+def made(op: str, how: str, bases: list[Call], seed: int) -> Call:
+    """The call that a seed makes of an op's valid ones."""
+    dice = random.Random(seed)  # noqa: S311 - the seed brings a call back
+    if how == "generic":
+        return generic(op, dice)
+    call = dice.choice(bases)
+    for _ in range(dice.randrange(4)):
+        call = resized(call, dice)
+    for place, x in list(call.tensors()):
+        if dice.random() < 0.15 and x.numel() > 0:
+            call = relaid(call, place, dice)
+    return spoilt(call, dice) if how == "spoilt" else call
 
-    @st.composite
-    def draw_call(draw: st.DrawFn) -> tuple[str, Call, int]:
-        op = draw(st.sampled_from(sorted(bases)))
-        how = draw(st.sampled_from(("valid", "valid", "spoilt", "spoilt", "spoilt", "generic")))
-        seed = draw(st.integers(0, 2**32 - 1))
-        dice = random.Random(seed)  # noqa: S311 - the seed brings a call back
-        if how == "generic":
-            return how, generic(op, dice), seed
-        call = dice.choice(bases[op])
-        for _ in range(dice.randrange(4)):
-            call = resized(call, dice)
-        for place, x in list(call.tensors()):
-            if dice.random() < 0.15 and x.numel() > 0:
-                call = relaid(call, place, dice)
-        if how == "spoilt":
-            call = spoilt(call, dice)
-        return how, call, seed
 
-    return draw_call()
+def drawn(ops: Iterable[str]) -> st.SearchStrategy[tuple[str, str, int]]:
+    """An op, how its calls come to be, and the seed of the first of ``BURST`` calls."""
+    hows = ("valid", "valid", "spoilt", "spoilt", "spoilt", "generic")
+    return st.tuples(st.sampled_from(sorted(ops)), st.sampled_from(hows), st.integers(0, 2**32 - 1))

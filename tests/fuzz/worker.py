@@ -11,9 +11,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from . import corpus
-from .calls import Call
 from .oracle import Oracle
-from .strategies import drawn
+from .strategies import BURST, drawn, made
 
 _BOX = 4096
 
@@ -39,17 +38,19 @@ def run(family: str, number: int, calls: int, device: str, box: BlackBox) -> Ora
 
     @seed(number)
     @settings(
-        max_examples=calls,
+        max_examples=-(-calls // BURST),
         database=None,
         deadline=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     @given(drawn(bases))
-    def fuzz(what: tuple[str, Call, int]) -> None:
-        how, call, dice = what
-        box.note(oracle.counts["calls"], f"{how}: {call}")
-        oracle.check(how, call, dice)
+    def fuzz(drawing: tuple[str, str, int]) -> None:
+        op, how, first = drawing
+        for dice in range(first, first + BURST):
+            call = made(op, how, bases[op], dice)
+            box.note(oracle.counts["calls"], f"{how}: {call}")
+            oracle.check(how, call, dice)
 
     fuzz()
     return oracle

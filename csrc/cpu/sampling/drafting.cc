@@ -1,6 +1,7 @@
 #include "cpu/sampling/drafting.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "core/check.h"
 
@@ -17,6 +18,21 @@ T* Elements(const char* op, const char* name, const vk_tensor* tensor, int64_t s
   VK_CHECK(arg.size(0) >= size, "%s: %s has shape %s, want at least %lld elements", op, name,
            vk::ShapeString(*tensor).c_str(), static_cast<long long>(size));
   return static_cast<T*>(tensor->data);
+}
+
+// So much that sums of two numbers, and products of two, stay in 64 bits.
+constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+
+void CheckRange(const char* op, const char* name, int64_t value, int64_t least) {
+  VK_CHECK(value >= least && value <= kMost, "%s: %s is %lld, want %lld to %lld", op, name,
+           static_cast<long long>(value), static_cast<long long>(least),
+           static_cast<long long>(kMost));
+}
+
+void CheckElement(const char* op, const char* name, int64_t value, int64_t at, int64_t least) {
+  VK_CHECK(value >= least && value <= kMost, "%s: %s has %lld at index %lld, want %lld to %lld", op,
+           name, static_cast<long long>(value), static_cast<long long>(at),
+           static_cast<long long>(least), static_cast<long long>(kMost));
 }
 
 void CheckRequests(const char* op, int64_t requests) {
@@ -41,9 +57,13 @@ vk_status vk_cpu_eagle_prepare_inputs(const vk_tensor* draft_ends, const vk_tens
     auto* index = Elements<int32_t>(op, "token_indices_to_sample", indices, requests, VK_I32);
     auto* left_out = Elements<int64_t>(op, "num_rejected_tokens_gpu", rejected, requests, VK_I64);
     for (int64_t i = 0; i < requests; ++i) {
+      CheckElement(op, "cu_num_draft_tokens", ends[i], i, i == 0 ? 0 : ends[i - 1]);
+      CheckElement(op, "valid_sampled_tokens_count", valid[i], i, 0);
+    }
+    for (int64_t i = 0; i < requests; ++i) {
       const int64_t drafted = ends[i] - (i == 0 ? 0 : ends[i - 1]);
       left_out[i] = drafted > 0 ? drafted + 1 - valid[i] : 0;
-      index[i] = static_cast<int32_t>(first[i + 1] - 1 - left_out[i]);
+      index[i] = static_cast<int32_t>(int64_t{first[i + 1]} - 1 - left_out[i]);
     }
   });
 }
@@ -85,8 +105,8 @@ vk_status vk_cpu_eagle_step_slot_mapping(const vk_tensor* positions, const vk_te
                                          int64_t max_model_len, int64_t pad) {
   return vk::Guard([&] {
     const char* op = "eagle_step_slot_mapping_metadata_kernel_impl";
-    VK_CHECK(block_size > 0, "%s: block_size is %lld, want more than 0", op,
-             static_cast<long long>(block_size));
+    CheckRange(op, "block_size", block_size, 1);
+    CheckRange(op, "max_model_len", max_model_len, 1);
     const Arg where(op, "positions", positions), blocks(op, "block_table", block_table);
     const int64_t requests = where.Dims(1).size(0);
     const auto* position = Elements<int64_t>(op, "positions", positions, requests, VK_I64);
@@ -102,7 +122,7 @@ vk_status vk_cpu_eagle_step_slot_mapping(const vk_tensor* positions, const vk_te
                static_cast<long long>(position[i]), static_cast<long long>(i));
     }
     for (int64_t i = 0; i < requests; ++i) {
-      const bool beyond = position[i] + 1 >= max_model_len;
+      const bool beyond = position[i] >= max_model_len - 1;
       moved[i] = beyond ? 0 : position[i] + 1;
       const int32_t* row = static_cast<const int32_t*>(block_table->data) + i * blocks.stride(0);
       const int64_t block = row[std::min(moved[i] / block_size, blocks.size(1) - 1)];

@@ -57,8 +57,12 @@ Largest FindLargestRest(const float* target, const float* draft, const float* fa
   VI place = hn::Zero(DI());
   ForVectors(count, [&](size_t i, size_t n) VK_INLINE_LAMBDA {
     VF rest = LoadUpTo(target + i, n);
-    if (draft != nullptr) rest = hn::Sub(rest, LoadUpTo(draft + i, n));
-    const VF score = hn::Mul(hn::ZeroIfNegative(rest), LoadUpTo(factor + i, n));
+    if (draft != nullptr) {
+      rest = hn::Sub(rest, LoadUpTo(draft + i, n));
+      // NaN counts as nothing left, which hn::ZeroIfNegative would make depend on its sign.
+      rest = hn::IfThenElseZero(hn::Gt(rest, hn::Zero(DF())), rest);
+    }
+    const VF score = hn::Mul(rest, LoadUpTo(factor + i, n));
     Take(Present(score, n, -2.0f), hn::Iota(DI(), static_cast<int32_t>(i)), value, place);
   });
   return Reduce(value, place);

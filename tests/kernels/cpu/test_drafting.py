@@ -62,6 +62,20 @@ def test_step_slot_mapping(tier: str, requests: int) -> None:
     )
 
 
+def test_step_from_the_largest_numbers(tier: str) -> None:
+    int64, int32 = 2**63 - 1, 2**31 - 1
+    positions = torch.tensor([int64, 62, 61, 0])
+    lengths = torch.tensor([5, int32, int32, int32], dtype=torch.int32)
+    moved, slots = torch.full((4,), 7), torch.full((5,), 7)
+    table = torch.full((4, 2), int32, dtype=torch.int32)
+    ops.eagle_step_slot_mapping_metadata_kernel_impl(
+        positions, table, lengths, moved, slots, int32, 63, -1
+    )
+    assert moved.tolist() == [0, 0, 62, 1]
+    assert lengths.tolist() == [1, 1, 63, 63]
+    assert slots.tolist() == [-1, -1, int32**2 + 62, int32**2 + 1, -1]
+
+
 def test_bad_input(tier: str, subtests: pytest.Subtests) -> None:
     two = torch.zeros(2, dtype=torch.int64)
     short, mask = torch.zeros(3, dtype=torch.int32), torch.zeros(2, dtype=torch.bool)
@@ -78,7 +92,14 @@ def test_bad_input(tier: str, subtests: pytest.Subtests) -> None:
         (choose, (table, mask, two, two, two, 9, 4, 2), "sampled_token_ids"),
         (choose, (table.long(), two, two, two, two, 9, 4, 2), "discard_request_mask"),
         (choose, (table.long(), mask, two[:1], two, two, 9, 4, 2), "backup_next_token_ids"),
+        (prepare, (two - 1, two, short, short, two, 2), "cu_num_draft_tokens has -1 at index 0"),
+        (prepare, (two + 2**31, two, short, short, two, 2), "cu_num_draft_tokens has 2147483648"),
+        (prepare, (two, two - 2**63, short, short, two, 2), "valid_sampled_tokens_count has -9"),
+        (prepare, (torch.tensor([1, 0]), two, short, short, two, 2), "cu_num_draft_tokens has 0"),
         (step, (two, table, short, two, two, 0, 64, -1), "block_size is 0"),
+        (step, (two, table, short, two, two, 2**31, 64, -1), "block_size is 2147483648"),
+        (step, (two, table, short, two, two, 16, 0, -1), "max_model_len is 0"),
+        (step, (two, table, short, two, two, 16, 2**63 - 1, -1), "max_model_len is 9"),
         (step, (two, table[:1], short, two, two, 16, 64, -1), "block_table has shape"),
         (step, (two, table[:, :0], short, two, two, 16, 64, -1), "block_table has shape"),
         (step, (two, table, short, two, two[:1], 16, 64, -1), "out_slot_mapping has shape"),

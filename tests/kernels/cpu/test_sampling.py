@@ -172,6 +172,63 @@ def test_sample_recovered(
     assert torch.equal(found, want)
 
 
+# Neither refused nor normalised; products and quotients are in the range of float32. One NaN of
+# each sign, since arithmetic makes both.
+ODD = (0.0, -0.0, 0.5, 1.0, -0.5, -3.0, 1e18, math.inf, -math.inf, math.nan, -math.nan)
+
+
+def odd(*shape: int) -> torch.Tensor:
+    values = torch.tensor(ODD)
+    return values[torch.randint(len(ODD), shape)]
+
+
+@pytest.mark.parametrize("no_draft_probs", [False, True])
+def test_rejection_of_what_is_no_probability(tier: str, no_draft_probs: bool) -> None:
+    pairs = [(p, q, u) for p in ODD for q in ODD for u in ODD]
+    count = len(pairs)
+    numbers = torch.tensor(pairs)
+    found = torch.full((count, 2), -1)
+    ops.rejection_random_sample_kernel_impl(
+        found, torch.arange(1, count + 1), torch.zeros(count, dtype=torch.int64), numbers[:, 1:2],
+        numbers[:, :1], torch.full((count,), 7), torch.full((count,), 3),
+        numbers[:, 2].contiguous(), None, 1, 1, no_draft_probs,
+    )  # fmt: skip
+    for (p, q, u), row in zip(pairs, found.tolist(), strict=True):
+        chance = 1.0 if no_draft_probs else q
+        # Of these numbers float32 compares as Python does.
+        accepted = chance > 0 and p / chance >= u
+        assert row == ([0, 7] if accepted else [3, -1]), (p, q, u)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 3, 16, 67])
+@pytest.mark.parametrize("no_draft_probs", [False, True])
+def test_recovery_from_what_is_no_probability(
+    tier: str, no_draft_probs: bool, vocabulary: int
+) -> None:
+    tokens = 200
+    target, draft, factor = odd(tokens, vocabulary), odd(tokens, vocabulary), odd(1, vocabulary)
+    target[:20], draft[:10] = math.nan, 0.25
+    drafted = torch.randint(vocabulary, (tokens,))
+    found = torch.full((tokens,), -1)
+    probs = None if no_draft_probs else draft
+    ends = torch.tensor([tokens])
+    ops.sample_recovered_tokens_kernel_impl(
+        found, ends, drafted, probs, target, factor, vocabulary, no_draft_probs
+    )
+    for token in range(tokens):
+        best, place = -1.0, 0
+        for at in range(vocabulary):
+            rest = float(target[token, at])
+            if no_draft_probs:
+                rest = 0.0 if at == drafted[token] else rest
+            else:
+                rest -= float(draft[token, at])
+                rest = rest if rest > 0 else 0.0
+            if rest * float(factor[0, at]) > best:
+                best, place = rest * float(factor[0, at]), at
+        assert found[token] == place, (token, target[token], draft[token], factor)
+
+
 def test_bad_input(tier: str, subtests: pytest.Subtests) -> None:
     logits, seeds = torch.randn(2, 8), torch.zeros(2, dtype=torch.int64)
     one = batch([2, 1], 8)

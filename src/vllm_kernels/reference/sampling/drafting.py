@@ -79,12 +79,12 @@ def eagle_step_slot_mapping_metadata_kernel_impl(
         out_slot_mapping: [slots], int64, written: ``PAD_ID`` beyond it and behind the requests.
     """
     count = len(positions)
-    beyond = positions + 1 >= max_model_len
+    beyond = positions >= max_model_len - 1
     moved = torch.where(beyond, 0, positions + 1)
     block = (moved // block_size).clamp_max(block_table.shape[1] - 1)
     blocks = block_table[:count].long().gather(1, block[:, None])[:, 0] if count else moved
     out_clamped_positions[:count] = moved
     out_slot_mapping[:count] = torch.where(beyond, PAD_ID, blocks * block_size + moved % block_size)
     out_slot_mapping[count:] = PAD_ID
-    grown = torch.where(beyond, 1, seq_lens[:count] + 1)
+    grown = torch.where(beyond, 1, seq_lens[:count].long() + 1)
     seq_lens[:count] = grown.clamp_max(max_model_len).to(torch.int32)

@@ -82,6 +82,9 @@ def rejection_random_sample_kernel_impl(
 ) -> None:
     """Drafted tokens, each with probability target / draft; the first rejected one is recovered.
 
+    A token that the draft cannot have drawn (draft is 0, negative or NaN) is rejected, and so is
+    one whose ratio is NaN. Numbers that are no probabilities are neither refused nor normalised.
+
     Args:
         draft_probs: [T, vocabulary], float32; taken for 1 with ``no_draft_probs``.
         target_probs: [T, vocabulary], float32.
@@ -97,8 +100,8 @@ def rejection_random_sample_kernel_impl(
         for place, token in enumerate(range(begin, end)):
             drafted = int(draft_token_ids[token])
             chance = 1.0 if no_draft_probs or draft_probs is None else draft_probs[token, drafted]
-            ratio = target_probs[token, drafted] / chance if chance > 0 else -1.0
-            if not ratio >= uniform_probs[token]:
+            ratio = target_probs[token, drafted] / chance
+            if not (chance > 0 and ratio >= uniform_probs[token]):
                 row[place] = recovered_token_ids[token]
                 break
             row[place] = drafted
@@ -118,6 +121,9 @@ def sample_recovered_tokens_kernel_impl(
 ) -> None:
     """For each drafted token one of max(target - draft, 0): the largest product with ``inv_q``.
 
+    The first of equal ones. NaN in target - draft counts as 0; a product that is NaN, or not above
+    -1, is never chosen, and token 0 is where no other is.
+
     Args:
         output_token_ids: [T], int64.
         inv_q: [requests, vocabulary], float32: reciprocals of exponential random numbers.
@@ -128,5 +134,7 @@ def sample_recovered_tokens_kernel_impl(
         if no_draft_probs or draft_probs is None:
             rest.scatter_(1, draft_token_ids[begin:end, None], 0.0)
         else:
-            rest = (rest - draft_probs[begin:end, :vocab_size]).clamp_min(0.0)
-        output_token_ids[begin:end] = (rest * inv_q[request, :vocab_size]).argmax(1)
+            rest = rest - draft_probs[begin:end, :vocab_size]
+            rest = torch.where(rest > 0, rest, 0.0)
+        scores = rest * inv_q[request, :vocab_size]
+        output_token_ids[begin:end] = torch.where(scores > -1, scores, -1.0).argmax(1)
