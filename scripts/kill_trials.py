@@ -3,7 +3,8 @@
 
     python scripts/kill_trials.py --kills 500 [--seed N] [--only PRODUCT] [--json FILE]
 
-TERM and KILL, at random moments, to the command, to `./run` around it and to any process below.
+TERM, KILL and sometimes INT or HUP, at random moments, to the command, to `./run` around it and to
+any process below.
 After each kill: no process may live on for 5 s, every channel must hold what its index lists, no
 published name may have changed its bytes, and the next run must be right. Exit code: 0 if so.
 """
@@ -15,7 +16,9 @@ import json
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests/build")]
@@ -51,7 +54,23 @@ def main() -> int:
             print(f"\n{name}: {json.dumps(rows[name], indent=1)}", flush=True)
             if options.json:
                 options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    print(table(rows))
     return 1 if any(row["faults"] for row in rows.values()) else 0
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The kills by product and victim, a column a signal."""
+    signs = [sign.name for sign in trials.SIGNALS]
+    lines = [f"{'product':10} {'victim':22}" + "".join(f"{sign:>9}" for sign in signs)]
+    total: Counter[str] = Counter()
+    for name, row in rows.items():
+        kills = {tuple(key.split(" ", 1)): count for key, count in row["by_victim"].items()}
+        for victim in sorted({victim for _, victim in kills}):
+            counts = {sign: kills.get((sign, victim), 0) for sign in signs}
+            total.update(counts)
+            lines.append(f"{name:10} {victim:22}" + "".join(f"{n:9}" for n in counts.values()))
+    lines.append(f"{'all':33}" + "".join(f"{total[sign]:9}" for sign in signs))
+    return "\n".join(lines)
 
 
 def show(tally: trials.Tally) -> None:

@@ -35,6 +35,7 @@ LONGEST_SECONDS = 300.0
 PROGRAMS = Path(__file__).parent
 SMALL_TOOLCHAIN = PROGRAMS.parent / "unit/toolchain/small_toolchain.py"
 V3 = "linux-64-cpu-x86-64-v3"
+SIGNALS = {signal.SIGTERM: 4, signal.SIGKILL: 4, signal.SIGINT: 1, signal.SIGHUP: 1}
 WRAPPER = '[tasks]\ntrial = "env"\n'
 
 
@@ -278,7 +279,7 @@ class Trials:
         """Kill as many runs, each followed by a whole one."""
         while self.tally.kills.total() < kills and len(self.tally.faults) < 20:
             wrapped = self.chance.random() < 0.5
-            sign = self.chance.choice((signal.SIGTERM, signal.SIGKILL))
+            (sign,) = self.chance.choices(list(SIGNALS), list(SIGNALS.values()))
             below = self.chance.random() < 0.4
             if self._kill(wrapped, sign, below):
                 starter = "wrapper" if wrapped else "command"
