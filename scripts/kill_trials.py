@@ -42,7 +42,7 @@ def main() -> int:
             share = len(range(number, options.kills, len(chosen)))
             started = time.monotonic()
             product = trials.PRODUCTS[name](Path(folder) / name, dummies)
-            tally = trials.Trials(product, options.seed).run(share, show)
+            tally = trials.Trials(product, options.seed).run(share, Progress())
             rows[name] = {
                 "kills": tally.kills.total(),
                 "by_victim": dict(sorted(tally.kills.items())),
@@ -73,8 +73,17 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def show(tally: trials.Tally) -> None:
-    print(f"\r{tally.kills.total()} kills, {len(tally.faults)} faults", end="", file=sys.stderr)
+class Progress:
+    """Counts on one line, and each fault as it is found."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    def __call__(self, tally: trials.Tally) -> None:
+        for fault in tally.faults[self.told :]:
+            print(f"\n{fault}", file=sys.stderr)
+        self.told = len(tally.faults)
+        print(f"\r{tally.kills.total()} kills, {self.told} faults", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ class UsageError(VllmError):
 
     exit_code = 2
     kind = "usage"
-    longest_line = 300
 
 
 class RecipeError(VllmError):
@@ -25,7 +24,6 @@ class RecipeError(VllmError):
 
     exit_code = 4
     kind = "recipe"
-    longest_line = 300
 
 
 class MissingToolError(VllmError):
@@ -68,6 +66,7 @@ class BuildFailure(VllmError):
 
     exit_code = 10
     kind = "build"
+    longest_line = None  # the lines of a compiler or linker are repeated whole
 
 
 class TestFailure(VllmError):
@@ -76,6 +75,7 @@ class TestFailure(VllmError):
     __test__ = False  # the name makes pytest collect it otherwise
     exit_code = 11
     kind = "test"
+    longest_line = None  # as of a build
 
 
 class AuditFailure(VllmError):
@@ -125,7 +125,6 @@ class ClusterError(VllmError):
 
     exit_code = 18
     kind = "cluster"
-    longest_line = 300
 
 
 INTERRUPTED_EXIT_CODE = 130

@@ -66,7 +66,7 @@ _LIMITS = {
     r"too many open files|os error 2[34]\b": "too many open files; raise `ulimit -n`",
     r"can't start new thread|resource temporarily unavailable|spawn.* thread|os error 11\b":
         "no more processes and threads; raise `ulimit -u`",
-    r"memoryerror|not enough memory|cannot allocate memory|os error 12\b":
+    r"memoryerror|not enough memory|cannot allocate memory|failed to map segment|os error 12\b":
         "no more memory; raise `ulimit -v`",
 }  # fmt: skip
 

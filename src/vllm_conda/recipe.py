@@ -147,13 +147,19 @@ def load_recipe(root: Path) -> Recipe:
             for output in data["outputs"]
             if "package" in output and "source" in output
         }
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        hashes = {s.hash_key: hash_files(root, (*s.sources, s.script.resolve())) for s in stagings}
+    except PermissionError:
+        raise
+    except OSError as error:  # a name that is too long, a loop of links
+        raise RecipeError(
+            f"{RECIPE_FILE}: cannot read the source {error.filename}: {error.strerror}."
+        ) from None
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         # rattler-build accepts it, in a form that this toolkit's recipe does not use.
         raise RecipeError(
             f"{RECIPE_FILE}: an output has no source path or script file where it is wanted "
             f"({type(error).__name__}: {_one_line(error)})."
         ) from None
-    hashes = {s.hash_key: hash_files(root, (*s.sources, s.script.resolve())) for s in stagings}
     return Recipe(path, stagings, hashes, tests, stage0, data)
 
 

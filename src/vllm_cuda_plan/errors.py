@@ -17,8 +17,8 @@ class VllmError(Exception):
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "error"
-    # Of what repeats the user's input, which may be of any size.
-    longest_line: ClassVar[int | None] = None
+    # A message may repeat the user's input, a path or a library's words, which are of any size.
+    longest_line: ClassVar[int | None] = 300
 
     def __init__(self, message: str, hint: str = "") -> None:
         if self.longest_line is not None:
@@ -36,7 +36,6 @@ class ConfigError(VllmError):
 
     exit_code = 3
     kind = "config"
-    longest_line = 300
 
 
 def shortened(text: str, most: int) -> str:

@@ -36,6 +36,12 @@ PROGRAMS = Path(__file__).parent
 SMALL_TOOLCHAIN = PROGRAMS.parent / "unit/toolchain/small_toolchain.py"
 V3 = "linux-64-cpu-x86-64-v3"
 SIGNALS = {signal.SIGTERM: 4, signal.SIGKILL: 4, signal.SIGINT: 1, signal.SIGHUP: 1}
+# A program of the tests, to which Ctrl-C does before its imports what it does to the real ones.
+PROGRAM = (
+    "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); import runpy, sys; "
+    "del sys.argv[0]; sys.path[0] = sys.argv[0].rpartition('/')[0]; "
+    "runpy.run_path(sys.argv[0], run_name='__main__')"
+)
 WRAPPER = '[tasks]\ntrial = "env"\n'
 
 
@@ -156,7 +162,13 @@ class Publish(Product):
 
     def command(self, step: int) -> list[str]:
         words = [self.output, self.cache, *self.packages(step)]
-        return [sys.executable, str(PROGRAMS / "small_publisher.py"), *map(str, words)]
+        return [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(PROGRAMS / "small_publisher.py"),
+            *map(str, words),
+        ]
 
     def result(self, step: int) -> str:
         wanted = {path.name for path in self.packages(step)}
@@ -168,7 +180,14 @@ class Toolchain(Product):
     """`vllm-conda toolchain` of the small catalog."""
 
     def command(self, step: int) -> list[str]:
-        return [sys.executable, str(SMALL_TOOLCHAIN), str(self.folder / "wheels"), str(step)]
+        return [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(SMALL_TOOLCHAIN),
+            str(self.folder / "wheels"),
+            str(step),
+        ]
 
     def channels(self) -> Iterator[Path]:
         yield from (self.cache / "channels").glob("*")
@@ -225,7 +244,7 @@ class Engine(Product):
             ENGINE_RECIPE.replace("STEP", str(step))
         )
         words = [self.folder / "wheels", self.root, self.dummies]
-        return [sys.executable, str(PROGRAMS / "small_engine.py"), *map(str, words)]
+        return [sys.executable, "-c", PROGRAM, str(PROGRAMS / "small_engine.py"), *map(str, words)]
 
     def channels(self) -> Iterator[Path]:
         yield self.output
@@ -329,8 +348,11 @@ class Trials:
         self._orphans(what)
         if damage := self.product.damage():
             self._fault(f"{what}: {damage}")
-        if "Traceback" in self.errors.read_text(errors="replace"):
-            self._fault(f"{what}: {self.errors.read_text(errors='replace')[-2000:]}")
+        said = self.errors.read_text(errors="replace")
+        # Before Python has started there is nobody to catch Ctrl-C.
+        starting = said.endswith("KeyboardInterrupt\n") and str(support.ROOT) not in said
+        if "Traceback" in said and not starting:
+            self._fault(f"{what}: {said[-2000:]}")
         return bool(victims)
 
     def _orphans(self, what: str) -> None:

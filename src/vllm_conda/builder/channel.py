@@ -96,7 +96,8 @@ def _overrides_of(channels: Sequence[str], platform: str) -> dict[str, str]:
 def _sysroot_version(folder: Path, platform: str, strict: bool = True) -> dict[str, str]:
     """The C library that the channel links for: an embedded channel has one."""
     sysroot = f"sysroot_{platform}"
-    versions = {row["version"] for row in _records(folder, platform) if row["name"] == sysroot}
+    rows = _records(folder, platform)
+    versions = {str(row.get("version")) for row in rows if row.get("name") == sysroot}
     if not versions and strict:
         raise IntegrityError(
             f"The toolchain channel {folder} has no sysroot_{platform}.",
@@ -107,15 +108,20 @@ def _sysroot_version(folder: Path, platform: str, strict: bool = True) -> dict[s
 
 def _glibc(folder: Path, platform: str) -> str:
     """The highest C library that a package of the channel requires: Python and PyTorch's."""
-    specs = (spec for row in _records(folder, platform) for spec in row["depends"])
-    floors = [match[1] for spec in specs if (match := _GLIBC.match(spec))]
+    rows = _records(folder, platform)
+    specs = (spec for row in rows for spec in row.get("depends") or ())
+    floors = [match[1] for spec in specs if (match := _GLIBC.match(str(spec)))]
     return max(floors, key=lambda text: [int(part) for part in text.split(".")], default="")
 
 
 def _records(folder: Path, platform: str) -> Iterator[dict[str, Any]]:
+    """The index's rows; what is malformed there, the solver refuses where it needs it."""
     for subdir in (platform, "noarch"):
         try:
             data = load_json((folder / subdir / "repodata.json").read_bytes())
         except (OSError, ValueError):
             continue
-        yield from {**data.get("packages", {}), **data.get("packages.conda", {})}.values()
+        for group in ("packages", "packages.conda"):
+            found = data.get(group) if isinstance(data, dict) else None
+            rows = found.values() if isinstance(found, dict) else ()
+            yield from (row for row in rows if isinstance(row, dict))

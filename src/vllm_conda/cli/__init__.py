@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -93,7 +94,8 @@ def leave(code: int) -> None:
     finished build would end with SIGABRT.
     """
     sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     if "rattler" in sys.modules or "rattler_build" in sys.modules:
         os._exit(code)
 
@@ -133,6 +135,11 @@ def _attempt(words: list[str]) -> int:
         return _stopped(stop_signal() or signal.SIGINT)
     except BrokenPipeError:
         raise
+    except SystemExit as error:
+        # What click makes of a reader that has gone.
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
     except RecursionError:
         deep = ConfigError("A file that was read is nested too deep.")
         _report(deep, "--json" in words)
@@ -143,11 +150,13 @@ def _attempt(words: list[str]) -> int:
             raise
         _report(known, "--json" in words)
         return known.exit_code
+    if number := stop_signal():  # Python or a library swallowed the exception
+        return _stopped(number)
     return code if isinstance(code, int) else 0
 
 
 def _stopped(number: int) -> int:
-    print("\nStopped; run the same command again to go on.", file=sys.stderr)
+    _say("\nStopped; run the same command again to go on.")
     return 128 + number
 
 
@@ -155,8 +164,6 @@ def _explained(error: BaseException, step: str) -> VllmError | None:
     """The sentence for what no step has explained itself: the system's, or rattler's, refusal."""
     if isinstance(error, OSError):
         return file_error(error, step)
-    if isinstance(error, SystemExit):
-        return None
     if (limit := limit_error(error, step)) is not None:
         return limit
     if type(error).__module__.partition(".")[0] in _LIBRARIES:
@@ -181,6 +188,12 @@ def _report(error: VllmError, as_json: bool) -> None:
         }
         print(json.dumps({"error": document}))
         return
-    print(f"error: {error.message}", file=sys.stderr)
+    _say(f"error: {error.message}")
     if error.hint:
-        print(f"  -> {error.hint}", file=sys.stderr)
+        _say(f"  -> {error.hint}")
+
+
+def _say(text: str) -> None:
+    """For people; the exit code tells the rest where nobody can be told."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

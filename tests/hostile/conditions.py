@@ -1,0 +1,398 @@
+"""Odd circumstances for a command: of its streams, environment, limits, folders and user."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import support
+
+NOBODY = 65534
+# Root without what lets it pass permissions by: another's file is another's file.
+_NO_OVERRIDE = "--bounding-set=-dac_override,-dac_read_search,-fowner,-chown"
+# Another user, who may read all (the interpreter may lie in a closed home) and write nothing.
+_READER = (
+    "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups",
+    "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
+)  # fmt: skip
+
+
+@dataclass
+class Case:
+    """What a condition changes of one try.
+
+    Attributes:
+        world: The try's own copy; a prepared fault lies in it.
+        environment: Of the command.
+        before: A program in front of it, such as ``setpriv``.
+        redirect: In a shell's words.
+        cwd: Where it runs.
+        undo: Called after the try.
+    """
+
+    world: Path
+    environment: dict[str, str]
+    before: list[str] = field(default_factory=list)
+    redirect: str = ""
+    cwd: Path = Path()
+    undo: list[Callable[[], object]] = field(default_factory=list)
+
+    def unset(self, *names: str) -> None:
+        for name in names:
+            self.environment.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One circumstance.
+
+    Attributes:
+        works: The command's answer is the same as ever.
+        root: Only root can make it.
+    """
+
+    apply: Callable[[Case], None]
+    works: bool = True
+    root: bool = False
+
+
+CONDITIONS: dict[str, Condition] = {}
+
+
+def variables(name: str, works: bool = True, **values: str | None) -> None:
+    """A condition of variables alone; None unsets one."""
+
+    def apply(case: Case) -> None:
+        for key, value in values.items():
+            if value is None:
+                case.unset(key)
+            else:
+                case.environment[key] = value.replace("{world}", str(case.world))
+
+    CONDITIONS[name] = Condition(apply, works)
+
+
+def condition(
+    works: bool = True, root: bool = False
+) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
+    def add(apply: Callable[[Case], None]) -> Callable[[Case], None]:
+        CONDITIONS[apply.__name__] = Condition(apply, works, root)
+        return apply
+
+    return add
+
+
+def streams(name: str, redirect: str, works: bool = True) -> None:
+    def apply(case: Case) -> None:
+        case.redirect = redirect
+
+    CONDITIONS[name] = Condition(apply, works)
+
+
+def limited(name: str, *options: str, root: bool = False) -> None:
+    """A condition of `prlimit`, which ends in a sentence where it is too little."""
+
+    def apply(case: Case) -> None:
+        case.before = ["prlimit", *options]
+        if root:  # root itself has no limit of processes
+            as_another_user(case)
+            case.before = [*case.before, "prlimit", *options]
+
+    CONDITIONS[name] = Condition(apply, works=False, root=root)
+
+
+def as_another_user(case: Case) -> None:
+    case.before = list(_READER)
+
+
+def owned(folder: Path, user: int) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
+
+
+def full(case: Case, name: str) -> Path:
+    """A file system of 256 KiB with nothing free."""
+    folder = case.world / name
+    folder.mkdir()
+    options = "size=256k,mode=1777"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    case.undo.append(lambda: subprocess.run(["umount", "-l", folder], check=True))
+    with (folder / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            return folder
+
+
+streams("stdin closed", "<&-")
+streams("stdout closed", ">&-")
+streams("stderr closed", "2>&-")
+streams("all streams closed", "<&- >&- 2>&-")
+streams("reader gone", "| head -c 0; exit ${PIPESTATUS[0]}", works=False)
+streams("stderr's reader gone", "2> >(exec true)", works=False)
+streams("stdout full", "> /dev/full", works=False)
+streams("stderr full", "2> /dev/full", works=False)
+streams("stdout and stderr full", "> /dev/full 2>&1", works=False)
+
+variables("HOME unset", HOME=None)
+variables("HOME unset, cache below it", works=False, HOME=None, VLLM_CONDA_CACHE=None)
+variables("HOME missing", HOME="{world}/no/such")
+variables("HOME a file", HOME="{world}/site.yaml")
+variables("HOME below a file", works=False, HOME="{world}/site.yaml/x", VLLM_CONDA_CACHE=None,
+          XDG_STATE_HOME=None)  # fmt: skip
+variables("HOME relative", HOME="here")
+variables("HOME empty", HOME="")
+variables("HOME odd", HOME="{world}/a b\n\u00e4'\"$x")
+variables("TMPDIR missing", TMPDIR="{world}/no/such")
+variables("TMPDIR a file", TMPDIR="{world}/site.yaml")
+variables("TMPDIR relative", TMPDIR="tmp")
+variables("TMPDIR empty", TMPDIR="")
+variables("cache with dots", VLLM_CONDA_CACHE="{world}/x/../../../{world}/y/../cache")
+variables("cache relative", VLLM_CONDA_CACHE="cache here")
+variables("cache odd", VLLM_CONDA_CACHE="{world}/a b \u00e4 'q'")
+variables("cache with newline", works=False, VLLM_CONDA_CACHE="{world}/a\nb")
+variables("cache a file", works=False, VLLM_CONDA_CACHE="{world}/site.yaml")
+variables("cache below a file", works=False, VLLM_CONDA_CACHE="{world}/site.yaml/x")
+variables("cache a device", works=False, VLLM_CONDA_CACHE=os.devnull)
+variables("cache of no user", works=False, VLLM_CONDA_CACHE="~nouser/x")
+variables("cache too long", works=False, VLLM_CONDA_CACHE="{world}/" + "x" * 300)
+variables("cache long", works=False, VLLM_CONDA_CACHE="{world}/" + "x/" * 2500)
+variables("cache in proc", works=False, VLLM_CONDA_CACHE="/proc/x")
+variables("cache empty", VLLM_CONDA_CACHE="", XDG_CACHE_HOME="{world}/xdg")
+variables("locale C", LC_ALL="C", LANG=None)
+variables("locale POSIX, no coercion", LC_ALL="POSIX", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0")
+variables("locale unknown", LC_ALL="xx_YY.nothing", LANG="\u00e4")
+variables("Latin 1", PYTHONIOENCODING="latin-1")
+variables("ASCII", PYTHONIOENCODING="ascii")
+variables("PYTHONOPTIMIZE", PYTHONOPTIMIZE="2")
+variables("PYTHONDEVMODE", PYTHONDEVMODE="1")
+variables("PYTHONWARNINGS", PYTHONWARNINGS="error")
+variables("PYTHONSAFEPATH", PYTHONSAFEPATH="1", PYTHONNOUSERSITE="1", PYTHONDONTWRITEBYTECODE="1")
+variables("PYTHONHASHSEED", PYTHONHASHSEED="0", PYTHONUNBUFFERED="1")
+variables("PYTHONPYCACHEPREFIX", PYTHONPYCACHEPREFIX="/proc/no")
+variables("PYTHONBREAKPOINT", PYTHONBREAKPOINT="x", PYTHONINSPECT="", PYTHONSTARTUP="/no/such")
+variables("COLUMNS 0", COLUMNS="0", LINES="0")
+variables("COLUMNS odd", COLUMNS="-3", LINES="x")
+variables("COLUMNS no number", COLUMNS="wide", TERM="none")
+variables("colours forced", FORCE_COLOR="1", CLICOLOR_FORCE="1", TERM="xterm")
+variables("no TERM", TERM=None, NO_COLOR="1")
+variables("PATH empty", works=False, PATH="")
+variables("PATH unset", works=False, PATH=None)
+variables("PATH odd", works=False, PATH="/no/such:{world}/site.yaml::.")
+variables("time zone", TZ="Nowhere/Else", SOURCE_DATE_EPOCH="0")
+variables("epoch no number", works=False, SOURCE_DATE_EPOCH="now")
+variables("rattler's cache a file", works=False, RATTLER_CACHE_DIR="{world}/site.yaml")
+
+for size in (0, 4096, 65536, 1 << 20):
+    limited(f"file size {size}", f"--fsize={size}")
+for count in (8, 16, 24, 40, 64):
+    limited(f"open files {count}", f"--nofile={count}")
+for size in (64, 128, 256, 512, 1024):
+    limited(f"memory {size} MiB", f"--as={size << 20}")
+for count in (0, 1, 4):
+    limited(f"processes {count}", f"--nproc={count}", root=True)
+limited("stack", "--stack=262144")
+
+
+@condition(works=False)
+def umask_777(case: Case) -> None:
+    case.before = ["bash", "-c", 'umask 777; exec "$@"', "bash"]
+
+
+@condition()
+def git_missing(case: Case) -> None:
+    folder = case.world / "bin"
+    folder.mkdir()
+    for place in os.environ["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*"):
+            link = folder / program.name
+            if program.name != "git" and not link.is_symlink():
+                link.symlink_to(program)
+    case.environment["PATH"] = str(folder)
+
+
+@condition()
+def git_fails(case: Case) -> None:
+    folder = case.world / "bin"
+    folder.mkdir()
+    git = folder / "git"
+    git.write_text("#!/bin/sh\nexit 3\n")
+    git.chmod(0o755)
+    case.environment["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+@condition(works=False)
+def current_folder_gone(case: Case) -> None:
+    case.before = ["bash", "-c", 'mkdir gone; cd gone; rmdir ../gone; exec "$@"', "bash"]
+
+
+@condition()
+def files_of_1970(case: Case) -> None:
+    _date(case.world, 0)
+
+
+@condition()
+def files_of_2200(case: Case) -> None:
+    _date(case.world, 7_258_118_400)
+
+
+def _date(folder: Path, time: int) -> None:
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (time, time), follow_symlinks=False)
+
+
+@condition(works=False)
+def cache_a_loop(case: Case) -> None:
+    (case.world / "loop").symlink_to("loop")
+    case.environment["VLLM_CONDA_CACHE"] = str(case.world / "loop/x")
+
+
+@condition(works=False)
+def files_are_loops(case: Case) -> None:
+    for name in ("checkout/targets.toml", "checkout/recipe/recipe.yaml", "site.yaml", "key.pem",
+                 "channel/publication.json", "channel/noarch/repodata.json"):  # fmt: skip
+        _replace(case.world / name, lambda path: path.symlink_to(path.name))
+
+
+@condition(works=False)
+def files_are_folders(case: Case) -> None:
+    for name in ("checkout/targets.toml", "checkout/audit.toml", "site.yaml", "key.pem",
+                 "channel/publication.json", "channel/linux-64/repodata.json"):  # fmt: skip
+        _replace(case.world / name, Path.mkdir)
+
+
+@condition(works=False)
+def folders_are_files(case: Case) -> None:
+    for name in ("checkout/recipe", "checkout/variants", "checkout/output", "checkout/csrc",
+                 "channel/noarch", "channel/linux-64", "locks", "cache", "state"):  # fmt: skip
+        _replace(case.world / name, Path.touch)
+
+
+@condition(works=False)
+def files_are_pipes(case: Case) -> None:
+    for name in ("checkout/output", "cache", "state", "locks", "new", "new.pem", "new.tar"):
+        _replace(case.world / name, lambda path: os.mkfifo(path))
+
+
+def _replace(path: Path, make: Callable[[Path], object]) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+    make(path)
+
+
+@condition(works=False, root=True)
+def all_unreadable(case: Case) -> None:
+    case.before = ["setpriv", _NO_OVERRIDE]
+    for path in case.world.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(0)
+
+
+@condition(works=False, root=True)
+def all_folders_closed(case: Case) -> None:
+    case.before = ["setpriv", _NO_OVERRIDE]
+    for name in ("checkout", "channel", "signed", "made", "more"):
+        for path in (case.world / name).rglob("*"):
+            if path.is_dir():
+                path.chmod(0)
+
+
+@condition(works=False, root=True)
+def all_read_only(case: Case) -> None:
+    """Another's checkout, channels, caches and temporary folders."""
+    (case.world / "cache").mkdir()
+    (case.world / "home").mkdir()
+    as_another_user(case)
+
+
+@condition(works=False, root=True)
+def all_of_another_user(case: Case) -> None:
+    """In a sticky folder that all may write, as other users' caches in /tmp."""
+    case.before = ["setpriv", _NO_OVERRIDE]
+    for name in ("cache/rattler/cache", "cache/tmp", "cache/downloads", "cache/build"):
+        (case.world / name).mkdir(parents=True)
+    for name in ("cache/lock", "cache/rattler/cache/x", "channel/.lock", "cache/build/lock"):
+        (case.world / name).touch()
+    owned(case.world, NOBODY)
+    case.world.chmod(0o1777)
+
+
+@condition(works=False, root=True)
+def read_only_disk(case: Case) -> None:
+    """As on a node whose home is exported read-only; the cache and TMPDIR can be written."""
+    subprocess.run(["mount", "--bind", case.world, case.world], check=True)
+    case.undo.append(lambda: subprocess.run(["umount", "-l", case.world], check=True))
+    subprocess.run(["mount", "-o", "remount,ro,bind", case.world], check=True)
+    other = case.world.with_name(case.world.name + ".rw")
+    for name in ("VLLM_CONDA_CACHE", "TMPDIR"):
+        (other / name).mkdir(parents=True)
+        case.environment[name] = str(other / name)
+
+
+@condition(works=False, root=True)
+def cache_full(case: Case) -> None:
+    case.environment["VLLM_CONDA_CACHE"] = str(full(case, "disk"))
+
+
+@condition(works=False, root=True)
+def temporary_folder_full(case: Case) -> None:
+    case.environment["TMPDIR"] = str(full(case, "disk"))
+
+
+@condition(works=False, root=True)
+def everything_full(case: Case) -> None:
+    folder = full(case, "disk")
+    for name in ("VLLM_CONDA_CACHE", "TMPDIR", "HOME", "XDG_STATE_HOME", "RATTLER_CACHE_DIR"):
+        case.environment[name] = str(folder / name)
+    (folder / "TMPDIR").mkdir()
+    for name in ("checkout/output", "new", "new.pem", "new.tar", "locks"):
+        _replace(case.world / name, lambda path: path.symlink_to(folder / path.name))
+
+
+def _odd_place(name: str) -> Callable[[Case], None]:
+    def apply(case: Case) -> None:
+        moved = case.world / name / "world"
+        moved.parent.mkdir(parents=True)
+        for path in list(case.world.iterdir()):
+            if path != case.world / Path(name).parts[0]:
+                path.rename(moved.parent / path.name)
+        case.world = moved.parent
+
+    return apply
+
+
+CONDITIONS["world in an odd place"] = Condition(_odd_place("a b \u00e4 'q' (1) %s {x}"))
+CONDITIONS["world in a long place"] = Condition(_odd_place("/".join(["x" * 200] * 4)))
+CONDITIONS["world behind dots"] = Condition(
+    lambda case: setattr(case, "world", case.world / "made/.." / "channel/..")
+)
+for mask in ("077", "000"):
+    CONDITIONS[f"umask {mask}"] = Condition(
+        lambda case, mask=mask: setattr(  # type: ignore[misc]
+            case, "before", ["bash", "-c", f'umask {mask}; exec "$@"', "bash"]
+        )
+    )
+
+
+def run(case: Case, words: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """The command under its condition."""
+    command = [*case.before, *words]
+    script = f"{shlex.join(command)} {case.redirect}"
+    return subprocess.run(
+        ["/bin/bash", "-c", script],
+        env=case.environment,
+        cwd=case.cwd,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=seconds,
+        preexec_fn=support.default_signals,
+    )
