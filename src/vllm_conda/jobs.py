@@ -83,6 +83,8 @@ def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
     entry = targets.platforms[job.platform]
     # Lets the recipe tell the one job of several levels that makes what no level touches.
     keys = {**job.axes(), "microarch_floor": str(entry.levels[0]), "cuda_compiler": CUDA_COMPILER}
+    if not entry.engine:
+        keys["vllm_engine"] = "none"
     if job.device == CUDA:
         keys["cuda_arch_bound"] = arch_bound(targets, job)
         keys["cuda_driver_bound"] = driver_bound(targets, job)

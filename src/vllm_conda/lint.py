@@ -167,14 +167,19 @@ def _numbers(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
                 )
     kernels = [output for output in outputs if targets.packages[output.name].device]
     for one, other in itertools.permutations(kernels, 2):
-        same_platform = one.job.platform == other.job.platform
-        if not same_platform or _rank(targets, one) <= _rank(targets, other):
+        if not _rivals(targets, one, other) or _rank(targets, one) <= _rank(targets, other):
             continue
         if one.build_number <= other.build_number:
             yield (
                 f"{one.name} of {one.job.name} has build number {one.build_number}, not above "
                 f"{other.name}'s {other.build_number} of {other.job.name}."
             )
+
+
+def _rivals(targets: Targets, one: Output, other: Output) -> bool:
+    """Whether they stand for the same thing on one platform: kernels, or what serves."""
+    entries = (targets.packages[one.name], targets.packages[other.name])
+    return one.job.platform == other.job.platform and entries[0].serves == entries[1].serves
 
 
 def _rank(targets: Targets, output: Output) -> int:

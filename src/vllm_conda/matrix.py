@@ -73,7 +73,9 @@ def packages(targets: Targets, job: Job) -> tuple[str, ...]:
     return tuple(
         name
         for name, entry in targets.packages.items()
-        if entry.device in ("", job.device) and (entry.slices or not job.opt_in)
+        if entry.device in ("", job.device)
+        and (entry.slices or not job.opt_in)
+        and (not entry.serves or targets.platforms[job.platform].engine)
     )
 
 

@@ -18,14 +18,17 @@ class Package:
     """An output of the recipe.
 
     Attributes:
-        device: The device whose kernels it holds and whose jobs make it; empty: every job makes it.
+        device: The device whose kernels it holds or brings, and whose jobs make it; empty: every
+            job makes it.
         slices: Jobs for one kind of GPU make it too.
         metapackage: For users who do not care which device.
+        serves: It brings the engine too, so only platforms that have one get it.
     """
 
     device: str = ""
     slices: bool = True
     metapackage: bool = False
+    serves: bool = False
 
 
 @cache
@@ -36,7 +39,23 @@ def table() -> Mapping[str, Package]:
 
 def of_device(device: str) -> str:
     """The package with the kernels of ``device``."""
-    return next(name for name, entry in table().items() if entry.device == device)
+    return _find(device, serves=False)
+
+
+def serving(device: str) -> str:
+    """The package that brings the engine and the kernels of ``device``."""
+    return _find(device, serves=True)
+
+
+def kernels_of(name: str) -> str:
+    """The kernels that the package ``name`` brings beside the engine; empty: it brings none."""
+    entry = table().get(name, Package())
+    return of_device(entry.device) if entry.serves else ""
+
+
+def _find(device: str, serves: bool) -> str:
+    found = (name for name, one in table().items() if (one.device, one.serves) == (device, serves))
+    return next(found)
 
 
 def metapackage() -> str:

@@ -80,6 +80,7 @@ class Platform:
         elf_flags: ``e_flags`` of its ELF files.
         gcc_options: Options that work around faults of GCC.
         onednn: Matrix products use oneDNN unless asked otherwise.
+        engine: What the engine depends on exists, so there are packages that serve.
     """
 
     family: str
@@ -99,6 +100,7 @@ class Platform:
     elf_flags: int = 0
     gcc_options: tuple[str, ...] = ()
     onednn: bool = False
+    engine: bool = True
 
     @property
     def machine(self) -> str:

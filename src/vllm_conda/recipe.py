@@ -236,7 +236,10 @@ def check_context(root: Path, targets: Targets) -> None:
     for file, facts in wanted.items():
         try:
             data = read_yaml(root / file)
-            found = {**data.get("source", {}), **data["context"]}
+            found = dict(data["context"])
+            for part in data.get("outputs", []):
+                source = part.get("source", [])
+                found |= source if isinstance(source, dict) else {}
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"{file} has no context: {_one_line(error)}.") from None
         for key, value in facts.items():

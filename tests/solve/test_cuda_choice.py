@@ -45,6 +45,8 @@ def library_channel(folder: Path) -> str:
     for platform in CPUS:
         for name in ("python", "onednn", "libgomp"):
             channel.add(platform, name, "3.12", "h0_0")
+        if TARGETS.platforms[platform].engine:
+            channel.add(platform, "vllm-engine", TARGETS.engine.release, "py_0")
         channel.add(platform, "libtorch", "2.13.0", "cpu_0")
         channel.add(platform, "pytorch", "2.13.0", "cpu_0", ["libtorch * cpu_0"])
         for version in CUDA.toolkits:
@@ -163,12 +165,13 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-kernels-cuda"])
+@pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-kernels-cuda", "vllm-cuda"])
 def test_newest_cuda_of_the_driver_with_code_for_the_gpu(channels: Channels, spec: str) -> None:
     assert {node.platform for node in NODES} == set(TARGETS.platforms)
     assert set(gpu_nodes(TARGETS, "linux-64")) < set(NODES)
     wrong = {}
-    for node in NODES:
+    nodes = [n for n in NODES if spec != "vllm-cuda" or TARGETS.platforms[n.platform].engine]
+    for node in nodes:
         build = build_of(channels, spec, node)
         if build not in right(node):
             wrong[str(node)] = build, right(node)

@@ -130,7 +130,7 @@ def test_matrix() -> None:
 
 def test_render() -> None:
     rows = json.loads(run("render", "--json").stdout)
-    assert len(rows) == 6
+    assert len(rows) == 8  # two levels: core, kernels, what picks them, what serves
     cpu = [row for row in rows if row["package"] == "vllm-kernels-cpu"]
     core = {row["file"] for row in rows if row["package"] == "vllm-core"}
     assert len(core) == 1

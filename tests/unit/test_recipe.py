@@ -93,12 +93,12 @@ def test_versions_are_those_of_the_table(tmp_path: Path) -> None:
 def test_outputs_of_every_job() -> None:
     for job in JOBS:
         names = [name for (found, name) in outputs(ROOT) if found == job.name]
-        assert names == ["vllm-core", "vllm-kernels-cpu", "vllm-kernels"]
+        assert names == ["vllm-core", "vllm-kernels-cpu", "vllm-kernels", "vllm-cpu"]
 
 
-def test_core_and_metapackage_are_one_package_for_all_jobs() -> None:
+def test_core_and_metapackages_are_one_package_for_all_jobs() -> None:
     found = outputs(ROOT)
-    for name in ("vllm-core", "vllm-kernels"):
+    for name in ("vllm-core", "vllm-kernels", "vllm-cpu"):
         files = {found[job.name, name].file_name for job in JOBS}
         assert len(files) == 1, files
     assert "microarch_level" not in found[JOBS[0].name, "vllm-core"].variant

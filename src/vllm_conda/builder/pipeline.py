@@ -89,6 +89,7 @@ class Report:
     removed: list[str] = field(default_factory=list)
     installed: list[str] = field(default_factory=list)
     install_command: str = ""
+    serve_commands: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 

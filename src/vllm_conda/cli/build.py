@@ -44,6 +44,7 @@ from vllm_conda.errors import UsageError
     help="With --on slurm: an option of sbatch, such as --partition=long; may be repeated.",
 )
 @click.option("--dry-run", is_flag=True, help="With --on: print the batch scripts and stop.")
+@click.option("--engine", is_flag=True, help="Build the engine too, and end with how to serve.")
 @click.option("--task", is_flag=True, hidden=True)
 @json_option
 def build(
@@ -56,6 +57,7 @@ def build(
     cluster: str | None,
     extra: tuple[str, ...],
     dry_run: bool,
+    engine: bool,
     task: bool,
     **filters: tuple[str, ...],
 ) -> None:
@@ -70,6 +72,7 @@ def build(
     Example:
       vllm-conda build --variant linux-64-cpu-x86-64-v3 --jobs 2
       vllm-conda build --device cuda --cuda 13.0 --slice sm90
+      vllm-conda build --engine
       vllm-conda build --platform all
       vllm-conda build --platform all --on slurm --sbatch=--partition=long
     """
@@ -94,6 +97,10 @@ def build(
             f"{'--sbatch' if extra else '--dry-run'} says how tasks of a cluster are submitted.",
             "Add --on slurm.",
         )
+    if engine and cluster:
+        raise UsageError(
+            "--engine builds on this machine, --on on a cluster.", "Run `vllm-conda engine build`."
+        )
     if dry_run:
         from vllm_conda.cluster.build import Submission, scripts
 
@@ -107,6 +114,10 @@ def build(
             report = on_cluster(options, targets, report_to, Submission(extra))
         else:
             report = run(options, targets, report_to)
+        if engine:
+            from vllm_conda.builder.serve import serve
+
+            report.serve_commands = serve(options, targets, report_to)
     if as_json:
         print_json(dataclasses.asdict(report))
         return
@@ -119,3 +130,7 @@ def build(
     if report.installed:
         click.echo(f"installed  {', '.join(report.installed)} into a fresh environment")
     click.echo(f"\n{report.seconds}s. Install with:\n  {report.install_command}")
+    if report.serve_commands:
+        click.echo("Install what serves, and serve:")
+    for line in report.serve_commands:
+        click.echo(f"  {line}")

@@ -43,7 +43,7 @@ def engine() -> None:
 def build(
     root: Path, output: Path | None, channels: tuple[str, ...], platform: str, as_json: bool
 ) -> None:
-    """Build vllm-engine, and its dependencies' channel, into OUTPUT/engine.
+    """Build vllm-engine and vllm, and their dependencies' channel, into OUTPUT/engine.
 
     \b
     Example:
@@ -51,14 +51,16 @@ def build(
     """
     from vllm_conda.engine import package
 
-    folder = (output or root / "output") / "engine"
+    folder = (output or root / "output") / package.FOLDER
     with reporter(as_json) as report_to:
         made = package.ensure(root, platform, folder, channels, report_to)
     if as_json:
-        print_json({"package": str(made.package), "channels": list(made.channels)})
+        print_json({"packages": [*map(str, made.packages)], "channels": list(made.channels)})
         return
     words = " ".join(f"-c {channel}" for channel in made.channels)
-    click.echo(f"{made.package}\nInstall with, besides our own channel:\n  {words}")
+    for path in made.packages:
+        click.echo(path)
+    click.echo(f"Install with, besides our own channel:\n  {words}")
 
 
 @engine.command("test")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vllm_conda.cli.common import channel_option, root_option
-from vllm_conda.packages import CPU, CUDA, of_device
+from vllm_conda.packages import CPU, CUDA, of_device, serving, table
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 
@@ -59,10 +59,12 @@ def execute(
     \b
     Example:
       vllm-conda exec --with vllm-kernels-cpu --with pytest -- python -m pytest tests/kernels
+      vllm-conda exec --with vllm-cpu -- vllm serve MODEL
       vllm-conda exec --with vllm-kernels-cuda --virtual __cuda=13.0 -- python -m vllm_kernels
     """
     from vllm_conda.builder.channel import toolchain_for
     from vllm_conda.builder.workspace import workspace_for
+    from vllm_conda.engine import package
     from vllm_conda.environment import ensure_environment, run_in
     from vllm_conda.errors import ConfigError, UsageError
     from vllm_conda.solve import virtual_packages
@@ -77,12 +79,17 @@ def execute(
         if not word.startswith("__") or "=" not in word:
             raise UsageError(f"--virtual {word}: want NAME=VERSION, such as __cuda=13.0.")
     # `vllm-kernels-cuda[build=*_sm90_*]` asks for it too.
-    gpu = any(re.split(r"[\s=<>!~\[]", spec.strip())[0] == of_device(CUDA) for spec in specs)
+    names = {re.split(r"[\s=<>!~\[]", spec.strip())[0] for spec in specs}
+    gpu = bool(names & {of_device(CUDA), serving(CUDA)})
     with Reporter() as reporter:
         cuda = PYTORCH_CUDA if gpu else ""
         toolchain = toolchain_for(platform, channels, reporter, [cuda] if gpu else [], gpu)
+        found = toolchain.channels_for(cuda)
+        if names & {*package.NAMES, *(name for name, one in table().items() if one.serves)}:
+            engine = package.ensure(root, platform, folder / package.FOLDER, channels, reporter)
+            found = engine.beside(toolchain, cuda)
         prefix = ensure_environment(
-            [folder.resolve().as_uri(), *toolchain.channels_for(cuda)],
+            [folder.resolve().as_uri(), *found],
             specs,
             platform,
             workspace_for(root),

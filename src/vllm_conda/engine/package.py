@@ -1,7 +1,8 @@
-"""Builds ``vllm-engine`` from upstream's source distribution into a channel of its own."""
+"""Builds the engine's recipe from upstream's source distribution into a channel of its own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,25 +26,35 @@ from vllm_conda.errors import TestFailure
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
+from vllm_conda.structure import load_json
 from vllm_conda.targets import load_targets
 
 NAME = "vllm-engine"
+# What the recipe makes.
+NAMES = (NAME, "vllm")
+# Of the channel with our packages: the engine's own channel.
+FOLDER = "engine"
 PACKAGE_HASH = "vllm_engine_package_hash"
 SDIST_VARIABLE = "VLLM_ENGINE_SDIST"
 
 
 @dataclass(frozen=True)
 class Engine:
-    """The engine's package and the channels that an environment with it is solved from."""
+    """The engine's packages and the channels that an environment with them is solved from."""
 
-    package: Path
+    packages: tuple[Path, ...]
     channels: tuple[str, ...]
+
+    def beside(self, toolchain: Toolchain, cuda: str) -> tuple[str, ...]:
+        """The channels, and before them what ``toolchain`` has for a CUDA version (empty: none)."""
+        own = [one for one in toolchain.channels_for(cuda) if one not in self.channels]
+        return (*own, *self.channels)
 
 
 def ensure(
     root: Path, platform: str, output: Path, channels: Sequence[str], reporter: Reporter
 ) -> Engine:
-    """Build ``vllm-engine`` into ``output`` unless it is there, from the same inputs.
+    """Build the engine's packages into ``output`` unless they are there, from the same inputs.
 
     Args:
         root: The checkout.
@@ -57,24 +68,34 @@ def ensure(
     dependencies = channel.ensure(platform, reporter=reporter)
     others = (dependencies.url, *toolchain.channels)
     private = _private(output)
-    stamp = private / f"{NAME}.fingerprint"
+    stamp = private / f"{NAME}.packages.json"
     fingerprint = key_of(hash_tree((root / ENGINE_RECIPE_FILE).parent), *others)
     workspace = workspace_for(root)
     with disk_errors("the engine's channel", output):
         output.mkdir(parents=True, exist_ok=True)
         private.mkdir(parents=True, exist_ok=True)
     with FileLock(private / ".lock"):
-        found = sorted((output / "noarch").glob(f"{NAME}-*.conda"))
-        if len(found) != 1 or not stamp.is_file() or stamp.read_text().strip() != fingerprint:
+        found = _made(stamp, fingerprint)
+        if not found or not all((output / NOARCH / name).is_file() for name in found):
             stamp.unlink(missing_ok=True)
             source = sdist.Registry(others, platform, workspace, reporter)
             archive = source.pinned(load_targets(root).engine.release, table.load(root))
             build = _Build(
                 root, platform, output, others, toolchain, workspace, reporter, fingerprint
             )
-            found = [build.run(archive.path)]
-            write_atomic(stamp, f"{fingerprint}\n")
-    return Engine(found[0], (output.resolve().as_uri(), *others))
+            found = [package.name for package in build.run(archive.path)]
+            write_atomic(stamp, json.dumps({"fingerprint": fingerprint, "packages": found}) + "\n")
+    packages = tuple(output / NOARCH / name for name in found)
+    return Engine(packages, (output.resolve().as_uri(), *others))
+
+
+def _made(stamp: Path, fingerprint: str) -> list[str]:
+    """The packages that a finished build of the same inputs recorded; none without one."""
+    try:
+        data = load_json(stamp.read_bytes())
+        return list(data["packages"]) if data["fingerprint"] == fingerprint else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 @dataclass(frozen=True)
@@ -88,8 +109,8 @@ class _Build:
     reporter: Reporter
     fingerprint: str
 
-    def run(self, archive: Path) -> Path:
-        """Build, test and publish; returns the package in the channel."""
+    def run(self, archive: Path) -> list[Path]:
+        """Build, test and publish every output of the recipe; returns the packages."""
         recipe = self.root / ENGINE_RECIPE_FILE
         folder = self.workspace.folder / "engine"
         with disk_errors("the engine's build folder", folder):
@@ -100,57 +121,66 @@ class _Build:
         }
         with environment({SDIST_VARIABLE: str(archive)}):
             config = RenderConfig(platform=PlatformConfig(target_platform=self.platform))
-            (rendered,) = Stage0Recipe.from_file(recipe).render(
+            rendered = Stage0Recipe.from_file(recipe).render(
                 VariantConfig({PACKAGE_HASH: [self.fingerprint]}), config
             )
-        request = {
-            "action": "build",
-            "recipe": str(recipe),
-            "platform": self.platform,
-            # noarch, so no platform's compilers are needed.
-            "build_platform": self.platform,
-            "variant": {PACKAGE_HASH: [self.fingerprint]},
-            "output": [NAME, str(rendered.recipe.build.string)],
-            "folder": str(folder),
-            "channels": list(self.channels),
-        }
-        built = Path(self._work("build", request, folder, variables)["package"])
-        # An environment for the package's tests needs it in a channel, so it is published into a
+        built = []
+        for output in rendered:
+            name = output.recipe.package.name
+            request = {
+                "action": "build",
+                "recipe": str(recipe),
+                "platform": self.platform,
+                # noarch, so no platform's compilers are needed.
+                "build_platform": self.platform,
+                "variant": {PACKAGE_HASH: [self.fingerprint]},
+                "output": [name, str(output.recipe.build.string)],
+                "folder": str(folder),
+                "channels": list(self.channels),
+            }
+            built.append(Path(self._work("build", name, request, folder, variables)["package"]))
+        # An environment for a package's tests needs it in a channel, so they are published into a
         # draft first.
         draft = folder / "draft"
         self._index(built, draft)
         channels = [draft.as_uri(), *self.channels]
-        test = {"action": "test", "package": str(built), "channels": channels}
-        self._work("test", test, folder, variables)
+        for package in built:
+            test = {"action": "test", "package": str(package), "channels": channels}
+            self._work("test", package.name.rsplit("-", 2)[0], test, folder, variables)
         self._index(built, self.output)
-        return self.output / "noarch" / built.name
+        return [self.output / NOARCH / package.name for package in built]
 
     def _work(
-        self, stage: str, request: Mapping[str, object], folder: Path, variables: Mapping[str, str]
+        self,
+        stage: str,
+        name: str,
+        request: Mapping[str, object],
+        folder: Path,
+        variables: Mapping[str, str],
     ) -> Event:
-        path = _private(self.output) / "logs" / f"{NAME}-{stage}.log"
-        with self.reporter.task(f"{stage} {NAME}") as task, JobLog(path, task) as log:
+        path = _private(self.output) / "logs" / f"{name}-{stage}.log"
+        with self.reporter.task(f"{stage} {name}") as task, JobLog(path, task) as log:
             result = run_worker(request, folder, variables, log.event)
             if result["event"] == "error":
-                raise failure(NAME, result["message"], log.lines, str(log.path))
+                raise failure(name, result["message"], log.lines, str(log.path))
             if result.get("failed"):
                 block = "\n  ".join(script_errors(log.lines))
                 raise TestFailure(
-                    f"{NAME}: tests in the package failed:\n  {block}\n", f"Full log: {log.path}"
+                    f"{name}: tests in the package failed:\n  {block}\n", f"Full log: {log.path}"
                 )
         return result
 
-    def _index(self, package: Path, folder: Path) -> None:
-        """Make ``folder`` a channel of exactly this package."""
-        noarch = folder / NOARCH
+    def _index(self, packages: Sequence[Path], folder: Path) -> None:
+        """Make ``folder`` a channel of exactly these packages."""
+        noarch, near = folder / NOARCH, self.workspace.folder / "engine" / "waiting"
         with disk_errors("the engine's channel", folder):
             noarch.mkdir(parents=True, exist_ok=True)
-            target, near = noarch / package.name, self.workspace.folder / "engine" / "waiting"
-            enter(package, target, waiting_place(folder, near / "outgoing"))
-            write_index(folder, {NOARCH: [target], self.platform: []}, near)
-            for old in noarch.glob(f"{NAME}-*.conda"):
-                if old.name != package.name:
-                    old.unlink()
+            targets = [noarch / package.name for package in packages]
+            for package, target in zip(packages, targets, strict=True):
+                enter(package, target, waiting_place(folder, near / "outgoing"))
+            write_index(folder, {NOARCH: targets, self.platform: []}, near)
+            for old in set(noarch.glob("*.conda")) - set(targets):
+                old.unlink()
             tidy(folder)
 
 

@@ -15,13 +15,14 @@ from vllm_conda.engine import files, package, sdist
 from vllm_conda.engine.interface.table import load as load_engines
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure
-from vllm_conda.packages import CPU, CUDA, of_device
+from vllm_conda.packages import CPU, CUDA, serving
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.solve import virtual_packages
 from vllm_conda.targets import load_targets
 
-SPECS = {device: (package.NAME, of_device(device)) for device in (CPU, CUDA)}
+# What a user asks for, and nothing beside it.
+SPECS = {device: (serving(device),) for device in (CPU, CUDA)}
 MODELS = (
     "llama",
     "qwen3",
@@ -127,7 +128,7 @@ class Options:
     """Arguments of one test run.
 
     Attributes:
-        output: The channel with vllm-core and vllm-kernels-cpu.
+        output: The channel with our packages.
         channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
         models: Models to run; empty for the selection below.
         full: Every model, type and mode, and the server with 64 requests at once;
@@ -213,7 +214,7 @@ def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
             "Copy the checkout and output/ to a GPU host and run the same command there.",
         )
     engine = package.ensure(
-        options.root, options.platform, options.output / "engine", options.channels, reporter
+        options.root, options.platform, options.output / package.FOLDER, options.channels, reporter
     )
     workspace = workspace_for(options.root)
     channels = [options.output.resolve().as_uri(), *engine.channels]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rattler import MatchSpec, Version
 
-from vllm_conda import microarch
+from vllm_conda import microarch, packages, platforms
 from vllm_conda.errors import SolveError, did_you_mean
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Node
@@ -85,6 +85,13 @@ def _absent(channels: Channels, specs: Sequence[str], platform: str) -> tuple[st
 
 
 def _no_package(channels: Channels, name: str, platform: str) -> str:
+    kernels = packages.kernels_of(name)
+    known = platforms.table().get(platform)
+    if kernels and known and not known.engine:
+        return (
+            f"no package {name} for {platform}, where what the engine depends on does not exist; "
+            f"{kernels} has the kernels alone"
+        )
     elsewhere = channels.platforms_with(name)
     if elsewhere:
         return f"no package {name} for {platform} in the channels, only for {', '.join(elsewhere)}"

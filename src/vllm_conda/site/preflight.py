@@ -149,7 +149,7 @@ def _fallback(
         builds = answer.builds
         if cpu not in builds or cuda in builds:
             continue
-        if cpu in [spec_name(spec) for spec in answer.specs]:
+        if {cpu, packages.serving(packages.CPU)} & {spec_name(spec) for spec in answer.specs}:
             continue
         if not channels.platforms_with(cuda):
             why = f"the channels have no {cuda}"

@@ -46,7 +46,7 @@ def serving(path: Path, options: argparse.Namespace) -> Iterator[str]:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
     command = [
-        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(path), "--host", LOOPBACK,
+        str(Path(sys.executable).with_name("vllm")), "serve", str(path), "--host", LOOPBACK,
         "--port", str(port), "--dtype", options.dtype, "--max-model-len", str(MODEL_LENGTH),
         "--max-num-seqs", "64", "--served-model-name", SERVED_NAME,
         *(["--enforce-eager"] if options.eager else []),
