@@ -2,6 +2,7 @@
 """Build with AddressSanitizer and UBSan, and run the kernel tests and the fuzzer on that build.
 
     python scripts/asan.py [-D...] [pytest arguments]
+    python scripts/asan.py [-D...] --fuzz=4000    # the fuzzer alone, calls of each family
 
 Runs on the Python that starts it, which needs PyTorch, pytest and hypothesis; Highway and oneDNN
 are looked for in its prefix and in CMAKE_PREFIX_PATH. The build is kept in build/asan. Arguments
@@ -100,14 +101,19 @@ def main(arguments: list[str]) -> int:
         "PYTHONPATH": str(ROOT / "src"),
     }
     prove(environment)
+    fuzz = [sys.executable, "-m", "tests.fuzz"]
+    for calls in (word.partition("=")[2] for word in arguments if word.startswith("--fuzz=")):
+        command = [*fuzz, "--calls", calls, "--batch", "1000"]
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     rest = [word for word in arguments if word not in definitions]
     paths = [] if any(not word.startswith("-") for word in rest) else TESTS
     pytest = [sys.executable, "-m", "pytest", *rest, *paths]
     code = subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode
     if code or not paths:
         return code
-    fuzz = [sys.executable, "-m", "tests.fuzz", "--seconds", "300"]
-    return subprocess.run(fuzz, cwd=ROOT, env=environment, check=False).returncode
+    return subprocess.run(
+        [*fuzz, "--seconds", "300"], cwd=ROOT, env=environment, check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@
     python -m tests.fuzz --family rope --calls 100000 --batch 5000 --jobs 8
     python -m tests.fuzz --family gemm --seed 17 --calls 500     # a reported batch again
     python -m tests.fuzz --device cuda --sanitizer memcheck --calls 10000
+    python -m tests.fuzz --device cuda --calls 10000 --write-calls calls.json  # and there:
+    python -m tests.fuzz --device cuda --calls 10000 --read-calls calls.json
 
 Batches run in processes of their own, so that a crash or a hang ends one batch and is reported with
-its seed and its call. On a GPU the calls of tests/kernels/cuda are recorded first. Needs hypothesis
-and the kernels' libraries (VLLM_KERNELS_LIBRARY_DIR). Exit code: 1 where there was a fault.
+its seed and its call. On a GPU the calls of tests/kernels/cuda are recorded first. Needs the
+kernels' libraries (VLLM_KERNELS_LIBRARY_DIR), and hypothesis unless the calls are read from a file.
+Exit code: 1 where there was a fault.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import calls
+from . import calls, corpus, draws
 
 ROOT = Path(__file__).resolve().parents[2]
 # A process starts in two seconds, which a minute's run over all families can spend once on each.
@@ -64,6 +67,8 @@ def batch(family: str, seed: int, options: argparse.Namespace) -> Report:
         box.write_bytes(b"0 starting\0")
         command = [sys.executable, "-m", "tests.fuzz.worker", family, str(seed), str(count)]
         command += [options.device, str(box)]
+        if options.read_calls:
+            command += ["--read-calls", str(options.read_calls.resolve())]
         if options.sanitizer:
             tool = ["compute-sanitizer", "--tool", options.sanitizer, "--kernel-name", "kns=2vk"]
             tool += ["--require-cuda-init", "no", "--print-limit", "5"]
@@ -144,7 +149,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="batches at once")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--sanitizer", choices=("memcheck", "initcheck", "synccheck", "racecheck"))
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument(
+        "--write-calls", type=Path, metavar="FILE", help="draw, and make no calls; needs --calls"
+    )
+    files.add_argument(
+        "--read-calls", type=Path, metavar="FILE", help="the calls that --write-calls wrote"
+    )
     options = parser.parse_args(arguments)
+    if options.write_calls and options.calls is None:
+        parser.error("--write-calls: say with --calls how many of each family")
     if options.seconds is None and options.calls is None:
         options.seconds = 60.0
     return options
@@ -153,6 +167,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     families = options.family or sorted(calls.families(options.device))
+    if options.write_calls:
+        count = min(options.calls, options.batch)
+        numbers = range(options.seed, options.seed - (-options.calls // count))
+        ops = {family: corpus.ops_of(family, options.device) for family in families}
+        draws.write(options.write_calls, ops, numbers, count)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         if options.device == "cuda" and CORPUS not in os.environ:
             os.environ[CORPUS] = str(Path(folder) / "corpus.pt")
@@ -172,6 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
 def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Report]:
     """Batches of each family in turn, until each has its calls or the time is over."""
     reports = {family: Report() for family in families}
+    written = draws.batches(options.read_calls) if options.read_calls else None
     begin = time.monotonic()
 
     def wanted() -> Iterator[tuple[str, int]]:
@@ -179,7 +200,8 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
             left = [
                 family
                 for family in families
-                if options.calls is None or reports[family].counts["calls"] < options.calls
+                if (options.calls is None or reports[family].counts["calls"] < options.calls)
+                and (written is None or (family, seed) in written)
             ]
             if not left:
                 return

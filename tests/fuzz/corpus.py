@@ -29,6 +29,11 @@ _LARGEST = 1 << 20
 _WEIGHTS = ((1, 1), (16, 32), (33, 65), (64, 48), (130, 17))
 
 
+def ops_of(family: str, device: str) -> list[str]:
+    """The ops of a family that are fuzzed."""
+    return [op for op in families(device)[family] if op not in LEFT_OUT]
+
+
 def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
     """Valid calls of each op of the family that has any."""
     if device == "cuda":
@@ -40,11 +45,7 @@ def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
             calls += _products(oracle)
     found: dict[str, list[Call]] = {}
     for call in calls:
-        if (
-            call.op in families(device)[family]
-            and call.op not in LEFT_OUT
-            and _served(call, device)
-        ):
+        if call.op in ops_of(family, device) and _served(call, device):
             found.setdefault(call.op, []).append(call)
     return found
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor
 
 from vllm_kernels import engine_api
@@ -29,8 +28,6 @@ DTYPES = (
 )
 # A tensor of more than this many bytes is not worth its time.
 LARGEST = 1 << 22
-# Calls of one draw: hypothesis takes longer to draw than a call to be made and checked.
-BURST = 10
 
 Spoil = Callable[[Call, int, random.Random], Call]
 
@@ -278,9 +275,3 @@ def made(op: str, how: str, bases: list[Call], seed: int) -> Call:
         if dice.random() < 0.15 and x.numel() > 0:
             call = relaid(call, place, dice)
     return spoilt(call, dice) if how == "spoilt" else call
-
-
-def drawn(ops: Iterable[str]) -> st.SearchStrategy[tuple[str, str, int]]:
-    """An op, how its calls come to be, and the seed of the first of ``BURST`` calls."""
-    hows = ("valid", "valid", "spoilt", "spoilt", "spoilt", "generic")
-    return st.tuples(st.sampled_from(sorted(ops)), st.sampled_from(hows), st.integers(0, 2**32 - 1))

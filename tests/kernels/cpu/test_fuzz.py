@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,11 @@ FAMILIES = sorted(
 )
 
 
-def fuzz(*options: str) -> None:
+def fuzz(*options: str) -> str:
     command = [sys.executable, "-m", "tests.fuzz", *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    return done.stdout
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,6 +39,24 @@ def test_calls_of_a_family(family: str) -> None:
 @pytest.mark.parametrize(("family", "seed"), SEEDS)
 def test_seed_that_failed(family: str, seed: int) -> None:
     fuzz("--family", family, "--seed", str(seed), "--calls", "1500", "--batch", "1500")
+
+
+def test_calls_from_a_file_under_a_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU machine without hypothesis; the tool stands for compute-sanitizer."""
+    drawn = tmp_path / "calls.json"
+    options = ("--family", "rope", "--calls", "60", "--batch", "30")
+    fuzz(*options, "--write-calls", str(drawn))
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text('#!/bin/sh\nwhile [ "$1" != "$PYTHON" ]; do shift; done\nexec "$@"\n')
+    tool.chmod(0o755)
+    (tmp_path / "hypothesis.py").write_text("raise ImportError\n")
+    direct = fuzz(*options)
+    monkeypatch.setenv("PYTHON", sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    again = fuzz(*options, "--read-calls", str(drawn), "--sanitizer", "memcheck")
+    assert "calls 60" in direct
+    assert again == direct
 
 
 def test_every_op_has_calls_to_start_from() -> None:
