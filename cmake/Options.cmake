@@ -57,7 +57,7 @@ endfunction()
 #            name                      default  help                                                      choices
 # general
 vllm_option(VLLM_TARGET_DEVICE        auto     "kernels: device library to build"                        cpu cuda rocm empty auto)
-vllm_option(VLLM_COMPONENTS           all      "kernels: components to build"                            all core cpu cuda)
+vllm_option(VLLM_COMPONENTS           all      "kernels: components to build"                            all core cpu cuda rocm)
 vllm_option(VLLM_PYTHON_EXECUTABLE    ""       "kernels: Python whose PyTorch the bindings compile against")
 vllm_option(VLLM_INSTALL_LAYOUT       wheel    "kernels: conda = lib/vllm_kernels, wheel = in the package" conda wheel)
 vllm_option(VLLM_PYTHON_SITE          ""       "kernels: site-packages folder of the conda layout")
@@ -78,13 +78,12 @@ vllm_option(VLLM_CPU_ONEDNN           AUTO     "cpu: oneDNN for large products; 
 vllm_option(VLLM_CUDA_ARCHS           ""       "cuda: architectures, as 8.0;9.0a;12.0+PTX; empty = TORCH_CUDA_ARCH_LIST, CUDAARCHS, targets.toml")
 vllm_option(VLLM_CUDA_FAMILIES        ""       "cuda: kernel families to build; empty = all that can be")
 vllm_option(VLLM_CUTLASS_SRC_DIR      ""       "cuda: CUTLASS's folder; empty = searched in the prefix")
+# ROCm
+vllm_option(VLLM_ROCM_ARCHS           ""       "rocm: gfx targets, as gfx90a;gfx942; empty = PYTORCH_ROCM_ARCH, targets.toml; native = this machine's, never for packages")
+vllm_option(VLLM_ROCM_FAMILIES        ""       "rocm: kernel families to build; empty = all that can be")
 
 if(VLLM_TARGET_DEVICE STREQUAL "auto")
   set(vllm_device cpu)
 else()
   set(vllm_device ${VLLM_TARGET_DEVICE})
-endif()
-if(vllm_device STREQUAL "rocm")
-  message(FATAL_ERROR "vllm-kernels: VLLM_TARGET_DEVICE=${vllm_device} has no kernels in this "
-                      "source tree yet; use cpu, cuda or empty")
 endif()

@@ -18,6 +18,7 @@ from vllm_conda.packages import Package
 from vllm_conda.platforms import Platform
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake, read_toml
 from vllm_cuda_plan.arch import parse_version
+from vllm_cuda_plan.rocm import Rocm, check_rocm_table
 from vllm_cuda_plan.table import Cuda, check_cuda_table, family_file
 
 TARGETS_FILE = "targets.toml"
@@ -85,6 +86,7 @@ class Targets:
     families: dict[str, str]
     tiers: dict[str, dict[str, Tier]]
     cuda: Cuda
+    rocm: Rocm
     feedstock: Feedstock
 
     @property
@@ -192,6 +194,7 @@ def _explain(error: BaseException) -> ConfigError:
 
 def _check_names(targets: Targets) -> None:
     check_cuda_table(targets.cuda, TARGETS_FILE)
+    check_rocm_table(targets.rocm, TARGETS_FILE)
     if targets.schema != SCHEMA:
         raise ConfigError(
             f"{TARGETS_FILE}: schema is {targets.schema}, this toolkit reads {SCHEMA}.",

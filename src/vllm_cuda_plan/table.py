@@ -95,10 +95,12 @@ class Family:
         ptx: Whether PTX of the highest plain architecture goes along where PTX is asked for.
         mib: Peak memory of one nvcc on its largest file, one architecture, in MiB.
         parts: Files with lists of their own, by file suffix.
+        rocm: Whether its sources are compiled for AMD GPUs too (csrc/rocm).
     """
 
     title: str
     archs: tuple[str, ...]
+    rocm: bool = False
     lowest: str = ""
     cuda: str = ""
     ptx: bool = True

@@ -20,6 +20,8 @@ COMMON = {
     "torch": {"core", "torch"},
     "cpu": {"core", "cpu", "cpu/generated"},
     "cuda/ptx": {"cuda/ptx"},
+    "rocm": {"rocm"},
+    "rocm/cuda": {"rocm", "rocm/cuda"},
     "cuda/sm90": {"core", "cuda/ptx", "cuda/common", "cuda/sm90"},
     "cuda/common": {"core", "cuda/ptx", "cuda/common"},
 }

@@ -16,7 +16,7 @@ class FastDiv {
     magic_ = static_cast<uint32_t>((((uint64_t{1} << shift_) - divisor) << 32) / divisor + 1);
   }
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(__HIP__)
   __host__ __device__
 #endif
       uint32_t divisor() const {
@@ -26,7 +26,7 @@ class FastDiv {
   struct Result {
     uint32_t quotient, remainder;
   };
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(__HIP__)
   __device__ __forceinline__ Result operator()(uint32_t numerator) const {
     const uint32_t quotient = (__umulhi(numerator, magic_) + numerator) >> shift_;
     return {quotient, numerator - quotient * divisor_};

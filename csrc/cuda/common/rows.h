@@ -39,7 +39,7 @@ struct RowMap {
     }
   }
 
-#ifdef __CUDACC__
+#if defined(__CUDACC__) || defined(__HIP__)
   // In elements. Not unrolled: a division is long, and the members of a __grid_constant__ argument
   // can be indexed where they are.
   __device__ __forceinline__ int64_t Offset(int64_t row) const {

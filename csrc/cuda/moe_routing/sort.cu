@@ -38,7 +38,7 @@ __device__ __forceinline__ void ForStretch(const Sort& sort, int64_t begin, int6
   for (int64_t base = begin; base < end; base += 32) {
     const int64_t entry = base + lane;
     const int bucket = entry < end ? BucketOf<Kind>(sort, entry, adapter) : -1;
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 700
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700
     const unsigned peers = __match_any_sync(0xFFFFFFFFu, bucket);
 #else
     const unsigned peers = 0;

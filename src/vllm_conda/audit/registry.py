@@ -48,6 +48,7 @@ CHECKS: dict[str, Check] = {
         Check("rpath", "rpath", "error"),
         Check("instructions", "instructions", "error; warning: foreign, no level declared"),
         Check("cuda", "cuda", "error"),
+        Check("rocm", "rocm", "error"),
         Check("hardening", "hardening", "warning"),
         Check("debug", "hardening", "error; warning: symbol table left"),
         Check("paths", "leaks", "error; warning: home folder in a text file"),

@@ -95,9 +95,11 @@ def platforms_cmake(targets: Targets) -> str:
 
 
 def cuda_json(targets: Targets) -> str:
-    """The ``[cuda]`` tables for the build, whose Python may lack a TOML parser."""
+    """The ``[cuda]`` and ``[rocm]`` tables for the build, whose Python may lack a TOML parser."""
     source = f"{TARGETS_FILE} and {family_file('*')}"
-    return _json(source, cuda=dataclasses.asdict(targets.cuda))
+    return _json(
+        source, cuda=dataclasses.asdict(targets.cuda), rocm=dataclasses.asdict(targets.rocm)
+    )
 
 
 def families_inc(targets: Targets) -> str:
