@@ -65,6 +65,7 @@ constexpr bool Takes(const Argument& argument) {
   if constexpr (std::is_same_v<Value, Tensor>) return is("Tensor", false);
   if constexpr (std::is_same_v<Value, std::optional<Tensor>>) return is("Tensor", true);
   if constexpr (std::is_same_v<Value, double>) return is("float", false);
+  if constexpr (std::is_same_v<Value, std::optional<double>>) return is("float", true);
   if constexpr (std::is_same_v<Value, int64_t>) return is("int", false);
   if constexpr (std::is_same_v<Value, std::optional<int64_t>>) return is("int", true);
   if constexpr (std::is_same_v<Value, bool>) return is("bool", false);

@@ -111,8 +111,9 @@ def _mla_schedule(seq_lens: torch.Tensor, **_: object) -> torch.Tensor:
     return seq_lens.new_empty((torch.library.get_ctx().new_dynamic_size(), 2))
 
 
-def _packed(weight: torch.Tensor) -> torch.Tensor:
-    return torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+def _packed(**values: torch.Tensor) -> torch.Tensor:
+    (given,) = values.values()
+    return torch.empty(given.shape, dtype=given.dtype, device=given.device)
 
 
 def _scaled_product(
@@ -143,6 +144,7 @@ _SPECIAL: dict[str, Fake] = {
     "sparse_compress": _sparse_compress,
     "mla_schedule": _mla_schedule,
     "convert_weight_packed": _packed,
+    "convert_scale_packed": _packed,
     "fp8_scaled_mm_cpu": _scaled_product,
     "int8_scaled_mm_with_quant": _scaled_product,
 }

@@ -32,6 +32,15 @@ def _product(values: Values) -> torch.Tensor:
     return torch.empty((mat1.shape[0], mat2.shape[0]), dtype=mat1.dtype, device=mat1.device)
 
 
+def _like_hidden_states(values: Values) -> torch.Tensor:
+    return torch.empty_like(values[0])
+
+
+def _older_activation(values: Values) -> int:
+    """Engines that do not name the activation mean gpt-oss's where they pass its ``alpha``."""
+    return int(values[-3] is not None)
+
+
 def _value(value: object) -> Fill:
     return lambda _: value
 
@@ -67,6 +76,11 @@ RULES: Mapping[str, Rule] = {
     # A hint about when the next kernel may start.
     "dsv3_fused_a_gemm": Rule(unused=("enable_pdl",)),
     # Our plan does not depend on the cache's type.
+    "fused_experts_cpu": Rule(
+        fill={"out": _like_hidden_states, "a1_scale": _NO_ORDER, "act_method": _older_activation},
+        only={"inplace": False},
+        returned="out",
+    ),
     "get_scheduler_metadata": Rule(unused=("kv_cache_dtype",)),
     "gptq_gemm": Rule(fill={"b_g_idx": _empty}),
     "gptq_marlin_repack": Rule(fill={"perm": _empty}),

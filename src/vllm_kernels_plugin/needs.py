@@ -136,7 +136,7 @@ CPU_NEEDS = (
     ),
     Need(
         "4-bit weights of experts",
-        ("fused_experts_cpu",),
+        ("fused_experts_cpu", "convert_weight_packed_scale_zp"),
         lambda config: _int4_weights(config) and _experts(config),
         "use a checkpoint in bfloat16",
     ),

@@ -270,6 +270,21 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         driver.call("convert_weight_packed", weight, packed)
         return packed
 
+    def convert_scale(scale: torch.Tensor) -> torch.Tensor:
+        driver.call("convert_scale_packed", scale, None)
+        packed = torch.empty(scale.shape, dtype=scale.dtype)
+        driver.call("convert_scale_packed", scale, packed)
+        return packed
+
+    def experts(*values: Any) -> None:
+        (out, x, w1, w2, weights, ids, method, scale1, scale2, _, _, _, block, bias1, bias2,
+         alpha, limit, _, act) = values  # fmt: skip
+        driver.call(
+            "fused_experts", out, x, w1, w2, weights, ids, method, scale1, scale2,
+            *(block or (0, 0)), bias1, bias2, act, 1.702 if alpha is None else float(alpha),
+            7.0 if limit is None else float(limit),
+        )  # fmt: skip
+
     def fp8(
         mat1: torch.Tensor, mat2: torch.Tensor, scales: object, block: Sequence[int],
         bias: object, dtype: torch.dtype, packed: bool,
@@ -311,6 +326,8 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
         "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
         "convert_weight_packed": convert,
+        "convert_scale_packed": convert_scale,
+        "fused_experts_cpu": experts,
         "fp8_scaled_mm_cpu": fp8,
         "int8_scaled_mm_with_quant": int8,
         "greedy_argmax": choose("greedy_argmax"),

@@ -3,7 +3,7 @@
 #include <cstring>
 
 #include "core/check.h"
-#include "core/overlap.h"
+#include "cpu/moe_gemm/moe_checks.h"
 #include "cpu/moe_gemm/moe_gemm_run.h"
 #include "cpu/packed/packed_weights.h"
 
@@ -13,7 +13,6 @@ using vk::Arg;
 
 constexpr const char* kPrepack = "prepack_moe_weight";
 constexpr const char* kFused = "cpu_fused_moe";
-constexpr int64_t kMostSlots = 4096;  // no router chooses that many
 
 void CheckIsa(const char* op, const char* isa) {
   for (const char* known : {"amx", "vec", "neon"}) {
@@ -32,28 +31,12 @@ vk::MoeActivation FindActivation(const char* act) {
            act == nullptr ? "" : act);
 }
 
-bool SharesMemory(const vk_tensor& one, const vk_tensor& other) {
-  return vk::Overlap(one, vk::DtypeSize(one.dtype), other, vk::DtypeSize(other.dtype));
-}
-
 const vk_tensor* CheckBias(const char* name, const vk_tensor* bias, const Arg& input,
                            int64_t experts, int64_t columns) {
   if (bias == nullptr) return nullptr;
   const Arg arg(kFused, name, bias);
   arg.SameDtype(input).Dims(2).Size(0, experts).Size(1, columns).Contiguous();
   return bias;
-}
-
-void CheckRouting(const vk_tensor& topk_id, int64_t experts) {
-  for (int64_t token = 0; token < topk_id.shape[0]; ++token) {
-    for (int64_t slot = 0; slot < topk_id.shape[1]; ++slot) {
-      const int64_t expert = vk::MoeExpert(topk_id, token, slot);
-      VK_CHECK(expert >= 0 && expert < experts,
-               "%s: topk_id[%lld, %lld] is %lld, want an expert from 0 to %lld", kFused,
-               static_cast<long long>(token), static_cast<long long>(slot),
-               static_cast<long long>(expert), static_cast<long long>(experts - 1));
-    }
-  }
 }
 
 }  // namespace
@@ -65,7 +48,7 @@ extern "C" vk_status vk_cpu_prepack_moe_weight(const vk_tensor* weight,
     from.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(3);
     to.SameDtype(from).SameShape(from).Contiguous();
     CheckIsa(kPrepack, isa);
-    VK_CHECK(!SharesMemory(*weight, *packed_weight),
+    VK_CHECK(!vk::SharesMemory(*weight, *packed_weight),
              "%s: packed_weight shares memory with weight, want memory of its own", kPrepack);
     if (vk::NumElements(*weight) == 0) return;  // however many experts there are
     vk::PackedWeights(*packed_weight, vk::kPlain).Pack(*weight);
@@ -87,21 +70,15 @@ extern "C" vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* 
     VK_CHECK(up.size(1) == 2 * down.size(2),
              "%s: w13 has shape %s and w2 %s, want twice as many columns of w13 as w2 is deep",
              kFused, vk::ShapeString(*w13).c_str(), vk::ShapeString(*w2).c_str());
-    const Arg ids(kFused, "topk_id", topk_id), weights(kFused, "topk_weights", topk_weights);
-    ids.Dtype({VK_I32, VK_I64}).Dims(2).Size(0, in.size(0));
-    weights.Dtype({VK_F32}).SameShape(ids);
-    VK_CHECK(!skip_weighted || ids.size(1) == 1,
+    vk::CheckMoeSlots(kFused, in, topk_weights, topk_id);
+    VK_CHECK(!skip_weighted || topk_id->shape[1] == 1,
              "%s: skip_weighted with %lld experts a token, want one", kFused,
-             static_cast<long long>(ids.size(1)));
+             vk::Print(topk_id->shape[1]));
     const vk::MoeActivation activation = FindActivation(act);
     CheckIsa(kFused, isa);
-    VK_CHECK(!SharesMemory(*output, *input),
-             "%s: output shares memory with input, want memory of its own", kFused);
-    VK_CHECK(ids.size(1) <= kMostSlots,
-             "%s: topk_id has shape %s, want at most %lld experts a token", kFused,
-             vk::ShapeString(*topk_id).c_str(), vk::Print(kMostSlots));
+    vk::CheckMoeOutput(kFused, "output", *output, "input", *input);
     if (vk::NumElements(*output) == 0) return;  // however many tokens there are
-    CheckRouting(*topk_id, up.size(0));
+    vk::CheckMoeRouting(kFused, *topk_id, up.size(0));
     vk::RunMoe({*output, *input, vk::PackedWeights(*w13, vk::kPlain),
                 vk::PackedWeights(*w2, vk::kPlain),
                 CheckBias("w13_bias", w13_bias, in, up.size(0), up.size(1)),

@@ -7,17 +7,25 @@
 namespace vk::binding {
 namespace {
 
-Tensor ConvertWeightPacked(const Tensor& weight) {
-  constexpr const char* kOp = "convert_weight_packed";
-  const View view(kOp, "weight", weight);
-  Check(vk_cpu_convert_weight_packed(view, nullptr));
-  // Contiguous whatever the weight's strides are.
+// A contiguous tensor of the same shape, filled by `convert`, which also says whether it can.
+template <class Convert>
+Tensor Converted(const char* op, const char* name, const Tensor& from, Convert convert) {
+  const View view(op, name, from);
+  Check(convert(view, nullptr));
   std::array<int64_t, 3> size{};
-  for (int64_t dim = 0; dim < weight.dim(); ++dim) size[dim] = weight.size(dim);
+  for (int64_t dim = 0; dim < from.dim(); ++dim) size[dim] = from.size(dim);
   const Tensor packed =
-      torch::stable::new_empty(weight, {size.data(), static_cast<size_t>(weight.dim())});
-  Check(vk_cpu_convert_weight_packed(view, View(kOp, "packed", packed)));
+      torch::stable::new_empty(from, {size.data(), static_cast<size_t>(from.dim())});
+  Check(convert(view, View(op, "packed", packed)));
   return packed;
+}
+
+Tensor ConvertWeightPacked(const Tensor& weight) {
+  return Converted("convert_weight_packed", "weight", weight, vk_cpu_convert_weight_packed);
+}
+
+Tensor ConvertScalePacked(const Tensor& scale) {
+  return Converted("convert_scale_packed", "scale", scale, vk_cpu_convert_scale_packed);
 }
 
 // [M, N] for mat1 [M, K] and mat2 [N, K].
@@ -67,6 +75,7 @@ Tensor Int8ScaledMm(const Tensor& mat1, const Tensor& mat2, const Tensor& scales
 }  // namespace vk::binding
 
 VK_IMPL(CPU, convert_weight_packed, vk::binding::ConvertWeightPacked);
+VK_IMPL(CPU, convert_scale_packed, vk::binding::ConvertScalePacked);
 VK_BIND(CPU, weight_packed_linear, vk_cpu_weight_packed_linear);
 VK_IMPL(CPU, fp8_scaled_mm_cpu, vk::binding::Fp8ScaledMm);
 VK_IMPL(CPU, int8_scaled_mm_with_quant, vk::binding::Int8ScaledMm);

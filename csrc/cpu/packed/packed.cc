@@ -17,6 +17,8 @@ using vk::PackedScales;
 using vk::PackedWeights;
 
 constexpr const char* kConvert = "convert_weight_packed";
+constexpr const char* kConvertScale = "convert_scale_packed";
+constexpr int64_t kScaleColumns = 32;
 constexpr const char* kLinear = "weight_packed_linear";
 constexpr const char* kFp8 = "fp8_scaled_mm_cpu";
 constexpr const char* kInt8 = "int8_scaled_mm_with_quant";
@@ -81,6 +83,37 @@ extern "C" vk_status vk_cpu_convert_weight_packed(const vk_tensor* weight,
     if (vk::NumElements(*weight) == 0) return;  // however many experts there are
     // The layout goes by the size of a stored value alone.
     PackedWeights(*packed, vk::kPlain).Pack(*weight);
+  });
+}
+
+extern "C" vk_status vk_cpu_convert_scale_packed(const vk_tensor* scale, const vk_tensor* packed) {
+  return vk::Guard([&] {
+    const Arg from(kConvertScale, "scale", scale);
+    from.Dtype({VK_U8}).MinDims(2);
+    if (scale->ndim != 2) from.Dims(3);
+    const int64_t columns = from.size(-2), groups = from.size(-1);
+    VK_CHECK(columns % kScaleColumns == 0, "%s: scale has shape %s, want a multiple of 32 columns",
+             kConvertScale, vk::ShapeString(*scale).c_str());
+    CheckBytes(kConvertScale, "scale", *scale);
+    if (packed == nullptr) return;
+    Arg(kConvertScale, "packed", packed).SameDtype(from).SameShape(from).Contiguous();
+    VK_CHECK(!vk::Overlap(*scale, 1, *packed, 1),
+             "%s: packed shares memory with scale, want memory of its own", kConvertScale);
+    if (vk::NumElements(*scale) == 0) return;
+    const int64_t experts = scale->ndim == 3 ? scale->shape[0] : 1;
+    const int64_t of_expert = scale->ndim == 3 ? scale->stride[0] : 0;
+    const uint8_t* data = static_cast<const uint8_t*>(scale->data);
+    uint8_t* to = static_cast<uint8_t*>(packed->data);
+    for (int64_t expert = 0; expert < experts; ++expert) {
+      for (int64_t first = 0; first < columns; first += kScaleColumns) {
+        for (int64_t group = 0; group < groups; ++group) {
+          for (int64_t i = 0; i < kScaleColumns; ++i) {
+            *to++ =
+                data[expert * of_expert + (first + i) * from.stride(-2) + group * from.stride(-1)];
+          }
+        }
+      }
+    }
   });
 }
 

@@ -17,6 +17,12 @@ extern "C" {
 //   packed: its shape and dtype, contiguous, no memory shared with weight; null: checks alone
 VK_EXPORT vk_status vk_cpu_convert_weight_packed(const vk_tensor* weight, const vk_tensor* packed);
 
+// Brings scales of groups along K into the order in which products read them: 32 columns' scales of
+// a group together, [N/32][groups][32].
+//   scale: [N, groups] or [experts, N, groups], uint8, any strides; N is a multiple of 32
+//   packed: its shape and dtype, contiguous, no memory shared with scale; null: checks alone
+VK_EXPORT vk_status vk_cpu_convert_scale_packed(const vk_tensor* scale, const vk_tensor* packed);
+
 // out = mat1 @ mat2^T + bias, summed in float32.
 //   out: [M, N], mat1: [M, K], mat2: [N, K], float32 | bfloat16 | float16, one dtype; the last
 //   dimension of out and mat1 contiguous, mat2 contiguous

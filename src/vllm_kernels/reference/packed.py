@@ -14,6 +14,11 @@ def convert_weight_packed(weight: torch.Tensor) -> torch.Tensor:
     return weight.clone(memory_format=torch.contiguous_format)
 
 
+def convert_scale_packed(scale: torch.Tensor) -> torch.Tensor:
+    """What ``fused_experts_cpu`` takes for ``scale`` [experts, N, K / 32] uint8."""
+    return scale.clone(memory_format=torch.contiguous_format)
+
+
 def _product(mat1: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     result = mat1.float() @ weight.float().t()
     return result if bias is None else result + bias.float()

@@ -1,0 +1,25 @@
+// Checks that all mixtures of experts share. Each throws one sentence that starts with the op.
+#ifndef VLLM_KERNELS_CPU_MOE_GEMM_MOE_CHECKS_H_
+#define VLLM_KERNELS_CPU_MOE_GEMM_MOE_CHECKS_H_
+
+#include "core/check.h"
+
+namespace vk {
+
+bool SharesMemory(const vk_tensor& one, const vk_tensor& other);
+
+// topk_weights and topk_ids: [T, k] of float32 and of integers, as many rows as the input, k within
+// reason. `ids_name` is how the schema calls the latter.
+void CheckMoeSlots(const char* op, const Arg& input, const vk_tensor* topk_weights,
+                   const vk_tensor* topk_ids, const char* ids_name = "topk_id");
+
+// Every slot names an expert.
+void CheckMoeRouting(const char* op, const vk_tensor& topk_ids, int64_t experts,
+                     const char* ids_name = "topk_id");
+
+// The output is no part of the input, which is read after the first rows are written.
+void CheckMoeOutput(const char* op, const char* out_name, const vk_tensor& out, const char* in_name,
+                    const vk_tensor& in);
+
+}  // namespace vk
+#endif  // VLLM_KERNELS_CPU_MOE_GEMM_MOE_CHECKS_H_
