@@ -287,8 +287,8 @@ def check(config: VllmConfig, device: str) -> None:
         if missing and need.applies(config):
             raise PluginError(
                 f"{_name(model)} needs the op {missing[0]} for {need.feature}, which the installed "
-                f"{device.upper()} kernels do not have: {need.remedy}, or install a vllm-{device} "
-                "that has it"
+                f"{device.upper()} kernels do not have: {need.remedy}, or install a "
+                f"vllm-kernels-{device} that has it"
             )
 
 
