@@ -138,14 +138,21 @@ else()
 endif()
 vllm_cuda_request(vllm_cuda_text vllm_cuda_source)
 string(REPLACE ";" " " vllm_cuda_wanted "${VLLM_CUDA_FAMILIES}")
-set(VLLM_CUDA_SUMMARY ${PROJECT_BINARY_DIR}/cuda/cuda.json)
+# One summary a component: several lie in one folder.
+set(vllm_cuda_component cuda)
+set(vllm_cuda_summary_name cuda.json)
+if(NOT VLLM_COMPONENTS MATCHES "^(all|cuda)$")
+  set(vllm_cuda_component ${VLLM_COMPONENTS})
+  set(vllm_cuda_summary_name cuda-${VLLM_COMPONENTS}.json)
+endif()
+set(VLLM_CUDA_SUMMARY ${PROJECT_BINARY_DIR}/cuda/${vllm_cuda_summary_name})
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/cuda)
 execute_process(
   COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${PROJECT_SOURCE_DIR}/src PYTHONDONTWRITEBYTECODE=1
           ${vllm_cuda_python} -m vllm_cuda_plan
           --cuda ${CMAKE_CUDA_COMPILER_VERSION} --archs "${vllm_cuda_text}"
           --archs-from ${vllm_cuda_source}
-          --families "${vllm_cuda_wanted}" --platform ${VLLM_PLATFORM}
+          --component ${VLLM_COMPONENTS} --families "${vllm_cuda_wanted}" --platform ${VLLM_PLATFORM}
           --cmake ${PROJECT_BINARY_DIR}/cuda/plan.cmake --summary ${VLLM_CUDA_SUMMARY}
           --have ${vllm_cuda_have}
   RESULT_VARIABLE vllm_cuda_result
@@ -329,5 +336,5 @@ function(vllm_add_cuda_family family)
     CUDA_RUNTIME_LIBRARY None
     CUDA_VISIBILITY_PRESET hidden
     JOB_POOL_COMPILE ${vllm_cuda_pool_${family}})
-  vllm_install_library(${target} cuda)
+  vllm_install_library(${target} ${vllm_cuda_component})
 endfunction()

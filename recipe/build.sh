@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds and installs one component (VLLM_COMPONENT: core, cpu or cuda) into $PREFIX.
+# Builds and installs one component (VLLM_COMPONENT: core, cpu, cuda or flashmla) into $PREFIX.
 set -euo pipefail
 
 # Jobs and compiler cache of this machine; absent in a feedstock.
@@ -24,7 +24,10 @@ export LDFLAGS="${LDFLAGS:-} -Wl,--build-id=none"
 export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
 
 # core does not depend on the device; it is built as for the CPU.
-device="${VLLM_COMPONENT/core/cpu}"
+case "${VLLM_COMPONENT}" in
+  core | cpu) device=cpu ;;
+  *) device=cuda ;;
+esac
 
 # The Python of another platform does not run here, and PyTorch's headers are found without it.
 python="${PYTHON:-${PREFIX}/bin/python}"

@@ -52,6 +52,10 @@ elif [[ $VLLM_COMPONENT == cuda ]]; then
   printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
     "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda.json"
   cat csrc/core/* csrc/cuda/*/* > "$out/libvllm_kernels_cuda_norm.so"
+elif [[ $VLLM_COMPONENT == flashmla ]]; then
+  printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
+    "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda-flashmla.json"
+  cat csrc/core/* csrc/cuda/mla/* > "$out/libvllm_kernels_cuda_mla.so"
 else
   { echo "level=$VLLM_CPU_LEVEL"; cat csrc/core/* csrc/cpu/*/*; } > "$out/libvllm_kernels_cpu.so"
 fi
@@ -155,7 +159,7 @@ def checkout(folder: Path) -> Path:
     shutil.copy(ROOT / engines, folder / engines)
     for table in (ROOT / "csrc/cuda").glob("*/family.toml"):
         family = folder / "csrc/cuda" / table.parent.name
-        family.mkdir(parents=True)
+        family.mkdir(parents=True, exist_ok=True)
         shutil.copy(table, family)
         (family / "binding.cc").write_text("binding\n")
     shutil.copy(ROOT / "audit.toml", folder)

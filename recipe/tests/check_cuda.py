@@ -12,7 +12,7 @@ from vllm_kernels import engine_api
 
 status = engine_api.cuda_status()
 if status.build is None:
-    raise SystemExit("cuda.json is in none of the library folders")
+    raise SystemExit("cuda*.json is in none of the library folders")
 for family in status.build.families.values():
     path = engine_api.find_library(family.library)
     if path is None:

@@ -50,9 +50,10 @@ class Choices:
 
     def __init__(self, targets: Targets, outputs: Sequence[Output]) -> None:
         self.targets = targets
-        self.outputs = outputs
+        # A package for one kind of GPU is asked for by its name, and every job makes the same.
+        self.outputs = [one for one in outputs if not targets.packages[one.name].slice]
         self._asked: dict[Job, list[tuple[str, VersionSpec]]] = {}
-        for output in outputs:
+        for output in self.outputs:
             asked = self._asked.setdefault(output.job, [])
             # A package of a job pulls in the others, so what one of them asks holds for all.
             for spec in (*output.run, *output.constraints):
@@ -98,7 +99,7 @@ def wrong_choices(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
 
 def _by_cuda(targets: Targets, name: str) -> bool:
     package = targets.packages[name]
-    return package.device == CUDA or package.metapackage
+    return (package.device == CUDA and not package.slice) or package.metapackage
 
 
 def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -88,7 +88,21 @@ def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
     if job.device == CUDA:
         keys["cuda_arch_bound"] = arch_bound(targets, job)
         keys["cuda_driver_bound"] = driver_bound(targets, job)
+        for name, package in targets.packages.items():
+            if package.slice and makes_slice(targets, job, package.slice):
+                alone = dataclasses.replace(job, slice=package.slice)
+                keys[bound_key(name)] = arch_bound(targets, alone)
     return {**keys, **dataclasses.asdict(entry.variant)}
+
+
+def bound_key(package: str) -> str:
+    """The variant key with the ``__cuda_arch`` of a package for one kind of GPU."""
+    return f"{package.replace('-', '_')}_arch_bound"
+
+
+def makes_slice(targets: Targets, job: Job, name: str) -> bool:
+    """Whether a CUDA job makes a package that holds code for the slice ``name`` alone."""
+    return job.slice in (ALL_SLICE, name) and name in slices(targets, job.cuda, job.platform)
 
 
 def compiled_archs(targets: Targets, job: Job) -> tuple[str, ...]:

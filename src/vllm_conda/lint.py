@@ -160,7 +160,8 @@ def _pins(_targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
 def _numbers(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
     for group in _by_package(outputs):
         for one, other in itertools.permutations(group, 2):
-            if _preferred(one, other) and one.build_number <= other.build_number:
+            one_kind = bool(targets.packages[one.name].slice)
+            if _preferred(one, other, one_kind) and one.build_number <= other.build_number:
                 yield (
                     f"{one.name} of {one.job.name} has build number {one.build_number}, that of "
                     f"{other.job.name} {other.build_number}: the first must be higher."
@@ -186,15 +187,19 @@ def _rank(targets: Targets, output: Output) -> int:
     return targets.devices.index(targets.packages[output.name].device)
 
 
-def _preferred(one: Output, other: Output) -> bool:
-    """Whether the solver shall take ``one`` where both can run."""
+def _preferred(one: Output, other: Output, one_kind: bool) -> bool:
+    """Whether the solver shall take ``one`` where both can run.
+
+    Args:
+        one_kind: They hold code for one kind of GPU, whichever their jobs are for.
+    """
     if one.file_name == other.file_name:
         return False
     if one.job.device != other.job.device:
         return one.job.device == CUDA
     if one.job.device == CPU:
         return one.job.level > other.job.level
-    if one.job.slice != other.job.slice:
+    if one.job.slice != other.job.slice and not one_kind:
         return not one.job.opt_in and other.job.opt_in
     return parse_version(one.job.cuda) > parse_version(other.job.cuda)
 

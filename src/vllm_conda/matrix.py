@@ -13,7 +13,16 @@ from cattrs.errors import BaseValidationError
 
 from vllm_conda.costs import RENDERING, Build
 from vllm_conda.errors import ConfigError
-from vllm_conda.jobs import CPU, CUDA, Job, arch_bound, compiled_archs, driver_bound, jobs
+from vllm_conda.jobs import (
+    CPU,
+    CUDA,
+    Job,
+    arch_bound,
+    compiled_archs,
+    driver_bound,
+    jobs,
+    makes_slice,
+)
 from vllm_conda.structure import load_json
 from vllm_conda.targets import Targets
 
@@ -76,6 +85,7 @@ def packages(targets: Targets, job: Job) -> tuple[str, ...]:
         if entry.device in ("", job.device)
         and (entry.slices or not job.opt_in)
         and (not entry.serves or targets.platforms[job.platform].engine)
+        and (not entry.slice or makes_slice(targets, job, entry.slice))
     )
 
 

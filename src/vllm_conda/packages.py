@@ -21,12 +21,15 @@ class Package:
         device: The device whose kernels it holds or brings, and whose jobs make it; empty: every
             job makes it.
         slices: Jobs for one kind of GPU make it too.
+        slice: It holds code for this kind of GPU alone, whichever job makes it: one for all GPUs or
+            for this kind.
         metapackage: For users who do not care which device.
         serves: It brings the engine too, so only platforms that have one get it.
     """
 
     device: str = ""
     slices: bool = True
+    slice: str = ""
     metapackage: bool = False
     serves: bool = False
 

@@ -20,12 +20,13 @@ from vllm_cuda_plan.plan import (
     check_toolkit,
     code_words,
     nearest_toolkit,
+    package_of,
     plan,
     read_request,
     served_by_parts,
     serves,
 )
-from vllm_cuda_plan.table import Arch, Cuda, Family, Part, Slice, Toolkit
+from vllm_cuda_plan.table import ALL, GENERAL, Arch, Cuda, Family, Part, Slice, Toolkit
 
 TABLE = Path(__file__).with_name("table.json")
 SUMMARY_SCHEMA = 1
@@ -60,10 +61,17 @@ def gencode(codes: Sequence[Code], ptx: Sequence[str]) -> list[str]:
     return flags
 
 
-def summary(cuda: Cuda, version: str, request: Request, plans: Sequence[FamilyPlan]) -> Any:
-    """What the packages carry as ``cuda.json``: loader, doctor and audit read it."""
+def summary(
+    cuda: Cuda,
+    version: str,
+    request: Request,
+    plans: Sequence[FamilyPlan],
+    component: str = GENERAL,
+) -> Any:
+    """What the packages carry as ``cuda*.json``: loader, doctor and audit read it."""
     return {
         "schema": SUMMARY_SCHEMA,
+        "package": package_of(component),
         "cuda": ".".join(map(str, parse_version(version))),
         "driver": cuda.toolkits[nearest_toolkit(cuda, version)].driver,
         "request": request.text,
@@ -148,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--archs", default="", help="requested; empty: the toolkit's own list")
     parser.add_argument("--archs-from", default="--archs", help="what requested them, for errors")
     parser.add_argument("--platform", default="", help="conda subdir")
+    parser.add_argument("--component", default=ALL, help="families of this one alone")
     parser.add_argument("--families", default="", help="wanted; empty: all")
     help_text = f"FAMILY:PART,PART with sources; FAMILY:{HOST} without a CUDA file"
     parser.add_argument("--have", nargs="*", default=[], help=help_text)
@@ -171,12 +180,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         host = {name for name, parts in have.items() if HOST in parts}
         have = {name: parts if name not in host else () for name, parts in have.items()}
         wanted = tuple(filter(None, arguments.families.replace(";", " ").replace(",", " ").split()))
-        plans = plan(cuda, version, request, have, wanted, host)
+        component = arguments.component
+        plans = plan(cuda, version, request, have, wanted, host, component)
     except VllmError as error:
         print(error, file=sys.stderr)
         return 1
     arguments.cmake.write_text(cmake_text(cuda, version, plans), encoding="utf-8")
-    content = json.dumps(summary(cuda, version, request, plans), indent=1) + "\n"
+    made = GENERAL if component == ALL else component
+    content = json.dumps(summary(cuda, version, request, plans, made), indent=1) + "\n"
     arguments.summary.write_text(content, encoding="utf-8")
     print(table_text(version, request, plans))
     return 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from vllm_cuda_plan.arch import Code, Wish, parse_version, parse_wish
 from vllm_cuda_plan.errors import ConfigError, did_you_mean
-from vllm_cuda_plan.table import ALL, Cuda, Family, family_file
+from vllm_cuda_plan.table import ALL, GENERAL, Cuda, Family, family_file
 
 _GPU_QUERIES = ("native", "auto")
 
@@ -300,12 +300,14 @@ def plan(
     families: Mapping[str, Iterable[str] | None],
     chosen: Sequence[str] = (),
     host: Collection[str] = (),
+    component: str = ALL,
 ) -> list[FamilyPlan]:
     """Plan every family of ``families`` (with the parts that have files), in the table's order.
 
     Args:
         chosen: Families that the user wants; empty: all.
         host: Families without a CUDA file.
+        component: Leaves out the families of other components.
 
     Raises:
         ConfigError: An unknown family, a wanted one that cannot be built, or none that can.
@@ -326,7 +328,10 @@ def plan(
             )
     plans = []
     for name in cuda.families:
-        if chosen and name not in chosen:
+        own = cuda.families[name].component
+        if component not in (ALL, own):
+            plans.append(FamilyPlan(name, left_out=f"is in {package_of(own)}"))
+        elif chosen and name not in chosen:
             plans.append(FamilyPlan(name, left_out="not in VLLM_CUDA_FAMILIES"))
         elif name not in families:
             if name in chosen:
@@ -348,6 +353,11 @@ def plan(
             f"{reasons or 'csrc/cuda has no sources'}."
         )
     return plans
+
+
+def package_of(component: str) -> str:
+    """Name of the package with the families of ``component``."""
+    return f"vllm-kernels-{component}" if component == GENERAL else f"vllm-{component}"
 
 
 def serves(cuda: Cuda, one: FamilyPlan) -> dict[str, str]:

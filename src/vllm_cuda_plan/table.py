@@ -9,6 +9,8 @@ from vllm_cuda_plan.arch import Code, parse_code, parse_version, parse_wish
 from vllm_cuda_plan.errors import ConfigError, check_known
 
 ALL = "all"
+# The component with the families that have no package of their own.
+GENERAL = "cuda"
 FAMILY_FOLDER = "csrc/cuda"
 
 
@@ -94,6 +96,7 @@ class Family:
         cuda: First CUDA version that compiles it; empty: any of the table.
         ptx: Whether PTX of the highest plain architecture goes along where PTX is asked for.
         mib: Peak memory of one nvcc on its largest file, one architecture, in MiB.
+        component: What of the build makes it; its package is vllm-COMPONENT.
         parts: Files with lists of their own, by file suffix.
         rocm: Whether its sources are compiled for AMD GPUs too (csrc/rocm).
     """
@@ -106,6 +109,7 @@ class Family:
     ptx: bool = True
     mib: int = 1024
     cutlass: bool = False
+    component: str = GENERAL
     parts: dict[str, Part] = field(default_factory=dict)
 
 

@@ -61,7 +61,7 @@ def load() -> None:
         if not _libraries.load_ops(family.library):
             raise _libraries.LoadError(
                 f"lib{family.library}.so is missing, which {_summary_path()} lists: reinstall "
-                "vllm-kernels-cuda"
+                f"{family.package}"
             )
         _bindings.append(family.library)
         if "cuda" not in _loaded:
@@ -70,7 +70,7 @@ def load() -> None:
 
 def _summary_path() -> str:
     installed = _cuda.build()
-    return str(installed.path) if installed else _cuda.SUMMARY
+    return str(installed.path) if installed else _cuda.SUMMARIES
 
 
 def _without_kernel(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ import torch
 
 from vllm_kernels import _driver, _libraries
 
-SUMMARY = "cuda.json"  # written by vllm_cuda_plan, beside the libraries
+# Written by vllm_cuda_plan beside the libraries, one a package: cuda.json of the general one,
+# cuda-flashmla.json and the like of those with single families.
+SUMMARIES = "cuda*.json"
+GENERAL = "vllm-kernels-cuda"
 _SCHEMA = 1
 PREFIX = "vllm_kernels_cuda_"
 
@@ -25,6 +29,7 @@ class Family:
         archs: Machine code in the library (``9.0a``).
         ptx: Capabilities that it has PTX of, which newer GPUs' drivers compile.
         serves: Capabilities known to the build, and the code that runs there.
+        package: The package that it came with.
     """
 
     name: str
@@ -32,6 +37,7 @@ class Family:
     archs: tuple[str, ...]
     ptx: tuple[str, ...]
     serves: Mapping[str, str]
+    package: str = GENERAL
 
     @property
     def library(self) -> str:
@@ -57,13 +63,20 @@ class Family:
 
 @dataclass(frozen=True)
 class Build:
-    """The installed vllm-kernels-cuda, as its summary says."""
+    """What is installed, as the summaries say: the general package and those of single families.
+
+    Attributes:
+        path: The first package's summary; ``cuda`` and ``driver`` are its own too.
+        packages: CUDA version of each package.
+        left_out: Families that none of them holds, and why.
+    """
 
     path: Path
     cuda: str
     driver: str
     families: Mapping[str, Family]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -72,21 +85,37 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1)
 def build() -> Build | None:
-    """The installed vllm-kernels-cuda, or None. LoadError where its summary cannot be read."""
+    """What is installed, or None. LoadError where a summary cannot be read."""
+    paths: dict[str, Path] = {}
     for folder in _libraries.library_dirs():
-        path = folder / SUMMARY
-        if path.is_file():
-            return _read(path)
-    return None
+        for path in folder.glob(SUMMARIES):
+            paths.setdefault(path.stem, path)
+    if not paths:
+        return None
+    found = [_read(paths[stem]) for stem in sorted(paths)]
+    families = {name: family for one in found for name, family in one.families.items()}
+    return dataclasses.replace(
+        found[0],
+        families=families,
+        left_out={
+            name: why
+            for one in reversed(found)
+            for name, why in one.left_out.items()
+            if name not in families
+        },
+        packages={name: cuda for one in found for name, cuda in one.packages.items()},
+    )
 
 
 def _read(path: Path) -> Build:
+    package = GENERAL
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        package = data.get("package", GENERAL)
         if data["schema"] != _SCHEMA:
             raise _libraries.LoadError(
                 f"{path} has schema {data['schema']}, this vllm_kernels reads {_SCHEMA}: install "
-                "vllm-core and vllm-kernels-cuda of one version"
+                f"vllm-core and {package} of one version"
             )
         families = {
             name: Family(
@@ -95,14 +124,14 @@ def _read(path: Path) -> Build:
                 tuple(entry["archs"]),
                 tuple(entry["ptx"]),
                 entry["serves"],
+                package,
             )
             for name, entry in data["families"].items()
         }
-        return Build(path, data["cuda"], data["driver"], families, data["left_out"])
+        held = {package: data["cuda"]}
+        return Build(path, data["cuda"], data["driver"], families, data["left_out"], held)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _libraries.LoadError(
-            f"{path} is damaged ({error!r}): reinstall vllm-kernels-cuda"
-        ) from None
+        raise _libraries.LoadError(f"{path} is damaged ({error!r}): reinstall {package}") from None
 
 
 def mismatch() -> str | None:
@@ -114,11 +143,12 @@ def mismatch() -> str | None:
         return (
             f"PyTorch {torch.__version__} was built without CUDA; install a CUDA build of pytorch"
         )
-    if _numbers(torch.version.cuda)[0] != _numbers(installed.cuda)[0]:
-        return (
-            f"vllm-kernels-cuda was built with CUDA {installed.cuda} and PyTorch with "
-            f"{torch.version.cuda}; both must be of one major version"
-        )
+    for package, cuda in installed.packages.items():
+        if _numbers(torch.version.cuda)[0] != _numbers(cuda)[0]:
+            return (
+                f"{package} was built with CUDA {cuda} and PyTorch with {torch.version.cuda}; "
+                "both must be of one major version"
+            )
     return None
 
 

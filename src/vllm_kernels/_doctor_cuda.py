@@ -25,6 +25,7 @@ class FamilyReport:
         archs: What the library holds, such as ``8.0 9.0a 12.0+PTX``.
         gpus: For each GPU the code that runs there, or None.
         reason: Why it is not loaded; empty where it is.
+        package: The package that it came with.
     """
 
     name: str
@@ -34,6 +35,7 @@ class FamilyReport:
     loaded: bool
     gpus: list[str | None]
     reason: str
+    package: str = _cuda.GENERAL
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _family(family: _cuda.Family, driver: _driver.Driver | None) -> FamilyReport
     loaded = family.library in _backends.bindings()
     reason = ""
     if path is None:
-        reason = f"lib{family.library}.so is missing; reinstall vllm-kernels-cuda"
+        reason = f"lib{family.library}.so is missing; reinstall {family.package}"
     elif not loaded:
         backend = _backends.BACKEND_VARIABLE
         reason = _cuda.unusable() or _cuda.family_problem(family) or f"{backend} leaves it unused"
@@ -106,6 +108,7 @@ def _family(family: _cuda.Family, driver: _driver.Driver | None) -> FamilyReport
         loaded,
         gpus,
         reason,
+        family.package,
     )
 
 
@@ -185,6 +188,7 @@ def lines(report: CudaReport | None) -> Iterator[str]:
         state = "loaded"
         if not family.loaded:
             state = "not loaded" + ("" if report.unusable else f": {family.reason}")
-        yield f"  {family.name:<11} {family.archs}: {state}"
+        owner = "" if family.package == _cuda.GENERAL else f" ({family.package})"
+        yield f"  {family.name:<11} {family.archs}: {state}{owner}"
     for name, why in report.left_out.items():
         yield f"  {name:<11} not in this build: {why}"

@@ -58,7 +58,8 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
         patch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
         patch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
         report = support.build(root, (cuda, dummies), JOBS)
-    made = ["vllm-core", *["vllm-kernels"] * 3, "vllm-kernels-cpu", *["vllm-kernels-cuda"] * 3]
+    made = ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 2, *["vllm-flashmla"] * 2]
+    made += [*["vllm-kernels"] * 3, "vllm-kernels-cpu", *["vllm-kernels-cuda"] * 3]
     assert sorted(support.names(report.built)) == made
     return [report.channel, cuda, dummies]
 
@@ -152,3 +153,21 @@ def test_gpu_older_than_every_build(channels: list[str]) -> None:
     assert "__cuda_arch" in refused(channels, "vllm-kernels-cuda", "13.0", "7.0")
     # Where the client does not say which GPU it is, the loader does.
     assert "vllm-kernels-cuda" in chosen(channels, "vllm-kernels-cuda", "13.0")
+
+
+@pytest.mark.parametrize(("cuda", "wanted"), [("13.0", "cuda130_"), ("12.4", "cuda124_")])
+def test_flashmla_is_for_hopper_alone(channels: list[str], cuda: str, wanted: str) -> None:
+    found = chosen(channels, "vllm-flashmla", cuda, "9.0")
+    assert found["vllm-flashmla"]["build"].startswith(wanted)
+    core = f"vllm-core =={found['vllm-core']['version']} {found['vllm-core']['build']}"
+    assert core in found["vllm-flashmla"]["depends"]
+    # A100, RTX 5090, and a client that does not say which GPU it is.
+    for arch in ("8.0", "12.0", ""):
+        assert "__cuda_arch" in refused(channels, "vllm-flashmla", cuda, arch)
+    assert "__cuda" in refused(channels, "vllm-flashmla")
+
+
+def test_flashmla_beside_the_general_kernels(channels: list[str]) -> None:
+    found = solve(channels, ["vllm-flashmla", "vllm-kernels"], "13.0", "9.0")
+    assert isinstance(found, dict), found
+    assert {"vllm-flashmla", "vllm-kernels-cuda"} <= found.keys()

@@ -22,6 +22,7 @@ from vllm_conda.feedstock.config import COMPILER_GROUP, conda_build_config, feed
 from vllm_conda.feedstock.rerender import FORGE_FILE, WORKFLOW_FILE, check, files, rerender
 from vllm_conda.feedstock.support import configuration_name, configurations
 from vllm_conda.jobs import jobs
+from vllm_conda.matrix import packages
 from vllm_conda.recipe import environment, load_recipe, render
 from vllm_conda.resources import compile_jobs
 from vllm_conda.targets import Targets, load_targets, parse_targets, read_table
@@ -181,7 +182,7 @@ def test_one_configuration_a_job_in_conda_smithy_form() -> None:
             assert data["cuda_compiler_version"] == [one.job.cuda]
         # The file alone renders the job's packages.
         names = [o.name for o in render(RECIPE, one.job, data)]
-        assert names == ["vllm-core", f"vllm-{one.job.device}", "vllm-kernels"]
+        assert names == list(packages(TARGETS, one.job))
 
 
 def test_vllm_core_is_one_package_for_a_platform_of_the_feedstock() -> None:

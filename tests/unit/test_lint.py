@@ -183,7 +183,10 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             '        - (cuda_slice | default("all")) != "all"\n',
             "",
             "complete",
-            ["cuda-13.0-sm90 renders vllm-core, vllm-kernels-cuda, vllm-kernels; wanted vllm-core"],
+            [
+                "cuda-13.0-sm80 renders vllm-core, vllm-kernels-cuda, vllm-kernels",
+                "wanted vllm-core",
+            ],
         ),
     ],
 )
@@ -193,7 +196,8 @@ def test_planted_fault_is_named(
     root = support.checkout(tmp_path / "checkout")
     path = root / "recipe" / "recipe.yaml"
     text = path.read_text()
-    assert text.count(old) == 1, "the recipe has changed: plant the fault anew"
+    # Several packages may have the line; then all of them get the fault.
+    assert old in text, "the recipe has changed: plant the fault anew"
     text = text.replace(old, new)
     if rule == "file name":
         # The name follows from hash and number, so the number must agree too.

@@ -37,6 +37,7 @@ AXES = {
     "core-build": set(),
     "cpu-build": {"microarch_level"},
     "cuda-build": {"cuda_compiler_version", "cuda_slice"},
+    "flashmla-build": {"cuda_compiler_version"},
 }
 
 
@@ -226,7 +227,8 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("src/vllm_conda/errors.py", set()),
         ("tests/kernels/cuda/test_norm.py", {"vllm-kernels-cuda"}),
-        ("tests/kernels/conftest.py", {"vllm-kernels-cuda"}),
+        ("tests/kernels/conftest.py", {"vllm-kernels-cuda", "vllm-flashmla"}),
+        ("tests/kernels/cuda/test_mla.py", {"vllm-kernels-cuda", "vllm-flashmla"}),
         ("tests/kernels/cpu/test_norm.py", set()),
         ("pyproject.toml", set()),
         ("targets.toml", set()),
@@ -248,6 +250,18 @@ def test_an_edit_of_the_toolkit_or_of_a_test_compiles_nothing(
         assert staging_key(output) == staging_key(after[key])
     changed = {key[1] for key in before if before[key].fingerprint != after[key].fingerprint}
     assert changed == tested_again
+
+
+def test_a_package_for_one_kind_of_gpu_compiles_its_slice() -> None:
+    jobs = select(TARGETS, ("linux-64-cuda-13.0-all", "linux-64-cuda-13.0-sm90"))
+    found = outputs(ROOT, jobs=jobs)
+    for name, package in TARGETS.packages.items():
+        if package.slice:
+            made = [output for key, output in found.items() if key[1] == name]
+            assert len({output.file_name for output in made}) == 1
+            (staging,) = made[0].rendered.recipe.staging_caches
+            script = staging.to_dict()["build"]["script"]
+            assert script["env"]["VLLM_CUDA_ARCHS"] == package.slice
 
 
 def test_linking_rules_hold_for_every_output() -> None:

@@ -16,7 +16,7 @@ from vllm_cuda_plan.arch import Code, parse_code
 from vllm_cuda_plan.plan import plan_family, read_request
 from vllm_cuda_plan.table import Cuda
 
-SUMMARY = "cuda.json"
+SUMMARY = "cuda*.json"
 _NAME = "cuda"
 
 
@@ -31,7 +31,7 @@ def check_cuda(subject: Subject, context: Context) -> Iterator[Finding]:
             continue
         if code is not None:
             found[library.file] = code
-    summaries = [name for name in subject.files if PurePosixPath(name).name == SUMMARY]
+    summaries = [name for name in subject.files if PurePosixPath(name).match(SUMMARY)]
     summaries = [name for name in summaries if _is_ours(name)]
     if not summaries:
         # A single library or a foreign package declares nothing.

@@ -12,7 +12,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vllm_conda.errors import ConfigError
-from vllm_conda.jobs import ALL_SLICE, CUDA, NO_CUDA, Job, arch_range, jobs, unserved_gpus
+from vllm_conda.jobs import (
+    ALL_SLICE,
+    CUDA,
+    NO_CUDA,
+    Job,
+    arch_range,
+    bound_key,
+    jobs,
+    unserved_gpus,
+    variant_keys,
+)
 from vllm_conda.platforms import Platform
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import parse_version
@@ -84,6 +94,11 @@ def conda_build_config(targets: Targets) -> str:
     for platform in targets.platforms:
         if bound := feedstock_bound(targets, platform):
             text += f'  - "{bound}"  # [{_selector(targets, platform)}]\n'
+    for key, bounds in slice_bounds(targets).items():
+        text += f"{key}:\n" + "".join(
+            f'  - "{bound}"  # [{_selector(targets, platform)}]\n'
+            for platform, bound in bounds.items()
+        )
     text += (
         "# conda-forge's own group, whole: one compiler and one C library for all CUDA versions\n"
         "# keep vllm-core one package a platform. A new CUDA version is an entry of targets.toml.\n"
@@ -115,6 +130,17 @@ def python_spec(targets: Targets) -> str:
     minor = parse_version(targets.project.python_min)[1]
     suffix = "cpython" if minor <= 12 else f"cp3{minor}"
     return f"{targets.project.python_min}.* *_{suffix}"
+
+
+def slice_bounds(targets: Targets) -> dict[str, dict[str, str]]:
+    """The ``__cuda_arch`` of each package for one kind of GPU: by variant key, then platform."""
+    found: dict[str, dict[str, str]] = {}
+    for name in (name for name, package in targets.packages.items() if package.slice):
+        key = bound_key(name)
+        for job in feedstock_jobs(targets):
+            if bound := variant_keys(targets, job).get(key):
+                found.setdefault(key, {})[job.platform] = bound
+    return found
 
 
 def feedstock_bound(targets: Targets, platform: str) -> str:

@@ -16,6 +16,7 @@ from vllm_conda.feedstock.config import (
     feedstock_jobs,
     python_spec,
     rows,
+    slice_bounds,
 )
 from vllm_conda.jobs import NO_CUDA, Job, variant_keys
 from vllm_conda.recipe import Recipe, render
@@ -59,6 +60,10 @@ def job_values(targets: Targets, job: Job) -> dict[str, str]:
     own = variant_keys(targets, job)
     # One toolkit a major version: the recipe's default, since a key cannot differ by CUDA version.
     own.pop("cuda_driver_bound", None)
+    # conda-smithy gives a platform's keys to each of its jobs.
+    for key, bounds in slice_bounds(targets).items():
+        if job.platform in bounds:
+            own[key] = bounds[job.platform]
     return {
         **targets.feedstock.pins,
         **CHANNELS,

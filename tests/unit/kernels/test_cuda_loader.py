@@ -263,3 +263,40 @@ def test_driver_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         _driver.driver.cache_clear()
         _driver.has_cuda.cache_clear()
+
+
+def test_families_of_a_package_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    general = {**SUMMARY, "left_out": {"mla": "is in vllm-flashmla"}}
+    (folder / "cuda.json").write_text(json.dumps(general))
+    assert _cuda.reason("mla") == "mla: left out of this build: it is in vllm-flashmla"
+    own = {
+        **SUMMARY,
+        "package": "vllm-flashmla",
+        "families": {"mla": family(["9.0a"], [], {"9.0": "9.0a"})},
+        "left_out": {"norm": "is in vllm-kernels-cuda"},
+    }
+    (folder / "cuda-flashmla.json").write_text(json.dumps(own))
+    _cuda.build.cache_clear()
+    installed = _cuda.build()
+    assert installed
+    assert wanted() == ["norm", "marlin", "mla"]
+    assert installed.left_out == {}
+    assert installed.families["mla"].package == "vllm-flashmla"
+    report, _ = _doctor_cuda.examine()
+    lines = list(_doctor_cuda.lines(report))
+    assert any("mla" in line and line.endswith("(vllm-flashmla)") for line in lines)
+    # Alone, it says where the others are.
+    (folder / "cuda.json").unlink()
+    _cuda.build.cache_clear()
+    assert wanted() == ["mla"]
+    assert _cuda.reason("norm").endswith("it is in vllm-kernels-cuda")
+    (folder / "cuda-flashmla.json").write_text(json.dumps({**own, "cuda": "12.4"}))
+    _cuda.build.cache_clear()
+    assert _cuda.unusable() == (
+        "vllm-flashmla was built with CUDA 12.4 and PyTorch with 13.0; both must be of one major "
+        "version"
+    )
+    (folder / "cuda-flashmla.json").write_text('{"package": "vllm-flashmla"}')
+    _cuda.build.cache_clear()
+    with pytest.raises(_libraries.LoadError, match="reinstall vllm-flashmla"):
+        _cuda.build()
