@@ -35,6 +35,15 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
 endif()
 # Kernels compute by IEEE 754, but need neither errno nor traps.
 target_compile_options(vllm_compile INTERFACE -fno-math-errno -fno-trapping-math)
+
+# Buffers of known size are checked when they are written, and the CPU checks where calls, jumps and
+# returns go. CMake does not read CPPFLAGS, where conda's compilers have the first of these.
+set(vllm_hardening ${VLLM_PLATFORM_HARDENING})
+if(NOT VLLM_SANITIZE STREQUAL "ON" AND NOT CMAKE_BUILD_TYPE STREQUAL "Debug")
+  list(APPEND vllm_hardening -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+endif()
+target_compile_options(vllm_compile INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${vllm_hardening}>")
+target_link_options(vllm_compile INTERFACE ${VLLM_PLATFORM_HARDENING_LINK})
 if(VLLM_SANITIZE STREQUAL "ON")
   target_compile_options(vllm_compile INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)

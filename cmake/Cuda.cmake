@@ -248,8 +248,12 @@ target_include_directories(vllm_cuda_compile INTERFACE ${PROJECT_SOURCE_DIR}/csr
 set(vllm_cuda_maps "-ffile-prefix-map=${PROJECT_SOURCE_DIR}=."
                    "-ffile-prefix-map=${PROJECT_BINARY_DIR}=build")
 list(JOIN vllm_cuda_maps "," vllm_cuda_map_words)
+list(JOIN vllm_hardening "," vllm_hardening_words)
+if(vllm_hardening)
+  string(PREPEND vllm_hardening_words ",")
+endif()
 set(vllm_cuda_flags --threads=${vllm_cuda_threads} --expt-relaxed-constexpr
-                    --expt-extended-lambda -Xcompiler=-Wall,${vllm_cuda_map_words})
+                    --expt-extended-lambda -Xcompiler=-Wall,${vllm_cuda_map_words}${vllm_hardening_words})
 if(CMAKE_CUDA_COMPILER_VERSION VERSION_GREATER_EQUAL 13.0)
   list(APPEND vllm_cuda_flags --compress-mode=size)
 else()
@@ -261,9 +265,10 @@ endif()
 target_compile_options(vllm_cuda_compile INTERFACE
   "$<$<COMPILE_LANGUAGE:CUDA>:${vllm_cuda_flags}>"
   $<$<COMPILE_LANGUAGE:CXX>:-Wall> $<$<COMPILE_LANGUAGE:CXX>:-Wextra>
-  "$<$<COMPILE_LANGUAGE:CXX>:${vllm_cuda_maps}>"
+  "$<$<COMPILE_LANGUAGE:CXX>:${vllm_cuda_maps};${vllm_hardening}>"
   $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<STREQUAL:${VLLM_WARNINGS_AS_ERRORS},ON>>:-Werror>)
-target_link_options(vllm_cuda_compile INTERFACE -Wl,-Bsymbolic -Wl,--as-needed)
+target_link_options(vllm_cuda_compile INTERFACE -Wl,-Bsymbolic -Wl,--as-needed
+                    ${VLLM_PLATFORM_HARDENING_LINK})
 # A kernel that was not compiled is an error when linking, not at the first load. A stub of
 # libtorch, which some cross builds link, lacks PyTorch's own symbols too.
 if(TORCH_CPU_LIBRARY)

@@ -79,6 +79,8 @@ class Platform:
         cross_from: The platform whose machines build for this one; empty: its own.
         elf_flags: ``e_flags`` of its ELF files.
         gcc_options: Options that work around faults of GCC.
+        hardening: Compiler options for what the CPU checks of calls, jumps and returns.
+        hardening_link: Options of the linking compiler for the same.
         onednn: Matrix products use oneDNN unless asked otherwise.
         engine: What the engine depends on exists, so there are packages that serve.
     """
@@ -99,6 +101,8 @@ class Platform:
     cross_from: str = ""
     elf_flags: int = 0
     gcc_options: tuple[str, ...] = ()
+    hardening: tuple[str, ...] = ()
+    hardening_link: tuple[str, ...] = ()
     onednn: bool = False
     engine: bool = True
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from elftools.elf.elffile import ELFFile
 
+from vllm_conda.audit import built_for
 from vllm_conda.audit import isa_x86_64 as isa
 from vllm_conda.audit.code import TIER_PREFIX
 from vllm_conda.audit.instructions import Allowed, allowed_features
@@ -19,7 +20,7 @@ from vllm_conda.targets import load_targets
 ROOT = Path(__file__).parents[2]
 TARGETS = load_targets(ROOT)
 FAMILY = "x86_64"
-V3, _ = allowed_features(FAMILY, 3, TARGETS)
+V3, _ = allowed_features(FAMILY, 3, built_for.tiers_of(TARGETS, FAMILY, 3))
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None or shutil.which("objcopy") is None,
@@ -93,7 +94,7 @@ def promised(libraries: list[Path]) -> tuple[int | None, Allowed]:
     levels = TARGETS.levels[FAMILY].items()
     number = next((int(n) for n, level in levels if level.tiers[0] in tiers), None)
     assert number or not tiers
-    return number, allowed_features(FAMILY, number, TARGETS)[0]
+    return number, allowed_features(FAMILY, number, built_for.tiers_of(TARGETS, FAMILY, number))[0]
 
 
 def packages() -> list[Path]:

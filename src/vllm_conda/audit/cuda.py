@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from vllm_conda.audit.built_for import GpuCode as GpuCodeFor
+from vllm_conda.audit.built_for import gpu_code
 from vllm_conda.audit.context import Context
 from vllm_conda.audit.fatbin import GpuCode, read_gpu_code
 from vllm_conda.audit.finding import Finding, error
@@ -13,8 +15,6 @@ from vllm_conda.audit.subject import Subject
 from vllm_conda.errors import AuditFailure, ConfigError
 from vllm_conda.structure import load_json
 from vllm_cuda_plan.arch import Code, parse_code
-from vllm_cuda_plan.plan import plan_family, read_request
-from vllm_cuda_plan.table import Cuda
 
 SUMMARY = "cuda*.json"
 _NAME = "cuda"
@@ -66,8 +66,13 @@ def _package(
         yield error(_NAME, name, f"it is damaged: {reason!r}")
         return
     yield from check_declared(found, {k: (a, p) for k, (_, a, p) in declared.items()})
-    if context.targets is not None:
-        yield from _table(context.targets.cuda, name, summary, subject.subdir)
+    try:
+        wanted = _wanted(subject, context, summary)
+    except (ConfigError, KeyError, TypeError) as reason:
+        yield error(_NAME, name, f"it cannot be compared with targets.toml: {reason}")
+        return
+    if wanted is not None:
+        yield from _table(wanted, name, families)
 
 
 def check_declared(
@@ -98,26 +103,33 @@ def _words(codes: Iterable[Code]) -> str:
     return ", ".join(str(code) for code in sorted(codes, key=lambda code: code.rank))
 
 
-def _table(table: Cuda, name: str, summary: dict[str, Any], platform: str) -> Iterator[Finding]:
+def _wanted(
+    subject: Subject, context: Context, summary: Mapping[str, Any]
+) -> Mapping[str, GpuCodeFor] | None:
+    """What the table gave when the package was made, else what it gives now."""
+    if context.own(subject) and subject.built_for is not None:
+        return subject.built_for.cuda
+    if context.targets is None:
+        return None
+    return gpu_code(context.targets, summary, subject.subdir)
+
+
+def _table(
+    wanted: Mapping[str, GpuCodeFor], name: str, families: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Finding]:
     """What the package declares is what the table makes of the same request."""
-    try:
-        request = read_request(table, summary["cuda"], summary["request"], platform)
-        for family, entry in summary["families"].items():
-            if family not in table.families:
-                yield error(_NAME, name, f"targets.toml has no family {family}")
-                continue
-            if not entry["archs"] and not entry["ptx"]:
-                continue
-            parts = [*entry["parts"], *entry["parts_left_out"]]
-            wanted = plan_family(table, summary["cuda"], family, request, parts)
-            archs, ptx = [str(code) for code in wanted.all_codes], list(wanted.ptx)
-            if archs != entry["archs"] or ptx != entry["ptx"]:
-                yield error(
-                    _NAME,
-                    name,
-                    f"{family} declares {' '.join(entry['archs'])}, PTX "
-                    f"{' '.join(entry['ptx']) or 'none'}; targets.toml gives {' '.join(archs)}, "
-                    f"PTX {' '.join(ptx) or 'none'}",
-                )
-    except (ConfigError, KeyError, TypeError) as reason:
-        yield error(_NAME, name, f"it cannot be compared with targets.toml: {reason}")
+    for family, entry in families.items():
+        if not entry["archs"] and not entry["ptx"]:
+            continue
+        if family not in wanted:
+            yield error(_NAME, name, f"targets.toml has no family {family}")
+            continue
+        archs, ptx = wanted[family].archs, wanted[family].ptx
+        if archs != tuple(entry["archs"]) or ptx != tuple(entry["ptx"]):
+            yield error(
+                _NAME,
+                name,
+                f"{family} declares {' '.join(entry['archs'])}, PTX "
+                f"{' '.join(entry['ptx']) or 'none'}; targets.toml gives {' '.join(archs)}, "
+                f"PTX {' '.join(ptx) or 'none'}",
+            )

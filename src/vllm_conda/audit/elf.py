@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
-from elftools.elf.sections import Section, SymbolTableSection
+from elftools.elf.sections import NoteSection, Section, SymbolTableSection
 
 from vllm_conda.errors import AuditFailure
 
@@ -26,6 +26,7 @@ Version = tuple[int, ...]
 
 MAGIC = b"\x7fELF"
 _VERSION = re.compile(r"^([A-Z_]+?)_(\d+(?:\.\d+)*)$")
+_SHSTK = 0x2  # in GNU_PROPERTY_X86_FEATURE_1_AND
 _FLAGS_NOW, _FLAGS_1_NOW, _EXECUTE = 0x8, 0x1, 0x1
 _OBJECTS = ("ET_DYN", "ET_EXEC")
 
@@ -52,6 +53,7 @@ class Library:
     exports: frozenset[str]
     unversioned: frozenset[str]
     executable_stack: bool
+    shadow_stack: bool
     relro: bool
     bind_now: bool
     dynamic: bool
@@ -117,11 +119,28 @@ def _read(elf: ELFFile, path: Path, file: str) -> Library:
         imports=imports,
         exports=exports,
         unversioned=unversioned,
+        shadow_stack=_shadow_stack(sections),
         executable_stack=not stacks or any(flags & _EXECUTE for flags in stacks),
         relro=any(kind == "PT_GNU_RELRO" for kind, _ in segments),
         bind_now=now,
         dynamic=dynamic is not None,
         sections=tuple(section.name for section in sections),
+    )
+
+
+def _shadow_stack(sections: Sequence[Section]) -> bool:
+    """Whether the linker marked x86-64 code as fit for shadow stacks (CET)."""
+    properties = [
+        entry
+        for section in sections
+        if isinstance(section, NoteSection) and section.name == ".note.gnu.property"
+        for note in section.iter_notes()
+        if note["n_type"] == "NT_GNU_PROPERTY_TYPE_0"
+        for entry in note["n_desc"]
+    ]
+    return any(
+        entry["pr_type"] == "GNU_PROPERTY_X86_FEATURE_1_AND" and entry["pr_data"] & _SHSTK
+        for entry in properties
     )
 
 

@@ -13,7 +13,7 @@ _DEBUG = (".debug_", ".zdebug_", ".stab")
 
 
 def check_hardening(subject: Subject, context: Context) -> Iterator[Finding]:
-    """No executable stack; RELRO and BIND_NOW, so that relocated tables are read-only."""
+    """No executable stack; RELRO and BIND_NOW: relocated tables are read-only; ours have CET."""
     for library in subject.libraries:
         if library.executable_stack:
             yield warning(
@@ -33,6 +33,14 @@ def check_hardening(subject: Subject, context: Context) -> Iterator[Finding]:
                 library.file,
                 f"is linked without {' and '.join(missing)}",
                 "link with -Wl,-z,relro,-z,now",
+            )
+        # Others' libraries are what their distribution makes of them.
+        if context.own(subject) and library.machine == "EM_X86_64" and not library.shadow_stack:
+            yield warning(
+                "hardening",
+                library.file,
+                "is not marked for shadow stacks",
+                "compile with -fcf-protection and link with -Wl,-z,shstk",
             )
 
 

@@ -15,8 +15,7 @@ from vllm_conda.audit.context import Context
 from vllm_conda.audit.elf import Library
 from vllm_conda.audit.finding import Finding, error, warning
 from vllm_conda.audit.subject import Subject
-from vllm_conda.errors import MissingToolError
-from vllm_conda.targets import Targets
+from vllm_conda.errors import ConfigError, MissingToolError
 
 Allowed = Mapping[str, frozenset[str]]
 
@@ -33,7 +32,12 @@ def check_instructions(subject: Subject, context: Context) -> Iterator[Finding]:
             continue
         family = families[library.machine]
         module = _module(family)
-        allowed, words = allowed_features(family, level, context.targets)
+        tiers = context.tiers(subject, family, level)
+        try:
+            allowed, words = allowed_features(family, level, tiers)
+        except ConfigError as failure:  # a package of a newer toolkit
+            yield error("instructions", library.file, failure.message, failure.hint)
+            continue
         yield from _tiers(module, library, allowed, words)
         found = [
             excess
@@ -75,18 +79,14 @@ def _module(family: str) -> ModuleType:
 
 
 def allowed_features(
-    family: str, level: int | None, targets: Targets | None
+    family: str, level: int | None, tiers: Mapping[str, Sequence[str]]
 ) -> tuple[Allowed, str]:
     """What common code (``""``) and each tier's section may use, and the promise in words."""
     module, platform = _module(family), platforms.families()[family]
     number = platform.baseline if level is None else level
     allowed = {"": module.flag_features([platform.level_flag(number)])}
-    # Code for every CPU of the family has no tiers, so nothing may be above the baseline.
-    levels = targets.levels.get(family, {}) if targets else {}
-    if targets is not None and str(level) in levels:
-        for name in levels[str(level)].tiers:
-            flags = targets.tiers[family][name].flags
-            allowed[f"{TIER_PREFIX}{name}"] = module.flag_features(flags)
+    for name, flags in tiers.items():
+        allowed[f"{TIER_PREFIX}{name}"] = module.flag_features(flags)
     return allowed, platform.compiler_name(number)
 
 

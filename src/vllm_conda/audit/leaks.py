@@ -34,6 +34,9 @@ _MARKS = (
     b"/_build_env/",
     b"/_h_env_placehold",
 )
+# What a build's folders are called in finished packages, on every machine.
+NEUTRAL_FOLDER = "/usr/local/src/conda"
+_NEUTRAL = NEUTRAL_FOLDER.encode() + b"/"
 _BUILD = re.compile(rb"/[^\s\0\"':;,]{0,300}(?:" + rb"|".join(_MARKS) + rb")[^\s\0\"':;,]{0,300}")
 # Where a path may begin. A slash first, so that the search jumps from one to the next.
 _CANDIDATE = re.compile(rb"/(?<![\w.$}~/:+@-]/)[\x20-\x7e]{4,}")
@@ -107,6 +110,8 @@ def _search(
     found: dict[str, set[bytes]] = {}
     if any(mark in content for mark in _MARKS):
         for match in _BUILD.finditer(content):
+            if match[0].startswith(_NEUTRAL):
+                continue
             found.setdefault("build path", set()).add(match[0])
     paths = content
     if binary:

@@ -16,6 +16,8 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from rattler.package_streaming import extract
 
+from vllm_conda.audit import built_for
+from vllm_conda.audit.built_for import BuiltFor
 from vllm_conda.audit.elf import Library, is_elf, read_library
 from vllm_conda.audit.finding import Finding, error
 from vllm_conda.errors import AuditFailure, UsageError
@@ -34,7 +36,7 @@ class Subject:
 
     ``files`` are the paths that it installs, ``root`` the folder that they lie in, ``metadata``
     the paths that describe it (``info/``, ``*.dist-info/``). ``size`` is the archive's in bytes,
-    None for what is no archive.
+    None for what is no archive. ``built_for`` is what our own packages say of their job.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Subject:
     license: str = ""
     placeholders: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None
+    built_for: BuiltFor | None = None
 
     @property
     def installed_size(self) -> int:
@@ -174,9 +177,19 @@ def _conda(path: Path, folder: Path) -> Subject:
                 if entry.get("prefix_placeholder")
             },
             size=path.stat().st_size,
+            built_for=_built_for(folder, path.name),
         )
     except (KeyError, TypeError, AttributeError) as reason:
         raise AuditFailure(f"{path.name}: info/ is malformed: {reason!r}.") from None
+
+
+def _built_for(folder: Path, label: str) -> BuiltFor | None:
+    try:
+        return built_for.read((folder / built_for.FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as reason:
+        raise AuditFailure(f"{label}: {built_for.FILE}: {reason}.") from None
 
 
 def _json(folder: Path, name: str, label: str, required: bool = True) -> dict[str, Any]:

@@ -34,11 +34,11 @@ def _numbers(text: str) -> Version:
 def check_glibc(subject: Subject, context: Context) -> Iterator[Finding]:
     """Highest GLIBC symbol version at most the declared `__glibc` (wheel: manylinux tag)."""
     floor = context.promise.glibc
-    platform = context.platform(subject)
+    built_for = context.built_for(subject)
     hint = "raise the sysroot and __glibc, or do without the function"
-    if platform is not None and context.overrides.glibc is None:
+    if built_for is not None and context.overrides.glibc is None:
         # Ours run where the table says, whatever sysroot they were built with.
-        named = Floor(_numbers(platform.glibc), _TABLE)
+        named = Floor(_numbers(built_for.glibc), _TABLE)
         hint = f"build with sysroot_{subject.subdir} {named}, or do without the function"
         if floor is not None and floor.version > named.version:
             yield error(
@@ -72,10 +72,10 @@ def _missing(
 def check_libstdcxx(subject: Subject, context: Context) -> Iterator[Finding]:
     """Highest GLIBCXX, CXXABI and GCC symbol versions at most those of libstdcxx and libgcc."""
     promise = context.promise
-    platform = context.platform(subject)
+    built_for = context.built_for(subject)
     glibcxx, cxxabi = promise.glibcxx, promise.cxxabi
-    if platform is not None:
-        newest, abi = LIBSTDCXX[platform.libstdcxx]
+    if built_for is not None:
+        newest, abi = LIBSTDCXX[built_for.libstdcxx]
         glibcxx, cxxabi = _lower(glibcxx, newest), _lower(cxxabi, abi)
     hint = "raise libstdcxx and libgcc in the requirements, or compile with an older GCC"
     for name, floor, package in (

@@ -12,14 +12,15 @@ def source_commit(folder: Path) -> str:
 
     Empty outside of git, as in an unpacked source archive.
     """
-    head = _git(folder, "rev-parse", "HEAD")
+    head = git(folder, "rev-parse", "HEAD")
     if not head:
         return ""
-    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    changed = git(folder, "status", "--porcelain", "--untracked-files=no")
     return f"{head}+" if changed else head
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def git(folder: Path, *arguments: str) -> str:
+    """What git prints; nothing where there is no git, or it fails."""
     try:
         done = processes.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     except OSError:  # no git

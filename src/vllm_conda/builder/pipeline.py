@@ -9,13 +9,15 @@ from pathlib import Path
 
 from rattler_build import Package
 
+from vllm_conda import packages
+from vllm_conda.audit import built_for
 from vllm_conda.builder import check
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.commit import source_commit
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.plan import Plan, make_plan
-from vllm_conda.builder.repack import repack, source_epoch
+from vllm_conda.builder.repack import repack, source_epoch, source_revision
 from vllm_conda.builder.session import run_worker
 from vllm_conda.builder.store import Store
 from vllm_conda.builder.workspace import (
@@ -184,7 +186,7 @@ class _Run:
             started = time.monotonic()
             package = self._build(output)
             seconds = round(time.monotonic() - started, 2)
-            self._repack(package)
+            self._repack(output, package)
             self._audit(package)
             tested = self._test(output, package)
             self.store.publish(package, output.job.name, output.fingerprint, tested, commit)
@@ -264,15 +266,23 @@ class _Run:
                         "Check what the channels hold, or leave --channel out.",
                     ) from None
 
-    def _repack(self, package: Path) -> None:
+    def _repack(self, output: Output, package: Path) -> None:
         """Make the package's bytes depend on its content alone, and index it again."""
         recipe = self.plan.recipe
         sources = [source for staging in recipe.stagings for source in staging.sources]
-        epoch = source_epoch(self.options.root, [recipe.path.parent, *sources])
+        made_of = [recipe.path.parent, *sources]
+        root = self.options.root
         folder = self.workspace.folder
         # The cache holds the toolchain channel, whose address the package's records name.
-        folders = (folder, self.options.root.resolve(), self.workspace.cache)
-        repack(package, epoch, folders, folder / "repack")
+        folders = (folder, root.resolve(), self.workspace.cache)
+        level = output.job.level if packages.table()[output.name].device == CPU else None
+
+        def amend(content: Path) -> None:
+            promise = built_for.describe(self.plan.targets, self.platform, level, content)
+            built_for.write(content, promise)
+
+        epoch, revision = source_epoch(root, made_of), source_revision(root, made_of)
+        repack(package, epoch, revision, folders, folder / "repack", amend)
         check.index(folder)
 
     def _audit(self, package: Path) -> None:

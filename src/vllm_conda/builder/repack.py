@@ -12,11 +12,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +23,13 @@ import yaml
 import zstandard
 from rattler.package_streaming import extract
 
+from vllm_conda.audit.leaks import NEUTRAL_FOLDER
+from vllm_conda.builder.commit import git
 from vllm_conda.paths import disk_errors
 
 EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 LEVEL = 19
 METADATA = '{"conda_pkg_format_version": 2}'
-# The place that build.sh maps the build's folders to in binaries as well.
-BUILD_FOLDER = "/usr/local/src/conda"
 _ZIP_START = 315532800  # 1980: older dates have no form in a ZIP archive
 _PADDING = re.compile(
     r"host_env(?:_placehold|_placehol|_placeho|_placeh|_place|_plac|_pla|_pl|_p|_)+"
@@ -45,23 +44,37 @@ def source_epoch(root: Path, sources: Iterable[Path]) -> int:
     """
     if named := os.environ.get(EPOCH_VARIABLE):
         return int(named)
-    command = ["git", "log", "-1", "--format=%ct", "--", *(str(path) for path in sources)]
-    try:
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-        if done.returncode == 0 and done.stdout.strip():
-            return int(done.stdout)
-    except FileNotFoundError:
-        pass
-    return int((root / "targets.toml").stat().st_mtime)
+    found = git(root, "log", "-1", "--format=%ct", "--", *(str(path) for path in sources))
+    return int(found) if found else int((root / "targets.toml").stat().st_mtime)
 
 
-def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) -> None:
+def source_revision(root: Path, sources: Iterable[Path]) -> str:
+    """The last commit to any of ``sources``, with a ``+`` where they were changed since.
+
+    Empty outside of git. A commit that leaves the sources alone gives no package other bytes.
+    """
+    names = [str(path) for path in sources]
+    revision = git(root, "log", "-1", "--format=%H", "--", *names)
+    changed = revision and git(root, "status", "--porcelain", "--untracked-files=no", "--", *names)
+    return f"{revision}+" if changed else revision
+
+
+def repack(
+    package: Path,
+    epoch: int,
+    revision: str,
+    folders: Iterable[Path],
+    scratch: Path,
+    amend: Callable[[Path], None],
+) -> None:
     """Replace ``package`` by its reproducible form.
 
     Args:
         epoch: Time of everything, in seconds since 1970.
+        revision: Of the sources; recorded where conda-forge's builds record theirs.
         folders: What the machine calls the folders of the build.
         scratch: Folder for the unpacked content; removed again.
+        amend: Adds to the unpacked content.
     """
     with disk_errors("the package", scratch):
         shutil.rmtree(scratch, ignore_errors=True)
@@ -73,10 +86,12 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
             if key in record:
                 record[key] = sorted(record[key])
         index.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        used: set[str] | None = None
         rendered = scratch / "info" / "recipe" / "rendered_recipe.yaml"
         if rendered.is_file():
             document = yaml.safe_load(rendered.read_text(encoding="utf-8"))
             _forget_machine(document)
+            used = set(_channels(document))
             text = yaml.safe_dump(_in_order(document), sort_keys=False, width=1 << 20)
             rendered.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
         for left in (scratch / "info" / "recipe").glob("*"):
@@ -84,8 +99,14 @@ def repack(package: Path, epoch: int, folders: Iterable[Path], scratch: Path) ->
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
         about = scratch / "info" / "about.json"
         if about.is_file():
-            text = about.read_text(encoding="utf-8")
+            facts = json.loads(about.read_text(encoding="utf-8"))
+            if used is not None:
+                facts["channels"] = _of_use(facts.get("channels", ()), used)
+            if revision:
+                facts["extra"] = {**facts.get("extra", {}), "sha": revision}
+            text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             about.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
+        amend(scratch)
         draft = package.with_suffix(".draft")
         _write(scratch, package.stem, draft, epoch)
         draft.replace(package)
@@ -109,6 +130,8 @@ def _forget_machine(document: dict[str, Any]) -> None:
     settings = document.get("build_configuration", {})
     for platform in ("host_platform", "build_platform"):
         settings.get(platform, {}).pop("virtual_packages", None)
+    # A job of CUDA has one channel more, which vllm-core takes nothing from.
+    settings["channels"] = _of_use(settings.get("channels", ()), set(_channels(document)))
     recipe = document.get("recipe", {})
     own = recipe.get("package", {}).get("name")
     named = json.dumps(recipe.get("requirements", {}), default=str)
@@ -116,6 +139,21 @@ def _forget_machine(document: dict[str, Any]) -> None:
     settings["subpackages"] = {
         name: one for name, one in others.items() if name == own or f'"{name}"' in named
     }
+
+
+def _channels(tree: Any) -> Iterator[str]:
+    """Addresses of the channels that packages of the build's environments came from."""
+    if isinstance(tree, dict):
+        if isinstance(tree.get("channel"), str):
+            yield tree["channel"].rstrip("/")
+        tree = list(tree.values())
+    for item in tree if isinstance(tree, list) else ():
+        yield from _channels(item)
+
+
+def _of_use(channels: Iterable[str], used: Container[str]) -> list[str]:
+    """Without folders that nothing was taken from."""
+    return [one for one in channels if not one.startswith("file:") or one.rstrip("/") in used]
 
 
 def _in_order(value: Any, inside: bool = False) -> Any:
@@ -135,7 +173,7 @@ def _anonymous(text: str, epoch: int, folders: Iterable[Path]) -> str:
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(epoch))
     text = _TIME.sub(rf"\g<1>{when}", _PADDING.sub("host_env", text))
     for folder in folders:
-        text = text.replace(str(folder), BUILD_FOLDER)
+        text = text.replace(str(folder), NEUTRAL_FOLDER)
     return text
 
 

@@ -88,6 +88,8 @@ def platforms_cmake(targets: Targets) -> str:
             "FAMILY": entry.family,
             "MACHINES": " ".join(entry.machines),
             "GCC_OPTIONS": " ".join(entry.gcc_options),
+            "HARDENING": " ".join(entry.hardening),
+            "HARDENING_LINK": " ".join(entry.hardening_link),
             "ONEDNN": "ON" if entry.onednn else "OFF",
         }
         lines += [f"set(VLLM_{key}_{name} {value})" for key, value in facts.items() if value]
