@@ -11,7 +11,7 @@ from rattler_build import Package
 
 from vllm_conda import packages
 from vllm_conda.audit import built_for
-from vllm_conda.builder import check
+from vllm_conda.builder import check, whole
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.commit import source_commit
 from vllm_conda.builder.diagnose import failure, script_errors
@@ -130,21 +130,29 @@ def _build_platform(
     store = Store(options.output, first.platform, workspace)
     run = _Run(options, plan, store, workspace, toolchain, reporter, report)
     run.packages()
+    if not options.task:
+        whole.take_levels(store, toolchain.channels)
     report.removed += store.settle(plan.uses(), {job.name for job in plan.jobs})
     if first.platform == host_platform() and not options.task:
         run.installation()
     if not report.install_command:
-        report.install_command = _install_command(store.url, toolchain, first)
+        report.install_command = _install_command(store, toolchain, first)
 
 
-def _install_command(url: str, toolchain: Toolchain, job: Job) -> str:
+def _install_command(store: Store, toolchain: Toolchain, job: Job) -> str:
     embedded = toolchain.cuda_fingerprint(job.cuda) and job.platform == host_platform()
     if embedded and job.cuda.split(".")[0] == PYTORCH_CUDA.split(".")[0]:
         # The CUDA build of PyTorch is made when it is asked for.
         piece = f"[build=cuda{job.cuda.replace('.', '')}_{job.slice}_*]"
         return f"vllm-conda exec --with '{of_device(CUDA)}{piece}' -- python -m vllm_kernels"
-    others = " ".join(f"-c {channel}" for channel in toolchain.channels_for(job.cuda))
-    return f"conda install -c {url} {others} {of_device(job.device)}"
+    package = of_device(job.device)
+    if not toolchain.glibc:
+        named = (store.url, *toolchain.channels)
+    elif job.device == CPU and whole.is_made(store.folder, job.platform):
+        named = (whole.local_folder(store.folder).resolve().as_uri(),)
+    else:  # of the embedded channel's packages nothing runs elsewhere
+        named = (store.url, "conda-forge")
+    return f"conda install {' '.join(f'-c {channel}' for channel in named)} {package}"
 
 
 class _Run:
@@ -321,7 +329,9 @@ class _Run:
         """Solve and install as a user of this machine does, unless that very set was checked."""
         channels = [self.store.url, *self.toolchain.channels]
         identity = self._identity()
-        if self.store.state.installed == identity:
+        embedded = bool(self.toolchain.glibc)
+        made = not embedded or whole.is_made(self.store.folder, self.platform)
+        if self.store.state.installed == identity and made:
             return
         found = self.store.state.packages
         tested = [e.tested for name, e in found.items() if name.startswith(f"{INSTALLED}-")]
@@ -337,6 +347,8 @@ class _Run:
             task.status(f"install {len(records)} packages")
             prefix = self.workspace.folder / "installed"
             check.install_fresh(records, prefix, self.platform, cache)
+        if embedded:
+            whole.make_local(self.store, records)
         ours = {output.name for output in self.plan.outputs}
         self.report.installed = [r.file_name for r in records if r.name.normalized in ours]
         self.store.mark_installed(identity, self.toolchain.channels)

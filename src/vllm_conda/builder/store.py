@@ -171,21 +171,26 @@ class Store:
         packages' list last: a kill leaves the old index or the new one.
         """
         present = {path.name for path in self.packages.glob("*.conda")} - without
-        if present and self._indexed() == {name: self._hash(name) for name in present}:
+        levels = {path.name for path in (self.folder / NOARCH).glob("*.conda")}
+        current = self._indexed() == {name: self._hash(name) for name in present}
+        if present and current and set(self._indexed(NOARCH)) == levels:
             return
         with disk_errors("the channel's index", self.folder):
-            files = {self.platform: [self.packages / name for name in present]}
+            files = {
+                self.platform: [self.packages / name for name in present],
+                NOARCH: [self.folder / NOARCH / name for name in levels],
+            }
             write_index(self.folder, files, self.workspace.folder)
 
     def _hash(self, name: str) -> str:
         entry = self.state.packages.get(name)
         return entry.sha256 if entry else sha256(self.packages / name)
 
-    def _indexed(self) -> dict[str, str]:
+    def _indexed(self, subdir: str = "") -> dict[str, str]:
         if not (self.folder / NOARCH / "repodata.json").is_file():
             return {}
         try:
-            text = (self.packages / "repodata.json").read_bytes()
+            text = (self.folder / (subdir or self.platform) / "repodata.json").read_bytes()
             records: dict[str, dict[str, Any]] = load_json(text)["packages.conda"]
             return {name: record["sha256"] for name, record in records.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
