@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rattler import RepoDataRecord
 
-from vllm_conda.channel import index
+from vllm_conda.channel import index, sidecars
 from vllm_conda.channel.admission import check_package
 from vllm_conda.channel.closure import Closure, row
 from vllm_conda.channel.envelope import BundleWriter, overhead
@@ -36,6 +36,7 @@ from vllm_conda.channel.manifest import (
 from vllm_conda.errors import IntegrityError
 from vllm_conda.paths import disk_errors
 from vllm_conda.progress import Reporter
+from vllm_conda.signing.bundle import SUFFIX
 from vllm_conda.site.lock import write_locks
 from vllm_conda.site.preflight import Answer, NodeResult
 
@@ -97,9 +98,14 @@ def bundle(target: Path, wanted: Closure, base: Mapping[str, str], reporter: Rep
         parts.mkdir(exist_ok=True)
     away = {key: wanted.records[key] for key in plan.carried if local(wanted.records[key]) is None}
     fetch(away, parts, reporter)
+    signatures = {
+        f"{CHANNEL}/{key}{SUFFIX}": path.read_bytes()
+        for key, path in sidecars.bring(wanted.records, parts).items()
+    }
     sources = {key: _source(key, wanted.records[key], parts) for key in plan.carried}
     with disk_errors("the bundle", target):
         packages, files = _draft(wanted, sources, parts)
+        files |= signatures
     manifest = _manifest(wanted, packages, files, set(plan.carried))
     partial = target.with_name(f".{target.name}.part")
     with disk_errors("the bundle", target):

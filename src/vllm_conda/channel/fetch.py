@@ -100,10 +100,11 @@ def remote_run_exports(record: RepoDataRecord) -> dict[str, list[str]]:
     try:
         return export_row(asyncio.run(read()))
     except (RuntimeError, OSError) as error:
-        raise _unreachable(record, error) from None
+        raise unreachable(record, error) from None
 
 
-def _unreachable(record: RepoDataRecord, error: Exception) -> NetworkError:
+def unreachable(record: RepoDataRecord, error: Exception) -> NetworkError:
+    """What to raise where a server does not give a package."""
     return NetworkError(
         f"Cannot fetch {record.url}: {' '.join(str(error).split()).rstrip('.')}.",
         "Run the same command again: what has come is kept.",
@@ -125,4 +126,4 @@ def _bring(record: RepoDataRecord, target: Path, client: Client) -> None:
     except (RuntimeError, OSError) as error:  # the latter without errno for the network too
         if full := disk_failed(str(error), target.parent):
             raise full from None
-        raise _unreachable(record, error) from None
+        raise unreachable(record, error) from None

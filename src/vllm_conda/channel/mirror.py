@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_conda.channel import index
+from vllm_conda.channel import index, sidecars
 from vllm_conda.channel.add import Brought, enter_packages
 from vllm_conda.channel.admission import check_package
 from vllm_conda.channel.closure import Closure, row
@@ -32,7 +32,8 @@ def mirror(folder: ChannelFolder, wanted: Closure, reporter: Reporter) -> Mirror
     """Fetch, check and publish what ``wanted`` names and the channel lacks, all at once.
 
     A run that was stopped leaves whole files in the channel's state, which the next one takes.
-    Rows are those of the source's index, so that its corrections of dependencies stay.
+    Rows are those of the source's index, so that its corrections of dependencies stay. Signatures
+    come along, of packages that are there already too.
 
     Raises:
         VllmError: The channel is as it was.
@@ -44,6 +45,7 @@ def mirror(folder: ChannelFolder, wanted: Closure, reporter: Reporter) -> Mirror
     todo = {key: one for key, one in wanted.records.items() if key not in present}
     fetched = folder.state / "fetched"
     fetch(todo, fetched, reporter)
+    signatures = sidecars.bring(wanted.records, fetched)
     with workplace(folder) as place:
         packages = []
         for key, record in todo.items():
@@ -53,6 +55,10 @@ def mirror(folder: ChannelFolder, wanted: Closure, reporter: Reporter) -> Mirror
         packages = index.normalised(packages, place / "index")
         brought = [Brought(one, fetched / one.key) for one in packages]
         report = enter_packages(folder, brought, place)
+    sidecars.enter(folder, signatures)
+    for path in signatures.values():
+        if path.is_relative_to(fetched):
+            path.unlink()
     _forget_abandoned(fetched)
     size = sum(one.size for one in packages)
     return Mirrored(tuple(todo), tuple(present), size, report.serial)

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO
 
-from vllm_conda.channel import index
+from vllm_conda.channel import index, sidecars
 from vllm_conda.channel.add import Brought, enter_packages
 from vllm_conda.channel.admission import check_package
 from vllm_conda.channel.envelope import check_whole, members
@@ -19,6 +19,7 @@ from vllm_conda.channel.publish import workplace
 from vllm_conda.channel.rebuild import file_problem
 from vllm_conda.errors import IntegrityError, UsageError
 from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.signing.bundle import SUFFIX, load
 
 _BLOCK = 1 << 20
 
@@ -64,10 +65,11 @@ def unbundle(path: Path, channel: Path, address: str | None = None) -> Unbundled
         size = sum(manifest.package(key).size for key in manifest.packages)
         need_space(folder.path, size, "Unpacking")
     with workplace(folder) as place:
-        copies, locks = _unpack(path, manifest, place)
+        copies, locks, signatures = _unpack(path, manifest, place)
         packages = index.normalised([manifest.package(key) for key in copies], place / "index")
         brought = [Brought(one, copies[one.key]) for one in packages]
         report = enter_packages(folder, brought, place)
+        sidecars.enter(folder, signatures)
     written = []
     where = (address or folder.url).rstrip("/")
     for name, text in locks.items():
@@ -91,8 +93,13 @@ def _check_present(path: Path, manifest: Manifest, folder: ChannelFolder) -> Non
             )
 
 
-def _unpack(path: Path, manifest: Manifest, place: Path) -> tuple[dict[str, Path], dict[str, str]]:
-    """Packages as files below ``place``, locks as text; every file is one of the manifest's."""
+def _unpack(
+    path: Path, manifest: Manifest, place: Path
+) -> tuple[dict[str, Path], dict[str, str], dict[str, Path]]:
+    """Packages as files below ``place``, locks as text, packages' signatures as files.
+
+    Every file is one of the manifest's.
+    """
     wanted = {
         f"{CHANNEL}/{key}": (manifest.package(key).sha256, manifest.package(key).size)
         for key, one in manifest.packages.items()
@@ -101,6 +108,7 @@ def _unpack(path: Path, manifest: Manifest, place: Path) -> tuple[dict[str, Path
     wanted |= {name: (file.sha256, file.size) for name, file in manifest.files.items()}
     copies: dict[str, Path] = {}
     locks: dict[str, str] = {}
+    signatures: dict[str, Path] = {}
     with members(path) as files, disk_errors("the channel", place):
         for name, size, stream in files:
             if name == MANIFEST:
@@ -118,9 +126,12 @@ def _unpack(path: Path, manifest: Manifest, place: Path) -> tuple[dict[str, Path
                 copies[key] = target
             elif name.startswith(f"{LOCKS}/"):
                 locks[name] = target.read_text(encoding="utf-8")
+            elif (package := key.removesuffix(SUFFIX)) != key and package in manifest.packages:
+                load(target)  # refused before anything is published
+                signatures[package] = target
     if wanted:
         raise _refused(path, f"lacks {min(wanted)}, which it lists")
-    return copies, locks
+    return copies, locks, signatures
 
 
 def _copy(stream: IO[bytes], target: Path) -> str:

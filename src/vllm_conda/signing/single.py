@@ -63,7 +63,11 @@ def verify_file(file: Path, trusted: Path) -> VerifiedFile:
         raise SignatureError(f"{file} is not signed: {file.name}.sigs is missing.", FETCH_AGAIN)
     subject = _subject(file)
     trusted_keys = repository.trusted_keys(root)
-    if statement.RELEASE not in bundle.signed_by(bundles, trusted_keys, subject):
+    # Of a package: that it belongs into a channel, which a mirror or a bundle carried on.
+    if not bundle.signed_by(bundles, trusted_keys, subject) & {
+        statement.RELEASE,
+        statement.PUBLISH,
+    }:
         raise SignatureError(f"No trusted signer says anything of {file}.", FETCH_AGAIN)
     signers = tuple(keys.describe(key) for key in trusted_keys)
     return VerifiedFile(subject.sha256, signers, root.expires)
