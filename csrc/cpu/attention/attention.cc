@@ -156,12 +156,12 @@ void CheckBlocks(int64_t index, const AttentionRequest& request, const Attention
 
 std::vector<AttentionRequest> CheckRequests(const vk_attention_args& call, const Arguments& args,
                                             const AttentionProblem& problem) {
-  const bool* causal = nullptr;
+  const uint8_t* causal = nullptr;
   if (call.dynamic_causal != nullptr) {
     const Arg arg(kOp, "dynamic_causal", call.dynamic_causal);
     arg.Dtype({VK_BOOL}).Dims(1).Contiguous();
     args.AtLeast(arg, args.requests());
-    causal = static_cast<const bool*>(call.dynamic_causal->data);
+    causal = static_cast<const uint8_t*>(call.dynamic_causal->data);
   }
   const int32_t* starts = static_cast<const int32_t*>(call.query_start_loc->data);
   const int32_t* lengths = static_cast<const int32_t*>(call.seq_lens->data);
@@ -180,7 +180,7 @@ std::vector<AttentionRequest> CheckRequests(const vk_attention_args& call, const
     request.blocks = table + i * args.table.stride(0);
     request.first_token = starts[i];
     request.seq_len = lengths[i];
-    request.causal = causal != nullptr ? causal[i] : call.causal != 0;
+    request.causal = causal != nullptr ? causal[i] != 0 : call.causal != 0;
     VK_CHECK(request.seq_len >= request.tokens,
              "%s: seq_lens[%lld] is %d, want at least the request's %d query tokens", kOp, index,
              request.seq_len, request.tokens);

@@ -81,7 +81,7 @@ vk_status vk_cpu_eagle_prepare_next_token(const vk_tensor* sampled, const vk_ten
              "%s: sampled_token_ids has shape %s, want at least [%lld, %lld]", op,
              vk::ShapeString(*sampled).c_str(), static_cast<long long>(requests),
              static_cast<long long>(columns));
-    const auto* dropped = Elements<bool>(op, "discard_request_mask", discard, requests, VK_BOOL);
+    const auto* dropped = Elements<uint8_t>(op, "discard_request_mask", discard, requests, VK_BOOL);
     const auto* spare = Elements<int64_t>(op, "backup_next_token_ids", backup, requests, VK_I64);
     auto* to = Elements<int64_t>(op, "next_token_ids", next, requests, VK_I64);
     auto* count = Elements<int64_t>(op, "valid_sampled_tokens_count", counts, requests, VK_I64);

@@ -56,7 +56,7 @@ class Output {
     if (is_greedy != nullptr) {
       const Arg mask(op, "is_greedy", is_greedy);
       mask.Dtype({VK_BOOL}).Dims(1).Contiguous().Size(0, requests.count());
-      is_greedy_ = static_cast<const bool*>(is_greedy->data);
+      is_greedy_ = static_cast<const uint8_t*>(is_greedy->data);
     }
     rows_ = static_cast<int64_t*>(output->data);
     stride_ = out.stride(0);
@@ -66,7 +66,7 @@ class Output {
 
   // Whether a request is sampled otherwise: greedily or not.
   bool LeavesOut(int64_t request, bool greedy) const {
-    return is_greedy_ != nullptr && is_greedy_[request] != greedy;
+    return is_greedy_ != nullptr && (is_greedy_[request] != 0) != greedy;
   }
 
   // `choose(token, accepted)` gives the token to write in place of a drafted one.
@@ -84,7 +84,7 @@ class Output {
  private:
   int64_t* rows_;
   const int64_t* bonus_;
-  const bool* is_greedy_ = nullptr;
+  const uint8_t* is_greedy_ = nullptr;
   int64_t stride_, bonus_stride_;
 };
 
