@@ -75,6 +75,9 @@ constexpr bool Takes(const Argument& argument) {
   if constexpr (std::is_same_v<Value, std::optional<std::vector<int64_t>>>) {
     return is("int[]", true);
   }
+  if constexpr (std::is_same_v<Value, std::vector<std::vector<int64_t>>>) {
+    return is("int[][]", false);
+  }
   return false;
 }
 
@@ -86,6 +89,12 @@ constexpr bool Gives(std::string_view results) {
   if constexpr (std::is_same_v<Result, Tensor>) return results == "Tensor";
   if constexpr (std::is_same_v<Result, std::tuple<Tensor, Tensor>>) {
     return results == "(Tensor, Tensor)";
+  }
+  if constexpr (std::is_same_v<Result, std::tuple<int64_t, Tensor>>) {
+    return results == "(int, Tensor)";
+  }
+  if constexpr (std::is_same_v<Result, std::tuple<std::vector<int64_t>, std::vector<int64_t>>>) {
+    return results == "(int[], int[])";
   }
   return false;
 }

@@ -34,7 +34,7 @@ constexpr size_t RowOf(std::string_view name) {
 
 // One argument, such as `Tensor!? residual`, or one result.
 struct Argument {
-  std::string_view type;  // Tensor, int (SymInt too), float, bool, str, ScalarType, int[]
+  std::string_view type;  // Tensor, int (SymInt too), float, bool, str, ScalarType, int[], int[][]
   std::string_view name;
   bool optional = false;
   bool written = false;
@@ -65,10 +65,13 @@ constexpr Argument ParseArgument(std::string_view text) {
   parsed.type = text.substr(0, blank);
   parsed.optional = parsed.type.ends_with('?');
   parsed.written = parsed.type.find('!') != text.npos;
-  const bool list = parsed.type.find("[]") != text.npos;
+  const size_t brackets = parsed.type.find("[]");
+  const std::string_view lists = brackets == text.npos ? "" : parsed.type.substr(brackets);
   parsed.type = parsed.type.substr(0, parsed.type.find_first_of("(!?["));
   if (parsed.type == "SymInt") parsed.type = "int";
-  if (parsed.type == "int" && list) parsed.type = "int[]";
+  if (parsed.type == "int" && !lists.empty()) {
+    parsed.type = lists.starts_with("[][]") ? "int[][]" : "int[]";
+  }
   return parsed;
 }
 

@@ -122,6 +122,11 @@ def _scaled_product(
     return mat1.new_empty((mat1.shape[0], mat2.shape[0]), dtype=out_dtype)
 
 
+def _shared_buffer(**_: object) -> tuple[torch.types.IntLikeType, torch.Tensor]:
+    """An address, and the handle of the memory."""
+    return torch.library.get_ctx().new_dynamic_size(), torch.empty(64, dtype=torch.uint8)
+
+
 # Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -134,6 +139,9 @@ _SPECIAL: dict[str, Fake] = {
     "moe_wna16_gemm": _moe_wna16_gemm,
     "permute_cols": _permute_cols,
     "get_cuda_view_from_cpu_tensor": _gpu_view,
+    "open_mem_handle": _handle,
+    "init_custom_ar": _handle,
+    "allocate_shared_buffer_and_handle": _shared_buffer,
     "weak_ref_tensor": _same_layout,
     "gptq_gemm": _gptq_gemm,
     "awq_gemm": _awq_gemm,

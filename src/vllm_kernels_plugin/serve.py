@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import adapt, engine, engines, modules
+from vllm_kernels_plugin import adapt, all_reduce, engine, engines, modules
 from vllm_kernels_plugin.errors import PluginError
 
 # Without this op the engine multiplies with torch.nn.functional.linear. Our reference defines the
@@ -89,6 +89,7 @@ def serve(device: str) -> tuple[str, ...]:
 def _served(device: str) -> tuple[Served, ...]:
     """The ops of the installed engine that have an implementation here."""
     left = _BETTER_LEFT_TO_PYTORCH.intersection(engine_api.reference_ops())
+    left |= all_reduce.left_out()
     engines_ops = engines.ops(engine.version(), device)
     found = []
     for name in engine_api.ops():

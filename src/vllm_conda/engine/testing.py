@@ -49,6 +49,7 @@ PROGRAMS = Path(__file__).parent / "inside"
 FILES_CHECK = Path("recipe/engine/tests/check_engine.py")
 # A build tree, a forced tier or another plugin mode of the caller would test something else.
 CLEARED = (
+    "VLLM_KERNELS_ALL_REDUCE",
     "VLLM_KERNELS_ATTENTION",
     "VLLM_KERNELS_BACKEND",
     "VLLM_KERNELS_CPU_COMPACT",

@@ -86,6 +86,12 @@ PLUGIN = (
         "`--attention-backend` is obeyed in both cases (ours is `CUSTOM`).",
     ),
     Variable(
+        "VLLM_KERNELS_ALL_REDUCE",
+        "`nccl`, `direct`",
+        "`direct`: tensor-parallel ranks of one machine sum small messages by reading each other's "
+        "memory, unless `--disable-custom-all-reduce` is given. Not run on GPUs yet, hence `nccl`.",
+    ),
+    Variable(
         "VLLM_KERNELS_NO_COMPILER_SAID",
         "empty, `1`",
         "Set by the plugin for its child processes, which then do not repeat the warning that no "

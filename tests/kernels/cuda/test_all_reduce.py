@@ -1,0 +1,138 @@
+"""Collectives: ranks as streams of one GPU, which meet as the GPUs of a group do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+import vllm_kernels  # noqa: F401  registers the ops
+
+ops = torch.ops.vllm_kernels
+LARGEST = 1 << 20
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Group:
+    """Ranks of one process: each has a communicator, a stream and the same addresses."""
+
+    communicators: list[int]
+    streams: list[torch.cuda.Stream]
+    buffers: list[int]
+    kept: list[torch.Tensor]
+
+    @property
+    def ranks(self) -> int:
+        return len(self.communicators)
+
+    def run(self, call: Callable[[int], None]) -> None:
+        """``call`` of every rank, each on its stream."""
+        torch.cuda.synchronize()
+        for rank, stream in enumerate(self.streams):
+            with torch.cuda.stream(stream):
+                call(rank)
+        torch.cuda.synchronize()
+
+
+@pytest.fixture(params=[2, 4, 6, 8])
+def group(request: pytest.FixtureRequest) -> Iterator[Group]:
+    ranks = request.param
+    signals = [
+        ops.allocate_shared_buffer_and_handle(ops.meta_size() + LARGEST)[0] for _ in range(ranks)
+    ]
+    buffers = [ops.allocate_shared_buffer_and_handle(LARGEST)[0] for _ in range(ranks)]
+    data = [torch.empty(1 << 12, dtype=torch.uint8, device="cuda") for _ in range(ranks)]
+    made = [ops.init_custom_ar(signals, data[rank], rank, True) for rank in range(ranks)]
+    for one in made:
+        ops.register_buffer(one, buffers)
+    yield Group(made, [torch.cuda.Stream() for _ in range(ranks)], buffers, data)
+    torch.cuda.synchronize()
+    for one in made:
+        ops.dispose(one)
+    for address in (*signals, *buffers):
+        ops.free_shared_buffer(address)
+
+
+def _sum(inputs: list[torch.Tensor]) -> torch.Tensor:
+    total = inputs[0].float()
+    for one in inputs[1:]:
+        total = total + one.float()
+    return total.to(inputs[0].dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_reduce(group: Group, dtype: torch.dtype) -> None:
+    generator = torch.Generator("cuda").manual_seed(group.ranks)
+    size = torch.finfo(dtype).bits // 8
+    for bytes_ in (16, 48, 4096, 65552, 1 << 18, (1 << 19) + 16, LARGEST):
+        shape = (bytes_ // size,)
+        inputs = [
+            torch.randn(shape, device="cuda", dtype=torch.float32, generator=generator).to(dtype)
+            for _ in range(group.ranks)
+        ]
+        outputs = [torch.full_like(one, float("nan")) for one in inputs]
+        for _ in range(3):  # on the same memory
+            group.run(
+                lambda rank, given=inputs, out=outputs: ops.all_reduce(
+                    group.communicators[rank], given[rank], out[rank], group.buffers[rank], LARGEST
+                )
+            )
+            for out in outputs:
+                assert torch.equal(out, _sum(inputs))
+
+
+def test_order_of_dimensions_may_be_any(group: Group) -> None:
+    inputs = [torch.randn(8, 16, device="cuda").t() for _ in range(group.ranks)]
+    outputs = [torch.empty_like(one) for one in inputs]
+    group.run(
+        lambda rank: ops.all_reduce(
+            group.communicators[rank], inputs[rank], outputs[rank], group.buffers[rank], LARGEST
+        )
+    )
+    assert torch.equal(outputs[0], _sum(inputs))
+
+
+def test_gather_and_scatter(group: Group) -> None:
+    for rows in (1, 5, 200):
+        inputs = [
+            torch.randn(rows * group.ranks, 8, device="cuda").bfloat16() for _ in range(group.ranks)
+        ]
+        parts = [inputs[0].new_empty(rows, 8) for _ in inputs]
+        wholes = [inputs[0].new_empty(rows * group.ranks**2, 8) for _ in inputs]
+
+        def call(rank: int) -> None:
+            about = group.buffers[rank], LARGEST
+            communicator = group.communicators[rank]
+            ops.custom_reduce_scatter(communicator, inputs[rank], parts[rank], *about)  # noqa: B023
+            ops.custom_all_gather(communicator, inputs[rank], wholes[rank], *about)  # noqa: B023
+
+        group.run(call)
+        assert torch.equal(torch.cat(parts), _sum(inputs))
+        for whole in wholes:
+            assert torch.equal(whole, torch.cat(inputs))
+
+
+def test_bad_calls_are_refused(group: Group) -> None:
+    one, address = group.communicators[0], group.buffers[0]
+    x = torch.randn(64, device="cuda")
+
+    def refused(match: str, *arguments: object) -> None:
+        with pytest.raises(RuntimeError, match=match):
+            ops.all_reduce(*arguments)
+
+    refused("fa is no communicator", 12345, x, x.clone(), address, LARGEST)
+    refused("want at most the buffer's 64", one, x, x.clone(), address, 64)
+    refused("reg_buffer is no registered buffer", one, x, x.clone(), address + 16, LARGEST)
+    refused("inp is not registered", one, x, x.clone(), 0, 0)
+    refused("multiple of 16", one, x[:3], x[:3].clone(), address, LARGEST)
+    refused("strides", one, x.view(8, 8).t(), x.clone().view(8, 8), address, LARGEST)
+    refused("inp", one, x.int(), x.int().clone(), address, LARGEST)
+    with pytest.raises(RuntimeError, match="want 2, 4, 6 or 8"):
+        ops.init_custom_ar([address] * 3, x.view(torch.uint8), 0, True)
+    with pytest.raises(RuntimeError, match="rank is 2"):
+        ops.init_custom_ar([address] * 2, x.view(torch.uint8), 2, True)
+    with pytest.raises(RuntimeError, match="mem_handle"):
+        ops.open_mem_handle(torch.zeros(3, dtype=torch.uint8))
