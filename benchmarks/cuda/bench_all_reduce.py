@@ -66,7 +66,7 @@ class Direct:
         ops.register_graph_buffers(self.communicator, list(handles), list(offsets))
 
 
-def _graph(call: Callable[[], None], prepare: Callable[[], None]) -> torch.cuda.CUDAGraph:
+def _graph(call: Callable[[], object], prepare: Callable[[], None]) -> torch.cuda.CUDAGraph:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for _ in range(CALLS):
@@ -109,8 +109,12 @@ def _measure(direct: Direct, size: int, dtype: torch.dtype) -> dict[str, object]
     right = right and _right(out, x, direct.ranks)
     theirs = _graph(lambda: dist.all_reduce(nccl), lambda: None)
 
-    def eager(call: Callable[[], None]) -> Callable[[], None]:
-        return lambda: [call() for _ in range(CALLS)] and None
+    def eager(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(CALLS):
+                call()
+
+        return run
 
     row = {
         "bytes": size,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 
@@ -26,8 +26,8 @@ FP8_PROBLEM = (
     "TRITON_MLA"
 )
 
-Tensor = torch.Tensor
-Decoded = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+Tensor: TypeAlias = torch.Tensor
+Decoded: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 def problem() -> str | None:

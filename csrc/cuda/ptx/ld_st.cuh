@@ -11,8 +11,8 @@ __device__ __forceinline__ void st_volatile_shared(uint32_t address, float value
   asm volatile("st.volatile.shared.f32 [%0], %1;" ::"r"(address), "f"(value) : "memory");
 }
 
-// "st", .release.sys: what this thread wrote or read before, and what barriers ordered before that, is
-// done for whoever acquires the value, on any GPU.
+// "st", .release.sys: what this thread wrote or read before, and what barriers ordered before that,
+// is done for whoever acquires the value, on any GPU.
 __device__ __forceinline__ void st_release_sys(uint32_t* at, uint32_t value) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(at), "r"(value) : "memory");
 }
