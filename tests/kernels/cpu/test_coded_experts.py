@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+
+from ..common.sampled import with_dtypes
 
 ops = torch.ops.vllm_kernels
 E4M3 = torch.float8_e4m3fn
@@ -118,12 +121,12 @@ def layer(
     )
 
 
-METHODS = pytest.mark.parametrize("method", [0, 1, 2, 4], ids=["plain", "int8", "fp8", "mxfp4"])
+METHODS = {"plain": 0, "int8": 1, "fp8": 2, "mxfp4": 4}
 
 
-@METHODS
-@pytest.mark.parametrize("tokens", [1, 4, 37, 130])
-def test_tokens(tier: str, dtype: torch.dtype, method: int, tokens: int) -> None:
+@with_dtypes("case", itertools.product(METHODS, [1, 4, 37, 130]))
+def test_tokens(tier: str, dtype: torch.dtype, case: tuple[str, int]) -> None:
+    method, tokens = METHODS[case[0]], case[1]
     layer(method, tokens, 96, 160, dtype).check()
 
 
@@ -132,12 +135,11 @@ def test_odd_sizes(tier: str, dtype: torch.dtype, method: int) -> None:
     layer(method, 7, 75, 43, dtype).check()
 
 
-@METHODS
-@pytest.mark.parametrize("act", [0, 1, 2, 3])
-def test_activations_and_biases(tier: str, dtype: torch.dtype, method: int, act: int) -> None:
-    case = layer(method, 6, 64, 96, dtype)
-    case = replace(case, act=act, bias1=torch.randn(5, 192), bias2=torch.randn(5, 64).to(dtype))
-    case.check()
+@with_dtypes("case", itertools.product(METHODS, [0, 1, 2, 3]))
+def test_activations_and_biases(tier: str, dtype: torch.dtype, case: tuple[str, int]) -> None:
+    method, act = METHODS[case[0]], case[1]
+    biases = {"bias1": torch.randn(5, 192), "bias2": torch.randn(5, 64).to(dtype)}
+    replace(layer(method, 6, 64, 96, dtype), act=act, **biases).check()
 
 
 def test_limit(tier: str, dtype: torch.dtype) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ..common.sampled import with_dtypes
+
 ops = torch.ops.vllm_kernels
 E4M3 = torch.float8_e4m3fn
 
@@ -52,7 +54,7 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@with_dtypes("shape", SHAPES)
 def test_fp8(tier: str, dtype: torch.dtype, shape: tuple[int, int, int, tuple[int, int]]) -> None:
     m, k, n, block = shape
     a, weight, scales = fp8_case(m, k, n, block, dtype)
@@ -65,7 +67,7 @@ def test_fp8(tier: str, dtype: torch.dtype, shape: tuple[int, int, int, tuple[in
     assert torch.equal(plain, got)
 
 
-@pytest.mark.parametrize("m", [*range(1, 20), 31, 32, 33, 64, 257])
+@with_dtypes("m", [*range(1, 20), 31, 32, 33, 64, 257])
 def test_fp8_rows(tier: str, dtype: torch.dtype, m: int) -> None:
     a, weight, scales = fp8_case(m, 320, 96, (32, 64), dtype)
     packed = ops.convert_weight_packed(weight)
@@ -113,7 +115,7 @@ def test_fp8_extremes(tier: str, dtype: torch.dtype) -> None:
     assert torch.equal(got, (448.0 * 64 * scales.t()).expand(2, 3))
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 37, 80), (7, 130, 5), (40, 2049, 64)], ids=str)
+@with_dtypes("shape", [(1, 64, 64), (3, 37, 80), (7, 130, 5), (40, 2049, 64)])
 def test_int8(tier: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> None:
     m, k, n = shape
     a = torch.randn(m, k).to(dtype)
@@ -125,7 +127,7 @@ def test_int8(tier: str, dtype: torch.dtype, shape: tuple[int, int, int]) -> Non
     check(got, a, weight.double() * scales.double(), bias)
 
 
-@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 37, 80), (7, 130, 5), (300, 513, 96)], ids=str)
+@with_dtypes("shape", [(1, 64, 64), (3, 37, 80), (7, 130, 5), (300, 513, 96)])
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "plain"])
 def test_linear(tier: str, dtype: torch.dtype, shape: tuple[int, int, int], packed: bool) -> None:
     m, k, n = shape
