@@ -17,6 +17,8 @@ CUDA_COMPILER = "cuda-nvcc"
 # conda-forge's spelling of "no CUDA" on the axis cuda_compiler_version.
 NO_CUDA = "None"
 ALL_SLICE = "all"
+# On platforms without an engine: the recipe skips what serves, so it is in no output's variant.
+ENGINE_KEY = "vllm_engine"
 ALL_PLATFORMS = "all"
 
 
@@ -84,7 +86,7 @@ def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
     # Lets the recipe tell the one job of several levels that makes what no level touches.
     keys = {**job.axes(), "microarch_floor": str(entry.levels[0]), "cuda_compiler": CUDA_COMPILER}
     if not entry.engine:
-        keys["vllm_engine"] = "none"
+        keys[ENGINE_KEY] = "none"
     if job.device == CUDA:
         keys["cuda_arch_bound"] = arch_bound(targets, job)
         keys["cuda_driver_bound"] = driver_bound(targets, job)

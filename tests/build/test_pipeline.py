@@ -62,6 +62,7 @@ def test_full_build_then_nothing_then_one_kernel_file(
         "vllm-core",
         "vllm-kernels-cpu",
         "vllm-kernels",
+        "vllm-cpu",
         "vllm-kernels-cpu",
     ]
     assert all(item.tests == "passed" for item in first.built)

@@ -95,7 +95,7 @@ def test_same_bits_as_a_local_build_and_nothing_to_do_afterwards(
     done = run(checkout, dummies)
     assert done.returncode == 0, done.stderr
     assert packages(checkout / "output") == packages(checkout / "local")
-    assert len(packages(checkout / "output")) == 4
+    assert len(packages(checkout / "output")) == 5
     listed = json.loads((checkout / "output/linux-64/repodata.json").read_text())
     assert set(listed["packages.conda"]) == set(packages(checkout / "output"))
     for job in (V3, V4):
@@ -105,7 +105,7 @@ def test_same_bits_as_a_local_build_and_nothing_to_do_afterwards(
     again = run(checkout, dummies)
     assert again.returncode == 0
     assert "submit" not in again.stderr
-    assert again.stdout.count("unchanged") == 4
+    assert again.stdout.count("unchanged") == 5
 
 
 def test_failed_task_is_named_and_retried_alone(checkout: Path, dummies: str) -> None:
@@ -129,7 +129,7 @@ def test_failed_task_is_named_and_retried_alone(checkout: Path, dummies: str) ->
     assert done.returncode == 0, done.stderr
     assert V4 not in done.stderr
     assert {name.rsplit("-", 2)[0] for name in packages(checkout / "output")} == {
-        "vllm-core", "vllm-kernels-cpu", "vllm-kernels",
+        "vllm-core", "vllm-cpu", "vllm-kernels-cpu", "vllm-kernels",
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from vllm_conda.errors import ConfigError
 from vllm_conda.jobs import (
     ALL_SLICE,
     CUDA,
+    ENGINE_KEY,
     NO_CUDA,
     Job,
     arch_range,
@@ -99,6 +100,10 @@ def conda_build_config(targets: Targets) -> str:
             f'  - "{bound}"  # [{_selector(targets, platform)}]\n'
             for platform, bound in bounds.items()
         )
+    without = [p for p, entry in targets.platforms.items() if not entry.engine]
+    if without:
+        text += f"{ENGINE_KEY}:\n"
+        text += "".join(f"  - none  # [{_selector(targets, platform)}]\n" for platform in without)
     text += (
         "# conda-forge's own group, whole: one compiler and one C library for all CUDA versions\n"
         "# keep vllm-core one package a platform. A new CUDA version is an entry of targets.toml.\n"

@@ -18,7 +18,7 @@ from vllm_conda.feedstock.config import (
     rows,
     slice_bounds,
 )
-from vllm_conda.jobs import NO_CUDA, Job, variant_keys
+from vllm_conda.jobs import ENGINE_KEY, NO_CUDA, Job, variant_keys
 from vllm_conda.recipe import Recipe, render
 from vllm_conda.targets import Targets
 
@@ -86,7 +86,7 @@ def used_keys(targets: Targets, recipe: Recipe, chosen: Sequence[Job]) -> set[st
             for staging in output.rendered.recipe.staging_caches:
                 specs = staging.to_dict().get("requirements", {}).get("host", [])
                 found |= {str(spec).replace("-", "_") for spec in specs}
-    return (found & known) | set(CHANNELS)
+    return ((found | {ENGINE_KEY}) & known) | set(CHANNELS)
 
 
 def configurations(targets: Targets, recipe: Recipe) -> list[Configuration]:
