@@ -53,6 +53,7 @@ Largest FindLargest(const float* values, size_t count) {
 
 Largest FindLargestRest(const float* target, const float* draft, const float* factor,
                         size_t count) {
+  const VF zero = hn::Zero(DF());
   VF value = hn::Set(DF(), -1.0f);
   VI place = hn::Zero(DI());
   ForVectors(count, [&](size_t i, size_t n) VK_INLINE_LAMBDA {
@@ -60,7 +61,7 @@ Largest FindLargestRest(const float* target, const float* draft, const float* fa
     if (draft != nullptr) {
       rest = hn::Sub(rest, LoadUpTo(draft + i, n));
       // NaN counts as nothing left, which hn::ZeroIfNegative would make depend on its sign.
-      rest = hn::IfThenElseZero(hn::Gt(rest, hn::Zero(DF())), rest);
+      rest = hn::IfThenElseZero(hn::Gt(rest, zero), rest);
     }
     const VF score = hn::Mul(rest, LoadUpTo(factor + i, n));
     Take(Present(score, n, -2.0f), hn::Iota(DI(), static_cast<int32_t>(i)), value, place);
