@@ -75,12 +75,12 @@ RULES: Mapping[str, Rule] = {
     "cpu_gemm_wna16": Rule(fill={"g_idx": _NO_ORDER}),
     # A hint about when the next kernel may start.
     "dsv3_fused_a_gemm": Rule(unused=("enable_pdl",)),
-    # Our plan does not depend on the cache's type.
     "fused_experts_cpu": Rule(
         fill={"out": _like_hidden_states, "a1_scale": _NO_ORDER, "act_method": _older_activation},
         only={"inplace": False},
         returned="out",
     ),
+    # Our plan does not depend on the cache's type.
     "get_scheduler_metadata": Rule(unused=("kv_cache_dtype",)),
     "gptq_gemm": Rule(fill={"b_g_idx": _empty}),
     "gptq_marlin_repack": Rule(fill={"perm": _empty}),

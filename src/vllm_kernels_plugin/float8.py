@@ -1,8 +1,9 @@
-"""FP8, INT8 and MXFP4 weights on every CPU.
+"""FP8 weights on every CPU, and experts with FP8, INT8 and MXFP4 weights on x86.
 
-The engine's kernels for them ask for AMX, where upstream's ops need it. Ours run on every tier, so
-each of those kernels gets a subclass in its place that leaves the question out, and experts are
-told that any x86 CPU will do.
+The engine's kernels for linear layers ask for AMX, which upstream's ops need. Ours run on every
+tier, so each of those kernels gets a subclass in its place that leaves the question out. Experts
+are told that any x86 CPU will do. On other CPUs the engine's own answer stands: it has experts of
+their own for some formats, and no engine has run ours there.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _of_every_tier(base: type) -> type:
 
 
 def serve() -> None:
-    """Have the engine take its FP8 kernels for linear layers whatever the CPU's tier is."""
+    """Have the engine take its kernels for linear layers on every CPU, its experts on x86."""
     from vllm.model_executor.kernels import linear
     from vllm.platforms import PlatformEnum
 
@@ -36,7 +37,10 @@ def serve() -> None:
 
 def _serve_experts() -> None:
     from vllm.model_executor.layers.fused_moe.experts import cpu_moe
+    from vllm.platforms import CpuArchEnum, current_platform
 
+    if current_platform.get_cpu_architecture() != CpuArchEnum.X86:
+        return
     for name in EXPERTS:
         if kind := getattr(cpu_moe, name, None):
             kind._supports_current_device = staticmethod(lambda: True)

@@ -92,6 +92,16 @@ def _fp8(config: Any) -> bool:
     )
 
 
+def _fp8_per_tensor(config: Any) -> bool:
+    settings = getattr(config.model_config.hf_config, "quantization_config", None)
+    if _quantization(config) in ("fp8", "modelopt"):
+        return not isinstance(settings, Mapping) or not settings.get("weight_block_size")
+    return any(
+        _bits(scheme, "weights") == ("float", 8) and scheme["weights"].get("strategy") == "tensor"
+        for scheme in _schemes(config)
+    )
+
+
 def _experts(config: Any) -> bool:
     return bool(getattr(config.model_config, "is_moe", False))
 
@@ -151,6 +161,13 @@ CPU_NEEDS = (
         ("fp8_scaled_mm_cpu",),
         _fp8,
         "use a checkpoint in bfloat16 or with int8 weights and activations",
+    ),
+    Need(
+        # Layers that the engine fuses get their common scale while the weights are loaded.
+        "float8 weights with one scale a tensor",
+        ("static_scaled_fp8_quant", "dynamic_scaled_fp8_quant"),
+        _fp8_per_tensor,
+        "use a checkpoint with scales per block or channel, or in bfloat16",
     ),
     Need(
         "float8 weights of experts",

@@ -174,6 +174,75 @@ def test_defaults_that_the_dispatcher_leaves_out() -> None:
     assert got == [1, 2, 3, 4, "auto", 6]
 
 
+@pytest.mark.parametrize("version", [OLDEST, "0.30.0", "0.31.0", NEWEST])
+@pytest.mark.parametrize("alpha", [None, 1.702])
+def test_experts_of_every_engine(version: str, alpha: float | None) -> None:
+    """The output is passed or returned; what the engine does not name has the older meaning."""
+    ours = engine_api.schema("fused_experts_cpu")
+    schema = adapt.schema("fused_experts_cpu", engines.ops(version, "cpu")["fused_experts_cpu"][1])
+    found: dict[str, Any] = {}
+
+    def function(*values: Any) -> None:
+        found.update(zip([one.name for one in ours.arguments], values, strict=True))
+
+    hidden, out = torch.zeros(3, 8), torch.zeros(3, 8)
+    passed = {
+        "hidden_states": hidden,
+        "out": out,
+        "inplace": False,
+        "alpha": alpha,
+        "act_method": 2,
+    }
+    values = [passed.get(one.name, f"<{one.name}>") for one in schema.arguments]
+    result = adapt.adapted("fused_experts_cpu", ours, schema, function)(*values)
+    theirs = {one.name for one in schema.arguments}
+    if "out" in theirs:
+        assert result is None
+        assert found["out"] is out
+    else:
+        assert result is found["out"]
+        assert result is not hidden
+        assert (result.shape, result.dtype) == (hidden.shape, hidden.dtype)
+    assert found["act_method"] == (2 if "act_method" in theirs else int(alpha is not None))
+    assert found["a1_scale"] == ("<a1_scale>" if "a1_scale" in theirs else None)
+    same = theirs - {"out", "inplace", "act_method", "a1_scale"}
+    assert {word: found[word] for word in same} == {
+        word: passed.get(word, f"<{word}>") for word in same
+    }
+
+
+def test_experts_in_place_are_refused() -> None:
+    ours = engine_api.schema("fused_experts_cpu")
+    schema = adapt.schema("fused_experts_cpu", engines.ops(OLDEST, "cpu")["fused_experts_cpu"][1])
+    values = [one.name == "inplace" for one in schema.arguments]
+    with pytest.raises(NotImplementedError, match="fused_experts_cpu: inplace is not served"):
+        adapt.adapted("fused_experts_cpu", ours, schema, print)(*values)
+
+
+@pytest.mark.parametrize("version", [OLDEST, NEWEST])
+def test_packed_products_return_or_fill_their_result(version: str) -> None:
+    ours = engine_api.schema("weight_packed_linear")
+    schema = adapt.schema(
+        "weight_packed_linear", engines.ops(version, "cpu")["weight_packed_linear"][1]
+    )
+    mat1, mat2 = torch.ones(3, 8, dtype=torch.bfloat16), torch.ones(5, 8, dtype=torch.bfloat16)
+    out = torch.empty(3, 5, dtype=torch.bfloat16)
+    names = [one.name for one in schema.arguments]
+    values = {"out": out, "mat1": mat1, "mat2": mat2, "bias": None, "is_vnni": True}
+
+    def function(to: torch.Tensor, a: object, b: object, bias: object, packed: object) -> None:
+        assert (a is mat1, b is mat2, bias, packed) == (True, True, None, True)
+        to.fill_(7)
+
+    call = adapt.adapted("weight_packed_linear", ours, schema, function)
+    result = call(*(values[name] for name in names))
+    if "out" in names:
+        assert result is None
+    else:
+        out = result
+    assert torch.equal(out, torch.full((3, 5), 7, dtype=torch.bfloat16))
+
+
 def test_an_argument_without_a_rule() -> None:
     ours = engine_api.schema("relu_squared")
     other = adapt.schema("relu_squared", "(Tensor! out, Tensor input, float limit) -> ()")

@@ -121,6 +121,34 @@ def test_four_bit_weights_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
         needs.check(dense, "cpu")  # type: ignore[arg-type]
 
 
+def float8_scheme(strategy: str) -> dict[str, Any]:
+    weights = {"type": "float", "num_bits": 8, "strategy": strategy}
+    return {"config_groups": {"group_0": {"weights": weights}}}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "refused"),
+    [
+        ("fp8", {"weight_block_size": [128, 128]}, False),
+        ("fp8", {"activation_scheme": "static"}, True),
+        ("fp8", None, True),  # made from a bfloat16 checkpoint
+        ("compressed-tensors", float8_scheme("channel"), False),
+        ("compressed-tensors", float8_scheme("block"), False),
+        ("compressed-tensors", float8_scheme("tensor"), True),
+    ],
+)
+def test_float8_weights_by_their_scales(
+    method: str, settings: Any, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: op == "fp8_scaled_mm_cpu")
+    model = config(quantization=method, quantization_config=settings)
+    if not refused:
+        needs.check(model, "cpu")  # type: ignore[arg-type]
+        return
+    with pytest.raises(PluginError, match="static_scaled_fp8_quant for float8 weights with one"):
+        needs.check(model, "cpu")  # type: ignore[arg-type]
+
+
 CUDA_INT4 = ("gptq_marlin_repack", "awq_marlin_repack", "marlin_gemm")
 CUDA_EXPERTS = ("topk_softmax", "moe_align_block_size", "moe_sum")
 

@@ -33,12 +33,12 @@ MODELS = (
     "deepseek_v2",
     "deepseek_v3",
 )
-# Llamas whose weights are stored in 4 bits, or in 8 with activations rounded too.
-QUANTISED = ("llama_gptq", "llama_awq", "llama_w8a8")
+# Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
+QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
-# The engine itself refuses them in float16, for their range.
-WITHOUT_FLOAT16 = ("gemma2", "gemma3")
+# The engine itself refuses them in float16: Gemma for its range, FP8 as its CPU kernel lacks it.
+WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8")
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
@@ -182,9 +182,9 @@ def _cpu_cases(options: Options) -> list[Case]:
 
 
 def _cpu_dtypes(model: str) -> tuple[str, ...]:
-    if model in QUANTISED:  # the engine accepts most such checkpoints in 16 bits only
-        return DTYPES["cpu"][1:]
-    return tuple(d for d in DTYPES["cpu"] if d != "float16" or model not in WITHOUT_FLOAT16)
+    # The engine accepts most quantised checkpoints in 16 bits only.
+    dtypes = DTYPES["cpu"][1:] if model in QUANTISED else DTYPES["cpu"]
+    return tuple(d for d in dtypes if d != "float16" or model not in WITHOUT_FLOAT16)
 
 
 def _cuda_cases(options: Options) -> list[Case]:

@@ -147,6 +147,7 @@ MODELS: Mapping[str, Model] = {
     "llama_gptq": Model("LlamaConfig", {"head_dim": 64}, scheme="gptq"),
     "llama_awq": Model("LlamaConfig", {"head_dim": 64}, scheme="awq"),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
+    "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
     # For measurements: the size class of half a billion parameters.
     "llama_500m": Model(
         "LlamaConfig",

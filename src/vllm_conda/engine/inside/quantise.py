@@ -14,6 +14,7 @@ import torch
 
 DEQUANTISED = "dequantised"
 GROUP = 64
+BLOCK = 128
 # The order in which AWQ puts eight columns into a word.
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 
@@ -94,6 +95,19 @@ def _int8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
     return {"weight": values.to(torch.int8), "weight_scale": scales}, values * scales
 
 
+def _fp8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    """E4M3, one scale a square of ``BLOCK``, as DeepSeek's checkpoints are."""
+    squares = weight.unflatten(1, (-1, BLOCK)).unflatten(0, (-1, BLOCK))
+    scales = squares.abs().amax((1, 3), keepdim=True) / torch.finfo(torch.float8_e4m3fn).max
+    values = (squares / scales).to(torch.float8_e4m3fn)
+    plain = (values.float() * scales).reshape(weight.shape)
+    tensors = {
+        "weight": values.reshape(weight.shape),
+        "weight_scale_inv": scales.squeeze(3).squeeze(1),
+    }
+    return tensors, plain
+
+
 def _int8_config() -> dict[str, Any]:
     common = {"num_bits": 8, "type": "int", "symmetric": True}
     return {
@@ -125,6 +139,14 @@ SCHEMES: Mapping[str, Scheme] = {
             "version": "gemm",
         },
         _awq,
+    ),
+    "fp8": Scheme(
+        {
+            "quant_method": "fp8",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [BLOCK, BLOCK],
+        },
+        _fp8,
     ),
     "w8a8": Scheme(_int8_config(), _int8, int8_activations=True),
 }
