@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import shutil
 import struct
 import subprocess
@@ -22,6 +23,8 @@ needs_compiler = pytest.mark.skipif(
 )
 
 GOOD = ("-Wl,-z,relro,-z,now,-z,noexecstack", "-s")
+SHADOW_STACKS = ("-fcf-protection", "-Wl,-z,shstk") if platform.machine() == "x86_64" else ()
+NO_SHADOW_STACKS = "-fcf-protection=none"
 # e_machine of the ELF header
 MACHINES = {"aarch64": 183, "ppc64le": 21}
 
@@ -33,6 +36,8 @@ def library(path: Path, source: str, *flags: str, language: str = "c") -> Path:
     command = [compiler, "-shared", "-fPIC", "-O1", "-fno-stack-protector", "-x", language, "-"]
     # What follows is libraries, no longer source.
     command += ["-x", "none", "-o", str(path), *GOOD, *flags]
+    if NO_SHADOW_STACKS not in flags:
+        command += SHADOW_STACKS
     subprocess.run(
         command,
         input=source,

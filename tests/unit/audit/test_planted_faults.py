@@ -7,7 +7,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from planted import conda, findings, library, needs_compiler, only, wheel, words
+from planted import (
+    NO_SHADOW_STACKS,
+    SHADOW_STACKS,
+    conda,
+    findings,
+    library,
+    needs_compiler,
+    only,
+    wheel,
+    words,
+)
 from support import ROOT
 
 from vllm_conda.audit.finding import Severity
@@ -363,6 +373,14 @@ def test_hardening_is_a_warning(tmp_path: Path, flag: str, part: str) -> None:
     found = only(package(tmp_path, NONE, flag), "hardening")
     assert found.severity is Severity.WARNING
     assert part in found.message
+
+
+@pytest.mark.skipif(not SHADOW_STACKS, reason="shadow stacks are x86-64's: no compiler for it here")
+@pytest.mark.usefixtures("own")
+def test_own_library_without_shadow_stacks_is_a_warning(tmp_path: Path) -> None:
+    found = only(package(tmp_path, NONE, NO_SHADOW_STACKS), "hardening")
+    assert found.severity is Severity.WARNING
+    assert "not marked for shadow stacks" in found.message
 
 
 def test_debug_information(tmp_path: Path) -> None:
