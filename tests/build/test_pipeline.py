@@ -209,7 +209,7 @@ def test_cpu_below_the_floor_builds_but_neither_tests_nor_installs(
     events = io.StringIO()
     report = run(checkout, dummies, V3, events=events)
     assert report.installed == []
-    assert len(packages(checkout)) == 3
+    assert len(packages(checkout)) == 4
     assert "skip  install vllm-kernels-cpu: not run: this CPU is below" in events.getvalue()
 
 

@@ -130,7 +130,7 @@ class Build(Product):
 
     def result(self, step: int) -> str:
         packages = self.listed("linux-64")
-        if len(packages) != 3:
+        if len(packages) != 4:
             return f"{len(packages)} packages"
         core = next(path for path in packages if path.name.startswith("vllm-core-"))
         text = self.content(core, "**/vllm_kernels/__init__.py")

@@ -264,7 +264,7 @@ def test_interrupted_submitter_cancels_and_killed_one_is_continued(
     done = run(checkout, dummies, "--variant", V3)
     assert done.returncode == 0, done.stderr
     assert "submit" not in done.stderr
-    assert len(packages(checkout / "output")) == 3
+    assert len(packages(checkout / "output")) == 4
 
 
 def test_controller_that_restarts(
