@@ -76,6 +76,8 @@ def test_not_plain(op: str, place: int, kind: str) -> None:
     tensor = call.arguments[place]
     if kind == "negative" and tensor.dtype == torch.bool:
         pytest.skip("booleans have no sign")
+    if kind in ("sparse", "nested") and tensor.dtype == torch.float8_e4m3fn:
+        pytest.skip("PyTorch makes no such tensor of float8")
     if kind == "meta" and len(list(call.tensors())) == 1:
         pytest.skip("all of its tensors are")
     spoil, what = SPOILT[kind]
