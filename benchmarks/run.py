@@ -16,14 +16,14 @@ from benchmarks.record import ROOT
 
 DEVICES = ("cpu", "cuda")
 # A process for each GPU, and arguments of its own.
-_OF_SEVERAL_GPUS = frozenset({"all_reduce"})
+OF_SEVERAL_GPUS = frozenset({"all_reduce"})
 
 
 def families(device: str) -> list[str]:
     """Names of the benchmarks of one device."""
     scripts = sorted((ROOT / "benchmarks" / device).glob("bench_*.py"))
     names = [path.stem.removeprefix("bench_") for path in scripts]
-    return [name for name in names if name not in _OF_SEVERAL_GPUS]
+    return [name for name in names if name not in OF_SEVERAL_GPUS]
 
 
 def measure(device: str, names: Sequence[str], arguments: Sequence[str]) -> int:

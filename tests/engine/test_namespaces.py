@@ -67,10 +67,9 @@ def test_names_are_the_engines(name: str) -> None:
 
 
 def test_every_namespace_of_the_engine_has_an_op_of_ours() -> None:
-    """But its custom all-reduce, which nothing here replaces."""
     oldest = (engines.ops(RELEASES[0], device) for device in ("cpu", "cuda"))
     spaces = {space for found in oldest for space, _ in found.values()}
-    assert {engine_api.namespace_of(name) for name in NAMES} == spaces - {"_C_custom_ar"}
+    assert {engine_api.namespace_of(name) for name in NAMES} == spaces
 
 
 def test_ops_of_ours_are_not_the_engines() -> None:
