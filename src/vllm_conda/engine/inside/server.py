@@ -33,7 +33,8 @@ TOKENS = 16
 MODEL_LENGTH = 512
 START_SECONDS = 400.0
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": TOKENS}
-PENALTIES = {"repetition": 1.4, "presence": 0.6, "frequency": 0.3}
+# They draw repetitions in: an answer without any would not change under penalties against them.
+PENALTIES = {"repetition": 0.6, "presence": -1.2, "frequency": 0.3}
 KINDS = ("completion", "completion_stream", "chat", "chat_stream")
 # Token identifiers with the text, and no stop at the text's end: what is compared.
 EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
