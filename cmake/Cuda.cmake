@@ -2,6 +2,9 @@
 # No GPU of this machine is ever asked for its architecture. targets.toml ([cuda]) decides, file by
 # file; src/vllm_cuda_plan computes it, with the standard library alone.
 
+include(Instances)
+include(Planner)
+
 # CMake adds no -arch of its own: every file gets the -gencode flags of its family or part.
 set(CMAKE_CUDA_ARCHITECTURES_REQUESTED "${CMAKE_CUDA_ARCHITECTURES}")
 set(CMAKE_CUDA_ARCHITECTURES OFF)
@@ -125,17 +128,6 @@ foreach(folder IN LISTS vllm_cuda_folders)
   list(APPEND vllm_cuda_have "${family}:${parts}")
 endforeach()
 
-if(VLLM_PYTHON_EXECUTABLE)
-  set(vllm_cuda_python ${VLLM_PYTHON_EXECUTABLE})
-elseif(Python_EXECUTABLE)
-  set(vllm_cuda_python ${Python_EXECUTABLE})
-elseif(CMAKE_CROSSCOMPILING)
-  # The one in CMAKE_PREFIX_PATH is the other platform's.
-  find_program(vllm_cuda_python NAMES python3 python REQUIRED
-               NO_CMAKE_PATH NO_CMAKE_ENVIRONMENT_PATH)
-else()
-  find_program(vllm_cuda_python NAMES python3 python REQUIRED)
-endif()
 vllm_cuda_request(vllm_cuda_text vllm_cuda_source)
 string(REPLACE ";" " " vllm_cuda_wanted "${VLLM_CUDA_FAMILIES}")
 # One summary a component: several lie in one folder.
@@ -147,24 +139,14 @@ if(NOT VLLM_COMPONENTS MATCHES "^(all|cuda)$")
 endif()
 set(VLLM_CUDA_SUMMARY ${PROJECT_BINARY_DIR}/cuda/${vllm_cuda_summary_name})
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/cuda)
-execute_process(
-  COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${PROJECT_SOURCE_DIR}/src PYTHONDONTWRITEBYTECODE=1
-          ${vllm_cuda_python} -m vllm_cuda_plan
-          --cuda ${CMAKE_CUDA_COMPILER_VERSION} --archs "${vllm_cuda_text}"
-          --archs-from ${vllm_cuda_source}
-          --component ${VLLM_COMPONENTS} --families "${vllm_cuda_wanted}" --platform ${VLLM_PLATFORM}
-          --cmake ${PROJECT_BINARY_DIR}/cuda/plan.cmake --summary ${VLLM_CUDA_SUMMARY}
-          --have ${vllm_cuda_have}
-  RESULT_VARIABLE vllm_cuda_result
-  OUTPUT_VARIABLE vllm_cuda_table OUTPUT_STRIP_TRAILING_WHITESPACE
-  ERROR_VARIABLE vllm_cuda_error ERROR_STRIP_TRAILING_WHITESPACE)
-if(NOT vllm_cuda_result EQUAL 0)
-  message(FATAL_ERROR "vllm-kernels: ${vllm_cuda_error}")
-endif()
+vllm_plan(vllm_cuda_table vllm_cuda_plan
+          --cuda=${CMAKE_CUDA_COMPILER_VERSION} "--archs=${vllm_cuda_text}"
+          --archs-from=${vllm_cuda_source}
+          --component=${VLLM_COMPONENTS} "--families=${vllm_cuda_wanted}" --platform=${VLLM_PLATFORM}
+          --cmake=${PROJECT_BINARY_DIR}/cuda/plan.cmake --summary=${VLLM_CUDA_SUMMARY}
+          --have ${vllm_cuda_have})
 message(STATUS "vllm-kernels: archs by ${vllm_cuda_source}; ${vllm_cuda_table}")
 include(${PROJECT_BINARY_DIR}/cuda/plan.cmake)
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
-             ${PROJECT_SOURCE_DIR}/src/vllm_cuda_plan/table.json)
 
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU"
    AND NOT "$ENV{NVCC_PREPEND_FLAGS} $ENV{NVCC_APPEND_FLAGS} ${CMAKE_CUDA_FLAGS}" MATCHES
@@ -280,13 +262,8 @@ endif()
 # source, NAME.cu in the build tree, from csrc/cuda/FAMILY/TEMPLATE with @KEY@ replaced. Both may be
 # paths below the family's folder. A name that ends in _PART belongs to that part.
 function(vllm_cuda_instance template name)
-  set(words ${ARGN})
-  while(words)
-    list(POP_FRONT words key value)
-    set(${key} "${value}")
-  endwhile()
   set(file ${PROJECT_BINARY_DIR}/cuda/${vllm_cuda_family}/${name}.cu)
-  configure_file(${PROJECT_SOURCE_DIR}/csrc/cuda/${vllm_cuda_family}/${template} ${file} @ONLY)
+  vllm_make_instance(${PROJECT_SOURCE_DIR}/csrc/cuda/${vllm_cuda_family}/${template} ${file} ${ARGN})
   set_property(GLOBAL APPEND PROPERTY VLLM_CUDA_INSTANCES_${vllm_cuda_family} ${file})
 endfunction()
 

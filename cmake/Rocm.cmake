@@ -3,6 +3,9 @@
 # ([rocm]) decides; src/vllm_cuda_plan/rocm.py computes it. ROCm's device libraries are not needed: the
 # functions that kernels call are in csrc/rocm/functions.h.
 
+include(Instances)
+include(Planner)
+
 find_path(VLLM_HIP_INCLUDE_DIR hip/hip_runtime_api.h HINTS $ENV{ROCM_PATH}/include
           PATHS /opt/rocm/include)
 find_library(VLLM_HIP_LIBRARY amdhip64 HINTS $ENV{ROCM_PATH}/lib PATHS /opt/rocm/lib)
@@ -92,34 +95,17 @@ function(vllm_rocm_native out source)
   set(${out} "${found}" PARENT_SCOPE)
 endfunction()
 
-if(VLLM_PYTHON_EXECUTABLE)
-  set(vllm_rocm_python ${VLLM_PYTHON_EXECUTABLE})
-elseif(Python_EXECUTABLE)
-  set(vllm_rocm_python ${Python_EXECUTABLE})
-else()
-  find_program(vllm_rocm_python NAMES python3 python REQUIRED)
-endif()
 vllm_rocm_request(vllm_rocm_text vllm_rocm_source)
 string(REPLACE ";" " " vllm_rocm_wanted "${VLLM_ROCM_FAMILIES}")
 set(VLLM_ROCM_SUMMARY ${PROJECT_BINARY_DIR}/rocm/rocm.json)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/rocm)
-execute_process(
-  COMMAND ${CMAKE_COMMAND} -E env PYTHONPATH=${PROJECT_SOURCE_DIR}/src PYTHONDONTWRITEBYTECODE=1
-          ${vllm_rocm_python} -m vllm_cuda_plan.rocm
-          --clang ${CMAKE_HIP_COMPILER_VERSION} --compiler ${CMAKE_HIP_COMPILER}
-          --known "${vllm_rocm_known}" --archs "${vllm_rocm_text}" --archs-from ${vllm_rocm_source}
-          --families "${vllm_rocm_wanted}"
-          --cmake ${PROJECT_BINARY_DIR}/rocm/plan.cmake --summary ${VLLM_ROCM_SUMMARY}
-  RESULT_VARIABLE vllm_rocm_result
-  OUTPUT_VARIABLE vllm_rocm_table OUTPUT_STRIP_TRAILING_WHITESPACE
-  ERROR_VARIABLE vllm_rocm_error ERROR_STRIP_TRAILING_WHITESPACE)
-if(NOT vllm_rocm_result EQUAL 0)
-  message(FATAL_ERROR "vllm-kernels: ${vllm_rocm_error}")
-endif()
+vllm_plan(vllm_rocm_table vllm_cuda_plan.rocm
+          --clang=${CMAKE_HIP_COMPILER_VERSION} --compiler=${CMAKE_HIP_COMPILER}
+          "--known=${vllm_rocm_known}" "--archs=${vllm_rocm_text}" --archs-from=${vllm_rocm_source}
+          "--families=${vllm_rocm_wanted}"
+          --cmake=${PROJECT_BINARY_DIR}/rocm/plan.cmake --summary=${VLLM_ROCM_SUMMARY})
 message(STATUS "vllm-kernels: gfx targets by ${vllm_rocm_source}; ${vllm_rocm_table}")
 include(${PROJECT_BINARY_DIR}/rocm/plan.cmake)
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS
-             ${PROJECT_SOURCE_DIR}/src/vllm_cuda_plan/table.json)
 
 add_library(vllm_rocm_compile INTERFACE)
 target_link_libraries(vllm_rocm_compile INTERFACE vllm_compile)
@@ -140,13 +126,8 @@ endif()
 
 # vllm_cuda_instance(TEMPLATE NAME [KEY VALUE]...): as in cmake/Cuda.cmake.
 function(vllm_cuda_instance template name)
-  set(words ${ARGN})
-  while(words)
-    list(POP_FRONT words key value)
-    set(${key} "${value}")
-  endwhile()
   set(file ${PROJECT_BINARY_DIR}/rocm/${vllm_rocm_family}/${name}.cu)
-  configure_file(${PROJECT_SOURCE_DIR}/csrc/cuda/${vllm_rocm_family}/${template} ${file} @ONLY)
+  vllm_make_instance(${PROJECT_SOURCE_DIR}/csrc/cuda/${vllm_rocm_family}/${template} ${file} ${ARGN})
   set_property(GLOBAL APPEND PROPERTY VLLM_ROCM_INSTANCES_${vllm_rocm_family} ${file})
 endfunction()
 

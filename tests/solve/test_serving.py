@@ -107,12 +107,14 @@ def solved(channels: Channels, *specs: str, machine: dict[str, str] = MACHINE) -
     return {record.name.normalized: str(record.build) for record in records}
 
 
+def ours(found: dict[str, str]) -> set[str]:
+    return {name for name in found if name.startswith("vllm")}
+
+
 @pytest.mark.parametrize("machine", [MACHINE, GPU], ids=["no GPU", "GPU"])
 def test_the_name_for_cpus_brings_what_serves(channels: Channels, machine: dict[str, str]) -> None:
     found = solved(channels, "vllm-cpu", machine=machine)
-    assert {name for name in found if name.startswith("vllm")} == {
-        "vllm-cpu", "vllm-core", "vllm-kernels-cpu", NAME,
-    }  # fmt: skip
+    assert ours(found) == {"vllm-cpu", "vllm-core", "vllm-kernels-cpu", NAME}
     assert found["vllm-cpu"].startswith("serve_h")
     assert found["vllm-kernels-cpu"].endswith("_400")
     assert found["pytorch"].startswith("cpu")
@@ -120,9 +122,7 @@ def test_the_name_for_cpus_brings_what_serves(channels: Channels, machine: dict[
 
 def test_the_name_for_gpus_brings_what_serves(channels: Channels) -> None:
     found = solved(channels, "vllm-cuda", machine=GPU)
-    assert {name for name in found if name.startswith("vllm")} == {
-        "vllm-cuda", "vllm-core", "vllm-kernels-cuda", NAME,
-    }  # fmt: skip
+    assert ours(found) == {"vllm-cuda", "vllm-core", "vllm-kernels-cuda", NAME}
     assert found["vllm-cuda"].startswith("serve_cuda130_h")
     assert found["vllm-kernels-cuda"].startswith("cuda130_all_")
     assert found["pytorch"].startswith("cuda130")

@@ -7,6 +7,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/gemm/gemm_rows.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -14,11 +15,6 @@ namespace {
 
 // Rows that share what one thread expands of a panel: they stay in the L2 cache.
 constexpr size_t kChunkRows = 256, kRowMultiple = 32;
-
-const char* RowAt(const vk_tensor& tensor, size_t row) {
-  const int64_t offset = static_cast<int64_t>(row) * tensor.stride[0] * DtypeSize(tensor.dtype);
-  return static_cast<const char*>(tensor.data) + offset;
-}
 
 class Product {
  public:

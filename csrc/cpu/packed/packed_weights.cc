@@ -182,18 +182,28 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
   }
 }
 
+int64_t PackedWeights::ScaleAt(size_t expert, size_t column, size_t group) const {
+  const auto signed_product = [](size_t index, int64_t stride) {
+    return static_cast<int64_t>(index) * stride;
+  };
+  return signed_product(expert, scales_.expert_stride) +
+         signed_product(group, scales_.group_stride) +
+         signed_product(column / scales_.block_columns, scales_.block_stride) +
+         signed_product(column % scales_.block_columns, scales_.column_stride);
+}
+
+size_t PackedWeights::BlockRest(size_t column) const {
+  return scales_.block_columns - column % scales_.block_columns;
+}
+
 size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* scales,
                                  uint8_t* zeros) const {
   const size_t width = Width(panel), group = k / scales_.group_size;
-  const int64_t start = static_cast<int64_t>(expert) * scales_.expert_stride +
-                        static_cast<int64_t>(group) * scales_.group_stride;
   std::fill_n(scales, kPanel, 0.0f);
   for (size_t i = 0; i < width;) {
-    const size_t column = panel * kPanel + i, within = column % scales_.block_columns;
-    const size_t count = std::min(width - i, scales_.block_columns - within);
-    const int64_t at = start +
-                       static_cast<int64_t>(column / scales_.block_columns) * scales_.block_stride +
-                       static_cast<int64_t>(within) * scales_.column_stride;
+    const size_t column = panel * kPanel + i;
+    const size_t count = std::min(width - i, BlockRest(column));
+    const int64_t at = ScaleAt(expert, column, group);
     for (size_t j = 0; j < count; ++j) {
       const int64_t place = at + static_cast<int64_t>(j) * scales_.column_stride;
       scales[i + j] = scales_.dtype == VK_U8
@@ -215,16 +225,11 @@ size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* s
 // Whether a group's scales are those of the one before it.
 bool PackedWeights::SameScales(size_t expert, size_t panel, size_t group) const {
   const size_t width = Width(panel);
-  const int64_t start = static_cast<int64_t>(expert) * scales_.expert_stride +
-                        static_cast<int64_t>(group) * scales_.group_stride;
   for (size_t i = 0; i < width;) {
-    const size_t column = panel * kPanel + i, within = column % scales_.block_columns;
-    const int64_t at = start +
-                       static_cast<int64_t>(column / scales_.block_columns) * scales_.block_stride +
-                       static_cast<int64_t>(within) * scales_.column_stride;
-    const float* scale = static_cast<const float*>(scales_.data) + at;
+    const size_t column = panel * kPanel + i;
+    const float* scale = static_cast<const float*>(scales_.data) + ScaleAt(expert, column, group);
     if (!(*scale == scale[-scales_.group_stride])) return false;
-    i += scales_.column_stride == 0 ? scales_.block_columns - within : 1;
+    i += scales_.column_stride == 0 ? BlockRest(column) : 1;
   }
   return true;
 }

@@ -70,6 +70,9 @@ class PackedWeights {
   // Stored values [k, k + count) of a panel as kernels want them: 64 columns, zeros from the end
   // on.
   void Expand(const char* panel, size_t width, size_t k, size_t count, char* to) const;
+  // Where the scale of a column lies, and how many columns from it on are in its block.
+  int64_t ScaleAt(size_t expert, size_t column, size_t group) const;
+  size_t BlockRest(size_t column) const;
   // Scales and zero points of a panel's columns at value `k` of K; returns where others begin.
   size_t ReadScales(size_t expert, size_t panel, size_t k, float* scales, uint8_t* zeros) const;
   bool SameScales(size_t expert, size_t panel, size_t group) const;

@@ -10,6 +10,7 @@
 #include "cpu/gemm/gemm_weights.h"
 #include "cpu/parallel.h"
 #include "cpu/round.h"
+#include "cpu/rows.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -25,11 +26,6 @@ struct Call {
   const vk_tensor &input, &weights, &output, &scales;
   const vk_tensor *zeros, *g_idx, *bias;
 };
-
-const char* At(const vk_tensor& tensor, size_t row) {
-  const int64_t offset = static_cast<int64_t>(row) * tensor.stride[0] * DtypeSize(tensor.dtype);
-  return static_cast<const char*>(tensor.data) + offset;
-}
 
 class Product {
  public:
@@ -52,7 +48,7 @@ class Product {
     panel.weights = static_cast<const uint32_t*>(call_.weights.data) +
                     index * kPanelBlocks * panel.block_stride;
     panel.blocks = std::min(kPanelBlocks, columns_ / kWna16Columns - index * kPanelBlocks);
-    panel.scales = At(call_.scales, 0) + index * kPanel * DtypeSize(dtype_);
+    panel.scales = RowAt(call_.scales, 0) + index * kPanel * DtypeSize(dtype_);
     panel.scales_stride = call_.scales.stride[0];
     if (call_.zeros != nullptr) {
       panel.zeros = static_cast<const uint32_t*>(call_.zeros->data) + index * kPanel / 8;
@@ -82,7 +78,7 @@ class Product {
     const size_t row_stride = RoundUp(depth_ * table_.packed_bytes[dtype_], 64) + 64;
     char* packed = ThreadScratch(rows_ * row_stride + 64);
     for (size_t row = 0; row < rows_; ++row) {
-      table_.pack[dtype_](packed + row * row_stride, At(call_.input, row), depth_);
+      table_.pack[dtype_](packed + row * row_stride, RowAt(call_.input, row), depth_);
     }
     ForItems(panels_, [&](size_t, size_t panel) {
       alignas(64) float sums[kMostFewRows * kPanel];
@@ -109,8 +105,8 @@ class Product {
     ParallelFor(rows_, GrainFor(depth_ * value_bytes), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const size_t chunk = row / chunk_rows;
-        rows_of(chunk).Pack(scratch + chunk * chunk_bytes, row % chunk_rows, At(call_.input, row),
-                            value_bytes);
+        rows_of(chunk).Pack(scratch + chunk * chunk_bytes, row % chunk_rows,
+                            RowAt(call_.input, row), value_bytes);
       }
     });
     ForItems(chunks * panels_, [&](size_t slot, size_t item) {
@@ -148,7 +144,7 @@ class Product {
     const size_t column = panel * kPanel, value_bytes = DtypeSize(dtype_);
     GemmFinish finish{};
     finish.sums = sums;
-    finish.c = const_cast<char*>(At(call_.output, row)) + column * value_bytes;
+    finish.c = const_cast<char*>(RowAt(call_.output, row)) + column * value_bytes;
     finish.c_stride = call_.output.stride[0];
     finish.rows = rows;
     finish.columns = std::min(kPanel, columns_ - column);

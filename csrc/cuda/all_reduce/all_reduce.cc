@@ -60,6 +60,29 @@ Problem Staged(const char* op, const Communicator& group, int64_t bytes, int64_t
   return group.OfBuffer(op, reinterpret_cast<const void*>(buffer));
 }
 
+// The problem of gathering shares into a whole, or of scattering one; nothing to do where it has no
+// vectors.
+Problem OfShares(const char* op, const Communicator& group, const vk_tensor* inp,
+                 const vk_tensor* out, bool gathers, int64_t buffer, int64_t buffer_bytes) {
+  const Arg in(op, "inp", inp), result(op, "out", out);
+  in.Contiguous();
+  result.SameDtype(in).Contiguous();
+  const char* names[] = {"inp", "out"};
+  const vk_tensor &whole = gathers ? *out : *inp, &share = gathers ? *inp : *out;
+  VK_CHECK(vk::NumElements(whole) == vk::NumElements(share) * group.ranks(),
+           "%s: %s has shape %s, want %d times the elements of %s", op, names[gathers],
+           vk::ShapeString(whole).c_str(), group.ranks(), names[!gathers]);
+  const int64_t bytes = VectorBytes(op, names[!gathers], share);
+  VectorBytes(op, names[gathers], whole);
+  if (bytes == 0) return {};
+  Problem problem =
+      Staged(op, group, gathers ? bytes : bytes * group.ranks(), buffer, buffer_bytes);
+  problem.input = inp->data;
+  problem.output = out->data;
+  problem.vectors = bytes / kVectorBytes;
+  return problem;
+}
+
 void CheckRanks(const char* op, const Communicator& group, int64_t ranks) {
   VK_CHECK(ranks == group.ranks(), "%s: addresses of %lld ranks, want those of %d", op,
            static_cast<long long>(ranks), group.ranks());
@@ -172,20 +195,9 @@ vk_status vk_cuda_custom_all_gather(int64_t communicator, const vk_tensor* inp,
                                     int64_t reg_buffer_sz_bytes, void* stream) {
   return vk::Guard([&] {
     const char* op = "custom_all_gather";
-    const Arg in(op, "inp", inp), result(op, "out", out);
-    in.Contiguous();
-    result.SameDtype(in).Contiguous();
-    Communicator& group = Find(op, communicator);
-    VK_CHECK(vk::NumElements(*out) == vk::NumElements(*inp) * group.ranks(),
-             "%s: out has shape %s, want %d times the elements of inp", op,
-             vk::ShapeString(*out).c_str(), group.ranks());
-    const int64_t bytes = VectorBytes(op, "inp", *inp);
-    VectorBytes(op, "out", *out);
-    if (bytes == 0) return;
-    Problem problem = Staged(op, group, bytes, reg_buffer, reg_buffer_sz_bytes);
-    problem.input = inp->data;
-    problem.output = out->data;
-    problem.vectors = bytes / kVectorBytes;
+    const Communicator& group = Find(op, communicator);
+    const Problem problem = OfShares(op, group, inp, out, true, reg_buffer, reg_buffer_sz_bytes);
+    if (problem.vectors == 0) return;
     LaunchAllGather(op, group.ranks(), problem, vk::cuda::AsStream(stream));
   });
 }
@@ -195,20 +207,10 @@ vk_status vk_cuda_custom_reduce_scatter(int64_t communicator, const vk_tensor* i
                                         int64_t reg_buffer_sz_bytes, void* stream) {
   return vk::Guard([&] {
     const char* op = "custom_reduce_scatter";
-    const Arg in(op, "inp", inp), result(op, "out", out);
-    in.Dtype({VK_F32, VK_BF16, VK_F16}).Contiguous();
-    result.SameDtype(in).Contiguous();
-    Communicator& group = Find(op, communicator);
-    VK_CHECK(vk::NumElements(*inp) == vk::NumElements(*out) * group.ranks(),
-             "%s: inp has shape %s, want %d times the elements of out", op,
-             vk::ShapeString(*inp).c_str(), group.ranks());
-    const int64_t bytes = VectorBytes(op, "out", *out);
-    VectorBytes(op, "inp", *inp);
-    if (bytes == 0) return;
-    Problem problem = Staged(op, group, bytes * group.ranks(), reg_buffer, reg_buffer_sz_bytes);
-    problem.input = inp->data;
-    problem.output = out->data;
-    problem.vectors = bytes / kVectorBytes;
+    Arg(op, "inp", inp).Dtype({VK_F32, VK_BF16, VK_F16});
+    const Communicator& group = Find(op, communicator);
+    const Problem problem = OfShares(op, group, inp, out, false, reg_buffer, reg_buffer_sz_bytes);
+    if (problem.vectors == 0) return;
     LaunchReduceScatter(op, inp->dtype, group.ranks(), problem, vk::cuda::AsStream(stream));
   });
 }

@@ -7,33 +7,17 @@
 
 #include "core/check.h"
 #include "cuda/all_reduce/all_reduce.h"
+#include "cuda/common/driver.h"
 
 namespace vk::cuda::all_reduce {
 namespace {
 
 static_assert(sizeof(cudaIpcMemHandle_t) == VK_CUDA_IPC_HANDLE_BYTES);
 
-// The driver's function, found at run time: the library does not link libcuda.
-PFN_cuPointerGetAttribute_v4000 FindPointerAttribute(const char* op) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-#if CUDART_VERSION >= 12050
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuPointerGetAttribute", &function,
-                                                             4000, cudaEnableDefault, &result);
-#else
-  const cudaError_t error =
-      cudaGetDriverEntryPoint("cuPointerGetAttribute", &function, cudaEnableDefault, &result);
-#endif
-  CheckCuda(op, "finding the driver's cuPointerGetAttribute", error);
-  if (result != cudaDriverEntryPointSuccess) {
-    Fail(VK_UNSUPPORTED, "%s: the driver has no cuPointerGetAttribute", op);
-  }
-  return reinterpret_cast<PFN_cuPointerGetAttribute_v4000>(function);
-}
-
 // Where the allocation starts that `address` lies in.
 char* AllocationOf(const char* op, const void* address) {
-  static const auto attribute = FindPointerAttribute(op);
+  static const auto attribute =
+      FindDriverFunction<PFN_cuPointerGetAttribute_v4000>(op, "cuPointerGetAttribute", 4000);
   CUdeviceptr start = 0;
   const CUresult result = attribute(&start, CU_POINTER_ATTRIBUTE_RANGE_START_ADDR,
                                     reinterpret_cast<CUdeviceptr>(address));

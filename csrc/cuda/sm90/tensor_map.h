@@ -7,27 +7,9 @@
 
 #include <cstdint>
 
-#include "cuda/common/device.h"
+#include "cuda/common/driver.h"
 
 namespace vk::cuda::sm90 {
-
-// The driver's function, found at run time: the library does not link libcuda.
-inline PFN_cuTensorMapEncodeTiled_v12000 FindTensorMapEncode(const char* op) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult result;
-#if CUDART_VERSION >= 12050
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                             12000, cudaEnableDefault, &result);
-#else
-  const cudaError_t error =
-      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &result);
-#endif
-  CheckCuda(op, "finding the driver's cuTensorMapEncodeTiled", error);
-  if (result != cudaDriverEntryPointSuccess) {
-    Fail(VK_UNSUPPORTED, "%s: the driver has no cuTensorMapEncodeTiled, want CUDA 12 or newer", op);
-  }
-  return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
-}
 
 // Boxes of a tensor in the 128-byte swizzle, zeros outside of it; strides in bytes, of all
 // dimensions but the innermost.
@@ -35,7 +17,8 @@ template <int kDims>
 CUtensorMap EncodeTensorMap(const char* op, const void* data, CUtensorMapDataType type,
                             const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
                             const uint32_t (&box)[kDims]) {
-  static const auto encode = FindTensorMapEncode(op);
+  static const auto encode =
+      FindDriverFunction<PFN_cuTensorMapEncodeTiled_v12000>(op, "cuTensorMapEncodeTiled", 12000);
   cuuint64_t bytes[kDims - 1];
   cuuint32_t steps[kDims];
   for (int dim = 0; dim < kDims; ++dim) {

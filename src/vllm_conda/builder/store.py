@@ -7,12 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cattrs
 
 from vllm_conda.builder.workspace import Workspace
-from vllm_conda.channel.files import enter, tidy, waiting_place
+from vllm_conda.channel.files import enter, listed, tidy, waiting_place
 from vllm_conda.channel.folder import NOARCH
 from vllm_conda.channel.publish import write_index
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
@@ -112,8 +111,8 @@ class Store:
         with disk_errors("the package", self.folder):
             self.packages.mkdir(parents=True, exist_ok=True)
             waiting = waiting_place(self.folder, self.workspace.outgoing)
-            listed = self._indexed().get(package.name)
-            whole = bool(listed) and target.is_file() and sha256(target) == listed
+            published = self._indexed(self.packages).get(package.name)
+            whole = bool(published) and target.is_file() and sha256(target) == published
             source = target if whole else package
             entry = Entry(
                 jobs=(job,),
@@ -172,8 +171,8 @@ class Store:
         """
         present = {path.name for path in self.packages.glob("*.conda")} - without
         levels = {path.name for path in (self.folder / NOARCH).glob("*.conda")}
-        current = self._indexed() == {name: self._hash(name) for name in present}
-        if present and current and set(self._indexed(NOARCH)) == levels:
+        current = self._indexed(self.packages) == {name: self._hash(name) for name in present}
+        if present and current and set(self._indexed(self.folder / NOARCH)) == levels:
             return
         with disk_errors("the channel's index", self.folder):
             files = {
@@ -186,15 +185,11 @@ class Store:
         entry = self.state.packages.get(name)
         return entry.sha256 if entry else sha256(self.packages / name)
 
-    def _indexed(self, subdir: str = "") -> dict[str, str]:
+    def _indexed(self, folder: Path) -> dict[str, str]:
+        """Hashes of what the index lists in a folder of the channel; none without a whole index."""
         if not (self.folder / NOARCH / "repodata.json").is_file():
             return {}
-        try:
-            text = (self.folder / (subdir or self.platform) / "repodata.json").read_bytes()
-            records: dict[str, dict[str, Any]] = load_json(text)["packages.conda"]
-            return {name: record["sha256"] for name, record in records.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
+        return {name: str(row.get("sha256")) for name, row in listed(folder).items()}
 
 
 def sha256(path: Path) -> str:

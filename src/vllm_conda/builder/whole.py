@@ -8,23 +8,19 @@ Python and PyTorch must not be published.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rattler import RepoDataRecord
 
 from vllm_conda.builder.store import Store
-from vllm_conda.channel.files import enter, waiting_place
+from vllm_conda.channel.files import enter, link_or_copy, listed, waiting_place
 from vllm_conda.channel.folder import NOARCH
 from vllm_conda.channel.publish import write_index
 from vllm_conda.paths import disk_errors
 from vllm_conda.platforms import table
 from vllm_conda.solve import folder_of
-from vllm_conda.structure import load_json
 
 LOCAL = "local"
 
@@ -38,7 +34,7 @@ def take_levels(store: Store, channels: Sequence[str]) -> None:
     waiting = waiting_place(store.folder, store.workspace.outgoing)
     with disk_errors("the level packages", store.folder):
         for folder in _folders(channels):
-            for file, row in _rows(folder / NOARCH).items():
+            for file, row in listed(folder / NOARCH).items():
                 target = store.folder / NOARCH / file
                 if row.get("name") == name and not target.is_file():
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +47,7 @@ def local_folder(output: Path) -> Path:
 
 def is_made(output: Path, platform: str) -> bool:
     """Whether ``output/local`` lists packages."""
-    return bool(_rows(local_folder(output) / platform))
+    return bool(listed(local_folder(output) / platform))
 
 
 def make_local(store: Store, records: Iterable[RepoDataRecord]) -> None:
@@ -75,10 +71,10 @@ def make_local(store: Store, records: Iterable[RepoDataRecord]) -> None:
             (folder / subdir).mkdir(parents=True, exist_ok=True)
             for path in found.values():
                 _link(path, folder / subdir / path.name, waiting_place(folder, waiting))
-        listed = {
+        paths = {
             subdir: [folder / subdir / name for name in found] for subdir, found in files.items()
         }
-        write_index(folder, listed, store.workspace.folder)
+        write_index(folder, paths, store.workspace.folder)
         for subdir, found in files.items():
             for old in (folder / subdir).glob("*.conda"):
                 if old.name not in found:
@@ -86,28 +82,15 @@ def make_local(store: Store, records: Iterable[RepoDataRecord]) -> None:
 
 
 def _link(file: Path, target: Path, waiting: Path) -> None:
-    """One file under two names; on another file system a copy."""
+    """``file`` under a second name, whole at any moment."""
     with suppress(OSError):
         if target.samefile(file):
             return
     draft = waiting / target.name
     draft.unlink(missing_ok=True)
-    try:
-        os.link(file, draft)
-    except OSError:
-        shutil.copyfile(file, draft)
+    link_or_copy(file, draft)
     draft.replace(target)
 
 
 def _folders(channels: Iterable[str]) -> Iterator[Path]:
     return (folder_of(channel) for channel in channels if channel.startswith("file:"))
-
-
-def _rows(subdir: Path) -> Mapping[str, Mapping[str, Any]]:
-    try:
-        rows: dict[str, dict[str, Any]] = load_json((subdir / "repodata.json").read_bytes())[
-            "packages.conda"
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return rows

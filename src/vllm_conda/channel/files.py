@@ -11,8 +11,10 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from vllm_conda.paths import private_folder
+from vllm_conda.structure import load_json
 
 # In the order in which they are replaced: a form that names others comes after them, and the
 # packages' list, which every client reads, comes last.
@@ -48,6 +50,23 @@ def enter(file: Path, target: Path, waiting: Path) -> None:
     sync(copy)
     copy.replace(target)
     sync(target.parent)
+
+
+def link_or_copy(file: Path, target: Path) -> None:
+    """Give ``file`` another name; on another file system, or one without links, a copy."""
+    try:
+        os.link(file, target)
+    except OSError:
+        shutil.copy2(file, target)
+
+
+def listed(subdir: Path) -> dict[str, dict[str, Any]]:
+    """Rows of the packages that a folder's index lists; none where it is absent or damaged."""
+    try:
+        rows = load_json((subdir / "repodata.json").read_bytes())["packages.conda"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return {name: row for name, row in rows if isinstance(row, dict)}
 
 
 def enter_index(folder: Path, draft: Path, subdirs: Iterable[str], waiting: Path) -> None:

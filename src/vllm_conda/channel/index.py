@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -17,7 +16,7 @@ from rattler.exceptions import CacheDirError, ExtractError, IoError
 from rattler.index import index_fs
 from rattler.package import RunExportsJson
 
-from vllm_conda.channel.files import SHARDS
+from vllm_conda.channel.files import SHARDS, link_or_copy
 from vllm_conda.channel.folder import NOARCH, Package
 from vllm_conda.downloads.store import disk_failed
 from vllm_conda.errors import IntegrityError
@@ -48,7 +47,7 @@ def index_files(
     for subdir in every:
         (draft / subdir).mkdir(exist_ok=True)
     for subdir, path in files:
-        _link(path, draft / subdir / path.name)
+        link_or_copy(path, draft / subdir / path.name)
     _index(draft)
     found = []
     for subdir, path in files:
@@ -212,10 +211,3 @@ def _decompress(path: Path) -> bytes:
 def _empty(draft: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     (draft / NOARCH).mkdir(parents=True)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copy2(path, target)

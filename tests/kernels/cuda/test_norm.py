@@ -11,6 +11,7 @@ import torch
 
 from vllm_kernels.reference import norm as reference
 
+from ..common.abi import View
 from ..common.norm import exact
 
 ops = torch.ops.vllm_kernels
@@ -286,18 +287,6 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
     for name, arguments, message in cases:
         with subtests.test(message), pytest.raises(RuntimeError, match=f"{name}: {message}"):
             getattr(ops, name)(*arguments)
-
-
-class View(ctypes.Structure):
-    """vk_tensor of csrc/core/abi.h."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("shape", ctypes.c_int64 * 6),
-        ("stride", ctypes.c_int64 * 6),
-    ]
 
 
 def view(*shape: int, dtype: int = 1) -> View:

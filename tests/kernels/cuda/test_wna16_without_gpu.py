@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..common.abi import View
+
 pytestmark = pytest.mark.no_gpu
 ROOT = Path(__file__).parents[3]
 FAKE = 1 << 20  # an address that no check may read
@@ -17,23 +19,11 @@ BF16, F16, I8, I32 = 1, 2, 3, 5
 U4B8, U4, FP4 = 4 << 8 | 8 << 17 | 1 << 50, 4 << 8 | 1 << 50, 2 | 1 << 8 | 1 << 16 | 1 << 49
 
 
-class Tensor(ctypes.Structure):
-    """vk_tensor of csrc/core/abi.h."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("shape", ctypes.c_int64 * 6),
-        ("stride", ctypes.c_int64 * 6),
-    )
-
-
-def tensor(dtype: int, *shape: int, data: int = FAKE) -> Tensor:
+def tensor(dtype: int, *shape: int, data: int = FAKE) -> View:
     strides = [1] * len(shape)
     for dim in range(len(shape) - 2, -1, -1):
         strides[dim] = strides[dim + 1] * shape[dim + 1]
-    return Tensor(data, dtype, len(shape), (ctypes.c_int64 * 6)(*shape),
+    return View(data, dtype, len(shape), (ctypes.c_int64 * 6)(*shape),
                   (ctypes.c_int64 * 6)(*strides))  # fmt: skip
 
 
@@ -41,7 +31,7 @@ class Problem(ctypes.Structure):
     """vk_marlin_problem of csrc/cuda/wna16/wna16.h."""
 
     _fields_ = (
-        *((name, ctypes.POINTER(Tensor))
+        *((name, ctypes.POINTER(View))
           for name in ("a", "b_q_weight", "bias", "scales", "zeros", "g_idx", "perm")),
         *((name, ctypes.c_int64) for name in ("b_type_id", "m", "n", "k")),
         ("is_k_full", ctypes.c_int32),
@@ -68,7 +58,7 @@ def message(library: ctypes.CDLL, **change: object) -> str:
         **change,
     }  # fmt: skip
     problem = Problem(**{
-        name: ctypes.pointer(value) if isinstance(value, Tensor) else value
+        name: ctypes.pointer(value) if isinstance(value, View) else value
         for name, value in fields.items()
     })  # fmt: skip
     c, workspace, scratch = tensor(BF16, m, n), tensor(I32, 132), tensor(I8, 1 << 20)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ..common.abi import MAX_DIMS, View
+
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path(__file__).parent / "emulation"
 CSRC = ROOT / "csrc"
@@ -85,31 +87,18 @@ def _instances(folder: Path) -> list[Path]:
         return []
     script = folder / "instances.script.cmake"
     script.write_text(
+        f'include("{ROOT}/cmake/Instances.cmake")\n'
         "function(vllm_cuda_instance template name)\n"
-        "  set(words ${ARGN})\n  while(words)\n    list(POP_FRONT words key value)\n"
-        '    set(${key} "${value}")\n  endwhile()\n'
-        f'  configure_file("{folder}/${{template}}" "{folder}/made_${{name}}.cu" @ONLY)\n'
+        f'  vllm_make_instance("{folder}/${{template}}" "{folder}/made_${{name}}.cu" ${{ARGN}})\n'
         f'endfunction()\ninclude("{file}")\n'
     )
     subprocess.run(["cmake", "-P", script], check=True)
     return sorted(folder.glob("made_*.cu"))
 
 
-class View(ctypes.Structure):
-    """vk_tensor of csrc/core/abi.h."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("dtype", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("shape", ctypes.c_int64 * 6),
-        ("stride", ctypes.c_int64 * 6),
-    )
-
-
 def _argument(value: object) -> object:
     if isinstance(value, torch.Tensor):
-        rest = (1,) * (6 - value.ndim)
+        rest = (1,) * (MAX_DIMS - value.ndim)
         view = View(value.data_ptr(), DTYPES[value.dtype], value.ndim)
         view.shape, view.stride = (*value.shape, *rest), (*value.stride(), *rest)
         return ctypes.byref(view)
