@@ -12,6 +12,7 @@ published name may have changed its bytes, and the next run must be right. Exit 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
@@ -32,10 +33,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500, help="over all products")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=trials.PRODUCTS, action="append")
-    parser.add_argument("--json", type=Path, help="write the counts here too")
+    parser.add_argument("--json", type=Path, help="write the counts and each kill here")
     options = parser.parse_args()
     chosen = options.only or list(trials.PRODUCTS)
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
+    each: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
         dummies = support.dummy_channel(Path(folder) / "dummies")
         for number, name in enumerate(chosen):
@@ -44,18 +46,24 @@ def main() -> int:
             product = trials.PRODUCTS[name](Path(folder) / name, dummies)
             tally = trials.Trials(product, options.seed).run(share, Progress())
             rows[name] = {
-                "kills": tally.kills.total(),
-                "by_victim": dict(sorted(tally.kills.items())),
+                "kills": len(tally.kills),
+                "by_victim": dict(sorted(Counter(map(kind, tally.kills)).items())),
                 "ended_before": tally.ended_before,
                 "slowest_end_seconds": round(tally.slowest_end, 2),
                 "seconds": round(time.monotonic() - started),
                 "faults": tally.faults,
             }
             print(f"\n{name}: {json.dumps(rows[name], indent=1)}", flush=True)
+            each[name] = [dataclasses.asdict(kill) for kill in tally.kills]
             if options.json:
-                options.json.write_text(json.dumps(rows, indent=1) + "\n")
+                written = {key: {**row, "each": each[key]} for key, row in rows.items()}
+                options.json.write_text(json.dumps(written, indent=1) + "\n")
     print(table(rows))
     return 1 if any(row["faults"] for row in rows.values()) else 0
+
+
+def kind(kill: trials.Kill) -> str:
+    return f"{kill.sign} {kill.victim}"
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
@@ -83,7 +91,7 @@ class Progress:
         for fault in tally.faults[self.told :]:
             print(f"\n{fault}", file=sys.stderr)
         self.told = len(tally.faults)
-        print(f"\r{tally.kills.total()} kills, {self.told} faults", end="", file=sys.stderr)
+        print(f"\r{len(tally.kills)} kills, {self.told} faults", end="", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -264,11 +263,36 @@ PRODUCTS: dict[str, type[Product]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Kill:
+    """One kill.
+
+    Attributes:
+        victim: The command, the wrapper, or a child of either.
+        program: The victim's words at that moment, empty where it had just ended.
+        after: Seconds from the start to the signal.
+        code: Return code of what was started, as subprocess has it.
+    """
+
+    step: int
+    sign: str
+    victim: str
+    program: str
+    after: float
+    code: int
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: {self.sign} to the {self.victim} ({self.program}) "
+            f"after {self.after:.2f} s, exit code {self.code}"
+        )
+
+
 @dataclass
 class Tally:
     """What the trials showed; ``faults`` is empty if all of them went right."""
 
-    kills: Counter[str] = field(default_factory=Counter)
+    kills: list[Kill] = field(default_factory=list)
     ended_before: int = 0
     faults: list[str] = field(default_factory=list)
     slowest_end: float = 0.0
@@ -296,14 +320,11 @@ class Trials:
 
     def run(self, kills: int, watch: Callable[[Tally], None] = lambda tally: None) -> Tally:
         """Kill as many runs, each followed by a whole one."""
-        while self.tally.kills.total() < kills and len(self.tally.faults) < 20:
+        while len(self.tally.kills) < kills and len(self.tally.faults) < 20:
             wrapped = self.chance.random() < 0.5
             (sign,) = self.chance.choices(list(SIGNALS), list(SIGNALS.values()))
             below = self.chance.random() < 0.4
             if self._kill(wrapped, sign, below):
-                starter = "wrapper" if wrapped else "command"
-                victim = f"child of the {starter}" if below else starter
-                self.tally.kills[f"{sign.name} {victim}"] += 1
                 self._whole(wrapped)
             else:
                 self.tally.ended_before += 1
@@ -328,39 +349,45 @@ class Trials:
     def _kill(self, wrapped: bool, sign: signal.Signals, below: bool) -> bool:
         """Whether there was something to kill at the moment that chance chose."""
         self.step += 1
+        started = time.monotonic()
         process = self._start(wrapped)
         with suppress(subprocess.TimeoutExpired):
             process.wait(self.chance.uniform(0, self.seconds[wrapped]))
             return False
-        victims = sorted(descendants() - {process.pid}) if below else [process.pid]
+        victims = sorted(descendants(self.own) - {process.pid}) if below else [process.pid]
         if not victims:
             process.kill()
-        else:
-            with suppress(ProcessLookupError):
-                os.kill(self.chance.choice(victims), sign)
+            process.wait(LONGEST_SECONDS)
+            return False
+        victim = self.chance.choice(victims)
+        program, after = _words(victim), time.monotonic() - started
+        with suppress(ProcessLookupError):
+            os.kill(victim, sign)
         code = process.wait(LONGEST_SECONDS)
-        what = f"{self.product.folder.name} step {self.step}, {sign.name}" + " below" * below
-        expected = (-sign, 128 + sign) if not below else range(256)
+        starter = "wrapper" if wrapped else "command"
+        name = f"child of the {starter}" if below else starter
+        kill = Kill(self.step, sign.name, name, program, round(after, 3), code)
+        self.tally.kills.append(kill)
+        expected = range(256) if below else (-sign, 128 + sign)
         if code == 0 and (wrong := self.product.result(self.step)):  # it was too late to stop it
-            self._fault(f"{what}: {wrong}")
-        elif victims and code not in (0, *expected):
-            self._fault(f"{what}: exit code {code}")
-        self._orphans(what)
+            self._fault(f"{kill}: {wrong}")
+        elif code not in (0, *expected):
+            self._fault(str(kill))
+        self._orphans(str(kill))
         if damage := self.product.damage():
-            self._fault(f"{what}: {damage}")
+            self._fault(f"{kill}: {damage}")
         said = self.errors.read_text(errors="replace")
         # Before Python has started there is nobody to catch Ctrl-C.
         starting = said.endswith("KeyboardInterrupt\n") and str(support.ROOT) not in said
         if "Traceback" in said and not starting:
-            self._fault(f"{what}: {said[-2000:]}")
-        return bool(victims)
+            self._fault(f"{kill}: {said[-2000:]}")
+        return True
 
     def _orphans(self, what: str) -> None:
         started = time.monotonic()
         while left := descendants(self.own):
             if time.monotonic() - started > ORPHAN_SECONDS:
-                lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
-                self._fault(f"{what}: orphans {lines}")
+                self._fault(f"{what}: orphans {[_words(pid) for pid in left]}")
                 for pid in left:
                     os.kill(pid, signal.SIGKILL)
                 break
@@ -376,7 +403,7 @@ class Trials:
         started = time.monotonic()
         code = self._start(wrapped).wait(LONGEST_SECONDS)
         self.seconds[wrapped] = time.monotonic() - started
-        what = f"{self.product.folder.name} step {self.step}, whole"
+        what = f"step {self.step}, whole"
         if code:
             self._fault(f"{what}: exit code {code}: {self.errors.read_text()[-2000:]}")
             return
@@ -385,4 +412,12 @@ class Trials:
             self._fault(f"{what}: {wrong}")
 
     def _fault(self, text: str) -> None:
-        self.tally.faults.append(text)
+        self.tally.faults.append(f"{self.product.folder.name} {text}")
+
+
+def _words(pid: int) -> str:
+    """The words of a process, the first 200 characters of them."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        return " ".join(words.split("\0")).strip()[:200]
+    return ""

@@ -111,6 +111,30 @@ sys.exit(cli.main())
     assert done.stderr == "\nStopped; run the same command again to go on.\n"
 
 
+@pytest.mark.parametrize("loaded", ["", "import rattler"])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_stopped_program_goes_no_further(sign: signal.Signals, loaded: str) -> None:
+    """Nor does what calls main() and forgets its value: its code is the signal's."""
+    program = f"""
+import os
+from vllm_conda import cli
+{loaded}
+
+cli.cli.main = lambda **options: os.kill(os.getpid(), {int(sign)})
+cli.main()
+print("went on")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        preexec_fn=default_signals,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (128 + sign, "")
+
+
 @pytest.mark.parametrize("sign", SIGNALS)
 def test_descendants_end_with_the_wrapper(tmp_path: Path, sign: signal.Signals) -> None:
     shutil.copy(ROOT / "run", tmp_path)

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -65,13 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Without ``arguments`` the process's own are taken, and the process ends here.
     """
-    if arguments is not None:
-        return _run(list(arguments))
-    _open_streams()
-    stop_on_signals()
-    code = _run(sys.argv[1:])
-    leave(code)
-    return code
+    if arguments is None:
+        _open_streams()
+        stop_on_signals()
+        leave(_run(sys.argv[1:]))
+    return _run(list(arguments))
 
 
 def _open_streams() -> None:
@@ -87,8 +85,8 @@ def _open_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
-def leave(code: int) -> None:
-    """End the process without Python's finalization where py-rattler is loaded.
+def leave(code: int) -> NoReturn:
+    """End the process, without Python's finalization where py-rattler is loaded.
 
     Its worker threads may still hold a reference to the interpreter, which then aborts: a
     finished build would end with SIGABRT.
@@ -98,6 +96,7 @@ def leave(code: int) -> None:
         sys.stderr.flush()
     if "rattler" in sys.modules or "rattler_build" in sys.modules:
         os._exit(code)
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:
