@@ -122,6 +122,35 @@ def dummy_channel(folder: Path) -> str:
     return folder.as_uri()
 
 
+def cuda_dummies(folder: Path, versions: Iterable[str], pytorch: bool = True) -> str:
+    """Build compiler and run time of CUDA versions into ``folder``; returns its address.
+
+    Args:
+        pytorch: Also PyTorch for the CPU and for each version.
+    """
+    torch = ["python", "libtorch ==2.13.0"]
+    for version in versions:
+        major = version.split(".")[0]
+        own = [f"cuda-version {version}.*"]
+        rows: dict[str, tuple[list[str], dict[str, Any]]] = {
+            "cuda-version": ([], {"run_constraints": [f"__cuda >={major}"]}),
+            "cuda-nvcc_linux-64": (
+                own, {"run_exports": {"strong": [f"cuda-version >={version},<{int(major) + 1}"]}},
+            ),
+            "cuda-cudart": (own, {}),
+            "cuda-cudart-dev": (own, {"run_exports": {"weak": [f"cuda-cudart >={version}"]}}),
+        }  # fmt: skip
+        for name, (run, more) in rows.items():
+            build_dummy(folder, name, version, {"run": run, **more}, "")
+        if pytorch:
+            needs = [*torch, "__cuda", f"cuda-version {major}.*"]
+            build_dummy(folder, "pytorch", "2.13.0", {"run": needs}, "", f"cuda{major}0_py312")
+    if pytorch:
+        build_dummy(folder, "pytorch", "2.13.0", {"run": torch}, "", "cpu_py312")
+    build_dummy(folder, "cutlass", "4.2.0", {}, "")
+    return folder.as_uri()
+
+
 def build_dummy(
     folder: Path,
     name: str,

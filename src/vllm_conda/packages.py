@@ -33,6 +33,11 @@ class Package:
     metapackage: bool = False
     serves: bool = False
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it holds kernels, and so differs from level to level of its device."""
+        return bool(self.device) and not self.serves
+
 
 @cache
 def table() -> Mapping[str, Package]:

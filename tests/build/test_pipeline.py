@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,15 @@ import pytest
 import support
 from rattler_build import Package
 
+from vllm_conda import toolchain
 from vllm_conda.builder.pipeline import Report
 from vllm_conda.builder.workspace import KEPT_STAGINGS, workspace_for
 from vllm_conda.progress import Mode, Reporter
+from vllm_conda.solve import folder_of
 
 V3, V4 = "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4"
+# Slices of a CUDA version that make packages under one name.
+SLICES = ("all", "sm90")
 
 
 @pytest.fixture(autouse=True)
@@ -252,7 +257,7 @@ def test_what_a_package_says_of_itself(checkout: Path, dummies: str, tmp_path: P
         assert not recipe & {"engine", "tests"}
 
 
-def test_the_core_is_the_same_whichever_job_and_machine_make_it(
+def test_the_core_is_the_same_whichever_machine_makes_it(
     dummies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
@@ -265,6 +270,46 @@ def test_the_core_is_the_same_whichever_job_and_machine_make_it(
         (core,) = by_name(root, "vllm-core")
         made.append((core.name, core.read_bytes()))
     assert made[0] == made[1]
+
+
+def test_a_package_of_several_jobs_is_the_same_from_each(
+    dummies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a job has a channel that another has not, as CUDA's have of our toolchain."""
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    monkeypatch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
+    versions = ("12.4", "13.0")
+    cuda = {one: support.cuda_dummies(tmp_path / one, [one], pytorch=False) for one in versions}
+    monkeypatch.setattr(toolchain, "ensure", embedded(dummies, cuda))
+    jobs = (V3, V4, *(f"linux-64-cuda-{one}-{slice_}" for one in versions for slice_ in SLICES))
+    makers: dict[str, dict[str, bytes]] = {}
+    for job in jobs:
+        root = support.checkout(tmp_path / job)
+        support.build(root, (), (job,))
+        for name, path in packages(root).items():
+            makers.setdefault(name, {})[job] = path.read_bytes()
+    shared = {name: made for name, made in makers.items() if len(made) > 1}
+    found = {name.rsplit("-", 2)[0]: set(made) for name, made in shared.items()}
+    cpu, hopper = {V3, V4}, {f"linux-64-cuda-13.0-{slice_}" for slice_ in SLICES}
+    assert found["vllm-core"] == set(jobs)
+    assert found["vllm-cpu"] == found["vllm-kernels"] == cpu
+    assert found["vllm-flashmla"] == hopper
+    assert set(found) == {"vllm-core", "vllm-cpu", "vllm-kernels", "vllm-flashmla"}
+    differ = {name: list(made) for name, made in shared.items() if len(set(made.values())) > 1}
+    assert not differ
+
+
+def embedded(base: str, cuda: dict[str, str]) -> Callable[..., toolchain.Channels]:
+    """Stands for `toolchain.ensure`: a channel for all, and one for each CUDA version asked for."""
+
+    def channel(address: str, name: str) -> toolchain.Channel:
+        return toolchain.Channel(folder_of(address), address, (), f"fingerprint-{name}")
+
+    def ensure(platform: str, versions: Iterable[str] = (), **_: object) -> toolchain.Channels:
+        made = {one: channel(cuda[one], one) for one in versions}
+        return toolchain.Channels((channel(base, "base"),), made)
+
+    return ensure
 
 
 def test_logs_are_kept_per_job_and_package(checkout: Path, dummies: str) -> None:

@@ -20,29 +20,6 @@ JOBS = (
     "linux-64-cuda-13.0-all",
     "linux-64-cuda-13.0-sm90",
 )
-TORCH = ["python", "libtorch ==2.13.0"]
-
-
-def cuda_dummies(folder: Path) -> str:
-    """PyTorch for CUDA, two CUDA versions of compiler and run time; returns the address."""
-    for version in ("12.4", "13.0"):
-        major = version.split(".")[0]
-        own = [f"cuda-version {version}.*"]
-        rows: dict[str, tuple[list[str], dict[str, Any]]] = {
-            "cuda-version": ([], {"run_constraints": [f"__cuda >={major}"]}),
-            "cuda-nvcc_linux-64": (
-                own, {"run_exports": {"strong": [f"cuda-version >={version},<{int(major) + 1}"]}},
-            ),
-            "cuda-cudart": (own, {}),
-            "cuda-cudart-dev": (own, {"run_exports": {"weak": [f"cuda-cudart >={version}"]}}),
-        }  # fmt: skip
-        for name, (run, more) in rows.items():
-            support.build_dummy(folder, name, version, {"run": run, **more}, "")
-        needs = [*TORCH, "__cuda", f"cuda-version {major}.*"]
-        support.build_dummy(folder, "pytorch", "2.13.0", {"run": needs}, "", f"cuda{major}0_py312")
-    support.build_dummy(folder, "pytorch", "2.13.0", {"run": TORCH}, "", "cpu_py312")
-    support.build_dummy(folder, "cutlass", "4.2.0", {}, "")
-    return folder.as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +27,7 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
     """The output of a build of CPU and CUDA jobs with dummy compilers, and their channels."""
     folder = tmp_path_factory.mktemp("cuda")
     root = support.checkout(folder / "checkout")
-    cuda = cuda_dummies(folder / "toolkits")
+    cuda = support.cuda_dummies(folder / "toolkits", ["12.4", "13.0"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CONDA_CACHE", str(folder / "cache"))
         patch.setenv("RATTLER_CACHE_DIR", str(folder / "cache" / "rattler"))

@@ -21,6 +21,8 @@ from vllm_conda.targets import Targets
 from vllm_cuda_plan.plan import plan_family, read_request
 
 FILE = "info/built_for.json"
+# What a package's GPU code is: one file a component of the build, of which a package holds one.
+SUMMARY = "cuda*.json"
 SCHEMA = 1
 
 
@@ -81,10 +83,9 @@ def describe(targets: Targets, platform: str, level: int | None, content: Path) 
         level: The CPU level of a package with CPU kernels.
     """
     entry = targets.platforms[platform]
-    summary = content / "lib" / "vllm_kernels" / "cuda.json"
-    cuda = None
-    if summary.is_file():
-        cuda = gpu_code(targets, load_json(summary.read_bytes()), platform)
+    cuda: dict[str, GpuCode] | None = None
+    for summary in sorted((content / "lib" / "vllm_kernels").glob(SUMMARY)):
+        cuda = (cuda or {}) | gpu_code(targets, load_json(summary.read_bytes()), platform)
     tiers = tiers_of(targets, entry.family, level)
     return BuiltFor(platform, entry.glibc, entry.libstdcxx, tiers, cuda)
 

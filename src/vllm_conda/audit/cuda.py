@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from vllm_conda.audit.built_for import SUMMARY, gpu_code
 from vllm_conda.audit.built_for import GpuCode as GpuCodeFor
-from vllm_conda.audit.built_for import gpu_code
 from vllm_conda.audit.context import Context
 from vllm_conda.audit.fatbin import GpuCode, read_gpu_code
 from vllm_conda.audit.finding import Finding, error
@@ -16,7 +16,6 @@ from vllm_conda.errors import AuditFailure, ConfigError
 from vllm_conda.structure import load_json
 from vllm_cuda_plan.arch import Code, parse_code
 
-SUMMARY = "cuda*.json"
 _NAME = "cuda"
 
 

@@ -283,7 +283,9 @@ class _Run:
         folder = self.workspace.folder
         # The cache holds the toolchain channel, whose address the package's records name.
         folders = (folder, root.resolve(), self.workspace.cache)
-        level = output.job.level if packages.table()[output.name].device == CPU else None
+        entry = packages.table()[output.name]
+        # What holds no kernels is one package, whichever level's job makes it.
+        level = output.job.level if entry.compiled and entry.device == CPU else None
 
         def amend(content: Path) -> None:
             promise = built_for.describe(self.plan.targets, self.platform, level, content)

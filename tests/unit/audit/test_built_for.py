@@ -77,3 +77,15 @@ def test_it_survives_its_own_writing(tmp_path: Path) -> None:
     built_for.write(tmp_path, written)
     assert built_for.read((tmp_path / built_for.FILE).read_bytes()) == written
     assert set(written.tiers) == set(TARGETS.levels["x86_64"]["3"].tiers)
+
+
+@pytest.mark.parametrize(("file", "family"), [("cuda.json", "norm"), ("cuda-flashmla.json", "mla")])
+def test_gpu_code_of_whichever_component(tmp_path: Path, file: str, family: str) -> None:
+    folder = tmp_path / "lib" / "vllm_kernels"
+    folder.mkdir(parents=True)
+    built = {"parts": [], "parts_left_out": [], "archs": ["9.0a"], "ptx": []}
+    summary = {"cuda": "13.0", "request": "sm90", "families": {family: built}}
+    (folder / file).write_text(json.dumps(summary))
+    found = built_for.describe(TARGETS, "linux-64", None, tmp_path)
+    assert found.cuda == {family: built_for.GpuCode(("9.0a",), ())}
+    assert not found.tiers
