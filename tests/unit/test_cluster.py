@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import stat
 import subprocess
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import ROOT
 
+from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.cli import main
 from vllm_conda.cluster import slurm
 from vllm_conda.cluster.ending import ending
@@ -123,16 +124,11 @@ def test_machine_without_slurm(commands: Path) -> None:
 def test_slurm_that_does_not_answer(commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last question is asked when patience is over, and what squeue says is in the sentence."""
     fake(commands, "squeue", "echo 'slurm_load_jobs error: Unable to contact' >&2; exit 1")
-    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.2)
     waited: list[float] = []
-
-    def wait(seconds: float) -> None:
-        waited.append(seconds)
-        time.sleep(0.05)
-
+    monkeypatch.setattr(slurm, "time", SimpleNamespace(monotonic=lambda: sum(waited)))
     with pytest.raises(ClusterError, match="Unable to contact"):
-        slurm.states(["1"], wait)
-    assert waited
+        slurm.states(["1"], waited.append)
+    assert sum(waited[:-1]) <= slurm.PATIENCE_SECONDS < sum(waited)
 
 
 def test_task_that_squeue_has_forgotten(commands: Path) -> None:
@@ -211,3 +207,12 @@ def test_environment_of_a_task_names_the_cache(
     text = batch_script(Place(ROOT, tmp_path), job, Resources(1, 1, 1))
     assert f"export VLLM_CONDA_CACHE='{tmp_path}/c d'\n" in text
     assert "secret" not in text
+
+
+def test_compiler_cache_hits_in_the_folder_of_a_task(tmp_path: Path) -> None:
+    """The environments' prefixes have one length, so folders of one length give them one name."""
+    places = [workspace_for(tmp_path), *(workspace_for(tmp_path, tmp_path / n) for n in "ab")]
+    names = {place.folder.name for place in places}
+    assert len(names) == len(places)
+    assert len({len(name) for name in names}) == 1
+    assert len({place.cache for place in places}) == 1

@@ -51,14 +51,22 @@ class Workspace:
 
 
 def workspace_for(root: Path, task: Path | None = None) -> Workspace:
-    """The workspace of a checkout, or of one task of it, named by the channel that it fills."""
+    """The workspace of a checkout, or of one task of it, named by the channel that it fills.
+
+    All names are of one length: rattler-build fills the prefix up to a fixed one, so that in a
+    longer folder the prefix has another name, and the compiler cache no hit.
+    """
     cache = cache_root()
-    name = f"{_key(root)}-{_key(task)}" if task else _key(root)
+    name = _digest(f"{root.resolve()}\0{task.resolve()}") if task else _key(root)
     return Workspace(cache / "build" / name, cache)
 
 
 def _key(path: Path) -> str:
-    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    return _digest(str(path.resolve()))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @contextmanager
