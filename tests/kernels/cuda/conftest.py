@@ -8,6 +8,7 @@ On a GPU host, with the libraries of a build tree::
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,11 @@ import torch
 
 import vllm_kernels  # noqa: F401  registers the ops
 from vllm_kernels import engine_api
+
+# Streams that stand for ranks must not share a hardware queue, or a rank waits behind
+# the one that waits for it. Read when CUDA starts; 8 without it (CUDA's programming guide, "CUDA
+# Environment Variables").
+os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 COMMAND = (
     "VLLM_KERNELS_LIBRARY_DIR=BUILD/lib PYTHONPATH=src python -m pytest tests/kernels/cuda "
@@ -36,6 +42,9 @@ NO_GPU = _no_gpu()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_gpu: a test of a CUDA library that needs no GPU")
+    config.addinivalue_line(
+        "markers", "meets: kernels that wait for each other, so tools that run one at a time hang"
+    )
 
 
 @pytest.fixture(autouse=True)
