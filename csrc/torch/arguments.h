@@ -33,6 +33,7 @@ inline constexpr Exception kExceptions[] = {
     {"merge_attn_states", "output_lse", Access::kInPlace, "suffix_lse"},
     // Blocks move within one cache too; the caller's mapping says which.
     {"swap_blocks", "dst", Access::kInPlace, "src"},
+    {"causal_conv1d_update_cpu_vec", "x", Access::kReads},
     {"marlin_gemm", "c_or_none", Access::kWrites},
     {"moe_wna16_marlin_gemm", "c_or_none", Access::kWrites},
     {"moe_wna16_marlin_gemm", "a", Access::kReads},

@@ -127,6 +127,44 @@ def _shared_buffer(**_: object) -> tuple[torch.types.IntLikeType, torch.Tensor]:
     return torch.library.get_ctx().new_dynamic_size(), torch.empty(64, dtype=torch.uint8)
 
 
+def _conv_packed(weight: torch.Tensor) -> torch.Tensor:
+    return weight.new_empty((weight.shape[1], weight.shape[0])).t()
+
+
+def _conv_forward(x: torch.Tensor, **_: object) -> torch.Tensor:
+    return x.new_empty((x.shape[1], x.shape[0])).t()
+
+
+def _like_x(x: torch.Tensor, **_: object) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+def _gdn_gating(a: torch.Tensor, b: torch.Tensor, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    size = (1, a.shape[0], a.shape[1])
+    return a.new_empty(size, dtype=torch.float32), b.new_empty(size)
+
+
+def _chunk_delta_rule(
+    value: torch.Tensor,
+    initial_state: torch.Tensor,
+    output_final_state: bool,
+    initial_state_indices: torch.Tensor,
+    **_: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sequences = initial_state_indices.shape[0] if output_final_state else 0
+    size = (sequences, *initial_state.shape[1:])
+    return value.new_empty(value.shape), initial_state.new_empty(size, dtype=torch.float32)
+
+
+def _delta_rule_update(v: torch.Tensor, **_: object) -> torch.Tensor:
+    out = v.new_empty(v.shape)
+    return out.transpose(0, 1) if v.dim() == 4 else out
+
+
+def _like_v(v: torch.Tensor, **_: object) -> torch.Tensor:
+    return v.new_empty(v.shape)
+
+
 # Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -150,6 +188,14 @@ _SPECIAL: dict[str, Fake] = {
     "greedy_argmax": _tokens,
     "fused_gumbel_argmax": _tokens,
     "sparse_compress": _sparse_compress,
+    "causal_conv1d_weight_pack": _conv_packed,
+    "causal_conv1d_fwd_cpu": _conv_forward,
+    "causal_conv1d_update_cpu": _like_x,
+    "causal_conv1d_update_cpu_vec": _like_x,
+    "fused_gdn_gating_cpu": _gdn_gating,
+    "chunk_gated_delta_rule_cpu": _chunk_delta_rule,
+    "fused_sigmoid_gating_delta_rule_update_cpu": _delta_rule_update,
+    "fused_sigmoid_gating_delta_rule_update_spec_cpu": _like_v,
     "mla_schedule": _mla_schedule,
     "convert_weight_packed": _packed,
     "convert_scale_packed": _packed,

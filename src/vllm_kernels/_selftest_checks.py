@@ -347,6 +347,65 @@ def _drafting(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     return [index, rejected, token, count, moved, slots, lengths]
 
 
+@_check(
+    "causal_conv1d_weight_pack",
+    "causal_conv1d_fwd_cpu",
+    "causal_conv1d_update_cpu",
+    "causal_conv1d_update_cpu_vec",
+)
+def _causal_conv1d(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Two prompts, then a token of each, then three drafted ones, two of which were accepted."""
+    dim = 67
+    weight, bias = torch.randn(dim, 4, dtype=dtype), torch.randn(dim, dtype=dtype)
+    states = torch.randn(3, 6, dim, dtype=dtype).transpose(1, 2)
+    starts, slots = torch.tensor([0, 2, 9]).int(), torch.tensor([2, 0]).int()
+    packed = ops.causal_conv1d_weight_pack(weight)
+    prompts = torch.randn(9, dim, dtype=dtype).t()
+    first = ops.causal_conv1d_fwd_cpu(
+        prompts, packed, bias, states, starts, slots, torch.tensor([True, False]), True, -1, True
+    )
+    one = ops.causal_conv1d_update_cpu(
+        torch.randn(2, dim, dtype=dtype), states, packed, bias, True, None, slots, -1, True
+    )
+    drafted = ops.causal_conv1d_update_cpu(
+        torch.randn(2, 3, dim, dtype=dtype), states, weight, None, False,
+        torch.tensor([2, 1]).int(), slots, -1, False,
+    )  # fmt: skip
+    narrow = states[:, :, :3].clone()
+    last = ops.causal_conv1d_update_cpu_vec(
+        prompts.t(), narrow, weight, bias, "silu", slots, starts, -1
+    )
+    return [packed, first, one, drafted, last, states, narrow]
+
+
+@_check(
+    "fused_gdn_gating_cpu",
+    "chunk_gated_delta_rule_cpu",
+    "fused_sigmoid_gating_delta_rule_update_cpu",
+    "fused_sigmoid_gating_delta_rule_update_spec_cpu",
+)
+def _gated_delta_rule(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Prompts of 2 and 38 tokens, a token of each, and three drafted ones; heads of 40 and 35."""
+    tokens, starts, slots = 40, torch.tensor([0, 2, 40]).int(), torch.tensor([2, 0]).int()
+    logs, bias = torch.randn(4), torch.randn(4, dtype=dtype)
+    a, b = torch.randn(tokens, 4, dtype=dtype), torch.randn(tokens, 4, dtype=dtype)
+    query, key = (torch.randn(1, tokens, 2, 40, dtype=dtype) for _ in range(2))
+    value, states = torch.randn(1, tokens, 4, 35, dtype=dtype), torch.randn(4, 4, 40, 35)
+    g, beta = ops.fused_gdn_gating_cpu(logs, a, b, bias)
+    out, final = ops.chunk_gated_delta_rule_cpu(
+        query, key, value, g, beta, states, True, starts, False, True, slots
+    )
+    one = ops.fused_sigmoid_gating_delta_rule_update_cpu(
+        logs, bias, query[:, :2], key[:, :2], value[:, :2], a[:2], b[:2], states, slots,
+        torch.tensor([0, 1, 2]).int(), True,
+    )  # fmt: skip
+    drafted = ops.fused_sigmoid_gating_delta_rule_update_spec_cpu(
+        logs, bias, query[0, :3], key[0, :3], value[0, :3], a[:3], b[:3], states,
+        torch.tensor([[3, 1, 2]]).int(), torch.tensor([2]).int(), torch.tensor([0, 3]).int(), True,
+    )  # fmt: skip
+    return [g, beta, out, final, one, drafted, states]
+
+
 @_check("init_cpu_memory_env", dtypes=(torch.int64,))
 def _memory_env(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     """No node named: nothing changes in this process."""

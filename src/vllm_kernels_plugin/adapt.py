@@ -41,6 +41,11 @@ def _older_activation(values: Values) -> int:
     return int(values[-3] is not None)
 
 
+def _each_its_own(values: Values) -> torch.Tensor:
+    """The states that the engine has gathered: sequence s has state s."""
+    return torch.arange(values[5].shape[0], dtype=torch.int32)
+
+
 def _value(value: object) -> Fill:
     return lambda _: value
 
@@ -68,6 +73,7 @@ _PADDING = ("is_padding",)
 _NO_ORDER = _value(None)
 
 RULES: Mapping[str, Rule] = {
+    "chunk_gated_delta_rule_cpu": Rule(fill={"initial_state_indices": _each_its_own}),
     "concat_and_cache_mla": Rule(only={"skip_scale": False}),
     "cp_gather_and_upconvert_fp8_kv_cache": Rule(
         only={"host_cache": None, "host_row_ids": None, "device_row_ids": None}

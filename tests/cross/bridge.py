@@ -305,6 +305,58 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         driver.call("int8_scaled_mm", out, mat1, mat2, scales, bias, packed)
         return out
 
+    def pack(weight: torch.Tensor) -> torch.Tensor:
+        return weight.t().contiguous().t()
+
+    def convolve(x: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = x.new_zeros(x.shape[::-1]).t()
+        driver.call("causal_conv1d_fwd", out, x, *values[:-1])
+        return out
+
+    def convolve_next(x: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        driver.call("causal_conv1d_update", out, x, *values[:-1])
+        return out
+
+    def convolve_some(x: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        driver.call("causal_conv1d_update_vec", out, x, *values)
+        return out
+
+    def gates(
+        a_log: object, a: torch.Tensor, b: torch.Tensor, dt_bias: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        g, beta = a.new_zeros((1, *a.shape), dtype=torch.float32), b.new_zeros((1, *a.shape))
+        driver.call("fused_gdn_gating", g, beta, a_log, a, b, dt_bias)
+        return g, beta
+
+    def delta_rule(
+        q: object, k: object, v: torch.Tensor, g: object, beta: object, states: torch.Tensor,
+        final: bool, starts: object, head_first: bool, normalise: bool, slots: torch.Tensor,
+        epsilon: float = 1e-5,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        out = torch.zeros_like(v, memory_format=torch.contiguous_format)
+        count = len(slots) if final else 0
+        last = states.new_zeros((count, *states.shape[1:]), dtype=torch.float32)
+        driver.call(
+            "chunk_gated_delta_rule", out, last, q, k, v, g, beta, states, starts, head_first,
+            normalise, slots, float(epsilon),
+        )  # fmt: skip
+        return out, last
+
+    def delta_rule_next(name: str) -> Callable[..., torch.Tensor]:
+        def call(*values: Any) -> torch.Tensor:
+            v = values[4]
+            out = torch.zeros_like(v, memory_format=torch.contiguous_format)
+            left_out = {11: (1.0, 20.0), 12: (20.0,), 13: ()}
+            if name.endswith("spec"):
+                left_out = {12: (1.0, 20.0), 13: (20.0,), 14: ()}
+            driver.call(name, out, *values, *left_out[len(values)])
+            spread = v.dim() == 4 and not name.endswith("spec")
+            return out.transpose(0, 1) if spread else out
+
+        return call
+
     def multiply(name: str) -> Callable[..., None]:
         def call(*values: Any) -> None:
             handle = values[-1]
@@ -330,6 +382,16 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "fused_experts_cpu": experts,
         "fp8_scaled_mm_cpu": fp8,
         "int8_scaled_mm_with_quant": int8,
+        "causal_conv1d_weight_pack": pack,
+        "causal_conv1d_fwd_cpu": convolve,
+        "causal_conv1d_update_cpu": convolve_next,
+        "causal_conv1d_update_cpu_vec": convolve_some,
+        "fused_gdn_gating_cpu": gates,
+        "chunk_gated_delta_rule_cpu": delta_rule,
+        "fused_sigmoid_gating_delta_rule_update_cpu": delta_rule_next("gated_delta_rule_update"),
+        "fused_sigmoid_gating_delta_rule_update_spec_cpu": delta_rule_next(
+            "gated_delta_rule_update_spec"
+        ),
         "greedy_argmax": choose("greedy_argmax"),
         "fused_gumbel_argmax": choose("fused_gumbel_argmax"),
         **{

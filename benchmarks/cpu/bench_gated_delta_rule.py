@@ -1,0 +1,109 @@
+"""Gated delta nets against the recurrence in PyTorch, eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
+
+ops = torch.ops.vllm_kernels
+
+# Of Qwen3-Next: 16 heads of the keys, 32 of the values, 128 wide.
+KEY_HEADS, HEADS, SIZE = 16, 32, 128
+SEQUENCES = (1, 8)
+PROMPTS = (128, 1024)
+
+
+def step(
+    state: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+) -> torch.Tensor:
+    """One token of [sequences, heads, ...]; the state is replaced."""
+    q, k = (F.normalize(x.float(), dim=-1).repeat_interleave(HEADS // KEY_HEADS, 1) for x in (q, k))
+    faded = state * g.exp()[..., None, None]
+    missing = (v.float() - (faded * k[..., None]).sum(-2)) * beta[..., None]
+    state.copy_(faded + k[..., None] * missing[..., None, :])
+    return (state * q[..., None]).sum(-2) * SIZE**-0.5
+
+
+def prompt(
+    state: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+) -> torch.Tensor:
+    """[tokens, heads, size], token after token."""
+    tokens = [step(state, *(x[t : t + 1] for x in (q, k, v, g, beta))) for t in range(len(q))]
+    return torch.cat(tokens)
+
+
+def _inputs(tokens: int) -> tuple[torch.Tensor, ...]:
+    q, k = torch.randn(2, tokens, KEY_HEADS, SIZE).bfloat16()
+    return q, k, torch.randn(tokens, HEADS, SIZE).bfloat16()
+
+
+def _next(sequences: int) -> Case:
+    def make() -> dict[str, Call]:
+        q, k, v = _inputs(sequences)
+        a, b = torch.randn(2, sequences, HEADS).bfloat16()
+        logs, bias = torch.zeros(HEADS), torch.zeros(HEADS)
+        states = torch.zeros(sequences, HEADS, SIZE, SIZE)
+        other = states.clone()
+        slots = torch.arange(sequences, dtype=torch.int32)
+        starts = torch.arange(sequences + 1, dtype=torch.int32)
+        g, beta = -F.softplus(a.float()), b.float().sigmoid()
+        return {
+            "ours": lambda: ops.fused_sigmoid_gating_delta_rule_update_cpu(
+                logs, bias, q[None], k[None], v[None], a, b, states, slots, starts, True
+            ),
+            "eager": lambda: step(other, q, k, v, g, beta),
+            "compile": compiled(step, other, q, k, v, g, beta),
+        }
+
+    moved = 2 * 4 * sequences * HEADS * SIZE * SIZE
+    shape = {"tokens": sequences}
+    op = "fused_sigmoid_gating_delta_rule_update_cpu"
+    return Case(op, shape, "bf16", make, load(sequences), bytes_moved=moved)
+
+
+def _prompt(tokens: int) -> Case:
+    def make() -> dict[str, Call]:
+        q, k, v = _inputs(tokens)
+        g, beta = -torch.rand(tokens, HEADS), torch.rand(tokens, HEADS)
+        states = torch.zeros(1, HEADS, SIZE, SIZE)
+        other = states.clone()
+        starts, slots = torch.tensor([0, tokens]).int(), torch.zeros(1, dtype=torch.int32)
+        return {
+            "ours": lambda: ops.chunk_gated_delta_rule_cpu(
+                q[None], k[None], v[None], g[None], beta[None], states, False, starts, False, True,
+                slots,
+            ),
+            "eager": lambda: prompt(other, q, k, v, g, beta),
+        }  # fmt: skip
+
+    moved = 2 * tokens * (2 * KEY_HEADS + 2 * HEADS) * SIZE
+    return Case(
+        "chunk_gated_delta_rule_cpu", {"tokens": tokens}, "bf16", make, load(tokens),
+        bytes_moved=moved,
+    )  # fmt: skip
+
+
+def cases() -> Iterator[Case]:
+    for sequences in SEQUENCES:
+        yield _next(sequences)
+    for tokens in PROMPTS:
+        yield _prompt(tokens)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("cpu", "gated_delta_rule", cases))
