@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import compiler, float8, needs
+from vllm_kernels_plugin import compiler, convolution, float8, needs
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class KernelsCpuPlatform(CpuPlatform):
         _register_norms()
         _register_activations()
         float8.serve()
+        convolution.serve()
 
     @classmethod
     def register_triton_kernel_overrides(cls) -> None:

@@ -201,6 +201,7 @@ vk_tensor Transposed(const char* op, const char* name, const vk_tensor* tensor) 
   view.shape[0] = arg.size(-1), view.stride[0] = arg.stride(-1);
   view.shape[1] = arg.size(0), view.stride[1] = arg.stride(0);
   if (tensor->ndim == 2) return view;
+  if (arg.size(1) == 1) return view;  // whatever its stride is
   view.shape[1] = arg.size(0) * arg.size(1), view.stride[1] = arg.stride(1);
   VK_CHECK(arg.size(0) <= 1 || arg.size(1) == 0 || arg.stride(0) == arg.size(1) * arg.stride(1),
            "%s: %s has gaps between its sequences, want none", op, name);

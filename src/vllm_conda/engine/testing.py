@@ -35,6 +35,8 @@ MODELS = (
 )
 # Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
 QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
+# Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
+HYBRID = ("qwen3_next",)
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
 # The engine itself refuses them in float16: Gemma for its range, FP8 as its CPU kernel lacks it.
@@ -166,9 +168,12 @@ def jobs(found: Sequence[Case]) -> Iterator[Job]:
 def _cpu_cases(options: Options) -> list[Case]:
     if not options.full:
         models = options.models or MODELS[:1]
-        found = [Case("trial", model, "float32", "traced") for model in models]
-        return [*found, Case("server", models[0], "float32", "eager", ("--concurrent", "8"))]
-    models = options.models or (*MODELS, *QUANTISED)
+        found = [Case("trial", model, _cpu_dtypes(model)[0], "traced") for model in models]
+        return [
+            *found,
+            Case("server", models[0], _cpu_dtypes(models[0])[0], "eager", ("--concurrent", "8")),
+        ]
+    models = options.models or (*MODELS, *QUANTISED, *HYBRID)
     found = [
         Case("trial", model, dtype, mode)
         for model in models
@@ -182,6 +187,8 @@ def _cpu_cases(options: Options) -> list[Case]:
 
 
 def _cpu_dtypes(model: str) -> tuple[str, ...]:
+    if model in HYBRID:
+        return ("bfloat16",)
     # The engine accepts most quantised checkpoints in 16 bits only.
     dtypes = DTYPES["cpu"][1:] if model in QUANTISED else DTYPES["cpu"]
     return tuple(d for d in dtypes if d != "float16" or model not in WITHOUT_FLOAT16)

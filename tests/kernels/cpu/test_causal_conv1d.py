@@ -137,6 +137,18 @@ def test_strided(tier: str, dtype: torch.dtype) -> None:
     assert torch.equal(states, dense)
 
 
+def test_one_token_of_any_stride(tier: str) -> None:
+    """The engine's [sequences, dim, 1], turned: the stride of one token means nothing."""
+    x, weight = torch.randn(3, 20, 1).transpose(1, 2), torch.randn(20, 4)
+    states, plain = torch.randn(2, 3, 20, 3)[:1].expand(2, -1, -1, -1).clone().unbind()
+    found = ops.causal_conv1d_update_cpu(x, states, weight, None, True, None, None, -1, False)
+    same = x.clone(memory_format=torch.contiguous_format)
+    expected = ops.causal_conv1d_update_cpu(same, plain, weight, None, True, None, None, -1, False)
+    assert x.stride() != same.stride()
+    assert torch.equal(found, expected)
+    assert torch.equal(states, plain)
+
+
 def test_one_slot_twice(tier: str) -> None:
     """The second sequence of a slot goes on where the first has ended."""
     x, weight = torch.randn(70, 8), torch.randn(70, 4)
