@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import archspec.cpu
-from support import VERSION
+from rattler_build import Stage0Recipe, VariantConfig
+from support import ROOT, VERSION
 
-from vllm_conda.recipe import Output
+from vllm_conda.engine.package import PACKAGE_HASH
+from vllm_conda.recipe import ENGINE_RECIPE_FILE, Output
 
 GLIBC = "__glibc >=2.28,<3.0.a0"
 # platform: (level package, level -> the oldest CPU of it)
@@ -87,6 +89,18 @@ def rendered_channel(folder: Path, outputs: Iterable[Output]) -> str:
             output.constraints, output.build_number,
         )  # fmt: skip
     return channel.write()
+
+
+def engine_records() -> list[tuple[str, str, list[str], list[str]]]:
+    """Name, build, dependencies and constraints of the engine recipe's packages."""
+    recipe = Stage0Recipe.from_file(ROOT / ENGINE_RECIPE_FILE)
+    found = []
+    for rendered in recipe.render(VariantConfig({PACKAGE_HASH: ["0" * 16]})):
+        one = rendered.recipe
+        needs = one.requirements.to_dict()
+        lists = [[str(spec) for spec in needs.get(key, ())] for key in ("run", "run_constraints")]
+        found.append((one.package.name, str(one.build.string), *lists))
+    return found
 
 
 def own_channel(folder: Path) -> str:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 import site_channel
-from rattler_build import Stage0Recipe, VariantConfig
 from support import ROOT, VERSION, plan
 
-from vllm_conda.engine.package import NAME, NAMES, PACKAGE_HASH
+from vllm_conda.engine import channel as channel_module
+from vllm_conda.engine.channel import FORGE_LACKS
+from vllm_conda.engine.package import NAME, NAMES
 from vllm_conda.errors import SolveError
-from vllm_conda.recipe import ENGINE_RECIPE_FILE
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import parse_site
 from vllm_conda.site.preflight import check_site
 from vllm_conda.targets import load_targets
+from vllm_conda.toolchain import wheels
 
 TARGETS = load_targets(ROOT)
 ENGINE = TARGETS.engine.release
@@ -44,18 +45,8 @@ MACHINE = {"__unix": "0", "__linux": "6.1", "__glibc": "2.39", "__archspec": "ze
 GPU = {**MACHINE, "__cuda": "13.0", "__cuda_arch": "9.0"}
 
 
-def engine_records() -> list[tuple[str, str, list[str], list[str]]]:
-    """Name, build, dependencies and constraints of the engine recipe's packages."""
-    recipe = Stage0Recipe.from_file(ROOT / ENGINE_RECIPE_FILE)
-    found = []
-    for rendered in recipe.render(VariantConfig({PACKAGE_HASH: ["0" * 16]})):
-        one = rendered.recipe
-        assert str(one.package.version) == ENGINE
-        needs = one.requirements.to_dict()
-        lists = [[str(spec) for spec in needs.get(key, ())] for key in ("run", "run_constraints")]
-        found.append((one.package.name, str(one.build.string), *lists))
-    assert tuple(name for name, *_ in found) == NAMES
-    return found
+def test_what_the_engine_recipe_makes() -> None:
+    assert tuple(name for name, *_ in site_channel.engine_records()) == NAMES
 
 
 def names(specs: Sequence[str]) -> set[str]:
@@ -65,8 +56,8 @@ def names(specs: Sequence[str]) -> set[str]:
 def conda_forge(folder: Path) -> str:
     """Besides the libraries: every dependency of the engine, its own vllm, and what needs one."""
     channel = site_channel.Channel(folder)
-    ((_, _, needs, _),) = (record for record in engine_records() if record[0] == NAME)
-    for name in sorted(names(needs) - {"python", "pytorch"}):
+    ((_, _, needs, _),) = (record for record in site_channel.engine_records() if record[0] == NAME)
+    for name in sorted(names(needs) - {"python", "pytorch", *FORGE_LACKS}):
         versions = [spec.split()[1] for spec in needs if spec.split()[0] == name and " " in spec]
         text = versions[0].split(",")[0].strip("=><!*.") if versions else "1.0"
         channel.add("noarch", name, text, "h0_0")
@@ -90,8 +81,12 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
             output.job.platform, output.name, output.version, output.build_string, output.run,
             output.constraints, output.build_number,
         )  # fmt: skip
-    for name, build, depends, constrains in engine_records():
+    for name, build, depends, constrains in site_channel.engine_records():
         channel.add("noarch", name, ENGINE, build, depends, constrains)
+    # What the engine's channel holds besides, of the version that is pinned.
+    pins = wheels.parse(channel_module.wheels_text()).pins
+    for name in FORGE_LACKS:
+        channel.add("noarch", name, pins[name][0].partition("==")[2], "external_0")
     # What the names held before: kernels.
     channel.add(PLATFORM, "vllm-core", VERSION, "h1111111_0", ["pytorch >=2.11", "python"])
     for name, build, number in OLD_BUILDS:

@@ -350,7 +350,7 @@ class _Run:
             prefix = self.workspace.folder / "installed"
             check.install_fresh(records, prefix, self.platform, cache)
         if embedded:
-            whole.make_local(self.store, records)
+            whole.make_local(self.store, INSTALLED, records)
         ours = {output.name for output in self.plan.outputs}
         self.report.installed = [r.file_name for r in records if r.name.normalized in ours]
         self.store.mark_installed(identity, self.toolchain.channels)

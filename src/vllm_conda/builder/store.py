@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import cattrs
@@ -44,12 +44,14 @@ class State:
     """What the last runs published.
 
     ``installed`` identifies the last checked installation; ``channels`` are those that the
-    packages were built against and that a user needs besides this one.
+    packages were built against and that a user needs besides this one; ``local`` says of each
+    spec what ``output/local`` holds for it besides the packages, as ``SUBDIR/FILE``.
     """
 
     packages: dict[str, Entry]
     installed: str = ""
     channels: tuple[str, ...] = ()
+    local: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_state(file: Path) -> State:
@@ -135,6 +137,10 @@ class Store:
 
     def mark_installed(self, identity: str, channels: tuple[str, ...]) -> None:
         self.state = replace(self.state, installed=identity, channels=channels)
+        self.save()
+
+    def mark_local(self, spec: str, files: Iterable[str]) -> None:
+        self.state = replace(self.state, local={**self.state.local, spec: tuple(sorted(files))})
         self.save()
 
     def settle(self, uses: Mapping[str, set[str]], built: set[str]) -> list[str]:

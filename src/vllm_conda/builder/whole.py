@@ -50,35 +50,46 @@ def is_made(output: Path, platform: str) -> bool:
     return bool(listed(local_folder(output) / platform))
 
 
-def make_local(store: Store, records: Iterable[RepoDataRecord]) -> None:
+def make_local(store: Store, spec: str, records: Iterable[RepoDataRecord]) -> None:
     """Make ``output/local``: all that ``output/`` offers this machine, and what it runs on.
 
+    What an earlier call brought for another spec stays.
+
     Args:
-        records: An installation out of folders; others stay where they are.
+        records: An installation of ``spec`` out of folders; others stay where they are.
     """
     folder = local_folder(store.folder)
-    files = {
-        subdir: {path.name: path for path in (store.folder / subdir).glob("*.conda")}
+    sources = {
+        f"{subdir}/{path.name}": path
         for subdir in (store.platform, NOARCH)
+        for path in (store.folder / subdir).glob("*.conda")
     }
-    for record in records:
-        if str(record.url).startswith("file:"):
-            path = folder_of(str(record.url))
-            files[path.parent.name].setdefault(path.name, path)
-    waiting = store.workspace.outgoing
+    needed = {_key(path): path for path in _files(records) if _key(path) not in sources}
     with disk_errors("the channel for this machine", folder):
-        for subdir, found in files.items():
-            (folder / subdir).mkdir(parents=True, exist_ok=True)
-            for path in found.values():
-                _link(path, folder / subdir / path.name, waiting_place(folder, waiting))
-        paths = {
-            subdir: [folder / subdir / name for name in found] for subdir, found in files.items()
-        }
+        store.mark_local(spec, needed)
+        for key in (key for keys in store.state.local.values() for key in keys):
+            if (folder / key).is_file():
+                sources[key] = folder / key
+        sources |= needed
+        waiting = store.workspace.outgoing
+        paths: dict[str, list[Path]] = {store.platform: [], NOARCH: []}
+        for key, source in sources.items():
+            target = folder / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _link(source, target, waiting_place(folder, waiting))
+            paths[target.parent.name].append(target)
         write_index(folder, paths, store.workspace.folder)
-        for subdir, found in files.items():
-            for old in (folder / subdir).glob("*.conda"):
-                if old.name not in found:
-                    old.unlink()
+        for old in (path for path in folder.glob("*/*.conda") if _key(path) not in sources):
+            old.unlink()
+
+
+def _key(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"
+
+
+def _files(records: Iterable[RepoDataRecord]) -> Iterator[Path]:
+    addresses = (str(record.url) for record in records)
+    return (folder_of(address) for address in addresses if address.startswith("file:"))
 
 
 def _link(file: Path, target: Path, waiting: Path) -> None:

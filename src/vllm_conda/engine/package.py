@@ -69,7 +69,9 @@ def ensure(
     others = (dependencies.url, *toolchain.channels)
     private = _private(output)
     stamp = private / f"{NAME}.packages.json"
-    fingerprint = key_of(hash_tree((root / ENGINE_RECIPE_FILE).parent), *others)
+    fingerprint = key_of(
+        hash_tree((root / ENGINE_RECIPE_FILE).parent), *others, *channel.FORGE_LACKS
+    )
     workspace = workspace_for(root)
     with disk_errors("the engine's channel", output):
         output.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,8 @@ def ensure(
             build = _Build(
                 root, platform, output, others, toolchain, workspace, reporter, fingerprint
             )
-            found = [package.name for package in build.run(archive.path)]
+            beside = channel.forge_lacks(dependencies)
+            found = [package.name for package in build.run(archive.path, beside)]
             write_atomic(stamp, json.dumps({"fingerprint": fingerprint, "packages": found}) + "\n")
     packages = tuple(output / NOARCH / name for name in found)
     return Engine(packages, (output.resolve().as_uri(), *others))
@@ -109,8 +112,12 @@ class _Build:
     reporter: Reporter
     fingerprint: str
 
-    def run(self, archive: Path) -> list[Path]:
-        """Build, test and publish every output of the recipe; returns the packages."""
+    def run(self, archive: Path, beside: Sequence[Path]) -> list[Path]:
+        """Build, test and publish every output of the recipe; returns the packages.
+
+        Args:
+            beside: Packages to publish with them.
+        """
         recipe = self.root / ENGINE_RECIPE_FILE
         folder = self.workspace.folder / "engine"
         with disk_errors("the engine's build folder", folder):
@@ -147,7 +154,7 @@ class _Build:
         for package in built:
             test = {"action": "test", "package": str(package), "channels": channels}
             self._work("test", package.name.rsplit("-", 2)[0], test, folder, variables)
-        self._index(built, self.output)
+        self._index([*built, *beside], self.output)
         return [self.output / NOARCH / package.name for package in built]
 
     def _work(
