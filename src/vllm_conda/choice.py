@@ -50,37 +50,51 @@ class Choices:
 
     def __init__(self, targets: Targets, outputs: Sequence[Output]) -> None:
         self.targets = targets
-        # A package for one kind of GPU is asked for by its name, and every job makes the same.
-        self.outputs = [one for one in outputs if not targets.packages[one.name].slice]
-        self._asked: dict[Job, list[tuple[str, VersionSpec]]] = {}
-        for output in self.outputs:
-            asked = self._asked.setdefault(output.job, [])
-            # A package of a job pulls in the others, so what one of them asks holds for all.
+        self.outputs = outputs
+        self._asked: dict[tuple[Job, str], list[tuple[str, VersionSpec]]] = {}
+        for output in outputs:
+            asked = self._asked.setdefault((output.job, self._kind(output)), [])
+            # A package of a job pulls in the others, so what one of them asks holds for all; one
+            # with a slice of its own is nobody's dependency.
             for spec in (*output.run, *output.constraints):
                 name, _, bound = spec.partition(" ")
                 if name in (_CUDA, _CUDA_ARCH):
                     asked.append((name, VersionSpec(bound or "*")))
 
-    def runs(self, job: Job, node: GpuNode) -> bool:
-        """Whether a client lets ``node`` have what ``job`` makes."""
+    def _kind(self, output: Output) -> str:
+        return self.targets.packages[output.name].slice
+
+    def _archs(self, output: Output) -> Sequence[str]:
+        kind = self._kind(output)
+        if kind:
+            return self.targets.cuda.slices[kind].archs
+        return compiled_archs(self.targets, output.job)
+
+    def runs(self, output: Output, node: GpuNode) -> bool:
+        """Whether a client lets ``node`` have ``output``."""
         machine = {_CUDA: Version(node.cuda), _CUDA_ARCH: Version(node.gpu)}
-        return all(bound.matches(machine[name]) for name, bound in self._asked[job])
+        asked = self._asked[output.job, self._kind(output)]
+        return all(bound.matches(machine[name]) for name, bound in asked)
 
-    def has_code(self, job: Job, node: GpuNode) -> bool:
-        return self.targets.cuda.has_code(compiled_archs(self.targets, job), node.gpu)
+    def has_code(self, output: Output, node: GpuNode) -> bool:
+        return self.targets.cuda.has_code(self._archs(output), node.gpu)
 
-    def serves(self, job: Job, node: GpuNode) -> bool:
-        return self.targets.cuda.serves(compiled_archs(self.targets, job), node.gpu)
+    def serves(self, output: Output, node: GpuNode) -> bool:
+        return self.targets.cuda.serves(self._archs(output), node.gpu)
+
+    def opt_in(self, output: Output) -> bool:
+        """Whether no one gets it who does not ask for its slice."""
+        return output.job.opt_in and not self._kind(output)
 
     def offered(self, name: str, node: GpuNode) -> list[Output]:
         """Builds of the CUDA package ``name`` that ``node`` may take, the solver's choice first."""
-        found = [
-            output
-            for output in self.outputs
-            if (output.name, output.job.platform, output.job.device) == (name, node.platform, CUDA)
-            and self.runs(output.job, node)
-        ]
-        return sorted(found, key=lambda output: -output.build_number)
+        found: dict[str, Output] = {}
+        for output in self.outputs:
+            asked = (output.name, output.job.platform, output.job.device)
+            if asked == (name, node.platform, CUDA) and self.runs(output, node):
+                # Several jobs make one package of a slice of its own.
+                found.setdefault(output.file_name, output)
+        return sorted(found.values(), key=lambda output: -output.build_number)
 
 
 def wrong_choices(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
@@ -99,13 +113,13 @@ def wrong_choices(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
 
 def _by_cuda(targets: Targets, name: str) -> bool:
     package = targets.packages[name]
-    return (package.device == CUDA and not package.slice) or package.metapackage
+    return package.device == CUDA or package.metapackage
 
 
 def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[str, ...], str]]:
     found = choices.offered(name, node)
     for output in found:
-        if not choices.serves(output.job, node):
+        if not choices.serves(output, node):
             text = f"{name} of {output.job.name} holds no code for {node}, which may take it."
             yield (output.job.name, name, node.gpu), text
     # Any two of them, since a channel may lack all others.
@@ -113,12 +127,12 @@ def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[s
         jobs = f"{name} of {one.job.name} and of {other.job.name}"
         key = (one.job.name, other.job.name, name)
         if one.build_number == other.build_number:
-            if _rivals(one.job, other.job):
+            if _rivals(choices, one, other):
                 text = f"{jobs} have build number {one.build_number}, and {node} may take either."
                 yield key, text
-        elif other.job.opt_in or not choices.has_code(other.job, node):
+        elif choices.opt_in(other) or not choices.has_code(other, node):
             continue
-        elif not choices.has_code(one.job, node):
+        elif not choices.has_code(one, node):
             text = f"of {jobs}, {node} gets the first; the second alone has machine code for it."
             yield key, text
         elif (
@@ -128,12 +142,7 @@ def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[s
             yield key, text
 
 
-def _rivals(one: Job, other: Job) -> bool:
+def _rivals(choices: Choices, one: Output, other: Output) -> bool:
     """Slices for different GPUs are asked for by their names, so that no solver compares them."""
-    return one.slice == other.slice or not (one.opt_in and other.opt_in)
-
-
-def _newer(job: Job, node: GpuNode) -> bool:
-    """Whether the job's CUDA is newer than the driver, which runs it all the same within a major
-    version."""
-    return parse_version(job.cuda) > parse_version(node.cuda)
+    asked_for = choices.opt_in(one) and choices.opt_in(other)
+    return one.job.slice == other.job.slice or not asked_for

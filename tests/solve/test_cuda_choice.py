@@ -47,6 +47,9 @@ def library_channel(folder: Path) -> str:
             channel.add(platform, name, "3.12", "h0_0")
         if TARGETS.platforms[platform].engine:
             channel.add(platform, "vllm-engine", TARGETS.engine.release, "py_0")
+            for name, build, needs, constrains in site_channel.engine_records():
+                if name != "vllm-engine":
+                    channel.add(platform, name, TARGETS.engine.release, build, needs, constrains)
         channel.add(platform, "libtorch", "2.13.0", "cpu_0")
         channel.add(platform, "pytorch", "2.13.0", "cpu_0", ["libtorch * cpu_0"])
         for version in CUDA.toolkits:
@@ -65,8 +68,8 @@ def with_hashes(outputs: list[Output], ascending: bool) -> list[Output]:
     found = []
     for number, output in enumerate(outputs):
         if output.job.cuda and output.name != "vllm-core":
-            text = f"h{number if ascending else 0xFFFFFFF - number:07x}_"
-            build = re.sub(r"h[0-9a-f]{7}_", text, output.build_string)
+            text = rf"\g<1>{number if ascending else 0xFFFFFFF - number:07x}_"
+            build = re.sub(r"(\bh|_h)[0-9a-f]{7}_", text, output.build_string)
             output = dataclasses.replace(output, build_string=build)
         found.append(output)
     return found
@@ -88,14 +91,20 @@ def machine(node: GpuNode, knows_gpus: bool = True) -> dict[str, str]:
     return {**found, "__cuda_arch": node.gpu} if knows_gpus else found
 
 
-def build_of(channels: Channels, spec: str, node: GpuNode, knows_gpus: bool = True) -> str:
-    """The build of vllm-kernels-cuda that ``spec`` brings; empty without one."""
+def build_of(
+    channels: Channels,
+    spec: str,
+    node: GpuNode,
+    knows_gpus: bool = True,
+    package: str = "vllm-kernels-cuda",
+) -> str:
+    """The build of ``package`` that ``spec`` brings, up to its hash; empty without one."""
     try:
         records = channels.solve([spec], node.platform, machine(node, knows_gpus))
     except SolveError:
         return ""
     builds = {record.name.normalized: str(record.build) for record in records}
-    return builds.get("vllm-kernels-cuda", "").rpartition("_h")[0]
+    return builds.get(package, "").rpartition("_h")[0]
 
 
 def order(node: GpuNode) -> list[str]:
@@ -157,6 +166,7 @@ def between(drivers_of_table: list[str]) -> list[str]:
     return [f"{major}.{minor}" for major, minor in sorted(found)]
 
 
+ALL_JOBS = jobs(TARGETS)
 DRIVERS = between(drivers(TARGETS))
 NODES = [
     GpuNode(platform, cuda, gpu)
@@ -165,16 +175,39 @@ NODES = [
 ]
 
 
-@pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-kernels-cuda", "vllm-cuda"])
+@pytest.mark.parametrize("spec", ["vllm-kernels", "vllm-kernels-cuda", "vllm-cuda", "vllm"])
 def test_newest_cuda_of_the_driver_with_code_for_the_gpu(channels: Channels, spec: str) -> None:
     assert {node.platform for node in NODES} == set(TARGETS.platforms)
     assert set(gpu_nodes(TARGETS, "linux-64")) < set(NODES)
     wrong = {}
-    nodes = [n for n in NODES if spec != "vllm-cuda" or TARGETS.platforms[n.platform].engine]
+    kernels = spec.startswith("vllm-kernels")
+    nodes = [n for n in NODES if kernels or TARGETS.platforms[n.platform].engine]
     for node in nodes:
         build = build_of(channels, spec, node)
         if build not in right(node):
             wrong[str(node)] = build, right(node)
+    assert not wrong
+
+
+OPTIONAL = {name: package.slice for name, package in TARGETS.packages.items() if package.slice}
+
+
+@pytest.mark.parametrize("name", list(OPTIONAL))
+def test_packages_for_one_kind_of_gpu(channels: Channels, name: str) -> None:
+    """Only those GPUs get it, and of the CUDA versions the one that the rest of the order says;
+    beside the general kernels too, which take the same version."""
+    piece = CUDA.slices[OPTIONAL[name]]
+    wrong = {}
+    for node in NODES:
+        makes = any(
+            job.platform == node.platform and job.slice == OPTIONAL[name] for job in ALL_JOBS
+        )
+        inside = parse_version(piece.lowest) <= parse_version(node.gpu) < parse_version(piece.below)
+        versions = order(node) if makes and inside else []
+        wanted = f"cuda{versions[0].replace('.', '')}" if versions else ""
+        alone = build_of(channels, name, node, package=name)
+        if alone.partition("_")[0] != wanted:
+            wrong[str(node)] = alone, wanted
     assert not wrong
 
 

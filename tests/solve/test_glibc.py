@@ -8,46 +8,21 @@ CUDA 12.4, 12.9, 13.0 and 13.4 the newest that the driver was made for, with cod
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import pytest
 import site_channel
-from support import ROOT, VERSION, plan
+from node_types import ARM, POWER, X86, Case, got
+from support import VERSION
 
 from vllm_conda import platforms
-from vllm_conda.jobs import jobs
 from vllm_conda.paths import CACHE_VARIABLE, private_folder
 from vllm_conda.site import assumed, preflight
 from vllm_conda.site.channels import Channels, default_channels
 from vllm_conda.site.examples import example_names, example_path
 from vllm_conda.site.model import load_site, parse_site
-from vllm_conda.targets import load_targets
 
-X86, ARM, POWER = "linux-64", "linux-aarch64", "linux-ppc64le"
 OLD = "needs glibc >= 2.28"
-
-
-@dataclass(frozen=True)
-class Case:
-    """A node type and the build, or the beginning of the sentence, that is right for it.
-
-    ``build`` is the level of the CPU package, or the CUDA version.
-    """
-
-    system: str
-    platform: str
-    glibc: str
-    cpu: str
-    build: str
-    cuda: str = ""
-    gpus: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        words = [self.system, self.cpu, *self.gpus, self.cuda and f"driver {self.cuda}"]
-        return "-".join(word.replace(" ", "") for word in words if word)
 
 
 CASES = [
@@ -89,7 +64,7 @@ CASES = [
     Case("Amazon Linux 2023", ARM, "2.34", "neoverse_v1", "level 2"),
     Case("RHEL 9", ARM, "2.34", "neoverse_v2", "13.0", "13.1", ("9.0",)),
     Case("Ubuntu 22.04", ARM, "2.35", "neoverse_n1", "12.4", "12.2", ("8.0",)),
-    Case("JetPack 6", ARM, "2.35", "cortex_a72", "needs Armv8.2-A", "12.6", ("8.7",)),
+    Case("JetPack 6", ARM, "2.35", "cortex_a72", "needs __cuda >= 13", "12.6", ("8.7",)),
     Case("JetPack 7", ARM, "2.39", "neoverse_n1", "13.0", "13.0", ("8.7",)),
     Case("JetPack 7", ARM, "2.39", "neoverse_v2", "13.0", "13.0", ("11.0",)),
     Case("Ubuntu 24.04", ARM, "2.39", "neoverse_v2", "13.0", "13.0", ("10.0",)),
@@ -102,62 +77,15 @@ CASES = [
 ]
 
 
-@cache
-def rendered() -> list[site_channel.Output]:
-    return list(plan(ROOT, [job.name for job in jobs(load_targets(ROOT))]).distinct())
-
-
-@pytest.fixture(scope="module")
-def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
-    """What all jobs make, and the mirror of conda-forge that solving assumes."""
-    folder = tmp_path_factory.mktemp("floor")
-    own = site_channel.Channel(folder / "own")
-    for output in rendered():
-        platform = platforms.table()[output.job.platform]
-        # What the build adds: the exports of sysroot, compiler and level package.
-        exports = [f"__glibc >={platform.glibc},<3.0.a0", f"libstdcxx >={platform.libstdcxx}"]
-        if output.name == "vllm-kernels-cpu":
-            exports.append(f"_{platform.family}-microarch-level >={output.job.level}")
-        own.add(
-            output.job.platform, output.name, output.version, output.build_string,
-            [*output.run, *(exports if output.name != "vllm-kernels" else [])], output.constraints,
-            output.build_number,
-        )  # fmt: skip
-    return Channels([own.write(), assumed.ensure_channel(folder / "cache")])
-
-
-def site_of(case: Case) -> str:
-    gpu = f"    cuda: {case.cuda}\n    cuda_arch: [{', '.join(case.gpus)}]\n" if case.cuda else ""
-    return (
-        "schema: 1\nsite: cases\nspecs: [vllm-kernels]\nnodes:\n  node:\n"
-        f"    platform: {case.platform}\n    glibc: {case.glibc}\n    linux: 4.18\n"
-        f"    archspec: {case.cpu}\n{gpu}"
-    )
-
-
-def got(result: preflight.NodeResult) -> str:
-    """As ``Case.build`` says it."""
-    (answer,) = result.answers
-    if answer.refusal:
-        return answer.refusal.text
-    if "vllm-kernels-cuda" in answer.builds:
-        digits = (
-            answer.builds["vllm-kernels-cuda"].split()[1].partition("_")[0].removeprefix("cuda")
-        )
-        return f"{digits[:-1]}.{digits[-1]}"
-    number = int(answer.builds["vllm-kernels-cpu"].rpartition("_")[2])
-    return f"level {number // 100}"
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_node_type_gets_the_right_build(channels: Channels, case: Case) -> None:
-    (result,) = preflight.check_site(parse_site(site_of(case), "cases"), channels)
+def test_node_type_gets_the_right_build(every_job: Channels, case: Case) -> None:
+    (result,) = preflight.check_site(parse_site(case.site(), "cases"), every_job)
     assert got(result).startswith(case.build), got(result)
 
 
 @pytest.mark.parametrize("name", example_names())
-def test_every_example_is_served(channels: Channels, name: str) -> None:
-    for result in preflight.check_site(load_site(example_path(name)), channels):
+def test_every_example_is_served(every_job: Channels, name: str) -> None:
+    for result in preflight.check_site(load_site(example_path(name)), every_job):
         assert result.served == (result.node.glibc != "2.17"), got(result)
         assert result.served or got(result).startswith(OLD)
         no_code = result.node.platform == X86 and "7.0" in result.node.cuda_arch
@@ -166,7 +94,7 @@ def test_every_example_is_served(channels: Channels, name: str) -> None:
 
 
 def test_a_checkout_built_with_the_embedded_toolchain(
-    tmp_path: Path, channels: Channels, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, every_job: Channels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own Python is for this machine's C library: it serves no older node, which is said."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
@@ -185,10 +113,10 @@ def test_a_checkout_built_with_the_embedded_toolchain(
     found = default_channels(checkout)
     assert found.embedded
     assert found.built_against == (address,)
-    own = channels.addresses[0]
+    own = every_job.addresses[0]
     site = load_site(example_path("h200"))
     results = preflight.check_site(
-        site, channels, ["vllm-kernels-cpu"], alone=Channels([own, address])
+        site, every_job, ["vllm-kernels-cpu"], alone=Channels([own, address])
     )
     assert [result.served for result in results] == [True, True]
     for result in results:

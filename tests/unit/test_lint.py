@@ -162,6 +162,12 @@ DRIVER_BOUND = f'__cuda ${{{{ cuda_driver_bound | default(">=" ~ ({MAJOR})) }}}}
             ],
         ),
         (
+            '- __cuda_arch ${{ vllm_flashmla_arch_bound | default("") }}',
+            "- __cuda_arch >=8.0",
+            "choice",
+            ["vllm-flashmla of linux-64-cuda-12.4-all", "no code", "GPU of 8.0", "may take it"],
+        ),
+        (
             DRIVER_BOUND,
             f"__cuda >=${{{{ {MAJOR} }}}}",
             "choice",

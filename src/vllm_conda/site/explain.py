@@ -20,8 +20,8 @@ from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Node
 from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Machine
 
-# Most refusals are about the first ones, so they are tried first.
-PROPERTIES = (GLIBC, ARCHSPEC, CUDA, CUDA_ARCH, LINUX)
+# Where either of two would do, the sentence names the first: software before hardware.
+PROPERTIES = (GLIBC, CUDA, LINUX, ARCHSPEC, CUDA_ARCH)
 _MISSING = re.compile(r"─ (\S[^\n]*?), for which no candidates were found")
 # One comparison of a version spec: `>=9.0`, `<10.0a0`, `12.*`.
 _COMPARISON = re.compile(r"([<>=!~]*)\s*(\d+(?:\.\d+)*)")
@@ -58,7 +58,7 @@ def explain(
     absent = _absent(channels, specs, node.platform)
     if absent:
         return Refusal((), absent[0], "", absent[1], solver)
-    search = _Search(channels, specs, node, machine, solver)
+    search = _Search(channels, specs, node, machine)
     missing = search.smallest()
     if not missing:
         return _not_the_node(search, node, solver)
@@ -128,16 +128,16 @@ class _Search:
         specs: Sequence[str],
         node: Node,
         machine: Machine,
-        solver: str,
     ) -> None:
         self.channels = channels
         self.specs = specs
         self.node = node
         self.machine = machine
         bounds = channels.bounds(specs, node.platform)
-        names = [name for name in PROPERTIES if name in bounds]
-        # Every attempt is a solve, so properties that the solver complains about come first.
-        names.sort(key=lambda name: not re.search(rf"\b{name}\b", solver))
+        # What the node has in another version comes before what it has not, such as a GPU.
+        names = sorted(
+            (name for name in PROPERTIES if name in bounds), key=lambda name: name not in machine
+        )
         self.values: dict[str, list[str]] = {}
         self.floors: dict[str, list[str]] = {}
         for name in names:
