@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,14 +152,39 @@ def write_atomic(path: Path, text: str) -> None:
     """
     with disk_errors("a file", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacement(path) as draft, draft.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+@contextmanager
+def replacement(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place when it is written.
+
+    Its name holds that of the process: what a killed one left can be told by :func:`abandoned`.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{process_name()}+")
+    os.close(handle)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.chmod(0o644)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def process_name() -> str:
+    """Of this process, unlike those of all that run elsewhere."""
+    return f"{socket.gethostname()}+{os.getpid()}"
+
+
+def abandoned(path: Path) -> bool | None:
+    """Whether the process of this machine in a name is gone; None for other names."""
+    before, _, rest = path.name.partition("+")
+    host, pid = socket.gethostname(), rest.partition("+")[0]
+    if not (before == host or before.endswith(f".{host}")) or not pid.isdecimal():
+        return None
+    return not Path(f"/proc/{pid}").exists()

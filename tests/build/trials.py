@@ -368,17 +368,17 @@ class Trials:
         name = f"child of the {starter}" if below else starter
         kill = Kill(self.step, sign.name, name, program, round(after, 3), code)
         self.tally.kills.append(kill)
-        expected = range(256) if below else (-sign, 128 + sign)
-        if code == 0 and (wrong := self.product.result(self.step)):  # it was too late to stop it
-            self._fault(f"{kill}: {wrong}")
-        elif code not in (0, *expected):
-            self._fault(str(kill))
-        self._orphans(str(kill))
-        if damage := self.product.damage():
-            self._fault(f"{kill}: {damage}")
         said = self.errors.read_text(errors="replace")
         # Before Python has started there is nobody to catch Ctrl-C.
         starting = said.endswith("KeyboardInterrupt\n") and str(support.ROOT) not in said
+        expected = range(256) if below else (-sign, 128 + sign, *[1] * starting)
+        if code == 0 and (wrong := self.product.result(self.step)):  # it was too late to stop it
+            self._fault(f"{kill}: {wrong}")
+        elif code not in (0, *expected):
+            self._fault(f"{kill}: {said[-2000:]}")
+        self._orphans(str(kill))
+        if damage := self.product.damage():
+            self._fault(f"{kill}: {damage}")
         if "Traceback" in said and not starting:
             self._fault(f"{kill}: {said[-2000:]}")
         return True

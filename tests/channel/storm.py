@@ -32,6 +32,8 @@ from filelock._native import _unix
 from rattler import Channel, Gateway, SourceConfig, solve
 from rattler.platform import Subdir
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import packages
 from vllm_conda.channel import index, retire
 from vllm_conda.channel.add import Source, add

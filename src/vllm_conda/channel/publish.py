@@ -11,10 +11,8 @@ leave an older index there, whole and right in all that it lists; the next publi
 from __future__ import annotations
 
 import errno
-import os
 import random
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,9 +24,16 @@ from filelock import FileLock, Timeout
 
 from vllm_conda.channel import index
 from vllm_conda.channel.files import INDEX_FILES, SHARDS, enter_index, waiting_place
-from vllm_conda.channel.folder import NOARCH, ChannelFolder, Mark, Package, Publication
+from vllm_conda.channel.folder import (
+    NOARCH,
+    STATE,
+    ChannelFolder,
+    Mark,
+    Package,
+    Publication,
+)
 from vllm_conda.errors import BusyError, ConfigError, IntegrityError
-from vllm_conda.paths import disk_errors
+from vllm_conda.paths import abandoned, disk_errors, process_name
 
 DAY = 86400.0
 GRACE_SECONDS = DAY
@@ -69,27 +74,32 @@ def locked(folder: ChannelFolder, wait: float = LOCK_WAIT_SECONDS) -> Iterator[N
 def workplace(folder: ChannelFolder) -> Iterator[Path]:
     """A folder of this process on the channel's file system; what killed ones left goes."""
     incoming = folder.state / "incoming"
-    token = f"{random.getrandbits(32):08x}"
-    own = incoming / f"{socket.gethostname()}+{os.getpid()}+{token}"
+    own = incoming / f"{process_name()}+{random.getrandbits(32):08x}"
     with disk_errors("the channel", folder.path):
         own.mkdir(parents=True)
-    for other in incoming.iterdir():
-        if _abandoned(other):
-            shutil.rmtree(other, ignore_errors=True)
+    _tidy(folder, incoming)
     try:
         yield own
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def _abandoned(place: Path) -> bool:
-    """Its process is gone; of another machine's, nothing came for a week."""
-    host, _, rest = place.name.partition("+")
-    with suppress(OSError, ValueError):
-        if host == socket.gethostname():
-            return not Path(f"/proc/{int(rest.partition('+')[0])}").exists()
-        return time.time() - place.stat().st_mtime > 7 * DAY
-    return False
+def _tidy(folder: ChannelFolder, incoming: Path) -> None:
+    """Remove the folders and drafts of killed processes.
+
+    Of other machines', folders that nothing came into for a week.
+    """
+    with suppress(OSError):
+        for place in incoming.iterdir():
+            gone = abandoned(place)
+            if gone is None:
+                gone = time.time() - place.stat().st_mtime > 7 * DAY
+            if gone:
+                shutil.rmtree(place, ignore_errors=True)
+        for pattern in (".*+*", "*/.*+*", f"{STATE}/*/*/.*+*"):
+            for draft in folder.path.glob(pattern):
+                if abandoned(draft):
+                    draft.unlink(missing_ok=True)
 
 
 def now(folder: ChannelFolder) -> float:

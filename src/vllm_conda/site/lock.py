@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from rattler import Channel, LockChannel, LockFile, LockPlatform, PackageRecord, RepoDataRecord
 
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import disk_errors, replacement, write_atomic
 from vllm_conda.site import virtual
 from vllm_conda.site.preflight import NodeResult
 
@@ -81,13 +79,5 @@ def _write_lock(
     lock.set_channels(ENVIRONMENT, [LockChannel(Channel(channel).base_url) for channel in channels])
     for record in records:
         lock.add_conda_package(ENVIRONMENT, platform, record)
-    with disk_errors("a lock file", path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            lock.to_path(Path(name))
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+    with disk_errors("a lock file", path), replacement(path) as draft:
+        lock.to_path(draft)
