@@ -150,7 +150,8 @@ def channel_errors(channels: Sequence[str]) -> Iterator[None]:
     except (GatewayError, FetchRepoDataError, InvalidChannelError, InvalidUrlError) as error:
         if limit := limit_error(error, "Reading the channels"):
             raise limit from None
-        reason = str(error).splitlines()[-1].removeprefix("Caused by: ")
+        text = str(error).partition("\n\nBody:")[0]  # of a server's answer
+        reason = text.splitlines()[-1].removeprefix("Caused by: ").rstrip(".")
         raise NetworkError(
             shortened(f"Cannot read the channels {', '.join(channels)}: {reason}.", _LONGEST),
             "Check the channel's address and the network.",

@@ -16,6 +16,7 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from rattler.package_streaming import extract
 
+from vllm_conda.archives import DAMAGED, reason
 from vllm_conda.audit import built_for
 from vllm_conda.audit.built_for import BuiltFor
 from vllm_conda.audit.elf import Library, is_elf, read_library
@@ -68,8 +69,8 @@ class Subject:
                     continue
                 library = read_library(path, name)
             except OSError as failure:
-                reason = failure.strerror or str(failure)
-                damaged.append(error("archive", name, f"cannot be read: {reason}"))
+                text = failure.strerror or str(failure)
+                damaged.append(error("archive", name, f"cannot be read: {text}"))
                 continue
             except AuditFailure as failure:
                 damaged.append(error("archive", "", failure.message))
@@ -131,13 +132,13 @@ def open_subject(path: Path) -> Iterator[Subject]:
 def _is_elf(path: Path) -> bool:
     try:
         return is_elf(path)
-    except OSError as reason:
-        raise AuditFailure(f"{path.name} cannot be read: {reason.strerror}.") from None
+    except OSError as failure:
+        raise AuditFailure(f"{path.name} cannot be read: {failure.strerror}.") from None
 
 
 def _walk(root: Path) -> tuple[str, ...]:
-    def refuse(reason: OSError) -> None:
-        raise AuditFailure(f"{reason.filename} cannot be read: {reason.strerror}.")
+    def refuse(failure: OSError) -> None:
+        raise AuditFailure(f"{failure.filename} cannot be read: {failure.strerror}.")
 
     found = []
     for folder, _, names in os.walk(root, onerror=refuse):
@@ -152,8 +153,8 @@ def _folder(path: Path) -> Subject:
 def _conda(path: Path, folder: Path) -> Subject:
     try:
         extract(path, folder)
-    except (OSError, ValueError) as reason:
-        text = str(reason).removeprefix("an io error occurred: ")
+    except DAMAGED as failure:
+        text = reason(failure).removeprefix("an io error occurred: ")
         raise AuditFailure(f"{path.name} is damaged: {text}.") from None
     index = _json(folder, "info/index.json", path.name)
     paths = _json(folder, "info/paths.json", path.name, required=False)
@@ -179,8 +180,8 @@ def _conda(path: Path, folder: Path) -> Subject:
             size=path.stat().st_size,
             built_for=_built_for(folder, path.name),
         )
-    except (KeyError, TypeError, AttributeError) as reason:
-        raise AuditFailure(f"{path.name}: info/ is malformed: {reason!r}.") from None
+    except (KeyError, TypeError, AttributeError) as failure:
+        raise AuditFailure(f"{path.name}: info/ is malformed: {failure!r}.") from None
 
 
 def _built_for(folder: Path, label: str) -> BuiltFor | None:
@@ -188,8 +189,8 @@ def _built_for(folder: Path, label: str) -> BuiltFor | None:
         return built_for.read((folder / built_for.FILE).read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as reason:
-        raise AuditFailure(f"{label}: {built_for.FILE}: {reason}.") from None
+    except ValueError as failure:
+        raise AuditFailure(f"{label}: {built_for.FILE}: {failure}.") from None
 
 
 def _json(folder: Path, name: str, label: str, required: bool = True) -> dict[str, Any]:
@@ -199,8 +200,8 @@ def _json(folder: Path, name: str, label: str, required: bool = True) -> dict[st
         if not required:
             return {}
         raise AuditFailure(f"{label} is no conda package: it holds no {name}.") from None
-    except ValueError as reason:
-        raise AuditFailure(f"{label}: {name} is not JSON: {reason}.") from None
+    except ValueError as failure:
+        raise AuditFailure(f"{label}: {name} is not JSON: {failure}.") from None
     if not isinstance(value, dict):
         raise AuditFailure(f"{label}: {name} is not a JSON object.")
     return value
@@ -217,8 +218,8 @@ def _wheel(path: Path, folder: Path) -> Subject:
         with zipfile.ZipFile(path) as archive:
             # zipfile keeps names inside the folder: no `..`, no leading slash.
             archive.extractall(folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, OSError) as reason:
-        raise AuditFailure(f"{path.name} is damaged: {reason}.") from None
+    except DAMAGED as failure:
+        raise AuditFailure(f"{path.name} is damaged: {reason(failure)}.") from None
     every = _walk(folder)
     described = {part for n in every if (part := PurePosixPath(n).parts[0]).endswith(".dist-info")}
     about = next((n for n in every if n.endswith(".dist-info/METADATA")), None)

@@ -17,6 +17,7 @@ import zstandard
 from rattler.exceptions import ParseSubdirError
 from rattler.platform import Subdir
 
+from vllm_conda.archives import DAMAGED, MALFORMED, reason
 from vllm_conda.channel.folder import PACKAGE_SUFFIXES
 from vllm_conda.errors import IntegrityError, UsageError
 
@@ -26,16 +27,6 @@ _LARGEST_RATIO = 1000
 _SMALL = 1 << 28
 _LARGEST_METADATA = 1 << 28
 _BLOCK = 1 << 20
-_DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zstandard.ZstdError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    OSError,
-)
 _METADATA = ("info/index.json", "info/paths.json", "info/link.json")
 
 
@@ -86,10 +77,15 @@ def check_package(path: Path, subdir: str | None = None) -> str:
         raise IntegrityError(
             f"{path.name} is refused: it {error}.", "Do not install it; ask who made it."
         ) from None
-    except _DAMAGED as error:
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    except DAMAGED as error:
         raise IntegrityError(
-            f"{path.name} is damaged: {reason}.", "Copy or build it again."
+            f"{path.name} is damaged: {reason(error)}.", "Copy or build it again."
+        ) from None
+    except MALFORMED as error:
+        raise IntegrityError(
+            f"{path.name} is damaged: a document in info/ is malformed "
+            f"({type(error).__name__}: {reason(error)}).",
+            "Build it again.",
         ) from None
     if subdir not in (None, own):
         raise IntegrityError(

@@ -360,8 +360,11 @@ def is_as_written(file: Path) -> bool:
 
     A signature is of the content alone, so it does not notice a blank.
     """
-    made: Metadata[Root] = Metadata.from_file(str(file))
-    return file.read_bytes() == _text(made).encode()
+    try:
+        made: Metadata[Root] = Metadata.from_file(str(file))
+        return file.read_bytes() == _text(made).encode()
+    except Exception:  # as in read()
+        return False
 
 
 def _tidy(metadata: Path, version: int) -> None:

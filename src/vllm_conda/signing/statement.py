@@ -7,21 +7,24 @@ environment.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
 from google.protobuf import json_format
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement
 from rattler.package_streaming import extract
+from yaml import YAMLError
 
 from vllm_conda import __version__
+from vllm_conda.archives import DAMAGED, MALFORMED, reason
 from vllm_conda.builder.store import Entry
+from vllm_conda.errors import IntegrityError
+from vllm_conda.recipe import load_yaml
+from vllm_conda.structure import load_json
 
 STATEMENT = "application/vnd.in-toto+json"
 PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"
@@ -29,6 +32,7 @@ PROVENANCE = "https://slsa.dev/provenance/v1"
 RELEASE = "urn:vllm-conda:release:1"
 BUILD_TYPE = "urn:vllm-conda:build:1"
 BUILDER = "urn:vllm-conda:builder"
+_UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, *MALFORMED, YAMLError)
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,11 @@ def provenance(subject: Subject, package: Path, entry: Entry) -> bytes:
     Args:
         entry: What the build recorded of it.
     """
-    recipe, variant = _recorded(package)
+    inputs, variant = _recorded(package)
     definition = {
         "buildType": BUILD_TYPE,
         "externalParameters": {"jobs": sorted(entry.jobs), "variant": variant},
-        "resolvedDependencies": [*_source(entry), *_dependencies(recipe)],
+        "resolvedDependencies": [*_source(entry), *inputs],
     }
     details = {
         "builder": {"id": BUILDER, "version": {"vllm-conda": __version__}},
@@ -94,16 +98,26 @@ def _statement(subject: Subject, kind: str, predicate: Mapping[str, Any]) -> byt
     return json_format.MessageToJson(statement.pb, indent=None).encode()
 
 
-def _recorded(package: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The rendered recipe and the variant, out of the package's ``info/``."""
+def _recorded(package: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The packages that it was built with and the variant, out of the package's ``info/``.
+
+    Raises:
+        IntegrityError: It has none, or damaged ones.
+    """
     with TemporaryDirectory() as folder:
-        extract(package, Path(folder))
-        info = Path(folder) / "info"
-        recipe = yaml.safe_load(
-            (info / "recipe" / "rendered_recipe.yaml").read_text(encoding="utf-8")
-        )
-        variant = json.loads((info / "hash_input.json").read_text(encoding="utf-8"))
-    return recipe, {str(key): str(value) for key, value in variant.items()}
+        try:
+            extract(package, Path(folder))
+            info = Path(folder) / "info"
+            rendered = info / "recipe" / "rendered_recipe.yaml"
+            inputs = list(_dependencies(load_yaml(rendered.read_text(encoding="utf-8"))))
+            variant = load_json((info / "hash_input.json").read_bytes())
+            return inputs, {str(key): str(value) for key, value in variant.items()}
+        except _UNREADABLE as error:
+            raise IntegrityError(
+                f"{package.name} is damaged: what it was built from cannot be read "
+                f"({reason(error)}).",
+                "Build it again.",
+            ) from None
 
 
 def _source(entry: Entry) -> Iterator[dict[str, Any]]:
@@ -127,7 +141,7 @@ def _dependencies(recipe: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         uri += f"&subdir={record['subdir']}"
         if uri not in seen and record.get("sha256"):
             seen.add(uri)
-            yield {"uri": uri, "digest": {"sha256": record["sha256"]}}
+            yield {"uri": uri, "digest": {"sha256": str(record["sha256"])}}
 
 
 def _records(tree: Any) -> Iterable[dict[str, Any]]:

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from vllm_conda.archives import DAMAGED, MALFORMED
 from vllm_conda.downloads.store import Store
 from vllm_conda.errors import ConfigError, IntegrityError, did_you_mean
 from vllm_conda.progress import Reporter
@@ -117,7 +118,7 @@ def read_metadata(wheel: Path) -> Metadata:
                 if name.endswith(".dist-info/METADATA") and name.count("/") == 1
             ]
             return Metadata.from_email(archive.read(names[0]), validate=False)
-    except (zipfile.BadZipFile, IndexError) as error:
+    except (*DAMAGED, *MALFORMED) as error:
         raise IntegrityError(f"{wheel.name} is not a wheel.", "Remove it and try again.") from error
 
 

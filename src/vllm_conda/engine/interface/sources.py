@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from vllm_conda.archives import DAMAGED, reason
 from vllm_conda.errors import ConfigError
 
 NAME = re.compile(r"vllm-(\d+\.\d+\.\d+(?:[._]?(?:rc|post|dev)\d+)?)(?:\.tar\.gz)?")
@@ -60,8 +61,10 @@ def read(path: Path) -> Sources:
         )
     try:
         texts = dict(_folder(path) if path.is_dir() else _archive(path))
-    except (OSError, EOFError, tarfile.TarError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a source distribution: {error}.") from None
+    except DAMAGED as error:
+        raise ConfigError(
+            f"{path} cannot be read as a source distribution: {reason(error)}."
+        ) from None
     if not any(name.startswith("csrc/") for name in texts):
         raise ConfigError(
             f"{path} holds no csrc/, where the engine's ops are registered.",

@@ -1,0 +1,61 @@
+"""What a malformed input may end in, and how many of them are drawn.
+
+The slow ring (VLLM_CONDA_TEST_SLOW=1) draws 5,000 a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+
+from vllm_conda.errors import VllmError
+
+BUDGET = 5000 if os.environ.get("VLLM_CONDA_TEST_SLOW") == "1" else 40
+LONGEST = 300
+
+many = settings(
+    max_examples=BUDGET,
+    deadline=None,
+    database=None,
+    derandomize=BUDGET < 5000,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def answer(call: Callable[[], object]) -> None:
+    """Runs ``call``, which may refuse its input by a sentence and by nothing else."""
+    try:
+        call()
+    except VllmError as error:
+        # The next line of a sentence is no part of it: names of tests, a solver's tree.
+        lines = error.message.splitlines()
+    else:
+        return
+    assert lines
+    assert max(map(len, lines)) <= LONGEST, lines
+
+
+@contextmanager
+def replaced(file: Path, content: bytes) -> Iterator[None]:
+    """``file`` with another content, by renames: rattler's gateway maps an index into memory."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft, kept = file.with_name("draft"), file.with_name("kept")
+    draft.write_bytes(content)
+    if known := file.exists():
+        file.rename(kept)
+    draft.rename(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        if known:
+            kept.rename(file)
+
+
+def as_json(document: object) -> bytes:
+    return json.dumps(document).encode(errors="surrogatepass")

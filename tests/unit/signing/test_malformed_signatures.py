@@ -1,0 +1,84 @@
+"""Malformed statements, signed lists and keys: each is answered or refused by a sentence."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from answers import answer, as_json, many
+from hypothesis import given
+from hypothesis import strategies as st
+from mutations import contents, documents
+from signed_site import Site
+
+from vllm_conda.signing import bundle, keys, single
+
+
+@pytest.fixture(scope="module")
+def place(signed: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A copy for the module, put right after each try."""
+    folder = tmp_path_factory.mktemp("malformed")
+    shutil.copytree(signed.channel, folder / "channel")
+    shutil.copy(signed.trusted, folder / "root.json")
+    shutil.copy(signed.key, folder / "key.pem")
+    return Site(folder / "channel", folder / "key.pem", folder / "root.json", folder / "state")
+
+
+def _damaged(site: Site, path: Path, data: bytes, read: Callable[[], object]) -> None:
+    whole = path.read_bytes()
+    shutil.rmtree(site.state, ignore_errors=True)
+    path.write_bytes(data)
+    try:
+        answer(read)
+    finally:
+        path.write_bytes(whole)
+
+
+def _text(path: Path) -> st.SearchStrategy[bytes]:
+    text = path.read_bytes()
+    return st.one_of(documents(json.loads(text)).map(as_json), contents(text))
+
+
+def _signed_anew(site: Site, payload: bytes) -> bytes:
+    """A sidecar in which the right key signed whatever this is."""
+    made = bundle.sign(payload, keys.load(site.key))
+    return bundle.dump([made]).encode()
+
+
+def _statements(site: Site, path: Path) -> st.SearchStrategy[bytes]:
+    (first, *_) = json.loads(path.read_bytes())
+    payload = base64.b64decode(first["dsseEnvelope"]["payload"])
+    drawn = st.one_of(documents(json.loads(payload)).map(as_json), contents(payload))
+    return drawn.map(lambda text: _signed_anew(site, text))
+
+
+@many
+@given(st.data())
+def test_sidecar(place: Site, drawn: Any) -> None:
+    package = place.package()
+    path = bundle.sidecar(package)
+    data = drawn.draw(st.one_of(_text(path), _statements(place, path)))
+    if drawn.draw(st.booleans()):
+        _damaged(place, path, data, lambda: single.verify_file(package, place.trusted))
+    else:
+        _damaged(place, path, data, place.verify)
+
+
+@many
+@given(st.data())
+def test_signed_lists(place: Site, drawn: Any) -> None:
+    paths = [place.trusted, *sorted((place.channel / "metadata").glob("*.json"))]
+    path = drawn.draw(st.sampled_from(paths))
+    _damaged(place, path, drawn.draw(_text(path)), place.verify)
+
+
+@many
+@given(st.data())
+def test_key(place: Site, drawn: Any) -> None:
+    data = drawn.draw(contents(place.key.read_bytes()))
+    _damaged(place, place.key, data, lambda: keys.load(place.key))
