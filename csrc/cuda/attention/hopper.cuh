@@ -153,11 +153,20 @@ __global__ void __launch_bounds__(384, 1)
     }
   } else {
     ptx::setmaxnreg_inc<232>();
-    const int group = threadIdx.x / 128 - 1;  // warpgroup among the consumers
+    // Warpgroup among the consumers; a shuffle tells the compiler that it is the same for a warp.
+    const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
-    const uint32_t my_query = query + group * 64 * 128;
     const uint32_t sink = ptx::cvta_to_shared(&storage.sink[threadIdx.x / 32 - 4]);
-    HopperConsumer<T, kHead, kExtras> consumer;
+    using Consumer = HopperConsumer<T, kHead, kExtras>;
+    const uint64_t my_query = Consumer::Rows(query + group * 64 * 128);
+    const uint64_t first_keys = Consumer::Rows(keys), first_values = Consumer::ValueRows(values);
+    const auto keys_of = [&](int stage) {
+      return sm90::AdvanceSmemDesc(first_keys, stage * Traits::kTileBytes);
+    };
+    const auto values_of = [&](int stage) {
+      return sm90::AdvanceSmemDesc(first_values, stage * Traits::kTileBytes);
+    };
+    Consumer consumer;
     sm90::PipelineState at;
     int32_t served = 0;
     // Turns at the tensor cores: group 0 begins.
@@ -210,7 +219,7 @@ __global__ void __launch_bounds__(384, 1)
           key_pipeline.ConsumerWait(at);
           ptx::warpgroup_fence_operand(scores);
           ptx::wgmma_fence();
-          consumer.Scores(scores, my_query, keys + at.stage * Traits::kTileBytes);
+          consumer.Scores(scores, my_query, keys_of(at.stage));
           ptx::wgmma_commit_group();
           ptx::wgmma_wait_group<0>();
           ptx::warpgroup_fence_operand(scores);
@@ -229,9 +238,9 @@ __global__ void __launch_bounds__(384, 1)
           ptx::warpgroup_fence_operand(scores);
           ptx::warpgroup_fence_operand(consumer.out);
           ptx::wgmma_fence();
-          consumer.Scores(scores, my_query, keys + at.stage * Traits::kTileBytes);
+          consumer.Scores(scores, my_query, keys_of(at.stage));
           ptx::wgmma_commit_group();
-          consumer.Values(weights, values + before.stage * Traits::kTileBytes);
+          consumer.Values(weights, values_of(before.stage));
           ptx::wgmma_commit_group();
           ptx::named_barrier_arrive(other_turn, kTurnThreads);
           ptx::wgmma_wait_group<1>();
@@ -254,7 +263,7 @@ __global__ void __launch_bounds__(384, 1)
         zero_values(first_key, at.stage);
         ptx::warpgroup_fence_operand(consumer.out);
         ptx::wgmma_fence();
-        consumer.Values(weights, values + at.stage * Traits::kTileBytes);
+        consumer.Values(weights, values_of(at.stage));
         ptx::wgmma_commit_group();
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(consumer.out);

@@ -26,26 +26,32 @@ struct HopperConsumer {
   RowMask masks[2];
   Logits logits;
 
+  // Descriptors of the first columns of queries and keys, and of the first values.
+  __device__ __forceinline__ static uint64_t Rows(uint32_t address) {
+    return sm90::MakeSmemDesc<ptx::Major::kK>(address);
+  }
+  __device__ __forceinline__ static uint64_t ValueRows(uint32_t address) {
+    return sm90::MakeSmemDesc<ptx::Major::kMn, Traits::kKeyPanel>(address);
+  }
+
   // scores = queries . keys of a tile; asynchronous.
-  __device__ __forceinline__ static void Scores(float (&scores)[kScores], uint32_t query,
-                                                uint32_t keys) {
+  __device__ __forceinline__ static void Scores(float (&scores)[kScores], uint64_t query,
+                                                uint64_t keys) {
 #pragma unroll
     for (int step = 0; step < kHead / 16; ++step) {
       const int panel = step / 4, column = step % 4 * 32;
-      ptx::wgmma_ss<T>(
-          scores, sm90::MakeSmemDesc<ptx::Major::kK>(query + panel * Traits::kQueryPanel + column),
-          sm90::MakeSmemDesc<ptx::Major::kK>(keys + panel * Traits::kKeyPanel + column), step != 0);
+      ptx::wgmma_ss<T>(scores, sm90::AdvanceSmemDesc(query, panel * Traits::kQueryPanel + column),
+                       sm90::AdvanceSmemDesc(keys, panel * Traits::kKeyPanel + column), step != 0);
     }
   }
 
   // out += weights . values of a tile; asynchronous.
   __device__ __forceinline__ void Values(const uint32_t (&weights)[kKeys / 16][4],
-                                         uint32_t values) {
+                                         uint64_t values) {
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step) {
-      ptx::wgmma_rs<T, ptx::Major::kMn>(
-          out, weights[step],
-          sm90::MakeSmemDesc<ptx::Major::kMn, Traits::kKeyPanel>(values + step * 16 * 128), 1);
+      ptx::wgmma_rs<T, ptx::Major::kMn>(out, weights[step],
+                                        sm90::AdvanceSmemDesc(values, step * 16 * 128), 1);
     }
   }
 

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cuda/attention/hopper.h"
+#include "cuda/attention/split.h"
 #include "cuda/attention/tile_map.cuh"
 #include "cuda/common/dtype.cuh"
 #include "cuda/common/launch.h"
@@ -65,11 +66,9 @@ void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
   plan.tiles = static_cast<int32_t>(
       TileCount(problem.tokens, problem.requests, problem.group, plan.tile_rows));
   plan.box_keys = call.keys > 0 ? keys : std::gcd(problem.block_size, keys);
-  // Heads whose keys and values fill half of the L2 are read from there.
   const int64_t head_bytes =
       std::max<int64_t>(1, call.max_seq_len) * 2 * (problem.head_size + problem.value_head_size);
-  plan.section_heads = static_cast<int32_t>(
-      std::clamp<int64_t>(call.l2_bytes / 2 / head_bytes, 1, problem.kv_heads));
+  plan.section_heads = SectionHeads(problem.kv_heads, head_bytes, call.l2_bytes);
   plan.counter = static_cast<int32_t*>(call.workspace);
   CheckCuda(op, "clearing the workspace",
             cudaMemsetAsync(call.workspace, 0, kHopperWorkspace, call.stream));

@@ -32,4 +32,13 @@ SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t ti
   return {static_cast<int32_t>(splits), static_cast<int32_t>(min_tiles)};
 }
 
+int32_t SectionHeads(int32_t kv_heads, int64_t head_bytes, int64_t l2_bytes) {
+  // Half of the L2 is what a multiprocessor reaches without crossing to the other half; a little
+  // more than that still mostly hits.
+  const int64_t room = l2_bytes / 2 + l2_bytes / 16;
+  const int64_t sections =
+      std::clamp<int64_t>(CeilDiv(kv_heads * head_bytes, std::max<int64_t>(room, 1)), 1, kv_heads);
+  return static_cast<int32_t>(CeilDiv(kv_heads, sections));
+}
+
 }  // namespace vk::cuda::attention

@@ -41,5 +41,10 @@ struct SplitPlan {
 // `tile`, a warp a tile.
 SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t tile, int32_t warps);
 
+// Key/value heads of `head_bytes` keys and values each whose prefill is done together, so that
+// these are read from L2: as equal shares of the heads as there are, since the long tiles of a
+// small last share would be all that is left to do.
+int32_t SectionHeads(int32_t kv_heads, int64_t head_bytes, int64_t l2_bytes);
+
 }  // namespace vk::cuda::attention
 #endif  // VLLM_KERNELS_CUDA_ATTENTION_SPLIT_H_

@@ -128,7 +128,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     ptx::setmaxnreg_inc<232>();
-    const int group = static_cast<int>(threadIdx.x) / 128 - 1;
+    // A shuffle tells the compiler that it is the same for a warp.
+    const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
+    const uint64_t first_weights = sm90::MakeSmemDesc<ptx::Major::kK>(stages + group * 64 * kDepth);
+    const uint64_t first_tokens = sm90::MakeSmemDesc<ptx::Major::kK>(stages + kWeightBytes);
     const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32;
     char* buffer = storage.out[group];
     float* my_scales = storage.scales[group];
@@ -166,15 +169,14 @@ __global__ void __launch_bounds__(kThreads, 1)
         int before = 0;
         for (int32_t i = 0; i < depth; ++i) {
           pipeline.ConsumerWait(at);
-          const uint32_t weights = stages + at.stage * kStageBytes + group * 64 * kDepth;
-          const uint32_t tokens = stages + at.stage * kStageBytes + kWeightBytes;
+          const uint64_t weights = sm90::AdvanceSmemDesc(first_weights, at.stage * kStageBytes);
+          const uint64_t tokens = sm90::AdvanceSmemDesc(first_tokens, at.stage * kStageBytes);
           ptx::warpgroup_fence_operand(part);
           ptx::wgmma_fence();
 #pragma unroll
           for (int k = 0; k < kDepth; k += 32) {
-            ptx::wgmma_ss<E4M3>(part, sm90::MakeSmemDesc<ptx::Major::kK>(weights + k),
-                                sm90::MakeSmemDesc<ptx::Major::kK>(tokens + k),
-                                kClearSums || i > 0 || k > 0);
+            ptx::wgmma_ss<E4M3>(part, sm90::AdvanceSmemDesc(weights, k),
+                                sm90::AdvanceSmemDesc(tokens, k), kClearSums || i > 0 || k > 0);
           }
           ptx::wgmma_commit_group();
           if (i > 0) {

@@ -24,5 +24,12 @@ __device__ __forceinline__ uint64_t MakeSmemDesc(uint32_t address) {
   return kSwizzle128 | kStride | kLeading | (address & 0x3ffff) >> 4;
 }
 
+// The descriptor of the matrix that begins `bytes`, a multiple of 16, behind that of `desc`: one
+// addition, where making it anew takes the address apart again.
+__device__ __forceinline__ uint64_t AdvanceSmemDesc(uint64_t desc, uint32_t bytes) {
+  const uint32_t low = static_cast<uint32_t>(desc) + (bytes >> 4);
+  return desc >> 32 << 32 | low;
+}
+
 }  // namespace vk::cuda::sm90
 #endif  // VLLM_KERNELS_CUDA_SM90_SMEM_DESC_CUH_

@@ -1,5 +1,5 @@
-// How work is cut for GPUs of several generations, without one: splits of decode attention, the
-// sort by expert, tiles of FP8 products by blocks.
+// How work is cut for GPUs of several generations, without one: splits of decode attention,
+// sections of prefill, the sort by expert, tiles of FP8 products by blocks.
 #include <cstdio>
 #include <utility>
 
@@ -45,6 +45,27 @@ void CheckSplits() {
   }
 }
 
+// Prefill's sections of heads are even, and about what half of the L2 holds.
+void CheckSections() {
+  using vk::cuda::attention::SectionHeads;
+  constexpr int64_t kMib = 1 << 20, kL2 = 60 * kMib;
+  for (const int64_t l2 : {4 * kMib, 40 * kMib, 50 * kMib, kL2, 126 * kMib}) {
+    for (const int heads : {1, 2, 3, 5, 8, 16, 17, 32, 96}) {
+      for (const int64_t bytes : {int64_t{512}, kMib / 3, 2 * kMib, 8 * kMib, 200 * kMib}) {
+        const int64_t each = SectionHeads(heads, bytes, l2);
+        const int64_t sections = vk::cuda::CeilDiv(heads, each);
+        Check(each >= 1 && each <= heads, "heads of a section", heads, bytes, l2);
+        Check(sections * each - heads < sections, "uneven sections", heads, bytes, l2);
+        Check(each == 1 || (each - 1) * bytes < l2 / 2 + l2 / 16, "too large", heads, bytes, l2);
+      }
+    }
+  }
+  // 4096 and 16384 keys of 128 + 128 columns: 2 and 8 MiB a head.
+  Check(SectionHeads(16, 2 * kMib, kL2) == 16, "one section", 16, 2, 60);
+  Check(SectionHeads(24, 2 * kMib, kL2) == 12, "two halves", 24, 2, 60);
+  Check(SectionHeads(8, 8 * kMib, kL2) == 4, "two halves", 8, 8, 60);
+}
+
 void CheckSort() {
   using namespace vk::cuda::moe_routing;  // NOLINT: everything here is about it
   for (const int sms : kMultiprocessors) {
@@ -79,6 +100,7 @@ void CheckRounds() {
 
 int main() {
   CheckSplits();
+  CheckSections();
   CheckSort();
   CheckRounds();
   std::printf("%d checks, %d failures\n", checks, failures);
