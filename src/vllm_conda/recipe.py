@@ -230,16 +230,13 @@ def check_context(root: Path, targets: Targets) -> None:
             "engine_range": engines.range(),
             "python_min": targets.project.python_min,
             "torch_min": targets.project.torch_target,
-            "homepage": targets.project.address,
-            "repository": targets.project.address,
-            "documentation": f"{targets.project.address}/tree/main/docs",
         },
         ENGINE_RECIPE_FILE: {"version": release, "sha256": engines.sdist_sha256(release)},
     }
     for file, facts in wanted.items():
         try:
             data = read_yaml(root / file)
-            found = {**data.get("about", {}), **data["context"]}
+            found = dict(data["context"])
             for part in data.get("outputs", []):
                 source = part.get("source", [])
                 found |= source if isinstance(source, dict) else {}

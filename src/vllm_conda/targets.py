@@ -37,12 +37,11 @@ class EngineTable:
 
 @dataclass(frozen=True)
 class Project:
-    """``version``: of our packages, whichever engines they serve; ``address``: of the sources."""
+    """``version``: of our packages, whichever engines they serve."""
 
     version: str
     torch_target: str
     python_min: str
-    address: str
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,14 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import pytest
+from securesystemslib.signer import CryptoSigner
 from support import VERSION
 
 from vllm_conda.channel.folder import ChannelFolder, Mark
 from vllm_conda.cli import main
 from vllm_conda.page.contents import Changes, File, Record, changes
 from vllm_conda.page.render import size
+from vllm_conda.signing import bundle, statement
 
 SITE = """
 schema: 1
@@ -97,6 +99,33 @@ def test_every_node_type_has_a_build_or_a_reason(written: Path) -> None:
     assert row["vllm-kernels-cuda"] == f"{VERSION} cuda124_all_h0_112400"
     assert row["vllm-flashmla"] == "none: needs __cuda_arch >= 9.0, the node's GPU has 8.0"
     assert cells.count("none: needs glibc >= 2.28, the node has 2.17") >= 3
+
+
+def test_it_says_which_packages_own_tests_ran(
+    channel: Path, site: Path, addresses: list[str]
+) -> None:
+    """Level 4 comes from machines without it as well."""
+    refusal = "not run: this CPU is below _x86_64-microarch-level >=4"
+    for file, said in (("h4_400", refusal), ("h3_300", "passed")):
+        (package,) = (channel / "linux-64").glob(f"vllm-kernels-cpu-*-{file}.conda")
+        subject = {"name": package.name, "digest": {"sha256": "0" * 64}}
+        predicate = {"runDetails": {"metadata": {"vllmconda_tested": said}}}
+        payload = json.dumps(
+            {
+                "_type": "https://in-toto.io/Statement/v1",
+                "subject": [subject],
+                "predicateType": statement.PROVENANCE,
+                "predicate": predicate,
+            }
+        )
+        bundle.write(package, [bundle.sign(payload.encode(), CryptoSigner.generate_ed25519())])
+    assert main(["channel", "page", str(channel), str(site), "-c", addresses[1]]) == 0
+    cells = Page((channel / "index.html").read_text()).cells
+    rows = {cell: cells[at + 2] for at, cell in enumerate(cells) if cell.endswith(".conda")}
+    files = {name.rsplit("/")[-1]: said for name, said in rows.items()}
+    assert files[f"vllm-kernels-cpu-{VERSION}-h4_400.conda"] == refusal
+    assert files[f"vllm-kernels-cpu-{VERSION}-h3_300.conda"] == "passed"
+    assert files[f"vllm-core-{VERSION}-h0_0.conda"] == "not recorded"
 
 
 def test_it_says_how_to_install_and_what_to_override(written: Path, addresses: list[str]) -> None:

@@ -194,6 +194,28 @@ def test_vllm_core_is_one_package_for_a_platform_of_the_feedstock() -> None:
     assert all(len(names) == 1 for names in seen.values()), seen
 
 
+@pytest.mark.parametrize("platform", list(TARGETS.platforms))
+def test_conda_smithy_makes_one_job_a_platform(platform: str) -> None:
+    """It splits by the axes that *every* output uses (since 3.47.2); ours have none in common."""
+    chosen = [one for one in configurations(TARGETS, RECIPE) if one.job.platform == platform]
+    used: dict[str, set[str]] = {}
+    values: dict[str, set[str]] = {}
+    for one in chosen:
+        keys = {k: v for k, v in one.keys.items() if k not in ("zip_keys", "pin_run_as_build")}
+        for key, (value,) in keys.items():
+            values.setdefault(key, set()).add(str(value))
+        for output in render(RECIPE, one.job, keys):
+            used.setdefault(output.name, set()).update(output.variant)
+    axes = {key for key, found in values.items() if len(found) > 1}
+    assert axes <= {"microarch_level", "cuda_compiler_version", "cuda_slice"}
+    assert "microarch_level" in axes or platform == "linux-aarch64"
+    assert set.intersection(axes, *used.values()) == set()
+    # Whatever splits it, each axis is some output's, so the one job makes all of them.
+    assert axes <= set().union(*used.values())
+    page = (ROOT / "docs/packagers/feedstock.md").read_text()
+    assert "one configuration, and one CI job, a platform" in page
+
+
 def test_names_hold_what_differs_and_no_unsafe_character() -> None:
     name = configuration_name(
         "linux-64", [("python", "3.12.* *_cpython"), ("cuda_compiler_version", "12.9")]

@@ -131,6 +131,20 @@ def test_staging_scripts_name_every_axis_and_the_source_hash() -> None:
     assert set(JOBS[0].axes()) == set().union(*AXES.values()), "a new axis: add it to AXES"
 
 
+def test_whoever_builds_says_where_the_sources_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_CONDA_ADDRESS", raising=False)
+    for address in ("", "https://git.example.org/hpc/kernels"):
+        if address:
+            monkeypatch.setenv("VLLM_CONDA_ADDRESS", address)
+        wanted = address or "https://github.com/vllm-project/vllm"
+        for output in support.plan(ROOT, [JOBS[0].name]).distinct():
+            about = output.rendered.recipe.to_dict()["about"]
+            assert about["homepage"] == about["repository"] == wanted
+            assert about["documentation"] == f"{wanted}#readme"
+            assert about["summary"]
+            assert about["license"]
+
+
 def test_context_names_no_axis() -> None:
     text = json.dumps(recipe_data()["context"])
     assert "microarch_level" not in text

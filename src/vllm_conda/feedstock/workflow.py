@@ -64,6 +64,7 @@ _STEPS = """\
       - name: Build
         env:
           VLLM_CONDA_CHANNEL: conda-forge
+          VLLM_CONDA_ADDRESS: ${{ github.server_url }}/${{ github.repository }}
         run: ./run build --variant "${{ matrix.variant }}" --jobs "${{ matrix.jobs }}"
       - uses: actions/upload-artifact@v5
         if: always()

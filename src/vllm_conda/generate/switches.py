@@ -169,6 +169,11 @@ TOOLKIT = (
         "Parallel compile jobs, as `vllm-conda build --jobs`.",
     ),
     Variable(
+        "VLLM_CONDA_ADDRESS",
+        "vLLM's own",
+        "Where the sources are published: homepage, repository and documentation in the packages.",
+    ),
+    Variable(
         "SOURCE_DATE_EPOCH",
         "the time of the last commit to the sources",
         "The time stamp inside the packages.",

@@ -14,7 +14,7 @@ from tuf.api.metadata import Timestamp
 
 from vllm_conda import packages
 from vllm_conda.channel.folder import PUBLICATION, ChannelFolder
-from vllm_conda.signing import content, repository
+from vllm_conda.signing import bundle, content, repository
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Site
 from vllm_conda.site.overrides import advise
@@ -57,12 +57,19 @@ class Login:
 
 @dataclass(frozen=True)
 class File:
-    """A package file; ``yanked`` is the reason why solvers are not offered it, if any."""
+    """A package file.
+
+    Attributes:
+        yanked: Why solvers are not offered it, if so.
+        tested: ``passed``, or why its own tests did not run where it was built; empty where nothing
+            that is signed says so.
+    """
 
     path: str
     sha256: str
     size: int
     yanked: str = ""
+    tested: str = ""
 
 
 @dataclass(frozen=True)
@@ -231,7 +238,10 @@ def _cell(answer: Answer) -> Cell:
 
 
 def _files(folder: Path, listed: Mapping[str, content.Record]) -> list[File]:
-    found = [File(path, one.sha256, one.size) for path, one in listed.items()]
+    found = [
+        File(path, one.sha256, one.size, tested=bundle.tested(bundle.sidecar(folder / path)))
+        for path, one in listed.items()
+    ]
     for path, mark in ChannelFolder(folder).marks(repository.YANKED).items():
         file = folder / path
         if path not in listed and file.is_file():

@@ -33,6 +33,8 @@ RELEASE = "urn:vllm-conda:release:1"
 BUILD_TYPE = "urn:vllm-conda:build:1"
 BUILDER = "urn:vllm-conda:builder"
 _UNREADABLE: tuple[type[Exception], ...] = (*DAMAGED, *MALFORMED, YAMLError)
+# SLSA's form of a field that it does not have: VENDOR_FIELD.
+_TESTED = "vllmconda_tested"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def provenance(subject: Subject, package: Path, entry: Entry) -> bytes:
     }
     details = {
         "builder": {"id": BUILDER, "version": {"vllm-conda": __version__}},
-        "metadata": {"invocationId": entry.fingerprint},
+        "metadata": {"invocationId": entry.fingerprint, _TESTED: entry.tested},
     }
     predicate = {"buildDefinition": definition, "runDetails": details}
     return _statement(subject, PROVENANCE, predicate)
@@ -75,6 +77,21 @@ def provenance(subject: Subject, package: Path, entry: Entry) -> bytes:
 def release(subject: Subject) -> bytes:
     """That a file is one that the signer hands out, as JSON."""
     return _statement(subject, RELEASE, {})
+
+
+def tested(payload: bytes) -> str:
+    """What the provenance says of the package's own tests; empty of other statements.
+
+    Raises:
+        ValueError: As :func:`parse`.
+    """
+    if parse(payload)[0] != PROVENANCE:
+        return ""
+    predicate = json.loads(payload)["predicate"]
+    try:
+        return str(predicate["runDetails"]["metadata"].get(_TESTED, ""))
+    except (KeyError, TypeError, AttributeError):
+        return ""
 
 
 def parse(payload: bytes) -> tuple[str, Subject]:

@@ -129,6 +129,8 @@ def test_provenance_names_commit_job_and_inputs(built: Path, tmp_path: Path) -> 
     assert source["digest"] == {"gitCommit": "c" * 40}
     assert source["annotations"] == {"changedAfterCommit": True}
     assert made["predicate"]["runDetails"]["metadata"]["invocationId"] == "f" * 64
+    assert statement.tested(json.dumps(made).encode()) == "passed"
+    assert statement.tested(statement.release(statement.Subject("a", "a" * 64))) == ""
 
 
 @pytest.mark.parametrize(
