@@ -1,6 +1,8 @@
 #include "cuda/wna16/select.h"
 
 #include "cuda/common/launch.h"
+#include "cuda/wna16/common/launch.h"
+#include "cuda/wna16/large_experts/plan.h"
 #include "cuda/wna16/large_m/plan.h"
 #include "cuda/wna16/small_m/plan.h"
 
@@ -42,10 +44,20 @@ bool PrefersDequantize(const char* op, const vk_marlin_problem& problem) {
   return prefers;
 }
 
+bool SelectsLargeExperts(const char* op, const Problem& problem, const MarlinExpertParams& experts,
+                         int64_t m_tiles, int64_t places) {
+  return kHasSm90 && CurrentDevice(op).capability == 90 &&
+         LargeExpertsTokenBytes(places, problem.k) <= kLargeExpertsMostBytes &&
+         LargeExpertsServe(m_tiles, experts.block, problem.n, problem.group,
+                           problem.per_channel != 0, LimitsOf(op));
+}
+
 #ifndef VK_WNA16_SM90
 
 void RunSmallM(const char*, const Problem&, void*, void*, cudaStream_t) {}
 void RunLargeM(const char*, const Problem&, void*, void*, cudaStream_t) {}
+void RunLargeExperts(const char*, const Problem&, const MarlinExpertParams&, int64_t, void*, void*,
+                     cudaStream_t) {}
 
 #endif
 

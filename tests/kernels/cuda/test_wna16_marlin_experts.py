@@ -63,10 +63,10 @@ class Experts:
 
 
 def make_experts(
-    type_name: str, m: int, top_k: int, block: int, group: int, dtype: torch.dtype
+    type_name: str, m: int, top_k: int, block: int, group: int, dtype: torch.dtype, n: int = 192
 ) -> Experts:
     """Random routing to five experts, one of them on another rank (-1)."""
-    count, n, k = 5, 192, 512
+    count, k = 5, 512
     problems = [make(type_name, 1, n, k, group, dtype, bias=True) for _ in range(count - 1)]
     expert_of = torch.randint(-1, count - 1, (m * top_k,), device="cuda")
     places: list[int] = []
@@ -99,6 +99,22 @@ def test_experts(type_name: str, m: int, top_k: int, block: int, dtype: torch.dt
     for group, mul in ((128, True), (-1, False)):
         problem = make_experts(type_name, m, top_k, block, group, dtype)
         c = torch.full((m * top_k, 192), 7.0, device="cuda", dtype=dtype)
+        arguments = problem.arguments(mul, c)
+        problem.check(ops.moe_wna16_marlin_gemm(*arguments), mul, 7.0)
+        assert not arguments[10].any(), "the workspace is not zeros again"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("block", [8, 16, 32, 48, 64])
+@pytest.mark.parametrize("group", [32, 64, 128, -1])
+@pytest.mark.parametrize("type_name", TYPES)
+def test_tiles_for_all_multiprocessors(
+    type_name: str, group: int, block: int, dtype: torch.dtype
+) -> None:
+    """So many that Hopper's kernel for experts takes them; the last tile of columns is narrow."""
+    m, top_k, n = 500, 3, 2112
+    for mul in (True, False):
+        problem = make_experts(type_name, m, top_k, block, group, dtype, n)
+        c = torch.full((m * top_k, n), 7.0, device="cuda", dtype=dtype)
         arguments = problem.arguments(mul, c)
         problem.check(ops.moe_wna16_marlin_gemm(*arguments), mul, 7.0)
         assert not arguments[10].any(), "the workspace is not zeros again"  # type: ignore[attr-defined]

@@ -114,7 +114,10 @@ def test_plans_for_sm90(tmp_path: Path) -> None:
     if compiler is None:
         pytest.skip("no C++ compiler (c++)")
     program = tmp_path / "wna16_plans"
-    sources = [ROOT / "csrc/cuda/wna16" / name for name in ("small_m/plan.cc", "large_m/plan.cc")]
+    sources = [
+        ROOT / "csrc/cuda/wna16" / wing / "plan.cc"
+        for wing in ("small_m", "large_m", "large_experts", "marlin")
+    ]
     test = Path(__file__).parent / "emulation/wna16_plans.cc"
     subprocess.run(
         [compiler, "-std=c++17", f"-I{ROOT / 'csrc'}", test, *sources, "-o", program], check=True

@@ -35,8 +35,9 @@ VK_WNA16_TABLES(MarlinKernels)        // in the order of VK_WNA16_MARLIN_SHAPES
 VK_WNA16_TABLES(MarlinExpertKernels)  // grouped GEMMs: VK_WNA16_MARLIN_PLANNED_SHAPES
 
 // On 9.0, where VK_WNA16_SM90 is set.
-VK_WNA16_TABLES(SmallMKernels)  // of few tokens: VK_WNA16_SMALL_M_SHAPES
-VK_WNA16_TABLES(LargeMKernels)  // of more: VK_WNA16_LARGE_M_SHAPES
+VK_WNA16_TABLES(SmallMKernels)        // of few tokens: VK_WNA16_SMALL_M_SHAPES
+VK_WNA16_TABLES(LargeMKernels)        // of more: VK_WNA16_LARGE_M_SHAPES
+VK_WNA16_TABLES(LargeExpertsKernels)  // grouped: VK_WNA16_LARGE_EXPERTS_SHAPES
 
 #undef VK_WNA16_TABLES
 

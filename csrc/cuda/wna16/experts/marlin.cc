@@ -1,6 +1,9 @@
 // The host's side of grouped GEMMs: one matrix of repacked weights for each expert.
 #include "cuda/wna16/common/kernel_tables.h"
+#include "cuda/wna16/large_experts/plan.h"
 #include "cuda/wna16/marlin/launch.h"
+#include "cuda/wna16/marlin/plan.h"
+#include "cuda/wna16/select.h"
 #include "cuda/wna16/wna16.h"
 
 namespace vk::cuda::wna16 {
@@ -34,8 +37,10 @@ class Slice {
 struct Checked {
   Problem problem;
   MarlinExpertParams experts;
-  MarlinPlan plan;
-  int64_t copy_bytes;
+  int64_t places;   // of sorted_token_ids
+  bool large;       // RunLargeExperts()
+  MarlinPlan plan;  // else
+  int64_t scratch_bytes;
 };
 
 Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, int64_t locks) {
@@ -92,9 +97,20 @@ Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, 
                      static_cast<int>(top_k),
                      static_cast<int>(rows)};
   VK_CHECK(locks > 0, "%s: workspace is empty, want at least one int32, zero", kOp);
-  checked.copy_bytes = CopyBytes(checked.problem);
-  checked.plan = MakeMarlinExpertPlan(checked.experts.block, checked.problem.n, checked.problem.k,
-                                      checked.problem.type, LimitsOf(kOp), locks);
+  checked.scratch_bytes = CopyBytes(checked.problem);
+  checked.places = sorted.size(0);
+  const int64_t m_tiles =
+      ExpertTiles(checked.experts.rows, static_cast<int>(count), checked.experts.block);
+  checked.large =
+      SelectsLargeExperts(kOp, checked.problem, checked.experts, m_tiles, checked.places);
+  if (checked.large) {
+    checked.scratch_bytes += LargeExpertsTokenBytes(checked.places, checked.problem.k);
+    return checked;
+  }
+  checked.plan =
+      MakeMarlinExpertPlan(checked.experts.block, m_tiles, checked.problem.n, checked.problem.k,
+                           checked.problem.type, LimitsOf(kOp), locks);
+  checked.scratch_bytes += checked.plan.partial_bytes;
   return checked;
 }
 
@@ -108,11 +124,14 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_marlin_exp
   VK_CHECK(reinterpret_cast<uintptr_t>(c->data) % 16 == 0,
            "%s: c starts at %p, want a multiple of 16 bytes", kOp, c->data);
   if (checked.experts.rows == 0) return;
-  const Arg memory(kOp, "scratch", scratch);
-  const int64_t bytes = checked.copy_bytes + checked.plan.partial_bytes;
-  VK_CHECK(NumElements(*scratch) >= bytes, "%s: scratch has %lld bytes, want %lld", kOp,
-           static_cast<long long>(NumElements(*scratch)), static_cast<long long>(bytes));
-  auto* const start = static_cast<unsigned char*>(scratch->data);
+  const int64_t bytes = scratch != nullptr ? NumElements(*scratch) : 0;
+  VK_CHECK(bytes >= checked.scratch_bytes, "%s: scratch has %lld bytes, want %lld", kOp,
+           static_cast<long long>(bytes), static_cast<long long>(checked.scratch_bytes));
+  auto* const start = bytes > 0 ? static_cast<unsigned char*>(scratch->data) : nullptr;
+  if (checked.large) {
+    return RunLargeExperts(kOp, checked.problem, checked.experts, checked.places, c->data, start,
+                           stream);
+  }
   MarlinParams params =
       MakeMarlinParams(kOp, checked.problem, checked.plan, c->data, start, stream);
   params.locks = static_cast<int32_t*>(workspace->data);
@@ -135,7 +154,7 @@ vk_status vk_cuda_moe_marlin_scratch(const vk_marlin_problem* problem,
                                      int64_t* bytes) {
   return vk::Guard([&] {
     const auto checked = wna16::Check(problem, experts, locks);
-    *bytes = checked.copy_bytes + checked.plan.partial_bytes;
+    *bytes = checked.scratch_bytes;
   });
 }
 

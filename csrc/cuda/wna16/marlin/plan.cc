@@ -30,6 +30,9 @@ constexpr int kPrefetchBytes = 64 * 1024;
 // A block with fewer steps is not worth the addition of its sums.
 constexpr int kMinBlockSteps = 2;
 
+// As many steps of experts are worth a second block on an SM.
+constexpr int kExpertBlockSteps = 4;
+
 // The fewest token tiles that hold `m`, in the first shape of that many.
 int ChooseShape(int m) {
   const int wanted = m <= 8 ? 1 : m <= 16 ? 2 : m <= 32 ? 4 : 8;
@@ -111,15 +114,18 @@ MarlinPlan MakeMarlinPlan(int m, int n, int k, WeightType type, const DeviceLimi
   return plan;
 }
 
-MarlinPlan MakeMarlinExpertPlan(int block, int n, int k, WeightType type,
+MarlinPlan MakeMarlinExpertPlan(int block, int64_t m_tiles, int n, int k, WeightType type,
                                 const DeviceLimits& device, int64_t locks) {
   MarlinPlan plan{};
   plan.shape = ChooseShape(block);
   const MarlinShapeInfo& shape = kMarlinShapes[plan.shape];
   plan.n_tiles = CeilDiv(n, shape.n);
   plan.k_steps = CeilDiv(k, shape.k);
-  plan.blocks = static_cast<int>(std::min<int64_t>(device.sms, locks));
-  ReserveShared(plan, type, device.shared_bytes, -1);
+  const int64_t steps = m_tiles * plan.n_tiles * plan.k_steps;
+  const bool twice = FitsTwice(shape, type, device) && locks >= 2 * device.sms &&
+                     steps >= int64_t{2} * device.sms * kExpertBlockSteps;
+  plan.blocks = static_cast<int>(std::min<int64_t>(twice ? 2 * device.sms : device.sms, locks));
+  ReserveShared(plan, type, device.shared_bytes, twice ? kStagesOfTwo : -1);
   plan.partial_bytes = 2 * static_cast<int64_t>(plan.blocks) * shape.tile_bytes;
   return plan;
 }

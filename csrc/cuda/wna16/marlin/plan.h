@@ -58,8 +58,8 @@ MarlinPlan MakeMarlinPlan(int m, int n, int k, WeightType type, const DeviceLimi
                           int64_t locks, const MarlinPlanOverride& force);
 
 // Of a grouped GEMM, whose number of tiles of `block` tokens the device alone knows: m_tiles,
-// steps and block_steps stay 0.
-MarlinPlan MakeMarlinExpertPlan(int block, int n, int k, WeightType type,
+// steps and block_steps stay 0. `m_tiles`: about how many, for how many blocks there are.
+MarlinPlan MakeMarlinExpertPlan(int block, int64_t m_tiles, int n, int k, WeightType type,
                                 const DeviceLimits& device, int64_t locks);
 
 }  // namespace vk::cuda::wna16

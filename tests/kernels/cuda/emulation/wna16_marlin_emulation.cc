@@ -2,6 +2,7 @@
 // in any order. Prints what differs; exit status 1 then.
 #include "cuda/wna16/marlin/kernel.cuh"
 #include "cuda/wna16/marlin/plan.h"
+#include "wna16_experts.h"
 #include "wna16_product.h"
 
 VK_EMULATED_SHARED("_ZN2vk4cuda5wna169vk_marlinE");
@@ -50,103 +51,28 @@ bool Check(const Case& c, int shape) {
   return product.Right(false) && Unlocked(locks);
 }
 
-// Products per expert: u4b8, three experts and tiles of one that is not here.
+// Products per expert by tiles of `block` on a GPU of `sms` multiprocessors.
 template <class S>
 bool CheckExperts(int block, int sms) {
-  using T = Bf16Arithmetic;
-  constexpr int kExpertCount = 3, kN = 192, kK = 320, kGroup = 64, kTopK = 2, kRows = 2 * 9;
-  std::mt19937 random(7);
-  std::normal_distribution<float> normal;
-  std::vector<uint16_t> a(kRows / kTopK * kK), scales(kExpertCount * kK / kGroup * kN),
-      bias(kExpertCount * kN), out(kRows * kN, 0x7fff);
-  std::vector<uint32_t> weights(kExpertCount * kK * kN / 8);
-  std::vector<float> router(kRows);
-  for (auto& x : a) x = T::FromFloat(normal(random));
-  for (auto& x : scales) x = T::FromFloat(0.01f + 0.001f * static_cast<float>(random() % 20));
-  for (auto& x : bias) x = T::FromFloat(normal(random));
-  for (auto& x : weights) x = static_cast<uint32_t>(random());
-  for (auto& x : router) x = std::fabs(normal(random));
-  // Rows by expert; the last expert's are split over an extra tile, row 5 goes nowhere.
-  std::vector<int32_t> sorted, experts, expert_of(kRows, -1);
-  for (int expert : {2, 0, -1, 1}) {
-    std::vector<int32_t> rows;
-    for (int row = 0; row < kRows; ++row) {
-      if (row != 5 && row % 3 == expert) rows.push_back(row);
-    }
-    if (expert < 0) rows = {5};
-    while (rows.size() % block != 0) rows.push_back(kRows + 3);
-    for (size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i] < kRows) expert_of[rows[i]] = expert;
-      sorted.push_back(rows[i]);
-      if (i % block == 0) experts.push_back(expert);
-    }
-  }
-  const int32_t padded = static_cast<int32_t>(sorted.size());
-  sorted.resize(sorted.size() + 100, kRows);
-  experts.resize(experts.size() + 10, 1 << 20);
-  const MarlinPlan plan =
-      MakeMarlinExpertPlan(block, kN, kK, WeightType::kU4B8, {sms, 227 * 1024}, sms);
+  ExpertsProduct product(block);
+  const MarlinPlan plan = MakeMarlinExpertPlan(block, 1, product.kN, product.kK, WeightType::kU4B8,
+                                               {sms, 227 * 1024}, sms);
   std::vector<float> partials(plan.partial_bytes / 4, NAN);
   std::vector<int32_t> locks(sms);
-  MarlinParams p{};
-  p.a = a.data();
-  p.lda = kK;
-  p.weights = weights.data();
-  p.scales = scales.data();
-  p.bias = bias.data();
-  p.c = out.data();
+  auto p = product.Operands<MarlinParams>();
+  p.a = product.a.data();
+  p.lda = product.kK;
   p.partials = partials.data();
   p.locks = locks.data();
-  p.m = kRows / kTopK;
-  p.n = kN;
-  p.k = kK;
-  p.group = kGroup;
-  p.group_magic = GroupMagic(kGroup);
+  p.group = product.kGroup;
   p.n_tiles = plan.n_tiles;
   p.k_steps = plan.k_steps;
   p.stages = plan.stages;
-  p.experts = {
-      sorted.data(), experts.data(), &padded, router.data(), kK * kN / 2, kK / kGroup * kN, 0, kN,
-      block,         kTopK,          kRows};
   SetGrid({static_cast<unsigned>(plan.blocks)},
-          [&] { MarlinKernel<T, WeightType::kU4B8, S, true>(p); });
+          [&] { MarlinKernel<ExpertsProduct::T, WeightType::kU4B8, S, true>(p); });
   for (int i = plan.blocks - 1; i >= 0; --i) LaunchCluster({static_cast<unsigned>(i)}, S::kThreads);
-  double norm = 0, error = 0;
-  bool good = true;
-  for (int row = 0; row < kRows; ++row) {
-    const int expert = expert_of[row];
-    std::vector<double> sum(kN);
-    for (int tile = 0; expert >= 0 && tile < kK / 16 * kN / 64; ++tile) {
-      for (int word = 0; word < PackedTileWords(4); ++word) {
-        for (int e = 0; e < 8; ++e) {
-          const Place place = PackedTilePlace(4, word, e);
-          const int k = tile % (kK / 16) * 16 + place.k, n = tile / (kK / 16) * 64 + place.n;
-          const uint32_t q =
-              weights[expert * kK * kN / 8 + tile * PackedTileWords(4) + word] >> (4 * e);
-          sum[n] +=
-              (static_cast<int>(q & 15) - 8.0) * T::ToFloat(a[row / kTopK * kK + k]) *
-              T::ToFloat(scales[(expert * kK / kGroup + k / kGroup) * kN + GroupedPosition(n)]);
-        }
-      }
-    }
-    for (int n = 0; n < kN; ++n) {
-      const uint16_t bits = out[row * kN + n];
-      if (expert < 0) {
-        good = good && bits == 0x7fff;  // not written
-        continue;
-      }
-      const double want =
-          (sum[n] + T::ToFloat(bias[expert * kN + ChannelPosition(n)])) * router[row];
-      const double difference = T::ToFloat(bits) - want;
-      norm += want * want;
-      error += std::isnan(difference) ? 1e30 : difference * difference;
-    }
-  }
-  good = good && Unlocked(locks);
-  good = good && std::sqrt(error / norm) < 3e-3;
-  if (!good) std::printf("wrong: experts, tiles of %d, %d blocks\n", block, plan.blocks);
   ++checked;
-  return good;
+  return product.Right() && Unlocked(locks);
 }
 
 template <class T, WeightType kType>

@@ -2,7 +2,9 @@
 #include <cstdio>
 #include <initializer_list>
 
+#include "cuda/wna16/large_experts/plan.h"
 #include "cuda/wna16/large_m/plan.h"
+#include "cuda/wna16/marlin/plan.h"
 #include "cuda/wna16/small_m/plan.h"
 
 namespace {
@@ -72,6 +74,53 @@ void CheckLargeMFillsGpu() {
   }
 }
 
+void CheckLargeExperts(int block, int n, int type) {
+  const auto weights = static_cast<WeightType>(type);
+  const LargeExpertsPlan plan = MakeLargeExpertsPlan(block, n, weights, kH100);
+  const auto check = [&](bool good, const char* what) { Check(good, what, block, n, 0, type); };
+  const int tokens[] = {32, 64};
+  check(tokens[plan.shape] >= block, "places without a row of the tile");
+  check(plan.shape == 0 || tokens[plan.shape - 1] < block, "a larger tile than the block needs");
+  check(plan.n_tiles * 256 >= n && (plan.n_tiles - 1) * 256 < n, "columns");
+  check(plan.stages >= 4 && plan.stages <= kLargeMMaxStages, "stages");
+  check(plan.shared_bytes <= kH100.shared_bytes, "shared memory");
+  check(plan.blocks == kH100.sms, "blocks");
+}
+
+// The kernel of 9.0 takes what fills most of the GPU by tiles of more than 16 places, and no groups
+// that it cannot load.
+void CheckLargeExpertsServe() {
+  const auto serve = [](int rows, int count, int block, int n, int group, bool per_channel) {
+    return LargeExpertsServe(ExpertTiles(rows, count, block), block, n, group, per_channel, kH100);
+  };
+  Check(serve(128, 8, 32, 28672, 128, false), "eight experts of many columns", 128, 28672, 0, 0);
+  Check(serve(128, 8, 32, 4096, 128, false), "128 tiles", 128, 4096, 0, 0);
+  Check(!serve(64, 4, 32, 2048, 128, false), "32 tiles", 64, 2048, 0, 0);
+  Check(!serve(128, 128, 16, 1536, 128, false), "tiles of 16", 128, 1536, 0, 0);
+  Check(serve(2048, 128, 32, 1536, 128, false), "many experts", 2048, 1536, 0, 0);
+  Check(serve(8192, 8, 64, 4096, 128, false), "many rows of an expert", 8192, 4096, 0, 0);
+  Check(!serve(8192, 8, 64, 4096, 32, false), "groups of 32", 8192, 4096, 0, 0);
+  Check(serve(8192, 8, 64, 4096, 14336, true), "scales per channel", 8192, 4096, 0, 0);
+}
+
+// Seen on an H200, by rows of c: whether two blocks of Marlin's kernel share a multiprocessor.
+void CheckMarlinExperts() {
+  const auto blocks = [](int rows, int count, int n, int k, int64_t locks) {
+    return MakeMarlinExpertPlan(8, ExpertTiles(rows, count, 8), n, k, WeightType::kU4B8, kH100,
+                                locks)
+        .blocks;
+  };
+  constexpr int kSms = kH100.sms, kLocks = 4 * kSms;
+  Check(blocks(8, 128, 1536, 2048, kLocks) == kSms, "few steps", 8, 1536, 2048, 0);
+  Check(blocks(8, 128, 2048, 768, kLocks) == kSms, "few steps", 8, 2048, 768, 0);
+  Check(blocks(32, 128, 2048, 768, kLocks) == 2 * kSms, "two blocks", 32, 2048, 768, 0);
+  Check(blocks(2, 8, 28672, 4096, kLocks) == 2 * kSms, "two blocks", 2, 28672, 4096, 0);
+  Check(blocks(2, 8, 28672, 4096, kSms) == kSms, "locks", 2, 28672, 4096, 0);
+  const MarlinPlan large =
+      MakeMarlinExpertPlan(64, 1000, 4096, 4096, WeightType::kU4B8, kH100, kLocks);
+  Check(large.blocks == kSms, "registers for one block", 64, 4096, 4096, 0);
+}
+
 }  // namespace
 
 int main() {
@@ -86,6 +135,13 @@ int main() {
     }
   }
   CheckLargeMFillsGpu();
+  CheckLargeExpertsServe();
+  CheckMarlinExperts();
+  for (int type = 0; type < 4; ++type) {
+    for (int block : {1, 8, 16, 17, 32, 48, 64}) {
+      for (int n : {64, 192, 256, 1536, 28672}) CheckLargeExperts(block, n, type);
+    }
+  }
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
