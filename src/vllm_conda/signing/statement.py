@@ -87,8 +87,8 @@ def tested(payload: bytes) -> str:
     """
     if parse(payload)[0] != PROVENANCE:
         return ""
-    predicate = json.loads(payload)["predicate"]
     try:
+        predicate = load_json(payload)["predicate"]
         return str(predicate["runDetails"]["metadata"].get(_TESTED, ""))
     except (KeyError, TypeError, AttributeError):
         return ""
