@@ -1,6 +1,6 @@
-// Prefill on Hopper: one producer warp feeds shared memory by bulk tensor copies (TMA), two
-// consumer warpgroups of 64 query rows each take turns at the tensor cores, one computing its
-// softmax while the other multiplies (FlashAttention-3). Blocks are persistent.
+// Prefill on Hopper: one producer warp feeds shared memory by bulk tensor copies (TMA), two or
+// three consumer warpgroups of 64 query rows each take turns at the tensor cores, one computing its
+// softmax while another multiplies (FlashAttention-3). Blocks are persistent.
 #ifndef VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_
 #define VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_
 
@@ -59,7 +59,7 @@ __device__ __forceinline__ bool LoadHopperTile(const Problem& p, const HopperPla
 }
 
 template <class T, int kHead, bool kExtras>
-__global__ void __launch_bounds__(384, 1)
+__global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
     HopperKernel(const __grid_constant__ Problem p, const __grid_constant__ HopperPlan plan,
                  const __grid_constant__ CUtensorMap query_map,
                  const __grid_constant__ CUtensorMap key_map,
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(384, 1)
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Traits = HopperTraits<kHead>;
   constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages, kPanels = Traits::kPanels;
-  constexpr int kTurnThreads = Traits::kConsumerThreads;
+  constexpr int kTurnThreads = 256;  // of the warpgroup before and the one that waits
   extern __shared__ char unaligned[];
   using Storage = typename Traits::SharedStorage;
   auto& storage = sm90::AlignedStorage<Storage>(unaligned);
@@ -92,7 +92,7 @@ __global__ void __launch_bounds__(384, 1)
   const int32_t work = plan.tiles * p.kv_heads;
 
   if (threadIdx.x < 128) {
-    ptx::setmaxnreg_dec<40>();
+    ptx::setmaxnreg_dec<Traits::kProducerRegisters>();
     // Warp 0 hands out tiles and copies queries and keys, warp 1 copies values.
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     if (warp > 1) return;
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(384, 1)
       }
     }
   } else {
-    ptx::setmaxnreg_inc<232>();
+    ptx::setmaxnreg_inc<Traits::kConsumerRegisters>();
     // Warpgroup among the consumers; a shuffle tells the compiler that it is the same for a warp.
     const int group = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0) - 1;
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
@@ -171,9 +171,9 @@ __global__ void __launch_bounds__(384, 1)
     int32_t served = 0;
     // Turns at the tensor cores: group 0 begins.
     const int turn = BarrierOf(NamedBarrier::kTurn, group);
-    const int other_turn = BarrierOf(NamedBarrier::kTurn, 1 - group);
+    const int next_turn = BarrierOf(NamedBarrier::kTurn, (group + 1) % Traits::kConsumers);
     const int own_barrier = BarrierOf(NamedBarrier::kWarpgroup, group);
-    if (group == 1) ptx::named_barrier_arrive(other_turn, kTurnThreads);
+    if (group + 1 == Traits::kConsumers) ptx::named_barrier_arrive(next_turn, kTurnThreads);
 
     HopperTile tile;
     while (true) {
@@ -242,7 +242,7 @@ __global__ void __launch_bounds__(384, 1)
           ptx::wgmma_commit_group();
           consumer.Values(weights, values_of(before.stage));
           ptx::wgmma_commit_group();
-          ptx::named_barrier_arrive(other_turn, kTurnThreads);
+          ptx::named_barrier_arrive(next_turn, kTurnThreads);
           ptx::wgmma_wait_group<1>();
           ptx::warpgroup_fence_operand(scores);
           if (lane == 0) key_pipeline.ConsumerRelease(at.stage);

@@ -11,13 +11,16 @@
 
 namespace vk::cuda::attention {
 
-constexpr int kHopperRows = 128;  // of a tile of queries
+// Warpgroups that multiply, of 64 rows of queries each. A third one fills the time in which the
+// others compute their softmax where the products of a head are short.
+constexpr int HopperConsumers(int head) { return head <= 64 ? 3 : 2; }
+constexpr int HopperRows(int head) { return 64 * HopperConsumers(head); }  // of a tile of queries
 // Keys of a tile: as many as registers and two stages of shared memory hold.
 constexpr int HopperKeys(int head) { return head <= 128 ? 128 : 64; }
 
 struct HopperPlan {
   int32_t tiles;          // of query rows, over all requests
-  int32_t tile_rows;      // whole tokens: the largest multiple of the group up to kHopperRows
+  int32_t tile_rows;      // whole tokens: the largest multiple of the group up to HopperRows()
   int32_t section_heads;  // key/value heads whose work is done together
   int32_t box_keys;       // of one copy: a part of a page or of a tile
   int32_t* counter;       // tiles taken so far beyond the first one of each block

@@ -53,15 +53,15 @@ bool HopperServes(const Problem& problem) {
   return problem.query_vector && problem.kv_vector && problem.out_vector && boxes &&
          strided(problem.key_strides) && strided(problem.value_strides) &&
          (problem.heads == 1 || problem.query_head_stride > 0) &&
-         (problem.tokens == 1 || problem.query_token_stride > 0) && problem.group <= kHopperRows &&
-         problem.scale > 0.0f;
+         (problem.tokens == 1 || problem.query_token_stride > 0) &&
+         problem.group <= HopperRows(PaddedHead(problem)) && problem.scale > 0.0f;
 }
 
 void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
   const int32_t head = PaddedHead(problem);
   const int32_t keys = HopperKeys(head);
   HopperPlan plan{};
-  const int32_t tile_tokens = kHopperRows / problem.group;
+  const int32_t tile_tokens = HopperRows(head) / problem.group;
   plan.tile_rows = tile_tokens * problem.group;
   plan.tiles = static_cast<int32_t>(
       TileCount(problem.tokens, problem.requests, problem.group, plan.tile_rows));

@@ -13,10 +13,14 @@ namespace vk::cuda::attention {
 
 template <int kHead>
 struct HopperTraits {
-  static constexpr int kThreads = 384;
-  static constexpr int kConsumerThreads = 256;
-  static constexpr int kConsumerWarps = 8;
-  static constexpr int kRows = kHopperRows;
+  static constexpr int kConsumers = HopperConsumers(kHead);  // warpgroups
+  static constexpr int kConsumerWarps = 4 * kConsumers;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  // Registers of a thread that loads and of one that multiplies.
+  static constexpr int kProducerRegisters = kConsumers == 2 ? 40 : 32;
+  static constexpr int kConsumerRegisters = kConsumers == 2 ? 232 : 160;
+  static_assert(128 * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536);
+  static constexpr int kRows = HopperRows(kHead);
   static constexpr int kKeys = HopperKeys(kHead);
   static constexpr int kStages = 2;
   static constexpr int kPanels = kHead / 64;
@@ -40,7 +44,7 @@ struct HopperTraits {
 // Of each kind one for each warpgroup of the consumers: NamedBarrier + its number.
 enum class NamedBarrier {
   kTurn = 1,       // at the tensor cores
-  kWarpgroup = 3,  // the warpgroup alone
+  kWarpgroup = 4,  // the warpgroup alone
 };
 constexpr int BarrierOf(NamedBarrier barrier, int group) {
   return static_cast<int>(barrier) + group;

@@ -246,7 +246,7 @@ struct Batch {
 
   void RunHopper() {
     HopperPlan plan{};
-    const int keys = HopperKeys(kHead), tile_tokens = kHopperRows / group;
+    const int keys = HopperKeys(kHead), tile_tokens = HopperRows(kHead) / group;
     plan.tile_rows = tile_tokens * group;
     plan.tiles = static_cast<int32_t>(TileCount(p.tokens, p.requests, group, plan.tile_rows));
     plan.box_keys = paged ? std::gcd(block_size, keys) : keys;
@@ -276,7 +276,7 @@ struct Batch {
                            {64, 1, box, 1}})};
     const unsigned grid = static_cast<unsigned>(std::min(plan.tiles * kv_heads, Number(1, 4)));
     const bool extras = p.alibi != nullptr || p.softcap > 0;
-    emulation::Launch({grid, 1, 1}, 384, [&] {
+    emulation::Launch({grid, 1, 1}, HopperTraits<kHead>::kThreads, [&] {
       if (extras) {
         HopperKernel<T, kHead, true>(p, plan, maps[0], maps[1], maps[2]);
       } else {
