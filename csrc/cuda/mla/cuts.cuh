@@ -1,74 +1,22 @@
-// Divides the keys of all batch entries into parts of equal cost.
+// The units of CutKernel: an entry's pairs of stages of keys.
 #ifndef VLLM_KERNELS_CUDA_MLA_CUTS_CUH_
 #define VLLM_KERNELS_CUDA_MLA_CUTS_CUH_
 
 #include <cstdint>
 
+#include "cuda/common/cuts.cuh"
 #include "cuda/mla/works.cuh"
 
 namespace vk::cuda::mla {
 
-constexpr int kCutThreads = 256;
-constexpr int kCutSharedBytes = kCutThreads / 32 * sizeof(int64_t);
-// Of an entry, in pairs of stages: its queries and results.
-constexpr int32_t kEntryCost = 2;
+struct PairsOf {
+  const int32_t* lengths;
+  int32_t most_keys;
 
-__device__ __forceinline__ int32_t EntryCost(const int32_t* lengths, int32_t most_keys,
-                                             int32_t batch, int32_t entry) {
-  if (entry >= batch) return 0;
-  return Pairs(max(0, min(most_keys, lengths[entry]))) + kEntryCost;
-}
-
-// The sum of the values of the block's threads up to this one, and of all.
-__device__ __forceinline__ int64_t InclusiveSum(int64_t value, int64_t* warps, int64_t& total) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const int64_t below = __shfl_up_sync(0xffffffffu, value, distance);
-    if (lane >= distance) value += below;
+  __device__ __forceinline__ int32_t operator()(int32_t entry) const {
+    return Pairs(max(0, min(most_keys, lengths[entry])));
   }
-  if (lane == 31) warps[warp] = value;
-  __syncthreads();
-  int64_t before = 0;
-  total = 0;
-  for (int i = 0; i < kCutThreads / 32; ++i) {
-    if (i < warp) before += warps[i];
-    total += warps[i];
-  }
-  __syncthreads();
-  return value + before;
-}
-
-// One block writes parts + 1 cuts.
-__global__ void __launch_bounds__(kCutThreads)
-    CutKernel(const int32_t* lengths, int32_t batch, int32_t most_keys, int32_t parts,
-              Cut* schedule) {
-  extern __shared__ char unaligned[];
-  int64_t* warps = reinterpret_cast<int64_t*>(unaligned);
-  int64_t mine = 0, total;
-  for (int32_t entry = threadIdx.x; entry < batch; entry += kCutThreads) {
-    mine += EntryCost(lengths, most_keys, batch, entry);
-  }
-  InclusiveSum(mine, warps, total);
-  const int64_t part_cost = max(int64_t{1}, (total + parts - 1) / parts);
-  int64_t base = 0;
-  for (int32_t first = 0; first < batch; first += kCutThreads) {
-    const int32_t entry = first + static_cast<int32_t>(threadIdx.x);
-    const int64_t cost = EntryCost(lengths, most_keys, batch, entry);
-    int64_t sum;
-    const int64_t end = base + InclusiveSum(cost, warps, sum), begin = end - cost;
-    base += sum;
-    // The cuts within this entry.
-    for (int64_t cut = (begin + part_cost - 1) / part_cost; cut * part_cost < end; ++cut) {
-      const int64_t pair = max(int64_t{0}, cut * part_cost - begin - kEntryCost);
-      schedule[cut] = {entry, static_cast<int32_t>(pair)};
-    }
-  }
-  const int64_t used = (total + part_cost - 1) / part_cost;
-  for (int64_t cut = used + threadIdx.x; cut <= parts; cut += kCutThreads) {
-    schedule[cut] = {batch, 0};
-  }
-}
+};
 
 }  // namespace vk::cuda::mla
 #endif  // VLLM_KERNELS_CUDA_MLA_CUTS_CUH_

@@ -43,8 +43,8 @@ void RunType(const char* op, Problem p, int32_t parts, cudaStream_t stream) {
 
 void RunSchedule(const char* op, const int32_t* lengths, int32_t batch, int32_t most_keys,
                  int32_t parts, Cut* schedule, cudaStream_t stream) {
-  LaunchKernel(op, &CutKernel, {dim3(1), dim3(kCutThreads), kCutSharedBytes, stream}, lengths,
-               batch, most_keys, parts, schedule);
+  LaunchKernel(op, &CutKernel<PairsOf>, {dim3(1), dim3(kCutThreads), kCutSharedBytes, stream},
+               PairsOf{lengths, most_keys}, batch, parts, schedule);
 }
 
 void RunDense(const char* op, const Problem& p, int32_t parts, bool bfloat16, cudaStream_t stream) {

@@ -4,14 +4,15 @@
 #include <cmath>
 
 #include "core/check.h"
-#include "cuda/common/launch.h"
 #include "cuda/common/rows.h"
 #include "cuda/mla/launch.h"
+#include "cuda/sm90/device.h"
 
 namespace {
 
 using vk::Arg;
 using vk::Print;
+using vk::cuda::Cut;
 using namespace vk::cuda::mla;
 
 constexpr int64_t kWorkspaceAlignment = 16;
@@ -22,12 +23,7 @@ int32_t Count(const char* op, const char* what, int64_t count) {
 }
 
 int32_t Multiprocessors(const char* op) {
-  const vk::cuda::Device& device = vk::cuda::CurrentDevice(op);
-  if (device.capability != 90) {
-    vk::Fail(VK_UNSUPPORTED, "%s: this library has kernels for %s, but the GPU is %d.%d", op,
-             VK_CUDA_ARCHS, device.capability / 10, device.capability % 10);
-  }
-  return device.multiprocessors;
+  return vk::cuda::sm90::CurrentHopper(op).multiprocessors;
 }
 
 // What both ops have.

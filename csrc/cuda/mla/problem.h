@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "cuda/common/cut.h"
+
 namespace vk::cuda::mla {
 
 constexpr int kLatent = 512;  // columns of a key that are its value too
@@ -15,11 +17,6 @@ constexpr int kPairKeys = 2 * kKeys;
 // A key of the quantised cache: float8 e4m3, a float32 scale for each 128 of them, bfloat16 rope.
 constexpr int kScaleGroup = 128;
 constexpr int kQuantizedKeyBytes = kLatent + 4 * (kLatent / kScaleGroup) + 2 * kRope;
-
-// Where a part of the keys of all batch entries begins: at a pair of stages of an entry.
-struct Cut {
-  int32_t entry, pair;
-};
 
 // Strides are in elements, those of the cache in units of 16 bytes.
 struct Problem {
@@ -43,7 +40,7 @@ struct Problem {
   float scale_log2;  // of logits, for powers of two
   // Sparse: parts of a row's keys, of `pairs` pairs of stages each.
   int32_t splits, pairs;
-  const Cut* schedule;  // dense
+  const Cut* schedule;  // dense; units are pairs of stages
   bool whole_stages;    // dense: a stage of one block of the cache is one box of its tensor map
   float* partial_out;   // [pieces, tiles of rows, kRows, kLatent]
   float* partial_lse;   // [pieces, tiles of rows, kRows, 2]: base 2, -inf: no key; largest logit

@@ -88,8 +88,8 @@ class DenseWorks {
   __device__ __forceinline__ explicit DenseWorks(const Problem& p)
       : part_(p.schedule[blockIdx.y]), next_(part_.entry) {
     const Cut end = p.schedule[blockIdx.y + 1];
-    last_ = end.pair > 0 ? end.entry : end.entry - 1;
-    last_pair_ = end.pair;
+    last_ = end.unit > 0 ? end.entry : end.entry - 1;
+    last_pair_ = end.unit;
     end_entry_ = end.entry;
   }
 
@@ -99,7 +99,7 @@ class DenseWorks {
     work.tile = TileOf(p, entry, static_cast<int32_t>(blockIdx.x));
     work.keys = KeysOf(p, entry);
     const int32_t pairs = Pairs(work.keys);
-    work.first_pair = entry == part_.entry ? part_.pair : 0;
+    work.first_pair = entry == part_.entry ? part_.unit : 0;
     work.last_pair = entry == end_entry_ ? last_pair_ : pairs;
     const bool begins = work.first_pair == 0;
     if (!begins || work.last_pair < pairs) {
@@ -125,7 +125,7 @@ class DenseWorks {
   __device__ __forceinline__ static void Merge(const Problem& p, const Body& body) {
     const int32_t part = static_cast<int32_t>(blockIdx.y);
     const Cut begin = p.schedule[part], end = p.schedule[part + 1];
-    if (end.pair == 0 || (begin.entry == end.entry && begin.pair > 0)) return;
+    if (end.unit == 0 || (begin.entry == end.entry && begin.unit > 0)) return;
     const int32_t row =
         static_cast<int32_t>(blockIdx.x) * 4 + static_cast<int32_t>(threadIdx.x) / 32;
     if (row >= p.queries * p.heads) return;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/common/launch.h"
+#include "cuda/sm90/device.h"
 #include "cuda/sm90/tensor_map.h"
 
 namespace vk::cuda::moe_gemm {
@@ -41,11 +42,7 @@ Launch& LaunchOf(int32_t tokens) {
 
 void RunGrouped(const char* op, const GroupedCall& call, cudaStream_t stream) {
   const Grouped& g = call.grouped;
-  const Device& device = CurrentDevice(op);
-  if (device.capability != 90) {
-    Fail(VK_UNSUPPORTED, "%s: this library has kernels for %s, but the GPU is %d.%d", op,
-         VK_CUDA_ARCHS, device.capability / 10, device.capability % 10);
-  }
+  const Device& device = sm90::CurrentHopper(op);
   const int32_t tile = ChooseTile(g);
   const int64_t most_tiles = std::min<int64_t>(g.rows, g.rows / tile + g.experts);
   const int64_t columns = CeilDiv(g.n, kWeightRows);

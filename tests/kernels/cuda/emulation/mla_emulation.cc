@@ -8,6 +8,7 @@
 #include "cuda/mla/kernel.cuh"
 
 VK_EMULATED_SHARED("_ZN2vk4cuda3mla9unalignedE");
+VK_EMULATED_SHARED("_ZN2vk4cuda9unalignedE");
 
 namespace {
 
@@ -267,8 +268,9 @@ struct DenseCase {
   }
 
   void Run() {
-    emulation::Launch({1, 1, 1}, kCutThreads,
-                      [&] { CutKernel(lengths.data(), batch, p.topk, parts, schedule.data()); });
+    emulation::Launch({1, 1, 1}, kCutThreads, [&] {
+      CutKernel(PairsOf{lengths.data(), p.topk}, batch, parts, schedule.data());
+    });
     const unsigned y = static_cast<unsigned>(parts);
     const int64_t slot_bytes = int64_t{16} * p.slot_stride;
     const CUtensorMap map = emulation::Encode({p.cache,
