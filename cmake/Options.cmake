@@ -57,7 +57,7 @@ endfunction()
 #            name                      default  help                                                      choices
 # general
 vllm_option(VLLM_TARGET_DEVICE        auto     "kernels: device library to build"                        cpu cuda rocm empty auto)
-vllm_option(VLLM_COMPONENTS           all      "kernels: components to build"                            all core cpu cuda flashmla rocm)
+vllm_option(VLLM_COMPONENTS           all      "kernels: components to build"                            all core cpu cuda deepgemm flashmla rocm)
 vllm_option(VLLM_PYTHON_EXECUTABLE    ""       "kernels: Python whose PyTorch the bindings compile against")
 vllm_option(VLLM_INSTALL_LAYOUT       wheel    "kernels: conda = lib/vllm_kernels, wheel = in the package" conda wheel)
 vllm_option(VLLM_PYTHON_SITE          ""       "kernels: site-packages folder of the conda layout")

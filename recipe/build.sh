@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds and installs one component (VLLM_COMPONENT: core, cpu, cuda or flashmla) into $PREFIX.
+# Builds and installs one component (VLLM_COMPONENT: core, cpu, cuda, deepgemm or flashmla) into $PREFIX.
 set -euo pipefail
 
 # Jobs and compiler cache of this machine; absent in a feedstock.

@@ -52,10 +52,11 @@ elif [[ $VLLM_COMPONENT == cuda ]]; then
   printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
     "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda.json"
   cat csrc/core/* csrc/cuda/*/* > "$out/libvllm_kernels_cuda_norm.so"
-elif [[ $VLLM_COMPONENT == flashmla ]]; then
+elif [[ $VLLM_COMPONENT == flashmla || $VLLM_COMPONENT == deepgemm ]]; then
+  [[ $VLLM_COMPONENT == flashmla ]] && family=mla || family=mqa_logits
   printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
-    "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda-flashmla.json"
-  cat csrc/core/* csrc/cuda/mla/* > "$out/libvllm_kernels_cuda_mla.so"
+    "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda-$VLLM_COMPONENT.json"
+  cat csrc/core/* "csrc/cuda/$family"/* > "$out/libvllm_kernels_cuda_$family.so"
 else
   { echo "level=$VLLM_CPU_LEVEL"; cat csrc/core/* csrc/cpu/*/*; } > "$out/libvllm_kernels_cpu.so"
 fi
@@ -190,7 +191,7 @@ def checkout(folder: Path) -> Path:
         family = folder / "csrc/cuda" / table.parent.name
         family.mkdir(parents=True, exist_ok=True)
         shutil.copy(table, family)
-        (family / "binding.cc").write_text("binding\n")
+        (family / "binding.cc").write_text(f"binding of {family.name}\n")
     shutil.copy(ROOT / "audit.toml", folder)
     return folder
 

@@ -182,7 +182,21 @@ def _sources(folder: Path, output: Mapping[str, Any]) -> Iterator[Path]:
                 f"{RECIPE_FILE}: {kind} {output[kind]['name']!r} names the source "
                 f"{source['path']}, which does not exist."
             )
-        yield file
+        yield from _filtered(file, source.get("filter", {}))
+
+
+def _filtered(folder: Path, globs: Mapping[str, Any]) -> Iterator[Path]:
+    """The parts of a source that rattler-build copies: all but the subfolders that it excludes."""
+    excluded = globs.get("exclude", [])
+    if not excluded:
+        yield folder
+        return
+    left_out = {glob.removesuffix("/**") for glob in excluded}
+    if set(globs) != {"exclude"} or not all(glob.endswith("/**") for glob in excluded):
+        raise ValueError(f"filter {dict(globs)} is not one of whole subfolders")
+    if missing := sorted(name for name in left_out if not (folder / name).is_dir()):
+        raise ValueError(f"filter excludes {missing[0]}, which {folder.name} does not have")
+    yield from sorted(child for child in folder.iterdir() if child.name not in left_out)
 
 
 def hash_files(root: Path, sources: Iterable[Path]) -> str:

@@ -89,7 +89,7 @@ def _hide_gpus() -> None:
 
 
 def _activate_cuda(status: engine_api.CudaStatus) -> str:
-    from vllm_kernels_plugin import flash_attention, flash_mla
+    from vllm_kernels_plugin import deep_gemm, flash_attention, flash_mla
 
     if importlib.util.find_spec("torchvision") is None:
         # The engine's worker always imports a model that needs it, whichever model it runs.
@@ -102,6 +102,10 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
     flash_attention.plant()
     if flash_mla.problem() is None:
         flash_mla.plant()
+    if deep_gemm.problem() is None:
+        settings = deep_gemm.plant()
+        words = ", ".join(f"{name}={value}" for name, value in settings.items())
+        logger.info("deep_gemm is vllm_kernels' own module, with %s", words)
     compiler.prepare_triton(logger)
     flashinfer.leave_out_sampler(logger)
     families = [family.name for family in status.families]

@@ -7,6 +7,7 @@ process.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_kernels import engine_api
+from vllm_kernels_plugin import deep_gemm
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -307,6 +309,19 @@ def check(config: VllmConfig, device: str) -> None:
                 f"{device.upper()} kernels do not have: {need.remedy}, or install a "
                 f"vllm-kernels-{device} that has it"
             )
+    if device == "cuda":
+        _check_indexer(model)
+
+
+def _check_indexer(model: Any) -> None:
+    """The engine has nothing but DeepGEMM for it, and says so while the model is built."""
+    if not hasattr(model.hf_text_config, "index_topk") or importlib.util.find_spec(deep_gemm.NAME):
+        return
+    raise PluginError(
+        f"{_name(model)} selects keys for sparse attention with functions of DeepGEMM, which "
+        f"nothing provides ({deep_gemm.problem()}): on a Hopper GPU, `conda install vllm-deepgemm "
+        "vllm-flashmla`"
+    )
 
 
 def _served(op: str) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vllm_kernels import engine_api
 from vllm_kernels_plugin import needs
 from vllm_kernels_plugin.errors import PluginError
 
@@ -204,3 +206,20 @@ def test_drafting_by_n_grams_needs_less_than_by_a_model(monkeypatch: pytest.Monk
     for settings in ({"method": "draft_model"}, {"method": "eagle", "parallel_drafting": True}):
         with pytest.raises(PluginError, match="for drafting of several tokens at once"):
             needs.check(config(speculative=SimpleNamespace(**settings)), "cpu")  # type: ignore[arg-type]
+
+
+def test_sparse_attention_without_its_indexer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "_served", lambda op: True)
+    model = config()
+    model.model_config.hf_text_config.index_topk = 2048
+    needs.check(model, "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(engine_api, "cuda_problem", lambda op: f"{op} is elsewhere")
+    with pytest.raises(PluginError) as caught:
+        needs.check(model, "cuda")  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "The model some/model (LlamaForCausalLM) selects keys for sparse attention with functions "
+        "of DeepGEMM, which nothing provides (mqa_logits is elsewhere): on a Hopper GPU, "
+        "`conda install vllm-deepgemm vllm-flashmla`"
+    )
+    monkeypatch.setitem(sys.modules, "deep_gemm", pytest)
+    needs.check(model, "cuda")  # type: ignore[arg-type]

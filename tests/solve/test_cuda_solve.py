@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import support
+from rattler.package_streaming import extract
 from rattler_build import Package
 
 SCRIPT = Path(__file__).with_name("solve_profile.py")
@@ -35,7 +36,8 @@ def channels(tmp_path_factory: pytest.TempPathFactory, dummies: str) -> list[str
         patch.setenv("CONDA_OVERRIDE_ARCHSPEC", "x86_64_v4")
         patch.delenv("CONDA_OVERRIDE_CUDA", raising=False)
         report = support.build(root, (cuda, dummies), JOBS)
-    made = ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 2, *["vllm-flashmla"] * 2]
+    made = ["vllm-core", "vllm-cpu", *["vllm-cuda"] * 2, *["vllm-deepgemm"] * 2]
+    made += ["vllm-flashmla"] * 2
     made += [*["vllm-kernels"] * 3, "vllm-kernels-cpu", *["vllm-kernels-cuda"] * 3]
     assert sorted(support.names(report.built)) == made
     return [report.channel, cuda, dummies]
@@ -132,19 +134,37 @@ def test_gpu_older_than_every_build(channels: list[str]) -> None:
     assert "vllm-kernels-cuda" in chosen(channels, "vllm-kernels-cuda", "13.0")
 
 
+OPTIONAL = ("vllm-deepgemm", "vllm-flashmla")
+
+
+@pytest.mark.parametrize("name", OPTIONAL)
 @pytest.mark.parametrize(("cuda", "wanted"), [("13.0", "cuda130_"), ("12.4", "cuda124_")])
-def test_flashmla_is_for_hopper_alone(channels: list[str], cuda: str, wanted: str) -> None:
-    found = chosen(channels, "vllm-flashmla", cuda, "9.0")
-    assert found["vllm-flashmla"]["build"].startswith(wanted)
+def test_optional_packages_are_for_hopper_alone(
+    channels: list[str], name: str, cuda: str, wanted: str
+) -> None:
+    found = chosen(channels, name, cuda, "9.0")
+    assert found[name]["build"].startswith(wanted)
     core = f"vllm-core =={found['vllm-core']['version']} {found['vllm-core']['build']}"
-    assert core in found["vllm-flashmla"]["depends"]
+    assert core in found[name]["depends"]
     # A100, RTX 5090, and a client that does not say which GPU it is.
     for arch in ("8.0", "12.0", ""):
-        assert "__cuda_arch" in refused(channels, "vllm-flashmla", cuda, arch)
-    assert "__cuda" in refused(channels, "vllm-flashmla")
+        assert "__cuda_arch" in refused(channels, name, cuda, arch)
+    assert "__cuda" in refused(channels, name)
 
 
-def test_flashmla_beside_the_general_kernels(channels: list[str]) -> None:
-    found = solve(channels, ["vllm-flashmla", "vllm-kernels"], "13.0", "9.0")
+def test_optional_packages_beside_the_general_kernels(channels: list[str]) -> None:
+    found = solve(channels, [*OPTIONAL, "vllm-kernels"], "13.0", "9.0")
     assert isinstance(found, dict), found
-    assert {"vllm-flashmla", "vllm-kernels-cuda"} <= found.keys()
+    assert {*OPTIONAL, "vllm-kernels-cuda"} <= found.keys()
+
+
+def test_the_general_package_compiles_no_family_of_another(
+    channels: list[str], tmp_path: Path
+) -> None:
+    folder = Path(channels[0].removeprefix("file://")) / "linux-64"
+    (path, *_) = sorted(folder.glob("vllm-kernels-cuda-*.conda"))
+    extract(path, tmp_path)
+    held = (tmp_path / "lib/vllm_kernels/libvllm_kernels_cuda_norm.so").read_text()
+    assert "binding of norm" in held
+    assert "binding of mla" not in held
+    assert "binding of mqa_logits" not in held

@@ -30,6 +30,8 @@ from vllm_conda.recipe import (
     variant_values,
 )
 from vllm_conda.targets import load_targets
+from vllm_cuda_plan.__main__ import load_table
+from vllm_cuda_plan.plan import package_of
 
 TARGETS = load_targets(ROOT)
 JOBS = select(TARGETS, platforms=["linux-64"], devices=["cpu"])
@@ -37,6 +39,7 @@ AXES = {
     "core-build": set(),
     "cpu-build": {"microarch_level"},
     "cuda-build": {"cuda_compiler_version", "cuda_slice"},
+    "deepgemm-build": {"cuda_compiler_version"},
     "flashmla-build": {"cuda_compiler_version"},
 }
 
@@ -241,8 +244,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("src/vllm_conda/errors.py", set()),
         ("tests/kernels/cuda/test_norm.py", {"vllm-kernels-cuda"}),
-        ("tests/kernels/conftest.py", {"vllm-kernels-cuda", "vllm-flashmla"}),
+        ("tests/kernels/conftest.py", {"vllm-kernels-cuda", "vllm-deepgemm", "vllm-flashmla"}),
         ("tests/kernels/cuda/test_mla.py", {"vllm-kernels-cuda", "vllm-flashmla"}),
+        ("tests/kernels/cuda/test_mqa_logits.py", {"vllm-kernels-cuda", "vllm-deepgemm"}),
         ("tests/kernels/cpu/test_norm.py", set()),
         ("pyproject.toml", set()),
         ("targets.toml", set()),
@@ -264,6 +268,33 @@ def test_an_edit_of_the_toolkit_or_of_a_test_compiles_nothing(
         assert staging_key(output) == staging_key(after[key])
     changed = {key[1] for key in before if before[key].fingerprint != after[key].fingerprint}
     assert changed == tested_again
+
+
+@pytest.mark.parametrize("family", ["norm", "mla", "mqa_logits"])
+def test_an_edit_of_a_family_compiles_its_package_alone(copy: Path, family: str) -> None:
+    jobs = select(TARGETS, ("linux-64-cuda-13.0-all",))
+    before = outputs(copy, jobs=jobs)
+    file = copy / "csrc" / "cuda" / family / "binding.cc"
+    text = file.read_text()
+    try:
+        file.write_text(f"{text}\n// changed\n")
+        after = outputs(copy, jobs=jobs)
+    finally:
+        file.write_text(text)
+    changed = {key[1] for key in before if staging_key(before[key]) != staging_key(after[key])}
+    assert changed == {package_of(load_table().families[family].component)}
+
+
+def test_a_filter_that_is_no_subfolder_is_refused(copy: Path) -> None:
+    path = copy / "recipe" / "recipe.yaml"
+    text = path.read_text()
+    for wrong in ("mla/*.cu", "nothing/**"):
+        path.write_text(text.replace("- mla/**", f"- {wrong}"))
+        try:
+            with pytest.raises(RecipeError, match="filter"):
+                load_recipe(copy)
+        finally:
+            path.write_text(text)
 
 
 def test_a_package_for_one_kind_of_gpu_compiles_its_slice() -> None:

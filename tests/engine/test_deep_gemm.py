@@ -1,0 +1,156 @@
+"""DeepGEMM's stand-in: planted exactly where its kernels are, with upstream's names and results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import Engine
+from cuda_engine import ASK, REFERENCE
+
+from vllm_kernels_plugin import deep_gemm
+
+DEPTH = 128
+WITH = "api.cuda_problem = lambda op: None"
+WITHOUT = 'api.cuda_problem = lambda op: "it is in vllm-deepgemm"'
+
+
+def planted(cuda: Engine, installed: str, **settings: str) -> list[str]:
+    """What the engine's own questions are answered with."""
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        import vllm_kernels.engine_api as api
+        {installed}
+        {ASK}
+        import importlib.util, os
+        found = importlib.util.find_spec("deep_gemm")
+        print(found and found.origin.endswith("deep_gemm.py"))
+        for name in ("VLLM_DEEP_GEMM_WARMUP", "VLLM_USE_DEEP_GEMM_E8M0"):
+            print(os.environ.get(name))
+        if found:
+            import deep_gemm
+            for name in ("fp8_fp4_mqa_logits", "fp8_fp4_paged_mqa_logits", "fp8_gemm_nt",
+                         "get_paged_mqa_logits_metadata", "transform_sf_into_required_layout"):
+                assert callable(getattr(deep_gemm, name)), name
+            # Upstream's for other GPUs: the engine goes by their absence.
+            assert not hasattr(deep_gemm, "fp8_fp4_sparse_mqa_logits")
+        """,
+        **REFERENCE,
+        **settings,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[1:]
+
+
+def test_planted_where_installed(cuda: Engine) -> None:
+    assert planted(cuda, WITH) == ["True", "skip", "0"]
+    kept = {"VLLM_DEEP_GEMM_WARMUP": "full", "VLLM_USE_DEEP_GEMM_E8M0": "1"}
+    assert planted(cuda, WITH, **kept) == ["True", "full", "1"]
+
+
+def test_absent_where_not(cuda: Engine) -> None:
+    assert planted(cuda, WITHOUT) == ["None", "None", "None"]
+
+
+def float8(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape).to(torch.float8_e4m3fn)
+
+
+@pytest.mark.parametrize("heads", [32, 64])
+def test_logits_of_prefill(heads: int) -> None:
+    torch.manual_seed(0)
+    rows, keys = 5, 30
+    query, values = float8(rows, heads, DEPTH), float8(keys, DEPTH)
+    scales, weights = torch.rand(keys), torch.randn(rows, heads)
+    starts = torch.tensor([0, 0, 3, 10, 29], dtype=torch.int32)
+    ends = torch.tensor([30, 1, 13, 20, 30], dtype=torch.int32)
+    call = (query, None), (values, scales), weights, starts, ends
+    found = deep_gemm.fp8_fp4_mqa_logits(*call, clean_logits=True)
+    products = torch.einsum("mhd,nd->mhn", query.double(), values.double()).relu()
+    want = torch.einsum("mhn,mh->mn", products, weights.double()) * scales
+    position = torch.arange(keys)
+    seen = (position >= starts[:, None]) & (position < ends[:, None])
+    torch.testing.assert_close(found.double(), want.where(seen, -torch.inf), atol=1e-3, rtol=1e-4)
+    assert found.stride() == (32, 1)
+    # Older and newer callers.
+    assert torch.equal(found, deep_gemm.fp8_mqa_logits(query, *call[1:], True))
+    newer = deep_gemm.fp8_fp4_mqa_logits(*call, 30)
+    for row in range(rows):
+        count = int(ends[row] - starts[row])
+        assert torch.equal(newer[row, :count], found[row, starts[row] : ends[row]])
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4])
+def test_logits_of_decode(queries: int) -> None:
+    torch.manual_seed(0)
+    slots, heads, batch, longest = 64, 64, 2, 100
+    values, scales = float8(5, slots, DEPTH), torch.rand(5, slots)
+    cache = torch.cat([values.view(torch.uint8).flatten(1), scales.view(torch.uint8)], -1)
+    cache = cache.view(5, slots, 1, DEPTH + 4)
+    table = torch.tensor([[4, 0], [2, 3]], dtype=torch.int32)
+    lengths = torch.tensor([100, 7], dtype=torch.int32)
+    query, weights = float8(batch, queries, heads, DEPTH), torch.randn(batch * queries, heads)
+    plan = deep_gemm.get_paged_mqa_logits_metadata(lengths, slots, 132)
+    assert plan.shape == (133, 2)
+    assert plan.dtype == torch.int32
+    found = deep_gemm.fp8_fp4_paged_mqa_logits(
+        (query, None), cache, weights, lengths, table, plan, longest, clean_logits=True
+    )
+    keys = values[table.long()].flatten(1, 2)[:, :longest].double()
+    products = torch.einsum("bqhd,bnd->bqhn", query.double(), keys).relu()
+    by_query = weights.double().view(batch, queries, heads)
+    want = torch.einsum("bqhn,bqh->bqn", products, by_query)
+    want = want * scales[table.long()].flatten(1, 2)[:, None, :longest]
+    want = want.where(torch.arange(longest) < lengths[:, None, None], -torch.inf).flatten(0, 1)
+    torch.testing.assert_close(found.double(), want, atol=1e-3, rtol=1e-4)
+    by_row = lengths[:, None].expand(batch, queries)
+    again = deep_gemm.fp8_paged_mqa_logits(
+        query, cache, weights, by_row, table, plan, longest, clean_logits=True
+    )
+    assert torch.equal(found, again)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 7])
+@pytest.mark.parametrize("groups", [None, 3])
+def test_layouts_of_scales(rows: int, groups: int | None) -> None:
+    shape = (rows, 5) if groups is None else (groups, rows, 5)
+    scales = torch.rand(shape)
+    found = deep_gemm.get_mn_major_tma_aligned_tensor(scales)
+    assert torch.equal(found, scales)
+    assert found.stride()[-2:] == (1, -(-rows // 4) * 4)
+    assert deep_gemm.get_mn_major_tma_aligned_tensor(found) is found
+    same = deep_gemm.transform_sf_into_required_layout(
+        scales, rows, 5 * 128, (1, 128, 128), num_groups=groups, is_sfa=True
+    )
+    assert same.stride() == found.stride()
+
+
+def test_scales_of_blocks_stay() -> None:
+    scales = torch.rand(3, 5)
+    found = deep_gemm.transform_sf_into_required_layout(
+        sf=scales, mn=300, k=640, recipe=(1, 128, 128), num_groups=None, is_sfa=False
+    )
+    assert found is scales
+    with pytest.raises(ValueError, match=r"sf has shape \[3, 5\], want \[2, 5\]"):
+        deep_gemm.transform_sf_into_required_layout(scales, 200, 640, (1, 128, 128), is_sfa=False)
+
+
+def test_what_has_no_kernel_is_one_sentence() -> None:
+    query, scales = float8(2, 64, DEPTH), torch.rand(2)
+    rows = torch.zeros(2, dtype=torch.int32)
+    with pytest.raises(NotImplementedError, match=r"a query with scales of its own \(FP4\)"):
+        deep_gemm.fp8_fp4_mqa_logits((query, scales), (query[0], scales), scales, rows, rows)
+    with pytest.raises(NotImplementedError, match="indices of its rows' requests"):
+        deep_gemm.get_paged_mqa_logits_metadata(rows, 64, 132, indices=rows)
+    out = torch.empty(2, 2, dtype=torch.bfloat16)
+    pair = (query[:, 0], torch.rand(2, 1))
+    with pytest.raises(NotImplementedError, match="a sum with c"):
+        deep_gemm.fp8_gemm_nt(pair, pair, out, out)
+    with pytest.raises(NotImplementedError, match=r"recipe \(1, 1, 32\)"):
+        deep_gemm.fp8_gemm_nt(pair, pair, out, recipe=(1, 1, 32))
+    with pytest.raises(NotImplementedError, match=r"scales of torch\.int32"):
+        deep_gemm.fp8_gemm_nt((pair[0], rows.view(2, 1)), pair, out)
+    with pytest.raises(NotImplementedError, match=r"deep_gemm\.fp8_einsum has no kernel"):
+        next(one for one in deep_gemm._MEMBERS if one.__name__ == "fp8_einsum")()
+    with pytest.raises(NotImplementedError, match="blocks of 32 x 128"):
+        deep_gemm.transform_sf_into_required_layout(scales, 64, 128, (32, 128))

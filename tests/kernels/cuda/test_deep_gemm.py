@@ -1,0 +1,123 @@
+"""DeepGEMM's stand-in on a GPU: what the engine calls, by the shapes that it calls it with."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vllm_kernels import engine_api
+from vllm_kernels_plugin import deep_gemm
+
+DEPTH, SLOTS = 128, 64
+
+
+@pytest.fixture(autouse=True)
+def hopper(_gpu: None) -> None:
+    """Skips where the GPU is not one of those that the kernels serve."""
+    capability = torch.cuda.get_device_capability()
+    if capability != (9, 0):
+        pytest.skip(f"the kernels have no code for {capability[0]}.{capability[1]}")
+    for op in (deep_gemm.OP, "cutlass_scaled_mm"):
+        if problem := engine_api.cuda_problem(op):
+            pytest.skip(problem)
+
+
+def float8(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda").to(torch.float8_e4m3fn)
+
+
+def forms(scales: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same scales as each caller has them."""
+    rows = scales.shape[0]
+    padded = scales.new_full((scales.shape[1], rows + 5), torch.nan)
+    padded[:, :rows] = scales.T
+    return {
+        "aligned": deep_gemm.get_mn_major_tma_aligned_tensor(scales),
+        "rows": scales.contiguous(),
+        "columns": scales.T.contiguous().T,
+        "apart": padded.T[:rows],
+    }
+
+
+@pytest.mark.parametrize("form", ["aligned", "rows", "columns", "apart"])
+@pytest.mark.parametrize("rows", [1, 3, 64, 129, 1000])
+@pytest.mark.parametrize(("n", "k"), [(128, 128), (256, 128), (576, 7168), (2112, 1536)])
+def test_products(form: str, rows: int, n: int, k: int) -> None:
+    torch.manual_seed(0)
+    a, b = float8(rows, k), float8(n, k)
+    a_scales = torch.rand(rows, k // 128, device="cuda") + 0.1
+    b_scales = torch.rand(-(-n // 128), k // 128, device="cuda") + 0.1
+    out = torch.full((rows, n), torch.nan, dtype=torch.bfloat16, device="cuda")
+    deep_gemm.fp8_gemm_nt((a, forms(a_scales)[form]), (b, b_scales), out, disable_ue8m0_cast=True)
+    wide = b_scales.repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)
+    want = (a.float() * a_scales.repeat_interleave(128, 1)) @ (b.float() * wide).T
+    torch.testing.assert_close(out.float(), want, atol=2e-2 * k**0.5, rtol=2e-2)
+
+
+def test_logits_of_prefill() -> None:
+    torch.manual_seed(0)
+    rows, keys, heads = 70, 333, 64
+    query, values = float8(rows, heads, DEPTH), float8(keys, DEPTH)
+    scales, weights = (torch.rand(*s, device="cuda") for s in ((keys,), (rows, heads)))
+    ends = torch.arange(rows, device="cuda").int() + 1 + keys - rows
+    starts = ends - 200
+    found = deep_gemm.fp8_fp4_mqa_logits(
+        (query, None), (values, scales), weights, starts, ends, clean_logits=True
+    )
+    scores = torch.einsum("mhd,nd->mhn", query.float(), values.float()).relu()
+    want = torch.einsum("mhn,mh->mn", scores, weights) * scales
+    position = torch.arange(keys, device="cuda")
+    seen = (position >= starts[:, None]) & (position < ends[:, None])
+    assert found.shape == (rows, keys)
+    assert found.stride(0) % 4 == 0
+    torch.testing.assert_close(found, want.where(seen, -torch.inf), atol=5e-2, rtol=2e-3)
+    packed = deep_gemm.fp8_fp4_mqa_logits(
+        (query, None), (values, scales), weights, starts, ends, 200
+    )
+    assert packed.shape == (rows, 200)
+    assert torch.equal(packed, found[seen].view(rows, 200))
+
+
+@pytest.mark.parametrize("queries", [1, 2, 4])
+def test_logits_of_decode(queries: int) -> None:
+    torch.manual_seed(0)
+    lengths, heads = [200, 0, 64, 1000], 64
+    batch, width, longest = len(lengths), 16, 1000
+    pages = batch * width
+    cache = torch.zeros(pages, SLOTS, 1, DEPTH + 4, dtype=torch.uint8, device="cuda")
+    values, scales = float8(pages, SLOTS, DEPTH), torch.rand(pages, SLOTS, device="cuda")
+    flat = cache.view(pages, -1)
+    flat[:, : SLOTS * DEPTH] = values.view(torch.uint8).flatten(1)
+    flat[:, SLOTS * DEPTH :] = scales.view(torch.uint8)
+    table = torch.randperm(pages, device="cuda").int().view(batch, width)
+    query = float8(batch, queries, heads, DEPTH)
+    weights = torch.rand(batch * queries, heads, device="cuda")
+    context = torch.tensor(lengths, device="cuda", dtype=torch.int32)[:, None]
+    context = (context - torch.arange(queries - 1, -1, -1, device="cuda").int()).clamp(min=0)
+    parts = deep_gemm.get_num_sms() // (2 if queries == 4 else 1)
+    plan = deep_gemm.get_paged_mqa_logits_metadata(context, SLOTS, parts)
+    assert plan.shape == (parts + 1, 2)
+    found = deep_gemm.fp8_fp4_paged_mqa_logits(
+        (query, None), cache, weights, context, table, plan, max_context_len=longest,
+        clean_logits=True,
+    )  # fmt: skip
+    keys = values[table.long()].flatten(1, 2)[:, :longest].float()
+    factors = scales[table.long()].flatten(1, 2)[:, :longest]
+    scores = torch.einsum("bqhd,bnd->bqhn", query.float(), keys).relu()
+    want = torch.einsum("bqhn,bqh->bqn", scores, weights.view(batch, queries, heads))
+    want = want * factors[:, None]
+    seen = torch.arange(longest, device="cuda") < context[..., None]
+    want = want.where(seen, -torch.inf).flatten(0, 1)
+    torch.testing.assert_close(found, want, atol=5e-2, rtol=2e-3)
+
+
+def test_fewer_multiprocessors() -> None:
+    every = deep_gemm.get_num_sms()
+    try:
+        deep_gemm.set_num_sms(every - 20)
+        assert deep_gemm.get_num_sms() == every - 20
+        test_logits_of_prefill()
+        with pytest.raises(ValueError, match=f"want 1 to {every}"):
+            deep_gemm.set_num_sms(every + 1)
+    finally:
+        deep_gemm.set_num_sms(every)

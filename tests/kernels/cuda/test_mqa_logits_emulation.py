@@ -1,0 +1,44 @@
+"""Logits of the indexer on an emulated GPU: indices and waits without a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .emulated import ROOT, compile_emulation, run_emulation
+
+pytestmark = pytest.mark.no_gpu
+
+FOLDER = ROOT / "csrc" / "cuda" / "mqa_logits"
+
+
+def test_random_problems(tmp_path: Path) -> None:
+    program = compile_emulation("mqa_logits", tmp_path)
+    for seed in range(3):
+        done = run_emulation(program, seed, 1)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "right", "wrong"),
+    [
+        # Sums that are read while they are computed.
+        ("consumer.cuh", "ptx::wgmma_wait_group<0>();", ""),
+        # Keys that are read before they are there.
+        ("consumer.cuh", "keys_.ConsumerWait(at_);", ""),
+        # Pages of the first 32 alone.
+        ("paged.cuh", "index >= first_page_ + 32", "first_page_ < 0"),
+        # Keys of a request that another block has too, or none.
+        ("paged.cuh", "if (entry == end_.entry)", "if (false)"),
+    ],
+    ids=["sums", "keys", "pages", "cuts"],
+)
+def test_planted_faults_are_found(tmp_path: Path, file: str, right: str, wrong: str) -> None:
+    text = (FOLDER / file).read_text()
+    assert right in text
+    planted = tmp_path / "cuda" / "mqa_logits" / file
+    planted.parent.mkdir(parents=True)
+    planted.write_text(text.replace(right, wrong))
+    program = compile_emulation("mqa_logits", tmp_path, first=(tmp_path,))
+    assert any(run_emulation(program, seed, 1).returncode != 0 for seed in range(6))
