@@ -107,12 +107,14 @@ class Recipe:
         source_hashes: By variant key: hash of what each staging build compiles.
         test_hashes: By package: hash of the sources of its own, which its tests alone use. They
             are part of its fingerprint.
+        made_of: By package: files and folders that decide what it holds.
     """
 
     path: Path
     stagings: tuple[Staging, ...]
     source_hashes: Mapping[str, str]
     test_hashes: Mapping[str, str]
+    made_of: Mapping[str, tuple[Path, ...]]
     stage0: Stage0Recipe = field(repr=False, compare=False)
     data: Mapping[str, Any] = field(repr=False, compare=False)
 
@@ -147,6 +149,7 @@ def load_recipe(root: Path) -> Recipe:
             for output in data["outputs"]
             if "package" in output and "source" in output
         }
+        made_of = dict(_made_of(path, data, stagings))
         hashes = {s.hash_key: hash_files(root, (*s.sources, s.script.resolve())) for s in stagings}
     except PermissionError:
         raise
@@ -160,7 +163,7 @@ def load_recipe(root: Path) -> Recipe:
             f"{RECIPE_FILE}: an output has no source path or script file where it is wanted "
             f"({type(error).__name__}: {_one_line(error)})."
         ) from None
-    return Recipe(path, stagings, hashes, tests, stage0, data)
+    return Recipe(path, stagings, hashes, tests, made_of, stage0, data)
 
 
 def _stagings(folder: Path, data: Mapping[str, Any]) -> Iterator[Staging]:
@@ -170,6 +173,17 @@ def _stagings(folder: Path, data: Mapping[str, Any]) -> Iterator[Staging]:
         name = output["staging"]["name"]
         script = folder / output["build"]["script"]["file"]
         yield Staging(name, tuple(_sources(folder, output)), script)
+
+
+def _made_of(
+    path: Path, data: Mapping[str, Any], stagings: Iterable[Staging]
+) -> Iterator[tuple[str, tuple[Path, ...]]]:
+    built = {staging.name: (*staging.sources, staging.script) for staging in stagings}
+    for output in data["outputs"]:
+        if "package" in output:
+            own = _sources(path.parent, output)
+            common = (path, path.parent / "tests")
+            yield output["package"]["name"], (*common, *built.get(output.get("inherit"), ()), *own)
 
 
 def _sources(folder: Path, output: Mapping[str, Any]) -> Iterator[Path]:
@@ -304,6 +318,7 @@ def render(
     overrides: Mapping[str, str] | None = None,
     toolchain: str = "",
     cuda_toolchain: str = "",
+    written: Mapping[str, str] | None = None,
 ) -> list[Output]:
     """Render every output of one job.
 
@@ -315,6 +330,7 @@ def render(
             fingerprint, and with it of the name. Without one nothing can be built, and the names
             are those of a feedstock.
         cuda_toolchain: The same of the CUDA toolkit, for what is compiled with it.
+        written: By package: what is written into it after the build. Part of its name too.
 
     Raises:
         RecipeError: The recipe does not render.
@@ -328,7 +344,7 @@ def render(
 
         def outputs(hashes: Mapping[str, list[str]]) -> list[Output]:
             rendered = recipe.stage0.render(VariantConfig({**keys, **hashes}), config)
-            return [_output(recipe, job, item, common, hashes) for item in rendered]
+            return [_output(recipe, job, item, common, hashes, written or {}) for item in rendered]
 
         try:
             found = outputs({})
@@ -352,13 +368,15 @@ def _output(
     rendered: RenderedVariant,
     common: str,
     package_hashes: Mapping[str, list[str]],
+    written: Mapping[str, str],
 ) -> Output:
     stage1 = rendered.recipe
     data = stage1.to_dict()
     caches = [cache.name for cache in stage1.staging_caches]
     hashes = [recipe.source_hashes[s.hash_key] for s in recipe.stagings if s.name in caches]
     hashes += filter(None, [recipe.test_hashes.get(stage1.package.name)])
-    content = json.dumps([data, rendered.variant, hashes, common], sort_keys=True, default=str)
+    facts = [data, rendered.variant, hashes, common, written.get(stage1.package.name)]
+    content = json.dumps(facts, sort_keys=True, default=str)
     return Output(
         job=job,
         name=stage1.package.name,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,16 @@ import support
 from rattler_build import Package
 
 from vllm_conda import toolchain
+from vllm_conda.audit import built_for
 from vllm_conda.builder.pipeline import Report
 from vllm_conda.builder.workspace import KEPT_STAGINGS, workspace_for
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.solve import folder_of
+from vllm_conda.targets import load_targets
 
 V3, V4 = "linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4"
+TARGETS = load_targets(support.ROOT)
+ADDRESS = "https://example.org/kernels"
 # Slices of a CUDA version that make packages under one name.
 SLICES = ("all", "sm90")
 
@@ -237,7 +243,10 @@ def test_progress_events_name_each_package_and_stage(checkout: Path, dummies: st
     assert {"set up the environments", "compress"} <= stages
 
 
-def test_what_a_package_says_of_itself(checkout: Path, dummies: str, tmp_path: Path) -> None:
+def test_what_a_package_says_of_itself(
+    checkout: Path, dummies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_CONDA_ADDRESS", ADDRESS)
     run(checkout, dummies, V3)
     for name, licences in (
         ("vllm-core", {"LICENSE", "licenses"}),
@@ -248,6 +257,14 @@ def test_what_a_package_says_of_itself(checkout: Path, dummies: str, tmp_path: P
         folder = tmp_path / name
         about = json.loads(content(package, folder, "info/about.json"))
         assert about["description"]
+        assert about["home"] == about["dev_url"] == ADDRESS
+        assert about["doc_url"] == f"{ADDRESS}#readme"
+        # A metapackage takes nothing from a channel.
+        assert about["channels"] == ([] if name == "vllm-kernels" else [f"{dummies}/"])
+        assert "sha" not in about.get("extra", {})  # this checkout has no git
+        promise = json.loads((folder / built_for.FILE).read_text())
+        assert promise["glibc"] == TARGETS.platforms["linux-64"].glibc
+        assert bool(promise["tiers"]) == (name == "vllm-kernels-cpu")
         assert about["license"].startswith("Apache-2.0")
         found = folder / "info/licenses"
         assert {path.name for path in found.iterdir()} == licences
@@ -255,6 +272,58 @@ def test_what_a_package_says_of_itself(checkout: Path, dummies: str, tmp_path: P
         recipe = {path.name for path in (folder / "info/recipe").iterdir()}
         assert {"recipe.yaml", "rendered_recipe.yaml"} <= recipe
         assert not recipe & {"engine", "tests"}
+
+
+def test_a_package_is_of_the_commit_of_its_own_sources(
+    checkout: Path, dummies: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name never changes its bytes: a commit to what a package is made of gives it another."""
+
+    def git(*words: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        command = ["git", "-C", str(checkout), *identity, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    def built_after(file: str, text: str) -> tuple[str, dict[str, str], dict[str, bytes]]:
+        """Commit a change and build as a machine does that never built before."""
+        (checkout / file).write_text(text)
+        git("add", "-A")
+        git("commit", "-q", "-m", file)
+        head = git("rev-parse", "HEAD")
+        cache = tmp_path / head
+        monkeypatch.setenv("VLLM_CONDA_CACHE", str(cache))
+        monkeypatch.setenv("RATTLER_CACHE_DIR", str(cache / "rattler"))
+        report = run(checkout, dummies, V3)
+        assert report.built or file == "README.md"
+        found = packages(checkout)
+        said = {}
+        for name, path in found.items():
+            about = json.loads(content(path, cache / "content" / name, "info/about.json"))
+            said[name.rsplit("-", 2)[0]] = about["extra"]["sha"]
+        files = {name: path.read_bytes() for name, path in found.items()}
+        shutil.rmtree(checkout / "output")
+        shutil.rmtree(checkout / "output.build")
+        return head, said, files
+
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    (checkout / ".gitignore").write_text("output*/\n")
+    git("init", "-q")
+    first, said, files = built_after("README.md", "read\n")
+    assert set(said.values()) == {first}
+    _, _, again = built_after("README.md", "read again\n")
+    assert again == files
+    kernel, said, again = built_after("csrc/cpu/norm/norm.cc", "norm, second edition\n")
+    assert {name for name, sha in said.items() if sha == kernel} == {"vllm-kernels-cpu"}
+    assert {
+        name: data for name, data in again.items() if name in files and files[name] != data
+    } == {}
+    assert len(set(files) - set(again)) == 1
+    # Every package holds the recipe's text.
+    text = (checkout / "recipe/recipe.yaml").read_text()
+    recipe, said, last = built_after("recipe/recipe.yaml", f"{text}# a comment\n")
+    assert set(said.values()) == {recipe}
+    assert not set(last) & set(again)
 
 
 def test_the_core_is_the_same_whichever_machine_makes_it(

@@ -17,7 +17,7 @@ from vllm_conda.builder.commit import source_commit
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.plan import Plan, make_plan
-from vllm_conda.builder.repack import repack, source_epoch, source_revision
+from vllm_conda.builder.repack import repack
 from vllm_conda.builder.session import run_worker
 from vllm_conda.builder.store import Store
 from vllm_conda.builder.workspace import (
@@ -189,7 +189,9 @@ class _Run:
             [self.store.packages / output.file_name for output in current],
         )
         write_settings(self.workspace, self.options.compile_jobs)
-        commit = source_commit(self.plan.recipe.path.parent)
+        recipe = self.plan.recipe
+        sources = {path for output in todo for path in recipe.made_of[output.name]}
+        commit = source_commit(recipe.root, sorted(sources))
         for output in todo:
             started = time.monotonic()
             package = self._build(output)
@@ -276,9 +278,6 @@ class _Run:
 
     def _repack(self, output: Output, package: Path) -> None:
         """Make the package's bytes depend on its content alone, and index it again."""
-        recipe = self.plan.recipe
-        sources = [source for staging in recipe.stagings for source in staging.sources]
-        made_of = [recipe.path.parent, *sources]
         root = self.options.root
         folder = self.workspace.folder
         # The cache holds the toolchain channel, whose address the package's records name.
@@ -291,8 +290,7 @@ class _Run:
             promise = built_for.describe(self.plan.targets, self.platform, level, content)
             built_for.write(content, promise)
 
-        epoch, revision = source_epoch(root, made_of), source_revision(root, made_of)
-        repack(package, epoch, revision, folders, folder / "repack", amend)
+        repack(package, self.plan.origins[output.name], folders, folder / "repack", amend)
         check.index(folder)
 
     def _audit(self, package: Path) -> None:

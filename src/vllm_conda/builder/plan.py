@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 
 from vllm_conda.builder.channel import Toolchain
+from vllm_conda.builder.commit import Origin, origin
 from vllm_conda.generate.variants import variant_file
 from vllm_conda.jobs import Job
 from vllm_conda.recipe import Output, Recipe, render, variant_values
@@ -18,6 +19,7 @@ class Plan:
 
     Attributes:
         keys: Variant keys by job name.
+        origins: What each package says of its sources; empty for a plan that is not built.
     """
 
     recipe: Recipe
@@ -25,6 +27,7 @@ class Plan:
     jobs: tuple[Job, ...]
     outputs: list[Output]
     keys: dict[str, dict[str, list[str]]]
+    origins: Mapping[str, Origin] = field(default_factory=dict)
 
     def uses(self) -> dict[str, set[str]]:
         """Job names by package file."""
@@ -47,6 +50,9 @@ def make_plan(
     """Render each job, for ``toolchain`` or, without one, from its variant file alone."""
     outputs: list[Output] = []
     keys = {}
+    origins: dict[str, Origin] = {}
+    if toolchain:
+        origins = {name: origin(recipe.root, made) for name, made in recipe.made_of.items()}
     for job in jobs:
         variant = variant_values(recipe.root, job, variant_file(targets, job))
         overrides = toolchain.overrides if toolchain else {}
@@ -58,5 +64,13 @@ def make_plan(
             overrides,
             toolchain.fingerprint if toolchain else "",
             toolchain.cuda_fingerprint(job.cuda) if toolchain else "",
+            _written(targets, job, origins),
         )
-    return Plan(recipe, targets, tuple(jobs), outputs, keys)
+    return Plan(recipe, targets, tuple(jobs), outputs, keys, origins)
+
+
+def _written(targets: Targets, job: Job, origins: Mapping[str, Origin]) -> dict[str, str]:
+    """What is written into each package beside what is built, in words for its name's hash."""
+    entry = targets.platforms[job.platform]
+    promised = (entry.glibc, entry.libstdcxx)
+    return {name: repr((*astuple(one), *promised)) for name, one in origins.items()}

@@ -1,7 +1,7 @@
 """A finished package written again so that its bytes depend on its content alone.
 
 rattler-build records the time of the build, in the package and on every file, and where the
-build's folders were. Here the time is that of the sources (SOURCE_DATE_EPOCH), the folders have one
+build's folders were. Here the time is that of its sources (commit.py), the folders have one
 name on every machine, files come in order and belong to nobody.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -24,10 +23,9 @@ import zstandard
 from rattler.package_streaming import extract
 
 from vllm_conda.audit.leaks import NEUTRAL_FOLDER
-from vllm_conda.builder.commit import git
+from vllm_conda.builder.commit import Origin
 from vllm_conda.paths import disk_errors
 
-EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 LEVEL = 19
 METADATA = '{"conda_pkg_format_version": 2}'
 _ZIP_START = 315532800  # 1980: older dates have no form in a ZIP archive
@@ -37,32 +35,9 @@ _PADDING = re.compile(
 _TIME = re.compile(r"^( *timestamp: ).*$", re.MULTILINE)
 
 
-def source_epoch(root: Path, sources: Iterable[Path]) -> int:
-    """Seconds since 1970: $SOURCE_DATE_EPOCH, else the last commit to any of ``sources``.
-
-    Outside a git checkout it is when targets.toml was changed, which an archive keeps.
-    """
-    if named := os.environ.get(EPOCH_VARIABLE):
-        return int(named)
-    found = git(root, "log", "-1", "--format=%ct", "--", *(str(path) for path in sources))
-    return int(found) if found else int((root / "targets.toml").stat().st_mtime)
-
-
-def source_revision(root: Path, sources: Iterable[Path]) -> str:
-    """The last commit to any of ``sources``, with a ``+`` where they were changed since.
-
-    Empty outside of git. A commit that leaves the sources alone gives no package other bytes.
-    """
-    names = [str(path) for path in sources]
-    revision = git(root, "log", "-1", "--format=%H", "--", *names)
-    changed = revision and git(root, "status", "--porcelain", "--untracked-files=no", "--", *names)
-    return f"{revision}+" if changed else revision
-
-
 def repack(
     package: Path,
-    epoch: int,
-    revision: str,
+    origin: Origin,
     folders: Iterable[Path],
     scratch: Path,
     amend: Callable[[Path], None],
@@ -70,12 +45,12 @@ def repack(
     """Replace ``package`` by its reproducible form.
 
     Args:
-        epoch: Time of everything, in seconds since 1970.
-        revision: Of the sources; recorded where conda-forge's builds record theirs.
+        origin: Its revision is recorded where conda-forge's builds record theirs.
         folders: What the machine calls the folders of the build.
         scratch: Folder for the unpacked content; removed again.
         amend: Adds to the unpacked content.
     """
+    epoch = origin.epoch
     with disk_errors("the package", scratch):
         shutil.rmtree(scratch, ignore_errors=True)
         extract(package, scratch)
@@ -102,8 +77,8 @@ def repack(
             facts = json.loads(about.read_text(encoding="utf-8"))
             if used is not None:
                 facts["channels"] = _of_use(facts.get("channels", ()), used)
-            if revision:
-                facts["extra"] = {**facts.get("extra", {}), "sha": revision}
+            if origin.revision:
+                facts["extra"] = {**facts.get("extra", {}), "sha": origin.revision}
             text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             about.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
         amend(scratch)
