@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from vllm_conda import platforms
 from vllm_conda.targets import load_targets
 from vllm_cuda_plan.arch import Code
 
@@ -212,6 +213,28 @@ def test_parts(configure: Configure, build: Path) -> None:
     assert "sm90: needs 9.0a" in message_of(result)
     assert not [name for name in commands(build, "attention") if "_sm90." in name]
     assert "-DVK_ATTENTION_SM90" not in (build / "compile_commands.json").read_text()
+
+
+def test_hardening_reaches_the_host_compiler(configure: Configure, build: Path) -> None:
+    """nvcc hands it on; Debug has no FORTIFY, which needs optimisation."""
+    entry = platforms.table()[platforms.host_platform()]
+    fortified = "-U_FORTIFY_SOURCE,-D_FORTIFY_SOURCE=2"
+    for kind in ("Debug", "Release"):
+        result = configure("VLLM_CUDA_ARCHS=9.0a", f"CMAKE_BUILD_TYPE={kind}")
+        assert result.returncode == 0, result.stderr
+        lines = [
+            one["command"]
+            for one in json.loads((build / "compile_commands.json").read_text())
+            if one["file"].endswith(".cu")
+        ]
+        assert lines
+        for line in lines:
+            (words,) = re.findall(r"-Xcompiler=(-Wall\S*)", line)
+            assert set(entry.hardening) <= set(words.split(","))
+            assert (fortified in words) == (kind == "Release")
+    ninja = (build / "build.ninja").read_text()
+    for flag in entry.hardening_link:
+        assert flag in ninja
 
 
 def test_summary_for_loader_and_audit(configure: Configure, build: Path) -> None:
