@@ -18,6 +18,7 @@ from vllm_conda.builder.pipeline import Options
 from vllm_conda.builder.store import Store
 from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.channel.files import listed
+from vllm_conda.engine import package as package_module
 from vllm_conda.engine.package import Engine
 from vllm_conda.jobs import select
 from vllm_conda.progress import Mode, Reporter
@@ -109,7 +110,7 @@ def commands(
     )
     monkeypatch.setattr(serve, "host_platform", lambda: PLATFORM)
     monkeypatch.setattr(serve, "toolchain_for", lambda *_: toolchain)
-    monkeypatch.setattr(serve.package, "ensure", lambda *_: engine)
+    monkeypatch.setattr(package_module, "ensure", lambda *_: engine)
     (job,) = select(TARGETS, ["linux-64-cpu-x86-64-v3"])
     options = Options(site.root, site.output, (job,), channels)
     return serve.serve(options, TARGETS, Reporter(Mode.JSON, io.StringIO()))

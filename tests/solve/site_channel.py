@@ -98,8 +98,10 @@ def engine_records() -> list[tuple[str, str, list[str], list[str]]]:
     for rendered in recipe.render(VariantConfig({PACKAGE_HASH: ["0" * 16]})):
         one = rendered.recipe
         needs = one.requirements.to_dict()
-        lists = [[str(spec) for spec in needs.get(key, ())] for key in ("run", "run_constraints")]
-        found.append((one.package.name, str(one.build.string), *lists))
+        run, constraints = (
+            [str(spec) for spec in needs.get(key, ())] for key in ("run", "run_constraints")
+        )
+        found.append((one.package.name, str(one.build.string), run, constraints))
     return found
 
 
