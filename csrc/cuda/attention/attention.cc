@@ -234,7 +234,7 @@ struct Plan {
 };
 
 // Where copies of the cache begin in the workspace.
-int64_t DequantizedOffset(int64_t partials) {
+constexpr int64_t DequantizedOffset(int64_t partials) {
   return vk::cuda::RoundUp(partials + vk::cuda::attention::kHopperWorkspace, 256);
 }
 
