@@ -57,6 +57,12 @@ class KernelsCpuPlatform(CpuPlatform):
         super().register_triton_kernel_overrides()
 
     @classmethod
+    def get_punica_wrapper(cls) -> str:
+        from vllm_kernels_plugin import lora
+
+        return lora.NAME if lora.wanted() else str(super().get_punica_wrapper())
+
+    @classmethod
     def get_default_ir_op_priority(cls, vllm_config: VllmConfig) -> Any:
         from vllm.config.compilation import CompilationMode
         from vllm.config.kernel import IrOpPriorityConfig

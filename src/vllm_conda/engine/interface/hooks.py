@@ -14,6 +14,7 @@ _BACKEND = "vllm/v1/attention/backend.py"
 _MLA = "vllm/v1/attention/backends/mla/prefill"
 _FLASH = "vllm/vllm_flash_attn/flash_attn_interface.py"
 _ACTIVATION = "vllm/model_executor/layers/activation.py"
+_LORA = "vllm/lora/punica_wrapper/punica_cpu.py"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,10 @@ HOOKS: tuple[Hook, ...] = (
     *_in("cpu.py", "vllm/model_executor/custom_op.py", "CustomOp.register_oot"),
     *_in("cpu.py", _ACTIVATION, "SiluAndMul.__init__", "SiluAndMul.forward_cuda", body=True),
     *_in("cpu.py", _ACTIVATION, "GeluAndMul.__init__", "GeluAndMul.forward_cuda", body=True),
+    *_in("cpu.py", "vllm/platforms/cpu.py", "CpuPlatform.get_punica_wrapper"),
+    *_in("lora.py", "vllm/lora/ops/torch_ops/lora_ops.py", "bgmv_shrink"),
+    *_in("lora.py", _LORA, "PunicaWrapperCPU._apply_shrink", "PunicaWrapperCPU.add_lora_logits"),
+    *_in("lora.py", _LORA, "PunicaWrapperCPU.add_lora_embedding"),
     *_in("refusal.py", "vllm/platforms/__init__.py", "builtin_platform_plugins"),
     *_in("cuda.py", "vllm/platforms/cuda.py", "_BackendCandidate"),
     *_in("cuda.py", "vllm/platforms/cuda.py", "CudaPlatformBase.check_and_update_config"),
