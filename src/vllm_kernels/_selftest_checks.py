@@ -128,7 +128,30 @@ def _attention(ops: Any, dtype: torch.dtype) -> list[Tensor]:
             softcap, plan, None, None,
         )  # fmt: skip
         results.append(out)
+    codes = torch.zeros(6, kv_heads, block, 2 * head, dtype=torch.uint8)
+    coded = codes[..., :head], codes[..., head:]
+    key, value = (torch.randn(21, kv_heads, head, dtype=dtype) for _ in range(2))
+    slots = torch.arange(21) + 3 * block
+    ops.cpu_attn_reshape_and_cache(key, value, *coded, slots, isa, 0.5, 0.25, "fp8_e4m3")
+    out = torch.zeros_like(query[:21])
+    ops.cpu_attention_with_kv_cache(
+        query[:21], *coded, out, starts[:2], seq_lens[:1], head**-0.5, True, None, -1, table,
+        0.0, plan, None, None, 0.5, 0.25, "fp8_e4m3",
+    )  # fmt: skip
+    results.append(out)
     return results
+
+
+@_check("mla_decode_kvcache")
+def _latent_attention(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Requests of 21 and 60 keys and one without any, 12 heads on rows of DeepSeek's size."""
+    query = torch.randn(3, 12, 576, dtype=dtype)
+    cache = torch.randn(6, 16, 576, dtype=dtype)
+    table = torch.tensor([[3, 0, 0, 0, 0], [1, 4, 2, 5, 0], [0, 0, 0, 0, 0]], dtype=torch.int32)
+    out = torch.zeros(3, 12, 512, dtype=dtype)
+    lengths = torch.tensor([21, 60, 0], dtype=torch.int32)
+    ops.mla_decode_kvcache(out, query, cache, 576**-0.5, table, lengths)
+    return [out]
 
 
 @_check("static_scaled_int8_quant")

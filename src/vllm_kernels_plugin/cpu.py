@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import compiler, convolution, float8, needs
+from vllm_kernels_plugin import compiler, convolution, float8, kv_cache, needs
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class KernelsCpuPlatform(CpuPlatform):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        _choose_latent_backend(vllm_config)
         super().check_and_update_config(vllm_config)
         # Upstream uses Inductor for every model that is compiled.
         vllm_config.compilation_config.backend = cls.get_compile_backend()
@@ -49,6 +50,7 @@ class KernelsCpuPlatform(CpuPlatform):
         _register_activations()
         float8.serve()
         convolution.serve()
+        kv_cache.serve()
 
     @classmethod
     def register_triton_kernel_overrides(cls) -> None:
@@ -74,6 +76,14 @@ class KernelsCpuPlatform(CpuPlatform):
         # Of the others, which differ from engine to engine, we provide none.
         ours = {name: list(first) for name in NORMS}
         return IrOpPriorityConfig.with_default(["native"], **ours)
+
+
+def _choose_latent_backend(vllm_config: VllmConfig) -> None:
+    """Of the engine's backends of latent attention the one on our op, on CPUs with AMX too."""
+    model = vllm_config.model_config
+    backend = needs.latent_backend()
+    if backend is not None and model is not None and model.use_mla:
+        vllm_config.attention_config.backend = backend
 
 
 def _repair_slot_mapping() -> None:

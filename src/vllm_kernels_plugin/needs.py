@@ -184,6 +184,12 @@ CPU_NEEDS = (
         "use a checkpoint in bfloat16",
     ),
     Need(
+        "latent attention",
+        ("mla_decode_kvcache",),
+        _latent,
+        "unset VLLM_MLA_DISABLE or set it to 1",
+    ),
+    Need(
         "gated delta net layers",
         ("causal_conv1d_fwd_cpu", "chunk_gated_delta_rule_cpu"),
         _linear_attention,
@@ -296,10 +302,10 @@ def check(config: VllmConfig, device: str) -> None:
     model = config.model_config
     if model is None:
         return
-    if device == "cpu" and model.use_mla:
+    if device == "cpu" and model.use_mla and latent_backend() is None:
         raise PluginError(
-            f"{_name(model)} would run with latent attention, for which the engine has no CPU "
-            "backend: unset VLLM_MLA_DISABLE or set it to 1"
+            f"{_name(model)} would run with latent attention, for which this engine has no CPU "
+            "backend (vLLM has from 0.28 on): unset VLLM_MLA_DISABLE or set it to 1"
         )
     for need in NEEDS[device]:
         missing = [op for op in need.ops if not _served(op)]
@@ -322,6 +328,15 @@ def _check_indexer(model: Any) -> None:
         f"nothing provides ({deep_gemm.problem()}): on a Hopper GPU, `conda install vllm-deepgemm "
         "vllm-flashmla`"
     )
+
+
+def latent_backend() -> Any:
+    """The engine's backend of latent attention for any CPU; None where it has none."""
+    try:
+        from vllm.v1.attention.backends.registry import AttentionBackendEnum
+    except ImportError:
+        return None
+    return getattr(AttentionBackendEnum, "CPU_MLA", None)
 
 
 def _served(op: str) -> bool:

@@ -227,12 +227,13 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
     def attention(
         q: object, k: object, v: object, out: object, starts: object, lengths: object,
         scale: float, causal: bool, slopes: object, window: int, table: object, softcap: float,
-        _metadata: object, sinks: object, dynamic: object, _k: float = 1.0, _v: float = 1.0,
-        cache_dtype: str = "auto",
+        _metadata: object, sinks: object, dynamic: object, k_scale: float = 1.0,
+        v_scale: float = 1.0, cache_dtype: str = "auto",
     ) -> None:  # fmt: skip
         driver.call(
             "attention", q, k, v, out, starts, lengths, table, slopes, sinks, dynamic,
-            float(scale), float(softcap), window, causal, cache_dtype,
+            float(scale), float(softcap), window, causal, float(k_scale),
+            float(v_scale), cache_dtype,
         )  # fmt: skip
 
     def metadata(
@@ -243,9 +244,12 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
 
     def reshape(
         key: object, value: object, key_cache: object, value_cache: object, slots: object,
-        isa: str, _k: float = 1.0, _v: float = 1.0, dtype: str = "auto",
+        isa: str, k_scale: float = 1.0, v_scale: float = 1.0, dtype: str = "auto",
     ) -> None:  # fmt: skip
-        driver.call("reshape_and_cache", key, value, key_cache, value_cache, slots, isa, dtype)
+        driver.call(
+            "reshape_and_cache", key, value, key_cache, value_cache, slots, isa, float(k_scale),
+            float(v_scale), dtype,
+        )  # fmt: skip
 
     def create(b: object, _cache: int) -> int:
         return driver.call("create_onednn_mm_handler", b)[0]
@@ -376,6 +380,7 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "get_scheduler_metadata": metadata,
         "cpu_attn_reshape_and_cache": reshape,
         "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
+        "mla_decode_kvcache": plain("mla_decode", "mla_decode_kvcache"),
         "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
         "convert_weight_packed": convert,
         "convert_scale_packed": convert_scale,

@@ -177,9 +177,10 @@ vk_status Attention(const vk_tensor* query, const vk_tensor* key, const vk_tenso
                     const vk_tensor* output, const vk_tensor* starts, const vk_tensor* lengths,
                     const vk_tensor* table, const vk_tensor* slopes, const vk_tensor* sinks,
                     const vk_tensor* dynamic, double scale, double softcap, int64_t window,
-                    int32_t causal, const char* cache_dtype) {
-  const vk_attention_args args{query, key,     value, output,  starts, lengths, table,      slopes,
-                               sinks, dynamic, scale, softcap, window, causal,  cache_dtype};
+                    int32_t causal, double k_scale, double v_scale, const char* cache_dtype) {
+  const vk_attention_args args{query,  key,    value,   output,  starts,     lengths,
+                               table,  slopes, sinks,   dynamic, scale,      softcap,
+                               window, causal, k_scale, v_scale, cache_dtype};
   return vk_cpu_attention(&args);
 }
 

@@ -106,6 +106,15 @@ def test_switch_without_its_ops(monkeypatch: pytest.MonkeyPatch) -> None:
         needs.check(config(), "cpu")  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("no_ops")
+def test_latent_attention_of_an_engine_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(needs, "latent_backend", lambda: "CPU_MLA")
+    with pytest.raises(PluginError, match="mla_decode_kvcache for latent attention"):
+        needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
+    monkeypatch.setattr(needs, "_served", lambda op: True)
+    needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
+
+
 def test_latent_attention_forced_on() -> None:
     with pytest.raises(PluginError, match="unset VLLM_MLA_DISABLE or set it to 1"):
         needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]

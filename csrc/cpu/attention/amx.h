@@ -93,6 +93,7 @@ class PrefillAmx {
   PrefillAmx(Arena& arena, const Tile& tile)
       : tile_(tile),
         rows_(arena, kKeys),
+        decoded_(arena, kKeys, tile.padded_head),
         query_(arena.Take<uint32_t>(size_t(tile.padded_head) / 2 * tile.padded_rows)),
         keys_(arena.Take<uint32_t>(size_t(kKeys) * tile.padded_head / 2)),
         values_(arena.Take<uint32_t>(size_t(kKeys) / 2 * tile.padded_head)),
@@ -109,6 +110,7 @@ class PrefillAmx {
   void Step(const AttentionProblem& problem, const AttentionTask& task, const LogitRule& rule,
             int32_t first, int32_t count) {
     rows_.Find(problem, task, first, RoundUp(count, kTile));
+    decoded_.Replace(problem, RoundUp(count, kTile), rows_);
     Logits(problem, count);
     const size_t ld = tile_.padded_rows;
     SoftmaxColumns(rule, tile_, logits_, ld, first, count, PairProbabilities{pairs_, ld});
@@ -151,7 +153,8 @@ class PrefillAmx {
     };
     if (tile_.head_size == tile_.padded_head) {
       // Sixteen keys lie in one block, evenly spaced.
-      const size_t stride = problem.key_slot_stride * sizeof(T);
+      const bool plain = problem.coding == kCachePlain;
+      const size_t stride = (plain ? problem.key_slot_stride : decoded_.stride()) * sizeof(T);
       product([&](int m, int32_t k) { return TileRows{rows_.keys[m * kTile] + k * 32, stride}; });
       return;
     }
@@ -212,6 +215,7 @@ class PrefillAmx {
 
   const Tile& tile_;
   KeyRows<T> rows_;
+  Decoded<T> decoded_;
   uint32_t* query_;          // pairs [padded_head / 2][padded_rows]
   uint32_t* keys_;           // pairs [kKeys][padded_head / 2], where the head has to be padded
   uint32_t* values_;         // pairs [kKeys / 2][padded_head]

@@ -5,6 +5,7 @@
 
 #include "core/check.h"
 #include "core/checked.h"
+#include "cpu/attention/checks.h"
 #include "cpu/attention/plan.h"
 #include "cpu/attention/run.h"
 #include "cpu/dispatch.h"
@@ -17,14 +18,12 @@ using vk::AttentionProblem;
 using vk::AttentionRequest;
 
 constexpr char kOp[] = "cpu_attention_with_kv_cache";
-constexpr int64_t kMaxHeadSize = 1024;
-// The kernels count tokens and rows in 32 bits, and step over the last key by less than this room.
-constexpr int32_t kMaxKeys = INT32_MAX - 65536, kMaxGroup = 65536;
 
 // Arguments whose dtypes and shapes depend on each other; the constructor checks them.
 struct Arguments {
   explicit Arguments(const vk_attention_args& args)
-      : query(kOp, "query", args.query),
+      : coding(vk::CodingOf(kOp, args.kv_cache_dtype)),
+        query(kOp, "query", args.query),
         key(kOp, "key_cache", args.key_cache),
         value(kOp, "value_cache", args.value_cache),
         output(kOp, "output", args.output),
@@ -33,8 +32,10 @@ struct Arguments {
         table(kOp, "block_table", args.block_table) {
     query.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(3).LastDimContiguous();
     output.SameDtype(query).SameShape(query).LastDimContiguous();
-    key.SameDtype(query).Dims(4).Size(3, query.size(2)).LastDimContiguous();
-    value.SameDtype(query).SameShape(key).LastDimContiguous();
+    vk::CheckCoded(key, query, coding);
+    vk::CheckCoded(value, query, coding);
+    key.Dims(4).Size(3, query.size(2)).LastDimContiguous();
+    value.SameShape(key).LastDimContiguous();
     starts.Dtype({VK_I32}).Dims(1).Contiguous();
     lengths.Dtype({VK_I32}).Dims(1).Contiguous();
     table.Dtype({VK_I32}).Dims(2).LastDimContiguous();
@@ -44,18 +45,11 @@ struct Arguments {
     VK_CHECK(kv_heads() > 0 && heads() % kv_heads() == 0,
              "%s: query has %lld heads, want a multiple of the %lld heads of key_cache", kOp,
              static_cast<long long>(heads()), static_cast<long long>(kv_heads()));
-    VK_CHECK(heads() / kv_heads() <= kMaxGroup,
+    VK_CHECK(heads() / kv_heads() <= vk::kMaxAttentionGroup,
              "%s: query has %lld heads for the %lld of key_cache, want at most %d times as many",
-             kOp, static_cast<long long>(heads()), static_cast<long long>(kv_heads()), kMaxGroup);
-    const long long head_size = query.size(2), block_size = key.size(2);
-    if (head_size <= 0 || head_size % 8 != 0 || head_size > kMaxHeadSize) {
-      vk::Fail(VK_UNSUPPORTED, "%s: head size is %lld, want a multiple of 8 up to %lld", kOp,
-               head_size, static_cast<long long>(kMaxHeadSize));
-    }
-    if (block_size <= 0 || block_size % 16 != 0 || block_size > kMaxKeys) {
-      vk::Fail(VK_UNSUPPORTED, "%s: key_cache has blocks of %lld slots, want a multiple of 16", kOp,
-               block_size);
-    }
+             kOp, static_cast<long long>(heads()), static_cast<long long>(kv_heads()),
+             vk::kMaxAttentionGroup);
+    vk::CheckSizes({kOp, "key_cache", "block_table"}, query.size(2), key.size(2));
   }
 
   void AtLeast(const Arg& arg, int64_t rows) const {
@@ -67,6 +61,7 @@ struct Arguments {
   int64_t heads() const { return query.size(1); }
   int64_t kv_heads() const { return key.size(1); }
 
+  vk::CacheCoding coding;
   Arg query, key, value, output, starts, lengths, table;
 };
 
@@ -121,7 +116,7 @@ AttentionProblem MakeProblem(const vk_attention_args& call, const Arguments& arg
   problem.value_block_stride = args.value.stride(0);
   problem.value_head_stride = args.value.stride(1);
   problem.value_slot_stride = args.value.stride(2);
-  problem.head_size = static_cast<int32_t>(args.query.size(2));
+  problem.head_size = problem.value_size = static_cast<int32_t>(args.query.size(2));
   problem.block_size = static_cast<int32_t>(args.key.size(2));
   problem.group = static_cast<int32_t>(args.heads() / args.kv_heads());
   VK_CHECK(call.sliding_window == -1 || call.sliding_window > 0,
@@ -132,26 +127,11 @@ AttentionProblem MakeProblem(const vk_attention_args& call, const Arguments& arg
   VK_CHECK(call.softcap >= 0, "%s: softcap is %g, want 0 (none) or a positive number", kOp,
            call.softcap);
   problem.softcap = static_cast<float>(call.softcap);
-  problem.scale = static_cast<float>(call.scale);
+  problem.coding = args.coding;
+  problem.scale =
+      static_cast<float>(call.scale) * vk::CheckedScale(kOp, "k_scale", call.k_scale, args.coding);
+  problem.value_scale = vk::CheckedScale(kOp, "v_scale", call.v_scale, args.coding);
   return problem;
-}
-
-void CheckBlocks(int64_t index, const AttentionRequest& request, const AttentionProblem& problem,
-                 const Arguments& args) {
-  const long long pages = args.table.size(1), blocks = args.key.size(0);
-  const int32_t first_position = request.seq_len - request.tokens;
-  const vk::KeyRange keys =
-      vk::VisibleKeys(request, first_position, request.seq_len - 1, problem.window);
-  const int64_t end = vk::CeilDiv(int64_t{keys.end}, problem.block_size);
-  VK_CHECK(end <= pages, "%s: request %lld has %d keys, but block_table has room for %lld", kOp,
-           static_cast<long long>(index), request.seq_len,
-           vk::Print(vk::SaturatingMultiply<int64_t>(pages, problem.block_size)));
-  for (int64_t page = keys.begin / problem.block_size; page < end; ++page) {
-    VK_CHECK(request.blocks[page] >= 0 && request.blocks[page] < blocks,
-             "%s: block_table[%lld, %lld] is %d, want 0 to %lld as key_cache has %lld blocks", kOp,
-             static_cast<long long>(index), vk::Print(page), request.blocks[page], blocks - 1,
-             blocks);
-  }
 }
 
 std::vector<AttentionRequest> CheckRequests(const vk_attention_args& call, const Arguments& args,
@@ -184,26 +164,19 @@ std::vector<AttentionRequest> CheckRequests(const vk_attention_args& call, const
     VK_CHECK(request.seq_len >= request.tokens,
              "%s: seq_lens[%lld] is %d, want at least the request's %d query tokens", kOp, index,
              request.seq_len, request.tokens);
-    VK_CHECK(request.seq_len <= kMaxKeys, "%s: seq_lens[%lld] is %d, want at most %d", kOp, index,
-             request.seq_len, kMaxKeys);
-    CheckBlocks(i, request, problem, args);
+    VK_CHECK(request.seq_len <= vk::kMaxAttentionKeys, "%s: seq_lens[%lld] is %d, want at most %d",
+             kOp, index, request.seq_len, vk::kMaxAttentionKeys);
+    vk::CheckBlocks({kOp, "key_cache", "block_table"}, i, request, problem, args.table.size(1),
+                    args.key.size(0));
     requests.push_back(request);
   }
   return requests;
-}
-
-void CheckCacheDtype(const char* name) {
-  if (name != nullptr && std::strcmp(name, "auto") == 0) return;
-  vk::Fail(VK_UNSUPPORTED,
-           "%s: kv_cache_dtype is '%s', want 'auto': the CPU kernels have no quantised cache", kOp,
-           name != nullptr ? name : "");
 }
 
 }  // namespace
 
 extern "C" vk_status vk_cpu_attention(const vk_attention_args* call) {
   return vk::Guard([&] {
-    CheckCacheDtype(call->kv_cache_dtype);
     const Arguments args(*call);
     AttentionProblem problem = MakeProblem(*call, args);
     std::vector<float> slopes, sinks;

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "core/abi.h"
+#include "cpu/cache_coding.h"
 
 extern "C" {
 
@@ -26,7 +27,9 @@ typedef struct vk_attention_args {
   int64_t sliding_window;            // keys in (q - window, q], or (q - window, q + window) where
                                      // not causal; -1: no window
   int32_t causal;                    // keys after the query's own position are masked
-  const char* kv_cache_dtype;        // "auto": the cache has the query's dtype
+  double k_scale, v_scale;           // what the numbers of a cache of 8 bits are multiplied with
+  const char* kv_cache_dtype;        // "auto": the cache has the query's dtype; "fp8" ("fp8_e4m3")
+                                     // or "fp8_e5m2": uint8 (or float8_e4m3fn)
 } vk_attention_args;
 
 // output = softmax(scale * query . keys + bias) . values, in float32 with the online softmax of
@@ -36,6 +39,18 @@ typedef struct vk_attention_args {
 // VK_INVALID_ARGUMENT: dtype, shape, stride, lengths or a block index; VK_UNSUPPORTED:
 // kv_cache_dtype or head size (multiples of 8 up to 1024 are served).
 VK_EXPORT vk_status vk_cpu_attention(const vk_attention_args* args);
+
+// Latent attention (multi-head latent attention, DeepSeek-V2 2024) of one token of each request:
+// all heads share one row a key, whose first elements are its value.
+//   query: T [requests, heads, head_size]; out: T [requests, heads, value_size], written; T is
+//     float32, bfloat16 or float16, one for all; last dimensions contiguous
+//   kv_cache: T [blocks, block_size, head_size], last dimension contiguous
+//   block_tables: int32 [>= requests, max_blocks]; seq_lens: int32 [>= requests]; a request without
+//     keys gives zeros
+// Errors as of vk_cpu_attention.
+VK_EXPORT vk_status vk_cpu_mla_decode(const vk_tensor* out, const vk_tensor* query,
+                                      const vk_tensor* kv_cache, double scale,
+                                      const vk_tensor* block_tables, const vk_tensor* seq_lens);
 
 // Length in int32 of the scheduler metadata, which is opaque to the engine. The plan is made from
 // seq_lens in each call (a few microseconds), so it can never be stale; the metadata is a stamp.
@@ -64,8 +79,11 @@ struct AttentionProblem {
   const float* alibi_slopes;             // null or [heads]
   const float* sinks;                    // null or [heads]
   int32_t head_size, block_size, group;  // group: query heads per key/value head
+  int32_t value_size;                    // elements of a value that are written, up to head_size
   int32_t window;                        // INT32_MAX: none
-  float scale, softcap;                  // softcap 0: none
+  float scale, softcap;                  // softcap 0: none; `scale` has that of the keys in it
+  float value_scale;                     // of the cached values
+  CacheCoding coding;                    // of the cache; plain: elements of the query's dtype
 };
 
 // A tile of consecutive query tokens of one request, times the query heads of one key/value head,

@@ -25,12 +25,25 @@ void Attention(const vk_tensor* query, const vk_tensor* key_cache, const vk_tens
                double scale, bool causal, const vk_tensor* alibi_slopes,
                int64_t sliding_window_size, const vk_tensor* block_table, double softcap,
                const vk_tensor* /*scheduler_metadata*/, const vk_tensor* s_aux,
-               const vk_tensor* dynamic_causal, double /*k_scale*/, double /*v_scale*/,
+               const vk_tensor* dynamic_causal, double k_scale, double v_scale,
                const std::string& kv_cache_dtype) {
-  const vk_attention_args args{
-      query,    key_cache,   value_cache,         output, query_start_loc,
-      seq_lens, block_table, alibi_slopes,        s_aux,  dynamic_causal,
-      scale,    softcap,     sliding_window_size, causal, kv_cache_dtype.c_str()};
+  const vk_attention_args args{query,
+                               key_cache,
+                               value_cache,
+                               output,
+                               query_start_loc,
+                               seq_lens,
+                               block_table,
+                               alibi_slopes,
+                               s_aux,
+                               dynamic_causal,
+                               scale,
+                               softcap,
+                               sliding_window_size,
+                               causal,
+                               k_scale,
+                               v_scale,
+                               kv_cache_dtype.c_str()};
   Check(vk_cpu_attention(&args));
 }
 
@@ -45,6 +58,7 @@ bool HasIsa(std::string isa) {
 
 VK_IMPL(CPU, get_scheduler_metadata, vk::binding::GetSchedulerMetadata);
 VK_IMPL(CPU, cpu_attention_with_kv_cache, vk::binding::Attention);
+VK_BIND(CPU, mla_decode_kvcache, vk_cpu_mla_decode);
 
 // There is no tensor argument to choose a device.
 VK_IMPL(CompositeExplicitAutograd, cpu_attn_has_isa, vk::binding::HasIsa);

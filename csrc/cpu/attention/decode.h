@@ -40,8 +40,10 @@ class Decode {
       : tile_(tile),
         rows_(arena, kKeys),
         ahead_(arena, kKeys),
+        decoded_(arena, kKeys, tile.padded_head),
         ahead_first_(-1),
         ahead_count_(0),
+        row_bytes_(0),
         query_(arena.Take<float>(static_cast<size_t>(kMaxRows) * tile.padded_head)),
         logits_(arena.Take<float>(kMaxRows * kKeys)) {}
 
@@ -53,11 +55,13 @@ class Decode {
       ForHead([&](int32_t i, size_t count) { StoreF32(LoadUpTo(from + i, count), to + i); });
     }
     hwy::ZeroBytes(tile_.out, sizeof(float) * tile_.rows * tile_.padded_head);
+    row_bytes_ = tile_.head_size * CachedBytes<T>(problem);
   }
 
   void Step(const AttentionProblem& problem, const AttentionTask& task, const LogitRule& rule,
             int32_t first, int32_t count) {
     FindRows(problem, task, first, count);
+    decoded_.Replace(problem, count, rows_);
     ForRowBlocks<kDotRows>(tile_.rows, [&](int32_t row, auto rows) {
       for (int32_t key = 0; key < count; key += 4) {
         Dots<decltype(rows)::kValue>(row, key, count);
@@ -68,8 +72,8 @@ class Decode {
       Accumulate<decltype(rows)::kValue>(row, count);
     });
     for (int32_t key = count; key < ahead_count_; ++key) {
-      PrefetchRow(ahead_.keys[key], tile_.head_size);
-      PrefetchRow(ahead_.values[key], tile_.head_size);
+      PrefetchRow(ahead_.keys[key], row_bytes_);
+      PrefetchRow(ahead_.values[key], row_bytes_);
     }
   }
 
@@ -115,8 +119,8 @@ class Decode {
     for (int i = 0; i < 4; ++i) keys[i] = rows_.keys[HWY_MIN(key + i, count - 1)];
     if (row == 0) {
       for (int32_t i = key; i < HWY_MIN(key + 4, ahead_count_); ++i) {
-        PrefetchRow(ahead_.keys[i], tile_.head_size);
-        PrefetchRow(ahead_.values[i], tile_.head_size);
+        PrefetchRow(ahead_.keys[i], row_bytes_);
+        PrefetchRow(ahead_.values[i], row_bytes_);
       }
     }
     const float* query = query_ + static_cast<size_t>(row) * tile_.padded_head;
@@ -177,10 +181,12 @@ class Decode {
 
   const Tile& tile_;
   KeyRows<T> rows_, ahead_;
+  Decoded<T> decoded_;
   int32_t ahead_first_;  // of this task's keys in ahead_; -1: they are another task's
   int32_t ahead_count_;
-  float* query_;   // [kMaxRows][padded_head]
-  float* logits_;  // [kMaxRows][kKeys], then the probabilities
+  size_t row_bytes_;  // of a row in the cache
+  float* query_;      // [kMaxRows][padded_head]
+  float* logits_;     // [kMaxRows][kKeys], then the probabilities
 };
 
 }  // namespace vk::VK_TIER

@@ -52,6 +52,7 @@ class Prefill {
       : tile_(tile),
         steps_(CeilDiv(tile.head_size, Mac::kSteps)),
         rows_(arena, kKeys),
+        decoded_(arena, kKeys, tile.padded_head),
         query_(arena.Take<Element>(static_cast<size_t>(steps_) * tile.padded_rows)),
         keys_(arena.Take<Element>(static_cast<size_t>(kKeys) * tile.padded_head)),
         values_(arena.Take<Element>(static_cast<size_t>(kKeys) * tile.padded_head)),
@@ -73,6 +74,7 @@ class Prefill {
   void Step(const AttentionProblem& problem, const AttentionTask& task, const LogitRule& rule,
             int32_t first, int32_t count) {
     rows_.Find(problem, task, first, count);
+    decoded_.Replace(problem, count, rows_);
     for (int32_t i = 0; i < count; ++i) {
       Packing::PackKey(rows_.keys[i], tile_.head_size, keys_ + i * tile_.padded_head);
     }
@@ -103,6 +105,7 @@ class Prefill {
   const Tile& tile_;
   const int32_t steps_;
   KeyRows<T> rows_;
+  Decoded<T> decoded_;
   Element* query_;          // [steps_][padded_rows]
   Element* keys_;           // [kKeys][padded_head]
   Element* values_;         // [kKeys / Mac::kSteps][padded_head]

@@ -128,13 +128,13 @@ void WriteOutput(const AttentionProblem& problem, const AttentionTask& task, con
         sum = sum * factor + hn::GetLane(Exp2(hn::Set(d, sink - top)));
       }
     }
-    const VF scale = hn::Set(d, sum == 0.0f ? 0.0f : factor / sum);
+    const VF scale = hn::Set(d, sum == 0.0f ? 0.0f : factor / sum * problem.value_scale);
     const float* from = tile.out + static_cast<size_t>(row) * tile.padded_head;
     T* to = QueryRow(static_cast<T*>(problem.output), problem.output_token_stride,
                      problem.output_head_stride, problem, task, row);
-    for (int32_t i = 0; i < tile.head_size; i += lanes) {
+    for (int32_t i = 0; i < problem.value_size; i += lanes) {
       StoreUpTo(hn::Mul(hn::LoadU(d, from + i), scale), to + i,
-                HWY_MIN(lanes, static_cast<size_t>(tile.head_size - i)));
+                HWY_MIN(lanes, static_cast<size_t>(problem.value_size - i)));
     }
   }
 }

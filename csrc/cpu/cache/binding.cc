@@ -5,13 +5,12 @@
 namespace vk::binding {
 namespace {
 
-// The scales belong to the quantised cache formats, which the kernel refuses by kv_cache_dtype.
 void ReshapeAndCache(const vk_tensor* key, const vk_tensor* value, const vk_tensor* key_cache,
                      const vk_tensor* value_cache, const vk_tensor* slot_mapping,
-                     const std::string& isa, double /*k_scale*/, double /*v_scale*/,
+                     const std::string& isa, double k_scale, double v_scale,
                      const std::string& kv_cache_dtype) {
   Check(vk_cpu_reshape_and_cache(key, value, key_cache, value_cache, slot_mapping, isa.c_str(),
-                                 kv_cache_dtype.c_str()));
+                                 k_scale, v_scale, kv_cache_dtype.c_str()));
 }
 
 }  // namespace

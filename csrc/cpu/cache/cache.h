@@ -14,16 +14,19 @@ extern "C" {
 // before anything is written.
 //   key, value: [tokens, kv_heads, head_size], float32 | bfloat16 | float16, last dim contiguous;
 //     value may have another head_size
-//   key_cache, value_cache: [blocks, kv_heads, block_size, head_size], the same dtype, last
-//     dimension contiguous, any other strides
+//   key_cache, value_cache: [blocks, kv_heads, block_size, head_size], the same dtype, or uint8 (or
+//     float8_e4m3fn) of floats of 8 bits; last dimension contiguous, any other strides
 //   slot_mapping: int64 [n], contiguous; key and value may be padded to more than n tokens, or
 //     slot_mapping to more than those of key: the first min(n, tokens) are taken
-//   isa: "amx", "vec", "vec16" or "neon"; the cache's layout is the same for all
-//   kv_cache_dtype: "auto", the cache has the key's dtype; others are VK_UNSUPPORTED
+//   isa: "amx", "vec", "vec16", "neon" or "vsx"; the cache's layout is the same for all
+//   kv_cache_dtype: "auto", the cache has the key's dtype; "fp8", "fp8_e4m3" or "fp8_e5m2": it
+//     holds key / k_scale and value / v_scale, rounded to nearest and saturated; others are
+//     VK_UNSUPPORTED
 VK_EXPORT vk_status vk_cpu_reshape_and_cache(const vk_tensor* key, const vk_tensor* value,
                                              const vk_tensor* key_cache,
                                              const vk_tensor* value_cache,
                                              const vk_tensor* slot_mapping, const char* isa,
+                                             double k_scale, double v_scale,
                                              const char* kv_cache_dtype);
 
 // For request r and each of its tokens t in [query_start_loc[r], query_start_loc[r + 1]):
@@ -46,6 +49,10 @@ struct CacheTable {
   // Copies `rows` rows of `bytes` bytes; strides are in bytes.
   void (*copy_rows)(void* to, ptrdiff_t to_stride, const void* from, ptrdiff_t from_stride,
                     size_t rows, size_t bytes);
+  // The rows' `count` elements divided by `scale` as floats of 8 bits; strides are in bytes. The
+  // first index is E4M3 or E5M2, the second one vk_dtype (float32, bfloat16, float16).
+  void (*encode_rows[2][3])(void* to, ptrdiff_t to_stride, const void* from, ptrdiff_t from_stride,
+                            size_t rows, size_t count, float scale);
 };
 
 }  // namespace vk

@@ -1,6 +1,6 @@
 #include "cpu/cache/cache.h"
 
-#include "cpu/vec.h"
+#include "cpu/float8.h"
 
 namespace vk::VK_TIER {
 namespace {
@@ -19,9 +19,28 @@ void CopyRows(void* to, ptrdiff_t to_stride, const void* from, ptrdiff_t from_st
   }
 }
 
+template <class Format, class T>
+void EncodeRows(void* to, ptrdiff_t to_stride, const void* from, ptrdiff_t from_stride, size_t rows,
+                size_t count, float scale) {
+  uint8_t* out = static_cast<uint8_t*>(to);
+  const char* in = static_cast<const char*>(from);
+  const VF divisor = hn::Set(DF(), scale);
+  for (size_t row = 0; row < rows; ++row, out += to_stride, in += from_stride) {
+    const T* values = reinterpret_cast<const T*>(in);
+    ForVectors(count, [&](size_t first, size_t lanes) HWY_ATTR {
+      const VF value = hn::Div(LoadUpTo(values + first, lanes), divisor);
+      StoreFloat8<Format>(value, out + first, lanes);
+    });
+  }
+}
+
+#define VK_ENCODE(format)                                          \
+  {EncodeRows<format, float>, EncodeRows<format, hwy::bfloat16_t>, \
+   EncodeRows<format, hwy::float16_t>}
+
 }  // namespace
 
 extern const CacheTable cache_table;
-const CacheTable cache_table = {CopyRows};
+const CacheTable cache_table = {CopyRows, {VK_ENCODE(E4m3), VK_ENCODE(E5m2)}};
 
 }  // namespace vk::VK_TIER

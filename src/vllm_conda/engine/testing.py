@@ -37,6 +37,8 @@ MODELS = (
 QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
 # Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
 HYBRID = ("qwen3_next",)
+# A Llama whose keys and values are kept in FP8.
+CACHED = ("llama_fp8_cache",)
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
 # The engine itself refuses them in float16: Gemma for its range, FP8 as its CPU kernel lacks it.
@@ -173,7 +175,7 @@ def _cpu_cases(options: Options) -> list[Case]:
             *found,
             Case("server", models[0], _cpu_dtypes(models[0])[0], "eager", ("--concurrent", "8")),
         ]
-    models = options.models or (*MODELS, *QUANTISED, *HYBRID)
+    models = options.models or (*MODELS, *QUANTISED, *HYBRID, *CACHED)
     found = [
         Case("trial", model, dtype, mode)
         for model in models

@@ -103,8 +103,10 @@ ENGINE = (
     Variable(
         "VLLM_MLA_DISABLE",
         "",
-        "Set to `1` on the CPU unless it is set: the engine has no latent-attention backend for "
-        "the CPU and expands keys and values instead (DeepSeek).",
+        "Set to `1` on the CPU unless it is set: the engine expands the keys and values of models "
+        "with latent attention (DeepSeek). With `0`, vLLM from 0.28 on keeps them latent, which "
+        "takes less memory, but neither chunks prompts nor caches prefixes; older engines are "
+        "refused.",
     ),
     Variable(
         "VLLM_CPU_INT4_W4A8",

@@ -19,6 +19,13 @@ ops = torch.ops.vllm_kernels
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
+FLOAT8 = {
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """One batch: `lengths` holds (query tokens, keys) of each request."""
@@ -36,6 +43,7 @@ class Problem:
     dynamic_causal: bool = False
     scale: float | None = None
     poison: float = float("nan")  # in every cache slot that no query may see
+    cache: str = "auto"  # kv_cache_dtype
 
 
 @dataclass
@@ -56,6 +64,8 @@ class Batch:
             name: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
             for name, value in self.args.items()
         }
+        if self.args["key_cache"].dtype == torch.float8_e4m3fn:
+            wide |= {name: self.args[name] for name in ("key_cache", "value_cache")}
         wide["output"] = torch.zeros(self.args["output"].shape, dtype=torch.float64)
         reference.cpu_attention_with_kv_cache(**wide)
         assert isinstance(wide["output"], torch.Tensor)
@@ -74,14 +84,16 @@ def make(problem: Problem, dtype: torch.dtype) -> Batch:
     requests = len(p.lengths)
     pages = [-(-keys // p.block_size) for _, keys in p.lengths]
     blocks = sum(pages) + 3
-    both = torch.full((blocks, p.kv_heads, 2, p.block_size, p.head_size), p.poison, dtype=dtype)
+    shape = (blocks, p.kv_heads, 2, p.block_size, p.head_size)
+    both = torch.full(shape, p.poison, dtype=FLOAT8.get(p.cache, dtype))
     order = torch.randperm(blocks)[: sum(pages)].split(pages)
     table = torch.full((requests, max(pages, default=0) + 1), -1, dtype=torch.int32)
     for row, (mine, (_, keys)) in enumerate(zip(order, p.lengths, strict=True)):
         table[row, : len(mine)] = mine
         for page, block in enumerate(mine.tolist()):
             used = min(p.block_size, keys - page * p.block_size)
-            both[block, :, :, :used] = torch.randn(p.kv_heads, 2, used, p.head_size).to(dtype)
+            drawn = torch.randn(p.kv_heads, 2, used, p.head_size)
+            both[block, :, :, :used] = drawn.to(both.dtype)
     tokens = sum(queries for queries, _ in p.lengths)
     # A slice of a fused q/k/v projection: neither contiguous nor aligned.
     fused = torch.randn(tokens, p.heads + 1, p.head_size).to(dtype)
@@ -104,6 +116,9 @@ def make(problem: Problem, dtype: torch.dtype) -> Batch:
         "s_aux": torch.randn(p.heads).to(p.sinks) if p.sinks else None,
         "dynamic_causal": torch.arange(requests) % 2 == 0 if p.dynamic_causal else None,
     }
+    if p.cache != "auto":
+        bytes_ = {name: args[name].view(torch.uint8) for name in ("key_cache", "value_cache")}
+        args |= {**bytes_, "k_scale": 0.75, "v_scale": 1.5, "kv_cache_dtype": p.cache}
     return Batch(problem, args)
 
 
@@ -235,6 +250,45 @@ def test_nan_and_infinity_stay_in_their_row(tier: str, dtype: torch.dtype, queri
     )
 
 
+@pytest.mark.parametrize("cache", FLOAT8)
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(((1, 1), (1, 15), (1, 16), (1, 17), (1, 333))),
+        Problem(((3, 3), (70, 200), (1, 64)), head_size=80),
+        Problem(((1, 129), (5, 40)), heads=32, kv_heads=1, head_size=128, block_size=128),
+        Problem(((20, 90), (1, 500)), window=33, softcap=5.0, sinks=torch.float32),
+        Problem(((9, 70), (1, 31)), alibi=True, dynamic_causal=True, head_size=24, block_size=32),
+    ],
+)
+def test_caches_of_8_bits(tier: str, dtype: torch.dtype, problem: Problem, cache: str) -> None:
+    """NaN stands in every slot that no query sees, as everywhere here."""
+    make(replace(problem, cache=cache), dtype).check()
+
+
+@pytest.mark.parametrize("cache", ["fp8_e4m3", "fp8_e5m2"])
+def test_every_code_of_8_bits(tier: str, dtype: torch.dtype, cache: str) -> None:
+    """One key: its value comes out as it is stored, NaN and infinities too."""
+    batch = make(
+        Problem(((1, 1), (40, 40)), heads=1, kv_heads=1, head_size=256, cache=cache), dtype
+    )
+    codes = torch.arange(256, dtype=torch.uint8)
+    block = int(batch.args["block_table"][0, 0])
+    batch.args["key_cache"][block, 0, 0] = 0
+    batch.args["value_cache"][block, 0, 0] = codes
+    found = batch.run(v_scale=0.5)[0, 0].float()
+    expected = (codes.view(FLOAT8[cache]).float() * 0.5).to(dtype).float()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_float8_tensors_are_served_as_bytes_are(tier: str) -> None:
+    batch = make(Problem(((1, 40), (12, 50)), cache="fp8"), torch.bfloat16)
+    expected = batch.run().clone()
+    for name in ("key_cache", "value_cache"):
+        batch.args[name] = batch.args[name].view(torch.float8_e4m3fn)
+    assert torch.equal(batch.run(), expected)
+
+
 def test_rows_without_visible_keys_are_zero(tier: str, dtype: torch.dtype) -> None:
     """Sinks of -inf change nothing; sinks of +1e4 take all the weight."""
     batch = make(Problem(((1, 64), (30, 64)), sinks=torch.float32), dtype)
@@ -337,8 +391,22 @@ BAD = {
     "dynamic_causal has shape \\[1\\], want at least 2": put(
         "dynamic_causal", lambda _: torch.zeros(1, dtype=torch.bool)
     ),
-    "kv_cache_dtype is 'fp8', want 'auto'": put("kv_cache_dtype", lambda _: "fp8"),
+    'kv_cache_dtype is "int4", want auto, fp8, fp8_e4m3 or': put(
+        "kv_cache_dtype", lambda _: "int4"
+    ),
+    "key_cache is float32, want uint8 or float8_e4m3fn": put("kv_cache_dtype", lambda _: "fp8"),
+    "key_cache is float32, want uint8": put("kv_cache_dtype", lambda _: "fp8_e5m2"),
 }
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_scales_of_a_cache_are_positive_numbers(scale: float) -> None:
+    batch = make(Problem(cache="fp8"), torch.float32)
+    with pytest.raises(RuntimeError, match=r"v_scale is \S+, want a positive number"):
+        batch.run(v_scale=scale)
+    plain = make(Problem(), torch.float32)
+    plain.args |= {"k_scale": scale, "v_scale": scale}
+    assert not plain.run().isnan().any(), "a plain cache has no scales"
 
 
 @pytest.mark.parametrize("message", BAD)

@@ -88,6 +88,42 @@ def test_matches_reference(tier: str, dtype: torch.dtype) -> None:
     assert torch.equal(ours[1], theirs[1])
 
 
+@pytest.mark.parametrize("cache", ["fp8", "fp8_e4m3", "fp8_e5m2"])
+@pytest.mark.parametrize(("k_scale", "v_scale"), [(1.0, 1.0), (0.3, 7.0)])
+def test_floats_of_8_bits(
+    tier: str, dtype: torch.dtype, cache: str, k_scale: float, v_scale: float
+) -> None:
+    """Every number that a float of 8 bits holds, those between two of them, and beyond the last."""
+    float8 = torch.float8_e5m2 if cache == "fp8_e5m2" else torch.float8_e4m3fn
+    known = torch.arange(256, dtype=torch.uint8).view(float8).double()
+    finite = known[known.isfinite()].sort().values
+    between = (finite[1:] + finite[:-1]) / 2
+    near = torch.cat((between * (1 + 2e-3), between * (1 - 2e-3)))
+    special = torch.tensor(
+        [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e-30, 0.0, -0.0]
+    )
+    values = torch.cat((finite, between, near, special.double()))
+    rows = -(-len(values) // 70)
+    values = torch.nn.functional.pad(values, (0, rows * 70 - len(values)))
+    # Where a value of the input's type cannot hold it, its neighbour is tried.
+    key = (values * k_scale).to(dtype).view(rows, 2, 35)
+    value = (values.flip(0) * v_scale).to(dtype).view(rows, 2, 35)
+    blocks = -(-rows // 16)
+    slots = torch.randperm(blocks * 16)[:rows]
+    ours, theirs = (halves(blocks, 2, 16, 35, torch.uint8) for _ in range(2))
+    arguments = (slots, "vec", k_scale, v_scale, cache)
+    ops.cpu_attn_reshape_and_cache(key, value, *ours, *arguments)
+    reference.cpu_attn_reshape_and_cache(key, value, *theirs, *arguments)
+    for got, wanted in zip(ours, theirs, strict=True):
+        same = got == wanted
+        nan = got.view(float8).float().isnan() & wanted.view(float8).float().isnan()
+        assert bool((same | nan).all())
+    scaled = key.float() / torch.tensor(k_scale)
+    expected = scaled.clamp(-finite.max(), finite.max()).to(float8).float()
+    found = ours[0].view(float8)[slots // 16, :, slots % 16].float()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
 def test_cache_bad_input(subtests: pytest.Subtests) -> None:
     key = torch.randn(4, 2, 8)
     key_cache, value_cache = halves(3, 2, 4, 8, torch.float32)
@@ -103,6 +139,8 @@ def test_cache_bad_input(subtests: pytest.Subtests) -> None:
         "kv_cache_dtype": "auto",
     }
     many = torch.tensor([0, 1, 12, 3])
+    codes = torch.zeros(3, 2, 4, 8, dtype=torch.uint8)
+    coded = {"key_cache": codes, "value_cache": codes.clone(), "kv_cache_dtype": "fp8"}
     cases = [
         ({"key": key.double()}, "key is float64, want float32 or bfloat16 or float16"),
         ({"key": key[0]}, r"key has shape \[2, 8\], want 3 dimensions"),
@@ -119,8 +157,12 @@ def test_cache_bad_input(subtests: pytest.Subtests) -> None:
         ({"slot_mapping": torch.arange(8)[::2]}, "slot_mapping is not contiguous"),
         ({"slot_mapping": many}, "slot_mapping has 12 at index 2, want -1 .* or 0 to 11"),
         ({"slot_mapping": -many}, "slot_mapping has -12 at index 2, want -1 .* or 0 to 11"),
-        ({"isa": "sse"}, 'isa is "sse", want amx, vec, vec16 or neon'),
-        ({"kv_cache_dtype": "fp8"}, 'kv_cache_dtype is "fp8", but .* want "auto"'),
+        ({"isa": "sse"}, 'isa is "sse", want amx, vec, vec16, neon or vsx'),
+        ({"kv_cache_dtype": "int4"}, 'kv_cache_dtype is "int4", want auto, fp8, fp8_e4m3 or'),
+        ({"kv_cache_dtype": "fp8"}, "key_cache is float32, want uint8 or float8_e4m3fn"),
+        ({"kv_cache_dtype": "fp8_e5m2"}, "key_cache is float32, want uint8"),
+        ({**coded, "k_scale": 0.0}, "k_scale is 0, want a positive number"),
+        ({**coded, "v_scale": float("nan")}, "v_scale is -?nan, want a positive number"),
     ]
     for change, message in cases:
         with (

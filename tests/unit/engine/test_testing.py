@@ -33,7 +33,7 @@ def test_short_test_on_a_gpu_runs_eager_and_the_default_mode() -> None:
 def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = testing.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
-    others = (*testing.QUANTISED, *testing.HYBRID) if device == "cpu" else ()
+    others = (*testing.QUANTISED, *testing.HYBRID, *testing.CACHED) if device == "cpu" else ()
     assert {case.model for case in found} == {*testing.MODELS, *others}
     assert {case.dtype for case in found if case.model in testing.HYBRID} <= {"bfloat16"}
     refused = {"refused"} if device == "cpu" else set()
@@ -53,6 +53,7 @@ def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
         *testing.MODELS,
         *testing.QUANTISED,
         *testing.HYBRID,
+        *testing.CACHED,
         testing.MODELS[0],
     ]
     # One with the compiler hidden, the last with it.

@@ -70,6 +70,7 @@ class Model:
         experts: It routes tokens to experts.
         base: Arguments that ``settings`` add to.
         scheme: A key of ``quantise.SCHEMES``: how its weights are stored; empty for bfloat16.
+        cache: The engine's ``kv_cache_dtype``: how keys and values are kept.
     """
 
     config: str
@@ -77,6 +78,7 @@ class Model:
     experts: bool = False
     base: Mapping[str, Any] = field(default_factory=lambda: _SMALL)
     scheme: str = ""
+    cache: str = "auto"
 
 
 MODELS: Mapping[str, Model] = {
@@ -166,6 +168,7 @@ MODELS: Mapping[str, Model] = {
     "llama_awq": Model("LlamaConfig", {"head_dim": 64}, scheme="awq"),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
+    "llama_fp8_cache": Model("LlamaConfig", {"head_dim": 64}, cache="fp8"),
     # For measurements: the size class of half a billion parameters.
     "llama_500m": Model(
         "LlamaConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -28,19 +29,22 @@ class Tolerance:
     exact: bool = False
 
 
-def tolerance(dtype: str, experts: bool, device: str, int8_activations: bool = False) -> Tolerance:
+def tolerance(dtype: str, experts: bool, device: str, rounded: bool = False) -> Tolerance:
     """In float32 the tokens are the same. In 16 bits rounding decides near ties, and of a router
     with random weights also which expert is taken, which changes a token entirely.
 
     On a GPU the engine's Triton kernels multiply float32 with 10 bits of mantissa (TF32).
 
-    Activations in int8 round as coarsely as bfloat16, whatever type they come from: a difference in
-    the last bit moves one by 1/127 of the largest."""
+    Activations in int8, and keys and values of 8 bits, round as coarsely as bfloat16, whatever type
+    they come from: a difference in the last bit moves one by 1/127 of the largest, or by 1/16. In
+    float32 few are so near to the middle between two numbers."""
     if dtype == "float32" and device == "cuda":
         return Tolerance(gap=0.05, logprob=0.05, outliers=0.01)
     if dtype == "float32":
+        if rounded:
+            return Tolerance(gap=0.01, logprob=0.02, outliers=0.03)
         return Tolerance(gap=1e-3, logprob=2e-3, outliers=0.0, exact=True)
-    if dtype == "float16" and not int8_activations:  # three bits more than bfloat16
+    if dtype == "float16" and not rounded:  # three bits more than bfloat16
         return Tolerance(gap=0.05, logprob=0.06, outliers=0.08 if experts else 0.03)
     return Tolerance(gap=0.2, logprob=0.25, outliers=0.08 if experts else 0.03)
 
@@ -84,6 +88,20 @@ class Verdict:
         return far <= allowed.outliers * len(self.differences)
 
 
+class RoundedCache(transformers.DynamicCache):  # type: ignore[misc]
+    """Keys and values as a cache of 8 bits (float8_e4m3fn, scales of 1) gives them back."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *rest: Any, **more: Any
+    ) -> Any:
+        limit = torch.finfo(torch.float8_e4m3fn).max
+        rounded = (
+            x.clamp(-limit, limit).to(torch.float8_e4m3fn).to(x.dtype)
+            for x in (key_states, value_states)
+        )
+        return super().update(*rounded, *rest, **more)
+
+
 class Reference:
     """A model in transformers, with its plainest attention.
 
@@ -93,10 +111,19 @@ class Reference:
         device: ``cpu`` or ``cuda``.
         scheme: How its weights are stored, as ``models.Model`` says; a quantised model is compared
             with the plain one that its weights stand for.
+        rounded_cache: Whether keys and values are kept in 8 bits.
     """
 
-    def __init__(self, path: Path, dtype: str, device: str = "cpu", scheme: str = "") -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtype: str,
+        device: str = "cpu",
+        scheme: str = "",
+        rounded_cache: bool = False,
+    ) -> None:
         self.device = device
+        self._rounded_cache = rounded_cache
         model = transformers.AutoModelForCausalLM.from_pretrained(
             path / DEQUANTISED if scheme else path,
             dtype=getattr(torch, dtype),
@@ -116,6 +143,9 @@ class Reference:
             self._continued[key] = self._generate(prompt, length)
         return self._continued[key]
 
+    def _cache(self) -> dict[str, Any]:
+        return {"past_key_values": RoundedCache(), "use_cache": True} if self._rounded_cache else {}
+
     @torch.no_grad()
     def _generate(self, prompt: Sequence[int], length: int) -> list[int]:
         found = self.model.generate(
@@ -123,6 +153,7 @@ class Reference:
             max_new_tokens=length,
             do_sample=False,
             pad_token_id=0,
+            **self._cache(),
         )
         return list(found[0, len(prompt) :].tolist())
 
@@ -143,7 +174,7 @@ class Reference:
     def log_probabilities(self, prompt: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """``[len(tokens), vocabulary]`` float32: before each of ``tokens``, given those before."""
         both = torch.tensor([[*prompt, *tokens]], device=self.device)
-        logits = self.model(both).logits[0, len(prompt) - 1 : -1]
+        logits = self.model(both, **self._cache()).logits[0, len(prompt) - 1 : -1]
         return torch.log_softmax(logits.float(), dim=-1).cpu()
 
     def judge(

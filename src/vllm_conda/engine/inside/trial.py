@@ -38,6 +38,7 @@ def prompts(vocabulary: int, count: int) -> list[list[int]]:
 
 def generate(path: Path, options: argparse.Namespace, dtype: str, mode: str) -> dict[str, Any]:
     """Tokens and log-probabilities of every prompt, all in one batch and the last one alone."""
+    from models import MODELS
     from vllm import LLM, SamplingParams
     from vllm.config import CompilationMode
     from vllm.platforms import current_platform
@@ -45,6 +46,7 @@ def generate(path: Path, options: argparse.Namespace, dtype: str, mode: str) -> 
     llm = LLM(
         model=str(path),
         dtype=dtype,
+        kv_cache_dtype=MODELS[options.model].cache,
         max_model_len=MODEL_LENGTH,
         max_num_seqs=16,
         seed=0,
@@ -90,6 +92,7 @@ def compare(
     from reference import Verdict, tolerance
 
     rounded = bool(model.scheme) and SCHEMES[model.scheme].int8_activations
+    rounded |= model.cache != "auto"
     allowed = tolerance(dtype, model.experts, options.device, rounded)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
@@ -133,7 +136,9 @@ def main() -> None:
         if dtype not in references:
             from reference import Reference
 
-            references[dtype] = Reference(path, dtype, options.device, model.scheme)
+            references[dtype] = Reference(
+                path, dtype, options.device, model.scheme, model.cache != "auto"
+            )
         row = {
             "model": options.model,
             "dtype": dtype,

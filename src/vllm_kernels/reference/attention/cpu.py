@@ -6,6 +6,8 @@ from itertools import pairwise
 
 import torch
 
+from vllm_kernels.reference.cache.kv import values
+
 _METADATA_BYTES = 16
 
 
@@ -71,13 +73,15 @@ def cpu_attention_with_kv_cache(
     ``query`` as ``output``; caches [blocks, kv_heads, block_size, head_size]; ``query_start_loc``
     int32 [requests + 1]; ``seq_lens`` int32 [requests]; ``block_table`` int32 [requests,
     max_blocks]; ``alibi_slopes`` (Press et al. 2022) and the sinks ``s_aux`` [heads];
-    ``dynamic_causal`` bool [requests]. The scales belong to quantised caches: NotImplementedError
-    unless ``kv_cache_dtype`` is "auto".
+    ``dynamic_causal`` bool [requests]. With a ``kv_cache_dtype`` of 8 bits the caches are uint8 (or
+    float8_e4m3fn) and hold key / k_scale and value / v_scale.
     """
-    if kv_cache_dtype != "auto":
-        raise NotImplementedError(
-            f"cpu_attention_with_kv_cache: kv_cache_dtype is {kv_cache_dtype!r}, want 'auto'"
-        )
+    key_cache, value_cache = (values(cache, kv_cache_dtype) for cache in (key_cache, value_cache))
+    if key_cache.dtype.itemsize == 1:
+        key_cache, value_cache = (cache.to(query.dtype) for cache in (key_cache, value_cache))
+        scale *= k_scale
+    else:
+        v_scale = 1.0
     wide = torch.promote_types(query.dtype, torch.float32)
     kv_heads, block_size, head_size = key_cache.shape[1:]
     group = query.shape[1] // kv_heads
@@ -111,4 +115,28 @@ def cpu_attention_with_kv_cache(
         weights = weights.masked_fill(~visible, 0.0)
         seen = visible.any(0)
         value = value.masked_fill(~seen.view(-1, 1, 1), 0.0)
-        output[begin:end] = torch.einsum("hgqk,khd->qhgd", weights, value).flatten(1, 2)
+        found = torch.einsum("hgqk,khd->qhgd", weights, value).flatten(1, 2)
+        output[begin:end] = found * v_scale
+
+
+def mla_decode_kvcache(
+    out: torch.Tensor,
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    scale: float,
+    block_tables: torch.Tensor,
+    seq_lens: torch.Tensor,
+) -> None:
+    """Latent attention (DeepSeek-V2 2024) of one token of each request; see attention.h.
+
+    ``out`` [requests, heads, value_size], written; ``query`` [requests, heads, head_size];
+    ``kv_cache`` [blocks, block_size, head_size], of whose rows the first ``value_size`` elements
+    are the values; ``block_tables`` int32 [requests, max_blocks]; ``seq_lens`` int32 [requests].
+    """
+    wide = torch.promote_types(query.dtype, torch.float32)
+    block_size, head_size = kv_cache.shape[1:]
+    for row, length in enumerate(seq_lens[: len(query)].tolist()):
+        blocks = block_tables[row, : -(-length // block_size)].long()
+        keys = kv_cache[blocks].reshape(-1, head_size)[:length].to(wide)
+        weights = (query[row].to(wide) @ keys.T * scale).softmax(-1)
+        out[row] = weights @ keys[:, : out.shape[-1]]

@@ -8,6 +8,26 @@ import torch
 
 from vllm_kernels.reference.quant import divided
 
+_FLOAT8 = {
+    "fp8": torch.float8_e4m3fn,
+    "fp8_e4m3": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+_PLAIN = ("auto", "bfloat16", "float16", "float32")
+
+
+def values(cache: torch.Tensor, kv_cache_dtype: str) -> torch.Tensor:
+    """The cache as a tensor of numbers: bytes viewed as the float8 that ``kv_cache_dtype`` names.
+
+    Raises:
+        NotImplementedError: It names no format that the CPU's caches have.
+    """
+    if kv_cache_dtype in _PLAIN:
+        return cache
+    if kv_cache_dtype not in _FLOAT8:
+        raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype!r}, want auto or fp8")
+    return cache.view(_FLOAT8[kv_cache_dtype])
+
 
 def cpu_attn_reshape_and_cache(
     key: torch.Tensor,
@@ -24,19 +44,22 @@ def cpu_attn_reshape_and_cache(
 
     ``key``, ``value``: [tokens, kv_heads, head_size]; the caches [blocks, kv_heads, block_size,
     head_size], one dtype; ``slot_mapping``: int64 [n], of which and of the tokens the first
-    min(n, tokens) are taken. The scales belong to quantised caches: NotImplementedError.
+    min(n, tokens) are taken. With a ``kv_cache_dtype`` of 8 bits the caches are uint8 (or
+    float8_e4m3fn) and get key / k_scale and value / v_scale, saturated.
     """
-    if kv_cache_dtype != "auto":
-        raise NotImplementedError(
-            f'cpu_attn_reshape_and_cache: kv_cache_dtype is "{kv_cache_dtype}", want "auto"'
-        )
     tokens = min(key.shape[0], slot_mapping.shape[0])
     slots = slot_mapping[:tokens]
     kept = (slots >= 0).nonzero().flatten()
     block_size = key_cache.shape[2]
     block, offset = slots[kept] // block_size, slots[kept] % block_size
-    key_cache[block, :, offset] = key[kept]
-    value_cache[block, :, offset] = value[kept]
+    for tokens_in, cache, scale in ((key, key_cache, k_scale), (value, value_cache, v_scale)):
+        found = values(cache, kv_cache_dtype)
+        if found.dtype.itemsize > 1:
+            cache[block, :, offset] = tokens_in[kept]
+            continue
+        factor = torch.tensor(scale, dtype=torch.float32)
+        coded = _to_float8(tokens_in[kept], factor, found.dtype)
+        cache.view(torch.uint8)[block, :, offset] = coded.view(torch.uint8)
 
 
 def compute_slot_mapping_kernel_impl(
@@ -57,13 +80,6 @@ def compute_slot_mapping_kernel_impl(
     position = positions[first:last]
     block = block_table[requests, position // block_size].long()
     slot_mapping[first:last] = block * block_size + position % block_size
-
-
-_FLOAT8 = {
-    "fp8": torch.float8_e4m3fn,
-    "fp8_e4m3": torch.float8_e4m3fn,
-    "fp8_e5m2": torch.float8_e5m2,
-}
 
 
 def _to_float8(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
