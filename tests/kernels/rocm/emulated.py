@@ -7,6 +7,7 @@ csrc/rocm is compiled as it is, but for ``wave.h`` and ``qualifiers.h``, whose d
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from ..common.abi import MAX_DIMS, View
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = Path(__file__).parent / "emulation"
 CSRC = ROOT / "csrc"
+# Another copy of csrc/rocm, with a fault planted in it.
+LAYER_VARIABLE = "VLLM_ROCM_LAYER"
 # _Float16 in C++; GCC has it from 13 on.
 CLANG = next(filter(None, map(shutil.which, ("clang++-19", "clang++-20", "clang++"))), None)
 DTYPES = {
@@ -34,7 +37,7 @@ DTYPES = {
     torch.float64: 8,
     torch.float8_e4m3fn: 9,
 }
-_LAUNCH = re.compile(r"([\w:]+(?:<[\w, :]+>)?)\s*<<<(.+?)>>>\(", re.DOTALL)
+_LAUNCH = re.compile(r"([\w:]+(?:<[^;{}]*?>)?)\s*<<<(.+?)>>>\(", re.DOTALL)
 _SHARED = re.compile(r"extern __shared__ (?:__align__\(\d+\) )?(.+?) (\w+)\[\];")
 
 
@@ -60,7 +63,9 @@ def compile_family(family: str, folder: Path) -> ctypes.CDLL:
     command = [CLANG, "-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-w"]
     command += ["-DVK_ROCM_EMULATION", "-fno-strict-aliasing"]
     command += ["-D__CUDACC__", "-include", "cuda_runtime.h"]
-    command += [f"-I{one}" for one in (FOLDER, CSRC / "rocm", folder, CSRC)]
+    layer = Path(os.environ.get(LAYER_VARIABLE) or CSRC / "rocm")
+    # What is rewritten, then "rocm/warp.h" of the layer, before CSRC has either.
+    command += [f"-I{one}" for one in (FOLDER, layer, folder, layer.parent, CSRC)]
     library = folder / f"lib{family}.so"
     core = [CSRC / "core" / f"{name}.cc" for name in ("status", "check", "overlap")]
     subprocess.run([*command, *map(str, sources), *map(str, core), "-o", library], check=True)

@@ -1,4 +1,4 @@
-"""Families that are compiled for AMD GPUs, emulated with waves of 32 and 64 lanes.
+"""Every family that is compiled for AMD GPUs, emulated with waves of 32 and 64 lanes.
 
 The references say what is right. No AMD GPU has run these kernels.
 """
@@ -11,7 +11,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from vllm_kernels.reference import activation, norm, rope
+from vllm_kernels.reference import activation, norm, quant, rope
+from vllm_kernels.reference.cache import kv
+from vllm_kernels.reference.moe_routing import order, topk
 from vllm_kernels.reference.sampling import select
 
 from .emulated import call, compile_family
@@ -91,14 +93,16 @@ def test_norm_per_token(family: Family, dtype: torch.dtype, quantized: torch.dty
         near(ours, theirs)
 
 
-@pytest.mark.parametrize("op", ["silu_and_mul", "gelu_tanh_and_mul"])
+@pytest.mark.parametrize("op", ["silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul"])
 @pytest.mark.parametrize("width", [64, 99])
 def test_activation(family: Family, dtype: torch.dtype, op: str, width: int) -> None:
+    """Against float64: PyTorch's float32 loses the tails that the kernels keep."""
     x = torch.randn(5, 2 * width).mul(4).to(dtype)
-    ours, theirs = (torch.empty(5, width, dtype=dtype) for _ in range(2))
+    ours = torch.empty(5, width, dtype=dtype)
+    theirs = torch.empty(5, width, dtype=torch.float64)
     call(family("activation"), op, ours, x)
-    getattr(activation, op)(theirs, x)
-    near(ours, theirs)
+    getattr(activation, op)(theirs, x.double())
+    near(ours, theirs.to(dtype))
 
 
 def test_normal_distribution_of_float32_keeps_its_tail(family: Family) -> None:
@@ -119,6 +123,94 @@ def test_rope(family: Family, dtype: torch.dtype, neox: bool) -> None:
     rope.rotary_embedding(positions, *others, 64, cache, neox, 0, False)
     near(query, others[0])
     near(key, others[1])
+
+
+def test_quant(family: Family, dtype: torch.dtype) -> None:
+    library = family("quant")
+    x = torch.cat([torch.randn(4, 300), torch.full((1, 300), 1e-9), torch.zeros(1, 300)]).to(dtype)
+    ours, theirs = torch.empty(6, 300, dtype=FLOAT8), torch.empty(6, 300, dtype=FLOAT8)
+    scale, other = torch.zeros(1), torch.zeros(1)
+    call(library, "dynamic_scaled_fp8_quant", ours, x, scale)
+    quant.dynamic_scaled_fp8_quant(theirs, x, other)
+    near(scale, other)
+    near(ours, theirs)
+    scales, others = torch.empty(6, 1), torch.empty(6, 1)
+    call(library, "dynamic_per_token_scaled_fp8_quant", ours, x, scales, None)
+    quant.dynamic_per_token_scaled_fp8_quant(theirs, x, others, None)
+    near(scales, others)
+    near(ours, theirs)
+
+
+def test_float8_values_of_every_kind(family: Family) -> None:
+    """All of float8's numbers, what lies half way between two of them, and what is too large."""
+    every = torch.arange(256, dtype=torch.uint8).view(FLOAT8).float()
+    numbers = every[~every.isnan()].sort().values
+    middles = (numbers[1:] + numbers[:-1]) / 2
+    x = torch.cat([numbers, middles, middles.nextafter(torch.tensor(1e9)), torch.tensor([1e9])])
+    ours, scale = torch.empty(1, x.numel(), dtype=FLOAT8), torch.ones(1)
+    call(family("quant"), "static_scaled_fp8_quant", ours, x[None], scale, None)
+    expected = x.clamp(-448, 448).to(FLOAT8)
+    assert torch.equal(ours[0].float(), expected.float())
+
+
+@pytest.mark.parametrize("kind", ["auto", "fp8"])
+def test_cache(family: Family, dtype: torch.dtype, kind: str) -> None:
+    key, value = (torch.randn(5, 2, 64).to(dtype) for _ in range(2))
+    slots = torch.tensor([3, -1, 17, 40, 8])
+    stored = torch.uint8 if kind == "fp8" else dtype
+    caches = [torch.zeros(4, 16, 2, 64, dtype=stored) for _ in range(4)]
+    scales = torch.tensor([0.5]), torch.tensor([0.25])
+    call(family("cache"), "reshape_and_cache_flash", key, value, *caches[:2], slots, kind, *scales)
+    kv.reshape_and_cache_flash(key, value, caches[2], caches[3], slots, kind, *scales)
+    for ours, theirs in zip(caches[:2], caches[2:], strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("experts", [8, 60, 256])
+def test_routing(family: Family, dtype: torch.dtype, experts: int) -> None:
+    logits = torch.randn(9, experts).to(dtype)
+    outs = [(torch.empty(9, 4), torch.empty(9, 4).int(), torch.empty(9, 4).int()) for _ in range(2)]
+    library = family("moe_routing")
+    call(library, "topk_softmax", *outs[0], logits, True, None)
+    weights, indices, rows = outs[1]
+    topk.topk_softmax(weights, indices, rows, logits, True, None)
+    near(outs[0][0], outs[1][0])
+    assert torch.equal(outs[0][1], outs[1][1])
+
+
+@pytest.mark.parametrize(("tokens", "experts"), [(7, 8), (400, 60), (9000, 16)])
+def test_sort_by_expert(family: Family, tokens: int, experts: int) -> None:
+    """As many entries as one block sorts, and more."""
+    ids = torch.randint(experts, (tokens, 2), dtype=torch.int32)
+    room = tokens * 2 + experts * 15
+    outs = [
+        (
+            torch.empty(room, dtype=torch.int32),
+            torch.empty((room + 15) // 16, dtype=torch.int32),
+            torch.empty(1, dtype=torch.int32),
+        )
+        for _ in range(2)
+    ]
+    library = family("moe_routing")
+    size = library.vk_cuda_moe_sort_workspace
+    size.restype = ctypes.c_int64
+    bytes_needed = size(ctypes.c_int64(ids.numel()), ctypes.c_int64(experts))
+    workspace = torch.empty(bytes_needed, dtype=torch.int8)
+    call(library, "moe_align_block_size", ids, experts, 16, *outs[0], None, workspace)
+    order.moe_align_block_size(ids, experts, 16, *outs[1], None)
+    used = int(outs[1][2])
+    assert torch.equal(outs[0][2], outs[1][2])
+    assert torch.equal(outs[0][0][:used], outs[1][0][:used])
+    assert torch.equal(outs[0][1][: used // 16], outs[1][1][: used // 16])
+
+
+@pytest.mark.parametrize("result", [torch.float32, torch.bfloat16])
+def test_matrix_product_of_a_router(family: Family, result: torch.dtype) -> None:
+    a, b = torch.randn(5, 7168).bfloat16(), torch.randn(256, 7168).bfloat16()
+    ours, theirs = (torch.empty(5, 256, dtype=result) for _ in range(2))
+    call(family("moe_routing"), "small_gemm", "dsv3_router_gemm", ours, a, b)
+    order.dsv3_router_gemm(theirs, a, b)
+    torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=2e-3)
 
 
 def test_top_k(family: Family) -> None:
