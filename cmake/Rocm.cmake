@@ -15,6 +15,14 @@ if(NOT VLLM_HIP_INCLUDE_DIR OR NOT VLLM_HIP_LIBRARY)
                       "the prefix that holds it")
 endif()
 
+set(vllm_hip_version)
+foreach(part MAJOR MINOR)
+  file(STRINGS ${VLLM_HIP_INCLUDE_DIR}/hip/hip_version.h line REGEX "#define HIP_VERSION_${part} ")
+  string(REGEX MATCH "[0-9]+$" number "${line}")
+  list(APPEND vllm_hip_version ${number})
+endforeach()
+list(JOIN vllm_hip_version . vllm_hip_version)
+
 # HIPCXX is CMake's own.
 if(NOT CMAKE_HIP_COMPILER AND NOT DEFINED ENV{HIPCXX})
   find_program(vllm_hip_clang
@@ -28,11 +36,16 @@ if(NOT CMAKE_HIP_COMPILER AND NOT DEFINED ENV{HIPCXX})
   endif()
   set(CMAKE_HIP_COMPILER ${vllm_hip_clang})
 endif()
-# Device code includes nothing of ROCm's, and links none of its libraries.
-string(APPEND CMAKE_HIP_FLAGS " -nogpulib -nogpuinc")
+# Device code includes nothing of ROCm's, and links none of its libraries. CMake's test program, which
+# clang links, needs no run time; a compile does not use that flag.
+string(APPEND CMAKE_HIP_FLAGS
+       " -nogpulib -nogpuinc -no-hip-rt -Wno-unused-command-line-argument")
 set(vllm_rocm_requested "${CMAKE_HIP_ARCHITECTURES}")
 set(CMAKE_HIP_ARCHITECTURES OFF)
 set(CMAKE_HIP_PLATFORM amd)
+# Said here, since CMake would ask clang and hipconfig, which find a whole ROCm alone.
+get_filename_component(CMAKE_HIP_COMPILER_ROCM_ROOT ${VLLM_HIP_INCLUDE_DIR} DIRECTORY)
+get_filename_component(CMAKE_HIP_COMPILER_ROCM_LIB ${VLLM_HIP_LIBRARY} DIRECTORY)
 # CMake's test of the compiler loads the package hip-lang, which asks for the device libraries and for
 # clang's own run time. Neither is used: the HIP run time is linked by name.
 set(_CMAKE_HIP_DEVICE_RUNTIME_TARGET "")
@@ -51,6 +64,18 @@ if(NOT vllm_rocm_known)
   message(FATAL_ERROR "vllm-kernels: ${CMAKE_HIP_COMPILER} was built without AMD GPUs; set HIPCXX to "
                       "a clang++ with the target amdgcn")
 endif()
+
+# clang calls them, and names them without a path where they are not beside it.
+foreach(vllm_rocm_tool ld.lld clang-offload-bundler)
+  execute_process(
+    COMMAND ${CMAKE_HIP_COMPILER} -print-prog-name=${vllm_rocm_tool}
+    OUTPUT_VARIABLE vllm_rocm_path OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  if(NOT EXISTS "${vllm_rocm_path}")
+    message(FATAL_ERROR "vllm-kernels: ${CMAKE_HIP_COMPILER} finds no ${vllm_rocm_tool}, with which it "
+                        "makes GPU code; install lld-19 and clang-tools-19 (Debian), or lld and "
+                        "clang-tools (conda)")
+  endif()
+endforeach()
 
 # vllm_rocm_request(OUT_TEXT OUT_SOURCE): the gfx targets asked for (empty: none), and what asks.
 function(vllm_rocm_request out_text out_source)
@@ -100,7 +125,7 @@ string(REPLACE ";" " " vllm_rocm_wanted "${VLLM_ROCM_FAMILIES}")
 set(VLLM_ROCM_SUMMARY ${PROJECT_BINARY_DIR}/rocm/rocm.json)
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/rocm)
 vllm_plan(vllm_rocm_table vllm_cuda_plan.rocm
-          --clang=${CMAKE_HIP_COMPILER_VERSION} --compiler=${CMAKE_HIP_COMPILER}
+          --hip=${vllm_hip_version} --clang=${CMAKE_HIP_COMPILER_VERSION} --compiler=${CMAKE_HIP_COMPILER}
           "--known=${vllm_rocm_known}" "--archs=${vllm_rocm_text}" --archs-from=${vllm_rocm_source}
           "--families=${vllm_rocm_wanted}"
           --cmake=${PROJECT_BINARY_DIR}/rocm/plan.cmake --summary=${VLLM_ROCM_SUMMARY})

@@ -46,6 +46,9 @@ math(EXPR torch_target_value "(${torch_target_major} << 56) | (${torch_target_mi
 
 add_library(vllm_torch INTERFACE)
 target_include_directories(vllm_torch SYSTEM INTERFACE ${TORCH_INCLUDE_DIR})
+# Its headers' inline functions name their files in messages.
+target_compile_options(vllm_torch INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX,HIP>:-ffile-prefix-map=${TORCH_INCLUDE_DIR}=include>")
 target_compile_definitions(vllm_torch INTERFACE TORCH_TARGET_VERSION=${torch_target_value})
 target_compile_features(vllm_torch INTERFACE cxx_std_20)
 # The symbols are in libtorch_cpu.so, which libtorch.so loads. Linking only libtorch.so lets one

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds and installs one component (VLLM_COMPONENT: core, cpu, cuda, deepgemm or flashmla) into $PREFIX.
+# Builds and installs one component (VLLM_COMPONENT: core, cpu, cuda, deepgemm, flashmla or rocm)
+# into $PREFIX.
 set -euo pipefail
 
 # Jobs and compiler cache of this machine; absent in a feedstock.
@@ -17,6 +18,11 @@ fi
 # As ccache rewrites it, seen from the build folder.
 prefix_maps+=" -ffile-prefix-map=../../${PREFIX##*/}=/usr/local"
 export CXXFLAGS="${CXXFLAGS:-} ${prefix_maps}"
+# CMake's variables for HIP: the environment's clang, with the flags of paths alone.
+export HIPFLAGS="${HIPFLAGS:-} ${prefix_maps}"
+if [[ "${VLLM_COMPONENT}" == rocm ]]; then
+  export HIPCXX="${HIPCXX:-${BUILD_PREFIX}/bin/clang++}"
+fi
 # The linker would compute the build ID from what it links, including an RPATH with $PREFIX, which
 # differs from folder to folder.
 export LDFLAGS="${LDFLAGS:-} -Wl,--build-id=none"
@@ -26,6 +32,7 @@ export CCACHE_BASEDIR="${SRC_DIR%/*}" CCACHE_NOHASHDIR=1
 # core does not depend on the device; it is built as for the CPU.
 case "${VLLM_COMPONENT}" in
   core | cpu) device=cpu ;;
+  rocm) device=rocm ;;
   *) device=cuda ;;
 esac
 

@@ -7,6 +7,7 @@ compiles is replaced, so that a whole build takes seconds and needs no network.
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import signal
 import textwrap
@@ -57,6 +58,10 @@ elif [[ $VLLM_COMPONENT == flashmla || $VLLM_COMPONENT == deepgemm ]]; then
   printf '{"schema": 1, "cuda": "%s", "request": "%s", "families": {}, "left_out": {}}\\n' \
     "$VLLM_CUDA_VERSION" "$VLLM_CUDA_ARCHS" > "$out/cuda-$VLLM_COMPONENT.json"
   cat csrc/core/* "csrc/cuda/$family"/* > "$out/libvllm_kernels_cuda_$family.so"
+elif [[ $VLLM_COMPONENT == rocm ]]; then
+  printf '{"schema": 1, "hip": "%s", "targets": ROCM_TARGETS, "families": {}, "archs": "%s"}\\n' \
+    "$VLLM_HIP_VERSION" "$VLLM_ROCM_ARCHS" > "$out/rocm.json"
+  cat csrc/core/* csrc/cuda/norm/* csrc/rocm/* > "$out/libvllm_kernels_rocm_norm.so"
 else
   { echo "level=$VLLM_CPU_LEVEL"; cat csrc/core/* csrc/cpu/*/*; } > "$out/libvllm_kernels_cpu.so"
 fi
@@ -180,7 +185,9 @@ def checkout(folder: Path) -> Path:
     folder.mkdir(parents=True)
     shutil.copytree(ROOT / "variants", folder / "variants")
     shutil.copytree(ROOT / "recipe", folder / "recipe")
-    (folder / "recipe" / "build.sh").write_text(textwrap.dedent(BUILD_SCRIPT))
+    rocm = json.dumps(load_targets(ROOT).rocm.archs)
+    script = textwrap.dedent(BUILD_SCRIPT).replace("ROCM_TARGETS", rocm)
+    (folder / "recipe" / "build.sh").write_text(script)
     for name, text in {**_listed(), **SOURCES}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)

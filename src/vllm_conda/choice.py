@@ -113,7 +113,7 @@ def wrong_choices(targets: Targets, outputs: Sequence[Output]) -> Iterator[str]:
 
 def _by_cuda(targets: Targets, name: str) -> bool:
     package = targets.packages[name]
-    return package.device == CUDA or package.metapackage
+    return package.device == CUDA or bool(package.chooses)
 
 
 def _wrong(choices: Choices, node: GpuNode, name: str) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -9,16 +9,20 @@ from dataclasses import dataclass
 from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 from vllm_conda.packages import CPU as CPU
 from vllm_conda.packages import CUDA as CUDA
+from vllm_conda.packages import ROCM as ROCM
 from vllm_conda.platforms import host_platform
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import Code, parse_code, parse_version
+from vllm_cuda_plan.rocm import arch_version
 
 CUDA_COMPILER = "cuda-nvcc"
-# conda-forge's spelling of "no CUDA" on the axis cuda_compiler_version.
+# conda-forge's spelling of "no CUDA" on the axis cuda_compiler_version, and of "no HIP" on its kin.
 NO_CUDA = "None"
 ALL_SLICE = "all"
 # On platforms without an engine: the recipe skips what serves, so it is in no output's variant.
 ENGINE_KEY = "vllm_engine"
+# As the channels that have ROCm's packages call it.
+HIP_KEY = "hip_compiler_version"
 ALL_PLATFORMS = "all"
 
 
@@ -27,9 +31,10 @@ class Job:
     """One CI job: everything that one variant file builds.
 
     Attributes:
-        level: CPU microarch level; of a CUDA job the platform's floor, which its host code has.
-        cuda: CUDA version; empty for a CPU job.
-        slice: Name of the GPU slice; empty for a CPU job.
+        level: CPU microarch level; of a GPU's job the platform's floor, which its host code has.
+        cuda: CUDA version; empty for other jobs.
+        slice: Name of the GPU slice; empty for jobs without CUDA.
+        hip: Major version of HIP; empty for jobs without ROCm.
     """
 
     name: str
@@ -38,6 +43,12 @@ class Job:
     level: int
     cuda: str = ""
     slice: str = ""
+    hip: str = ""
+
+    @property
+    def toolkit(self) -> str:
+        """What the job compiles GPU code with: a CUDA version, or ``rocm``; empty without any."""
+        return ROCM if self.device == ROCM else self.cuda
 
     @property
     def variant_file(self) -> str:
@@ -58,16 +69,20 @@ class Job:
             "microarch_level": str(self.level),
             "cuda_compiler_version": self.cuda or NO_CUDA,
             "cuda_slice": self.slice or ALL_SLICE,
+            HIP_KEY: self.hip or NO_CUDA,
         }
 
 
 def jobs(targets: Targets) -> list[Job]:
-    """All jobs, platform by platform in the table's order, CPU before CUDA."""
+    """All jobs, platform by platform in the table's order: CPU, ROCm, CUDA."""
     found: list[Job] = []
     for platform, entry in targets.platforms.items():
         for level in entry.levels:
             march = entry.compiler_name(level)
             found.append(Job(f"{platform}-{CPU}-{march}", platform, CPU, level))
+        if platform in targets.rocm.platforms:
+            hip = targets.rocm.hip
+            found.append(Job(f"{platform}-{ROCM}-{hip}", platform, ROCM, entry.levels[0], hip=hip))
         found += _cuda_jobs(targets, platform, entry.levels[0])
     return found
 
@@ -94,7 +109,15 @@ def variant_keys(targets: Targets, job: Job) -> dict[str, str]:
             if package.slice and makes_slice(targets, job, package.slice):
                 alone = dataclasses.replace(job, slice=package.slice)
                 keys[bound_key(name)] = arch_bound(targets, alone)
+    if job.device == ROCM:
+        keys["amdgpu_arch_bound"] = amdgpu_bound(targets)
     return {**keys, **dataclasses.asdict(entry.variant)}
+
+
+def amdgpu_bound(targets: Targets) -> str:
+    """Which ``__amdgpu_arch`` a ROCm job's packages run on: no code of one gfx target runs on
+    another."""
+    return "|".join(f"=={arch_version(name)}" for name in targets.rocm.archs)
 
 
 def bound_key(package: str) -> str:

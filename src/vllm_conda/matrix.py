@@ -16,6 +16,7 @@ from vllm_conda.errors import ConfigError
 from vllm_conda.jobs import (
     CPU,
     CUDA,
+    ROCM,
     Job,
     arch_bound,
     compiled_archs,
@@ -25,6 +26,7 @@ from vllm_conda.jobs import (
 )
 from vllm_conda.structure import load_json
 from vllm_conda.targets import Targets
+from vllm_cuda_plan.rocm import arch_version
 
 COSTS_FILE = Path("benchmarks/results/build/jobs.json")
 COSTS_COMMAND = "python -m benchmarks.toolkit.bench_jobs"
@@ -51,7 +53,7 @@ class Row:
     """One job of the matrix.
 
     Attributes:
-        builds_for: Tiers of a CPU job, GPU architectures of a CUDA job.
+        builds_for: Tiers of a CPU job, GPU architectures of a CUDA or ROCm job.
         runs_on: What the solver asks of the machine.
         cost: None where nobody measured it.
     """
@@ -83,6 +85,7 @@ def packages(targets: Targets, job: Job) -> tuple[str, ...]:
         name
         for name, entry in targets.packages.items()
         if entry.device in ("", job.device)
+        and (not entry.chooses or job.device in entry.chooses)
         and (entry.slices or not job.opt_in)
         and (not entry.serves or targets.platforms[job.platform].engine)
         and (not entry.slice or makes_slice(targets, job, entry.slice))
@@ -121,6 +124,10 @@ def rows(targets: Targets, costs: Costs, chosen: Sequence[Job] | None = None) ->
             builds_for = compiled_archs(targets, job)
             driver, arch = driver_bound(targets, job), arch_bound(targets, job)
             runs_on = f"__cuda {driver}, __cuda_arch {arch}"
+        elif job.device == ROCM:
+            builds_for = targets.rocm.archs
+            versions = " or ".join(arch_version(name) for name in builds_for)
+            runs_on = f"__amdgpu, __amdgpu_arch {versions}"
         else:
             builds_for, runs_on = targets.level(platform.family, job.level).tiers, march
         yield Row(job, march, builds_for, runs_on, packages(targets, job), costs.jobs.get(job.name))
@@ -176,6 +183,7 @@ def summary(targets: Targets, costs: Costs) -> Mapping[str, str]:
         "jobs": str(len(every)),
         "CPU jobs": str(sum(job.device == CPU for job in every)),
         "CUDA jobs": str(sum(job.device == CUDA for job in every)),
+        "ROCm jobs": str(sum(job.device == ROCM for job in every)),
         "platforms": ", ".join(targets.platforms),
     }
     if costs.render:

@@ -10,7 +10,7 @@ import cattrs
 
 from vllm_conda import generated
 
-CPU, CUDA = "cpu", "cuda"
+CPU, CUDA, ROCM = "cpu", "cuda", "rocm"
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Package:
         slices: Jobs for one kind of GPU make it too.
         slice: It holds code for this kind of GPU alone, whichever job makes it: one for all GPUs or
             for this kind.
-        metapackage: For users who do not care which device.
+        chooses: A metapackage for users who do not care which device: those that it chooses among,
+            whose jobs make it.
         serves: It brings the engine too, so only platforms that have one get it.
     """
 
     device: str = ""
     slices: bool = True
     slice: str = ""
-    metapackage: bool = False
+    chooses: tuple[str, ...] = ()
     serves: bool = False
 
     @property
@@ -51,7 +52,7 @@ def of_device(device: str) -> str:
 
 
 def serving(device: str) -> str:
-    """The package that brings the engine and the kernels of ``device``."""
+    """The package that brings the engine and the kernels of ``device``; empty: none does."""
     return _find(device, serves=True)
 
 
@@ -63,9 +64,9 @@ def kernels_of(name: str) -> str:
 
 def _find(device: str, serves: bool) -> str:
     found = (name for name, one in table().items() if (one.device, one.serves) == (device, serves))
-    return next(found)
+    return next(found, "")
 
 
 def metapackage() -> str:
     """The package that chooses the device."""
-    return next(name for name, entry in table().items() if entry.metapackage)
+    return next(name for name, entry in table().items() if entry.chooses)

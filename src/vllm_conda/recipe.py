@@ -23,13 +23,14 @@ from rattler_build.tool_config import PlatformConfig
 
 from vllm_conda.engine.interface import table
 from vllm_conda.errors import ConfigError, RecipeError, did_you_mean
-from vllm_conda.jobs import Job
+from vllm_conda.jobs import CUDA, ROCM, Job
 from vllm_conda.targets import TARGETS_FILE, Targets
 
 RECIPE_FILE = Path("recipe/recipe.yaml")
 ENGINE_RECIPE_FILE = Path("recipe/engine/recipe.yaml")
 TOOLCHAIN_VARIABLE = "VLLM_CONDA_TOOLCHAIN"
-CUDA_TOOLCHAIN_VARIABLE = "VLLM_CONDA_CUDA_TOOLCHAIN"
+# By device: what the recipe reads the fingerprint of its toolkit from.
+TOOLKIT_VARIABLES = {CUDA: "VLLM_CONDA_CUDA_TOOLCHAIN", ROCM: "VLLM_CONDA_ROCM_TOOLCHAIN"}
 _STAGING_SUFFIX = "-build"
 
 
@@ -317,7 +318,7 @@ def render(
     variant: Mapping[str, list[str]],
     overrides: Mapping[str, str] | None = None,
     toolchain: str = "",
-    cuda_toolchain: str = "",
+    toolkit: str = "",
     written: Mapping[str, str] | None = None,
 ) -> list[Output]:
     """Render every output of one job.
@@ -329,7 +330,7 @@ def render(
         toolchain: Fingerprint of the toolchain; part of each staging key and output
             fingerprint, and with it of the name. Without one nothing can be built, and the names
             are those of a feedstock.
-        cuda_toolchain: The same of the CUDA toolkit, for what is compiled with it.
+        toolkit: The same of the job's CUDA toolkit or clang, for what is compiled with it.
         written: By package: what is written into it after the build. Part of its name too.
 
     Raises:
@@ -339,7 +340,7 @@ def render(
     keys |= {key: [value] for key, value in (overrides or {}).items()}
     keys |= {key: [value] for key, value in recipe.source_hashes.items()}
     config = RenderConfig(platform=PlatformConfig(target_platform=job.platform))
-    with environment({TOOLCHAIN_VARIABLE: toolchain, CUDA_TOOLCHAIN_VARIABLE: cuda_toolchain}):
+    with environment({TOOLCHAIN_VARIABLE: toolchain, **toolkit_variables(job, toolkit)}):
         common = f"{hash_tree(recipe.path.parent / 'tests')} {toolchain}"
 
         def outputs(hashes: Mapping[str, list[str]]) -> list[Output]:
@@ -353,6 +354,14 @@ def render(
         except RattlerBuildError as error:
             message = _one_line(error)
             raise RecipeError(f"{RECIPE_FILE} does not render for {job.name}: {message}.") from None
+
+
+def toolkit_variables(job: Job, fingerprint: str) -> dict[str, str]:
+    """The fingerprint of the job's toolkit where the recipe reads it; empty for other devices."""
+    return {
+        variable: fingerprint if device == job.device else ""
+        for device, variable in TOOLKIT_VARIABLES.items()
+    }
 
 
 def _package_hashes(outputs: Iterable[Output]) -> dict[str, list[str]]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vllm_cuda_plan.errors import ConfigError, VllmError, check_known, did_you_mean
 
 TABLE = Path(__file__).with_name("table.json")
 SUMMARY_SCHEMA = 1
 NEVER_RUN = "never run on a GPU"
+ADDRESS_VARIABLE = "VLLM_CONDA_ADDRESS"
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,14 @@ class Rocm:
     """The ``[rocm]`` tables.
 
     Attributes:
+        hip: Major version of HIP, whose run time is linked.
         clang: Oldest major version of clang that compiles the sources.
         archs: What is compiled unless asked otherwise.
         platforms: Platforms with packages.
         targets: By the compiler's name, such as ``gfx942``.
     """
 
+    hip: str
     clang: str
     archs: tuple[str, ...]
     platforms: tuple[str, ...]
@@ -79,12 +84,23 @@ def check_rocm_table(rocm: Rocm, where: str) -> None:
         check_known(f"{where}: [rocm]", "gfx target", name, rocm.targets)
     for name, target in rocm.targets.items():
         place = f"{where}: [rocm.targets.{name}]"
-        if not re.fullmatch(r"gfx[1-9][0-9]?[0-9][0-9a-f]", name):
+        if not is_gfx_target(name):
             raise ConfigError(f"{place}: {name!r} is no gfx target, such as gfx942.")
         if target.wave not in (32, 64):
             raise ConfigError(f"{place}: wave is {target.wave}, want 32 or 64.")
         if not target.since.isdigit():
             raise ConfigError(f"{place}: since is {target.since!r}, want a major version of clang.")
+
+
+def is_gfx_target(name: str) -> bool:
+    """Whether ``name`` is written as a gfx target; known or not."""
+    return bool(re.fullmatch(r"gfx[1-9][0-9]?[0-9][0-9a-f]", name))
+
+
+def arch_name(version: str) -> str:
+    """The gfx target of an ``__amdgpu_arch``: ``9.0.10`` is ``gfx90a``."""
+    major, minor, stepping = (int(part) for part in f"{version}.0.0".split(".")[:3])
+    return f"gfx{major}{minor:x}{stepping:x}"
 
 
 def arch_version(name: str) -> str:
@@ -161,11 +177,31 @@ def choose_families(
     return tuple(name for name in portable if not wanted or name in wanted)
 
 
+def load_rocm() -> Rocm:
+    """The ``[rocm]`` tables, as ``vllm-conda generate`` writes them for the build."""
+    return _structure(_table()["rocm"])
+
+
+def _table() -> Any:
+    return json.loads(TABLE.read_text(encoding="utf-8"))
+
+
+def _structure(table: Any) -> Rocm:
+    return Rocm(
+        table["hip"],
+        table["clang"],
+        tuple(table["archs"]),
+        tuple(table["platforms"]),
+        {name: Target(**entry) for name, entry in table["targets"].items()},
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Plan one build; 0, or 1 with one sentence on standard error."""
     parser = argparse.ArgumentParser(prog="python -m vllm_cuda_plan.rocm")
     parser.add_argument("--clang", required=True, help="version of the compiler")
     parser.add_argument("--compiler", required=True, help="its path, for errors")
+    parser.add_argument("--hip", required=True, help="version of HIP")
     parser.add_argument("--known", required=True, help="gfx targets that it lists")
     parser.add_argument("--archs", default="", help="requested; empty: the table's own list")
     parser.add_argument("--archs-from", default="--archs", help="what requested them, for errors")
@@ -174,14 +210,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--summary", type=Path, required=True, help="file to write")
     arguments = parser.parse_args(argv)
     try:
-        data = json.loads(TABLE.read_text(encoding="utf-8"))
-        table = data["rocm"]
-        rocm = Rocm(
-            table["clang"],
-            tuple(table["archs"]),
-            tuple(table["platforms"]),
-            {name: Target(**entry) for name, entry in table["targets"].items()},
-        )
+        data = _table()
+        rocm = _structure(data["rocm"])
         titles = {name: entry["title"] for name, entry in data["cuda"]["families"].items()}
         portable = [name for name, entry in data["cuda"]["families"].items() if entry["rocm"]]
         compiler = Compiler(arguments.clang, tuple(arguments.known.split()), arguments.compiler)
@@ -201,7 +231,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     summary = {
         "schema": SUMMARY_SCHEMA,
         "compiler": f"clang {compiler.version}",
+        "hip": arguments.hip,
         "state": NEVER_RUN,
+        # Where users say how it went; the recipe sets it.
+        "report": os.environ.get(ADDRESS_VARIABLE, ""),
         "targets": list(archs),
         "families": {
             name: {"title": titles[name], "library": f"libvllm_kernels_rocm_{name}.so"}

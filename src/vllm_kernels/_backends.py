@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-from vllm_kernels import _arguments, _cuda, _libraries, _ops, reference
+from vllm_kernels import _arguments, _cuda, _libraries, _ops, _rocm, reference
 
 BACKEND_VARIABLE = "VLLM_KERNELS_BACKEND"
 CHOICES = ("auto", "reference")
@@ -66,6 +66,25 @@ def load() -> None:
         _bindings.append(family.library)
         if "cuda" not in _loaded:
             _loaded.append("cuda")
+    _load_rocm()
+
+
+def _load_rocm() -> None:
+    installed, wanted = _rocm.build(), _rocm.wanted()
+    for family in wanted:
+        if not _libraries.load_ops(family.library):
+            raise _libraries.LoadError(
+                f"lib{family.library}.so is missing: reinstall {_rocm.PACKAGE}"
+            )
+        _bindings.append(family.library)
+    if installed and wanted:
+        _loaded.append("rocm")
+        _logger.warning(
+            "%s serves the GPU, and its kernels were %s: check results, and %s",
+            _rocm.PACKAGE,
+            installed.state,
+            installed.request,
+        )
 
 
 def _summary_path() -> str:
@@ -78,7 +97,9 @@ def _without_kernel(name: str) -> bool:
     keys = _ops.kernel_keys(name)
     if "CompositeExplicitAutograd" in keys:
         return False
-    devices = ["CPU"] if torch.version.cuda is None else ["CPU", "CUDA"]
+    # ROCm's builds of PyTorch call their GPUs CUDA.
+    gpu = torch.version.cuda is not None or torch.version.hip is not None
+    devices = ["CPU", "CUDA"] if gpu else ["CPU"]
     return not all(device in keys for device in devices)
 
 
@@ -121,7 +142,8 @@ def _announce(name: str, device: str) -> None:
     if requested() == "reference":
         _logger.info("%s=reference: %s runs as PyTorch reference code", BACKEND_VARIABLE, name)
     elif device == "cuda":
-        why = _cuda.reason(_libraries.family_of(name))
+        backend = _rocm if torch.version.hip is not None else _cuda
+        why = backend.reason(_libraries.family_of(name))
         _logger.warning("%s runs as PyTorch reference code on the GPU: %s", name, why)
     elif "cpu" in _loaded:
         _logger.warning(

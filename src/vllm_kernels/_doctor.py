@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from vllm_kernels import _backends, _doctor_cuda, _libraries, _startup
+from vllm_kernels import _backends, _doctor_cuda, _doctor_rocm, _libraries, _startup
 from vllm_kernels._doctor_cuda import CudaReport
+from vllm_kernels._doctor_rocm import RocmReport
 from vllm_kernels._metadata import torch_minimum, version
 
 ISA_VARIABLE = "VLLM_KERNELS_CPU_ISA"
@@ -55,6 +56,7 @@ class Report:
     libraries: list[LibraryReport]
     cpu: CpuReport | None
     cuda: CudaReport | None
+    rocm: RocmReport | None
     openmp: list[str]
     shadowing: list[str]
     problems: list[str] = field(default_factory=list)
@@ -150,6 +152,8 @@ def diagnose() -> Report:
     cpu = _cpu_report(problems)
     cuda, cuda_problems = _doctor_cuda.examine()
     problems += cuda_problems
+    rocm, rocm_problems = _doctor_rocm.examine()
+    problems += rocm_problems
     shadowing = _doctor_cuda.shadowing()
     problems += shadowing
     openmp = _openmp()
@@ -170,6 +174,7 @@ def diagnose() -> Report:
         libraries=_library_reports(),
         cpu=cpu,
         cuda=cuda,
+        rocm=rocm,
         openmp=openmp,
         shadowing=shadowing,
         problems=problems,
@@ -206,6 +211,7 @@ def text(report: Report) -> str:
     if report.cpu:
         lines += _cpu_lines(report.cpu)
     lines += _doctor_cuda.lines(report.cuda)
+    lines += _doctor_rocm.lines(report.rocm)
     lines.append(f"OpenMP        {', '.join(report.openmp) or 'none loaded'}")
     lines += [f"problem       {problem}" for problem in report.problems]
     if not report.problems:

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import torch
 
-from vllm_kernels import _arguments, _backends, _cuda, _driver, _fake, _libraries, _ops
+from vllm_kernels import _arguments, _backends, _cuda, _driver, _fake, _libraries, _ops, _rocm
 from vllm_kernels._cuda import Build as CudaBuild
 from vllm_kernels._cuda import Family as CudaFamily
 from vllm_kernels._libraries import CpuKernels, LoadError
+from vllm_kernels._rocm import Build as RocmBuild
+from vllm_kernels._rocm import Family as RocmFamily
 
 __all__ = [
     "CORE_LIBRARY",
@@ -28,6 +30,9 @@ __all__ = [
     "CudaFamily",
     "CudaStatus",
     "LoadError",
+    "RocmBuild",
+    "RocmFamily",
+    "RocmStatus",
     "abi_version",
     "bindings",
     "cpu_kernels",
@@ -47,6 +52,8 @@ __all__ = [
     "ops",
     "reference_ops",
     "references_only",
+    "rocm_library",
+    "rocm_status",
     "schema",
 ]
 
@@ -238,3 +245,33 @@ def cuda_library(family: str) -> str:
 def has_cuda_driver() -> bool:
     """Whether NVIDIA's CUDA driver library is on this machine."""
     return _driver.has_cuda()
+
+
+# ROCm
+
+
+@dataclass(frozen=True)
+class RocmStatus:
+    """What vllm-kernels-rocm can do in this process.
+
+    Attributes:
+        build: The installed package; None where there is none.
+        unusable: Why none of its kernels can be used, one clause; None where they can.
+    """
+
+    build: RocmBuild | None
+    unusable: str | None
+
+
+def rocm_status() -> RocmStatus:
+    """Look at the installed vllm-kernels-rocm, PyTorch and GPUs; initialises no HIP.
+
+    Raises:
+        LoadError: The package's summary cannot be read.
+    """
+    return RocmStatus(_rocm.build(), _rocm.unusable())
+
+
+def rocm_library(family: str) -> str:
+    """Name of the library of a family for AMD GPUs, for :func:`find_library`."""
+    return _rocm.PREFIX + family

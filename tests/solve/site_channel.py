@@ -29,6 +29,8 @@ LEVELS: dict[str, tuple[str, dict[str, str]]] = {
     "linux-ppc64le": ("_ppc64le-microarch-level", {"9": "power9le", "10": "power10le"}),
 }
 CUDA = {"linux-64": ("12.4", "13.0"), "linux-aarch64": ("13.0",), "linux-ppc64le": ()}
+ROCM = ("linux-64",)
+ROCM_ARCHS = "==9.0.10|==9.4.2|==11.0.0|==12.0.1"
 ARCHS = ("7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
 
@@ -120,6 +122,11 @@ def own_channel(folder: Path) -> str:
                 platform, "vllm-kernels-cpu", VERSION, f"h{level}_{number}", depends, (), number
             )
         channel.add(platform, "vllm-kernels", VERSION, "cpu_0", [f"vllm-kernels-cpu =={VERSION}"])
+        if platform in ROCM:
+            needs = ["pytorch * rocm*", "__amdgpu", f"__amdgpu_arch {ROCM_ARCHS}", GLIBC]
+            channel.add(
+                platform, "vllm-kernels-rocm", VERSION, "hip6_h0_5000", [*common, *needs], (), 5000
+            )
         for cuda in CUDA[platform]:
             _cuda_packages(channel, platform, cuda, common)
     return channel.write()
@@ -181,7 +188,8 @@ def _libraries(channel: Channel, platform: str) -> None:
     for name, version in (("libgomp", "15.2"), ("onednn", "3.7.2")):
         channel.add(platform, name, version, "h0_0", [glibc])
     for build, number, extra in (
-        ("cpu", 0, []),
+        ("cpu", 1, []),
+        *((("rocm", 0, []),) if platform in ROCM else ()),
         *((f"cuda{c.replace('.', '')}", 200, [c]) for c in CUDA[platform]),
     ):
         depends = [glibc, "python >=3.10"]

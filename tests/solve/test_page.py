@@ -153,7 +153,7 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded(written: Path) -> None
             assert (written.parent / unquote(url.path)).is_file()
         else:
             assert url.fragment in ids
-    assert len([link for link in page.values("href") if link.endswith(".conda")]) == 20
+    assert len([link for link in page.values("href") if link.endswith(".conda")]) == 21
     assert page.values("src") == []
     assert not re.search(r"url\(|@import|https?://", written.read_text())
 

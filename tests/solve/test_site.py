@@ -36,11 +36,19 @@ SERVED = {
     ("leonardo", "login"): ("vllm-kernels-cpu", V4),
     ("leonardo", "booster"): ("vllm-kernels-cuda", CUDA12),
     ("leonardo", "dcgp"): ("vllm-kernels-cpu", V4),
+    ("mi300x", "server"): ("vllm-kernels-rocm", f"{VERSION} hip6_h0_5000"),
     ("mixed", "login"): ("vllm-kernels-cpu", V4),
     ("mixed", "gpu"): ("vllm-kernels-cuda", CUDA12),
     ("workstation", "workstation"): ("vllm-kernels-cuda", CUDA13),
 }
-REFUSED = {("avx2", "centos7"): "needs glibc >= 2.28, the node has 2.17"}
+NO_AMD_GPU = (
+    "needs __amdgpu, the node has no AMD GPU; "
+    "needs a GPU of gfx90a or gfx942 or gfx1100 or gfx1201 (__amdgpu_arch), the node has none"
+)
+REFUSED = {
+    ("avx2", "centos7"): "needs glibc >= 2.28, the node has 2.17",
+    ("mi300x", "login"): NO_AMD_GPU,
+}
 
 
 def one(channels: Channels, specs: list[str], **keys: str) -> NodeResult:
@@ -72,10 +80,8 @@ def test_examples(channels: Channels, example: str) -> None:
         assert answer.refusal is None, answer.refusal
         package, build = SERVED[example, result.name]
         assert answer.builds[package] == build
-        other = {"vllm-kernels-cpu": "vllm-kernels-cuda", "vllm-kernels-cuda": "vllm-kernels-cpu"}[
-            package
-        ]
-        assert other not in answer.builds
+        others = {"vllm-kernels-cpu", "vllm-kernels-cuda", "vllm-kernels-rocm"} - {package}
+        assert not others & set(answer.builds)
         # Every package is one that the solver takes under exactly these virtual packages.
         again = channels.solve(exact(answer.records), result.node.platform, result.machine)
         assert sorted(exact(again)) == sorted(exact(answer.records))
@@ -147,6 +153,19 @@ def test_examples(channels: Channels, example: str) -> None:
             "no package vllm-kernels-cuda for linux-ppc64le in the channels, only for linux-64, "
             "linux-aarch64",
         ),
+        (["vllm-kernels-rocm"], {}, NO_AMD_GPU),
+        (["vllm-kernels-rocm"], GPU, NO_AMD_GPU),
+        (
+            ["vllm-kernels-rocm"],
+            {"amdgpu": "gfx1030"},
+            "needs a GPU of gfx90a or gfx942 or gfx1100 or gfx1201 (__amdgpu_arch), the node's GPU "
+            "is gfx1030",
+        ),
+        (
+            ["vllm-kernels-cuda"],
+            {"amdgpu": "gfx942"},
+            "needs __cuda >= 12, the node has no GPU driver",
+        ),
         (
             ["vlm-cuda"],
             {},
@@ -176,6 +195,8 @@ def test_what_is_asked_for_solves(channels: Channels) -> None:
     assert one(channels, ["vllm-kernels-cpu"], archspec="x86_64_v3").served
     assert one(channels, ["vllm-kernels-cuda"], cuda="12.0", cuda_arch="[7.5]").served
     assert one(channels, ["vllm-flashmla"], cuda="12.8", cuda_arch="[9.0]").served
+    for target in ("gfx90a", "gfx942", "gfx1100", "gfx1201"):
+        assert one(channels, ["vllm-kernels-rocm"], amdgpu=target).served
 
 
 def test_missing_dependency_is_not_blamed_on_the_node(tmp_path: Path, addresses: list[str]) -> None:
@@ -314,3 +335,17 @@ def test_specs_of_the_file_and_of_a_node(channels: Channels) -> None:
         ["vllm-kernels-cpu", "vllm-core"],
         ["vllm-core"],
     ]
+
+
+def test_kernels_that_have_never_run_are_said_to(channels: Channels) -> None:
+    named = one(channels, ["vllm-kernels-rocm"], amdgpu="gfx942")
+    assert named.notes == (
+        "vllm-kernels-rocm was never run on a GPU, and conda-forge has no PyTorch for ROCm: it has "
+        "to come from a channel of the site's",
+    )
+    chosen = one(channels, ["vllm-kernels"], amdgpu="gfx942")
+    assert "vllm-kernels-cpu" in chosen.answers[0].builds
+    assert chosen.notes == (
+        "gets the CPU build although it has GPUs: vllm-kernels-rocm, never run on a GPU, has to be "
+        "named",
+    )

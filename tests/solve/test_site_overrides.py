@@ -44,6 +44,12 @@ def test_what_the_login_node_cannot_run_is_said(channels: Channels) -> None:
     assert "x86_64 level 4, login's CPU zen3 is level 3" in advice.warnings[0]
 
 
+def test_override_line_for_an_amd_gpu(channels: Channels) -> None:
+    (advice,) = advice_for(channels, load_site(example_path("mi300x")))
+    assert advice.line == "CONDA_OVERRIDE_AMDGPU=0 CONDA_OVERRIDE_AMDGPU_ARCH=9.4.2"
+    assert advice.verified
+
+
 def test_mixed_node_names_the_lowest_gpu(channels: Channels) -> None:
     (advice,) = advice_for(channels, load_site(example_path("mixed")))
     assert advice.line == "CONDA_OVERRIDE_CUDA=12.8 CONDA_OVERRIDE_CUDA_ARCH=8.9"

@@ -32,4 +32,4 @@ def test_a_planted_package_reaches_the_jobs() -> None:
         assert ("vllm-more" in packages(targets, job)) is wanted
     data["packages"]["vllm-more"]["device"] = "npu"
     data["feedstock"]["devices"]["npu"] = data["feedstock"]["devices"]["cuda"]
-    assert parse_targets(data).devices == ("cpu", "cuda", "npu")
+    assert parse_targets(data).devices == ("cpu", "rocm", "cuda", "npu")

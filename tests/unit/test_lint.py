@@ -26,7 +26,7 @@ def broken(root: Path) -> list[str]:
 def test_the_recipe_breaks_no_rule() -> None:
     outputs = support.plan(ROOT).outputs
     check(TARGETS, outputs)
-    assert {output.job.device for output in outputs} == {"cpu", "cuda"}
+    assert {output.job.device for output in outputs} == {"cpu", "cuda", "rocm"}
     assert len({output.job.platform for output in outputs}) == len(TARGETS.platforms)
 
 

@@ -41,6 +41,7 @@ AXES = {
     "cuda-build": {"cuda_compiler_version", "cuda_slice"},
     "deepgemm-build": {"cuda_compiler_version"},
     "flashmla-build": {"cuda_compiler_version"},
+    "rocm-build": {"hip_compiler_version"},
 }
 
 

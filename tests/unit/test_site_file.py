@@ -174,7 +174,11 @@ MALFORMED: dict[str, tuple[str | bytes, list[str]]] = {
     "gpus zero": (GOOD + "    gpus: 0\n", ["nodes.gpu.gpus: 0, but cuda and cuda_arch"]),
     "gpus without cuda": (
         HEAD + NODE + "    gpus: 4\n",
-        [":8: nodes.gpu.gpus: NVIDIA GPUs are counted"],
+        [":8: nodes.gpu.gpus: GPUs are counted, but neither cuda and cuda_arch nor amdgpu"],
+    ),
+    "amdgpu as a version": (
+        HEAD + NODE + "    amdgpu: 9.4.2\n",
+        [":8: nodes.gpu.amdgpu: '9.4.2' is no gfx target such as gfx90a.", "`rocminfo`"],
     ),
     "count zero": (GOOD + "    count: 0\n", [":10: nodes.gpu.count: a node type without a node"]),
     "count huge": (GOOD + "    count: 1000000000000\n", ["nodes.gpu.count: expected a whole"]),

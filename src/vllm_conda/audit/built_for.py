@@ -44,6 +44,7 @@ class BuiltFor:
         libstdcxx: The oldest GCC release whose run-time libraries suffice.
         tiers: Compiler options of each tier that is chosen at run time; none without CPU kernels.
         cuda: GPU code by kernel family; None without GPU code.
+        rocm: gfx targets of every library; None without code for AMD GPUs.
     """
 
     platform: str
@@ -51,6 +52,7 @@ class BuiltFor:
     libstdcxx: int
     tiers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     cuda: Mapping[str, GpuCode] | None = None
+    rocm: tuple[str, ...] | None = None
 
 
 def tiers_of(targets: Targets, family: str, level: int | None) -> dict[str, tuple[str, ...]]:
@@ -83,11 +85,13 @@ def describe(targets: Targets, platform: str, level: int | None, content: Path) 
         level: The CPU level of a package with CPU kernels.
     """
     entry = targets.platforms[platform]
+    folder = content / "lib" / "vllm_kernels"
     cuda: dict[str, GpuCode] | None = None
-    for summary in sorted((content / "lib" / "vllm_kernels").glob(SUMMARY)):
+    for summary in sorted(folder.glob(SUMMARY)):
         cuda = (cuda or {}) | gpu_code(targets, load_json(summary.read_bytes()), platform)
     tiers = tiers_of(targets, entry.family, level)
-    return BuiltFor(platform, entry.glibc, entry.libstdcxx, tiers, cuda)
+    rocm = targets.rocm.archs if (folder / "rocm.json").is_file() else None
+    return BuiltFor(platform, entry.glibc, entry.libstdcxx, tiers, cuda, rocm)
 
 
 def write(content: Path, built_for: BuiltFor) -> None:

@@ -57,6 +57,14 @@ def check_rocm(subject: Subject, context: Context) -> Iterator[Finding]:
         for absent in sorted(libraries - set(subject.files)):
             yield error(_NAME, absent, "it is declared, and the package has no such file")
         yield from check_declared(found, libraries, targets)
+        wanted = subject.built_for.rocm if subject.built_for else None
+        if wanted is not None and targets != frozenset(wanted):
+            yield error(
+                _NAME,
+                name,
+                f"it declares {_words(targets)}, and the package was built for "
+                f"{_words(frozenset(wanted))}",
+            )
 
 
 def check_declared(

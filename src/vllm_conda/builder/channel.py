@@ -32,30 +32,32 @@ class Toolchain:
     fingerprint: str
     overrides: Mapping[str, str] = field(default_factory=dict)
     glibc: str = ""
-    # CUDA version -> address and fingerprint of its own channel, where the embedded one is used.
-    # Two toolkits are never in one list: the first would hide the other's packages.
-    cuda: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    # CUDA version or `rocm` -> address and fingerprint of its own channel, where the embedded one
+    # is used. Two toolkits are never in one list: the first would hide the other's packages.
+    toolkits: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
-    def channels_for(self, cuda: str) -> tuple[str, ...]:
-        """The channels of a job: of one CUDA version, or of the CPU (empty)."""
-        return (*self.channels, self.cuda[cuda][0]) if cuda in self.cuda else self.channels
+    def channels_for(self, toolkit: str) -> tuple[str, ...]:
+        """The channels of a job: of one CUDA version, of ``rocm``, or of the CPU (empty)."""
+        own = self.toolkits.get(toolkit)
+        return (*self.channels, own[0]) if own else self.channels
 
-    def cuda_fingerprint(self, cuda: str) -> str:
-        """What identifies the CUDA toolkit of a job; empty without one of our own."""
-        return self.cuda[cuda][1] if cuda in self.cuda else ""
+    def toolkit_fingerprint(self, toolkit: str) -> str:
+        """What identifies the toolkit of a GPU's job; empty without one of our own."""
+        own = self.toolkits.get(toolkit)
+        return own[1] if own else ""
 
 
 def toolchain_for(
     platform: str,
     channels: Sequence[str],
     reporter: Reporter,
-    cuda: Iterable[str] = (),
+    toolkits: Iterable[str] = (),
     pytorch: bool = False,
 ) -> Toolchain:
     """The given channels, or the embedded one, made if it is not there yet.
 
     Args:
-        cuda: CUDA versions whose toolkits are needed too.
+        toolkits: CUDA versions whose toolkits are needed too, and ``rocm``.
         pytorch: Put a CUDA build of PyTorch before the CPU build: to run, not to compile.
     """
     if channels:
@@ -65,14 +67,14 @@ def toolchain_for(
     # Imported here because a build against other channels needs none of it.
     from vllm_conda import toolchain
 
-    made = toolchain.ensure(platform, cuda, reporter=reporter, pytorch=pytorch)
+    made = toolchain.ensure(platform, toolkits, reporter=reporter, pytorch=pytorch)
     first = [made.pytorch] if made.pytorch else []
     return Toolchain(
         tuple(channel.url for channel in (*first, *made.base)),
         _fingerprint(made.base),
         _sysroot_version(made.base[0].path, platform),
         _glibc(made.base[0].path, platform),
-        {version: (one.url, one.fingerprint) for version, one in made.cuda.items()},
+        {version: (one.url, one.fingerprint) for version, one in made.toolkits.items()},
     )
 
 

@@ -22,6 +22,7 @@ from vllm_conda.solve import install_records, solve_specs, virtual_packages
 from vllm_conda.targets import Targets
 
 _TAIL = 12
+_GPU = ("__cuda", "__cuda_arch", "__amdgpu", "__amdgpu_arch")
 
 
 def audit_package(package: Path, root: Path, targets: Targets, build: Path) -> list[str]:
@@ -53,8 +54,8 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
     package likewise, and the GPU.
     """
     levels = [spec for spec in depends if "microarch-level" in spec.split()[0]]
-    gpu = [spec for spec in depends if spec.split()[0] in ("__cuda", "__cuda_arch")]
-    # The package registries do not offer a CUDA build of it as one package.
+    gpu = [spec for spec in depends if spec.split()[0] in _GPU]
+    # The package registries do not offer a CUDA build of it as one package, nor one for ROCm.
     torch = [spec for spec in depends if gpu and spec.split()[0] == "pytorch"]
     for specs, what in (
         (levels, "this CPU is below"),

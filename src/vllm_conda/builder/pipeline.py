@@ -32,14 +32,14 @@ from vllm_conda.builder.workspace import (
 from vllm_conda.errors import SolveError, TestFailure
 from vllm_conda.jobs import Job
 from vllm_conda.microarch import level_cpu
-from vllm_conda.packages import CPU, CUDA, of_device
+from vllm_conda.packages import CPU, CUDA, ROCM, of_device
 from vllm_conda.paths import private_folder
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import (
-    CUDA_TOOLCHAIN_VARIABLE,
     Output,
     load_recipe,
+    toolkit_variables,
 )
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets
@@ -109,8 +109,8 @@ def build(options: Options, targets: Targets, reporter: Reporter) -> Report:
         # In the table's order: the machine's own platform comes first, and is tested.
         for platform in dict.fromkeys(job.platform for job in options.jobs):
             jobs = [job for job in options.jobs if job.platform == platform]
-            versions = [job.cuda for job in jobs if job.cuda]
-            toolchain = toolchain_for(platform, options.channels, reporter, versions)
+            toolkits = [job.toolkit for job in jobs if job.toolkit]
+            toolchain = toolchain_for(platform, options.channels, reporter, toolkits)
             plan = make_plan(recipe, targets, jobs, toolchain)
             _build_platform(options, plan, workspace, toolchain, reporter, report)
     report.seconds = round(time.monotonic() - started, 2)
@@ -140,7 +140,7 @@ def _build_platform(
 
 
 def _install_command(store: Store, toolchain: Toolchain, job: Job) -> str:
-    embedded = toolchain.cuda_fingerprint(job.cuda) and job.platform == host_platform()
+    embedded = toolchain.toolkit_fingerprint(job.toolkit) and job.platform == host_platform()
     if embedded and job.cuda.split(".")[0] == PYTORCH_CUDA.split(".")[0]:
         # The CUDA build of PyTorch is made when it is asked for.
         piece = f"[build=cuda{job.cuda.replace('.', '')}_{job.slice}_*]"
@@ -150,6 +150,8 @@ def _install_command(store: Store, toolchain: Toolchain, job: Job) -> str:
         named = (store.url, *toolchain.channels)
     elif job.device == CPU and whole.is_made(store.folder, job.platform):
         named = (whole.local_folder(store.folder).resolve().as_uri(),)
+    elif job.device == ROCM:  # conda-forge has no PyTorch for it
+        named = (store.url, "CHANNEL_WITH_PYTORCH_FOR_ROCM", "conda-forge")
     else:  # of the embedded channel's packages nothing runs elsewhere
         named = (store.url, "conda-forge")
     return f"conda install {' '.join(f'-c {channel}' for channel in named)} {package}"
@@ -227,13 +229,13 @@ class _Run:
             | dict(output.package_hashes),
             "output": [output.name, output.build_string],
             "folder": str(self.workspace.folder),
-            "channels": list(self.toolchain.channels_for(output.job.cuda)),
+            "channels": list(self.toolchain.channels_for(output.job.toolkit)),
         }
         # Builds do not look at the host's CPU: a level-4 package is made on any x86-64 machine.
         environment = {
             **self.environment,
             "CONDA_OVERRIDE_ARCHSPEC": self._cpu(output.job),
-            CUDA_TOOLCHAIN_VARIABLE: self.toolchain.cuda_fingerprint(output.job.cuda),
+            **toolkit_variables(output.job, self.toolchain.toolkit_fingerprint(output.job.toolkit)),
         }
         if self.platform != host_platform() and self.toolchain.glibc:
             # rattler-build assumes an older one of a platform that is not this machine's.
@@ -267,7 +269,7 @@ class _Run:
             ):
                 specs = [str(spec) for spec in environment if not isinstance(spec, dict)]
                 try:
-                    channels = self.toolchain.channels_for(output.job.cuda)
+                    channels = self.toolchain.channels_for(output.job.toolkit)
                     solve_specs(channels, specs, platform, virtual)
                 except SolveError as error:
                     raise SolveError(
@@ -300,7 +302,7 @@ class _Run:
 
     def _test(self, output: Output, package: Path) -> str:
         depends = Package.from_file(package).depends
-        toolchain = self.toolchain.channels_for(output.job.cuda)
+        toolchain = self.toolchain.channels_for(output.job.toolkit)
         refusal = ""
         if self.platform != host_platform():
             refusal = f"this machine is {host_platform()}"

@@ -63,7 +63,7 @@ def make_plan(
             variant,
             overrides,
             toolchain.fingerprint if toolchain else "",
-            toolchain.cuda_fingerprint(job.cuda) if toolchain else "",
+            toolchain.toolkit_fingerprint(job.toolkit) if toolchain else "",
             _written(targets, job, origins),
         )
     return Plan(recipe, targets, tuple(jobs), outputs, keys, origins)

@@ -8,7 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from rattler.package import AboutJson
+from rattler.package_streaming import extract
 from rattler_build import Package, RattlerBuildError
 
 from vllm_conda.builder import check
@@ -19,6 +22,9 @@ from vllm_conda.builder.session import run_worker
 from vllm_conda.errors import SolveError, TestFailure, UsageError
 from vllm_conda.paths import cache_root, disk_errors
 from vllm_conda.progress import Reporter
+from vllm_conda.site.virtual import AMDGPU, AMDGPU_ARCH
+from vllm_conda.solve import virtual_packages
+from vllm_cuda_plan.rocm import arch_name
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class Proof:
     Attributes:
         tests: Number of tests in the package; all passed.
         gpus: GPUs of this machine as name, capability and driver; empty without one.
+        report: Where to say how it went, of a package that has never run on a GPU; else empty.
     """
 
     package: str
@@ -35,10 +42,21 @@ class Proof:
     seconds: float
     gpus: tuple[str, ...]
     log: str
+    report: str = ""
 
 
 def gpus() -> tuple[str, ...]:
-    """The machine's NVIDIA GPUs: ``NVIDIA H100 (9.0), driver 580.65.06``."""
+    """The machine's GPUs: ``NVIDIA H100 (9.0), driver 580.65.06``, ``AMD gfx942``."""
+    return (*_nvidia_gpus(), *_amd_gpus())
+
+
+def _amd_gpus() -> tuple[str, ...]:
+    """The one that counts for the solver: with the most compute units."""
+    found = {one.name.normalized: str(one.version) for one in virtual_packages()}
+    return (f"AMD {arch_name(found[AMDGPU_ARCH])}",) if AMDGPU_ARCH in found else ()
+
+
+def _nvidia_gpus() -> tuple[str, ...]:
     if shutil.which("nvidia-smi") is None:
         return ()
     query = "--query-gpu=name,compute_cap,driver_version"
@@ -71,6 +89,14 @@ def open_package(path: Path) -> Package:
         raise UsageError(f"{path} is no conda package: {reason}.") from None
 
 
+def homepage(path: Path) -> str:
+    """Where a package says that it comes from; empty where it does not."""
+    with TemporaryDirectory() as folder:
+        extract(path, Path(folder))
+        pages = AboutJson.from_package_directory(Path(folder)).home
+    return str(pages[0]) if pages else ""
+
+
 def own_channel(path: Path) -> tuple[str, ...]:
     """The channel that the file lies in, if any: it also holds the packages that belong to it."""
     folder = path.resolve().parent
@@ -100,6 +126,8 @@ def prove(path: Path, toolchain: Toolchain, cuda: str, reporter: Reporter) -> Pr
     folder = cache_root() / "proofs" / path.name
     with disk_errors("the tests' folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
+    for_amd = any(spec.split()[0] == AMDGPU for spec in package.depends)
+    report = homepage(path) if for_amd else ""
     started = time.monotonic()
     request = {"action": "test", "package": str(path.resolve()), "channels": channels}
     environment = {"RATTLER_CACHE_DIR": str(cache_root() / "rattler")}
@@ -113,13 +141,14 @@ def prove(path: Path, toolchain: Toolchain, cuda: str, reporter: Reporter) -> Pr
             raise failure(what, result["message"], log.lines, str(log.path))
         if result["failed"]:
             block = "\n  ".join(script_errors(log.lines))
+            say = f" Say so at {report}." if report else ""
             raise TestFailure(
                 f"{path.name}: {len(result['failed'])} of {result['tests']} tests failed:"
                 f"\n  {block}\n",
-                f"Full log: {log.path}",
+                f"Full log: {log.path}.{say}",
             )
     seconds = round(time.monotonic() - started, 2)
-    return Proof(path.name, int(result["tests"]), seconds, gpus(), str(log.path))
+    return Proof(path.name, int(result["tests"]), seconds, gpus(), str(log.path), report)
 
 
 def cuda_of(depends: Sequence[str], offered: Sequence[str]) -> str:

@@ -28,14 +28,15 @@ def serve(options: Options, targets: Targets, reporter: Reporter) -> list[str]:
         VllmError: As :func:`vllm_conda.engine.package.ensure`; or no installation is found.
     """
     platform, job = host_platform(), options.jobs[0]
-    if job.platform != platform or not targets.platforms[platform].engine:
+    name = serving(job.device)
+    if job.platform != platform or not name or not targets.platforms[platform].engine:
         return []
     engine = package.ensure(
         options.root, platform, options.output / package.FOLDER, options.channels, reporter
     )
-    toolchain = toolchain_for(platform, options.channels, reporter, [job.cuda] if job.cuda else [])
-    name = serving(job.device)
-    if toolchain.cuda_fingerprint(job.cuda):
+    toolkits = [job.toolkit] if job.toolkit else []
+    toolchain = toolchain_for(platform, options.channels, reporter, toolkits)
+    if toolchain.toolkit_fingerprint(job.toolkit):
         # The CUDA build of PyTorch is made when it is asked for.
         return [f"vllm-conda exec --with {name} -- vllm serve MODEL"]
     if not toolchain.glibc:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vllm_conda.cli.common import channel_option, root_option
-from vllm_conda.packages import CPU, CUDA, of_device, serving, table
+from vllm_conda.packages import CPU, CUDA, ROCM, of_device, serving, table
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 
@@ -68,7 +68,7 @@ def execute(
     from vllm_conda.environment import ensure_environment, run_in
     from vllm_conda.errors import ConfigError, UsageError
     from vllm_conda.solve import virtual_packages
-    from vllm_conda.toolchain import PYTORCH_CUDA
+    from vllm_conda.toolchain import PYTORCH_CUDA, rocm_names
 
     folder = output or root / "output"
     if not (folder / platform / "repodata.json").is_file():
@@ -82,12 +82,12 @@ def execute(
     names = {re.split(r"[\s=<>!~\[]", spec.strip())[0] for spec in specs}
     gpu = bool(names & {of_device(CUDA), serving(CUDA)})
     with Reporter() as reporter:
-        cuda = PYTORCH_CUDA if gpu else ""
-        toolchain = toolchain_for(platform, channels, reporter, [cuda] if gpu else [], gpu)
-        found = toolchain.channels_for(cuda)
+        toolkit = PYTORCH_CUDA if gpu else ROCM if names & rocm_names() else ""
+        toolchain = toolchain_for(platform, channels, reporter, [toolkit] if toolkit else [], gpu)
+        found = toolchain.channels_for(toolkit)
         if names & {*package.NAMES, *(name for name, one in table().items() if one.serves)}:
             engine = package.ensure(root, platform, folder / package.FOLDER, channels, reporter)
-            found = engine.beside(toolchain, cuda)
+            found = engine.beside(toolchain, toolkit)
         prefix = ensure_environment(
             [folder.resolve().as_uri(), *found],
             specs,

@@ -22,7 +22,8 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
     \b
     The same file that was built on a machine without a GPU is tested on the GPU host: copy it
     there with its channel folder. Refused where the machine lacks what the package needs, with
-    what that is. Ends with the GPUs that the tests ran on.
+    what that is. Ends with the GPUs that the tests ran on, and for vllm-kernels-rocm, which has
+    never run on one, with where to say how it went.
 
     \b
     Example:
@@ -46,5 +47,9 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
         print_json([dataclasses.asdict(one) for one in found])
         return
     for one in found:
-        where = "; ".join(one.gpus) or "a machine without an NVIDIA GPU"
+        where = "; ".join(one.gpus) or "a machine without a GPU"
         click.echo(f"{one.package}: {one.tests} tests passed in {one.seconds} s on {where}")
+        if one.report:
+            click.echo(
+                f"It had never run on a GPU: please say so, with GPU and versions, at {one.report}."
+            )

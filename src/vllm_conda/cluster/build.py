@@ -133,8 +133,8 @@ class _Run:
         found = []
         for platform in dict.fromkeys(job.platform for job in self.options.jobs):
             jobs = [job for job in self.options.jobs if job.platform == platform]
-            versions = [job.cuda for job in jobs if job.cuda]
-            toolchain = toolchain_for(platform, self.options.channels, self.reporter, versions)
+            toolkits = [job.toolkit for job in jobs if job.toolkit]
+            toolchain = toolchain_for(platform, self.options.channels, self.reporter, toolkits)
             plan = make_plan(recipe, self.targets, jobs, toolchain)
             for job in jobs:
                 place, need, text = _prepared(self.options, self.targets, self.submission, job)

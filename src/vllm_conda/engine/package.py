@@ -45,9 +45,9 @@ class Engine:
     packages: tuple[Path, ...]
     channels: tuple[str, ...]
 
-    def beside(self, toolchain: Toolchain, cuda: str) -> tuple[str, ...]:
-        """The channels, and before them what ``toolchain`` has for a CUDA version (empty: none)."""
-        own = [one for one in toolchain.channels_for(cuda) if one not in self.channels]
+    def beside(self, toolchain: Toolchain, toolkit: str) -> tuple[str, ...]:
+        """The channels, and before them what ``toolchain`` has for a toolkit (empty: none)."""
+        own = [one for one in toolchain.channels_for(toolkit) if one not in self.channels]
         return (*own, *self.channels)
 
 

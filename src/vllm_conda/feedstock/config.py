@@ -17,6 +17,7 @@ from vllm_conda.jobs import (
     CUDA,
     ENGINE_KEY,
     NO_CUDA,
+    ROCM,
     Job,
     arch_range,
     bound_key,
@@ -56,11 +57,14 @@ class Row:
 
 
 def feedstock_jobs(targets: Targets) -> list[Job]:
-    """What conda-forge builds: no slice that one asks for, no CUDA version without its nvcc."""
+    """What conda-forge builds: no slice that one asks for, no CUDA version without its nvcc, and
+    nothing for ROCm, which it has no PyTorch for."""
     return [job for job in jobs(targets) if not job.opt_in and _offered(targets, job)]
 
 
 def _offered(targets: Targets, job: Job) -> bool:
+    if job.device == ROCM:
+        return False
     return job.device != CUDA or bool(targets.cuda.toolkits[job.cuda].conda_forge)
 
 

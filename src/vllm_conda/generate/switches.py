@@ -206,6 +206,11 @@ INTERNAL = (
         "The same for the CUDA toolkit.",
     ),
     Variable(
+        "VLLM_CONDA_ROCM_TOOLCHAIN",
+        "`conda-forge`, a fingerprint",
+        "The same for clang and HIP.",
+    ),
+    Variable(
         "VLLM_ENGINE_SDIST",
         "a file",
         "The source distribution that `recipe/engine/recipe.yaml` builds.",

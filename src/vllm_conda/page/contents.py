@@ -224,7 +224,13 @@ def _row(result: NodeResult) -> Row:
 
 
 def _machine(machine: Mapping[str, str]) -> str:
-    names = {"__glibc": "glibc", "__archspec": "", "__cuda": "CUDA", "__cuda_arch": "GPU"}
+    names = {
+        "__glibc": "glibc",
+        "__archspec": "",
+        "__cuda": "CUDA",
+        "__cuda_arch": "GPU",
+        "__amdgpu_arch": "AMD GPU",
+    }
     words = [f"{names[key]} {value}".strip() for key, value in machine.items() if key in names]
     return ", ".join(words)
 

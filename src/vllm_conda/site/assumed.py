@@ -19,6 +19,7 @@ from vllm_conda import microarch, platforms
 from vllm_conda.paths import cache_root, write_atomic
 from vllm_cuda_plan.__main__ import load_table
 from vllm_cuda_plan.arch import parse_version
+from vllm_cuda_plan.rocm import load_rocm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +29,8 @@ else:
 DATA_FILE = "assumed.toml"
 # As on conda-forge, CUDA builds are preferred where they fit.
 _CUDA_NUMBER = 200
+# A site's ROCm build is for those who ask for it.
+_CPU_NUMBER = 1
 
 
 def ensure_channel(cache: Path | None = None) -> str:
@@ -81,7 +84,9 @@ def _package(name: str, facts: dict[str, Any], platform: str) -> Iterator[dict[s
         return _row(name, version, build, [*floor, *named, *more], number)
 
     if device != "cuda":
-        yield from (row(version, "cpu_0", []) for version in facts["versions"])
+        yield from (row(version, "cpu_0", [], _CPU_NUMBER) for version in facts["versions"])
+    if device == "both" and platform in load_rocm().platforms:
+        yield from (row(version, "rocm_0", ["__amdgpu"]) for version in facts["versions"])
     if device == "cpu":
         return
     for cuda in cuda_versions(platform):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from vllm_conda import platforms
 from vllm_conda.errors import UsageError
 from vllm_conda.site.model import SCHEMA
-from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX
+from vllm_conda.site.virtual import AMDGPU_ARCH, ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX
 from vllm_conda.solve import virtual_packages
+from vllm_cuda_plan.rocm import arch_name
 
 
 def describe_machine() -> str:
@@ -39,4 +40,6 @@ def describe_machine() -> str:
             f"    # A node without GPU: {here} is {found[here].version}, but {missing} is unknown."
         )
         lines.append(f"    # Set CONDA_OVERRIDE_{missing.strip('_').upper()} too.")
+    if AMDGPU_ARCH in found:
+        lines.append(f"    amdgpu: {arch_name(str(found[AMDGPU_ARCH].version))}")
     return "\n".join(lines) + "\n"

@@ -18,10 +18,20 @@ from vllm_conda import microarch, packages, platforms
 from vllm_conda.errors import SolveError, did_you_mean
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.model import Node
-from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, LINUX, Machine
+from vllm_conda.site.virtual import (
+    AMDGPU,
+    AMDGPU_ARCH,
+    ARCHSPEC,
+    CUDA,
+    CUDA_ARCH,
+    GLIBC,
+    LINUX,
+    Machine,
+)
+from vllm_cuda_plan.rocm import arch_name
 
 # Where either of two would do, the sentence names the first: software before hardware.
-PROPERTIES = (GLIBC, CUDA, LINUX, ARCHSPEC, CUDA_ARCH)
+PROPERTIES = (GLIBC, CUDA, LINUX, ARCHSPEC, CUDA_ARCH, AMDGPU, AMDGPU_ARCH)
 _MISSING = re.compile(r"─ (\S[^\n]*?), for which no candidates were found")
 # One comparison of a version spec: `>=9.0`, `<10.0a0`, `12.*`.
 _COMPARISON = re.compile(r"([<>=!~]*)\s*(\d+(?:\.\d+)*)")
@@ -195,6 +205,8 @@ class _Search:
         if name == ARCHSPEC:
             return self._cpu(solves)
         has = self.machine.get(name, "")
+        if name == AMDGPU_ARCH:
+            return self._amdgpu(has, solves)
         own = _key(has) if has else ()
         higher = [value for value in self.floors[name] if not has or _key(value) > own]
         lowest = next((value for value in higher if solves(value)), None)
@@ -215,6 +227,8 @@ class _Search:
             text = f"needs a Linux kernel {needs}, the node's is not declared (key linux)"
         elif name == LINUX:
             text = f"needs a Linux kernel {needs}, the node's is {has}"
+        elif name == AMDGPU:
+            text = f"needs {wanted}, the node has no AMD GPU"
         elif not has:
             text = f"needs {wanted}, the node has no GPU" + (" driver" if name == CUDA else "")
         elif name == CUDA:
@@ -225,6 +239,14 @@ class _Search:
         else:
             text = f"needs {wanted}, the node's GPU has {has}"
         return Refusal((name,), needs, has, text, "")
+
+    def _amdgpu(self, has: str, solves: Callable[[str], bool]) -> Refusal:
+        """Code of one gfx target runs on no other, so those that would do are listed."""
+        targets = [arch_name(value) for value in self.floors[AMDGPU_ARCH] if solves(value)]
+        needs = " or ".join(targets)
+        own = f"the node's GPU is {arch_name(has)}" if has else "the node has none"
+        text = f"needs a GPU of {needs} ({AMDGPU_ARCH}), {own}"
+        return Refusal((AMDGPU_ARCH,), needs, has, text, "")
 
     def _unknown_cpu(self, opened: Opened) -> Refusal:
         """Name the override for each level with packages of its own."""

@@ -15,6 +15,7 @@ from vllm_conda import microarch, packages, platforms
 from vllm_conda.errors import ConfigError, did_you_mean
 from vllm_conda.site.document import Document, Keys, parse_document, read_text
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake
+from vllm_cuda_plan.rocm import is_gfx_target
 
 SCHEMA = 1
 
@@ -32,7 +33,8 @@ class Node:
 
     ``glibc``, ``linux``, ``cuda`` (the newest CUDA that the driver supports) and ``cuda_arch``
     (the compute capability of each kind of GPU in the node) are versions, ``archspec`` is the
-    CPU's archspec name, ``gpus`` counts NVIDIA GPUs a node and ``count`` the nodes.
+    CPU's archspec name, ``amdgpu`` the gfx target of the node's largest AMD GPU, ``gpus`` counts
+    GPUs a node and ``count`` the nodes.
     """
 
     platform: str
@@ -41,6 +43,7 @@ class Node:
     role: str = "compute"
     cuda: str | None = None
     cuda_arch: tuple[str, ...] = ()
+    amdgpu: str | None = None
     gpus: int | None = None
     count: int | None = None
     linux: str | None = None
@@ -266,8 +269,17 @@ class _Checks:
                 "__cuda_arch.",
                 "`nvidia-smi` prints it as CUDA Version.",
             )
-        elif node.gpus:
-            self.fail((*keys, "gpus"), "NVIDIA GPUs are counted, but cuda and cuda_arch missing.")
+        elif node.gpus and node.amdgpu is None:
+            self.fail(
+                (*keys, "gpus"),
+                "GPUs are counted, but neither cuda and cuda_arch nor amdgpu say which.",
+            )
+        if node.amdgpu is not None and not is_gfx_target(node.amdgpu):
+            self.fail(
+                (*keys, "amdgpu"),
+                f"{node.amdgpu!r} is no gfx target such as gfx90a.",
+                "`rocminfo` or `amdgpu-arch` prints it.",
+            )
         for arch in node.cuda_arch:
             self.capability((*keys, "cuda_arch"), arch)
         if node.gpus is not None and node.gpus < len(set(node.cuda_arch)):

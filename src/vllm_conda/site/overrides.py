@@ -10,14 +10,30 @@ from vllm_conda.errors import SolveError
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.explain import explain
 from vllm_conda.site.preflight import NodeResult, exact
-from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, GLIBC, Machine
+from vllm_conda.site.virtual import (
+    AMDGPU,
+    AMDGPU_ARCH,
+    ARCHSPEC,
+    CUDA,
+    CUDA_ARCH,
+    GLIBC,
+    Machine,
+)
 
 VARIABLES = {
     GLIBC: "CONDA_OVERRIDE_GLIBC",
     ARCHSPEC: "CONDA_OVERRIDE_ARCHSPEC",
     CUDA: "CONDA_OVERRIDE_CUDA",
     CUDA_ARCH: "CONDA_OVERRIDE_CUDA_ARCH",
+    AMDGPU: "CONDA_OVERRIDE_AMDGPU",
+    AMDGPU_ARCH: "CONDA_OVERRIDE_AMDGPU_ARCH",
 }
+# What a node without such a GPU lacks: one of them, or both.
+_GPU_LACKS = frozenset(
+    lack
+    for pair in ((CUDA, CUDA_ARCH), (AMDGPU, AMDGPU_ARCH))
+    for lack in (pair[:1], pair[1:], pair)
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def unserved(results: Sequence[NodeResult], advice: Sequence[Advice]) -> list[st
 
 def _lacks_gpu_only(result: NodeResult) -> bool:
     missing = {answer.refusal.missing for answer in result.answers if answer.refusal}
-    return CUDA not in result.machine and missing <= {(CUDA,), (CUDA_ARCH,), (CUDA, CUDA_ARCH)}
+    return not {CUDA, AMDGPU} & set(result.machine) and missing <= _GPU_LACKS
 
 
 def _pair(login: NodeResult, compute: NodeResult, channels: Channels) -> Advice:
@@ -129,8 +145,8 @@ def _variables(login: NodeResult, compute: NodeResult) -> dict[str, str]:
             continue
         if name == ARCHSPEC and there and not microarch.known(there):
             continue  # a client would not know it either
-        if name == CUDA_ARCH and there is None:
-            continue  # gone with __cuda
+        if name in (CUDA_ARCH, AMDGPU_ARCH) and there is None:
+            continue  # gone with __cuda, or __amdgpu
         # An empty override says that there is none.
         found[variable] = there or ""
     if "CONDA_OVERRIDE_CUDA_ARCH" in found and CUDA in compute.machine:
@@ -157,15 +173,16 @@ def _overridden(machine: Machine, variables: dict[str, str]) -> dict[str, str]:
             found[name] = variables[variable]
         else:
             found.pop(name, None)
-    if CUDA not in found:
-        found.pop(CUDA_ARCH, None)  # CEP 46: no driver, no capability
+    for gpu, arch in ((CUDA, CUDA_ARCH), (AMDGPU, AMDGPU_ARCH)):
+        if gpu not in found:
+            found.pop(arch, None)  # CEP 46: no driver, no capability
     return found
 
 
 def _not_here(login: NodeResult, compute: NodeResult, channels: Channels) -> str:
     """What of the compute node's packages the login node cannot run, its lack of a GPU aside."""
     machine = dict(login.machine)
-    for name in (CUDA, CUDA_ARCH):
+    for name in (CUDA, CUDA_ARCH, AMDGPU, AMDGPU_ARCH):
         if name in compute.machine:
             machine[name] = compute.machine[name]
     for answer in compute.answers:

@@ -13,7 +13,8 @@ from vllm_conda.errors import SolveError
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.explain import Refusal, explain
 from vllm_conda.site.model import Node, Site, version_key
-from vllm_conda.site.virtual import ARCHSPEC, CUDA, CUDA_ARCH, Machine, machine_of
+from vllm_conda.site.virtual import AMDGPU, ARCHSPEC, CUDA, CUDA_ARCH, Machine, machine_of
+from vllm_cuda_plan.rocm import NEVER_RUN
 
 OWN_PREFIX = "vllm-"
 
@@ -85,7 +86,8 @@ def check_site(
         start = time.monotonic()
         machine = machine_of(node)
         answers = tuple(_ask(channels, request, node, machine) for request in requests)
-        notes = _fallback(channels, node, machine, answers) + _cpu_note(node, machine, answers)
+        notes = _fallback(channels, node, machine, answers) + _rocm_note(machine, answers)
+        notes += _cpu_note(node, machine, answers)
         if alone is not None:
             notes += _lacking(alone, node, machine, answers)
         seconds = time.monotonic() - start
@@ -136,6 +138,19 @@ def _cpu_note(node: Node, machine: Machine, answers: Sequence[Answer]) -> tuple[
     return (
         f"archspec knows no CPU {node.archspec!r}, but these packages need no CPU level.{near}",
     )
+
+
+def _rocm_note(machine: Machine, answers: Sequence[Answer]) -> tuple[str, ...]:
+    """Kernels that have never run are nobody's choice but the user's."""
+    rocm, cpu = packages.of_device(packages.ROCM), packages.of_device(packages.CPU)
+    if any(rocm in answer.builds for answer in answers):
+        return (
+            f"{rocm} was {NEVER_RUN}, and conda-forge has no PyTorch for ROCm: it has to come from "
+            "a channel of the site's",
+        )
+    if AMDGPU in machine and any(cpu in answer.builds for answer in answers):
+        return (f"gets the CPU build although it has GPUs: {rocm}, {NEVER_RUN}, has to be named",)
+    return ()
 
 
 def _fallback(

@@ -9,6 +9,7 @@ from rattler import GenericVirtualPackage, PackageName, Version
 from rattler.package.build_string import BuildString
 
 from vllm_conda.site.model import Node
+from vllm_cuda_plan.rocm import arch_version
 
 # archspec has no name with a plus sign, so that what replaces other characters stays unknown to it.
 _NO_BUILD_STRING = re.compile(r"[^A-Za-z0-9_.+]")
@@ -16,6 +17,8 @@ _NO_BUILD_STRING = re.compile(r"[^A-Za-z0-9_.+]")
 # Name -> version, for __archspec the CPU's name.
 Machine = Mapping[str, str]
 
+AMDGPU = "__amdgpu"
+AMDGPU_ARCH = "__amdgpu_arch"
 ARCHSPEC = "__archspec"
 CUDA = "__cuda"
 CUDA_ARCH = "__cuda_arch"
@@ -33,6 +36,8 @@ def machine_of(node: Node) -> dict[str, str]:
     }
     if node.cuda and node.lowest_arch:
         found |= {CUDA: node.cuda, CUDA_ARCH: node.lowest_arch}
+    if node.amdgpu:  # presence alone has a version, 0
+        found |= {AMDGPU: "0", AMDGPU_ARCH: arch_version(node.amdgpu)}
     return found
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from vllm_conda import platforms
 from vllm_conda.progress import Reporter
-from vllm_conda.toolchain import cross, cuda_pytorch, native
+from vllm_conda.toolchain import cross, cuda_pytorch, native, rocm
 from vllm_conda.toolchain import cuda as cuda_toolkit
 from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.cuda import offered
 from vllm_conda.toolchain.cuda_pytorch import CUDA as PYTORCH_CUDA
+from vllm_conda.toolchain.rocm import names as rocm_names
 from vllm_conda.toolchain.root import Root
 from vllm_conda.toolchain.sysroot import glibc_symbols
 from vllm_conda.toolchain.wheels import ensure_wheels
@@ -31,6 +32,7 @@ __all__ = [
     "ensure_wheels",
     "glibc_symbols",
     "offered",
+    "rocm_names",
 ]
 
 
@@ -41,19 +43,19 @@ class Channels:
     Attributes:
         base: Compilers, libraries and Python for it; for another platform than this machine's,
             what its packages are linked with, and then this machine's build tools.
-        cuda: CUDA toolkits by version. Two of them never stand in one list: the first would hide
-            the other's packages.
+        toolkits: CUDA toolkits by version, and ``rocm``. Two of them never stand in one list: the
+            first would hide the other's packages.
         pytorch: A CUDA build of PyTorch, to run and not to compile; None unless asked for.
     """
 
     base: tuple[Channel, ...]
-    cuda: Mapping[str, Channel] = field(default_factory=dict)
+    toolkits: Mapping[str, Channel] = field(default_factory=dict)
     pytorch: Channel | None = None
 
 
 def ensure(
     platform: str,
-    cuda: Iterable[str] = (),
+    toolkits: Iterable[str] = (),
     *,
     reporter: Reporter,
     pytorch: bool = False,
@@ -62,7 +64,7 @@ def ensure(
     """Make the channels of ``platform``, or return at once those that are there.
 
     Args:
-        cuda: CUDA versions whose toolkits are needed too.
+        toolkits: CUDA versions whose toolkits are needed too, and ``rocm``.
         pytorch: Make the CUDA build of PyTorch too: several GB.
         cache: The default is ``$VLLM_CONDA_CACHE`` or the user's cache.
 
@@ -76,9 +78,12 @@ def ensure(
         BusyError: Another process holds the cache.
         BuildFailure: A package could not be assembled.
     """
-    versions = sorted(set(cuda))
-    for version in versions:
-        cuda_toolkit.check_offered(version, platform)  # before the first download
+    wanted = sorted(set(toolkits))
+    for version in wanted:  # before the first download
+        if version == rocm.ROCM:
+            rocm.check_offered(platform)
+        else:
+            cuda_toolkit.check_offered(version, platform)
     base: tuple[Channel, ...]
     if platform in platforms.cross():
         tools = platforms.table()[platform].cross_from
@@ -91,8 +96,10 @@ def ensure(
     return Channels(
         base,
         {
-            version: cuda_toolkit.ensure(version, platform, reporter=reporter, cache=cache)
-            for version in versions
+            version: rocm.ensure(platform, reporter=reporter, cache=cache)
+            if version == rocm.ROCM
+            else cuda_toolkit.ensure(version, platform, reporter=reporter, cache=cache)
+            for version in wanted
         },
         cuda_pytorch.ensure(platform, reporter=reporter, cache=cache) if pytorch else None,
     )

@@ -1,4 +1,6 @@
-"""Tests of the CUDA kernels. They need a GPU, but for those marked ``no_gpu``.
+"""Tests of the CUDA kernels, and of those for AMD GPUs, which PyTorch calls CUDA too.
+
+They need a GPU, but for those marked ``no_gpu``.
 
 On a GPU host, with the libraries of a build tree::
 
@@ -30,7 +32,7 @@ COMMAND = (
 
 def _no_gpu() -> str | None:
     """Why CUDA kernels cannot run here, or None where they can."""
-    if torch.version.cuda is None:
+    if torch.version.cuda is None and torch.version.hip is None:
         return f"this PyTorch ({torch.__version__}) was built without CUDA; run {COMMAND}"
     if not torch.cuda.is_available():
         return f"no usable GPU: the driver finds none; run {COMMAND}"
@@ -58,7 +60,8 @@ def c_library() -> Callable[[str], ctypes.CDLL]:
     """Function from a family to its library by ctypes; skips where the family is not built."""
 
     def load(family: str) -> ctypes.CDLL:
-        name = engine_api.cuda_library(family)
+        hip = torch.version.hip is not None
+        name = (engine_api.rocm_library if hip else engine_api.cuda_library)(family)
         path = engine_api.find_library(name)
         if path is None:
             pytest.skip(f"lib{name}.so is in none of the library folders: this build lacks it")

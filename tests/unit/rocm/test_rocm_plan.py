@@ -9,9 +9,17 @@ from pathlib import Path
 import pytest
 
 from vllm_conda.audit.rocm import bundled_targets, check_declared
+from vllm_conda.recipe import load_recipe
 from vllm_conda.targets import Targets, load_targets
 from vllm_cuda_plan.errors import ConfigError
-from vllm_cuda_plan.rocm import Compiler, Rocm, arch_version, choose_families, read_request
+from vllm_cuda_plan.rocm import (
+    Compiler,
+    Rocm,
+    arch_name,
+    arch_version,
+    choose_families,
+    read_request,
+)
 
 ROOT = Path(__file__).resolve().parents[3]
 CLANG = Compiler("19.1.7", ("gfx90a", "gfx942", "gfx1100", "gfx1201"), "/usr/bin/clang++-19")
@@ -126,3 +134,19 @@ def test_undeclared_and_missing_targets_are_found() -> None:
         "code for gfx1201 is not declared",
         "it holds AMD GPU code, and rocm.json does not name it",
     ]
+
+
+def test_recipe_compiles_the_families_of_the_table(targets: Targets) -> None:
+    """Their folders alone are sources, so that no other kernel's edit makes a new package."""
+    recipe = load_recipe(ROOT)
+    (staging,) = (one for one in recipe.stagings if one.name == "rocm-build")
+    folder = ROOT / "csrc" / "cuda"
+    listed = {path.name for path in staging.sources if path.parent == folder}
+    wanted = {name for name, family in targets.cuda.families.items() if family.rocm}
+    assert listed == {*wanted, "common"}
+
+
+def test_targets_by_version_and_back() -> None:
+    for name in ("gfx90a", "gfx942", "gfx1030", "gfx1100", "gfx1201"):
+        assert arch_name(arch_version(name)) == name
+    assert arch_version("gfx90a") == "9.0.10"

@@ -150,10 +150,10 @@ def test_components_have_lists_of_their_own(tmp_path: Path) -> None:
 
 def test_each_job_sees_its_own_toolkit() -> None:
     both = {"12.4": ("file:///a", "1"), "13.0": ("file:///b", "2")}
-    toolchain = Toolchain(("file:///base",), "0", cuda=both)
+    toolchain = Toolchain(("file:///base",), "0", toolkits=both)
     assert toolchain.channels_for("") == ("file:///base",)
     assert toolchain.channels_for("13.0") == ("file:///base", "file:///b")
-    assert toolchain.cuda_fingerprint("12.4") == "1"
+    assert toolchain.toolkit_fingerprint("12.4") == "1"
     forge = Toolchain(("conda-forge",), "0")
     assert forge.channels_for("13.0") == ("conda-forge",)
-    assert forge.cuda_fingerprint("13.0") == ""
+    assert forge.toolkit_fingerprint("13.0") == ""
