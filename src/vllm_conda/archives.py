@@ -13,6 +13,7 @@ import zstandard
 # Of an archive that is damaged, encrypted, or compressed in a way that Python does not know.
 DAMAGED: tuple[type[Exception], ...] = (
     EOFError,
+    IndexError,  # zipfile, of an entry without a name
     NotImplementedError,
     OSError,
     OverflowError,

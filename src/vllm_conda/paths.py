@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import re
 import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vllm_conda.errors import ConfigError, DiskError
 
@@ -128,6 +131,24 @@ def state_root() -> Path:
             f"There is no folder for what is remembered: {str(error).rstrip('.')}.",
             "Set XDG_STATE_HOME to a folder of yours.",
         ) from None
+
+
+def refuse_pipes(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: opening a named pipe fails, where it would wait for ever for its other end.
+
+    What a shell hands over as a file (``<(...)``) is a pipe as well, whose other end is there.
+    """
+    if event != "open" or not isinstance(arguments[0], (str, bytes)):
+        return
+    path = os.fsdecode(arguments[0])
+    if path.startswith(("/dev/fd/", "/proc/")) or arguments[2] & os.O_NONBLOCK:
+        return
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - called at every open
+    except (OSError, ValueError):  # the open itself says what is wrong
+        return
+    if stat.S_ISFIFO(mode):
+        raise OSError(errno.EINVAL, "it is a named pipe, not a file", path)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 import zstandard
-from answers import answer, as_json, many, replaced
+from answers import LONGEST, answer, as_json, many, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import contents, documents
@@ -141,7 +141,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _audited(path: Path) -> None:
     (report,) = audit([path], Request()).packages
     for finding in report.findings:
-        assert len(finding.message) <= 500, finding.message
+        assert len(finding.message) <= LONGEST, finding.message
 
 
 def _tested(path: Path) -> None:
@@ -238,6 +238,13 @@ def spoilt(
         lambda name: contents(files[name]).map(lambda data: pack({**files, name: data}))
     )
     return st.one_of(inside, contents(pack(files)))
+
+
+def test_an_entry_without_a_name(folder: Path) -> None:
+    """zipfile fails otherwise than for all other damage."""
+    path = folder / "a-1-py3-none-any.whl"
+    with replaced(path, _zip(WHEEL).replace(b"a/__init__.py", b"\0/__init__.py")):
+        answer(lambda: _audited(path))
 
 
 @many

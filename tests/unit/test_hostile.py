@@ -336,3 +336,46 @@ def test_recipe_of_another_form(tmp_path: Path, old: str, new: str) -> None:
     recipe.write_text(recipe.read_text().replace(old, new))
     with pytest.raises(errors.RecipeError, match=r"recipe/recipe\.yaml"):
         load_recipe(root)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("targets.toml", ["matrix"]),
+        ("audit.toml", ["audit", "--root", ".", "targets.toml"]),
+        ("variants/linux-64-cpu-x86-64-v3.yaml", ["lint"]),
+        ("a-1-0.conda", ["audit", "a-1-0.conda"]),
+        ("a-1-0.conda", ["test", "a-1-0.conda"]),
+        ("site.yaml", ["solve", "site.yaml"]),
+    ],
+)
+def test_a_pipe_that_nobody_writes_into(checkout: Path, name: str, words: list[str]) -> None:
+    (checkout / name).unlink(missing_ok=True)
+    os.mkfifo(checkout / name)
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_conda", *words],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (2, 3, 8, 12), done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_a_shell_hands_over_is_read(checkout: Path) -> None:
+    script = f"{sys.executable} -m vllm_conda solve <(echo 'schema: 2')"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=checkout,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "schema" in done.stderr

@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from vllm_cuda_plan.errors import shortened
+
+# A message may repeat what a file holds.
+_LONGEST = 300
+
 
 class Severity(str, enum.Enum):
     """How much a finding matters: an error fails the audit, a note only states a fact."""
@@ -92,15 +97,15 @@ class Report:
 
 
 def error(check: str, file: str, message: str, hint: str = "") -> Finding:
-    return Finding(Severity.ERROR, check, file, message, hint)
+    return Finding(Severity.ERROR, check, file, shortened(message, _LONGEST), hint)
 
 
 def warning(check: str, file: str, message: str, hint: str = "") -> Finding:
-    return Finding(Severity.WARNING, check, file, message, hint)
+    return Finding(Severity.WARNING, check, file, shortened(message, _LONGEST), hint)
 
 
 def note(check: str, file: str, message: str, hint: str = "") -> Finding:
-    return Finding(Severity.NOTE, check, file, message, hint)
+    return Finding(Severity.NOTE, check, file, shortened(message, _LONGEST), hint)
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

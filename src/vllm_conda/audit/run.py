@@ -18,9 +18,6 @@ from vllm_conda.audit.settings import Settings
 from vllm_conda.audit.subject import Subject, open_subject
 from vllm_conda.errors import AuditFailure
 from vllm_conda.targets import Targets
-from vllm_cuda_plan.errors import shortened
-
-_LONGEST = 200
 
 
 @dataclass(frozen=True)
@@ -96,7 +93,7 @@ def _unreadable(subject: Subject, check: str, failure: Exception) -> Finding:
     name = getattr(failure, "filename", None)
     if name is None:
         reason = str(failure) or type(failure).__name__
-        return error(check, "", f"an ELF file is damaged: {shortened(reason, _LONGEST)}")
+        return error(check, "", f"an ELF file is damaged: {reason}")
     with suppress(ValueError):
         name = Path(name).relative_to(subject.root).as_posix()
     return error(check, str(name), f"cannot be read: {getattr(failure, 'strerror', failure)}")

@@ -114,6 +114,8 @@ def open_subject(path: Path) -> Iterator[Subject]:
         raise UsageError(f"{path} does not exist.", "Name a package, a folder or a library.")
     if path.is_dir():
         yield _folder(path)
+    elif not path.is_file():
+        raise UsageError(f"{path} is no file.", "Name a package, a folder or a library.")
     elif path.name.endswith(CONDA[1]):
         with tempfile.TemporaryDirectory(prefix="vllm-conda-audit-") as folder:
             yield _conda(path, Path(folder))

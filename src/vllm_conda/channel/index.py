@@ -14,8 +14,9 @@ import msgpack
 import zstandard
 from rattler.exceptions import CacheDirError, ExtractError, IoError
 from rattler.index import index_fs
-from rattler.package import RunExportsJson
+from rattler.package import IndexJson, RunExportsJson
 
+from vllm_conda.archives import reason
 from vllm_conda.channel.files import SHARDS, link_or_copy
 from vllm_conda.channel.folder import NOARCH, Package
 from vllm_conda.downloads.store import disk_failed
@@ -47,6 +48,7 @@ def index_files(
     for subdir in every:
         (draft / subdir).mkdir(exist_ok=True)
     for subdir, path in files:
+        _check_readable(path)
         link_or_copy(path, draft / subdir / path.name)
     _index(draft)
     found = []
@@ -57,6 +59,16 @@ def index_files(
         found.append(Package(subdir, path.name, row, run_exports(path)))
     _write_run_exports(draft, found, every)
     return found
+
+
+def _check_readable(path: Path) -> None:
+    """The indexer panics at what this reader, of the same library, refuses."""
+    try:
+        IndexJson.from_package_archive(path)
+    except _INDEX_ERRORS as error:
+        raise IntegrityError(
+            f"{path.name} cannot be indexed: {reason(error)}.", "Build or fetch it again."
+        ) from None
 
 
 def run_exports(path: Path) -> dict[str, list[str]]:
@@ -93,11 +105,10 @@ def _index(draft: Path) -> None:
     try:
         asyncio.run(index_fs(draft))
     except _INDEX_ERRORS as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        if full := disk_failed(reason, draft):
+        if full := disk_failed(str(error), draft):
             raise full from None
         raise IntegrityError(
-            f"The packages cannot be indexed: {reason}.", "Build or fetch them again."
+            f"The packages cannot be indexed: {reason(error)}.", "Build or fetch them again."
         ) from None
 
 

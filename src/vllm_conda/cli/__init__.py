@@ -20,7 +20,7 @@ from vllm_conda.errors import (
     UsageError,
     VllmError,
 )
-from vllm_conda.paths import file_error, limit_error
+from vllm_conda.paths import file_error, limit_error, refuse_pipes
 from vllm_conda.processes import Stopped, stop_on_signals, stop_signal
 from vllm_cuda_plan.errors import shortened
 
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         _open_streams()
+        sys.addaudithook(refuse_pipes)
         stop_on_signals()
         leave(_run(sys.argv[1:]))
     return _run(list(arguments))

@@ -92,7 +92,7 @@ def tested(path: Path) -> str:
     """
     for one in load(path):
         try:
-            envelope = Envelope.from_dict(json.loads(json.dumps(one["dsseEnvelope"])))
+            envelope = _envelope(one)
             if found := statement.tested(envelope.payload):
                 return found
         except (KeyError, TypeError, ValueError, AttributeError, binascii.Error):
@@ -133,6 +133,16 @@ def signed_by(bundles: Iterable[Bundle], trusted: Sequence[Key], subject: Subjec
     return kinds
 
 
+def _envelope(one: Bundle) -> Envelope:
+    # from_dict() changes what it is given.
+    envelope = Envelope.from_dict(json.loads(json.dumps(one["dsseEnvelope"])))
+    if not isinstance(envelope.payload_type, str):
+        raise TypeError("the type of its payload is no text")
+    if not all(isinstance(keyid, str) for keyid in envelope.signatures):
+        raise TypeError("the id of a key is no text")
+    return envelope
+
+
 def _payload(
     one: Bundle, trusted: Sequence[Key], subject: Subject, others: list[str]
 ) -> bytes | None:
@@ -141,7 +151,7 @@ def _payload(
     if isinstance(material, dict) and "certificate" in material:
         return _payload_keyless(one, trusted, others)
     try:
-        envelope = Envelope.from_dict(json.loads(json.dumps(one["dsseEnvelope"])))
+        envelope = _envelope(one)
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
         raise SignatureError(
             f"A signature of {subject.name} is malformed: {type(error).__name__}.",

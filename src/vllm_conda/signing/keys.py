@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
     Encoding,
@@ -80,7 +80,7 @@ def load(path: Path) -> Signer:
         raise ConfigError(
             f"The key {path} {needs} a passphrase.", f"See to {PASSPHRASE_VARIABLE}."
         ) from None
-    except (ValueError, UnsupportedAlgorithm):
+    except (ValueError, UnsupportedAlgorithm, InternalError):
         raise ConfigError(
             f"{path} is no private key in PEM, is damaged, or its passphrase is another one.",
             f"See to {PASSPHRASE_VARIABLE}, or name the file of `vllm-conda channel keygen`.",

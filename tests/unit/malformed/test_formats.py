@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import support
 import yaml
-from answers import answer, as_json, many, replaced
+from answers import LONGEST, answer, as_json, many, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 from mutations import contents, documents, fields
@@ -173,7 +173,7 @@ STARTS = (16, 64, 64 + 56 * 4, *range(SECTIONS, len(LIBRARY) - 64, 64))
 def _check(path: Path) -> None:
     (report,) = audit([path], Request()).packages
     for finding in report.findings:
-        assert len(finding.message) <= 500, finding.message
+        assert len(finding.message) <= LONGEST, finding.message
 
 
 @many

@@ -29,6 +29,36 @@ def place(signed: Site, tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(folder / "channel", folder / "key.pem", folder / "root.json", folder / "state")
 
 
+FOREIGN_KEY = b"""-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VvBCIEIOtSL5zXPfZIKdatH6bGUtSA0WfbJEsLxVXnD4frkfGS
+-----END PRIVATE KEY-----
+"""
+
+
+def test_a_key_of_another_algorithms_length(place: Site) -> None:
+    """OpenSSL fails otherwise than for all other damage."""
+    _damaged(place, place.key, FOREIGN_KEY, lambda: keys.load(place.key))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"payloadType": ["x"]},
+        {"signatures": [{"keyid": 5, "sig": "AAAA"}]},
+        {"signatures": [{"keyid": "x", "sig": 5}]},
+        {"signatures": 5},
+        {"payload": 5},
+    ],
+)
+def test_fields_of_another_type(place: Site, change: dict[str, object]) -> None:
+    package = place.package()
+    path = bundle.sidecar(package)
+    (first, *_) = json.loads(path.read_bytes())
+    data = as_json([{**first, "dsseEnvelope": {**first["dsseEnvelope"], **change}}])
+    _damaged(place, path, data, lambda: single.verify_file(package, place.trusted))
+    _damaged(place, path, data, lambda: bundle.tested(path))
+
+
 def _damaged(site: Site, path: Path, data: bytes, read: Callable[[], object]) -> None:
     whole = path.read_bytes()
     shutil.rmtree(site.state, ignore_errors=True)
