@@ -21,9 +21,15 @@ NAME = "deep_gemm"
 OP = "mqa_logits"
 BLOCK = 128  # elements that share a scale
 TMA_BYTES = 16
+EXPERTS_VARIABLE = "VLLM_MOE_USE_DEEP_GEMM"
 # What the engine does by default for kernels that are compiled at their first call, and for those
-# whose scales are powers of two: neither is so here.
-SETTINGS = {"VLLM_DEEP_GEMM_WARMUP": "skip", "VLLM_USE_DEEP_GEMM_E8M0": "0"}
+# whose scales are powers of two: neither is so here. Of experts spread over GPUs (EP) it would take
+# DeepGEMM before its own kernels, and grouped products are not here.
+SETTINGS = {
+    "VLLM_DEEP_GEMM_WARMUP": "skip",
+    "VLLM_USE_DEEP_GEMM_E8M0": "0",
+    EXPERTS_VARIABLE: "0",
+}
 
 Tensor: TypeAlias = torch.Tensor
 Scaled: TypeAlias = tuple[Tensor, Tensor]

@@ -317,6 +317,23 @@ def check(config: VllmConfig, device: str) -> None:
             )
     if device == "cuda":
         _check_indexer(model)
+        _check_grouped_products(config)
+
+
+def _check_grouped_products(config: Any) -> None:
+    """The engine would call them when the first tokens reach the experts."""
+    if deep_gemm.problem() is not None or not (_experts(config) and _fp8(config)):
+        return
+    asked = ""
+    if getattr(getattr(config, "kernel_config", None), "moe_backend", None) == deep_gemm.NAME:
+        asked = f"--moe-backend {deep_gemm.NAME}"
+    elif _switched_on(deep_gemm.EXPERTS_VARIABLE):
+        asked = f"{deep_gemm.EXPERTS_VARIABLE}={os.environ[deep_gemm.EXPERTS_VARIABLE]}"
+    if asked:
+        raise PluginError(
+            f"{_name(config.model_config)} would run its experts on DeepGEMM ({asked}), whose "
+            "grouped products have no kernel in vllm_kernels: leave that out"
+        )
 
 
 def _check_indexer(model: Any) -> None:

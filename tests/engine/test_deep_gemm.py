@@ -25,7 +25,7 @@ def planted(cuda: Engine, installed: str, **settings: str) -> list[str]:
         import importlib.util, os
         found = importlib.util.find_spec("deep_gemm")
         print(found and found.origin.endswith("deep_gemm.py"))
-        for name in ("VLLM_DEEP_GEMM_WARMUP", "VLLM_USE_DEEP_GEMM_E8M0"):
+        for name in ("VLLM_DEEP_GEMM_WARMUP", "VLLM_USE_DEEP_GEMM_E8M0", "VLLM_MOE_USE_DEEP_GEMM"):
             print(os.environ.get(name))
         if found:
             import deep_gemm
@@ -43,13 +43,13 @@ def planted(cuda: Engine, installed: str, **settings: str) -> list[str]:
 
 
 def test_planted_where_installed(cuda: Engine) -> None:
-    assert planted(cuda, WITH) == ["True", "skip", "0"]
+    assert planted(cuda, WITH) == ["True", "skip", "0", "0"]
     kept = {"VLLM_DEEP_GEMM_WARMUP": "full", "VLLM_USE_DEEP_GEMM_E8M0": "1"}
-    assert planted(cuda, WITH, **kept) == ["True", "full", "1"]
+    assert planted(cuda, WITH, **kept) == ["True", "full", "1", "0"]
 
 
 def test_absent_where_not(cuda: Engine) -> None:
-    assert planted(cuda, WITHOUT) == ["None", "None", "None"]
+    assert planted(cuda, WITHOUT) == ["None"] * 4
 
 
 def float8(*shape: int) -> torch.Tensor:
