@@ -15,6 +15,10 @@ from vllm_conda.errors import SolveError
 from vllm_conda.feedstock.config import feedstock_jobs
 from vllm_conda.jobs import jobs
 from vllm_conda.matrix import packages
+from vllm_conda.packages import serving
+from vllm_conda.site.describe import describe_machine
+from vllm_conda.site.model import parse_site
+from vllm_conda.site.virtual import machine_of
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import load_targets
 
@@ -121,6 +125,19 @@ def test_other_hip_is_refused(channels: list[str]) -> None:
     specs = ["vllm-kernels-rocm", "hip 7.*"]
     with pytest.raises(SolveError, match="hip"):
         solve_specs(channels, specs, "linux-64", virtual)
+
+
+def test_machine_describes_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU", "0")
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU_ARCH", "9.0.10")
+    text = describe_machine()
+    assert "    amdgpu: gfx90a\n" in text
+    (node,) = parse_site(text, "site.yaml").nodes.values()
+    assert machine_of(node)["__amdgpu_arch"] == "9.0.10"
+
+
+def test_nothing_serves_on_it() -> None:
+    assert serving(JOB.device) == ""
 
 
 def test_targets_are_in_what_it_was_built_for(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,43 @@ def test_machine_without_the_gpu(dummies: str, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CONDA_OVERRIDE_CUDA", "13.0")
     said = check.host_refusal([dummies], ["__cuda", "pytorch >=2.11 *cuda*"], "linux-64")
     assert said == "the channels hold no pytorch >=2.11 *cuda*"
+
+
+def test_amd_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU", "0")
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU_ARCH", "9.4.2")
+    assert "AMD gfx942" in proof.gpus()
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU", "")
+    assert not [gpu for gpu in proof.gpus() if gpu.startswith("AMD")]
+
+
+def test_machine_without_the_amd_gpu(dummies: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU", "0")
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU_ARCH", "10.3.0")
+    depends = ["__amdgpu", "__amdgpu_arch ==9.4.2|==11.0.0"]
+    said = check.host_refusal([dummies], depends, "linux-64")
+    assert said == "this machine has no GPU that gives __amdgpu, __amdgpu_arch ==9.4.2|==11.0.0"
+    monkeypatch.setenv("CONDA_OVERRIDE_AMDGPU_ARCH", "9.4.2")
+    assert check.host_refusal([dummies], depends, "linux-64") == ""
+    said = check.host_refusal([dummies], [*depends, "pytorch >=2.11 *rocm*"], "linux-64")
+    assert said == "the channels hold no pytorch >=2.11 *rocm*"
+
+
+@pytest.mark.parametrize("report", ["", "https://example.org"])
+def test_who_ran_it_first_is_asked_to_say_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    report: str,
+) -> None:
+    """Of what has never run on a GPU, and of nothing else."""
+    made = proof.Proof("a.conda", 2, 1.0, ("AMD gfx942",), "test.log", report)
+    monkeypatch.setattr(proof, "open_package", lambda path: SimpleNamespace(subdir="linux-64"))
+    monkeypatch.setattr(proof, "prove", lambda *arguments: made)
+    assert main(["test", "--channel", tmp_path.as_uri(), "a.conda"]) == 0
+    said = capsys.readouterr().out
+    assert "a.conda: 2 tests passed in 1.0 s on AMD gfx942" in said
+    asked = (
+        "It had never run on a GPU: please say so, with GPU and versions, at https://example.org."
+    )
+    assert (asked in said) is bool(report)
