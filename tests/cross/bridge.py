@@ -36,7 +36,7 @@ TIERS_VARIABLE = "VLLM_CROSS_TIERS"
 SAMPLE_VARIABLE = "VLLM_CROSS_SAMPLE"
 FAMILIES_VARIABLE = "VLLM_CROSS_FAMILIES"
 # Families that multiply matrices: emulated, they take most of the time.
-PRODUCTS = ("attention", "gemm", "moe_gemm", "packed", "wna16")
+PRODUCTS = ("attention", "gated_delta_rule", "gemm", "moe_gemm", "packed", "wna16")
 # What a test's family calls besides its own kernels.
 CALLS = {
     "moe_gemm": ("moe_gemm", "packed", "gemm"),
