@@ -34,6 +34,11 @@ _KEYRINGS = ("debian-archive-keyring", "ubuntu-archive-keyring")
 
 
 @dataclass(frozen=True)
+class SourceSet(AptSet):
+    """The sources that packages are built from, without Debian's changes, and not the packages."""
+
+
+@dataclass(frozen=True)
 class Uri:
     """One file that apt would download: its cache key, package, version and size in bytes."""
 
@@ -44,15 +49,22 @@ class Uri:
 
 
 def parse_uris(text: str) -> list[Uri]:
-    """Read the lines that ``apt-get --print-uris`` prints for .deb files."""
+    """Read the lines that ``apt-get --print-uris`` prints for .deb files and upstream sources."""
     found = []
     for match in _URI_LINE.finditer(text):
-        if not match["file"].endswith(".deb"):
-            continue
-        key = urllib.parse.unquote(match["file"])[: -len(".deb")]
-        name, version, _ = key.split("_")
-        found.append(Uri(key, name, version, int(match["size"])))
+        if key := _key(match["file"]):
+            name, version, *_ = key.split("_")
+            found.append(Uri(key, name, version, int(match["size"])))
     return found
+
+
+def _key(file: str) -> str:
+    """What a downloaded file is called in the cache; empty for one that is not kept."""
+    name = urllib.parse.unquote(file)
+    if name.endswith(".deb"):
+        return name[: -len(".deb")]
+    version, archive, _ = name.partition(".orig.tar.")
+    return f"{version}_source" if archive else ""
 
 
 def upstream_version(version: str) -> str:
@@ -84,6 +96,8 @@ class AptClient:
         parts = [suite, self._arch(wanted), str(wanted.closure), *wanted.names]
         if wanted.component != "main":
             parts.append(wanted.component)
+        if isinstance(wanted, SourceSet):
+            parts.append("source")
         return self.store.downloads / "apt" / f"{suite}-{key_of(*parts)}.json"
 
     def cached(self, wanted: AptSet) -> list[downloads.Artifact] | None:
@@ -114,7 +128,7 @@ class AptClient:
                 found = {uri.key: downloads.cached(self.store, "apt", uri.key) for uri in uris}
                 missing = [uri for uri in uris if found[uri.key] is None]
                 if missing:
-                    found.update(self._download(suite, missing, scratch, env))
+                    found.update(self._download(wanted, missing, scratch, env))
             self.store.write_json(self.manifest(wanted), [uri.key for uri in uris])
             return [one for one in found.values() if one]
         finally:
@@ -154,6 +168,8 @@ class AptClient:
         name = suite if wanted.component == "main" else f"{suite}-{wanted.component}"
         if self._arch(wanted) != self.host.build_deb_arch:
             name += f"-{self._arch(wanted)}"
+        if isinstance(wanted, SourceSet):
+            name += "-source"
         return self.store.root / "apt" / name
 
     def _configure(self, suite: str, wanted: AptSet, state: Path, scratch: Path) -> Path:
@@ -176,7 +192,8 @@ class AptClient:
                 folder.mkdir(parents=True, exist_ok=True)
             (scratch / "status").touch()
             site = self._site(suite, scratch)
-            source = f"deb [{' '.join(options)}] {site} {suite} {wanted.component}\n"
+            kind = "deb-src" if isinstance(wanted, SourceSet) else "deb"
+            source = f"{kind} [{' '.join(options)}] {site} {suite} {wanted.component}\n"
             (scratch / "sources.list").write_text(source, encoding="utf-8")
             settings = {
                 "Dir::State": state,
@@ -214,7 +231,9 @@ class AptClient:
             raise self._failure(f"the package list of {suite}", text, "apt-get update")
 
     def _uris(self, wanted: AptSet, scratch: Path, env: dict[str, str]) -> list[Uri]:
-        if wanted.closure:
+        if isinstance(wanted, SourceSet):
+            command = ["apt-get", "source", "--download-only", "--print-uris", *wanted.names]
+        elif wanted.closure:
             command = ["apt-get", "install", "--yes", "--print-uris", *wanted.names]
         else:
             command = ["apt-get", "download", "--print-uris", *wanted.names]
@@ -229,11 +248,14 @@ class AptClient:
         return uris
 
     def _download(
-        self, suite: str, missing: list[Uri], scratch: Path, env: dict[str, str]
+        self, wanted: AptSet, missing: list[Uri], scratch: Path, env: dict[str, str]
     ) -> dict[str, downloads.Artifact]:
+        suite = self.suite(wanted)
         folder = scratch / "debs"
         folder.mkdir()
         command = ["apt-get", "download", *(f"{uri.name}={uri.version}" for uri in missing)]
+        if isinstance(wanted, SourceSet):
+            command = ["apt-get", "source", "--download-only", *wanted.names]
         total = sum(uri.size for uri in missing)
         label = f"apt-get download {len(missing)} packages ({suite})"
         with downloads.growing(self.reporter, label, folder, total):
@@ -241,9 +263,9 @@ class AptClient:
         by_key = {uri.key: uri for uri in missing}
         found = {}
         # Whatever arrived is kept, so that the next run only fetches the rest.
-        for file in sorted(folder.glob("*.deb")):
-            uri = by_key[urllib.parse.unquote(file.name)[: -len(".deb")]]
-            if file.stat().st_size == uri.size:
+        for file in sorted(folder.iterdir()):
+            uri = by_key.get(_key(file.name))
+            if uri and file.stat().st_size == uri.size:
                 found[uri.key] = downloads.record(
                     self.store, "apt", uri.key, uri.name, uri.version, file
                 )

@@ -41,6 +41,20 @@ def test_uris_are_read() -> None:
     ]
 
 
+SOURCES = """Need to get 26.7 MB of source archives.
+'http://m/p/python3.11_3.11.2-6%2bdeb12u8.dsc' python3.11_3.11.2-6+deb12u8.dsc 3805 SHA256:0c
+'http://m/p/python3.11_3.11.2.orig.tar.gz' python3.11_3.11.2.orig.tar.gz 26437858 SHA256:0d
+'http://m/p/python3.11_3.11.2-6.debian.tar.xz' python3.11_3.11.2-6.debian.tar.xz 279556 SHA256:0e
+"""
+
+
+def test_sources_are_upstream_archives() -> None:
+    """Debian's changes and its description of both are not kept."""
+    assert parse_uris(SOURCES) == [
+        Uri("python3.11_3.11.2_source", "python3.11", "3.11.2", 26437858)
+    ]
+
+
 @pytest.mark.parametrize(
     ("debian", "upstream"),
     [("2.36-9+deb12u14", "2.36"), ("1:1.2.13.dfsg-1", "1.2.13"), ("12.2.0-14+deb12u1", "12.2.0")],
