@@ -143,7 +143,7 @@ def test_what_succeeded_is_published_beside_a_failure(checkout: Path, dummies: s
     assert f"The packages of the other 1 are in {checkout / 'output'}" in done.stderr
     listed = json.loads((checkout / "output/linux-64/repodata.json").read_text())
     assert set(listed["packages.conda"]) == set(packages(checkout / "output"))
-    assert len(listed["packages.conda"]) == 3
+    assert len(listed["packages.conda"]) == 4
 
 
 @pytest.mark.parametrize(
