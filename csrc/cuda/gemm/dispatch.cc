@@ -75,6 +75,8 @@ void RunSm90By(const Problem& p) {
 void RunSm90(Kind kind, const Problem& p) {
   if (kind == Kind::kFp8) return RunSm90By<Kind::kFp8>(p);
   if (kind == Kind::kInt8) return RunSm90By<Kind::kInt8>(p);
+  const FewRowsPlan few = PlanFewRows(p.m, p.n, p.k, p.multiprocessors);
+  if (few.rows > 0) return LaunchFewRows(p, few);
   if (FewRowsAreFaster(p.m, p.n, p.multiprocessors)) {
     return LaunchSm90<Kind::kFp8Blocks, Tile::kFew>(p);
   }

@@ -3,6 +3,7 @@
 #ifndef VLLM_KERNELS_CUDA_GEMM_TILES_H_
 #define VLLM_KERNELS_CUDA_GEMM_TILES_H_
 
+#include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/problem.h"
 
 namespace vk::cuda::gemm {
@@ -15,6 +16,9 @@ enum class Tile { kFew, kRows16, kRows32, kRows64, kRows128, kMany, kLarge };
 // Launches one instance; throws vk::Error.
 template <Kind kKind, Tile kTile>
 void LaunchSm90(const Problem& problem);
+
+// FP8 by blocks, as PlanFewRows() says.
+void LaunchFewRows(const Problem& problem, const FewRowsPlan& plan);
 
 template <Kind kKind, Tile kTile>
 void LaunchSm100(const Problem& problem);

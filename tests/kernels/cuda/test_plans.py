@@ -18,9 +18,9 @@ def test_plans(tmp_path: Path) -> None:
         pytest.skip("no C++ compiler (c++)")
     program = tmp_path / "plans"
     test = Path(__file__).parent / "emulation/plans.cc"
-    source = ROOT / "csrc/cuda/attention/split.cc"
+    sources = [ROOT / "csrc/cuda" / name for name in ("attention/split.cc", "gemm/few_rows.cc")]
     subprocess.run(
-        [compiler, "-std=c++17", f"-I{ROOT / 'csrc'}", test, source, "-o", program], check=True
+        [compiler, "-std=c++17", f"-I{ROOT / 'csrc'}", test, *sources, "-o", program], check=True
     )
     finished = subprocess.run([program], capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stdout

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "cuda/attention/split.h"
+#include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/rounds.h"
 #include "cuda/moe_routing/by_expert.h"
 
@@ -96,6 +97,43 @@ void CheckRounds() {
   Check(FewRowsAreFaster(128, 9984, 78), "one round of 64 rows", 128, 9984, 78);
 }
 
+// FP8 by blocks for few rows: every chunk of K and every tile has a block, and where the tiles of
+// other kernels fill the GPU these serve.
+void CheckFewRows() {
+  using namespace vk::cuda::gemm;  // NOLINT: everything here is about it
+  for (const int sms : {78, 132}) {
+    for (const int64_t m : {1, 16, 17, 33, 64, 65, 250, 256, 257}) {
+      for (const int64_t n : {16, 576, 2112, 4096, 24576}) {
+        for (const int64_t k : {16, 512, 1536, 7168, 18432}) {
+          const FewRowsPlan plan = PlanFewRows(m, n, k, sms);
+          if (plan.rows == 0) {
+            ++checks;
+            continue;
+          }
+          const int64_t chunks = vk::cuda::CeilDiv(k, kFewRowsDepth);
+          const int64_t columns = vk::cuda::CeilDiv(n, kFewRowsColumns);
+          Check(plan.cluster >= 1 && plan.cluster <= kFewRowsMaxCluster, "cluster", m, n, k);
+          Check(plan.chunks * plan.cluster >= chunks, "chunks without a block", m, n, k);
+          Check(plan.chunks * (plan.cluster - 1) < chunks, "a block without chunks", m, n, k);
+          Check(int64_t{plan.m_tiles} * plan.rows >= m, "rows without a tile", m, n, k);
+          Check(plan.tiles == plan.m_tiles * columns, "tiles", m, n, k);
+          Check(m <= 256, "many rows", m, n, k);
+        }
+      }
+    }
+  }
+  // Seen on an H200: the fastest cluster, and where other tiles are faster.
+  Check(PlanFewRows(1, 2112, 7168, 132).cluster == 3, "33 tiles", 1, 2112, 7168);
+  Check(PlanFewRows(64, 2112, 7168, 132).cluster == 3, "33 tiles of 64 rows", 64, 2112, 7168);
+  Check(PlanFewRows(128, 2112, 7168, 132).cluster == 2, "66 tiles", 128, 2112, 7168);
+  Check(PlanFewRows(256, 2112, 7168, 132).cluster == 1, "132 tiles", 256, 2112, 7168);
+  Check(PlanFewRows(64, 4096, 7168, 132).cluster == 2, "64 tiles", 64, 4096, 7168);
+  Check(PlanFewRows(1, 7168, 16384, 132).cluster == 1, "112 tiles", 1, 7168, 16384);
+  Check(PlanFewRows(256, 4096, 7168, 132).rows == 0, "256 tiles", 256, 4096, 7168);
+  Check(PlanFewRows(16, 24576, 1536, 132).rows == 0, "384 tiles", 16, 24576, 1536);
+  Check(PlanFewRows(64, 32768, 512, 132).rows == 0, "512 tiles", 64, 32768, 512);
+}
+
 }  // namespace
 
 int main() {
@@ -103,6 +141,7 @@ int main() {
   CheckSections();
   CheckSort();
   CheckRounds();
+  CheckFewRows();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
