@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import support
+from commands import V3
 
 NOBODY = 65534
 # Root without what lets it pass permissions by: another's file is another's file.
@@ -157,6 +158,8 @@ variables("cache with dots", VLLM_CONDA_CACHE="{world}/x/../../../{world}/y/../c
 variables("cache relative", VLLM_CONDA_CACHE="cache here")
 variables("cache odd", VLLM_CONDA_CACHE="{world}/a b \u00e4 'q'")
 variables("cache with newline", works=False, VLLM_CONDA_CACHE="{world}/a\nb")
+variables("cache not UTF-8", works=False, VLLM_CONDA_CACHE="{world}/\udcff")
+variables("HOME not UTF-8", works=False, HOME="{world}/\udcff", VLLM_CONDA_CACHE=None)
 variables("cache a file", works=False, VLLM_CONDA_CACHE="{world}/site.yaml")
 variables("cache below a file", works=False, VLLM_CONDA_CACHE="{world}/site.yaml/x")
 variables("cache a device", works=False, VLLM_CONDA_CACHE=os.devnull)
@@ -280,6 +283,37 @@ def files_are_pipes(case: Case) -> None:
         _replace(case.world / name, lambda path: os.mkfifo(path))
 
 
+@condition(works=False)
+def inputs_are_pipes(case: Case) -> None:
+    """Pipes that nobody writes into."""
+    for name in ("checkout/targets.toml", "checkout/audit.toml", "checkout/recipe/recipe.yaml",
+                 f"checkout/variants/{V3}.yaml", "site.yaml", "key.pem", "bundle.tar",
+                 "channel/publication.json", "channel/noarch/repodata.json",
+                 "channel/linux-64/repodata.json", "signed/metadata/root.json",
+                 "signed/metadata/timestamp.json", "made/linux-64/repodata.json",
+                 "more/linux-64/repodata.json"):  # fmt: skip
+        _replace(case.world / name, lambda path: os.mkfifo(path))
+    for path in (*case.world.glob("made/*/*.conda"), *case.world.glob("channel/.vllm-conda/*/*/*")):
+        _replace(path, lambda path: os.mkfifo(path))
+
+
+@condition(works=False)
+def unknown_bytes_in_names(case: Case) -> None:
+    """Of files beside those that are read: no UTF-8, a newline, a blank at the end."""
+    for folder in ("checkout", "checkout/csrc/cpu/norm", "checkout/variants", "channel",
+                   "channel/linux-64", "channel/.vllm-conda/records/linux-64", "signed/linux-64",
+                   "made/linux-64", "more"):  # fmt: skip
+        for name in ("a\udcff", "b\nc", "d ", "-e", "x\udcff.conda", "y\n.conda", "z\udcff.yaml"):
+            (case.world / folder / name).touch()
+
+
+@condition(works=False)
+def temporary_folder_not_utf_8(case: Case) -> None:
+    folder = case.world / "t\udcff"
+    folder.mkdir()
+    case.environment["TMPDIR"] = str(folder)
+
+
 def _replace(path: Path, make: Callable[[Path], object]) -> None:
     if path.is_dir():
         shutil.rmtree(path)
@@ -362,7 +396,7 @@ def _odd_place(name: str) -> Callable[[Case], None]:
         moved = case.world / name / "world"
         moved.parent.mkdir(parents=True)
         for path in list(case.world.iterdir()):
-            if path != case.world / Path(name).parts[0]:
+            if path.name not in (Path(name).parts[0], "tmp"):
                 path.rename(moved.parent / path.name)
         case.world = moved.parent
 
@@ -370,6 +404,8 @@ def _odd_place(name: str) -> Callable[[Case], None]:
 
 
 CONDITIONS["world in an odd place"] = Condition(_odd_place("a b \u00e4 'q' (1) %s {x}"))
+CONDITIONS["world in a place with a newline"] = Condition(_odd_place("a\nb"), works=False)
+CONDITIONS["world in a place not UTF-8"] = Condition(_odd_place("a\udcff"), works=False)
 CONDITIONS["world in a long place"] = Condition(_odd_place("/".join(["x" * 200] * 4)))
 CONDITIONS["world behind dots"] = Condition(
     lambda case: setattr(case, "world", case.world / "made/.." / "channel/..")

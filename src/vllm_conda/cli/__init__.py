@@ -119,6 +119,7 @@ def _run(words: list[str]) -> int:
 
 def _attempt(words: list[str]) -> int:
     """Run the command; what it fails with becomes a message and an exit code."""
+    streams = sys.stdout, sys.stderr
     try:
         # Without standalone mode click returns an Exit's code instead of raising it.
         code = cli.main(args=words, prog_name="vllm-conda", standalone_mode=False)
@@ -135,11 +136,12 @@ def _attempt(words: list[str]) -> int:
         return _stopped(stop_signal() or signal.SIGINT)
     except BrokenPipeError:
         raise
-    except SystemExit as error:
-        # What click makes of a reader that has gone.
-        if isinstance(error.__context__, BrokenPipeError):
-            raise error.__context__ from None
-        raise
+    except SystemExit:
+        # What click makes of a reader that has gone: it exits with 1, behind other streams.
+        if (sys.stdout, sys.stderr) == streams:
+            raise
+        sys.stdout, sys.stderr = streams
+        raise BrokenPipeError from None
     except RecursionError:
         deep = ConfigError("A file that was read is nested too deep.")
         _report(deep, "--json" in words)
