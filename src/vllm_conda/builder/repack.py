@@ -40,7 +40,7 @@ def repack(
     origin: Origin,
     folders: Iterable[Path],
     scratch: Path,
-    amend: Callable[[Path], None],
+    amend: Callable[[Path], None] | None = None,
 ) -> None:
     """Replace ``package`` by its reproducible form.
 
@@ -81,7 +81,8 @@ def repack(
                 facts["extra"] = {**facts.get("extra", {}), "sha": origin.revision}
             text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
             about.write_text(_anonymous(text, epoch, folders), encoding="utf-8")
-        amend(scratch)
+        if amend:
+            amend(scratch)
         draft = package.with_suffix(".draft")
         _write(scratch, package.stem, draft, epoch)
         draft.replace(package)

@@ -11,9 +11,12 @@ from filelock import FileLock
 from rattler_build import RenderConfig, Stage0Recipe, VariantConfig
 from rattler_build.tool_config import PlatformConfig
 
+from vllm_conda.builder import check
 from vllm_conda.builder.channel import Toolchain, toolchain_for
+from vllm_conda.builder.commit import Origin, origin
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
+from vllm_conda.builder.repack import repack
 from vllm_conda.builder.session import Event, run_worker
 from vllm_conda.builder.workspace import Workspace, worker_environment, workspace_for
 from vllm_conda.channel.files import enter, tidy, waiting_place
@@ -69,8 +72,13 @@ def ensure(
     others = (dependencies.url, *toolchain.channels)
     private = _private(output)
     stamp = private / f"{NAME}.packages.json"
+    made = _origin(root)
     fingerprint = key_of(
-        hash_tree((root / ENGINE_RECIPE_FILE).parent), *others, *channel.FORGE_LACKS
+        hash_tree((root / ENGINE_RECIPE_FILE).parent),
+        *others,
+        *channel.FORGE_LACKS,
+        made.revision,
+        str(made.epoch),
     )
     workspace = workspace_for(root)
     with disk_errors("the engine's channel", output):
@@ -90,6 +98,11 @@ def ensure(
             write_atomic(stamp, json.dumps({"fingerprint": fingerprint, "packages": found}) + "\n")
     packages = tuple(output / NOARCH / name for name in found)
     return Engine(packages, (output.resolve().as_uri(), *others))
+
+
+def _origin(root: Path) -> Origin:
+    """The engine's sources are what the recipe and the pin of the archive say."""
+    return origin(root, [(root / ENGINE_RECIPE_FILE).parent, root / table.FILE])
 
 
 def _made(stamp: Path, fingerprint: str) -> list[str]:
@@ -145,7 +158,9 @@ class _Build:
                 "folder": str(folder),
                 "channels": list(self.channels),
             }
-            built.append(Path(self._work("build", name, request, folder, variables)["package"]))
+            package = Path(self._work("build", name, request, folder, variables)["package"])
+            self._repack(package, folder)
+            built.append(package)
         # An environment for a package's tests needs it in a channel, so they are published into a
         # draft first.
         draft = folder / "draft"
@@ -156,6 +171,12 @@ class _Build:
             self._work("test", package.name.rsplit("-", 2)[0], test, folder, variables)
         self._index([*built, *beside], self.output)
         return [self.output / NOARCH / package.name for package in built]
+
+    def _repack(self, package: Path, folder: Path) -> None:
+        """As with the kernels: what the machine and the moment were is no fact of a package."""
+        folders = (folder, self.root.resolve(), self.workspace.cache)
+        repack(package, _origin(self.root), folders, folder / "repack")
+        check.index(folder)
 
     def _work(
         self,
