@@ -5,12 +5,14 @@
     python -m tests.fuzz --family gemm --seed 17 --calls 500     # a reported batch again
     python -m tests.fuzz --device cuda --sanitizer memcheck --calls 10000
     python -m tests.fuzz --device cuda --calls 10000 --write-calls calls.json  # and there:
-    python -m tests.fuzz --device cuda --calls 10000 --read-calls calls.json
+    VLLM_FUZZ_CORPUS=corpus.pt python -m tests.fuzz --device cuda --calls 10000 \\
+        --read-calls calls.json --jobs 12 --report counts.json
 
 Batches run in processes of their own, so that a crash or a hang ends one batch and is reported with
-its seed and its call. On a GPU the calls of tests/kernels/cuda are recorded first. Needs the
-kernels' libraries (VLLM_KERNELS_LIBRARY_DIR), and hypothesis unless the calls are read from a file.
-Exit code: 1 where there was a fault.
+its seed and its call. On a GPU the calls of tests/kernels/cuda are recorded first, into
+VLLM_FUZZ_CORPUS where it names a file; where that is there already, it serves, and a seed brings
+the same calls back. Needs the kernels' libraries (VLLM_KERNELS_LIBRARY_DIR), and hypothesis unless
+the calls are read from a file. Exit code: 1 where there was a fault.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
-import signal
+import re
 import subprocess
 import sys
 import tempfile
@@ -31,15 +34,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import calls, corpus, draws
+from vllm_conda import processes
 
-ROOT = Path(__file__).resolve().parents[2]
+from . import calls, corpus, draws, record, worker
+
+ROOT = record.ROOT
 # A process starts in two seconds, which a minute's run over all families can spend once on each.
 BATCH = 500
 # No call takes long by itself; machines are shared.
 HANG_SECONDS = 120
-CORPUS = "VLLM_FUZZ_CORPUS"
+# What a process may need after the time is over, for its last call.
+LATE_SECONDS = 5
 SANITIZER_FOUND = 66
+# In a process's box before its first call, for which importing PyTorch may take long.
+STARTING = "starting"
 
 
 @dataclass
@@ -58,81 +66,108 @@ class Report:
 
 
 def batch(family: str, seed: int, options: argparse.Namespace) -> Report:
-    """One process; its faults with the seed that brings them back."""
+    """The calls of one seed, in as many processes as it takes; faults with the way back to them."""
     report = Report()
     count = min(options.calls or options.batch, options.batch)
     again = f"--family {family} --seed {seed} --calls {count} --batch {count}"
+    begin = 0
+    while begin < count:
+        found, begin = part(family, seed, begin, count, options)
+        if processes.stop_signal():
+            break  # what it died of is ours
+        report.counts.update(found.counts)
+        for kind, example in found.faults.items():
+            report.faults.setdefault(kind, f"[{again}] {example}")
+    return report
+
+
+def part(
+    family: str, seed: int, begin: int, count: int, options: argparse.Namespace
+) -> tuple[Report, int]:
+    """One process from the call ``begin``; where the next one begins, past ``count`` if nowhere."""
+    report = Report()
     with tempfile.TemporaryDirectory() as folder:
         box, output = Path(folder) / "box", Path(folder) / "output"
-        box.write_bytes(b"0 starting\0")
+        box.write_text(f"{begin} {STARTING}\0")
         command = [sys.executable, "-m", "tests.fuzz.worker", family, str(seed), str(count)]
-        command += [options.device, str(box)]
+        command += [options.device, str(box), "--begin", str(begin)]
+        command += ["--until", str(options.until)]
         if options.read_calls:
             command += ["--read-calls", str(options.read_calls.resolve())]
         if options.sanitizer:
             tool = ["compute-sanitizer", "--tool", options.sanitizer, "--kernel-name", "kns=2vk"]
-            tool += ["--require-cuda-init", "no", "--print-limit", "5"]
-            command = [*tool, "--error-exitcode", str(SANITIZER_FOUND), *command]
-        with output.open("w+b") as sink:
-            process = subprocess.Popen(
-                command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            hung = not _finished(process, box)
-            sink.seek(0)
-            text = sink.read().decode(errors="replace")
-        number, _, call = box.read_bytes().split(b"\0")[0].decode(errors="replace").partition(" ")
-    if hung or process.returncode != 0:
-        kind = "hang" if hung else _name(process.returncode)
-        report.counts["hangs" if hung else "crashes"] += 1
-        report.counts["calls"] += int(number or 0)
-        kind = f"{kind}: {call.split('(')[0]}"
-        report.faults.setdefault(kind, f"[{again}] {call}\n{text[-1500:]}")
-        return report
-    found = json.loads(text.strip().splitlines()[-1] if not options.sanitizer else _line(text))
-    report.counts.update(found["counts"])
-    for kind, example in found["faults"].items():
-        report.faults.setdefault(kind, f"[{again}] {example}")
-    return report
+            tool += ["--require-cuda-init", "no", "--print-limit", "100"]
+            # CUDA's refusals of what we ask become sentences.
+            tool += ["--report-api-errors", "no"]
+            # The calls after one that fails are made all the same.
+            tool += ["--error-exitcode", str(SANITIZER_FOUND), "--destroy-on-device-error=kernel"]
+            command = [*tool, *command, "--exact"]
+        with (
+            output.open("w+b") as sink,
+            processes.guarded(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,
+        ):
+            end = _end(process, box, options)
+        text = output.read_text(encoding="utf-8", errors="replace")
+        number, call = _in_progress(box)
+        so_far = Path(f"{box}.json")
+        partly = json.loads(so_far.read_text(encoding="utf-8")) if so_far.is_file() else {}
+    answer = next((x for x in reversed(text.splitlines()) if x.startswith('{"counts"')), None)
+    found = json.loads(answer) if answer else partly | {"next": number + 1}
+    report.counts.update(found.get("counts", {}))
+    report.faults.update(found.get("faults", {}))
+    if answer is None and end == "late":
+        return report, count
+    if answer is None:
+        kind = "hang" if end == "hang" else processes.signal_name(process.returncode)
+        kind = kind or f"exit code {process.returncode}"
+        report.counts["hangs" if end == "hang" else "crashes"] += 1
+        report.counts["calls"] = number + 1 - begin
+        report.faults[f"{kind}: {call.split('(')[0]}"] = f"{call}\n{text[-1500:]}"
+        if call == STARTING:  # it would do so again
+            return report, count
+    if options.sanitizer:
+        _add_reported(report, options.sanitizer, text)
+        if process.returncode == SANITIZER_FOUND and not report.counts[options.sanitizer]:
+            report.faults[f"{options.sanitizer}: at the end"] = text[-1500:]
+    return report, found.get("next", count)
 
 
-def _line(text: str) -> str:
-    return next(line for line in reversed(text.splitlines()) if line.startswith('{"counts"'))
+def _add_reported(report: Report, tool: str, text: str) -> None:
+    """What the tool says, each time after the call that it is about."""
+    call, kind = "", ""
+    for line in text.splitlines():
+        if line.startswith(worker.CALL):
+            call, kind = line.removeprefix(worker.CALL), ""
+        elif re.match(r"========= (?! |COMPUTE|ERROR SUMMARY|\w+ SUMMARY)\w", line):
+            kind = f"{tool}: {call.partition(': ')[2].split('(')[0]}: {line[10:]}"
+            report.counts[tool] += 1
+            report.faults.setdefault(kind, f"{call}\n{line}")
+        elif kind and line.startswith("=========     ") and len(report.faults[kind]) < 2500:
+            report.faults[kind] += f"\n{line}"
 
 
-def _name(code: int) -> str:
-    if code == SANITIZER_FOUND:
-        return "sanitizer"
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+def _in_progress(box: Path) -> tuple[int, str]:
+    """Number and text of a process's call; 0 and STARTING before the first."""
+    number, _, call = box.read_bytes().partition(b"\0")[0].decode(errors="replace").partition(" ")
+    return (int(number), call) if number else (0, STARTING)
 
 
-def _finished(process: subprocess.Popen[bytes], box: Path) -> bool:
-    """Wait for the process; False where one call lasts too long, which ends the process."""
-    seen, since = b"", time.monotonic()
+def _end(process: subprocess.Popen[bytes], box: Path, options: argparse.Namespace) -> str:
+    """Wait for the process: "ended", or what makes the caller end it, "hang" or "late"."""
+    seen, since = (0, ""), time.monotonic()
     while True:
         try:
             process.wait(timeout=1)
-            return True
+            return "ended"
         except subprocess.TimeoutExpired:
-            now = box.read_bytes()
+            now = _in_progress(box)
             if now != seen:
                 seen, since = now, time.monotonic()
-            elif time.monotonic() - since > HANG_SECONDS:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return False
-
-
-def record(path: Path) -> None:
-    """The calls of the GPU tests, as a corpus."""
-    tests = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.fuzz.corpus"]
-    subprocess.run(
-        [sys.executable, *tests, "tests/kernels/cuda"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}"},
-        check=False,
-    )
-    if not path.is_file():
-        sys.exit("fuzz: the GPU tests left no calls to start from")
+            patience = HANG_SECONDS if now[1] == STARTING else options.hang_seconds
+            if time.monotonic() - since > patience:
+                return "hang"
+            if time.time() > options.until + LATE_SECONDS:
+                return "late"
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -142,12 +177,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--family", action="append", help="one family, again for more; else all")
-    parser.add_argument("--seconds", type=float, help="stop beginning batches after this long")
+    parser.add_argument("--seconds", type=float, help="stop after this long")
     parser.add_argument("--calls", type=int, help="calls of each family")
     parser.add_argument("--batch", type=int, default=BATCH, help="calls of a process")
     parser.add_argument("--seed", type=int, default=0, help="of the first batch; the next are +1")
     parser.add_argument("--jobs", type=int, default=1, help="batches at once")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--hang-seconds", type=float, default=HANG_SECONDS, help="that one call may last"
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="counts and faults of each family, as JSON"
+    )
     parser.add_argument("--sanitizer", choices=("memcheck", "initcheck", "synccheck", "racecheck"))
     files = parser.add_mutually_exclusive_group()
     files.add_argument(
@@ -166,6 +207,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    processes.stop_on_signals()
     families = options.family or sorted(calls.families(options.device))
     if options.write_calls:
         count = min(options.calls, options.batch)
@@ -174,11 +216,13 @@ def main(arguments: list[str] | None = None) -> int:
         draws.write(options.write_calls, ops, numbers, count)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        if options.device == "cuda" and CORPUS not in os.environ:
-            os.environ[CORPUS] = str(Path(folder) / "corpus.pt")
-            record(Path(os.environ[CORPUS]))
-        # Every tensor an allocation of its own, or an overflow would end in a neighbour.
-        os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
+        if options.device == "cuda":
+            path = Path(os.environ.setdefault(record.VARIABLE, str(Path(folder) / "corpus.pt")))
+            if not path.is_file():
+                record.record(path, record.cuda_tests(), options.jobs)
+        if options.sanitizer:
+            # Every tensor an allocation of its own, or an overflow would end in a neighbour.
+            os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")
         # Threads that spin while they wait take the processors that the other batches need.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         reports = fuzz(families, options)
@@ -189,11 +233,22 @@ def main(arguments: list[str] | None = None) -> int:
     return int(any(report.faults for report in reports.values()))
 
 
+def save(path: Path, reports: dict[str, Report]) -> None:
+    """Counts and faults by family, whole at any time."""
+    found = {
+        family: {"counts": dict(sorted(report.counts.items())), "faults": report.faults}
+        for family, report in reports.items()
+    }
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    beside.replace(path)
+
+
 def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Report]:
     """Batches of each family in turn, until each has its calls or the time is over."""
     reports = {family: Report() for family in families}
     written = draws.batches(options.read_calls) if options.read_calls else None
-    begin = time.monotonic()
+    options.until = math.inf if options.seconds is None else time.time() + options.seconds
 
     def wanted() -> Iterator[tuple[str, int]]:
         for seed in itertools.count(options.seed):
@@ -206,7 +261,7 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
             if not left:
                 return
             for family in left:
-                if options.seconds is not None and time.monotonic() - begin > options.seconds:
+                if options.seconds is not None and time.time() > options.until:
                     return
                 yield family, seed
 
@@ -223,6 +278,8 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
                 new = found.faults.keys() - reports[family].faults.keys()
                 reports[family].add(found)
                 # Hours of a run are not lost with its end.
+                if options.report:
+                    save(options.report, reports)
                 lines = [f"{family}, seed {seed}: {reports[family].summary()}"]
                 lines += [f"  {kind}\n    {found.faults[kind]}" for kind in sorted(new)]
                 print(*lines, sep="\n", file=sys.stderr, flush=True)

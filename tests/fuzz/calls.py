@@ -62,12 +62,21 @@ def describe(value: object) -> str:
     return text
 
 
+# The engine's schemas do not say so.
+_WRITTEN = ("workspace", "c_or_none")
+_READ = (("causal_conv1d_update_cpu_vec", "x"),)
+
+
 def written(op: str) -> list[int]:
-    """Places of the arguments that the op writes, by its schema."""
+    """Places of the arguments that the op writes."""
     return [
         place
         for place, argument in enumerate(engine_api.schema(op).arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
+        if (op, argument.name) not in _READ
+        and (
+            argument.name in _WRITTEN
+            or (argument.alias_info is not None and argument.alias_info.is_write)
+        )
     ]
 
 

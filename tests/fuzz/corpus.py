@@ -1,30 +1,24 @@
 """Where the valid calls come from that the strategies change.
 
 On the CPU from the self-test, which calls every op there, and from a few more weights. On a GPU
-from the tests of the CUDA kernels: ``record`` is a plugin of pytest that keeps their calls.
+from the tests of the CUDA kernels, whose calls record.py keeps.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm_kernels import engine_api
 
-from .calls import Call, families, full, ops, recorded
+from .calls import Call, families, full, recorded
 from .oracle import Oracle
+from .record import VARIABLE, read
 
-RECORD_VARIABLE = "VLLM_FUZZ_CORPUS"
 # They trust addresses or the life of a tensor.
-LEFT_OUT = ("swap_blocks_batch", "weak_ref_tensor")
-_KEPT = 8  # of each op
-_LARGEST = 1 << 20
+LEFT_OUT = ("swap_blocks_batch", "weak_ref_tensor", "free_shared_buffer", "init_custom_ar")
 # Depth and columns of weights: whole panels and remainders.
 _WEIGHTS = ((1, 1), (16, 32), (33, 65), (64, 48), (130, 17))
 
@@ -37,8 +31,7 @@ def ops_of(family: str, device: str) -> list[str]:
 def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
     """Valid calls of each op of the family that has any."""
     if device == "cuda":
-        calls = torch.load(os.environ[RECORD_VARIABLE], weights_only=False)
-        calls = [Call(op, arguments) for op, arguments in calls]
+        calls = read(Path(os.environ[VARIABLE]))
     else:
         calls = recorded()
         if family == "gemm":
@@ -100,79 +93,3 @@ def _products(oracle: Oracle) -> list[Call]:
                 )
             )
     return calls
-
-
-def mover(device: str) -> Callable[[Call], Call] | None:
-    """Takes a call's tensors to the device, each memory once; None on the CPU."""
-    if device == "cpu":
-        return None
-
-    def move(call: Call) -> Call:
-        memories: dict[int, Tensor] = {}
-        for place, x in call.tensors():
-            if x.layout != torch.strided or x.device.type != "cpu" or x.numel() == 0:
-                continue
-            storage = x.untyped_storage()
-            memory = memories.get(storage.data_ptr())
-            if memory is None:
-                flat = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
-                memory = memories[storage.data_ptr()] = flat.to(device)
-            if x.is_neg() or x.data_ptr() % x.element_size() or memory.numel() % x.element_size():
-                moved = x.to(device)
-            else:
-                moved = memory.view(x.dtype).as_strided(x.shape, x.stride(), x.storage_offset())
-            call = call.replaced(place, moved)
-        return call
-
-    return move
-
-
-class _Keep(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[str, list[Call]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func.namespace == "vllm_kernels":
-            op = func._schema.name.split("::")[1]
-            call = full(op, args, kwargs)
-            kept = self.calls.setdefault(op, [])
-            if sum(x.nbytes for _, x in call.tensors()) <= _LARGEST:
-                copied = tuple(
-                    x.detach().cpu().clone() if isinstance(x, Tensor) else x for x in call.arguments
-                )
-                before = len(kept)
-                try:
-                    result = func(*args, **kwargs)
-                except RuntimeError:
-                    raise
-                if before < _KEPT:
-                    kept.append(Call(op, copied))
-                return result
-        return func(*args, **kwargs)
-
-
-_keep = _Keep()
-
-
-def pytest_runtest_call(item: Any) -> None:
-    """Hook of pytest: what the test calls is kept."""
-    test = item.obj
-
-    def kept(*args: Any, **kwargs: Any) -> Any:
-        with _keep:
-            return test(*args, **kwargs)
-
-    item.obj = kept
-
-
-def pytest_sessionfinish() -> None:
-    """Hook of pytest: write the calls."""
-    path = Path(os.environ[RECORD_VARIABLE])
-    torch.save([(c.op, c.arguments) for kept in _keep.calls.values() for c in kept], path)
-
-
-__all__ = ["RECORD_VARIABLE", "bases", "mover", "ops"]

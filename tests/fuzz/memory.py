@@ -1,5 +1,7 @@
 """Tensors in memory of their own, with pages on both sides that nothing may touch.
 
+On a GPU (gpu.py) no page can be protected, and known bytes lie on both sides.
+
 What an op only reads is write-protected while the op runs; what it writes lies among bytes whose
 values are known, so that a write between rows or just before the tensor shows too.
 """
@@ -15,8 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .calls import Call
+
 _PAGE = mmap.PAGESIZE
-_SLACK = 0xA5
+SLACK = 0xA5
 _NONE, _READ, _BOTH = 0, 1, 3
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -56,23 +60,52 @@ def span(tensor: Tensor) -> int:
     return int(reach + 1) * tensor.element_size()
 
 
+def plain(x: Tensor) -> bool:
+    """Whether a copy in other memory is the same argument."""
+    return (
+        x.layout == torch.strided
+        and x.device.type == "cpu"
+        and not x.is_neg()
+        and not x.is_conj()
+        and x.data_ptr() % x.element_size() == 0
+    )
+
+
+def shared(call: Call) -> set[int]:
+    """Places of tensors whose memory another one has too."""
+    first: dict[int, int] = {}
+    found = set()
+    for place, x in call.tensors():
+        if x.layout != torch.strided or x.device.type == "meta" or x.numel() == 0:
+            continue
+        other = first.setdefault(x.untyped_storage().data_ptr(), place)
+        if other != place:
+            found |= {place, other}
+    return found
+
+
 @dataclass
 class Placed:
-    """A tensor in an arena, and what lay around its elements."""
+    """A tensor, the memory around it, and what that held, where nothing guards it."""
 
     tensor: Tensor
-    arena: Arena
-    before: Tensor | None = None
+    bytes: Tensor
+    before: Tensor | None
+    written: bool
+
+    def changed(self) -> bool:
+        """Whether anything was written, in the tensor or around it."""
+        return self.before is not None and not torch.equal(self.bytes, self.before)
 
     def stray(self) -> int:
-        """How many bytes outside of the tensor's elements have changed."""
-        if self.before is None or torch.equal(self.arena.bytes, self.before):
+        """How many bytes outside of what the op may write have changed."""
+        if self.before is None or not self.changed():
             return 0
-        changed = self.arena.bytes != self.before
-        inside = torch.zeros_like(self.arena.bytes)
+        changed = self.bytes != self.before
+        inside = torch.zeros_like(self.bytes)
         offset = self.tensor.storage_offset() * self.tensor.element_size()
         item = self.tensor.element_size()
-        if self.tensor.numel() > 0:
+        if self.written and self.tensor.numel() > 0:
             strides = [stride * item for stride in self.tensor.stride()]
             inside.as_strided((*self.tensor.shape, item), (*strides, 1), offset).fill_(1)
         return int((changed & (inside == 0)).sum())
@@ -91,9 +124,9 @@ class Arenas:
         try:
             yield loan
         finally:
-            for placed in loan.placed:
-                placed.arena.write_protected(False)
-                self._free.get(placed.arena.size, []).append(placed.arena)
+            for arena in loan.arenas:
+                arena.write_protected(False)
+                self._free.get(arena.size, []).append(arena)
 
 
 class Loan:
@@ -102,6 +135,7 @@ class Loan:
     def __init__(self, free: dict[int, list[Arena]]) -> None:
         self._free = free
         self.placed: list[Placed] = []
+        self.arenas: list[Arena] = []
 
     def place(self, like: Tensor, written: bool, at_end: bool) -> Tensor:
         """A copy of a tensor, with its strides, at one end of an arena."""
@@ -114,21 +148,19 @@ class Loan:
         item = like.element_size()
         offset = (arena.size - size) // item * item if at_end else 0
         if written:
-            arena.bytes.fill_(_SLACK)
+            arena.bytes.fill_(SLACK)
         flat = arena.bytes.view(like.dtype)
         tensor = flat.as_strided(like.shape, like.stride(), offset // item)
         # By the memory that the elements span: they may share some of it.
         flat[offset // item : (offset + size) // item].copy_(
             like.as_strided((size // item,), (1,), like.storage_offset())
         )
-        placed = Placed(tensor, arena)
-        if written:
-            placed.before = arena.bytes.clone()
-        self.placed.append(placed)
+        before = arena.bytes.clone() if written else None
+        self.placed.append(Placed(tensor, arena.bytes, before, written))
+        self.arenas.append(arena)
         return tensor
 
     def protect(self) -> None:
         """From now on, what is only read cannot be written."""
-        for placed in self.placed:
-            if placed.before is None:
-                placed.arena.write_protected(True)
+        for placed, arena in zip(self.placed, self.arenas, strict=True):
+            arena.write_protected(not placed.written)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import re
+import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -15,13 +17,15 @@ from torch import Tensor
 from vllm_kernels import engine_api, selftest
 
 from .calls import Call, describe, ops, written
-from .memory import Arenas
+from .gpu import Gpu
+from .memory import Arenas, Placed, plain, shared
 
 # Sentences of PyTorch's own parser of arguments, which ends a call before it reaches us.
 _PARSER = re.compile(r"^(vllm_kernels::\w+\(\)|Overloaded torch operator|Unknown keyword)")
 _INTERNAL = re.compile(r"API call failed|\.(h|cc|cpp)\b.*\bline \d+|aoti_|Traceback")
 _LONGEST = 500
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_REFERENCE_SECONDS = 3.0
 _MOST = 1 << 22  # elements, expanded ones too, that are worth comparing
 # Results are numbers of native objects, or bytes that only the kernels understand.
 _OPAQUE = {
@@ -62,20 +66,21 @@ def references() -> Any:
 class Oracle:
     """Runs calls on guarded memory and counts what came of them."""
 
-    def __init__(self, move: Callable[[Call], Call] | None = None) -> None:
+    def __init__(self, gpu: Gpu | None = None) -> None:
         self.counts = Counter[str]()
         self.faults: dict[str, str] = {}
         self.handles = Handles(references())
         self._arenas = Arenas()
-        self._move = move
+        self._gpu = gpu
 
     def check(self, how: str, call: Call, seed: int) -> None:
         """Make the call; remember one example of each kind of fault."""
         self.counts.update(("calls", how))
-        for kind, detail in self._faults(call, seed):
+        for kind, detail in self._faults(how, call, seed):
+            self.counts[kind] += 1
             self.faults.setdefault(f"{call.op}: {kind}", f"{how}, {detail}: {str(call)[:2000]}")
 
-    def _faults(self, call: Call, seed: int) -> Iterator[tuple[str, str]]:
+    def _faults(self, how: str, call: Call, seed: int) -> Iterator[tuple[str, str]]:
         if call.op == "release_dnnl_matmul_handler":
             # Those that other calls use stay.
             call = Call(call.op, (abs(int(call.arguments[0])) + 2**40,))
@@ -84,29 +89,32 @@ class Oracle:
         original = call.copied() if comparable else None
         call = _packed(call, ops)
         outputs = written(call.op)
-        if self._move is not None:
-            call = self._move(call)
-            yield from self._outcome(original, call, [])
+        if self._gpu is not None:
+            yield from self._outcome(original, *self._gpu.place(how, call, seed))
             return
         with self._arenas.lend() as loan:
-            shared = _shared(call)
+            together = shared(call)
             for place, x in call.tensors():
-                if place not in shared and _plain(x):
+                if place not in together and plain(x):
                     at_end = bool(seed >> place % 32 & 1)
                     call = call.replaced(place, loan.place(x, place in outputs, at_end))
             loan.protect()
             yield from self._outcome(original, call, loan.placed)
 
     def _outcome(
-        self, original: Call | None, call: Call, placed: list[Any]
+        self, original: Call | None, call: Call, placed: list[Placed]
     ) -> Iterator[tuple[str, str]]:
         try:
-            result = call.run()
+            try:
+                result = call.run()
+            finally:
+                if self._gpu is not None:
+                    self._gpu.finish()
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             self.counts["refused"] += 1
             yield from _bad_sentence(call.op, str(error))
             for one in placed:
-                if one.before is not None and not torch.equal(one.arena.bytes, one.before):
+                if one.changed():
                     yield "refused and wrote", describe(one.tensor)
             return
         self.counts["accepted"] += 1
@@ -122,6 +130,10 @@ class Oracle:
             assert isinstance(result, int)
             ops.release_dnnl_matmul_handler(result)
             return
+        if call.op == "allocate_shared_buffer_and_handle":
+            assert isinstance(result, tuple)
+            ops.free_shared_buffer(result[0])
+            return
         if original is None or not hasattr(references(), call.op):
             return
         expected: Call | None = _packed(original, references())
@@ -130,7 +142,11 @@ class Oracle:
         if expected is None:
             return
         try:
-            wanted = expected.run(references())
+            with _at_most(_REFERENCE_SECONDS):
+                wanted = expected.run(references())
+        except TimeoutError:
+            self.counts["without the slow reference"] += 1
+            return
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):
             return  # more is accepted than the reference takes
         self.counts["compared"] += 1
@@ -143,6 +159,22 @@ class Oracle:
             said = selftest.difference(got.cpu(), want.cpu())
             if said and not _rounding(got.cpu(), want.cpu()):
                 yield "differs from the reference", said
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """TimeoutError where the body is still busy in Python after that long."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _rounding(got: Tensor, want: Tensor) -> bool:
@@ -175,41 +207,17 @@ def _scatters_twice(call: Call) -> bool:
     slots = dict(zip(_names(call.op), call.arguments, strict=True)).get("slot_mapping")
     if not isinstance(slots, Tensor) or slots.dtype not in (torch.int32, torch.int64):
         return False
-    if not _plain(slots) or slots.numel() > _MOST:
+    if not plain(slots) or slots.numel() > _MOST:
         return False
     used = slots[slots >= 0]
     return bool(len(set(used.tolist())) < used.numel())
-
-
-def _plain(x: Tensor) -> bool:
-    """Whether a copy in other memory is the same argument."""
-    return (
-        x.layout == torch.strided
-        and x.device.type == "cpu"
-        and not x.is_neg()
-        and not x.is_conj()
-        and x.data_ptr() % x.element_size() == 0
-    )
-
-
-def _shared(call: Call) -> set[int]:
-    """Places of tensors whose memory another one has too."""
-    first: dict[int, int] = {}
-    found = set()
-    for place, x in call.tensors():
-        if x.layout != torch.strided or x.device.type == "meta" or x.numel() == 0:
-            continue
-        other = first.setdefault(x.untyped_storage().data_ptr(), place)
-        if other != place:
-            found |= {place, other}
-    return found
 
 
 def _packed(call: Call, provider: Any) -> Call:
     """Weights as the provider wants them; each has a layout of its own."""
     named = dict(zip(_names(call.op), call.arguments, strict=True))
     weight = named.get("mat2")
-    if named.get("is_vnni") and isinstance(weight, Tensor) and _plain(weight):
+    if named.get("is_vnni") and isinstance(weight, Tensor) and plain(weight):
         try:
             return call.replaced(
                 _names(call.op).index("mat2"), provider.convert_weight_packed(weight)
@@ -220,7 +228,7 @@ def _packed(call: Call, provider: Any) -> Call:
         return call
     for place in (2, 3):
         weight = call.arguments[place]
-        if not isinstance(weight, Tensor) or not _plain(weight) or weight.dim() != 3:
+        if not isinstance(weight, Tensor) or not plain(weight) or weight.dim() != 3:
             continue
         if not 0 < weight.numel() <= _MOST:
             continue

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
+import itertools
 import json
+import math
 import mmap
+import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from . import corpus
 from .draws import BURST, Draw, drawn, read
+from .gpu import BrokenError, Gpu
 from .oracle import Oracle
 from .strategies import made
 
 _BOX = 4096
+_SAVED = 100  # calls after which the counts so far are written beside the box
+CALL = "fuzz: "
 
 
 class BlackBox:
@@ -30,20 +38,41 @@ class BlackBox:
         self._memory[: len(line) + 1] = line + b"\0"
 
 
-def run(family: str, device: str, draws: list[Draw], number: int, box: BlackBox) -> Oracle:
-    """Make the calls of the draws, and count those that have no valid call to start from."""
-    torch.manual_seed(number)
-    oracle = Oracle(corpus.mover(device))
-    bases = corpus.bases(family, device, oracle)
-    for op, how, first in draws:
-        for dice in range(first, first + BURST):
-            if op not in bases:
-                oracle.counts.update(("calls", "without a valid call"))
-                continue
-            call = made(op, how, bases[op], dice)
-            box.note(oracle.counts["calls"], f"{how}: {call}")
+def run(options: argparse.Namespace, draws: list[Draw], box: BlackBox) -> dict[str, Any]:
+    """Make the calls of the draws, and count those that have no valid call to start from.
+
+    Where a kernel's error ends the use of the device, the answer says at which call to go on in
+    another process.
+    """
+    torch.manual_seed(options.seed)
+    gpu = Gpu(options.device, options.exact) if options.device != "cpu" else None
+    oracle = Oracle(gpu)
+    bases = corpus.bases(options.family, options.device, oracle)
+    found: dict[str, Any] = {"counts": oracle.counts, "faults": oracle.faults}
+    calls = ((op, how, first + at) for op, how, first in draws for at in range(BURST))
+    so_far = Path(f"{options.box}.json")
+    for number, (op, how, dice) in enumerate(itertools.islice(calls, options.calls)):
+        if number < options.begin:
+            continue
+        if time.time() > options.until:
+            break
+        if number % _SAVED == 0:
+            so_far.write_text(json.dumps(found), encoding="utf-8")
+        if op not in bases:
+            oracle.counts.update(("calls", "without a valid call"))
+            continue
+        call = made(op, how, bases[op], dice)
+        box.note(number, f"{how}: {call}")
+        if options.exact:
+            # What the tool prints of the call comes after.
+            print(f"{CALL}{how}: {str(call)[:2000]}", flush=True)
+        try:
             oracle.check(how, call, dice)
-    return oracle
+        except BrokenError as error:
+            oracle.counts["crashes"] += 1
+            oracle.faults.setdefault(f"{op}: {error}", f"{how}: {str(call)[:2000]}")
+            return found | {"next": number + 1}
+    return found
 
 
 def main() -> None:
@@ -54,14 +83,17 @@ def main() -> None:
     parser.add_argument("device")
     parser.add_argument("box", type=Path)
     parser.add_argument("--read-calls", type=Path)
+    parser.add_argument("--begin", type=int, default=0, help="leave out the calls before")
+    parser.add_argument("--until", type=float, default=math.inf, help="seconds since the epoch")
+    parser.add_argument("--exact", action="store_true", help="no bytes around a GPU's tensors")
     options = parser.parse_args()
+    faulthandler.enable()
     family, number = options.family, options.seed
     if options.read_calls:
         draws = read(options.read_calls, family, number)
     else:
         draws = drawn(corpus.ops_of(family, options.device), number, options.calls)
-    oracle = run(family, options.device, draws, number, BlackBox(options.box))
-    print(json.dumps({"counts": oracle.counts, "faults": oracle.faults}))
+    print(json.dumps(run(options, draws, BlackBox(options.box))))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""Calls on a GPU: tensors among bytes whose values are known, and errors of kernels that began.
+
+Under a tool such as compute-sanitizer each tensor is an allocation of its own instead, whose ends
+the tool knows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .calls import Call, written
+from .memory import SLACK, Placed, plain, shared, span
+
+_AROUND = 4096
+# One in so many spoilt calls leaves a tensor on the host.
+_ON_HOST = 23
+
+
+class BrokenError(Exception):
+    """A kernel of the last call ended with an error; the process has lost the device."""
+
+
+class Gpu:
+    """Where the calls of a process run."""
+
+    def __init__(self, device: str, exact: bool) -> None:
+        self._device = device
+        self._around = 0 if exact else _AROUND
+
+    def place(self, how: str, call: Call, seed: int) -> tuple[Call, list[Placed]]:
+        """The call on the device, and its memories that no other tensor shares."""
+        together, outputs = shared(call), written(call.op)
+        memories: dict[int, Tensor] = {}
+        placed: list[Placed] = []
+        places = [place for place, _ in call.tensors()]
+        stays = places[seed % len(places)] if places and how == "spoilt" else -1
+        for place, x in call.tensors():
+            if x.layout != torch.strided or x.device.type != "cpu":
+                continue
+            if place == stays and seed // len(places) % _ON_HOST == 0:
+                continue
+            if x.numel() == 0:
+                moved = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=self._device)
+            elif not plain(x):
+                moved = x.to(self._device)
+            elif place in together:
+                moved = self._with_its_storage(x, memories)
+            else:
+                one = self._alone(x, place in outputs, bool(seed >> place % 32 & 1))
+                placed.append(one)
+                moved = one.tensor
+            call = call.replaced(place, moved)
+        return call, placed
+
+    def _with_its_storage(self, x: Tensor, memories: dict[int, Tensor]) -> Tensor:
+        storage = x.untyped_storage()
+        memory = memories.get(storage.data_ptr())
+        if memory is None:
+            flat = torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[call-overload]
+            memory = memories[storage.data_ptr()] = flat.to(self._device)
+        if memory.numel() % x.element_size():
+            return x.to(self._device)
+        return memory.view(x.dtype).as_strided(x.shape, x.stride(), x.storage_offset())
+
+    def _alone(self, x: Tensor, is_written: bool, shifted: bool) -> Placed:
+        """``shifted`` by one element from what every allocation is aligned to."""
+        size, item = span(x), x.element_size()
+        begin = self._around + (item if shifted else 0)
+        whole = -(-(begin + size + self._around) // item) * item
+        memory = torch.full((whole,), SLACK, dtype=torch.uint8, device=self._device)
+        flat = memory.view(x.dtype)
+        # By the memory that the elements span: they may share some of it.
+        flat[begin // item : (begin + size) // item].copy_(
+            x.as_strided((size // item,), (1,), x.storage_offset())
+        )
+        tensor = flat.as_strided(x.shape, x.stride(), begin // item)
+        return Placed(tensor, memory, memory.clone(), is_written)
+
+    def finish(self) -> None:
+        """Wait for the call's kernels.
+
+        Raises:
+            BrokenError: One of them failed.
+        """
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            raise BrokenError(str(error).splitlines()[0]) from error

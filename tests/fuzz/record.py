@@ -1,0 +1,171 @@
+"""A plugin of pytest that keeps the ops' calls in tests, one file of them a process.
+
+A call is kept for what it is like: the smallest ones of every mix of types, flags and absent
+arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vllm_conda import processes
+from vllm_kernels import engine_api
+
+from .calls import Call, full
+
+VARIABLE = "VLLM_FUZZ_CORPUS"
+ROOT = Path(__file__).resolve().parents[2]
+_LARGEST = 1 << 18
+_LIKE = 2
+_OF_AN_OP = 48
+_OF_A_TEST = 24
+_SECONDS = 120  # of one file
+
+
+# Numbers that say of which type packed values are.
+_TYPES = ("bit", "num_bits", "b_type_id")
+
+
+def _likeness(call: Call) -> tuple[object, ...]:
+    """What calls that are alike share."""
+
+    def of(name: str, value: object) -> object:
+        if isinstance(value, Tensor):
+            return value.dtype, value.dim()
+        flag = name in _TYPES or value is None or isinstance(value, (bool, str))
+        return value if flag else type(value)
+
+    names = (argument.name for argument in engine_api.schema(call.op).arguments)
+    return call.op, *map(of, names, call.arguments)
+
+
+def _bytes(call: Call) -> int:
+    return sum(x.nbytes for _, x in call.tensors())
+
+
+def chosen(calls: Iterable[Call]) -> list[Call]:
+    """The smallest few of every likeness, in an order that does not depend on that of ``calls``."""
+    alike, ops = Counter[tuple[object, ...]](), Counter[str]()
+    found = []
+    for call in sorted(calls, key=lambda call: (call.op, _bytes(call), str(call))):
+        likeness = _likeness(call)
+        if alike[likeness] < _LIKE and ops[call.op] < _OF_AN_OP:
+            alike[likeness] += 1
+            ops[call.op] += 1
+            found.append(call)
+    return found
+
+
+class _Keep(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[tuple[object, ...], list[Call]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace != "vllm_kernels":
+            return func(*args, **kwargs)
+        call = full(func._schema.name.split("::")[1], args, kwargs)
+        # The ranks of a collective wait for each other: no copy may come between their calls.
+        if engine_api.family_of(call.op) == "all_reduce":
+            return func(*args, **kwargs)
+        size = _bytes(call)
+        kept = self.calls.setdefault(_likeness(call), [])
+        wanted = len(kept) < _LIKE or size < _bytes(kept[-1])
+        if size > _LARGEST or not wanted:
+            return func(*args, **kwargs)
+        copied = tuple(
+            x.detach().cpu().clone() if isinstance(x, Tensor) else x for x in call.arguments
+        )
+        result = func(*args, **kwargs)  # what the op refuses is not kept
+        kept.append(Call(call.op, copied))
+        kept.sort(key=_bytes)
+        del kept[_LIKE:]
+        return result
+
+
+_keep = _Keep()
+
+
+def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
+    """Hook of pytest: a sample of each test's cases, drawn evenly."""
+    cases: dict[str, list[Any]] = {}
+    for item in items:
+        cases.setdefault(item.originalname, []).append(item)
+    wanted = {item for found in cases.values() for item in found[:: -(-len(found) // _OF_A_TEST)]}
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = [item for item in items if item in wanted]
+
+
+def pytest_runtest_call(item: Any) -> None:
+    """Hook of pytest: what the test calls is kept."""
+    test = item.obj
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        with _keep:
+            return test(*args, **kwargs)
+
+    item.obj = kept
+
+
+def pytest_sessionfinish() -> None:
+    """Hook of pytest: write the calls."""
+    write(Path(os.environ[VARIABLE]), (call for kept in _keep.calls.values() for call in kept))
+
+
+def write(path: Path, calls: Iterable[Call]) -> None:
+    """A corpus; :func:`read` reads it."""
+    torch.save([(call.op, call.arguments) for call in calls], path)
+
+
+def read(path: Path) -> list[Call]:
+    """The calls of :func:`write`."""
+    return [Call(op, arguments) for op, arguments in torch.load(path, weights_only=False)]
+
+
+def cuda_tests() -> list[Path]:
+    """The test files that call the ops on a GPU."""
+    files = sorted((ROOT / "tests" / "kernels" / "cuda").glob("test_*.py"))
+    return [file for file in files if not file.stem.endswith(("_emulation", "_without_gpu"))]
+
+
+def record(path: Path, tests: Iterable[Path], jobs: int) -> None:
+    """Run test files under this plugin, ``jobs`` at once, and write what they call."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+
+        def run(test: Path) -> list[Call]:
+            part = Path(folder) / f"{test.stem}.pt"
+            plugin = ["-p", "no:cacheprovider", "-p", "tests.fuzz.record"]
+            with suppress(subprocess.TimeoutExpired):
+                processes.run(
+                    [sys.executable, "-m", "pytest", "-q", *plugin, str(test)],
+                    timeout=_SECONDS,
+                    cwd=ROOT,
+                    env={
+                        **os.environ,
+                        VARIABLE: str(part),
+                        "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}",
+                    },
+                    stdout=subprocess.DEVNULL,
+                )
+            return read(part) if part.is_file() else []
+
+        calls = [call for part in pool.map(run, tests) for call in part]
+    if not calls:
+        sys.exit("fuzz: the tests left no calls to start from")
+    write(path, chosen(calls))

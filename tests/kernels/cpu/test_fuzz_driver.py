@@ -1,0 +1,111 @@
+"""What the fuzzer's driver makes of processes that die, hang or are left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+CALLS = 60
+# Stands for an op that crashes or hangs, once.
+FAULT = """
+import os, time
+from tests.fuzz import oracle
+check, made = oracle.Oracle.check, []
+def faulty(self, how, call, seed):
+    made.append(call)
+    if len(made) == 45:
+        {fault}
+    check(self, how, call, seed)
+oracle.Oracle.check = faulty
+"""
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """Calls from a file, so that the processes start without hypothesis."""
+    path = tmp_path / "calls.json"
+    draws = [["rotary_embedding", how, 10 * at] for at, how in enumerate(["valid", "spoilt"] * 3)]
+    path.write_text(json.dumps({"batches": {"rope 0": draws}}))
+    return path
+
+
+def command(drawn: Path, *more: str) -> list[str]:
+    options = ["--family", "rope", "--calls", str(CALLS), "--batch", str(CALLS)]
+    options += ["--read-calls", str(drawn), "--report", str(drawn.with_name("report.json"))]
+    return [sys.executable, "-m", "tests.fuzz", *options, *more]
+
+
+def faulty(tmp_path: Path, fault: str) -> dict[str, str]:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'tests.fuzz.worker' in sys.orig_argv:\n"
+        + "".join(f"    {line}\n" for line in FAULT.format(fault=fault).splitlines())
+    )
+    path = f"{tmp_path}:{ROOT}:{os.environ.get('PYTHONPATH', '')}"
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def report(drawn: Path) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = json.loads(drawn.with_name("report.json").read_text())
+    return found["rope"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "count", "name"),
+    [("os.kill(os.getpid(), 11)", "crashes", "SIGSEGV"), ("time.sleep(600)", "hangs", "hang")],
+)
+def test_calls_after_a_fault_are_made(
+    drawn: Path, tmp_path: Path, fault: str, count: str, name: str
+) -> None:
+    done = subprocess.run(
+        command(drawn, "--hang-seconds", "2"),
+        cwd=ROOT,
+        env=faulty(tmp_path, fault),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    found = report(drawn)
+    assert found["counts"][count] == 1
+    assert found["counts"]["calls"] == CALLS
+    (kind,) = found["faults"]
+    assert kind.startswith(f"{name}: ")
+    assert "[--family rope --seed 0 --calls 60" in found["faults"][kind]
+
+
+def processes_with(mark: str) -> set[int]:
+    """Living processes whose environment holds it."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if mark.encode() in (entry / "environ").read_bytes():
+                    found.add(int(entry.name))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_the_driver(drawn: Path, tmp_path: Path, number: int) -> None:
+    environment = faulty(tmp_path, "time.sleep(600)")
+    mark = f"{tmp_path}"
+    with subprocess.Popen(command(drawn), cwd=ROOT, env=environment) as driver:
+        deadline = time.monotonic() + 60
+        while len(processes_with(mark)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.1)  # the driver, a guard and a worker
+        assert len(processes_with(mark)) == 3
+        driver.send_signal(number)
+        driver.wait()
+        deadline = time.monotonic() + 10
+        while processes_with(mark) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert processes_with(mark) == set()
