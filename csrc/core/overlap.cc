@@ -93,6 +93,42 @@ bool Nests(const vk_tensor& tensor) {
   return true;
 }
 
+// Rows without gaps inside, all at multiples of one pitch.
+struct Rows {
+  int64_t bytes, pitch;
+};
+
+bool FindRows(const vk_tensor& tensor, int64_t item, Rows* rows) {
+  int64_t reach = item;
+  int32_t dim = tensor.ndim - 1;
+  for (; dim >= 0; --dim) {
+    if (tensor.shape[dim] == 1) continue;
+    if (tensor.stride[dim] * item != reach) break;
+    reach *= tensor.shape[dim];
+  }
+  if (dim < 0) return false;
+  const int64_t pitch = tensor.stride[dim] * item;
+  if (pitch < reach) return false;
+  for (--dim; dim >= 0; --dim) {
+    if (tensor.shape[dim] != 1 && tensor.stride[dim] * item % pitch != 0) return false;
+  }
+  *rows = {reach, pitch};
+  return true;
+}
+
+// Whether they are columns of one matrix that do not meet, as queries and keys of one projection
+// and keys and values of one cache are. Saves these calls the search for solutions.
+bool ApartInOnePitch(const vk_tensor& one, int64_t one_item, const vk_tensor& other,
+                     int64_t other_item) {
+  Rows first, second;
+  if (!FindRows(one, one_item, &first) || !FindRows(other, other_item, &second)) return false;
+  if (first.pitch != second.pitch) return false;
+  int64_t apart = static_cast<const char*>(other.data) - static_cast<const char*>(one.data);
+  apart %= first.pitch;
+  if (apart < 0) apart += first.pitch;
+  return apart >= first.bytes && apart + second.bytes <= first.pitch;
+}
+
 }  // namespace
 
 bool FindSpan(const vk_tensor& tensor, int64_t item, Span* span) {
@@ -147,7 +183,7 @@ bool OverlapsItself(const vk_tensor& tensor) {
 bool Overlap(const vk_tensor& one, int64_t one_item, const vk_tensor& other, int64_t other_item) {
   Span first, second;
   if (!FindSpan(one, one_item, &first) || !FindSpan(other, other_item, &second)) return true;
-  if (!first.Meets(second)) return false;
+  if (!first.Meets(second) || ApartInOnePitch(one, one_item, other, other_item)) return false;
   // Bytes from the start of one's span and, backwards, from the end of the other's: both are sums
   // of steps of 0 or more, and together they are the distance of those ends.
   Equation equation;
