@@ -13,6 +13,8 @@ using vk::Arg;
 
 // Elements of a row for a thread, so that one long row keeps several busy.
 constexpr int64_t kPiece = 65536;
+// Rows whose pieces are kept at once: expanded logits may have any number.
+constexpr int64_t kRowsAtOnce = 4096;
 
 class Logits {
  public:
@@ -35,22 +37,25 @@ class Logits {
   // by `better(new, old)`.
   template <class Best, class Find, class Better>
   void Choose(const Find& find, const Better& better) const {
-    std::vector<Best> found(static_cast<size_t>(rows_ * pieces_));
+    std::vector<Best> found(static_cast<size_t>(std::min(rows_, kRowsAtOnce) * pieces_));
     const int64_t grain = vk::GrainFor(std::min(width_, kPiece) * int64_t{sizeof(float)});
-    vk::ParallelFor(rows_ * pieces_, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t row = i / pieces_, from = i % pieces_ * kPiece;
-        const int64_t count = std::min(kPiece, width_ - from);
-        found[i] = find(row, first_ + row * stride_ + from, from, count);
+    for (int64_t first = 0; first < rows_; first += kRowsAtOnce) {
+      const int64_t rows = std::min(kRowsAtOnce, rows_ - first);
+      vk::ParallelFor(rows * pieces_, grain, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t row = first + i / pieces_, from = i % pieces_ * kPiece;
+          const int64_t count = std::min(kPiece, width_ - from);
+          found[i] = find(row, first_ + row * stride_ + from, from, count);
+        }
+      });
+      for (int64_t row = 0; row < rows; ++row) {
+        Best best = found[row * pieces_];
+        for (int64_t piece = 1; piece < pieces_; ++piece) {
+          const Best& next = found[row * pieces_ + piece];
+          if (better(next, best)) best = next;
+        }
+        tokens_[first + row] = static_cast<int64_t>(best.place);
       }
-    });
-    for (int64_t row = 0; row < rows_; ++row) {
-      Best best = found[row * pieces_];
-      for (int64_t piece = 1; piece < pieces_; ++piece) {
-        const Best& next = found[row * pieces_ + piece];
-        if (better(next, best)) best = next;
-      }
-      tokens_[row] = static_cast<int64_t>(best.place);
     }
   }
 

@@ -249,7 +249,7 @@ struct FewBf16 {
                            : MultiplyPairRows<kRows, false>(panel, rows, row_stride, depth, sums);
   }
   static void Pack(void* to, const void* from, size_t depth) {
-    std::memcpy(to, from, depth * sizeof(A));
+    if (depth > 0) std::memcpy(to, from, depth * sizeof(A));  // else `from` may be null
   }
 };
 #endif

@@ -179,6 +179,47 @@ def test_larger_than_any_memory() -> None:
 HUGE = 2**33
 
 
+@pytest.mark.parametrize("rows", [2**31, 2**40])
+def test_result_of_an_expanded_input(rows: int) -> None:
+    """It would take minutes and more memory than there is; nothing was ever that large."""
+    wide = torch.ones(1, 64)
+    seeds = torch.zeros(1, dtype=torch.int64).expand(rows)
+    scales = torch.ones(1, 1)
+    codes = wide.to(torch.float8_e4m3fn)
+    for op, name, arguments in (
+        ("greedy_argmax", "logits", (wide.expand(rows, 64),)),
+        ("fused_gumbel_argmax", "logits", (wide.expand(rows, 64), seeds)),
+        ("convert_weight_packed", "weight", (wide.expand(rows, 64),)),
+        ("convert_scale_packed", "scale", (wide.to(torch.uint8).expand(rows, 64),)),
+        (
+            "fp8_scaled_mm_cpu",
+            "mat1",
+            (wide.expand(rows, 64), codes, scales, [1, 64], None, torch.float32, False),
+        ),
+        (
+            "int8_scaled_mm_with_quant",
+            "mat2",
+            (
+                *(wide, wide.to(torch.int8).expand(rows, 64), scales.view(1).expand(rows)),
+                *(None, torch.float32, False),
+            ),
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=rf"^{op}: {name} is expanded to more than"):
+            getattr(ops, op)(*arguments)
+
+
+def test_product_over_no_depth() -> None:
+    """Rows without values may lie nowhere; their product is the bias."""
+    bias = torch.randn(32, dtype=torch.bfloat16)
+    out = torch.full((3, 32), float("nan"), dtype=torch.bfloat16)
+    ops.cpu_gemm_wna16(
+        torch.empty(3, 0, dtype=torch.bfloat16), torch.empty(2, 0, dtype=torch.int32), out,
+        torch.ones(1, 32, dtype=torch.bfloat16), None, None, bias, 8, "vec",
+    )  # fmt: skip
+    assert torch.equal(out, bias.expand(3, 32))
+
+
 def test_huge_and_empty_ends_at_once() -> None:
     rows = torch.empty(HUGE, 0)
     for op in ("rms_norm", "fused_add_rms_norm"):
