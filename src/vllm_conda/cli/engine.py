@@ -99,21 +99,21 @@ def test(
       vllm-conda engine test --full
       vllm-conda engine test --device cuda --model llama --model qwen3
     """
-    from vllm_conda.engine import testing
+    from vllm_conda.engine import cases, testing
     from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 
     for model in models:
-        if model not in testing.MODELS:
+        if model not in cases.MODELS:
             raise UsageError(
-                f"Unknown model {model!r}.{did_you_mean(model, testing.MODELS)}",
-                f"Models: {', '.join(testing.MODELS)}.",
+                f"Unknown model {model!r}.{did_you_mean(model, cases.MODELS)}",
+                f"Models: {', '.join(cases.MODELS)}.",
             )
     folder = output or root / "output"
     if not (folder / platform / "repodata.json").is_file():
         raise ConfigError(
             f"{folder} is no channel with packages for {platform}.", "Run `./run build` first."
         )
-    options = testing.Options(root, folder, platform, channels, models, full, device)
+    options = cases.Options(root, folder, platform, channels, models, full, device)
     with reporter(as_json) as report_to:
         rows = testing.run(options, report_to)
     if as_json:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.engine import files, package, sdist
+from vllm_conda.engine.cases import Job, Options, cases, jobs
 from vllm_conda.engine.interface.table import load as load_engines
 from vllm_conda.environment import ensure_environment, run_in
 from vllm_conda.errors import SolveError, TestFailure
@@ -23,33 +22,6 @@ from vllm_conda.targets import load_targets
 
 # What a user asks for, and nothing beside it.
 SPECS = {device: (serving(device),) for device in (CPU, CUDA)}
-MODELS = (
-    "llama",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "mixtral",
-    "qwen3_moe",
-    "deepseek_v2",
-    "deepseek_v3",
-)
-# Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
-QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
-# Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
-HYBRID = ("qwen3_next",)
-# A Llama whose keys and values are kept in FP8.
-CACHED = ("llama_fp8_cache",)
-# On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
-DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
-# The engine itself refuses them in float16: Gemma for its range, FP8 as its CPU kernel lacks it.
-WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8")
-# How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
-# environment of these packages alone; with the machine's compiler. On a GPU the last is the
-# engine's default, with CUDA graphs; Triton needs a compiler in each.
-MODES = {"cpu": ("eager", "traced", "inductor"), "cuda": ("eager", "inductor")}
-# Hides the machine's own compiler, which is not part of the environment.
-NO_COMPILER = "no-compiler"
-PROGRAMS = Path(__file__).parent / "inside"
 FILES_CHECK = Path("recipe/engine/tests/check_engine.py")
 # A build tree, a forced tier or another plugin mode of the caller would test something else.
 CLEARED = (
@@ -64,149 +36,6 @@ CLEARED = (
     "VLLM_KERNELS_PLUGIN",
     "VLLM_PLUGINS",
 )
-
-
-@dataclass(frozen=True)
-class Case:
-    """One run of the engine.
-
-    Attributes:
-        program: ``trial`` (`LLM.generate`), ``server`` (`vllm serve`) or ``refusal`` (what the
-            kernels do not have).
-        mode: One of :data:`MODES`; of a refusal ``refused``.
-        arguments: More of the program's arguments.
-        device: ``cpu`` or ``cuda``.
-    """
-
-    program: str
-    model: str
-    dtype: str
-    mode: str
-    arguments: tuple[str, ...] = ()
-    device: str = "cpu"
-
-    @property
-    def name(self) -> str:
-        where = "" if self.device == "cpu" else f"{self.device} "
-        return f"{where}{self.program} {self.model} {self.dtype} {self.mode}"
-
-    @property
-    def hides_compiler(self) -> bool:
-        return self.device == "cpu" and self.mode != "inductor"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One process: a server, or trials of one model that find the same compilers."""
-
-    cases: tuple[Case, ...]
-
-    @property
-    def name(self) -> str:
-        first = self.cases[0]
-        if len(self.cases) == 1:
-            return first.name
-        return f"{first.program} {first.model} x{len(self.cases)}"
-
-    def command(self, models: Path, result: Path, log: Path) -> list[str]:
-        """The program's command line in the environment."""
-        case = self.cases[0]
-        compiler = ["env", f"CXX={NO_COMPILER}"] if case.hides_compiler else []
-        words = [
-            *compiler, "python", str(PROGRAMS / f"{case.program}.py"), case.model,
-            "--models", str(models), "--result", str(result),
-            "--device", case.device, *case.arguments,
-        ]  # fmt: skip
-        if case.program == "server":
-            words += ["--dtype", case.dtype, "--log", str(log.with_suffix(".server.log"))]
-            return [*words, "--eager"] if case.mode == "eager" else words
-        if case.program == "refusal":
-            return words
-        for one in self.cases:
-            words += ["--run", f"{one.dtype}:{one.mode}"]
-        # A separate process for the engine's core would cost each run a third of its time.
-        return [*words, "--inline"] if len(self.cases) > 1 else words
-
-
-@dataclass(frozen=True)
-class Options:
-    """Arguments of one test run.
-
-    Attributes:
-        output: The channel with our packages.
-        channels: Where Python and PyTorch come from; empty for the embedded toolchain channel.
-        models: Models to run; empty for the selection below.
-        full: Every model, type and mode, and the server with 64 requests at once;
-            otherwise one model, traced, and the server.
-        device: ``cpu`` or ``cuda``, which needs a GPU.
-    """
-
-    root: Path
-    output: Path
-    platform: str
-    channels: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    full: bool = False
-    device: str = "cpu"
-
-
-def cases(options: Options) -> list[Case]:
-    """The runs that the options ask for."""
-    found = _cuda_cases(options) if options.device == "cuda" else _cpu_cases(options)
-    return [replace(case, device=options.device) for case in found]
-
-
-def jobs(found: Sequence[Case]) -> Iterator[Job]:
-    """The processes in which ``found`` run, in its order."""
-
-    def process(case: Case) -> object:
-        alone = case.program != "trial" or case.device != "cpu"
-        return case if alone else (case.model, case.hides_compiler)
-
-    for _, group in itertools.groupby(found, process):
-        yield Job(tuple(group))
-
-
-def _cpu_cases(options: Options) -> list[Case]:
-    if not options.full:
-        models = options.models or MODELS[:1]
-        found = [Case("trial", model, _cpu_dtypes(model)[0], "traced") for model in models]
-        return [
-            *found,
-            Case("server", models[0], _cpu_dtypes(models[0])[0], "eager", ("--concurrent", "8")),
-        ]
-    models = options.models or (*MODELS, *QUANTISED, *HYBRID, *CACHED)
-    found = [
-        Case("trial", model, dtype, mode)
-        for model in models
-        for mode in ("eager", "traced")
-        for dtype in _cpu_dtypes(model)
-    ]
-    found += [Case("trial", models[0], dtype, "inductor") for dtype in _cpu_dtypes(models[0])]
-    many = ("--concurrent", "64")
-    found += [Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"]]
-    return [*found, Case("refusal", models[0], "bfloat16", "refused")]
-
-
-def _cpu_dtypes(model: str) -> tuple[str, ...]:
-    if model in HYBRID:
-        return ("bfloat16",)
-    # The engine accepts most quantised checkpoints in 16 bits only.
-    dtypes = DTYPES["cpu"][1:] if model in QUANTISED else DTYPES["cpu"]
-    return tuple(d for d in dtypes if d != "float16" or model not in WITHOUT_FLOAT16)
-
-
-def _cuda_cases(options: Options) -> list[Case]:
-    models = options.models or (MODELS if options.full else MODELS[:1])
-    dtypes = DTYPES["cuda"] if options.full else DTYPES["cuda"][:1]
-    found = [
-        Case("trial", model, dtype, mode)
-        for dtype in dtypes
-        for mode in MODES["cuda"]
-        for model in models
-    ]
-    many = ("--concurrent", "64" if options.full else "8")
-    return [*found, Case("server", models[0], dtypes[0], "inductor", many)]
 
 
 def run(options: Options, reporter: Reporter) -> list[dict[str, Any]]:
@@ -327,6 +156,8 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
         if "tokens" in row:
             found = f"{row['chosen']}/{row['tokens']} tokens, {row['near_ties']} near ties"
             found += f", {row['misses']} misses; {row['exact']}/{row['prompts']} prompts exact"
+        elif "seen" in row:
+            found = ", ".join(f"{name} {value}" for name, value in row["seen"].items())
         elif "said" in row:
             found = " ".join(row["said"].split())
         else:

@@ -89,7 +89,8 @@ PLUGIN = (
         "VLLM_KERNELS_ALL_REDUCE",
         "`nccl`, `direct`",
         "`direct`: tensor-parallel ranks of one machine sum small messages by reading each other's "
-        "memory, unless `--disable-custom-all-reduce` is given. Not run on GPUs yet, hence `nccl`.",
+        "memory, unless `--disable-custom-all-reduce` is given. Run on one GPU only, with ranks as "
+        "streams, hence `nccl`.",
     ),
     Variable(
         "VLLM_KERNELS_NO_COMPILER_SAID",

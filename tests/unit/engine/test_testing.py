@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from vllm_conda.engine import testing
+from vllm_conda.engine import cases, testing
 from vllm_conda.errors import SolveError
 from vllm_conda.progress import Reporter
 
 
-def options(**changes: object) -> testing.Options:
-    return testing.Options(Path("/r"), Path("/o"), "linux-64", **changes)  # type: ignore[arg-type]
+def options(**changes: object) -> cases.Options:
+    return cases.Options(Path("/r"), Path("/o"), "linux-64", **changes)  # type: ignore[arg-type]
 
 
 def test_short_test_on_the_cpu() -> None:
-    names = [case.name for case in testing.cases(options())]
+    names = [case.name for case in cases.cases(options())]
     assert names == ["trial llama float32 traced", "server llama float32 eager"]
 
 
 def test_short_test_on_a_gpu_runs_eager_and_the_default_mode() -> None:
-    names = [case.name for case in testing.cases(options(device="cuda"))]
+    names = [case.name for case in cases.cases(options(device="cuda"))]
     assert names == [
         "cuda trial llama bfloat16 eager",
         "cuda trial llama bfloat16 inductor",
@@ -31,35 +32,52 @@ def test_short_test_on_a_gpu_runs_eager_and_the_default_mode() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
-    found = testing.cases(options(full=True, device=device))
+    found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
-    others = (*testing.QUANTISED, *testing.HYBRID, *testing.CACHED) if device == "cpu" else ()
-    assert {case.model for case in found} == {*testing.MODELS, *others}
-    assert {case.dtype for case in found if case.model in testing.HYBRID} <= {"bfloat16"}
-    refused = {"refused"} if device == "cpu" else set()
-    assert {case.mode for case in found} == {*testing.MODES[device], *refused}
-    for model in testing.MODELS:
-        skipped = {"float16"} if device == "cpu" and model in testing.WITHOUT_FLOAT16 else set()
-        dtypes = {case.dtype for case in found if case.model == model}
-        assert dtypes == set(testing.DTYPES[device]) - skipped
+    others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED) if device == "cpu" else ()
+    trials = [case for case in found if case.program == "trial"]
+    assert {case.model for case in trials} == {*cases.MODELS, *others}
+    assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
+    assert {case.mode for case in trials} == {*cases.MODES[device]}
+    assert ("refusal" in {case.program for case in found}) == (device == "cpu")
+    assert {case.mode for case in found if case.program == "features"} == {*cases.FEATURES}
+    assert {case.mode for case in found if case.program == "faults"} == {*cases.FAULTS}
+    for model in cases.MODELS:
+        skipped = {"float16"} if device == "cpu" and model in cases.WITHOUT_FLOAT16 else set()
+        dtypes = {case.dtype for case in trials if case.model == model}
+        assert dtypes == set(cases.DTYPES[device]) - skipped
 
 
 def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
-    found = testing.cases(options(full=True))
-    made = list(testing.jobs(found))
+    found = cases.cases(options(full=True))
+    made = list(cases.jobs(found))
     assert [case for job in made for case in job.cases] == found
     trials = [job for job in made if job.cases[0].program == "trial"]
     assert [job.cases[0].model for job in trials] == [
-        *testing.MODELS,
-        *testing.QUANTISED,
-        *testing.HYBRID,
-        *testing.CACHED,
-        testing.MODELS[0],
+        *cases.MODELS,
+        *cases.QUANTISED,
+        *cases.HYBRID,
+        *cases.CACHED,
+        cases.MODELS[0],
     ]
     # One with the compiler hidden, the last with it.
     assert [job.cases[0].hides_compiler for job in trials] == [True] * (len(trials) - 1) + [False]
-    gpu = testing.cases(options(full=True, device="cuda"))
-    assert all(len(job.cases) == 1 for job in testing.jobs(gpu))
+    gpu = cases.cases(options(full=True, device="cuda"))
+    assert all(len(job.cases) == 1 for job in cases.jobs(gpu))
+
+
+def test_programs_check_the_features_and_faults_that_are_named() -> None:
+    for program, names in (("features", set(cases.FEATURES)), ("faults", set(cases.FAULTS))):
+        tree = ast.parse((cases.PROGRAMS / f"{program}.py").read_text(encoding="utf-8"))
+        assert names <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert names <= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_command_line_of_features() -> None:
+    named = ("prefix_caching", "lora")
+    job = cases.Job(tuple(cases.Case("features", "llama", "float32", name) for name in named))
+    words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
+    assert words[-4:] == ["--run", "prefix_caching", "--run", "lora"]
 
 
 @pytest.mark.parametrize(
@@ -67,23 +85,23 @@ def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
     [("cpu", "traced", True), ("cpu", "inductor", False), ("cuda", "eager", False)],
 )
 def test_command_line(device: str, mode: str, hidden: bool) -> None:
-    job = testing.Job((testing.Case("trial", "llama", "bfloat16", mode, device=device),))
+    job = cases.Job((cases.Case("trial", "llama", "bfloat16", mode, device=device),))
     words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
-    assert (f"CXX={testing.NO_COMPILER}" in words) == hidden
+    assert (f"CXX={cases.NO_COMPILER}" in words) == hidden
     assert words[words.index("--device") + 1] == device
     assert words[words.index("--run") + 1] == f"bfloat16:{mode}"
     assert "--inline" not in words
 
 
 def test_command_line_of_several_runs() -> None:
-    case = testing.Case("trial", "llama", "bfloat16", "eager")
-    job = testing.Job((case, testing.Case("trial", "llama", "float16", "traced")))
+    case = cases.Case("trial", "llama", "bfloat16", "eager")
+    job = cases.Job((case, cases.Case("trial", "llama", "float16", "traced")))
     words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
     assert words[-5:] == ["--run", "bfloat16:eager", "--run", "float16:traced", "--inline"]
 
 
 def test_command_line_of_the_server() -> None:
-    job = testing.Job((testing.Case("server", "llama", "float32", "eager"),))
+    job = cases.Job((cases.Case("server", "llama", "float32", "eager"),))
     words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
     assert words[-5:] == ["--dtype", "float32", "--log", "/x.server.log", "--eager"]
 

@@ -24,6 +24,7 @@ SEED = 20260901
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 PAD, BOS, EOS = 0, 1, 2
 COMPLETE = ".complete"
+CLASSIFIER = "AutoModelForSequenceClassification"
 
 _SMALL: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -71,6 +72,7 @@ class Model:
         base: Arguments that ``settings`` add to.
         scheme: A key of ``quantise.SCHEMES``: how its weights are stored; empty for bfloat16.
         cache: The engine's ``kv_cache_dtype``: how keys and values are kept.
+        head: Class in transformers: what the model ends with.
     """
 
     config: str
@@ -79,6 +81,7 @@ class Model:
     base: Mapping[str, Any] = field(default_factory=lambda: _SMALL)
     scheme: str = ""
     cache: str = "auto"
+    head: str = "AutoModelForCausalLM"
 
 
 MODELS: Mapping[str, Model] = {
@@ -169,6 +172,9 @@ MODELS: Mapping[str, Model] = {
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
     "llama_fp8_cache": Model("LlamaConfig", {"head_dim": 64}, cache="fp8"),
+    "llama_classes": Model("LlamaConfig", {"head_dim": 64, "num_labels": 5}, head=CLASSIFIER),
+    "llama_score": Model("LlamaConfig", {"head_dim": 64, "num_labels": 1}, head=CLASSIFIER),
+    "llama_long": Model("LlamaConfig", {"head_dim": 64, "max_position_embeddings": 40960}),
     # For measurements: the size class of half a billion parameters.
     "llama_500m": Model(
         "LlamaConfig",
@@ -193,7 +199,8 @@ def make(name: str, folder: Path) -> Path:
     entry = MODELS[name]
     config = getattr(transformers, entry.config)(**{**entry.base, **entry.settings})
     torch.manual_seed(SEED)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    head = getattr(transformers, entry.head)
+    model = head.from_config(config, dtype=torch.float32).eval()
     draw_weights(model)
     model.generation_config = transformers.GenerationConfig(
         bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD
@@ -238,7 +245,8 @@ def _routing_bias(name: str) -> bool:
 def draw_weights(model: Any) -> None:
     """Draw every weight, rounded to bfloat16."""
     generator = torch.Generator().manual_seed(SEED)
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    output = model.get_output_embeddings()
+    tied = output is not None and output.weight is model.get_input_embeddings().weight
     gemma = "gemma" in model.config.model_type
     with torch.no_grad():
         for name, tensor in _tensors(model):

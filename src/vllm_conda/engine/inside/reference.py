@@ -103,7 +103,7 @@ class RoundedCache(transformers.DynamicCache):  # type: ignore[misc]
 
 
 class Reference:
-    """A model in transformers, with its plainest attention.
+    """A model in transformers.
 
     Args:
         path: The model's folder.
@@ -112,6 +112,7 @@ class Reference:
         scheme: How its weights are stored, as ``models.Model`` says; a quantised model is compared
             with the plain one that its weights stand for.
         rounded_cache: Whether keys and values are kept in 8 bits.
+        attention: Its attention in transformers: the plainest, or one that needs less memory.
     """
 
     def __init__(
@@ -121,13 +122,14 @@ class Reference:
         device: str = "cpu",
         scheme: str = "",
         rounded_cache: bool = False,
+        attention: str = "eager",
     ) -> None:
         self.device = device
         self._rounded_cache = rounded_cache
         model = transformers.AutoModelForCausalLM.from_pretrained(
             path / DEQUANTISED if scheme else path,
             dtype=getattr(torch, dtype),
-            attn_implementation="eager",
+            attn_implementation=attention,
         )
         if scheme and SCHEMES[scheme].int8_activations:
             round_activations(model)

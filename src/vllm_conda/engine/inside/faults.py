@@ -1,0 +1,178 @@
+"""Starts `vllm serve` on a small model and does to it what happens to servers.
+
+Runs in the engine's environment: `python faults.py MODEL --models DIR --result FILE --log FILE
+--run terminated`. A server that is stopped while it answers, or whose worker dies, must end by
+itself, leave no process, and let no client wait; `vllm bench serve` must get every answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import program
+import psutil
+from server import SERVED_NAME, serving, words
+
+Found = Mapping[str, Any]
+# The engine lets requests end before it stops.
+END_SECONDS = 60.0
+REQUESTS = 64
+CLIENTS = 8
+
+
+def _group(server: int) -> list[psutil.Process]:
+    """Processes of the server's session that live."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getsid(process.pid) == server and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def _server(address: str) -> int:
+    """The process that listens at ``address``."""
+    port = int(address.rsplit(":", 1)[1])
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
+            return os.getsid(one.pid)
+    raise SystemExit(f"nothing listens at {address}")
+
+
+async def _stream(address: str, content: str, begun: asyncio.Event) -> str:
+    """How a long request ended: ``whole``, ``cut`` or ``error``."""
+    import openai
+
+    client = openai.AsyncOpenAI(
+        base_url=f"{address}/v1", api_key="none", timeout=END_SECONDS, max_retries=0
+    )
+    try:
+        pieces = await client.completions.create(
+            model=SERVED_NAME,
+            prompt=content,
+            stream=True,
+            max_tokens=400,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+        )
+        reason = None
+        async for piece in pieces:
+            begun.set()
+            if piece.choices:
+                reason = piece.choices[0].finish_reason or reason
+    except Exception:
+        return "error"
+    return "whole" if reason == "length" else "cut"
+
+
+async def _disturbed(address: str, disturb: Callable[[], None]) -> tuple[list[str], float]:
+    """Requests of which each has begun when ``disturb`` is called: their ends, and the seconds."""
+    begun = [asyncio.Event() for _ in range(CLIENTS)]
+    asked = [
+        asyncio.create_task(_stream(address, content, event))
+        for content, event in zip(words(CLIENTS), begun, strict=True)
+    ]
+    await asyncio.gather(*(event.wait() for event in begun))
+    disturb()
+    started = time.monotonic()
+    return list(await asyncio.gather(*asked)), time.monotonic() - started
+
+
+def _ends(server: int) -> float | None:
+    """Seconds until the server's session is empty; None where it is not."""
+    started = time.monotonic()
+    while _group(server):
+        if time.monotonic() - started > END_SECONDS:
+            return None
+        time.sleep(0.1)
+    return round(time.monotonic() - started, 1)
+
+
+def _disturb(address: str, server: int, disturb: Callable[[], None]) -> Found:
+    ends, waited = asyncio.run(_disturbed(address, disturb))
+    seconds = _ends(server)
+    return {
+        "whole": ends.count("whole"),
+        "cut": ends.count("cut") + ends.count("error"),
+        "clients_waited": round(waited, 1),
+        "ended_after": seconds,
+        "right": seconds is not None and waited < END_SECONDS,
+    }
+
+
+def terminated(address: str, _: argparse.Namespace) -> Found:
+    """SIGTERM to the server while it answers."""
+    server = _server(address)
+    return _disturb(address, server, lambda: os.kill(server, signal.SIGTERM))
+
+
+def worker_killed(address: str, _: argparse.Namespace) -> Found:
+    """SIGKILL to the process that holds the model, while it answers."""
+    server = _server(address)
+    sizes = {one: one.memory_info().rss for one in _group(server) if one.pid != server}
+    worker = max(sizes, key=lambda one: sizes[one])
+    found = _disturb(address, server, worker.kill)
+    # Nobody else has its tokens.
+    return {**found, "right": found["right"] and found["cut"] == CLIENTS}
+
+
+def benchmark(address: str, options: argparse.Namespace) -> Found:
+    """`vllm bench serve` with many requests at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            str(Path(sys.executable).with_name("vllm")), "bench", "serve", "--base-url", address,
+            "--model", SERVED_NAME, "--tokenizer", str(options.models / options.model),
+            "--dataset-name", "random", "--random-input-len", "32", "--random-output-len", "16",
+            "--num-prompts", str(REQUESTS), "--max-concurrency", str(REQUESTS), "--ignore-eos",
+            "--save-result", "--result-dir", folder, "--result-filename", "result.json",
+        ]  # fmt: skip
+        subprocess.run(command, check=True, stdout=sys.stderr)
+        result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+    return {
+        "completed": result["completed"],
+        "tokens": result["total_output_tokens"],
+        "right": result["completed"] == REQUESTS and result["total_output_tokens"] == 16 * REQUESTS,
+    }
+
+
+CHECKS: Mapping[str, Callable[[str, argparse.Namespace], Found]] = {
+    check.__name__: check for check in (terminated, worker_killed, benchmark)
+}
+
+
+def main() -> None:
+    arguments = program.parser(__doc__)
+    program.engine_arguments(arguments, "float32")
+    arguments.add_argument("--log", type=Path, required=True)
+    arguments.add_argument("--run", action="append", required=True, choices=CHECKS)
+    options = arguments.parse_args()
+    surroundings = program.surroundings(options.device)
+    # A terminated program stops its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    from models import make
+
+    path = make(options.model, options.models)
+    rows = []
+    for name in options.run:
+        with serving(path, options) as address:
+            found = dict(CHECKS[name](address, options))
+        row = {"model": options.model, "dtype": options.dtype, "mode": name, **surroundings}
+        rows.append({**row, "right": found.pop("right"), "seen": found})
+        program.write(options.result, rows)
+
+
+if __name__ == "__main__":
+    main()

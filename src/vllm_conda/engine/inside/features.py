@@ -1,0 +1,391 @@
+"""Runs the engine with a feature switched on, as a user does, and checks what it gives.
+
+Runs in the engine's environment: `python features.py MODEL --models DIR --result FILE --run
+prefix_caching`. Every feature is compared with transformers, in float32 on a CPU; besides right
+tokens it has to show that it was at work: tokens taken from the cache, drafts accepted, beams in
+order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import program
+import torch
+
+if TYPE_CHECKING:
+    from reference import Reference
+
+LENGTH = 512
+TOKENS = 24
+Found = Mapping[str, Any]
+
+
+class Run:
+    """One feature's model, its engine, and what transformers says."""
+
+    def __init__(self, model: str, path: Path, options: argparse.Namespace) -> None:
+        from reference import Verdict, tolerance
+
+        self.model, self.path, self.options = model, path, options
+        self.allowed = tolerance(options.dtype, False, options.device)
+        self.close = self.allowed.logprob
+        self.verdict = Verdict()
+        self._made: list[Any] = []
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The plain model in transformers."""
+        from reference import Reference
+
+        # Beyond a few thousand tokens plain attention does not fit in memory.
+        attention = "sdpa" if self.model == "llama_long" else "eager"
+        return Reference(self.path, self.options.dtype, self.options.device, attention=attention)
+
+    def engine(self, **arguments: Any) -> Any:
+        """An engine of this model."""
+        from vllm import LLM
+
+        settings: dict[str, Any] = {
+            "model": str(self.path),
+            "dtype": self.options.dtype,
+            "max_model_len": LENGTH,
+            "max_num_seqs": 8,
+            "seed": 0,
+            "enforce_eager": True,
+            "disable_log_stats": False,
+            **program.memory(self.options.device),
+        }
+        self._made.append(LLM(**{**settings, **arguments}))
+        return self._made[-1]
+
+    def close_engines(self) -> None:
+        """The next feature's workers start when these have ended."""
+        while self._made:
+            self._made.pop().llm_engine.engine_core.shutdown()
+        gc.collect()
+
+    def prompt(self, length: int, seed: int = 7) -> list[int]:
+        """Random tokens that start like a text."""
+        draw = random.Random(seed)  # noqa: S311 - test data
+        return [1, *(draw.randrange(4, 512) for _ in range(length - 1))]
+
+    def generate(self, llm: Any, prompts: Sequence[list[int]], **more: Any) -> list[Any]:
+        """The engine's answers, greedy; ``tokens``, ``logprobs``: of `SamplingParams`."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(
+            temperature=0,
+            max_tokens=more.pop("tokens", TOKENS),
+            ignore_eos=True,
+            logprobs=more.pop("logprobs", 0),
+            prompt_logprobs=more.pop("prompt_logprobs", None),
+        )
+        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
+        found: list[Any] = llm.generate(requests, sampling, use_tqdm=False, **more)
+        return found
+
+    def judge(
+        self, prompts: Sequence[list[int]], answers: Sequence[Any], reference: Any = None
+    ) -> None:
+        """Compare the answers' tokens with transformers'."""
+        for prompt, answer in zip(prompts, answers, strict=True):
+            output = answer.outputs[0]
+            chosen = [
+                entry[token].logprob
+                for entry, token in zip(output.logprobs, output.token_ids, strict=True)
+            ]
+            (reference or self.reference).judge(
+                self.verdict, self.allowed, prompt, list(output.token_ids), chosen
+            )
+
+    def counted(self, llm: Any, name: str) -> int:
+        """One of the engine's counters."""
+        values = [one.value for one in llm.get_metrics() if one.name in (f"vllm:{name}", name)]
+        return int(sum(values))
+
+
+def prefix_caching(run: Run) -> Found:
+    """Prompts with a common start read it from the cache."""
+    shared = run.prompt(300)
+    prompts = [[*shared, *run.prompt(length, length)] for length in (40, 7, 1)]
+    llm = run.engine(enable_prefix_caching=True)
+    run.judge(prompts[:1], run.generate(llm, prompts[:1]))
+    answers = run.generate(llm, prompts)
+    run.judge(prompts, answers)
+    cached = [answer.num_cached_tokens for answer in answers]
+    return {"cached_tokens": cached, "right": min(cached) >= 128}
+
+
+def chunked_prefill(run: Run) -> Found:
+    """Prompts longer than what one step may take, beside others that are decoding."""
+    step = 64
+    llm = run.engine(enable_chunked_prefill=True, max_num_batched_tokens=step)
+    prompts = [run.prompt(length, length) for length in (5, 300, 129, 63, 400)]
+    run.judge(prompts, run.generate(llm, prompts))
+    settings = llm.llm_engine.vllm_config.scheduler_config
+    chunked = settings.enable_chunked_prefill and settings.max_num_batched_tokens == step
+    return {"tokens_a_step": step, "right": chunked}
+
+
+def _drafted(run: Run, settings: Mapping[str, Any]) -> Found:
+    llm = run.engine(speculative_config=dict(settings))
+    text = run.prompt(20)
+    prompts = [text * 6, run.prompt(90, 3), text * 2]
+    run.judge(prompts, run.generate(llm, prompts, tokens=64))
+    drafts = run.counted(llm, "spec_decode_num_draft_tokens")
+    accepted = run.counted(llm, "spec_decode_num_accepted_tokens")
+    return {"drafted": drafts, "accepted": accepted, "right": accepted > 0}
+
+
+def ngram(run: Run) -> Found:
+    """Speculative decoding with drafts from the text so far."""
+    return _drafted(
+        run,
+        {
+            "method": "ngram",
+            "num_speculative_tokens": 3,
+            "prompt_lookup_max": 3,
+            "prompt_lookup_min": 1,
+        },
+    )
+
+
+def lora(run: Run) -> Found:
+    """An adapter for some requests of a batch, against the model with the adapter merged in."""
+    from adapters import make_adapter, make_merged
+    from reference import Reference
+    from vllm.lora.request import LoRARequest
+
+    adapter = make_adapter(run.path, run.path.with_name(f"{run.model}-adapter"))
+    merged = make_merged(run.path, adapter, run.path.with_name(f"{run.model}-merged"))
+    llm = run.engine(enable_lora=True, max_lora_rank=8, max_loras=1)
+    prompts = [run.prompt(length, length) for length in (33, 100, 17, 64)]
+    asked = [None, LoRARequest("small", 1, str(adapter))] * 2
+    answers = run.generate(llm, prompts, lora_request=asked)
+    run.judge(prompts[::2], answers[::2])
+    adapted = Reference(merged, run.options.dtype, run.options.device)
+    run.judge(prompts[1::2], answers[1::2], adapted)
+    # An adapter that changes nothing would prove nothing.
+    changed = sum(
+        adapted.continuation(prompt, TOKENS) != run.reference.continuation(prompt, TOKENS)
+        for prompt in prompts[1::2]
+    )
+    return {"changed_by_adapter": changed, "right": changed == len(prompts[1::2])}
+
+
+def structured(run: Run) -> Found:
+    """Answers out of a choice, by a regular expression, by a JSON schema."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    choice = ["red", "green", "blue"]
+    schema = {
+        "type": "object",
+        "properties": {"digit": {"enum": [1, 2, 3]}, "letter": {"enum": ["x", "y"]}},
+        "required": ["digit", "letter"],
+        "additionalProperties": False,
+    }
+    wanted: dict[str, tuple[dict[str, Any], Callable[[str], bool]]] = {
+        "choice": ({"choice": choice}, choice.__contains__),
+        "regex": ({"regex": "[0-9]{4}"}, lambda text: bool(re.fullmatch("[0-9]{4}", text))),
+        "json": (
+            {"json": schema},
+            lambda text: set(json.loads(text)) == {"digit", "letter"},
+        ),
+    }
+    # A model with random weights would fill its answer with spaces.
+    llm = run.engine(
+        structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True}
+    )
+    sampling = [
+        SamplingParams(
+            temperature=0,
+            max_tokens=60,
+            structured_outputs=StructuredOutputsParams(**arguments),
+        )
+        for arguments, _ in wanted.values()
+    ]
+    said = [answer.outputs[0].text for answer in llm.generate(["say "] * 3, sampling)]
+    checks = [check for _, check in wanted.values()]
+    right = all(check(text) for check, text in zip(checks, said, strict=True))
+    return {"said": ", ".join(said), "right": right}
+
+
+def logprobs(run: Run) -> Found:
+    """Log-probabilities of the prompt, and of the five best tokens of every step."""
+    llm = run.engine()
+    prompts = [run.prompt(length, length) for length in (20, 131)]
+    answers = run.generate(llm, prompts, logprobs=5, prompt_logprobs=1)
+    run.judge(prompts, answers)
+    worst = 0.0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        expected = run.reference.log_probabilities(prompt[:1], prompt[1:])
+        for row, entry, token in zip(expected, answer.prompt_logprobs[1:], prompt[1:], strict=True):
+            worst = max(worst, abs(float(row[token]) - entry[token].logprob))
+        output = answer.outputs[0]
+        steps = run.reference.log_probabilities(prompt, output.token_ids)
+        for row, entry in zip(steps, output.logprobs, strict=True):
+            found = sorted((one.logprob for one in entry.values()), reverse=True)[:5]
+            best = row.topk(5).values
+            worst = max(worst, float((best - torch.tensor(found)).abs().max()))
+    return {"worst_difference": round(worst, 6), "right": worst <= run.close}
+
+
+def beams(run: Run) -> Found:
+    """Beam search, against the same search over transformers' probabilities."""
+    from vllm.sampling_params import BeamSearchParams
+
+    width, tokens = 3, 8
+    prompt = run.prompt(40)
+    llm = run.engine()
+    settings = BeamSearchParams(beam_width=width, max_tokens=tokens, ignore_eos=True)
+    (answer,) = llm.beam_search([{"prompt_token_ids": prompt}], settings)
+    found = [tuple(one.tokens[len(prompt) :]) for one in answer.sequences]
+    kept: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for _ in range(tokens):
+        grown = []
+        for score, text in kept:
+            row = run.reference.log_probabilities([*prompt, *text], [0])[0]
+            best = row.topk(2 * width)
+            grown += [
+                (score + float(value), (*text, int(token)))
+                for value, token in zip(best.values, best.indices, strict=True)
+            ]
+        kept = sorted(grown, reverse=True)[:width]
+    return {"beams": len(found), "right": found == [text for _, text in kept]}
+
+
+def embedding(run: Run) -> Found:
+    """The last token's hidden state, normalised."""
+    import transformers
+
+    prompts = [run.prompt(length, length) for length in (5, 130, 64)]
+    llm = run.engine(runner="pooling", convert="embed")
+    answers = llm.embed([{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False)
+    plain = transformers.AutoModel.from_pretrained(
+        run.path, dtype=getattr(torch, run.options.dtype), attn_implementation="eager"
+    )
+    worst = 0.0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.no_grad():
+            state = plain(torch.tensor([prompt])).last_hidden_state[0, -1].float()
+        expected = torch.nn.functional.normalize(state, dim=0)
+        found = torch.tensor(answer.outputs.embedding)
+        worst = max(worst, float((expected - found).abs().max()))
+    return {"worst_difference": round(worst, 6), "right": worst <= run.close}
+
+
+def _classes(run: Run, prompt: Sequence[int]) -> torch.Tensor:
+    """What transformers' classifier says to a prompt, before a softmax or sigmoid."""
+    import transformers
+
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(
+        run.path, dtype=getattr(torch, run.options.dtype), attn_implementation="eager"
+    )
+    with torch.no_grad():
+        found: torch.Tensor = plain(torch.tensor([list(prompt)])).logits[0].float()
+    return found
+
+
+def classify(run: Run) -> Found:
+    """Classes of prompts."""
+    prompts = [run.prompt(length, length) for length in (5, 130, 64)]
+    llm = run.engine(runner="pooling")
+    answers = llm.classify([{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False)
+    worst = 0.0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        expected = torch.softmax(_classes(run, prompt), dim=0)
+        found = torch.tensor(answer.outputs.probs)
+        worst = max(worst, float((expected - found).abs().max()))
+    return {"worst_difference": round(worst, 6), "right": worst <= run.close}
+
+
+def rerank(run: Run) -> Found:
+    """Documents by their score for a query."""
+    llm = run.engine(runner="pooling")
+    query, documents = "the quick brown fox", ["a lazy dog", "jumps over", "the end of all things"]
+    answers = llm.score(query, documents, use_tqdm=False)
+    found = [answer.outputs.score for answer in answers]
+    tokenizer = llm.get_tokenizer()
+    expected = [
+        float(torch.sigmoid(_classes(run, tokenizer(query, text_pair=one).input_ids))[0])
+        for one in documents
+    ]
+    worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+    spread = max(expected) - min(expected)
+    return {"worst_difference": round(worst, 6), "right": worst <= run.close < spread}
+
+
+def long_context(run: Run) -> Found:
+    """A prompt beyond 32k tokens, in chunks, beside a short one."""
+    prompts = [run.prompt(33_000), run.prompt(50, 5)]
+    llm = run.engine(max_model_len=34_000, max_num_batched_tokens=4096)
+    run.judge(prompts, run.generate(llm, prompts, tokens=8))
+    return {"longest": len(prompts[0]), "right": True}
+
+
+CHECKS: Mapping[str, Callable[[Run], Found]] = {
+    check.__name__: check
+    for check in (
+        prefix_caching,
+        chunked_prefill,
+        ngram,
+        lora,
+        structured,
+        logprobs,
+        beams,
+        embedding,
+        classify,
+        rerank,
+        long_context,
+    )
+}
+
+
+def run_feature(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A row on one feature; what the engine raises is its failure."""
+    from models import make
+
+    run = Run(options.model, make(options.model, options.models), options)
+    row: dict[str, Any] = {"model": options.model, "dtype": options.dtype, "mode": name}
+    try:
+        found = dict(CHECKS[name](run))
+    except Exception as error:
+        message = " ".join(str(error).split())
+        return {**row, "right": False, "failure": f"{type(error).__name__}: {message}"[:500]}
+    finally:
+        run.close_engines()
+    verdict = run.verdict
+    right = found.pop("right") and verdict.right(run.allowed)
+    tokens = {"tokens": verdict.tokens, "chosen": verdict.chosen, "misses": verdict.misses}
+    return {**row, "right": right, "seen": {**found, **(tokens if verdict.tokens else {})}}
+
+
+def main() -> None:
+    arguments = program.parser(__doc__)
+    arguments.add_argument("--dtype", default="float32")
+    arguments.add_argument(
+        "--run", action="append", required=True, choices=CHECKS, help="may be repeated"
+    )
+    options = arguments.parse_args()
+    surroundings = program.surroundings(options.device)
+    # A separate process for the engine's core would cost each feature a third of its time.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    rows = []
+    for name in options.run:
+        rows.append({**run_feature(name, options), **surroundings})
+        program.write(options.result, rows)
+
+
+if __name__ == "__main__":
+    main()
