@@ -180,6 +180,15 @@ def test_the_whole_ones_pass(folder: Path) -> None:
             assert index.run_exports(path)
 
 
+@pytest.mark.parametrize("change", [{"subdir": None}, {"depends": ["", " "]}])
+def test_fields_without_a_value(folder: Path, change: dict[str, object]) -> None:
+    path = folder / f"{STEM}.conda"
+    text = as_json({**INDEX, **change})
+    with replaced(path, _conda({**FILES, "info/index.json": text})):
+        for read in READERS:
+            answer(lambda read=read: read(path))  # type: ignore[misc]
+
+
 @many
 @given(
     st.one_of(

@@ -53,10 +53,10 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
     A level-4 package is built on any machine of its platform, but its tests need the CPU; a CUDA
     package likewise, and the GPU.
     """
-    levels = [spec for spec in depends if "microarch-level" in spec.split()[0]]
-    gpu = [spec for spec in depends if spec.split()[0] in _GPU]
+    levels = [spec for spec in depends if "microarch-level" in _name(spec)]
+    gpu = [spec for spec in depends if _name(spec) in _GPU]
     # The package registries do not offer a CUDA build of it as one package, nor one for ROCm.
-    torch = [spec for spec in depends if gpu and spec.split()[0] == "pytorch"]
+    torch = [spec for spec in depends if gpu and _name(spec) == "pytorch"]
     for specs, what in (
         (levels, "this CPU is below"),
         (gpu, "this machine has no GPU that gives"),
@@ -69,6 +69,10 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
         except SolveError:
             return f"{what} {', '.join(specs)}"
     return ""
+
+
+def _name(spec: str) -> str:
+    return spec.strip().partition(" ")[0]
 
 
 def index(folder: Path) -> None:

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rattler.exceptions import ParseSubdirError
 from rattler.package import AboutJson
 from rattler.package_streaming import extract
+from rattler.platform import Subdir
 from rattler_build import Package, RattlerBuildError
 
+from vllm_conda.archives import reason
 from vllm_conda.builder import check
 from vllm_conda.builder.channel import Toolchain
 from vllm_conda.builder.diagnose import failure, script_errors
@@ -83,10 +86,11 @@ def open_package(path: Path) -> Package:
     if not path.is_file():
         raise UsageError(f"{path} does not exist.", "Name a .conda file.")
     try:
-        return Package.from_file(path)
-    except (RattlerBuildError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UsageError(f"{path} is no conda package: {reason}.") from None
+        package = Package.from_file(path)
+        Subdir(str(package.subdir))  # "None" where the package names none
+    except (RattlerBuildError, ParseSubdirError, OSError, ValueError) as error:
+        raise UsageError(f"{path} is no conda package: {reason(error)}.") from None
+    return package
 
 
 def homepage(path: Path) -> str:
