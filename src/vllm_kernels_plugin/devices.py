@@ -65,9 +65,9 @@ def _activate_cpu() -> str:
     ops = serve.serve("cpu")
     serve.register_fakes("cpu")
     serve.plant(CPU_MODULES)
-    # Before 0.28 the engine has no latent-attention backend for the CPU, and then one that neither
-    # chunks prompts nor caches prefixes; so told, it expands the keys and values of such models and
-    # runs them as ordinary attention.
+    # Before 0.32 the engine has no working backend of latent attention for the CPU, then one that
+    # neither chunks prompts nor caches prefixes; so told, it expands the keys and values of such
+    # models and runs them as ordinary attention.
     os.environ.setdefault("VLLM_MLA_DISABLE", "1")
     compiler.prepare(logger)
     logger.info(

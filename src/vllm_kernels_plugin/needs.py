@@ -305,7 +305,7 @@ def check(config: VllmConfig, device: str) -> None:
     if device == "cpu" and model.use_mla and latent_backend() is None:
         raise PluginError(
             f"{_name(model)} would run with latent attention, for which this engine has no CPU "
-            "backend (vLLM has from 0.28 on): unset VLLM_MLA_DISABLE or set it to 1"
+            "backend (vLLM has from 0.32 on): unset VLLM_MLA_DISABLE or set it to 1"
         )
     for need in NEEDS[device]:
         missing = [op for op in need.ops if not _served(op)]
@@ -348,10 +348,16 @@ def _check_indexer(model: Any) -> None:
 
 
 def latent_backend() -> Any:
-    """The engine's backend of latent attention for any CPU; None where it has none."""
+    """The engine's backend of latent attention for any CPU; None where it has none.
+
+    Those of 0.28 to 0.31 import FlashAttention's prefill, which is not there on a CPU.
+    """
     try:
+        from vllm.platforms.cpu import CpuPlatform
         from vllm.v1.attention.backends.registry import AttentionBackendEnum
     except ImportError:
+        return None
+    if "get_mla_prefill_backend_cls" not in vars(CpuPlatform):
         return None
     return getattr(AttentionBackendEnum, "CPU_MLA", None)
 

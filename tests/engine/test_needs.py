@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import Engine
 
 from vllm_kernels import engine_api
 from vllm_kernels_plugin import needs
@@ -113,6 +114,21 @@ def test_latent_attention_of_an_engine_that_has_it(monkeypatch: pytest.MonkeyPat
         needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
     monkeypatch.setattr(needs, "_served", lambda op: True)
     needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("platform", "found"), [("{}", None), ("{'hook': 1}", "CPU_MLA")])
+def test_latent_backend_of_the_engine(engine: Engine, platform: str, found: str | None) -> None:
+    """The one of engines whose platform also chooses how prompts are attended to."""
+    for folder in ("v1", "v1/attention", "v1/attention/backends"):
+        engine.write(f"vllm/{folder}/__init__.py", "")
+    engine.write(
+        "vllm/v1/attention/backends/registry.py",
+        "class AttentionBackendEnum: CPU_MLA = 'CPU_MLA'",
+    )
+    members = platform.replace("hook", "get_mla_prefill_backend_cls")
+    engine.write("vllm/platforms/cpu.py", f"CpuPlatform = type('CpuPlatform', (), {members})")
+    done = engine.run("from vllm_kernels_plugin import needs; print(needs.latent_backend())")
+    assert done.stdout.strip() == str(found), done.stderr
 
 
 def test_latent_attention_forced_on() -> None:

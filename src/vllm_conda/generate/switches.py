@@ -105,7 +105,7 @@ ENGINE = (
         "VLLM_MLA_DISABLE",
         "",
         "Set to `1` on the CPU unless it is set: the engine expands the keys and values of models "
-        "with latent attention (DeepSeek). With `0`, vLLM from 0.28 on keeps them latent, which "
+        "with latent attention (DeepSeek). With `0`, vLLM from 0.32 on keeps them latent, which "
         "takes less memory, but neither chunks prompts nor caches prefixes; older engines are "
         "refused.",
     ),
