@@ -57,10 +57,9 @@ def build(
     if as_json:
         print_json({"packages": [*map(str, made.packages)], "channels": list(made.channels)})
         return
-    words = " ".join(f"-c {channel}" for channel in made.channels)
     for path in made.packages:
         click.echo(path)
-    click.echo(f"Install with, besides our own channel:\n  {words}")
+    click.echo("`vllm-conda build --engine` puts them beside the kernels and prints how to serve.")
 
 
 @engine.command("test")
