@@ -53,13 +53,17 @@ class Choices:
         self.outputs = outputs
         self._asked: dict[tuple[Job, str], list[tuple[str, VersionSpec]]] = {}
         for output in outputs:
-            asked = self._asked.setdefault((output.job, self._kind(output)), [])
+            asked = self._asked.setdefault((output.job, self._alone(output)), [])
             # A package of a job pulls in the others, so what one of them asks holds for all; one
             # with a slice of its own is nobody's dependency.
             for spec in (*output.run, *output.constraints):
                 name, _, bound = spec.partition(" ")
                 if name in (_CUDA, _CUDA_ARCH):
                     asked.append((name, VersionSpec(bound or "*")))
+
+    def _alone(self, output: Output) -> str:
+        """Its name where what it asks is its own; empty for those that are installed together."""
+        return output.name if self._kind(output) else ""
 
     def _kind(self, output: Output) -> str:
         return self.targets.packages[output.name].slice
@@ -73,7 +77,7 @@ class Choices:
     def runs(self, output: Output, node: GpuNode) -> bool:
         """Whether a client lets ``node`` have ``output``."""
         machine = {_CUDA: Version(node.cuda), _CUDA_ARCH: Version(node.gpu)}
-        asked = self._asked[output.job, self._kind(output)]
+        asked = self._asked[output.job, self._alone(output)]
         return all(bound.matches(machine[name]) for name, bound in asked)
 
     def has_code(self, output: Output, node: GpuNode) -> bool:
