@@ -48,7 +48,7 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "long_context": ("llama_long",),
 }
 # What happens to servers, each with a server of its own (`inside/faults.py`).
-FAULTS = ("terminated", "worker_killed", "benchmark")
+FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 PROGRAMS = Path(__file__).parent / "inside"
 
 

@@ -1,8 +1,9 @@
 """Starts `vllm serve` on a small model and does to it what happens to servers.
 
 Runs in the engine's environment: `python faults.py MODEL --models DIR --result FILE --log FILE
---run terminated`. A server that is stopped while it answers, or whose worker dies, must end by
-itself, leave no process, and let no client wait; `vllm bench serve` must get every answer.
+--run terminated`. A server that is stopped while it answers, or whose worker dies, must end and
+leave no process; told to drain, it must end its answers first. `vllm bench serve` must get every
+answer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,15 +22,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import program
 import psutil
 from server import SERVED_NAME, serving, words
 
 Found = Mapping[str, Any]
-# The engine lets requests end before it stops.
 END_SECONDS = 60.0
+# Stopped without draining, the engine sends its clients neither more tokens nor an end.
+PATIENCE_SECONDS = 30.0
+DRAIN_SECONDS = 60
 REQUESTS = 64
 CLIENTS = 8
+# Answers that are not over before the last one begins.
+MODEL_LENGTH = "4096"
+TOKENS = 2000
 
 
 def _group(server: int) -> list[psutil.Process]:
@@ -52,43 +60,45 @@ def _server(address: str) -> int:
     raise SystemExit(f"nothing listens at {address}")
 
 
-async def _stream(address: str, content: str, begun: asyncio.Event) -> str:
-    """How a long request ended: ``whole``, ``cut`` or ``error``."""
-    import openai
-
-    client = openai.AsyncOpenAI(
-        base_url=f"{address}/v1", api_key="none", timeout=END_SECONDS, max_retries=0
-    )
+async def _stream(client: httpx.AsyncClient, content: str) -> str:
+    """How a long request ended: ``whole``, ``cut``, or with which error."""
+    request = {
+        "model": SERVED_NAME,
+        "prompt": content,
+        "stream": True,
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+    # Bytes as they come: a client that parses every token is slower than the server.
+    last = b""
     try:
-        pieces = await client.completions.create(
-            model=SERVED_NAME,
-            prompt=content,
-            stream=True,
-            max_tokens=400,
-            temperature=0,
-            extra_body={"ignore_eos": True},
-        )
-        reason = None
-        async for piece in pieces:
-            begun.set()
-            if piece.choices:
-                reason = piece.choices[0].finish_reason or reason
-    except Exception:
-        return "error"
-    return "whole" if reason == "length" else "cut"
+        async with client.stream("POST", "/v1/completions", json=request) as answer:
+            async for piece in answer.aiter_raw():
+                last = (last + piece)[-1000:]
+    except httpx.HTTPError as error:
+        return f"error: {error!r}"
+    return "whole" if b'"finish_reason":"length"' in last else "cut"
+
+
+async def _running(client: httpx.AsyncClient) -> int:
+    """Requests that the engine is answering, by its own count."""
+    text = (await client.get("/metrics")).text
+    found = re.search(r"^vllm:num_requests_running\{.*\} ([0-9.]+)$", text, re.MULTILINE)
+    return int(float(found[1])) if found else 0
 
 
 async def _disturbed(address: str, disturb: Callable[[], None]) -> tuple[list[str], float]:
-    """Requests of which each has begun when ``disturb`` is called: their ends, and the seconds."""
-    begun = [asyncio.Event() for _ in range(CLIENTS)]
-    asked = [
-        asyncio.create_task(_stream(address, content, event))
-        for content, event in zip(words(CLIENTS), begun, strict=True)
-    ]
-    await asyncio.gather(*(event.wait() for event in begun))
-    disturb()
-    started = time.monotonic()
-    return list(await asyncio.gather(*asked)), time.monotonic() - started
+    """How requests end that the engine answers when ``disturb`` is called, and in what time."""
+    async with httpx.AsyncClient(base_url=address, timeout=PATIENCE_SECONDS) as client:
+        asked = [asyncio.create_task(_stream(client, content)) for content in words(CLIENTS)]
+        while await _running(client) < CLIENTS:
+            if over := [task.result() for task in asked if task.done()]:
+                raise SystemExit(f"an answer was over before the last one began: {over[0]}")
+            await asyncio.sleep(0.05)
+        disturb()
+        started = time.monotonic()
+        return list(await asyncio.gather(*asked)), time.monotonic() - started
 
 
 def _ends(server: int) -> float | None:
@@ -101,22 +111,29 @@ def _ends(server: int) -> float | None:
     return round(time.monotonic() - started, 1)
 
 
-def _disturb(address: str, server: int, disturb: Callable[[], None]) -> Found:
+def _disturb(address: str, server: int, disturb: Callable[[], None]) -> dict[str, Any]:
     ends, waited = asyncio.run(_disturbed(address, disturb))
     seconds = _ends(server)
     return {
         "whole": ends.count("whole"),
-        "cut": ends.count("cut") + ends.count("error"),
+        "cut": len(ends) - ends.count("whole"),
         "clients_waited": round(waited, 1),
         "ended_after": seconds,
-        "right": seconds is not None and waited < END_SECONDS,
+        "right": seconds is not None,
     }
 
 
 def terminated(address: str, _: argparse.Namespace) -> Found:
-    """SIGTERM to the server while it answers."""
+    """SIGTERM to the server while it answers; it ends when its clients have gone."""
     server = _server(address)
     return _disturb(address, server, lambda: os.kill(server, signal.SIGTERM))
+
+
+def drained(address: str, _: argparse.Namespace) -> Found:
+    """The same with ``--shutdown-timeout``: every answer is whole."""
+    server = _server(address)
+    found = _disturb(address, server, lambda: os.kill(server, signal.SIGTERM))
+    return {**found, "right": found["right"] and found["whole"] == CLIENTS}
 
 
 def worker_killed(address: str, _: argparse.Namespace) -> Found:
@@ -125,7 +142,7 @@ def worker_killed(address: str, _: argparse.Namespace) -> Found:
     sizes = {one: one.memory_info().rss for one in _group(server) if one.pid != server}
     worker = max(sizes, key=lambda one: sizes[one])
     found = _disturb(address, server, worker.kill)
-    # Nobody else has its tokens.
+    # Nobody else has its keys and values.
     return {**found, "right": found["right"] and found["cut"] == CLIENTS}
 
 
@@ -149,7 +166,7 @@ def benchmark(address: str, options: argparse.Namespace) -> Found:
 
 
 CHECKS: Mapping[str, Callable[[str, argparse.Namespace], Found]] = {
-    check.__name__: check for check in (terminated, worker_killed, benchmark)
+    check.__name__: check for check in (terminated, drained, worker_killed, benchmark)
 }
 
 
@@ -167,7 +184,10 @@ def main() -> None:
     path = make(options.model, options.models)
     rows = []
     for name in options.run:
-        with serving(path, options) as address:
+        arguments = ["--max-model-len", MODEL_LENGTH]
+        if name == "drained":
+            arguments += ["--shutdown-timeout", str(DRAIN_SECONDS)]
+        with serving(path, options, arguments) as address:
             found = dict(CHECKS[name](address, options))
         row = {"model": options.model, "dtype": options.dtype, "mode": name, **surroundings}
         rows.append({**row, "right": found.pop("right"), "seen": found})

@@ -41,8 +41,10 @@ EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
 
 
 @contextmanager
-def serving(path: Path, options: argparse.Namespace) -> Iterator[str]:
-    """The address of a running server; it is stopped at the end."""
+def serving(
+    path: Path, options: argparse.Namespace, arguments: Sequence[str] = ()
+) -> Iterator[str]:
+    """The address of a running server with more ``arguments``; it is stopped at the end."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
@@ -50,7 +52,7 @@ def serving(path: Path, options: argparse.Namespace) -> Iterator[str]:
         str(Path(sys.executable).with_name("vllm")), "serve", str(path), "--host", LOOPBACK,
         "--port", str(port), "--dtype", options.dtype, "--max-model-len", str(MODEL_LENGTH),
         "--max-num-seqs", "64", "--served-model-name", SERVED_NAME,
-        *(["--enforce-eager"] if options.eager else []),
+        *(["--enforce-eager"] if options.eager else []), *arguments,
     ]  # fmt: skip
     for name, value in program.memory(options.device).items():
         command += [f"--{name.replace('_', '-')}", str(value)]
