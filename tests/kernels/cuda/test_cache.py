@@ -193,6 +193,27 @@ def test_concat_and_cache_mla_rope_fused(
     assert not torch.equal(turned[0][0], query)
 
 
+def test_a_refused_fused_write_has_turned_nothing(dtype: torch.dtype) -> None:
+    query, keys = randn(8, 5, 64, dtype=dtype), randn(8, 64, dtype=dtype)
+    before = query.clone(), keys.clone()
+    with pytest.raises(RuntimeError, match="kv_cache_dtype"):
+        ops.concat_and_cache_mla_rope_fused(
+            torch.arange(8, device="cuda"),
+            query,
+            keys,
+            randn(8, 512, dtype=dtype),
+            randn(100, 64, dtype=dtype),
+            True,
+            torch.arange(8, device="cuda"),
+            empty_cache((4, 16, 576), dtype, "auto"),
+            "fp9",
+            torch.ones(1, device="cuda"),
+        )
+    torch.cuda.synchronize()
+    assert torch.equal(query, before[0])
+    assert torch.equal(keys, before[1])
+
+
 def test_concat_mla_q(dtype: torch.dtype) -> None:
     for tokens, heads, nope, rope in ((1, 1, 512, 64), (17, 5, 512, 64), (3, 2, 30, 7)):
         latents = randn(heads, tokens, nope, dtype=dtype).transpose(0, 1)
