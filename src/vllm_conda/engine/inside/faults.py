@@ -32,6 +32,7 @@ END_SECONDS = 60.0
 # Stopped without draining, the engine sends its clients neither more tokens nor an end.
 PATIENCE_SECONDS = 30.0
 DRAIN_SECONDS = 60
+BENCHMARK_SECONDS = 300
 REQUESTS = 64
 CLIENTS = 8
 # Answers that are not over before the last one begins.
@@ -156,7 +157,7 @@ def benchmark(address: str, options: argparse.Namespace) -> Found:
             "--num-prompts", str(REQUESTS), "--max-concurrency", str(REQUESTS), "--ignore-eos",
             "--save-result", "--result-dir", folder, "--result-filename", "result.json",
         ]  # fmt: skip
-        subprocess.run(command, check=True, stdout=sys.stderr)
+        subprocess.run(command, check=True, stdout=sys.stderr, timeout=BENCHMARK_SECONDS)
         result = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     return {
         "completed": result["completed"],
