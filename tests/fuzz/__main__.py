@@ -34,9 +34,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vllm_conda import processes
-
 from . import calls, corpus, draws, record, worker
+from .guard import processes
 
 ROOT = record.ROOT
 # A process starts in two seconds, which a minute's run over all families can spend once on each.

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vllm_conda import processes
 from vllm_kernels import engine_api
 
 from .calls import Call, full
+from .guard import processes
 
 VARIABLE = "VLLM_FUZZ_CORPUS"
 ROOT = Path(__file__).resolve().parents[2]
