@@ -45,12 +45,17 @@ def test_no_cuda_op_is_served_on_the_cpu(engine: Engine) -> None:
         for name in engine_api.ops():
             space = engine_api.namespace_of(name)
             served = space != engine_api.NAMESPACE and hasattr(getattr(torch.ops, space), name)
-            assert served == ("cpu" in engine_api.devices_of(name)), name
+            if served != ("cpu" in engine_api.devices_of(name)):
+                print("other", name, served)
         """,
         **REFERENCE,
     )
-    # Left to PyTorch where there are no kernels.
-    assert "AssertionError: create_onednn_mm_handler" in done.stderr
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    other = {line[1]: line[2] for line in lines if line[0] == "other"}
+    # Left to the engine's PyTorch where there are no kernels.
+    assert {"create_onednn_mm_handler", "causal_conv1d_update_cpu_vec"} <= other.keys()
+    assert set(other.values()) == {"False"}
 
 
 @pytest.mark.parametrize(
