@@ -9,9 +9,9 @@ import torch
 
 from vllm_kernels.reference.attention import cpu as reference
 
+from .attention import TOLERANCE
+
 ops = torch.ops.vllm_kernels
-# Of the largest value (about 1), as of the other attention ops.
-TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
 def make(

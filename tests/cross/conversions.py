@@ -1,0 +1,214 @@
+"""Each op's arguments as the C ABI takes them: what csrc/cpu/*/binding.cc does, for the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from driver import DTYPES, Driver
+
+
+def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
+    """By op: a function that calls the driver instead of the library.
+
+    An op that has the name of a function has its arguments too, unless it is named here.
+    """
+
+    def plain(name: str, op: str = "") -> Callable[..., None]:
+        schema = getattr(torch.ops.vllm_kernels, op or name).default._schema
+
+        def call(*values: object) -> None:
+            left_out = schema.arguments[len(values) :]
+            driver.call(name, *values, *(argument.default_value for argument in left_out))
+
+        return call
+
+    def attention(
+        q: object, k: object, v: object, out: object, starts: object, lengths: object,
+        scale: float, causal: bool, slopes: object, window: int, table: object, softcap: float,
+        _metadata: object, sinks: object, dynamic: object, k_scale: float = 1.0,
+        v_scale: float = 1.0, cache_dtype: str = "auto",
+    ) -> None:  # fmt: skip
+        driver.call(
+            "attention", q, k, v, out, starts, lengths, table, slopes, sinks, dynamic,
+            float(scale), float(softcap), window, causal, float(k_scale),
+            float(v_scale), cache_dtype,
+        )  # fmt: skip
+
+    def metadata(
+        requests: int, heads: int, kv_heads: int, head_size: int, lengths: torch.Tensor, *_: object
+    ) -> torch.Tensor:
+        words = driver.call("attention_metadata", requests, heads, kv_heads, head_size)[1]
+        return torch.tensor(words, dtype=torch.int32).view(torch.int8)
+
+    def reshape(
+        key: object, value: object, key_cache: object, value_cache: object, slots: object,
+        isa: str, k_scale: float = 1.0, v_scale: float = 1.0, dtype: str = "auto",
+    ) -> None:  # fmt: skip
+        driver.call(
+            "reshape_and_cache", key, value, key_cache, value_cache, slots, isa, float(k_scale),
+            float(v_scale), dtype,
+        )  # fmt: skip
+
+    def create(b: object, _cache: int) -> int:
+        return driver.call("create_onednn_mm_handler", b)[0]
+
+    def create_scaled(
+        b: object, scales: object, dtype: torch.dtype, dynamic: bool, azp: bool, _cache: int
+    ) -> int:
+        number = DTYPES.get(dtype, -1)
+        return driver.call("create_onednn_scaled_mm_handler", b, scales, number, dynamic, azp)[0]
+
+    def choose(name: str) -> Callable[..., torch.Tensor]:
+        def call(logits: torch.Tensor, *values: object) -> torch.Tensor:
+            tokens = logits.new_empty(logits.shape[:1], dtype=torch.int64)
+            driver.call(name, tokens, logits, *values)
+            return tokens
+
+        return call
+
+    def convert(weight: torch.Tensor) -> torch.Tensor:
+        driver.call("convert_weight_packed", weight, None)
+        packed = torch.empty(weight.shape, dtype=weight.dtype)
+        driver.call("convert_weight_packed", weight, packed)
+        return packed
+
+    def convert_scale(scale: torch.Tensor) -> torch.Tensor:
+        driver.call("convert_scale_packed", scale, None)
+        packed = torch.empty(scale.shape, dtype=scale.dtype)
+        driver.call("convert_scale_packed", scale, packed)
+        return packed
+
+    def experts(*values: Any) -> None:
+        (out, x, w1, w2, weights, ids, method, scale1, scale2, _, _, _, block, bias1, bias2,
+         alpha, limit, _, act) = values  # fmt: skip
+        driver.call(
+            "fused_experts", out, x, w1, w2, weights, ids, method, scale1, scale2,
+            *(block or (0, 0)), bias1, bias2, act, 1.702 if alpha is None else float(alpha),
+            7.0 if limit is None else float(limit),
+        )  # fmt: skip
+
+    def fp8(
+        mat1: torch.Tensor, mat2: torch.Tensor, scales: object, block: Sequence[int],
+        bias: object, dtype: torch.dtype, packed: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        if len(block) != 2:
+            raise RuntimeError(f"fp8_scaled_mm_cpu: block_size has {len(block)} elements, want 2")
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise RuntimeError("fp8_scaled_mm_cpu: out_dtype is another dtype")
+        out = torch.empty(mat1.shape[0], mat2.shape[0], dtype=dtype)
+        driver.call("fp8_scaled_mm", out, mat1, mat2, scales, *block, bias, packed)
+        return out
+
+    def int8(
+        mat1: torch.Tensor, mat2: torch.Tensor, scales: object, bias: object,
+        dtype: torch.dtype, packed: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        out = torch.empty(mat1.shape[0], mat2.shape[0], dtype=dtype)
+        driver.call("int8_scaled_mm", out, mat1, mat2, scales, bias, packed)
+        return out
+
+    def pack(weight: torch.Tensor) -> torch.Tensor:
+        return weight.t().contiguous().t()
+
+    def convolve(x: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = x.new_zeros(x.shape[::-1]).t()
+        driver.call("causal_conv1d_fwd", out, x, *values[:-1])
+        return out
+
+    def convolve_next(x: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        driver.call("causal_conv1d_update", out, x, *values[:-1])
+        return out
+
+    def convolve_some(x: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+        driver.call("causal_conv1d_update_vec", out, x, *values)
+        return out
+
+    def gates(
+        a_log: object, a: torch.Tensor, b: torch.Tensor, dt_bias: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        g, beta = a.new_zeros((1, *a.shape), dtype=torch.float32), b.new_zeros((1, *a.shape))
+        driver.call("fused_gdn_gating", g, beta, a_log, a, b, dt_bias)
+        return g, beta
+
+    def delta_rule(
+        q: object, k: object, v: torch.Tensor, g: object, beta: object, states: torch.Tensor,
+        final: bool, starts: object, head_first: bool, normalise: bool, slots: torch.Tensor,
+        epsilon: float = 1e-5,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        out = torch.zeros_like(v, memory_format=torch.contiguous_format)
+        count = len(slots) if final else 0
+        last = states.new_zeros((count, *states.shape[1:]), dtype=torch.float32)
+        driver.call(
+            "chunk_gated_delta_rule", out, last, q, k, v, g, beta, states, starts, head_first,
+            normalise, slots, float(epsilon),
+        )  # fmt: skip
+        return out, last
+
+    def delta_rule_next(name: str) -> Callable[..., torch.Tensor]:
+        def call(*values: Any) -> torch.Tensor:
+            v = values[4]
+            out = torch.zeros_like(v, memory_format=torch.contiguous_format)
+            left_out = {11: (1.0, 20.0), 12: (20.0,), 13: ()}
+            if name.endswith("spec"):
+                left_out = {12: (1.0, 20.0), 13: (20.0,), 14: ()}
+            driver.call(name, out, *values, *left_out[len(values)])
+            spread = v.dim() == 4 and not name.endswith("spec")
+            return out.transpose(0, 1) if spread else out
+
+        return call
+
+    def multiply(name: str) -> Callable[..., None]:
+        def call(*values: Any) -> None:
+            handle = values[-1]
+            if handle.dtype != torch.int64 or handle.numel() != 1:
+                raise RuntimeError(
+                    f"{name}: handler_tensor is not what holds a handle, want a CPU tensor of "
+                    "one int64"
+                )
+            driver.call(name, *values[:-1], int(handle))
+
+        return call
+
+    same_name = [name for name in driver.functions() if hasattr(torch.ops.vllm_kernels, name)]
+    return {
+        **{name: plain(name) for name in same_name},
+        "cpu_attention_with_kv_cache": attention,
+        "get_scheduler_metadata": metadata,
+        "cpu_attn_reshape_and_cache": reshape,
+        "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
+        "mla_decode_kvcache": plain("mla_decode", "mla_decode_kvcache"),
+        "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
+        "convert_weight_packed": convert,
+        "convert_scale_packed": convert_scale,
+        "fused_experts_cpu": experts,
+        "fp8_scaled_mm_cpu": fp8,
+        "int8_scaled_mm_with_quant": int8,
+        "causal_conv1d_weight_pack": pack,
+        "causal_conv1d_fwd_cpu": convolve,
+        "causal_conv1d_update_cpu": convolve_next,
+        "causal_conv1d_update_cpu_vec": convolve_some,
+        "fused_gdn_gating_cpu": gates,
+        "chunk_gated_delta_rule_cpu": delta_rule,
+        "fused_sigmoid_gating_delta_rule_update_cpu": delta_rule_next("gated_delta_rule_update"),
+        "fused_sigmoid_gating_delta_rule_update_spec_cpu": delta_rule_next(
+            "gated_delta_rule_update_spec"
+        ),
+        "greedy_argmax": choose("greedy_argmax"),
+        "fused_gumbel_argmax": choose("fused_gumbel_argmax"),
+        **{
+            f"{name}{suffix}": plain(name, f"{name}{suffix}")
+            for suffix in ("_kernel_impl", "_padded_kernel_impl", "_metadata_kernel_impl")
+            for name in driver.functions()
+            if hasattr(torch.ops.vllm_kernels, f"{name}{suffix}")
+        },
+        "create_onednn_mm_handler": create,
+        "onednn_mm": multiply("onednn_mm"),
+        "create_onednn_scaled_mm_handler": create_scaled,
+        "onednn_scaled_mm": multiply("onednn_scaled_mm"),
+        "cpu_attn_has_isa": lambda isa: bool(driver.call("attention_has_isa", isa)[1][0]),
+        "is_onednn_acl_supported": lambda: False,
+    }
