@@ -27,6 +27,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 SCHEMA = 2
 ENGINE = "engine"
 BUILD = "build"
+# No cache of a core's share holds so much.
+UNCACHED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ class Document(Generic[Entry]):
         commit: Of the sources that were measured; where that was not recorded, the commit that
             brought the figures. None outside a checkout.
         copy_bytes_per_s: What a large copy reads and writes a second in the same run.
+        read_bytes_per_s: The most that the same threads read a second from memory in the same run.
     """
 
     name: str
@@ -221,6 +224,7 @@ class Document(Generic[Entry]):
     date: str
     cases: tuple[Entry, ...]
     copy_bytes_per_s: float | None = None
+    read_bytes_per_s: float | None = None
     note: str = ""
 
     @property
@@ -289,8 +293,11 @@ def builds(folder: Path = RESULTS) -> dict[str, Document[Build]]:
     return {path.stem: read(path, read_build) for path in sorted((folder / BUILD).glob("*.json"))}
 
 
-def rate(case: KernelCase, copy_bytes_per_s: float | None) -> str:
-    """Arithmetic or traffic a second, the latter also as a share of a copy's."""
+def rate(case: KernelCase, copy_bytes_per_s: float | None, read_bytes_per_s: float | None) -> str:
+    """Arithmetic or traffic a second, the latter also as a share of a copy's or of reading.
+
+    What caches may hold is not compared with reading from memory.
+    """
     words = []
     if (flops := case.flops_per_s) is not None:
         words.append(
@@ -300,6 +307,8 @@ def rate(case: KernelCase, copy_bytes_per_s: float | None) -> str:
         words.append(f"{moved * 1e-9:.1f} GB/s")
         if copy_bytes_per_s:
             words.append(f"{moved / copy_bytes_per_s:.1%} of copy")
+        if read_bytes_per_s and case.bytes_moved and case.bytes_moved >= UNCACHED_BYTES:
+            words.append(f"{moved / read_bytes_per_s:.0%} of reading")
     return ", ".join(words)
 
 

@@ -16,7 +16,11 @@ DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32, "f16": torch.float16}
 HEADS, KV_HEADS, BLOCK = 32, 8, 128
 GROUP = HEADS // KV_HEADS
 HEAD_SIZES = (128, 64)
-DECODE = [(batch, context) for batch in (1, 8, 32) for context in (128, 2048, 8192)]
+DECODE = [
+    *((batch, context) for batch in (1, 8, 32) for context in (128, 2048, 8192)),
+    (1, 32768),
+]
+FP8_DECODE = [(1, 2048), (1, 32768), (8, 2048)]
 PREFILL = (128, 512, 2048)
 CACHE_BYTES_MAX = 1 << 30
 
@@ -30,13 +34,19 @@ class Paged:
     context: int
     head_size: int
     dtype: torch.dtype
+    fp8: bool = False
 
     def __post_init__(self) -> None:
         pages = -(-self.context // BLOCK)
         blocks = self.batch * pages
         # As the engine's: K and V are halves of one buffer.
-        both = torch.randn(blocks, KV_HEADS, 2, BLOCK, self.head_size).to(self.dtype)
-        self.key_cache, self.value_cache = both[:, :, 0], both[:, :, 1]
+        both = torch.randn(blocks, KV_HEADS, 2, BLOCK, self.head_size)
+        if self.fp8:
+            coded = both.to(torch.float8_e4m3fn)
+            both = coded.float()
+        self.plain = both.to(self.dtype)  # what the peers gather
+        cache = coded.view(torch.uint8) if self.fp8 else self.plain
+        self.key_cache, self.value_cache = cache[:, :, 0], cache[:, :, 1]
         self.table = torch.randperm(blocks).to(torch.int32).view(self.batch, pages)
         total = self.batch * self.tokens
         self.query = torch.randn(total, HEADS, self.head_size).to(self.dtype)
@@ -62,6 +72,7 @@ class Paged:
             self.metadata,
             None,
             None,
+            kv_cache_dtype="fp8" if self.fp8 else "auto",
         )
 
     def gathered(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,7 +83,7 @@ class Paged:
             pages = cache.index_select(0, blocks).view(self.batch, -1, *cache.shape[1:])
             return pages.transpose(1, 2).flatten(2, 3)[:, :, : self.context]
 
-        return gather(self.key_cache), gather(self.value_cache)
+        return gather(self.plain[:, :, 0]), gather(self.plain[:, :, 1])
 
     def queries(self) -> torch.Tensor:
         return self.query.view(self.batch, self.tokens, HEADS, -1).transpose(1, 2)
@@ -88,11 +99,16 @@ class Paged:
         torch.testing.assert_close(actual, expected, rtol=0, atol=2e-2)
 
 
-def _decode(batch: int, context: int, head_size: int, dtype: str, gathered: bool) -> Case:
-    """One query token a request. ``gathered``: the peers' keys lie ready, their gather untimed."""
+def _decode(
+    batch: int, context: int, head_size: int, dtype: str, gathered: bool, fp8: bool = False
+) -> Case:
+    """One query token a request. ``gathered``: the peers' keys lie ready, their gather untimed.
+
+    ``fp8``: of an FP8 cache; what the peers have gathered is decoded too.
+    """
 
     def make() -> dict[str, Call]:
-        paged = Paged(batch, 1, context, head_size, DTYPES[dtype])
+        paged = Paged(batch, 1, context, head_size, DTYPES[dtype], fp8)
 
         def gather_grouped() -> torch.Tensor:
             return sdpa(paged.grouped(), *paged.gathered())
@@ -113,14 +129,17 @@ def _decode(batch: int, context: int, head_size: int, dtype: str, gathered: bool
         }
 
     # Keys and values of the context, then queries and results.
-    elements = 2 * batch * KV_HEADS * context * head_size + 2 * batch * HEADS * head_size
+    itemsize = DTYPES[dtype].itemsize
+    cached = 2 * batch * KV_HEADS * context * head_size
+    rows = 2 * batch * HEADS * head_size
     return Case(
         "attention",
         {"batch": batch, "keys": context, "head": head_size},
         dtype,
         make,
         "decode, gathered" if gathered else "decode",
-        bytes_moved=elements * DTYPES[dtype].itemsize,
+        "fp8 cache" if fp8 else "",
+        bytes_moved=cached * (1 if fp8 else itemsize) + rows * itemsize,
     )
 
 
@@ -150,6 +169,8 @@ def cases() -> Iterator[Case]:
                 if cache <= CACHE_BYTES_MAX:
                     for gathered in (False, True):
                         yield _decode(batch, context, head_size, name, gathered)
+            for batch, context in FP8_DECODE if name == "bf16" else ():
+                yield _decode(batch, context, head_size, name, gathered=True, fp8=True)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 1e-9:.0f} ns"
 
 
-def _row(case: KernelCase, copy_bytes_per_s: float | None) -> str:
+def _row(case: KernelCase, copy_bytes_per_s: float | None, read_bytes_per_s: float | None) -> str:
     best = case.best_peer
     return ROW.format(
         case.label,
@@ -37,7 +37,7 @@ def _row(case: KernelCase, copy_bytes_per_s: float | None) -> str:
         _duration(case.peers[best].median) if best else "-",
         best or "",
         f"{case.ratio:.2f}x" if case.ratio is not None else "-",
-        rate(case, copy_bytes_per_s),
+        rate(case, copy_bytes_per_s, read_bytes_per_s),
     ).rstrip()
 
 
@@ -119,12 +119,15 @@ def main(
         copy_bytes_per_s = timer.copy_bytes_per_s(effort)
         if copy_bytes_per_s:
             print(f"a copy of 1 GiB runs at {copy_bytes_per_s * 1e-9:.0f} GB/s")
+        read_bytes_per_s = timer.read_bytes_per_s(effort)
+        if read_bytes_per_s:
+            print(f"memory is read at {read_bytes_per_s * 1e-9:.1f} GB/s")
         print(ROW.format("case", "group", "ours", "best peer", "", "ratio", ""), flush=True)
         for case in cases():
             if arguments.filter not in f"{case.label} {case.group}":
                 continue
             found.append(measure(case, timer, effort))
-            print(_row(found[-1], copy_bytes_per_s), flush=True)
+            print(_row(found[-1], copy_bytes_per_s, read_bytes_per_s), flush=True)
             if folder:  # case by case: what was measured stays if the run is cut
                 path = Document(
                     name=family,
@@ -134,6 +137,7 @@ def main(
                     commit=arguments.commit or commit(),
                     date=today(),
                     copy_bytes_per_s=copy_bytes_per_s,
+                    read_bytes_per_s=read_bytes_per_s,
                     cases=tuple(found),
                 ).write(folder)
             del case

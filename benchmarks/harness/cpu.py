@@ -14,6 +14,8 @@ from benchmarks.harness.case import Call
 from benchmarks.harness.timer import Contender, Effort
 from benchmarks.record import Machine, slug
 
+# Far more than any cache holds.
+READ_BYTES = 1 << 28
 CLOCKS: dict[str, Callable[[], int]] = {
     "wall": time.perf_counter_ns,
     "processor": time.process_time_ns,
@@ -69,6 +71,12 @@ class CpuTimer:
     def copy_bytes_per_s(self, effort: Effort) -> float | None:
         del effort
         return None
+
+    def read_bytes_per_s(self, effort: Effort) -> float | None:
+        """The largest rate of several: a dot product with itself does little but read."""
+        numbers = torch.ones(READ_BYTES // torch.float32.itemsize)
+        reading = CpuContender(lambda: torch.dot(numbers, numbers), self._clock_ns, 0.0)
+        return READ_BYTES / min(reading.sample() for _ in range(effort.max_blocks))
 
     def machine(self, name: str) -> Machine:
         import vllm_kernels

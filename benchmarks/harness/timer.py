@@ -50,6 +50,9 @@ class Timer(Protocol):
     def copy_bytes_per_s(self, effort: Effort) -> float | None:
         """Bytes that a large copy reads and writes a second; None where it is no yardstick."""
 
+    def read_bytes_per_s(self, effort: Effort) -> float | None:
+        """Bytes that are read from memory a second; None where it is no yardstick."""
+
     def machine(self, name: str) -> Machine:
         """What the figures depend on; nothing that identifies the machine."""
 

@@ -79,12 +79,14 @@ def _provenance(document: Document[KernelCase] | Document[EngineCase] | Document
         words.append(f"{machine.threads} threads")
     if document.copy_bytes_per_s:
         words.append(f"a copy runs at {document.copy_bytes_per_s * 1e-9:,.0f} GB/s")
+    if document.read_bytes_per_s:
+        words.append(f"memory is read at {document.read_bytes_per_s * 1e-9:,.1f} GB/s")
     return f"{document.date}, commit {document.commit}; {', '.join(words)}."
 
 
 def _family(document: Document[KernelCase]) -> str:
     head = ("case", "group", "ours, µs>", "best peer, µs>", "peer", "ratio>", "other peers", "rate")
-    rows = (row for case in document.cases for row in _case_rows(case, document.copy_bytes_per_s))
+    rows = (row for case in document.cases for row in _case_rows(case, document))
     note = f"{document.note}\n\n" if document.note else ""
     sizes = dict.fromkeys(" x ".join(case.shape) for case in document.cases)
     return (
@@ -93,15 +95,15 @@ def _family(document: Document[KernelCase]) -> str:
     )
 
 
-def _case_rows(case: KernelCase, copy_bytes_per_s: float | None) -> Iterator[tuple[str, ...]]:
+def _case_rows(case: KernelCase, document: Document[KernelCase]) -> Iterator[tuple[str, ...]]:
     """The case's own row, then one a form of our op."""
-    yield _case_row(case.label, case, copy_bytes_per_s)
+    yield _case_row(case.label, case, document)
     for name, timing in case.forms.items():
         form = dataclasses.replace(case, ours=timing, forms={})
-        yield _case_row(f"… {name}", form, copy_bytes_per_s)
+        yield _case_row(f"… {name}", form, document)
 
 
-def _case_row(label: str, case: KernelCase, copy_bytes_per_s: float | None) -> tuple[str, ...]:
+def _case_row(label: str, case: KernelCase, document: Document[KernelCase]) -> tuple[str, ...]:
     best, ratios = case.best_peer, case.ratios
     others = (f"{name} {ratio:.2f}" for name, ratio in ratios.items() if name != best)
     return (
@@ -112,7 +114,7 @@ def _case_row(label: str, case: KernelCase, copy_bytes_per_s: float | None) -> t
         best or "",
         f"{case.ratio:.2f}" if case.ratio else "",
         ", ".join(others),
-        rate(case, copy_bytes_per_s),
+        rate(case, document.copy_bytes_per_s, document.read_bytes_per_s),
     )
 
 
