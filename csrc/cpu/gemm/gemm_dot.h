@@ -26,20 +26,27 @@ HWY_INLINE T Read(const char* from) {
   return value;
 }
 
-// A dot product says how one step multiplies: `Load` reads one vector of columns of B, `Add` adds
-// its product with one step of a row of A, as `PackRow` laid it out.
+// A dot product says how one step multiplies, in kParts parts that take turns so that only one
+// part of B occupies registers: `Load` reads a part of one vector of columns of B, `Broadcast` the
+// same part of a row of A, kPartABytes as `PackRow` laid them out, and `Add` adds their product.
+constexpr size_t kPartABytes = 4;
+template <class Dot>
+constexpr size_t kABytes = Dot::kParts * kPartABytes;
+
+HWY_INLINE VF BroadcastFloat(const char* a) { return hn::Set(DF(), Read<float>(a)); }
+HWY_INLINE VI BroadcastInts(const char* a) { return hn::Set(DI(), Read<int32_t>(a)); }
+
 struct DotF32 {
   using Value = float;
   using Sum = VF;
-  using B = VF;
-  static constexpr size_t kDepth = 1, kABytes = 4;
+  static constexpr size_t kDepth = 1, kParts = 1;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart = 0>
+  static HWY_INLINE VF Load(const char* b) {
     return hn::LoadU(DF(), reinterpret_cast<const float*>(b));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
-    return hn::MulAdd(hn::Set(DF(), Read<float>(a)), b, sum);
-  }
+  static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
+  static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
   static void PackRow(char* to, const void* from, size_t depth) {
     std::memcpy(to, from, depth * sizeof(float));
   }
@@ -49,13 +56,14 @@ struct DotF32 {
 struct DotF16 {
   using Value = hwy::float16_t;
   using Sum = VF;
-  using B = VF;
-  static constexpr size_t kDepth = 1, kABytes = 4;
+  static constexpr size_t kDepth = 1, kParts = 1;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart = 0>
+  static HWY_INLINE VF Load(const char* b) {
     return LoadF32(reinterpret_cast<const hwy::float16_t*>(b));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) { return DotF32::Add(sum, a, b); }
+  static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
+  static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
   static HWY_INLINE void Widen(const char* b, float* to) { hn::Store(Load(b), DF(), to); }
   static void PackRow(char* to, const void* from, size_t depth) {
     WidenRow(to, static_cast<const hwy::float16_t*>(from), depth);
@@ -74,12 +82,17 @@ struct DotF16 {
 struct DotBf16 {
   using Value = hwy::bfloat16_t;
   using Sum = VF;
-  using B = __m512bh;
-  static constexpr size_t kDepth = 2, kABytes = 4;
+  static constexpr size_t kDepth = 2, kParts = 1;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) { return (__m512bh)_mm512_loadu_si512(b); }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
-    return Sum{_mm512_dpbf16_ps(sum.raw, (__m512bh)_mm512_set1_epi32(Read<int32_t>(a)), b)};
+  template <size_t kPart = 0>
+  static HWY_INLINE __m512bh Load(const char* b) {
+    return (__m512bh)_mm512_loadu_si512(b);
+  }
+  static HWY_INLINE __m512bh Broadcast(const char* a) {
+    return (__m512bh)_mm512_set1_epi32(Read<int32_t>(a));
+  }
+  static HWY_INLINE Sum Add(Sum sum, __m512bh a, __m512bh b) {
+    return Sum{_mm512_dpbf16_ps(sum.raw, a, b)};
   }
   static void PackRow(char* to, const void* from, size_t depth) {
     std::memcpy(to, from, depth * sizeof(Value));
@@ -89,19 +102,18 @@ struct DotBf16 {
 struct DotBf16 {
   using Value = hwy::bfloat16_t;
   using Sum = VF;
-  using B = VI;
-  static constexpr size_t kDepth = 2, kABytes = 4;
+  static constexpr size_t kDepth = 2, kParts = 1;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart = 0>
+  static HWY_INLINE VI Load(const char* b) {
     return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
-    const VI pair = hn::Set(DI(), Read<int32_t>(a));
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
 #if defined(__ARM_FEATURE_SVE)
-    return svbfdot_f32(sum, svreinterpret_bf16_s32(b), svreinterpret_bf16_s32(pair));
+    return svbfdot_f32(sum, svreinterpret_bf16_s32(b), svreinterpret_bf16_s32(a));
 #else
-    return Sum(
-        vbfdotq_f32(sum.raw, vreinterpretq_bf16_s32(b.raw), vreinterpretq_bf16_s32(pair.raw)));
+    return Sum(vbfdotq_f32(sum.raw, vreinterpretq_bf16_s32(b.raw), vreinterpretq_bf16_s32(a.raw)));
 #endif
   }
   static void PackRow(char* to, const void* from, size_t depth) {
@@ -112,24 +124,21 @@ struct DotBf16 {
 struct DotBf16 {
   using Value = hwy::bfloat16_t;
   using Sum = VF;
-  struct B {
-    VF even, odd;
-  };
-  static constexpr size_t kDepth = 2, kABytes = 8;
+  // The even values of K, then the odd ones.
+  static constexpr size_t kDepth = 2, kParts = 2;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart>
+  static HWY_INLINE VF Load(const char* b) {
     const DU du;
-    const auto pair = hn::LoadU(du, reinterpret_cast<const uint32_t*>(b));
-    return {hn::BitCast(DF(), hn::ShiftLeft<16>(pair)),
-            hn::BitCast(DF(), hn::And(pair, hn::Set(du, 0xFFFF0000u)))};
+    const VU32 pair = hn::LoadU(du, reinterpret_cast<const uint32_t*>(b));
+    if (kPart == 1) return hn::BitCast(DF(), hn::And(pair, hn::Set(du, 0xFFFF0000u)));
+    return hn::BitCast(DF(), hn::ShiftLeft<16>(pair));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, const B& b) {
-    return DotF32::Add(DotF32::Add(sum, a, b.even), a + 4, b.odd);
-  }
+  static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
+  static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
   static HWY_INLINE void Widen(const char* b, float* to) {
-    const B wide = Load(b);
-    hn::Store(wide.even, DF(), to);
-    hn::Store(wide.odd, DF(), to + kPanel);
+    hn::Store(Load<0>(b), DF(), to);
+    hn::Store(Load<1>(b), DF(), to + kPanel);
   }
   static void PackRow(char* to, const void* from, size_t depth) {
     DotF16::WidenRow(to, static_cast<const Value*>(from), depth);
@@ -143,21 +152,21 @@ struct DotBf16 {
 struct DotI8 {
   using Value = int8_t;
   using Sum = VI;
-  using B = VI;
-  static constexpr size_t kDepth = 4, kABytes = 4;
+  static constexpr size_t kDepth = 4, kParts = 1;
   static constexpr int32_t kShift = 128;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart = 0>
+  static HWY_INLINE VI Load(const char* b) {
     return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
-    const VI quad = hn::Set(DI(), Read<int32_t>(a));
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
 #if HWY_ARCH_PPC
     using Signed = __vector signed char;
     using Unsigned = __vector unsigned char;
     return Sum{
-        vec_msum(reinterpret_cast<Signed>(b.raw), reinterpret_cast<Unsigned>(quad.raw), sum.raw)};
+        vec_msum(reinterpret_cast<Signed>(b.raw), reinterpret_cast<Unsigned>(a.raw), sum.raw)};
 #else
-    return Sum{_mm512_dpbusd_epi32(sum.raw, quad.raw, b.raw)};
+    return Sum{_mm512_dpbusd_epi32(sum.raw, a.raw, b.raw)};
 #endif
   }
   static void PackRow(char* to, const void* from, size_t depth) {
@@ -169,18 +178,18 @@ struct DotI8 {
 struct DotI8 {
   using Value = int8_t;
   using Sum = VI;
-  using B = VI;
-  static constexpr size_t kDepth = 4, kABytes = 4;
+  static constexpr size_t kDepth = 4, kParts = 1;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart = 0>
+  static HWY_INLINE VI Load(const char* b) {
     return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, B b) {
-    const VI quad = hn::Set(DI(), Read<int32_t>(a));
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
 #if defined(__ARM_FEATURE_SVE)
-    return svdot_s32(sum, svreinterpret_s8_s32(b), svreinterpret_s8_s32(quad));
+    return svdot_s32(sum, svreinterpret_s8_s32(b), svreinterpret_s8_s32(a));
 #else
-    return Sum(vdotq_s32(sum.raw, vreinterpretq_s8_s32(b.raw), vreinterpretq_s8_s32(quad.raw)));
+    return Sum(vdotq_s32(sum.raw, vreinterpretq_s8_s32(b.raw), vreinterpretq_s8_s32(a.raw)));
 #endif
   }
   static void PackRow(char* to, const void* from, size_t depth) { std::memcpy(to, from, depth); }
@@ -190,23 +199,26 @@ struct DotI8 {
 struct DotI8 {
   using Value = int8_t;
   using Sum = VI;
-  struct B {
-    Sized<D16> even, odd;
-  };
-  static constexpr size_t kDepth = 4, kABytes = 8;
+  static constexpr size_t kDepth = 4, kParts = 2;
   static constexpr int32_t kShift = 0;
-  static HWY_INLINE B Load(const char* b) {
+  template <size_t kPart>
+  static HWY_INLINE VI Load(const char* b) {
     const D16 d16;
     const auto bytes = hn::LoadU(d16, reinterpret_cast<const int16_t*>(b));
-    return {hn::ShiftRight<8>(hn::ShiftLeft<8>(bytes)), hn::ShiftRight<8>(bytes)};
+    const auto upper = kPart == 1 ? bytes : hn::ShiftLeft<8>(bytes);
+    return hn::BitCast(DI(), hn::ShiftRight<8>(upper));
   }
-  static HWY_INLINE Sum Add(Sum sum, const char* a, const B& b) {
-    const DI di;
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
     const D16 d16;
-    const auto even = hn::BitCast(d16, hn::Set(di, Read<int32_t>(a)));
-    const auto odd = hn::BitCast(d16, hn::Set(di, Read<int32_t>(a + 4)));
-    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(di, even, b.even));
-    return hn::Add(sum, hn::WidenMulPairwiseAdd(di, odd, b.odd));
+    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), hn::BitCast(d16, a), hn::BitCast(d16, b)));
+    // Compilers would add the products of both parts first, all of them at once, and spill them.
+#if HWY_ARCH_X86
+    asm("" : "+v"(sum.raw));
+#elif HWY_ARCH_ARM_A64
+    asm("" : "+w"(sum.raw));
+#endif
+    return sum;
   }
   static void PackRow(char* to, const void* from, size_t depth) {
     constexpr size_t kPlace[4] = {0, 2, 1, 3};

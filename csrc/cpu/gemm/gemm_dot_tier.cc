@@ -37,6 +37,29 @@ using SumLane = hn::TFromV<typename Dot::Sum>;
 template <class Dot>
 using SumTag = hn::Rebind<SumLane<Dot>, DF>;
 
+// One part of a step. All columns of B are read before the rows' values, each of which is used up
+// at once: with rows inside, compilers keep every row's value and spill sums. One row has more
+// columns than there is room for.
+template <class Dot, size_t kPart, size_t kRows, size_t kVectors>
+HWY_INLINE void AddPart(typename Dot::Sum (&sum)[kRows][kVectors], const char* a, size_t a_stride,
+                        const char* b) {
+  const auto load = [b](size_t v) VK_INLINE_LAMBDA {
+    return Dot::template Load<kPart>(b + v * kBVectorBytes<Dot>);
+  };
+  a += kPart * kPartABytes;
+  if constexpr (kRows == 1) {
+    const auto value = Dot::Broadcast(a);
+    for (size_t v = 0; v < kVectors; ++v) sum[0][v] = Dot::Add(sum[0][v], value, load(v));
+  } else {
+    decltype(load(0)) column[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) column[v] = load(v);
+    for (size_t r = 0; r < kRows; ++r) {
+      const auto value = Dot::Broadcast(a + r * a_stride);
+      for (size_t v = 0; v < kVectors; ++v) sum[r][v] = Dot::Add(sum[r][v], value, column[v]);
+    }
+  }
+}
+
 // kRows rows times kVectors vectors of columns.
 template <class Dot, size_t kRows, size_t kVectors>
 HWY_INLINE void MultiplyStrip(const char* a, size_t a_stride, const char* b, SumLane<Dot>* sums,
@@ -48,12 +71,10 @@ HWY_INLINE void MultiplyStrip(const char* a, size_t a_stride, const char* b, Sum
                         : LoadSum(sums + r * kPanel + v * kLanes);
     }
   }
-  for (size_t s = 0; s < steps; ++s, a += Dot::kABytes, b += kBStepBytes<Dot>) {
+  for (size_t s = 0; s < steps; ++s, a += kABytes<Dot>, b += kBStepBytes<Dot>) {
     fetcher.Fetch();
-    for (size_t v = 0; v < kVectors; ++v) {
-      const typename Dot::B column = Dot::Load(b + v * kBVectorBytes<Dot>);
-      for (size_t r = 0; r < kRows; ++r) sum[r][v] = Dot::Add(sum[r][v], a + r * a_stride, column);
-    }
+    AddPart<Dot, 0>(sum, a, a_stride, b);
+    if constexpr (Dot::kParts == 2) AddPart<Dot, 1>(sum, a, a_stride, b);
   }
   for (size_t r = 0; r < kRows; ++r) {
     for (size_t v = 0; v < kVectors; ++v) StoreSum(sum[r][v], sums + r * kPanel + v * kLanes);
@@ -137,7 +158,7 @@ void PackRow(char* to, size_t group_stride, size_t row, const void* from, size_t
   to += row * group_stride;
   // The last step's values past `depth` meet zeros of B, but must not be NaN.
   if (depth % Dot::kDepth != 0) {
-    std::memset(to + depth / Dot::kDepth * Dot::kABytes, 0, Dot::kABytes);
+    std::memset(to + depth / Dot::kDepth * kABytes<Dot>, 0, kABytes<Dot>);
   }
   Dot::PackRow(to, from, depth);
 }
@@ -153,13 +174,12 @@ void MultiplyCompactRows(const GemmBlock& block, const GemmCompact& weights) {
   }
   Expander expander(weights);
   const char* a = block.a;
-  for (size_t s = 0; s < block.steps; ++s, a += DotBf16::kABytes) {
-    DotBf16::B column[vectors];
+  for (size_t s = 0; s < block.steps; ++s, a += kABytes<DotBf16>) {
+    __m512bh column[vectors];
     expander.NextRow(column);
-    for (size_t v = 0; v < vectors; ++v) {
-      for (size_t r = 0; r < kRows; ++r) {
-        sum[r][v] = DotBf16::Add(sum[r][v], a + r * block.a_group_stride, column[v]);
-      }
+    for (size_t r = 0; r < kRows; ++r) {
+      const __m512bh value = DotBf16::Broadcast(a + r * block.a_group_stride);
+      for (size_t v = 0; v < vectors; ++v) sum[r][v] = DotBf16::Add(sum[r][v], value, column[v]);
     }
   }
   float* sums = static_cast<float*>(block.sums);
@@ -182,7 +202,7 @@ void MultiplyExpanded(const GemmBlock& block, const GemmCompact& weights) {
     for (size_t row = 0; row < part.steps; row += kCompactRowMultiple) {
       expander.Next<kCompactRowMultiple, false>(expanded + row * bytes);
     }
-    part.a = block.a + s * DotBf16::kABytes;
+    part.a = block.a + s * kABytes<DotBf16>;
     part.first = s == 0;
     // Prefetches are spread evenly: more at once than the memory system takes would stall the
     // arithmetic.
@@ -204,7 +224,7 @@ void MultiplyCompact(const GemmBlock& block, const GemmCompact& weights) {
 template <class Dot, void (*kMultiply)(const GemmBlock&), size_t kStepBytes>
 constexpr GemmKernel MakeKernel() {
   constexpr size_t steps = kPartBytes / kStepBytes;
-  return {Dot::kDepth, 1, Dot::kABytes, steps, kFewRows, Dot::kShift, PackRow<Dot>,
+  return {Dot::kDepth, 1, kABytes<Dot>, steps, kFewRows, Dot::kShift, PackRow<Dot>,
           kMultiply,   0, steps / 2};
 }
 
