@@ -5,7 +5,6 @@ The slow ring (VLLM_CONDA_TEST_SLOW=1) draws 5,000 a test.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+from vllm_conda.audit.run import Request, audit
 from vllm_conda.errors import VllmError
 
 BUDGET = 5000 if os.environ.get("VLLM_CONDA_TEST_SLOW") == "1" else 40
@@ -57,5 +57,14 @@ def replaced(file: Path, content: bytes) -> Iterator[None]:
             kept.rename(file)
 
 
-def as_json(document: object) -> bytes:
-    return json.dumps(document).encode(errors="surrogatepass")
+def answered(file: Path, content: bytes, read: Callable[[Path], object]) -> None:
+    """:func:`answer` of what reads ``file``, with this content."""
+    with replaced(file, content):
+        answer(lambda: read(file))
+
+
+def audited(path: Path) -> None:
+    """An audit, whose findings are sentences too."""
+    (report,) = audit([path], Request()).packages
+    for finding in report.findings:
+        assert len(finding.message) <= LONGEST, finding.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -73,6 +74,15 @@ def documents(draw: st.DrawFn, real: Any) -> Any:
         else:
             holder[key] = [holder[key]]
     return changed
+
+
+def as_json(document: object) -> bytes:
+    return json.dumps(document).encode(errors="surrogatepass")
+
+
+def json_texts(real: bytes) -> st.SearchStrategy[bytes]:
+    """A JSON text with mistakes in its structure or in its bytes."""
+    return st.one_of(documents(json.loads(real)).map(as_json), contents(real))
 
 
 @st.composite

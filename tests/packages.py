@@ -93,8 +93,8 @@ def content(recipe: Recipe) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as outer:
         outer.writestr(zipfile.ZipInfo("metadata.json"), '{"conda_pkg_format_version": 2}')
-        outer.writestr(zipfile.ZipInfo(f"pkg-{stem}.tar.zst"), tar(files, recipe.members))
-        outer.writestr(zipfile.ZipInfo(f"info-{stem}.tar.zst"), tar(texts))
+        outer.writestr(zipfile.ZipInfo(f"pkg-{stem}.tar.zst"), packed(files, recipe.members))
+        outer.writestr(zipfile.ZipInfo(f"info-{stem}.tar.zst"), packed(texts))
     return buffer.getvalue()
 
 
@@ -107,4 +107,11 @@ def tar(files: Mapping[str, bytes], members: Sequence[tuple[tarfile.TarInfo, byt
             archive.addfile(member, io.BytesIO(data))
         for member, data in members:
             archive.addfile(member, io.BytesIO(data))
-    return zstandard.ZstdCompressor(write_checksum=True).compress(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def packed(
+    files: Mapping[str, bytes], members: Sequence[tuple[tarfile.TarInfo, bytes]] = ()
+) -> bytes:
+    """The archive of :func:`tar` as a package holds it."""
+    return zstandard.ZstdCompressor(write_checksum=True).compress(tar(files, members))

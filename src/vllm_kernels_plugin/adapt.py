@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from vllm_kernels_plugin.errors import PluginError
+from vllm_kernels_plugin.errors import PluginError, no_kernel
 
 Values = tuple[Any, ...]
 Fill = Callable[[Values], Any]
@@ -165,7 +165,7 @@ def adapted(
             values = tuple(kwargs.get(word, values[at]) for at, word in enumerate(names))
         for at, word, value in refused:
             if values[at] is not value and values[at] != value:
-                raise NotImplementedError(f"{name}: {word} is not served by vllm_kernels")
+                no_kernel(name, word)
         given = [
             values[at] if at >= 0 else fill(values)  # type: ignore[misc]
             for at, fill in takes

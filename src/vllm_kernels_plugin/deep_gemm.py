@@ -16,6 +16,7 @@ import torch
 
 from vllm_kernels import engine_api
 from vllm_kernels_plugin import modules
+from vllm_kernels_plugin.errors import no_kernel
 
 NAME = "deep_gemm"
 OP = "mqa_logits"
@@ -41,10 +42,6 @@ _pdl = False
 def problem() -> str | None:
     """Why no kernel of the indexer's logits is in use, one clause; None where they are."""
     return engine_api.cuda_problem(OP)
-
-
-def _no_kernel(name: str, what: str) -> NoReturn:
-    raise NotImplementedError(f"{name}: {what} is not served by vllm_kernels")
 
 
 # Logits of the indexer
@@ -83,7 +80,7 @@ def fp8_fp4_mqa_logits(
     keys, scales = kv
     from_start = max_seqlen_k > 0
     columns = max_seqlen_k if from_start else keys.shape[0]
-    logits = _new_logits(query, query.shape[0], columns, clean_logits)
+    logits = _new_logits(query, columns, clean_logits)
     torch.ops.vllm_kernels.mqa_logits(
         logits, query, keys, scales, weights, cu_seq_len_k_start, cu_seq_len_k_end, from_start,
         _num_sms or 0,
@@ -113,7 +110,7 @@ def get_paged_mqa_logits_metadata(
         NotImplementedError: Rows of any number for each request.
     """
     if indices is not None:
-        _no_kernel("get_paged_mqa_logits_metadata", "a batch with indices of its rows' requests")
+        no_kernel("get_paged_mqa_logits_metadata", "a batch with indices of its rows' requests")
     schedule = context_lens.new_empty((num_sms + 1, 2), dtype=torch.int32)
     torch.ops.vllm_kernels.paged_mqa_logits_schedule(schedule, _by_query(context_lens))
     return schedule
@@ -152,9 +149,9 @@ def fp8_fp4_paged_mqa_logits(
     """
     name = "fp8_fp4_paged_mqa_logits"
     if indices is not None:
-        _no_kernel(name, "a batch with indices of its rows' requests")
+        no_kernel(name, "a batch with indices of its rows' requests")
     query = _unscaled(name, q).flatten(0, 1)
-    logits = _new_logits(query, query.shape[0], max_context_len, clean_logits)
+    logits = _new_logits(query, max_context_len, clean_logits)
     torch.ops.vllm_kernels.paged_mqa_logits(
         logits, query, kv_cache.squeeze(2), weights, _by_query(context_lens), block_table,
         schedule_meta,
@@ -170,7 +167,7 @@ def fp8_paged_mqa_logits(q: Tensor, *rest: Any, **named: Any) -> Tensor:
 def _unscaled(name: str, q: tuple[Tensor, Tensor | None]) -> Tensor:
     query, scale = q
     if scale is not None:
-        _no_kernel(name, "a query with scales of its own (FP4)")
+        no_kernel(name, "a query with scales of its own (FP4)")
     return query
 
 
@@ -178,12 +175,12 @@ def _by_query(context_lens: Tensor) -> Tensor:
     return context_lens.unsqueeze(-1) if context_lens.dim() == 1 else context_lens
 
 
-def _new_logits(query: Tensor, rows: int, columns: int, clean: bool) -> Tensor:
-    shape = (rows, get_tma_aligned_size(columns, torch.float32.itemsize))
+def _new_logits(query: Tensor, columns: int, clean: bool) -> Tensor:
+    """A row for each of ``query``'s; rows are multiples of 16 bytes apart."""
+    shape = (query.shape[0], get_tma_aligned_size(columns, torch.float32.itemsize))
+    whole = query.new_empty(shape, dtype=torch.float32)
     if clean:
-        whole = query.new_full(shape, -torch.inf, dtype=torch.float32)
-    else:
-        whole = query.new_empty(shape, dtype=torch.float32)
+        whole.fill_(-torch.inf)
     return whole[:, :columns]
 
 
@@ -217,28 +214,24 @@ def fp8_gemm_nt(
     """
     name = "fp8_gemm_nt"
     if c is not None:
-        _no_kernel(name, "a sum with c")
+        no_kernel(name, "a sum with c")
     _check_blocks(name, recipe, recipe_a, recipe_b)
     (left, left_scales), (right, right_scales) = a, b
-    left_scales = _by_columns(name, left_scales)
-    _check_float(name, right_scales)
+    for scales in (left_scales, right_scales):
+        _check_float(name, scales)
+    left_scales = get_mn_major_tma_aligned_tensor(left_scales)
     torch.ops.vllm_kernels.cutlass_scaled_mm(d, left, right.T, left_scales, right_scales.T, None)
 
 
 def _check_blocks(name: str, *recipes: tuple[int, ...] | None) -> None:
     for recipe in recipes:
         if recipe is not None and tuple(recipe) not in ((1, 128, 128), (1, 128), (128, 128)):
-            _no_kernel(name, f"the recipe {tuple(recipe)} (only (1, 128, 128))")
+            no_kernel(name, f"the recipe {tuple(recipe)} (only (1, 128, 128))")
 
 
 def _check_float(name: str, scales: Tensor) -> None:
     if scales.dtype != torch.float32:
-        _no_kernel(name, f"scales of {scales.dtype} (only torch.float32)")
-
-
-def _by_columns(name: str, scales: Tensor) -> Tensor:
-    _check_float(name, scales)
-    return get_mn_major_tma_aligned_tensor(scales)
+        no_kernel(name, f"scales of {scales.dtype} (only torch.float32)")
 
 
 # Layouts of scales
@@ -294,7 +287,7 @@ def transform_sf_into_required_layout(
     name = "transform_sf_into_required_layout"
     rows, columns = recipe if len(recipe) == 2 else (recipe[0 if is_sfa else 1], recipe[2])
     if (rows, columns) not in ((1, BLOCK), (BLOCK, BLOCK)):
-        _no_kernel(name, f"blocks of {rows} x {columns} (only 1 x 128 and 128 x 128)")
+        no_kernel(name, f"blocks of {rows} x {columns} (only 1 x 128 and 128 x 128)")
     _check_float(name, sf)
     shape = (-(-mn // rows), -(-k // columns))
     wanted = shape if num_groups is None else (num_groups, *shape)

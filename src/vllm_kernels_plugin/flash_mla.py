@@ -15,6 +15,7 @@ import torch
 
 from vllm_kernels import engine_api
 from vllm_kernels_plugin import modules, serve
+from vllm_kernels_plugin.errors import no_kernel
 
 NATIVE, EXTENSION = "_flashmla_C", "_flashmla_extension_C"
 INTERFACE = "vllm.third_party.flashmla.flash_mla_interface"
@@ -110,10 +111,10 @@ def sparse_decode_fwd(
     """
     name = "sparse_decode_fwd"
     if extra_kv is not None or extra_indices is not None or extra_topk_length is not None:
-        _no_kernel(name, "a second cache (DeepSeek-V4)")
+        no_kernel(name, "a second cache (DeepSeek-V4)")
     _one_key(name, q, kv.shape[2], d_v)
     if kv.shape[-1] != KEY_BYTES:
-        _no_kernel(name, f"keys of {kv.shape[-1]} bytes (only of {KEY_BYTES}, DeepSeek-V3.2)")
+        no_kernel(name, f"keys of {kv.shape[-1]} bytes (only of {KEY_BYTES}, DeepSeek-V3.2)")
     batch, queries, heads, _ = q.shape
     out = _output(q, out_)
     lse = q.new_empty((batch, heads, queries), dtype=torch.float32)
@@ -157,7 +158,7 @@ def sparse_prefill_fwd(
 
 def dense_prefill_fwd(*_: object) -> NoReturn:
     """NotImplementedError: upstream's runs on GPUs of capability 10.0 only."""
-    _no_kernel("dense_prefill_fwd", "dense prefill")
+    no_kernel("dense_prefill_fwd", "dense prefill")
 
 
 def fwd_kvcache_mla_fp8(*_: object) -> NoReturn:
@@ -170,13 +171,9 @@ def get_mla_decoding_metadata_dense_fp8(*_: object) -> NoReturn:
     raise NotImplementedError(f"FLASHMLA: {FP8_PROBLEM}")
 
 
-def _no_kernel(name: str, what: str) -> NoReturn:
-    raise NotImplementedError(f"{name}: {what} is not served by vllm_kernels")
-
-
 def _one_key(name: str, q: Tensor, kv_heads: int, d_v: int) -> None:
     if (q.shape[-1], kv_heads, d_v) != (HEAD, 1, LATENT):
-        _no_kernel(
+        no_kernel(
             name,
             f"a query of {q.shape[-1]} columns, {kv_heads} heads of keys and values of {d_v} "
             f"(only {HEAD}, 1 and {LATENT})",
@@ -271,7 +268,7 @@ def flash_mla_with_kvcache(
         ValueError: A plan of other shapes, or arguments of the other kind of attention.
     """
     if enable_batch_invariant:
-        _no_kernel("flash_mla_with_kvcache", "batch invariance")
+        no_kernel("flash_mla_with_kvcache", "batch invariance")
     plan = tile_scheduler_metadata
     config = (*q.shape[:3], *k_cache.shape[1:3], causal, None if indices is None else indices.shape)
     if plan.have_initialized and plan.config != config:

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import errno
 import functools
-import http.server
 import json
 import os
 import random
@@ -20,7 +19,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections import Counter
@@ -31,6 +29,7 @@ from pathlib import Path
 from filelock._native import _unix
 from rattler import Channel, Gateway, SourceConfig, solve
 from rattler.platform import Subdir
+from web import served
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -184,24 +183,16 @@ def _without_locks() -> None:
 
 def _read(folder: ChannelFolder, stop: Path, result: Path) -> None:
     """Solve and fetch until ``stop`` is there."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    handler = functools.partial(Quiet, directory=str(folder.path))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    addresses = [folder.url, f"http://127.0.0.1:{server.server_port}"]
     counts: Counter[str] = Counter(reads=0, broken=0)
-    while not stop.exists():
-        for address in addresses:
-            counts["reads"] += 1
-            try:
-                counts["files"] += asyncio.run(_solve_and_fetch(address))
-            except Exception as error:
-                counts["broken"] += 1
-                print(f"broken read of {address}: {error!r}", file=sys.stderr, flush=True)
+    with served(folder.path) as http:
+        while not stop.exists():
+            for address in (folder.url, http):
+                counts["reads"] += 1
+                try:
+                    counts["files"] += asyncio.run(_solve_and_fetch(address))
+                except Exception as error:
+                    counts["broken"] += 1
+                    print(f"broken read of {address}: {error!r}", file=sys.stderr, flush=True)
     result.write_text(json.dumps(counts))
 
 

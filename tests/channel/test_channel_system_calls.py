@@ -89,11 +89,7 @@ class Command:
 
     @staticmethod
     def _listed(channel: Path) -> set[str]:
-        return {
-            f"{file.parent.name}/{name}"
-            for file in channel.glob("*/repodata.json")
-            for name in json.loads(file.read_bytes())["packages.conda"]
-        }
+        return {f"{subdir.name}/{name}" for subdir in channel.glob("*/") for name in _plain(subdir)}
 
     def damage(self) -> str:
         for form, rows in (("json", _plain), ("zst", _packed), ("shards", _sharded)):
@@ -132,31 +128,33 @@ class Command:
         return f"left {left}" if left else ""
 
 
+def _hashes(repodata: bytes) -> dict[str, str]:
+    return {name: row["sha256"] for name, row in json.loads(repodata)["packages.conda"].items()}
+
+
+def _unpacked(data: bytes) -> bytes:
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+
+
 def _plain(subdir: Path) -> dict[str, str]:
     file = subdir / "repodata.json"
-    rows = json.loads(file.read_bytes())["packages.conda"] if file.is_file() else {}
-    return {name: row["sha256"] for name, row in rows.items()}
-
-
-def _unpacked(file: Path) -> bytes:
-    return zstandard.ZstdDecompressor().decompressobj().decompress(file.read_bytes())
+    return _hashes(file.read_bytes()) if file.is_file() else {}
 
 
 def _packed(subdir: Path) -> dict[str, str]:
     file = subdir / "repodata.json.zst"
-    rows = json.loads(_unpacked(file))["packages.conda"] if file.is_file() else {}
-    return {name: row["sha256"] for name, row in rows.items()}
+    return _hashes(_unpacked(file.read_bytes())) if file.is_file() else {}
 
 
 def _sharded(subdir: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     file = subdir / "repodata_shards.msgpack.zst"
     if file.is_file():
-        for digest in msgpack.unpackb(_unpacked(file))["shards"].values():
+        for digest in msgpack.unpackb(_unpacked(file.read_bytes()))["shards"].values():
             shard = (subdir / "shards" / f"{digest.hex()}.msgpack.zst").read_bytes()
             assert sha256(shard).digest() == digest
-            rows = msgpack.unpackb(zstandard.ZstdDecompressor().decompressobj().decompress(shard))
-            found |= {name: row["sha256"].hex() for name, row in rows["packages.conda"].items()}
+            rows = msgpack.unpackb(_unpacked(shard))["packages.conda"]
+            found |= {name: row["sha256"].hex() for name, row in rows.items()}
     return found
 
 

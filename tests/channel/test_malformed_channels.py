@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -16,11 +13,12 @@ from typing import Any
 import msgpack
 import pytest
 import zstandard
-from answers import answer, as_json, many, replaced
+from answers import answer, answered, many
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from mutations import contents, documents
+from mutations import as_json, contents, documents
 from rattler import LockFile
+from web import Quiet, served
 
 from packages import Recipe, make
 from vllm_conda.builder.channel import toolchain_for
@@ -72,13 +70,7 @@ class Channel:
         wanted = closure(SITE, [made.url], ["app"])
         bundle(self.bundle, wanted, {}, QUIET)
         shutil.copytree(self.whole, self.folder)
-        handler = functools.partial(Quiet, directory=str(self.folder))
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"
+        self.address = ""
 
     def anew(self) -> None:
         """The whole one again: what was found damaged may have been made anew."""
@@ -86,11 +78,8 @@ class Channel:
         shutil.copytree(self.whole, self.folder)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def do_GET(self) -> None:
+class Fresh(Quiet):
+    def do_GET(self) -> None:  # noqa: N802 - http.server's name
         del self.headers["If-Modified-Since"]  # its answer to that lacks what rattler asks for
         super().do_GET()
 
@@ -98,9 +87,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def channel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
     made = Channel(tmp_path_factory.mktemp("channels"))
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    with served(made.folder, Fresh) as made.address:
+        yield made
 
 
 def _solved(address: str) -> None:
@@ -254,8 +242,7 @@ def test_bundle(channel: Channel, drawn: st.DataObject) -> None:
     data = drawn.draw(bundles(channel.bundle))
     path, target = channel.bundle.with_name("damaged.tar"), channel.bundle.with_name("target")
     shutil.rmtree(target, ignore_errors=True)
-    with replaced(path, data):
-        answer(lambda: unbundle(path, target))
+    answered(path, data, lambda path: unbundle(path, target))
 
 
 # Locks
@@ -267,8 +254,7 @@ def test_lock(channel: Channel, drawn: st.DataObject) -> None:
     members = _members(channel.bundle)
     name = drawn.draw(st.sampled_from([name for name in members if name.startswith("locks/")]))
     path = channel.bundle.with_name(Path(name).name)
-    with replaced(path, drawn.draw(contents(members[name]))):
-        answer(lambda: locked_packages(path))
+    answered(path, drawn.draw(contents(members[name])), locked_packages)
 
 
 def test_the_lock_is_one(channel: Channel, tmp_path: Path) -> None:
@@ -287,5 +273,5 @@ def test_record_of_a_page(channel: Channel, drawn: st.DataObject) -> None:
     record = page.record_of(page.collect(channel.whole, SITE, specs=["app"]))
     text = page.dump(record).encode()
     path = channel.bundle.with_name("index.html.json")
-    with replaced(path, drawn.draw(damaged(text, path.name))):
-        answer(lambda: page.changes(page.load(path), record.files))
+    data = drawn.draw(damaged(text, path.name))
+    answered(path, data, lambda path: page.changes(page.load(path), record.files))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 import zstandard
-from answers import LONGEST, answer, as_json, many, replaced
+from answers import answer, answered, audited, many, replaced
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import contents, documents
+from mutations import as_json, contents, documents
 
-from vllm_conda.audit.run import Request, audit
+from packages import tar
 from vllm_conda.builder import check, proof
 from vllm_conda.builder.store import Entry
 from vllm_conda.channel import index
@@ -85,23 +84,13 @@ def _text(name: str, document: object) -> bytes:
     return yaml.safe_dump(document).encode(errors="surrogatepass")
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as archive:
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return stream.getvalue()
-
-
 FILES = {name: _text(name, document) for name, document in MEMBERS.items()}
 INSTALLED = {"bin/a": b"hi"}
 
 
 def _members(files: dict[str, bytes], info: bool) -> bytes:
     chosen = {**INSTALLED, **files}
-    return _tar({name: data for name, data in chosen.items() if name.startswith("info/") == info})
+    return tar({name: data for name, data in chosen.items() if name.startswith("info/") == info})
 
 
 def _conda(files: dict[str, bytes], info: bytes | None = None) -> bytes:
@@ -115,7 +104,7 @@ def _conda(files: dict[str, bytes], info: bytes | None = None) -> bytes:
 
 
 def _bz2(files: dict[str, bytes]) -> bytes:
-    return bz2.compress(_tar({**INSTALLED, **files}), 1)
+    return bz2.compress(tar({**INSTALLED, **files}), 1)
 
 
 def mistaken(pack: Callable[[dict[str, bytes]], bytes]) -> st.SearchStrategy[bytes]:
@@ -138,12 +127,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("packages")
 
 
-def _audited(path: Path) -> None:
-    (report,) = audit([path], Request()).packages
-    for finding in report.findings:
-        assert len(finding.message) <= LONGEST, finding.message
-
-
 def _tested(path: Path) -> None:
     package = proof.open_package(path)
     check.host_refusal([], package.depends, str(package.subdir))
@@ -162,7 +145,7 @@ def _published(path: Path) -> None:
 
 
 READERS: tuple[Callable[[Path], object], ...] = (
-    _audited,
+    audited,
     _tested,
     index.run_exports,
     lambda path: statement.provenance(statement.Subject("a", "0" * 64), path, ENTRY),
@@ -198,21 +181,18 @@ def test_fields_without_a_value(folder: Path, change: dict[str, object]) -> None
     st.sampled_from(READERS),
 )  # fmt: skip
 def test_conda(folder: Path, content: bytes, read: Callable[[Path], object]) -> None:
-    path = folder / f"{STEM}.conda"
-    with replaced(path, content):
-        answer(lambda: read(path))
+    answered(folder / f"{STEM}.conda", content, read)
 
 
 @many
 @given(st.one_of(mistaken(_bz2), contents(BZ2)), st.sampled_from(READERS))
 def test_tar_bz2(folder: Path, content: bytes, read: Callable[[Path], object]) -> None:
-    path = folder / f"{STEM}.tar.bz2"
-    with replaced(path, content):
-        answer(lambda: read(path))
+    answered(folder / f"{STEM}.tar.bz2", content, read)
 
 
 # Wheels and source distributions
 
+WHEEL_FILE, RELEASE_FILE = "a-1-py3-none-any.whl", "vllm-1.0.0.tar.gz"
 WHEEL = {
     "a/__init__.py": b"",
     "a-1.dist-info/METADATA": b"Metadata-Version: 2.1\nName: a\nVersion: 1\nRequires-Dist: b\n",
@@ -236,7 +216,7 @@ def _zip(files: dict[str, bytes]) -> bytes:
 
 
 def _sdist(files: dict[str, bytes]) -> bytes:
-    return gzip.compress(_tar({f"vllm-1.0.0/{name}": data for name, data in files.items()}), 1)
+    return gzip.compress(tar({f"vllm-1.0.0/{name}": data for name, data in files.items()}), 1)
 
 
 def spoilt(
@@ -251,17 +231,14 @@ def spoilt(
 
 def test_an_entry_without_a_name(folder: Path) -> None:
     """zipfile fails otherwise than for all other damage."""
-    path = folder / "a-1-py3-none-any.whl"
-    with replaced(path, _zip(WHEEL).replace(b"a/__init__.py", b"\0/__init__.py")):
-        answer(lambda: _audited(path))
+    content = _zip(WHEEL).replace(b"a/__init__.py", b"\0/__init__.py")
+    answered(folder / WHEEL_FILE, content, audited)
 
 
 @many
 @given(spoilt(WHEEL, _zip))
 def test_wheel(folder: Path, content: bytes) -> None:
-    path = folder / "a-1-py3-none-any.whl"
-    with replaced(path, content):
-        answer(lambda: _audited(path))
+    answered(folder / WHEEL_FILE, content, audited)
 
 
 def _facts(path: Path) -> None:
@@ -269,7 +246,7 @@ def _facts(path: Path) -> None:
 
 
 def test_the_whole_release_passes(folder: Path) -> None:
-    path = folder / "vllm-1.0.0.tar.gz"
+    path = folder / RELEASE_FILE
     with replaced(path, _sdist(RELEASE)):
         _facts(path)
 
@@ -277,6 +254,4 @@ def test_the_whole_release_passes(folder: Path) -> None:
 @many
 @given(spoilt(RELEASE, _sdist))
 def test_source_distribution(folder: Path, content: bytes) -> None:
-    path = folder / "vllm-1.0.0.tar.gz"
-    with replaced(path, content):
-        answer(lambda: _facts(path))
+    answered(folder / RELEASE_FILE, content, _facts)

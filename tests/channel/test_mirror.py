@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import io
 import json
 import os
@@ -11,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+import web
 from support import ROOT
 
 from packages import Recipe, make
@@ -49,28 +46,17 @@ def source(tmp_path: Path) -> ChannelFolder:
     return made
 
 
-@contextmanager
-def served(folder: Path, *broken: str) -> Iterator[str]:
+def served(folder: Path, *broken: str) -> AbstractContextManager[str]:
     """The folder over HTTP; files named in ``broken`` end after half."""
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
+    class Handler(web.Quiet):
         def copyfile(self, source: object, outputfile: object) -> None:
             data = source.read()  # type: ignore[attr-defined]
             if any(name in self.path for name in broken):
                 data = data[: len(data) // 2]
             outputfile.write(data)  # type: ignore[attr-defined]
 
-    handler = functools.partial(Handler, directory=str(folder))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return web.served(folder, Handler)
 
 
 def _wanted(address: str, *specs: str) -> Closure:

@@ -80,9 +80,6 @@ def test_what_the_kernels_do_not_compute_stays_with_the_engine() -> None:
 
 @pytest.mark.parametrize("name", ["causal_conv1d_torch", "causal_conv1d_fn_cpu"])
 def test_they_stand_where_the_engines_models_look(engine: Engine, name: str) -> None:
-    folders = MODULE.split("/")[1:-1]
-    for end in range(1, len(folders) + 1):
-        engine.write(f"vllm/{'/'.join(folders[:end])}/__init__.py", "")
     engine.write(MODULE, THEIRS.format(prompt=name))
     done = engine.run(
         f"""

@@ -24,9 +24,6 @@ NEWER = """
 
 @pytest.mark.parametrize("newer", [False, True])
 def test_the_engine_is_not_asked(engine: Engine, newer: bool) -> None:
-    engine.write("vllm/v1/__init__.py", "")
-    engine.write("vllm/v1/attention/__init__.py", "")
-    engine.write("vllm/v1/attention/backends/__init__.py", "")
     engine.write("vllm/v1/attention/backends/cpu_attn.py", OLDER + (NEWER if newer else ""))
     done = engine.run(
         """

@@ -119,8 +119,6 @@ def test_latent_attention_of_an_engine_that_has_it(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(("platform", "found"), [("{}", None), ("{'hook': 1}", "CPU_MLA")])
 def test_latent_backend_of_the_engine(engine: Engine, platform: str, found: str | None) -> None:
     """The one of engines whose platform also chooses how prompts are attended to."""
-    for folder in ("v1", "v1/attention", "v1/attention/backends"):
-        engine.write(f"vllm/{folder}/__init__.py", "")
     engine.write(
         "vllm/v1/attention/backends/registry.py",
         "class AttentionBackendEnum: CPU_MLA = 'CPU_MLA'",

@@ -260,7 +260,7 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
             if not left:
                 return
             for family in left:
-                if options.seconds is not None and time.time() > options.until:
+                if time.time() > options.until:
                     return
                 yield family, seed
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .calls import Call, written
-from .memory import SLACK, Placed, plain, shared, span
+from .memory import SLACK, Placed, copied, plain, shared, span
 
 _AROUND = 4096
 # One in so many spoilt calls leaves a tensor on the host.
@@ -69,13 +69,7 @@ class Gpu:
         begin = self._around + (item if shifted else 0)
         whole = -(-(begin + size + self._around) // item) * item
         memory = torch.full((whole,), SLACK, dtype=torch.uint8, device=self._device)
-        flat = memory.view(x.dtype)
-        # By the memory that the elements span: they may share some of it.
-        flat[begin // item : (begin + size) // item].copy_(
-            x.as_strided((size // item,), (1,), x.storage_offset())
-        )
-        tensor = flat.as_strided(x.shape, x.stride(), begin // item)
-        return Placed(tensor, memory, memory.clone(), is_written)
+        return Placed(copied(x, memory, begin), memory, memory.clone(), is_written)
 
     def finish(self) -> None:
         """Wait for the call's kernels.

@@ -60,6 +60,16 @@ def span(tensor: Tensor) -> int:
     return int(reach + 1) * tensor.element_size()
 
 
+def copied(x: Tensor, memory: Tensor, begin: int) -> Tensor:
+    """A copy of ``x`` with its strides, from the byte ``begin`` of ``memory`` on."""
+    item = x.element_size()
+    first, count = begin // item, span(x) // item
+    flat = memory.view(x.dtype)
+    # By the memory that the elements span: they may share some of it.
+    flat[first : first + count].copy_(x.as_strided((count,), (1,), x.storage_offset()))
+    return flat.as_strided(x.shape, x.stride(), first)
+
+
 def plain(x: Tensor) -> bool:
     """Whether a copy in other memory is the same argument."""
     return (
@@ -149,12 +159,7 @@ class Loan:
         offset = (arena.size - size) // item * item if at_end else 0
         if written:
             arena.bytes.fill_(SLACK)
-        flat = arena.bytes.view(like.dtype)
-        tensor = flat.as_strided(like.shape, like.stride(), offset // item)
-        # By the memory that the elements span: they may share some of it.
-        flat[offset // item : (offset + size) // item].copy_(
-            like.as_strided((size // item,), (1,), like.storage_offset())
-        )
+        tensor = copied(like, arena.bytes, offset)
         before = arena.bytes.clone() if written else None
         self.placed.append(Placed(tensor, arena.bytes, before, written))
         self.arenas.append(arena)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from answers import answer, as_json, many
+from answers import answer, many
 from hypothesis import given
 from hypothesis import strategies as st
-from mutations import contents, documents
+from mutations import as_json, contents, json_texts
 from signed_site import Site
 
 from vllm_conda.signing import bundle, keys, single
@@ -69,11 +69,6 @@ def _damaged(site: Site, path: Path, data: bytes, read: Callable[[], object]) ->
         path.write_bytes(whole)
 
 
-def _text(path: Path) -> st.SearchStrategy[bytes]:
-    text = path.read_bytes()
-    return st.one_of(documents(json.loads(text)).map(as_json), contents(text))
-
-
 def _signed_anew(site: Site, payload: bytes) -> bytes:
     """A sidecar in which the right key signed whatever this is."""
     made = bundle.sign(payload, keys.load(site.key))
@@ -83,8 +78,7 @@ def _signed_anew(site: Site, payload: bytes) -> bytes:
 def _statements(site: Site, path: Path) -> st.SearchStrategy[bytes]:
     (first, *_) = json.loads(path.read_bytes())
     payload = base64.b64decode(first["dsseEnvelope"]["payload"])
-    drawn = st.one_of(documents(json.loads(payload)).map(as_json), contents(payload))
-    return drawn.map(lambda text: _signed_anew(site, text))
+    return json_texts(payload).map(lambda text: _signed_anew(site, text))
 
 
 @many
@@ -92,7 +86,7 @@ def _statements(site: Site, path: Path) -> st.SearchStrategy[bytes]:
 def test_sidecar(place: Site, drawn: Any) -> None:
     package = place.package()
     path = bundle.sidecar(package)
-    data = drawn.draw(st.one_of(_text(path), _statements(place, path)))
+    data = drawn.draw(st.one_of(json_texts(path.read_bytes()), _statements(place, path)))
     if drawn.draw(st.booleans()):
         _damaged(place, path, data, lambda: single.verify_file(package, place.trusted))
     else:
@@ -104,7 +98,7 @@ def test_sidecar(place: Site, drawn: Any) -> None:
 def test_signed_lists(place: Site, drawn: Any) -> None:
     paths = [place.trusted, *sorted((place.channel / "metadata").glob("*.json"))]
     path = drawn.draw(st.sampled_from(paths))
-    _damaged(place, path, drawn.draw(_text(path)), place.verify)
+    _damaged(place, path, drawn.draw(json_texts(path.read_bytes())), place.verify)
 
 
 @many

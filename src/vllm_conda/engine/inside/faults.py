@@ -25,7 +25,7 @@ from typing import Any
 import httpx
 import program
 import psutil
-from server import SERVED_NAME, serving, words
+from server import SERVED_NAME, Server, server_arguments, serving, words
 
 Found = Mapping[str, Any]
 END_SECONDS = 60.0
@@ -40,25 +40,16 @@ MODEL_LENGTH = "4096"
 TOKENS = 2000
 
 
-def _group(server: int) -> list[psutil.Process]:
+def _group(leader: int) -> list[psutil.Process]:
     """Processes of the server's session that live."""
     found = []
     for process in psutil.process_iter():
         try:
-            if os.getsid(process.pid) == server and process.status() != psutil.STATUS_ZOMBIE:
+            if os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
         except (ProcessLookupError, psutil.NoSuchProcess):
             continue
     return found
-
-
-def _server(address: str) -> int:
-    """The process that listens at ``address``."""
-    port = int(address.rsplit(":", 1)[1])
-    for one in psutil.net_connections("tcp"):
-        if one.status == psutil.CONN_LISTEN and one.laddr.port == port and one.pid:
-            return os.getsid(one.pid)
-    raise SystemExit(f"nothing listens at {address}")
 
 
 async def _stream(client: httpx.AsyncClient, content: str) -> str:
@@ -102,19 +93,19 @@ async def _disturbed(address: str, disturb: Callable[[], None]) -> tuple[list[st
         return list(await asyncio.gather(*asked)), time.monotonic() - started
 
 
-def _ends(server: int) -> float | None:
+def _ends(leader: int) -> float | None:
     """Seconds until the server's session is empty; None where it is not."""
     started = time.monotonic()
-    while _group(server):
+    while _group(leader):
         if time.monotonic() - started > END_SECONDS:
             return None
         time.sleep(0.1)
     return round(time.monotonic() - started, 1)
 
 
-def _disturb(address: str, server: int, disturb: Callable[[], None]) -> dict[str, Any]:
-    ends, waited = asyncio.run(_disturbed(address, disturb))
-    seconds = _ends(server)
+def _disturb(served: Server, disturb: Callable[[], None]) -> dict[str, Any]:
+    ends, waited = asyncio.run(_disturbed(served.address, disturb))
+    seconds = _ends(served.process)
     return {
         "whole": ends.count("whole"),
         "cut": len(ends) - ends.count("whole"),
@@ -124,35 +115,33 @@ def _disturb(address: str, server: int, disturb: Callable[[], None]) -> dict[str
     }
 
 
-def terminated(address: str, _: argparse.Namespace) -> Found:
+def terminated(served: Server, _: argparse.Namespace) -> Found:
     """SIGTERM to the server while it answers; it ends when its clients have gone."""
-    server = _server(address)
-    return _disturb(address, server, lambda: os.kill(server, signal.SIGTERM))
+    return _disturb(served, lambda: os.kill(served.process, signal.SIGTERM))
 
 
-def drained(address: str, _: argparse.Namespace) -> Found:
+def drained(served: Server, options: argparse.Namespace) -> Found:
     """The same with ``--shutdown-timeout``: every answer is whole."""
-    server = _server(address)
-    found = _disturb(address, server, lambda: os.kill(server, signal.SIGTERM))
+    found = terminated(served, options)
     return {**found, "right": found["right"] and found["whole"] == CLIENTS}
 
 
-def worker_killed(address: str, _: argparse.Namespace) -> Found:
+def worker_killed(served: Server, _: argparse.Namespace) -> Found:
     """SIGKILL to the process that holds the model, while it answers."""
-    server = _server(address)
-    sizes = {one: one.memory_info().rss for one in _group(server) if one.pid != server}
-    worker = max(sizes, key=lambda one: sizes[one])
-    found = _disturb(address, server, worker.kill)
+    workers = [one for one in _group(served.process) if one.pid != served.process]
+    worker = max(workers, key=lambda one: one.memory_info().rss)
+    found = _disturb(served, worker.kill)
     # Nobody else has its keys and values.
     return {**found, "right": found["right"] and found["cut"] == CLIENTS}
 
 
-def benchmark(address: str, options: argparse.Namespace) -> Found:
+def benchmark(served: Server, options: argparse.Namespace) -> Found:
     """`vllm bench serve` with many requests at once."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            str(Path(sys.executable).with_name("vllm")), "bench", "serve", "--base-url", address,
-            "--model", SERVED_NAME, "--tokenizer", str(options.models / options.model),
+            str(Path(sys.executable).with_name("vllm")), "bench", "serve",
+            "--base-url", served.address, "--model", SERVED_NAME,
+            "--tokenizer", str(options.models / options.model),
             "--dataset-name", "random", "--random-input-len", "32", "--random-output-len", "16",
             "--num-prompts", str(REQUESTS), "--max-concurrency", str(REQUESTS), "--ignore-eos",
             "--save-result", "--result-dir", folder, "--result-filename", "result.json",
@@ -166,20 +155,17 @@ def benchmark(address: str, options: argparse.Namespace) -> Found:
     }
 
 
-CHECKS: Mapping[str, Callable[[str, argparse.Namespace], Found]] = {
+CHECKS: Mapping[str, Callable[[Server, argparse.Namespace], Found]] = {
     check.__name__: check for check in (terminated, drained, worker_killed, benchmark)
 }
 
 
 def main() -> None:
-    arguments = program.parser(__doc__)
-    program.engine_arguments(arguments, "float32")
-    arguments.add_argument("--log", type=Path, required=True)
-    arguments.add_argument("--run", action="append", required=True, choices=CHECKS)
-    options = arguments.parse_args()
+    parser = program.parser(__doc__)
+    server_arguments(parser)
+    parser.add_argument("--run", action="append", required=True, choices=CHECKS)
+    options = parser.parse_args()
     surroundings = program.surroundings(options.device)
-    # A terminated program stops its server too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from models import make
 
     path = make(options.model, options.models)
@@ -188,8 +174,8 @@ def main() -> None:
         arguments = ["--max-model-len", MODEL_LENGTH]
         if name == "drained":
             arguments += ["--shutdown-timeout", str(DRAIN_SECONDS)]
-        with serving(path, options, arguments) as address:
-            found = dict(CHECKS[name](address, options))
+        with serving(path, options, arguments) as served:
+            found = dict(CHECKS[name](served, options))
         row = {"model": options.model, "dtype": options.dtype, "mode": name, **surroundings}
         rows.append({**row, "right": found.pop("right"), "seen": found})
         program.write(options.result, rows)

@@ -1,9 +1,9 @@
 """Runs the engine with a feature switched on, as a user does, and checks what it gives.
 
 Runs in the engine's environment: `python features.py MODEL --models DIR --result FILE --run
-prefix_caching`. Every feature is compared with transformers, in float32 on a CPU; besides right
-tokens it has to show that it was at work: tokens taken from the cache, drafts accepted, beams in
-order.
+prefix_caching`. Answers are compared with transformers (a constrained one with its constraint), in
+float32 on a CPU, and a feature has to show that it was at work: tokens taken from the cache, drafts
+accepted, beams in order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +38,6 @@ class Run:
 
         self.model, self.path, self.options = model, path, options
         self.allowed = tolerance(options.dtype, False, options.device)
-        self.close = self.allowed.logprob
         self.verdict = Verdict()
         self._made: list[Any] = []
 
@@ -50,6 +49,14 @@ class Run:
         # Beyond a few thousand tokens plain attention does not fit in memory.
         attention = "sdpa" if self.model == "llama_long" else "eager"
         return Reference(self.path, self.options.dtype, self.options.device, attention=attention)
+
+    def plain(self, kind: str) -> Any:
+        """The model in transformers as another class than the reference's."""
+        import transformers
+
+        return getattr(transformers, kind).from_pretrained(
+            self.path, dtype=getattr(torch, self.options.dtype), attn_implementation="eager"
+        )
 
     def engine(self, **arguments: Any) -> Any:
         """An engine of this model."""
@@ -108,10 +115,22 @@ class Run:
                 self.verdict, self.allowed, prompt, list(output.token_ids), chosen
             )
 
-    def counted(self, llm: Any, name: str) -> int:
-        """One of the engine's counters."""
-        values = [one.value for one in llm.get_metrics() if one.name in (f"vllm:{name}", name)]
-        return int(sum(values))
+    def close(self, differences: Iterable[float]) -> Found:
+        """Whether numbers are as near to transformers' as log-probabilities have to be."""
+        found = list(differences)
+        # Each by itself: `max` may pass over NaN.
+        right = all(difference <= self.allowed.logprob for difference in found)
+        return {"worst_difference": round(max(found), 6), "right": right}
+
+
+def _counted(llm: Any, name: str) -> int:
+    """One of the engine's counters."""
+    values = [one.value for one in llm.get_metrics() if one.name in (f"vllm:{name}", name)]
+    return int(sum(values))
+
+
+def _difference(found: Sequence[float], expected: torch.Tensor) -> float:
+    return float((expected - torch.tensor(found)).abs().max())
 
 
 def prefix_caching(run: Run) -> Found:
@@ -142,8 +161,8 @@ def _drafted(run: Run, settings: Mapping[str, Any]) -> Found:
     text = run.prompt(20)
     prompts = [text * 6, run.prompt(90, 3), text * 2]
     run.judge(prompts, run.generate(llm, prompts, tokens=64))
-    drafts = run.counted(llm, "spec_decode_num_draft_tokens")
-    accepted = run.counted(llm, "spec_decode_num_accepted_tokens")
+    drafts = _counted(llm, "spec_decode_num_draft_tokens")
+    accepted = _counted(llm, "spec_decode_num_accepted_tokens")
     return {"drafted": drafts, "accepted": accepted, "right": accepted > 0}
 
 
@@ -227,18 +246,17 @@ def logprobs(run: Run) -> Found:
     prompts = [run.prompt(length, length) for length in (20, 131)]
     answers = run.generate(llm, prompts, logprobs=5, prompt_logprobs=1)
     run.judge(prompts, answers)
-    worst = 0.0
+    differences = []
     for prompt, answer in zip(prompts, answers, strict=True):
         expected = run.reference.log_probabilities(prompt[:1], prompt[1:])
         for row, entry, token in zip(expected, answer.prompt_logprobs[1:], prompt[1:], strict=True):
-            worst = max(worst, abs(float(row[token]) - entry[token].logprob))
+            differences.append(abs(float(row[token]) - entry[token].logprob))
         output = answer.outputs[0]
         steps = run.reference.log_probabilities(prompt, output.token_ids)
         for row, entry in zip(steps, output.logprobs, strict=True):
             found = sorted((one.logprob for one in entry.values()), reverse=True)[:5]
-            best = row.topk(5).values
-            worst = max(worst, float((best - torch.tensor(found)).abs().max()))
-    return {"worst_difference": round(worst, 6), "right": worst <= run.close}
+            differences.append(_difference(found, row.topk(5).values))
+    return run.close(differences)
 
 
 def beams(run: Run) -> Found:
@@ -267,34 +285,26 @@ def beams(run: Run) -> Found:
 
 def embedding(run: Run) -> Found:
     """The last token's hidden state, normalised."""
-    import transformers
-
     prompts = [run.prompt(length, length) for length in (5, 130, 64)]
     llm = run.engine(runner="pooling", convert="embed")
     answers = llm.embed([{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False)
-    plain = transformers.AutoModel.from_pretrained(
-        run.path, dtype=getattr(torch, run.options.dtype), attn_implementation="eager"
-    )
-    worst = 0.0
+    plain = run.plain("AutoModel")
+    differences = []
     for prompt, answer in zip(prompts, answers, strict=True):
         with torch.no_grad():
             state = plain(torch.tensor([prompt])).last_hidden_state[0, -1].float()
         expected = torch.nn.functional.normalize(state, dim=0)
-        found = torch.tensor(answer.outputs.embedding)
-        worst = max(worst, float((expected - found).abs().max()))
-    return {"worst_difference": round(worst, 6), "right": worst <= run.close}
+        differences.append(_difference(answer.outputs.embedding, expected))
+    return run.close(differences)
 
 
-def _classes(run: Run, prompt: Sequence[int]) -> torch.Tensor:
-    """What transformers' classifier says to a prompt, before a softmax or sigmoid."""
-    import transformers
+def _classes(run: Run, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
+    """What transformers' classifier says to each prompt, before a softmax or sigmoid."""
+    from models import CLASSIFIER
 
-    plain = transformers.AutoModelForSequenceClassification.from_pretrained(
-        run.path, dtype=getattr(torch, run.options.dtype), attn_implementation="eager"
-    )
+    plain = run.plain(CLASSIFIER)
     with torch.no_grad():
-        found: torch.Tensor = plain(torch.tensor([list(prompt)])).logits[0].float()
-    return found
+        return [plain(torch.tensor([list(prompt)])).logits[0].float() for prompt in prompts]
 
 
 def classify(run: Run) -> Found:
@@ -302,12 +312,10 @@ def classify(run: Run) -> Found:
     prompts = [run.prompt(length, length) for length in (5, 130, 64)]
     llm = run.engine(runner="pooling")
     answers = llm.classify([{"prompt_token_ids": prompt} for prompt in prompts], use_tqdm=False)
-    worst = 0.0
-    for prompt, answer in zip(prompts, answers, strict=True):
-        expected = torch.softmax(_classes(run, prompt), dim=0)
-        found = torch.tensor(answer.outputs.probs)
-        worst = max(worst, float((expected - found).abs().max()))
-    return {"worst_difference": round(worst, 6), "right": worst <= run.close}
+    return run.close(
+        _difference(answer.outputs.probs, torch.softmax(classes, dim=0))
+        for classes, answer in zip(_classes(run, prompts), answers, strict=True)
+    )
 
 
 def rerank(run: Run) -> Found:
@@ -317,13 +325,12 @@ def rerank(run: Run) -> Found:
     answers = llm.score(query, documents, use_tqdm=False)
     found = [answer.outputs.score for answer in answers]
     tokenizer = llm.get_tokenizer()
-    expected = [
-        float(torch.sigmoid(_classes(run, tokenizer(query, text_pair=one).input_ids))[0])
-        for one in documents
-    ]
-    worst = max(abs(a - b) for a, b in zip(found, expected, strict=True))
+    prompts = [tokenizer(query, text_pair=one).input_ids for one in documents]
+    expected = [float(torch.sigmoid(classes)[0]) for classes in _classes(run, prompts)]
+    near = run.close(abs(a - b) for a, b in zip(found, expected, strict=True))
+    # Documents of one score would prove nothing.
     spread = max(expected) - min(expected)
-    return {"worst_difference": round(worst, 6), "right": worst <= run.close < spread}
+    return {**near, "right": near["right"] and spread > run.allowed.logprob}
 
 
 def long_context(run: Run) -> Found:

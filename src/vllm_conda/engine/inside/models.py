@@ -83,6 +83,11 @@ class Model:
     cache: str = "auto"
     head: str = "AutoModelForCausalLM"
 
+    @property
+    def rounds_cache(self) -> bool:
+        """Whether keys and values are kept in 8 bits."""
+        return self.cache != "auto"
+
 
 MODELS: Mapping[str, Model] = {
     "llama": Model("LlamaConfig", {"head_dim": 64}),

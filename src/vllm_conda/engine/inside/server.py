@@ -40,11 +40,30 @@ KINDS = ("completion", "completion_stream", "chat", "chat_stream")
 EXTRA: dict[str, Any] = {"ignore_eos": True, "return_token_ids": True}
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Attributes:
+        address: Where it listens.
+        process: Its process, which leads a session of its own.
+    """
+
+    address: str
+    process: int
+
+
+def server_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of a program that starts a server."""
+    program.engine_arguments(parser, "float32")
+    parser.add_argument("--log", type=Path, required=True)
+
+
 @contextmanager
-def serving(
-    path: Path, options: argparse.Namespace, arguments: Sequence[str] = ()
-) -> Iterator[str]:
-    """The address of a running server with more ``arguments``; it is stopped at the end."""
+def serving(path: Path, options: argparse.Namespace, more: Sequence[str] = ()) -> Iterator[Server]:
+    """A running server, with ``more`` on its command line; it is stopped at the end."""
+    # A terminated program stops its server too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port = probe.getsockname()[1]
@@ -52,7 +71,7 @@ def serving(
         str(Path(sys.executable).with_name("vllm")), "serve", str(path), "--host", LOOPBACK,
         "--port", str(port), "--dtype", options.dtype, "--max-model-len", str(MODEL_LENGTH),
         "--max-num-seqs", "64", "--served-model-name", SERVED_NAME,
-        *(["--enforce-eager"] if options.eager else []), *arguments,
+        *(["--enforce-eager"] if options.eager else []), *more,
     ]  # fmt: skip
     for name, value in program.memory(options.device).items():
         command += [f"--{name.replace('_', '-')}", str(value)]
@@ -64,7 +83,7 @@ def serving(
         )
         try:
             _wait(process, address, log)
-            yield address
+            yield Server(address, process.pid)
         finally:
             _stop(process)
 
@@ -252,21 +271,18 @@ def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, 
 
 
 def main() -> None:
-    arguments = program.parser(__doc__)
-    program.engine_arguments(arguments, "float32")
-    arguments.add_argument("--log", type=Path, required=True)
-    arguments.add_argument("--concurrent", type=int, default=64)
-    options = arguments.parse_args()
+    parser = program.parser(__doc__)
+    server_arguments(parser)
+    parser.add_argument("--concurrent", type=int, default=64)
+    options = parser.parse_args()
     surroundings = program.surroundings(options.device)
-    # A terminated program stops its server too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     from models import make
 
     path = make(options.model, options.models)
     started = time.monotonic()
-    with serving(path, options) as address:
+    with serving(path, options) as server:
         start_seconds = time.monotonic() - started
-        client = Client(address, path, options)
+        client = Client(server.address, path, options)
         many = words(options.concurrent)
         answers = asyncio.run(converse(client, many))
     # The server has gone: transformers has the cores to itself.

@@ -36,9 +36,10 @@ def prompts(vocabulary: int, count: int) -> list[list[int]]:
     ]
 
 
-def generate(path: Path, options: argparse.Namespace, dtype: str, mode: str) -> dict[str, Any]:
+def generate(
+    path: Path, options: argparse.Namespace, dtype: str, mode: str, cache: str
+) -> dict[str, Any]:
     """Tokens and log-probabilities of every prompt, all in one batch and the last one alone."""
-    from models import MODELS
     from vllm import LLM, SamplingParams
     from vllm.config import CompilationMode
     from vllm.platforms import current_platform
@@ -46,7 +47,7 @@ def generate(path: Path, options: argparse.Namespace, dtype: str, mode: str) -> 
     llm = LLM(
         model=str(path),
         dtype=dtype,
-        kv_cache_dtype=MODELS[options.model].cache,
+        kv_cache_dtype=cache,
         max_model_len=MODEL_LENGTH,
         max_num_seqs=16,
         seed=0,
@@ -92,8 +93,7 @@ def compare(
     from reference import Verdict, tolerance
 
     rounded = bool(model.scheme) and SCHEMES[model.scheme].int8_activations
-    rounded |= model.cache != "auto"
-    allowed = tolerance(dtype, model.experts, options.device, rounded)
+    allowed = tolerance(dtype, model.experts, options.device, rounded or model.rounds_cache)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
@@ -132,12 +132,12 @@ def main() -> None:
     references: dict[str, Reference] = {}
     rows: list[dict[str, Any]] = []
     for dtype, mode in (run.split(":") for run in options.run):
-        found = generate(path, options, dtype, mode)
+        found = generate(path, options, dtype, mode, model.cache)
         if dtype not in references:
             from reference import Reference
 
             references[dtype] = Reference(
-                path, dtype, options.device, model.scheme, model.cache != "auto"
+                path, dtype, options.device, model.scheme, model.rounds_cache
             )
         row = {
             "model": options.model,
