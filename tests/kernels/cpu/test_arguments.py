@@ -209,6 +209,21 @@ def test_result_of_an_expanded_input(rows: int) -> None:
             getattr(ops, op)(*arguments)
 
 
+@pytest.mark.parametrize("shape", [(2**31,), (2**16, 2**15), (2**11,) * 3, (2**8,) * 4])
+def test_expanded_in_any_number_of_dimensions(shape: tuple[int, ...]) -> None:
+    expanded = torch.zeros((), dtype=torch.uint8).expand(shape)
+    for op, name in (("convert_weight_packed", "weight"), ("convert_scale_packed", "scale")):
+        sentence = rf"^{op}: {name} is expanded to more than {INT32} elements"
+        with pytest.raises(RuntimeError, match=sentence):
+            getattr(ops, op)(expanded)
+
+
+def test_expanded_to_the_limit() -> None:
+    """It is refused for something else."""
+    with pytest.raises(RuntimeError, match=r"^convert_weight_packed: weight has shape"):
+        ops.convert_weight_packed(torch.zeros((), dtype=torch.uint8).expand(INT32))
+
+
 def test_product_over_no_depth() -> None:
     """Rows without values may lie nowhere; their product is the bias."""
     bias = torch.randn(32, dtype=torch.bfloat16)

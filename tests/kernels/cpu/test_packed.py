@@ -205,11 +205,45 @@ def test_refusals(change: dict[str, object], sentence: str) -> None:
     assert sentence in str(caught.value)
 
 
-def test_a_matrix_beyond_memory_is_refused() -> None:
-    """An expanded matrix has few bytes; its packed copy would have all of them."""
-    weight = torch.ones(1, 1).to(E4M3).expand(1 << 24, 1 << 24)
-    with pytest.raises(RuntimeError, match="more memory than this machine has"):
-        ops.convert_weight_packed(weight)
+def beyond_memory(step: int) -> dict[str, tuple[str, tuple[object, ...]]]:
+    """Arguments of each op, and the name of the matrix whose rows begin ``step`` elements apart."""
+    size = 1 << 23
+
+    def matrix(dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(2 * size, dtype=dtype).as_strided((size, size), (step, 1))
+
+    row = torch.empty(1, size, dtype=torch.bfloat16)
+    rest = (None, torch.bfloat16, False)
+    return {
+        "convert_weight_packed": ("weight", (matrix(E4M3),)),
+        "convert_scale_packed": ("scale", (matrix(torch.uint8),)),
+        "weight_packed_linear": (
+            "mat2",
+            (torch.empty_like(row), row, matrix(torch.bfloat16), None, False),
+        ),
+        "fp8_scaled_mm_cpu": ("mat2", (row, matrix(E4M3), torch.ones(1, 1), [size, size], *rest)),
+        "int8_scaled_mm_with_quant": ("mat2", (row, matrix(torch.int8), row.float(), *rest)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("op", "step"),
+    [
+        ("convert_weight_packed", 1),
+        ("convert_scale_packed", 1),
+        ("weight_packed_linear", 1),
+        ("fp8_scaled_mm_cpu", 1),
+        ("int8_scaled_mm_with_quant", 1),
+        # Its result is the caller's, so that an expanded matrix is no different.
+        ("weight_packed_linear", 0),
+    ],
+)
+def test_a_matrix_beyond_memory_is_refused(op: str, step: int) -> None:
+    """Rows that share their memory have few bytes; their packed copy would have all of them."""
+    name, arguments = beyond_memory(step)[op]
+    sentence = rf"^{op}: {name} of shape \[8388608, 8388608\] needs more memory than this machine"
+    with pytest.raises(RuntimeError, match=sentence):
+        getattr(ops, op)(*arguments)
 
 
 def test_compiled(dtype: torch.dtype) -> None:
