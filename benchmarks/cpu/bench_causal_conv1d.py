@@ -26,13 +26,17 @@ def eager(states: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.
     return F.silu(F.conv1d(inputs, weight[:, None], None, groups=DIM))
 
 
+def _inputs(tokens: int, sequences: int, dtype: str) -> tuple[torch.Tensor, ...]:
+    """Inputs, weight, packed weight, and the states as the engine and as PyTorch want them."""
+    kind = DTYPES[dtype]
+    x, weight = torch.randn(tokens, DIM).to(kind), torch.randn(DIM, WIDTH).to(kind)
+    states = torch.zeros(sequences, WIDTH - 1, DIM, dtype=kind).transpose(1, 2)
+    return x, weight, ops.causal_conv1d_weight_pack(weight), states, states.contiguous()
+
+
 def _next(sequences: int, dtype: str) -> Case:
     def make() -> dict[str, Call]:
-        x, weight = torch.randn(sequences, DIM).to(DTYPES[dtype]), torch.randn(DIM, WIDTH)
-        weight = weight.to(x.dtype)
-        packed = ops.causal_conv1d_weight_pack(weight)
-        states = torch.zeros(sequences, WIDTH - 1, DIM, dtype=x.dtype).transpose(1, 2)
-        dense = states.contiguous()
+        x, weight, packed, states, dense = _inputs(sequences, sequences, dtype)
         slots = torch.arange(sequences, dtype=torch.int32)
         return {
             "ours": lambda: ops.causal_conv1d_update_cpu(
@@ -47,11 +51,7 @@ def _next(sequences: int, dtype: str) -> Case:
 
 def _prompt(tokens: int, dtype: str) -> Case:
     def make() -> dict[str, Call]:
-        x, weight = torch.randn(tokens, DIM).to(DTYPES[dtype]), torch.randn(DIM, WIDTH)
-        weight = weight.to(x.dtype)
-        packed = ops.causal_conv1d_weight_pack(weight)
-        states = torch.zeros(1, WIDTH - 1, DIM, dtype=x.dtype).transpose(1, 2)
-        dense = states.contiguous()
+        x, weight, packed, states, dense = _inputs(tokens, 1, dtype)
         starts = torch.tensor([0, tokens], dtype=torch.int32)
         return {
             "ours": lambda: ops.causal_conv1d_fwd_cpu(

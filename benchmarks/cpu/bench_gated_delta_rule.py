@@ -34,17 +34,9 @@ def step(
     return (state * q[..., None]).sum(-2) * SIZE**-0.5
 
 
-def prompt(
-    state: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    beta: torch.Tensor,
-) -> torch.Tensor:
-    """[tokens, heads, size], token after token."""
-    tokens = [step(state, *(x[t : t + 1] for x in (q, k, v, g, beta))) for t in range(len(q))]
-    return torch.cat(tokens)
+def prompt(state: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
+    """:func:`step` of [tokens, heads, ...], token after token."""
+    return torch.cat([step(state, *(x[t : t + 1] for x in rows)) for t in range(len(rows[0]))])
 
 
 def _inputs(tokens: int) -> tuple[torch.Tensor, ...]:

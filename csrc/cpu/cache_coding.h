@@ -2,6 +2,7 @@
 #ifndef VLLM_KERNELS_CPU_CACHE_CODING_H_
 #define VLLM_KERNELS_CPU_CACHE_CODING_H_
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -9,7 +10,7 @@
 
 namespace vk {
 
-enum CacheCoding : int32_t { kCachePlain, kCacheE4m3, kCacheE5m2, kCacheCodings };
+enum CacheCoding : int32_t { kCachePlain, kCacheE4m3, kCacheE5m2 };
 
 // "fp8" is "fp8_e4m3"; a name of 16 or 32 bits says what the tensor's dtype says too.
 inline CacheCoding CodingOf(const char* op, const char* name) {
@@ -39,7 +40,7 @@ inline void CheckCoded(const Arg& cache, const Arg& tokens, CacheCoding coding) 
 inline float CheckedScale(const char* op, const char* name, double scale, CacheCoding coding) {
   if (coding == kCachePlain) return 1.0f;
   const float value = static_cast<float>(scale);
-  VK_CHECK(value > 0 && value <= 3.402823466e38f,
+  VK_CHECK(value > 0 && std::isfinite(value),
            "%s: %s is %g, want a positive number, as the cache holds floats of 8 bits", op, name,
            scale);
   return value;

@@ -9,10 +9,14 @@
 
 namespace vk {
 
+// Where the element that lies `element` elements from a tensor's first one starts.
+inline char* ElementAt(const vk_tensor& tensor, int64_t element) {
+  return static_cast<char*>(tensor.data) + element * DtypeSize(tensor.dtype);
+}
+
 // Where row `row` of a tensor starts.
 inline const char* RowAt(const vk_tensor& tensor, size_t row) {
-  const int64_t offset = static_cast<int64_t>(row) * tensor.stride[0] * DtypeSize(tensor.dtype);
-  return static_cast<const char*>(tensor.data) + offset;
+  return ElementAt(tensor, static_cast<int64_t>(row) * tensor.stride[0]);
 }
 
 }  // namespace vk

@@ -9,8 +9,9 @@
 namespace vk {
 
 // The number of sequences of int32 [sequences + 1], which begins at 0 or more, does not decrease
-// and ends within `tokens`. Refuses any other.
-inline int64_t CheckStarts(const Arg& starts, const char* op, int64_t tokens) {
+// and ends within `tokens`, which messages call `limit`. Refuses any other.
+inline int64_t CheckStarts(const Arg& starts, const char* op, int64_t tokens,
+                           const char* limit = "tokens") {
   starts.Dtype({VK_I32}).Dims(1).Contiguous();
   const int64_t sequences = starts.size(0) - 1;
   VK_CHECK(sequences >= 0, "%s: %s is empty, want [sequences + 1]", op, starts.name());
@@ -22,8 +23,8 @@ inline int64_t CheckStarts(const Arg& starts, const char* op, int64_t tokens) {
              op, starts.name(), start[s], start[s + 1], static_cast<long long>(s));
   }
   VK_CHECK(start[sequences] >= 0 && start[sequences] <= tokens,
-           "%s: %s ends at %d, want 0 to %lld, the number of tokens", op, starts.name(),
-           start[sequences], static_cast<long long>(tokens));
+           "%s: %s ends at %d, want at most the %lld %s, and 0 or more", op, starts.name(),
+           start[sequences], static_cast<long long>(tokens), limit);
   return sequences;
 }
 

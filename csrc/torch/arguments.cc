@@ -1,7 +1,9 @@
 #include "torch/arguments.h"
 
 #include <algorithm>
+#include <limits>
 
+#include "core/checked.h"
 #include "core/overlap.h"
 
 namespace vk::binding {
@@ -70,6 +72,25 @@ void CheckMemory(const char* op, const Operand* operands, size_t count) {
       if (other == at || (other < at && operands[other].use.written)) continue;
       if (spans[at].Meets(spans[other])) [[unlikely]]
         CheckApart(op, operands[at], operands[other]);
+    }
+  }
+}
+
+void CheckExpansions(const char* op, const Operand* operands, size_t count) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  for (size_t at = 0; at < count; ++at) {
+    if (operands[at].view == nullptr) continue;
+    const vk_tensor& tensor = *operands[at].view;
+    int64_t elements = 1;
+    bool expanded = false;
+    for (int32_t dim = 0; dim < tensor.ndim; ++dim) {
+      elements = SaturatingMultiply(elements, tensor.shape[dim]);
+      expanded |= tensor.shape[dim] > 1 && tensor.stride[dim] == 0;
+    }
+    if (expanded && elements > kMost) [[unlikely]] {
+      Refuse(op, operands[at].name,
+             " is expanded to more than " + std::to_string(kMost) +
+                 " elements, want elements of their own (call .contiguous())");
     }
   }
 }

@@ -83,6 +83,10 @@ struct Operand {
 // Throws a sentence with the op's and an argument's name where memory does not serve.
 void CheckMemory(const char* op, const Operand* operands, size_t count);
 
+// For ops that make their results, which have the sizes of their arguments: a few bytes can be
+// expanded to any number of elements, and a result of as many would take minutes and all memory.
+void CheckExpansions(const char* op, const Operand* operands, size_t count);
+
 inline void CheckPresent(const char* op, const char* name, const Tensor& tensor) {
   if (!tensor.defined()) Refuse(op, name, " is None, want a tensor");
 }

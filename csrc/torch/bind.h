@@ -1,9 +1,7 @@
 // Bindings of ops to the dispatcher, held against ops.def when they are compiled.
 //
 //   VK_BIND(CUDA, rms_norm, vk_cuda_rms_norm);     // a C ABI function
-//   VK_IMPL(CUDA, grouped_topk, GroupedTopk);      // one of Tensor, std and plain types; on the
-//   CPU
-//                                                  // also of const vk_tensor*, as VK_BIND's
+//   VK_IMPL(CUDA, grouped_topk, GroupedTopk);      // one of Tensor, std and plain types
 //
 // VK_BIND is for ops that only pass views: each argument of the schema is one parameter (Tensor:
 // const vk_tensor*, null for an absent optional; float: double; int: int64_t; bool: bool or
@@ -11,6 +9,8 @@
 // several ops. A stream may come after them: it makes this a function of CUDA views, which is
 // called while the GPU of the first tensor that is only read is current. A fourth argument of the
 // macro names another tensor for that.
+//
+// VK_IMPL is for what VK_BIND cannot pass. On the CPU it takes const vk_tensor* too.
 //
 // Either checks what holds for the tensors of every op (arguments.h) before the function runs.
 //
@@ -150,7 +150,13 @@ class Operands {
     all_[count_++] = {kArgumentName<kRow, kAt>.data(), view, kUses<kRow>[kAt],
                       uint32_t { 1 } << kAt};
   }
-  void Check() const { CheckMemory(kOps[kRow].name.data(), all_, count_); }
+  void Check() const {
+    CheckMemory(kOps[kRow].name.data(), all_, count_);
+    if constexpr (kThisDevice == "cpu" &&
+                  kSchema<kRow>.results.find("Tensor") != std::string_view::npos) {
+      CheckExpansions(kOps[kRow].name.data(), all_, count_);
+    }
+  }
 
  private:
   static constexpr size_t kMost = [] {

@@ -9,7 +9,6 @@
 
 #include <array>
 #include <initializer_list>
-#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -108,21 +107,6 @@ inline vk_tensor ToView(const char* op, const char* name, const Tensor& tensor) 
   view.dtype = DtypeOf(tensor);
   view.ndim = static_cast<int32_t>(ndim);
   return view;
-}
-
-// For ops whose result has the size of an input: a few bytes can be expanded to any number of
-// elements, and a copy of them all would take minutes and all memory.
-inline void CheckExpansion(const char* op, const char* name, const Tensor& tensor) {
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
-  if (tensor.numel() <= kMost) [[likely]]
-    return;
-  for (int64_t dim = 0; dim < tensor.dim(); ++dim) {
-    if (tensor.size(dim) > 1 && tensor.stride(dim) == 0) {
-      Refuse(op, name,
-             " is expanded to more than " + std::to_string(kMost) +
-                 " elements, want elements of their own (call .contiguous())");
-    }
-  }
 }
 
 inline void CheckCpu(const char* op, const char* name, const Tensor& tensor) {

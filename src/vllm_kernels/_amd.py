@@ -6,13 +6,14 @@ it, and this runs at import.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from vllm_kernels import _driver
+
 # Each hides GPUs from HIP (the last one since PyTorch calls AMD's GPUs `cuda`).
-VISIBLE_VARIABLES = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+VISIBLE_VARIABLES = ("HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", _driver.VISIBLE_VARIABLE)
 # "HSA KFD topology" of the Linux kernel: a folder a node, CPUs too, which have no gfx version.
 TOPOLOGY = Path("/sys/class/kfd/kfd/topology/nodes")
 
@@ -27,8 +28,7 @@ class Gpu:
 
 def hidden() -> str | None:
     """The variable of the environment that hides every GPU; None without one."""
-    values = {name: os.environ[name].strip() for name in VISIBLE_VARIABLES if name in os.environ}
-    return next((name for name, value in values.items() if value in ("", "-1")), None)
+    return next(filter(_driver.hides, VISIBLE_VARIABLES), None)
 
 
 @lru_cache(maxsize=1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -92,7 +92,9 @@ def build() -> Build | None:
             paths.setdefault(path.stem, path)
     if not paths:
         return None
-    found = [_read(paths[stem]) for stem in sorted(paths)]
+    found = [
+        _libraries.read_summary(paths[stem], _SCHEMA, GENERAL, _parse) for stem in sorted(paths)
+    ]
     families = {name: family for one in found for name, family in one.families.items()}
     return dataclasses.replace(
         found[0],
@@ -107,31 +109,21 @@ def build() -> Build | None:
     )
 
 
-def _read(path: Path) -> Build:
-    package = GENERAL
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        package = data.get("package", GENERAL)
-        if data["schema"] != _SCHEMA:
-            raise _libraries.LoadError(
-                f"{path} has schema {data['schema']}, this vllm_kernels reads {_SCHEMA}: install "
-                f"vllm-core and {package} of one version"
-            )
-        families = {
-            name: Family(
-                name,
-                entry["title"],
-                tuple(entry["archs"]),
-                tuple(entry["ptx"]),
-                entry["serves"],
-                package,
-            )
-            for name, entry in data["families"].items()
-        }
-        held = {package: data["cuda"]}
-        return Build(path, data["cuda"], data["driver"], families, data["left_out"], held)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _libraries.LoadError(f"{path} is damaged ({error!r}): reinstall {package}") from None
+def _parse(path: Path, data: dict[str, Any]) -> Build:
+    package = data.get("package", GENERAL)
+    families = {
+        name: Family(
+            name,
+            entry["title"],
+            tuple(entry["archs"]),
+            tuple(entry["ptx"]),
+            entry["serves"],
+            package,
+        )
+        for name, entry in data["families"].items()
+    }
+    held = {package: data["cuda"]}
+    return Build(path, data["cuda"], data["driver"], families, data["left_out"], held)
 
 
 def mismatch() -> str | None:

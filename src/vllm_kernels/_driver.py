@@ -32,10 +32,15 @@ class Driver:
     gpus: tuple[Gpu, ...]
 
 
+def hides(variable: str) -> bool:
+    """Whether that variable of the environment hides every GPU."""
+    visible = os.environ.get(variable)
+    return visible is not None and visible.strip() in ("", "-1")
+
+
 def hidden() -> bool:
     """Whether the environment hides every GPU from CUDA."""
-    visible = os.environ.get(VISIBLE_VARIABLE)
-    return visible is not None and visible.strip() in ("", "-1")
+    return hides(VISIBLE_VARIABLE)
 
 
 @lru_cache(maxsize=1)

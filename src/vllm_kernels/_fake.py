@@ -61,8 +61,13 @@ def _moe_wna16_gemm(output: torch.Tensor, **_: object) -> torch.Tensor:
     return output
 
 
-def _permute_cols(A: torch.Tensor, **_: object) -> torch.Tensor:  # noqa: N803 - the schema's
-    return A.new_empty(A.shape)
+def _like(name: str) -> Fake:
+    """Fake of an op whose result is as one argument, and contiguous."""
+
+    def fake(**values: torch.Tensor) -> torch.Tensor:
+        return values[name].new_empty(values[name].shape)
+
+    return fake
 
 
 def _gpu_view(cpu_tensor: torch.Tensor) -> torch.Tensor:
@@ -135,10 +140,6 @@ def _conv_forward(x: torch.Tensor, **_: object) -> torch.Tensor:
     return x.new_empty((x.shape[1], x.shape[0])).t()
 
 
-def _like_x(x: torch.Tensor, **_: object) -> torch.Tensor:
-    return x.new_empty(x.shape)
-
-
 def _gdn_gating(a: torch.Tensor, b: torch.Tensor, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
     size = (1, a.shape[0], a.shape[1])
     return a.new_empty(size, dtype=torch.float32), b.new_empty(size)
@@ -161,10 +162,6 @@ def _delta_rule_update(v: torch.Tensor, **_: object) -> torch.Tensor:
     return out.transpose(0, 1) if v.dim() == 4 else out
 
 
-def _like_v(v: torch.Tensor, **_: object) -> torch.Tensor:
-    return v.new_empty(v.shape)
-
-
 # Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -175,7 +172,7 @@ _SPECIAL: dict[str, Fake] = {
     "marlin_gemm": _marlin_gemm,
     "moe_wna16_marlin_gemm": _moe_marlin_gemm,
     "moe_wna16_gemm": _moe_wna16_gemm,
-    "permute_cols": _permute_cols,
+    "permute_cols": _like("A"),
     "get_cuda_view_from_cpu_tensor": _gpu_view,
     "open_mem_handle": _handle,
     "init_custom_ar": _handle,
@@ -190,12 +187,12 @@ _SPECIAL: dict[str, Fake] = {
     "sparse_compress": _sparse_compress,
     "causal_conv1d_weight_pack": _conv_packed,
     "causal_conv1d_fwd_cpu": _conv_forward,
-    "causal_conv1d_update_cpu": _like_x,
-    "causal_conv1d_update_cpu_vec": _like_x,
+    "causal_conv1d_update_cpu": _like("x"),
+    "causal_conv1d_update_cpu_vec": _like("x"),
     "fused_gdn_gating_cpu": _gdn_gating,
     "chunk_gated_delta_rule_cpu": _chunk_delta_rule,
     "fused_sigmoid_gating_delta_rule_update_cpu": _delta_rule_update,
-    "fused_sigmoid_gating_delta_rule_update_spec_cpu": _like_v,
+    "fused_sigmoid_gating_delta_rule_update_spec_cpu": _like("v"),
     "mla_schedule": _mla_schedule,
     "convert_weight_packed": _packed,
     "convert_scale_packed": _packed,

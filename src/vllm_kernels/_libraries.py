@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -76,6 +77,36 @@ def find_library(name: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+_Summary = TypeVar("_Summary")
+
+
+def read_summary(
+    path: Path, schema: int, package: str, parse: Callable[[Path, dict[str, Any]], _Summary]
+) -> _Summary:
+    """What ``parse`` makes of a package's summary of its kernels, which lies beside the libraries.
+
+    Args:
+        path: The file.
+        schema: The form of it that ``parse`` knows.
+        package: Whose it is, unless it says so itself.
+        parse: Gets the path and the content.
+
+    Raises:
+        LoadError: It is damaged, or has another schema.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        package = data.get("package", package)
+        if data["schema"] != schema:
+            raise LoadError(
+                f"{path} has schema {data['schema']}, this vllm_kernels reads {schema}: install "
+                f"vllm-core and {package} of one version"
+            )
+        return parse(path, data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{path} is damaged ({error!r}): reinstall {package}") from None
 
 
 def load_error(path: Path, cause: OSError) -> LoadError:

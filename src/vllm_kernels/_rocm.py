@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -61,20 +61,13 @@ def build() -> Build | None:
     """What is installed, or None. LoadError where the summary cannot be read."""
     paths = (folder / SUMMARY for folder in _libraries.library_dirs())
     path = next((one for one in paths if one.is_file()), None)
-    if path is None:
-        return None
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["schema"] != _SCHEMA:
-            raise _libraries.LoadError(
-                f"{path} has schema {data['schema']}, this vllm_kernels reads {_SCHEMA}: install "
-                f"vllm-core and {PACKAGE} of one version"
-            )
-        families = {name: Family(name, one["title"]) for name, one in data["families"].items()}
-        targets = tuple(data["targets"])
-        return Build(path, data["hip"], targets, data["state"], data["report"], families)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _libraries.LoadError(f"{path} is damaged ({error!r}): reinstall {PACKAGE}") from None
+    return None if path is None else _libraries.read_summary(path, _SCHEMA, PACKAGE, _parse)
+
+
+def _parse(path: Path, data: dict[str, Any]) -> Build:
+    families = {name: Family(name, one["title"]) for name, one in data["families"].items()}
+    targets = tuple(data["targets"])
+    return Build(path, data["hip"], targets, data["state"], data["report"], families)
 
 
 def mismatch() -> str | None:

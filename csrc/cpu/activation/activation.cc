@@ -4,6 +4,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
 #include "cpu/round.h"
+#include "cpu/rows.h"
 
 namespace {
 
@@ -12,10 +13,6 @@ using vk::Arg;
 
 // The least number of elements for a thread: fewer are done before a second thread has woken up.
 constexpr int64_t kChunk = 8192;
-
-char* At(const vk_tensor& tensor, int64_t element) {
-  return static_cast<char*>(tensor.data) + element * vk::DtypeSize(tensor.dtype);
-}
 
 // Calls body(row, first, count) on pieces of rows, so that one long row keeps all threads busy too.
 template <class Body>
@@ -58,7 +55,8 @@ vk_status Gated(const char* op, const char* out_name, const vk_tensor* out, cons
     const int64_t width = to.width();
     ForEachPiece(to.count(), width, [&](int64_t row, int64_t first, size_t count) {
       const int64_t gate = from.Offset(row) + first;
-      kernel(At(*out, to.Offset(row) + first), At(*input, gate), At(*input, gate + width), count);
+      kernel(vk::ElementAt(*out, to.Offset(row) + first), vk::ElementAt(*input, gate),
+             vk::ElementAt(*input, gate + width), count);
     });
   });
 }
@@ -72,7 +70,8 @@ vk_status Plain(const char* op, const vk_tensor* out, const vk_tensor* input,
     const auto kernel = (vk::Kernels().activation->*kernels)[input->dtype];
     const vk::Rows to(*out), from(*input);
     ForEachPiece(to.count(), to.width(), [&](int64_t row, int64_t first, size_t count) {
-      kernel(At(*out, to.Offset(row) + first), At(*input, from.Offset(row) + first), count);
+      kernel(vk::ElementAt(*out, to.Offset(row) + first),
+             vk::ElementAt(*input, from.Offset(row) + first), count);
     });
   });
 }

@@ -4,6 +4,7 @@
 #include "core/checked.h"
 #include "cpu/cache/cache.h"
 #include "cpu/scratch.h"
+#include "cpu/sequences.h"
 
 namespace {
 
@@ -52,39 +53,23 @@ class BlockWalk {
   int64_t shift_ = 0;
 };
 
-void CheckStarts(const int32_t* start, int64_t requests, int64_t tokens) {
-  for (int64_t r = 0; r < requests; ++r) {
-    VK_CHECK(start[r] >= 0 && start[r] <= start[r + 1],
-             "%s: query_start_loc goes from %d to %d at index %lld, want it to start at 0 or more "
-             "and not to decrease",
-             kOp, start[r], start[r + 1], static_cast<long long>(r));
-  }
-  VK_CHECK(start[requests] <= tokens,
-           "%s: query_start_loc ends at %d, want at most the %lld elements that positions and "
-           "slot_mapping both have",
-           kOp, start[requests], static_cast<long long>(tokens));
-}
-
 void ComputeSlotMapping(const vk_tensor* query_start_loc, const vk_tensor* positions,
                         const vk_tensor* block_table, const vk_tensor* slot_mapping,
                         int64_t block_size) {
   const Arg starts(kOp, "query_start_loc", query_start_loc), position(kOp, "positions", positions);
   const Arg table(kOp, "block_table", block_table), slots(kOp, "slot_mapping", slot_mapping);
-  starts.Dtype({VK_I32}).Dims(1).Contiguous();
   position.Dtype({VK_I64}).Dims(1).Contiguous();
   table.Dtype({VK_I32}).Dims(2).LastDimContiguous();
   slots.Dtype({VK_I64}).Dims(1).Contiguous();
   VK_CHECK(block_size > 0, "%s: block_size is %lld, want more than 0", kOp,
            static_cast<long long>(block_size));
-  const int64_t requests = starts.size(0) - 1;
-  VK_CHECK(requests >= 0, "%s: query_start_loc is empty, want [requests + 1]", kOp);
+  const int64_t requests = vk::CheckStarts(starts, kOp, std::min(position.size(0), slots.size(0)),
+                                           "elements that positions and slot_mapping both have");
   VK_CHECK(requests <= table.size(0),
            "%s: block_table has shape %s, want a row for each of the %lld requests of "
            "query_start_loc",
            kOp, vk::ShapeString(*block_table).c_str(), static_cast<long long>(requests));
   const int32_t* start = static_cast<const int32_t*>(query_start_loc->data);
-  CheckStarts(start, requests, std::min(position.size(0), slots.size(0)));
-
   const int64_t* from = static_cast<const int64_t*>(positions->data);
   int64_t* to = static_cast<int64_t*>(slot_mapping->data);
   const int32_t* blocks = static_cast<const int32_t*>(block_table->data);

@@ -4,9 +4,9 @@
 #include <cstring>
 
 #include "core/check.h"
-#include "core/checked.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 #include "cpu/sequences.h"
 
 namespace {
@@ -17,18 +17,16 @@ using vk::CausalConv1d;
 // Channels of a task: whole cache lines of every dtype, and enough of them to be worth a thread.
 constexpr int64_t kChannels = 64;
 
-char* At(const vk_tensor* tensor, int64_t element) {
-  return static_cast<char*>(tensor->data) + element * vk::DtypeSize(tensor->dtype);
-}
-
-// What the ops of this family take; out and x are [dim, tokens].
+// What the ops of this family take.
 struct Arguments {
   const char* op;
-  const vk_tensor *out, *x, *weight, *bias, *states, *starts, *slots, *initial, *accepted;
-  const char* slots_name;
-  int64_t tokens_each;  // of a sequence where `starts` is null
+  vk_tensor out, x;  // [dim, tokens]
+  const vk_tensor *weight, *bias, *states, *slots;
   int64_t pad_slot;
   bool silu;
+  const char* slots_name = "conv_state_indices";
+  int64_t tokens_each = 1;  // of a sequence where `starts` is null
+  const vk_tensor *starts = nullptr, *initial = nullptr, *accepted = nullptr;
 };
 
 // A call whose arguments are checked.
@@ -46,7 +44,7 @@ struct Call {
 
 void CheckTensors(const Arguments& args) {
   const char* op = args.op;
-  const Arg x(op, "x", args.x), weight(op, "weight", args.weight);
+  const Arg x(op, "x", &args.x), weight(op, "weight", args.weight);
   x.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(2);
   weight.SameDtype(x);
   if (weight.tensor().ndim == 3) weight.Size(1, 1);
@@ -71,7 +69,7 @@ void CheckTensors(const Arguments& args) {
 // The number of sequences, and that their tokens are those of x.
 int64_t CheckSequences(const Arguments& args) {
   const char* op = args.op;
-  const int64_t tokens = args.x->shape[1];
+  const int64_t tokens = args.x.shape[1];
   if (args.starts != nullptr) {
     return vk::CheckStarts(Arg(op, "query_start_loc", args.starts), op, tokens);
   }
@@ -82,8 +80,8 @@ Call Checked(const Arguments& args) {
   const char* op = args.op;
   CheckTensors(args);
   Call call{args,
-            args.x->shape[0],
-            args.x->shape[1],
+            args.x.shape[0],
+            args.x.shape[1],
             CheckSequences(args),
             args.weight->shape[args.weight->ndim - 1],
             nullptr,
@@ -144,23 +142,24 @@ CausalConv1d Part(const Call& call, int64_t s, int64_t first, int64_t channels) 
   const Arguments& args = call.args;
   CausalConv1d part{};
   const int64_t token = call.First(s), slot = call.Slot(s);
-  part.out_channel = args.out->stride[0], part.out_token = args.out->stride[1];
-  part.x_channel = args.x->stride[0], part.x_token = args.x->stride[1];
+  part.out_channel = args.out.stride[0], part.out_token = args.out.stride[1];
+  part.x_channel = args.x.stride[0], part.x_token = args.x.stride[1];
   part.weight_channel = args.weight->stride[0];
   part.weight_tap = args.weight->stride[args.weight->ndim - 1];
-  part.out = At(args.out, first * part.out_channel + token * part.out_token);
-  part.x = At(args.x, first * part.x_channel + token * part.x_token);
-  part.weight = At(args.weight, first * part.weight_channel);
+  part.out = vk::ElementAt(args.out, first * part.out_channel + token * part.out_token);
+  part.x = vk::ElementAt(args.x, first * part.x_channel + token * part.x_token);
+  part.weight = vk::ElementAt(*args.weight, first * part.weight_channel);
   if (args.bias != nullptr) {
     part.bias_channel = args.bias->stride[0];
-    part.bias = At(args.bias, first * part.bias_channel);
+    part.bias = vk::ElementAt(*args.bias, first * part.bias_channel);
   }
   part.channels = channels, part.tokens = call.Count(s);
   part.width = static_cast<int32_t>(call.width), part.silu = args.silu;
   part.keep = call.width - 1;
   if (args.states == nullptr) return part;
   part.state_channel = args.states->stride[1], part.state_place = args.states->stride[2];
-  char* state = At(args.states, slot * args.states->stride[0] + first * part.state_channel);
+  const int64_t at = slot * args.states->stride[0] + first * part.state_channel;
+  char* state = vk::ElementAt(*args.states, at);
   part.kept = state;
   if (args.initial == nullptr || static_cast<const bool*>(args.initial->data)[s]) {
     part.history = state;
@@ -175,8 +174,8 @@ CausalConv1d Part(const Call& call, int64_t s, int64_t first, int64_t channels) 
 
 // Sequences in their order, so that of two with one slot the second sees what the first has left.
 void Run(const Call& call) {
-  const auto kernel = vk::Kernels().causal_conv1d->run[call.args.x->dtype];
-  const int64_t size = vk::DtypeSize(call.args.x->dtype);
+  const auto kernel = vk::Kernels().causal_conv1d->run[call.args.x.dtype];
+  const int64_t size = vk::DtypeSize(call.args.x.dtype);
   const int64_t bytes = 2 * size * std::max<int64_t>(1, call.tokens) * kChannels;
   const int64_t tasks = vk::CeilDiv(call.dim, kChannels);
   vk::ParallelFor(tasks, vk::GrainFor(bytes), [&](int64_t begin, int64_t end) {
@@ -221,8 +220,9 @@ vk_status vk_cpu_causal_conv1d_fwd(const vk_tensor* out, const vk_tensor* x,
     const char* op = "causal_conv1d_fwd_cpu";
     const Arg input(op, "x", x), first(op, "query_start_loc", starts);
     Arg(op, "out", out).SameDtype(input).SameShape(input);
-    const Arguments args{op,    out,     x,       weight,          bias, states,   starts,
-                         slots, initial, nullptr, "cache_indices", 0,    pad_slot, silu != 0};
+    Arguments args{op, *out, *x, weight, bias, states, slots, pad_slot, silu != 0};
+    args.slots_name = "cache_indices";
+    args.starts = starts, args.initial = initial;
     Run(Checked(args));
   });
 }
@@ -236,22 +236,17 @@ vk_status vk_cpu_causal_conv1d_update(const vk_tensor* out, const vk_tensor* x,
     const char* op = "causal_conv1d_update_cpu";
     const Arg input(op, "x", x), kept(op, "conv_states", states);
     Arg(op, "out", out).SameDtype(input).SameShape(input);
-    const vk_tensor to = Transposed(op, "out", out), from = Transposed(op, "x", x);
-    const int64_t tokens = x->ndim == 3 ? x->shape[1] : 1;
-    const Arguments args{op,
-                         &to,
-                         &from,
-                         weight,
-                         bias,
-                         states,
-                         nullptr,
-                         slots,
-                         nullptr,
-                         accepted,
-                         "conv_state_indices",
-                         tokens,
-                         pad_slot,
-                         silu != 0};
+    Arguments args{op,
+                   Transposed(op, "out", out),
+                   Transposed(op, "x", x),
+                   weight,
+                   bias,
+                   states,
+                   slots,
+                   pad_slot,
+                   silu != 0};
+    if (x->ndim == 3) args.tokens_each = x->shape[1];
+    args.accepted = accepted;
     Call call = Checked(args);
     CheckAccepted(call);
     Run(call);
@@ -271,21 +266,10 @@ vk_status vk_cpu_causal_conv1d_update_vec(const vk_tensor* out, const vk_tensor*
     VK_CHECK(activation == nullptr || std::strcmp(activation, "silu") == 0 ||
                  std::strcmp(activation, "swish") == 0,
              "%s: activation is \"%s\", want silu, swish or None", op, activation);
-    const vk_tensor to = Transposed(op, "out", out), from = Transposed(op, "x", x);
-    const Arguments args{op,
-                         &to,
-                         &from,
-                         weight,
-                         bias,
-                         states,
-                         starts,
-                         slots,
-                         nullptr,
-                         nullptr,
-                         "conv_state_indices",
-                         1,
-                         pad_slot,
-                         activation != nullptr};
+    Arguments args{
+        op,       Transposed(op, "out", out), Transposed(op, "x", x), weight, bias, states, slots,
+        pad_slot, activation != nullptr};
+    args.starts = starts;
     const Call call = Checked(args);
     // Behind the history drafted inputs might lie, of which nothing here says what became.
     kept.Size(2, call.width - 1);

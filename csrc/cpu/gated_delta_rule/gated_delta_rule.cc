@@ -8,6 +8,7 @@
 #include "core/checked.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/rows.h"
 #include "cpu/scratch.h"
 #include "cpu/sequences.h"
 
@@ -22,10 +23,6 @@ using vk::Print;
 constexpr int64_t kLargestHead = 1024;
 
 const vk::GatedDeltaRuleTable& Table() { return *vk::Kernels().gated_delta_rule; }
-
-const char* At(const vk_tensor* tensor, int64_t element) {
-  return static_cast<const char*>(tensor->data) + element * vk::DtypeSize(tensor->dtype);
-}
 
 // Memory of a call, which outlives what the threads of the pool keep for themselves.
 class Floats {
@@ -53,27 +50,35 @@ std::vector<float> PerHead(const char* op, const char* name, const vk_tensor* te
   return values;
 }
 
-// What gating takes, checked: [tokens, heads].
-void CheckGates(const char* op, const vk_tensor* a, const vk_tensor* b) {
-  const Arg first(op, "a", a), second(op, "b", b);
-  first.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(2).LastDimContiguous();
-  second.SameDtype(first).SameShape(first).LastDimContiguous();
+// What gating takes.
+struct Gates {
+  const vk_tensor *a_log, *dt_bias;  // [heads]
+  const vk_tensor *a, *b;            // [tokens, heads]
+  double softplus_beta = 1.0, threshold = 20.0;
+};
+
+void CheckGates(const char* op, const Gates& gates) {
+  const Arg a(op, "a", gates.a), b(op, "b", gates.b);
+  a.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(2).LastDimContiguous();
+  b.SameDtype(a).SameShape(a).LastDimContiguous();
+  VK_CHECK(std::isfinite(gates.softplus_beta) && static_cast<float>(gates.softplus_beta) != 0.0f,
+           "%s: softplus_beta is %g, want a finite number other than 0", op, gates.softplus_beta);
 }
 
 // g and beta, [tokens, heads].
-void Gate(const char* op, const vk_tensor* a_log, const vk_tensor* dt_bias, const vk_tensor* a,
-          const vk_tensor* b, double softplus_beta, double threshold, float* g, float* beta) {
-  const int64_t tokens = a->shape[0], heads = a->shape[1];
-  const Arg like(op, "a", a);
-  const std::vector<float> logs = PerHead(op, "A_log", a_log, like, heads);
-  const std::vector<float> bias = PerHead(op, "dt_bias", dt_bias, like, heads);
-  const auto kernel = Table().gating[a->dtype];
+void Gate(const char* op, const Gates& gates, float* g, float* beta) {
+  const vk_tensor &a = *gates.a, &b = *gates.b;
+  const int64_t tokens = a.shape[0], heads = a.shape[1];
+  const Arg like(op, "a", gates.a);
+  const std::vector<float> logs = PerHead(op, "A_log", gates.a_log, like, heads);
+  const std::vector<float> bias = PerHead(op, "dt_bias", gates.dt_bias, like, heads);
+  const auto kernel = Table().gating[a.dtype];
   if (heads == 0) return;
   vk::ParallelFor(tokens, vk::GrainFor(heads * 64), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      kernel(g + t * heads, beta + t * heads, logs.data(), bias.data(), At(a, t * a->stride[0]),
-             At(b, t * b->stride[0]), heads, static_cast<float>(softplus_beta),
-             static_cast<float>(threshold));
+      kernel(g + t * heads, beta + t * heads, logs.data(), bias.data(), vk::RowAt(a, t),
+             vk::RowAt(b, t), heads, static_cast<float>(gates.softplus_beta),
+             static_cast<float>(gates.threshold));
     }
   });
 }
@@ -92,16 +97,16 @@ struct Tensors {
 };
 
 // The call's shapes; q, k and v are [tokens, heads, width] behind a leading 1 or without.
-DeltaRule Checked(const Tensors& call, int32_t dims) {
+DeltaRule Checked(const Tensors& call) {
   const char* op = call.op;
   const Arg q(op, "query", call.q), k(op, "key", call.k), v(op, "value", call.v);
   q.Dtype({VK_F32, VK_BF16, VK_F16});
-  VK_CHECK(call.q->ndim == 3 || (dims == 4 && call.q->ndim == 4 && call.q->shape[0] == 1),
-           "%s: query has shape %s, want [%stokens, heads, size]", op,
-           vk::ShapeString(*call.q).c_str(), dims == 4 ? "1, " : "");
+  VK_CHECK(call.q->ndim == 3 || (call.q->ndim == 4 && call.q->shape[0] == 1),
+           "%s: query has shape %s, want [1, tokens, heads, size]", op,
+           vk::ShapeString(*call.q).c_str());
   k.SameDtype(q).SameShape(q);
   v.SameDtype(q).Dims(call.q->ndim).Size(-3, q.size(-3));
-  Arg(op, "out", call.out).SameDtype(q);
+  Arg(op, "out", call.out).SameDtype(q).SameShape(v);
   const int64_t key_heads = q.size(-2), value_heads = v.size(-2);
   VK_CHECK(key_heads > 0 && value_heads % key_heads == 0,
            "%s: value has %lld heads and key %lld, want a multiple of the key's", op,
@@ -173,21 +178,21 @@ std::vector<DeltaSequence> WithSlots(const Arg& starts, const Arg& slots, const 
   return found;
 }
 
-void CheckSoftplus(const char* op, double softplus_beta) {
-  VK_CHECK(std::isfinite(softplus_beta) && static_cast<float>(softplus_beta) != 0.0f,
-           "%s: softplus_beta is %g, want a finite number other than 0", op, softplus_beta);
+// Of a call with gates for each of its tokens.
+DeltaRule CheckedGated(const Tensors& call, const Gates& gates, int32_t normalise) {
+  CheckGates(call.op, gates);
+  DeltaRule rule = Checked(call);
+  const int64_t tokens = Arg(call.op, "query", call.q).size(-3);
+  Arg(call.op, "a", gates.a).Size(0, tokens).Size(1, rule.value_heads);
+  rule.normalise = normalise != 0;
+  return rule;
 }
 
-void CheckGateShape(const Arg& a, const DeltaRule& rule, int64_t tokens) {
-  a.Dims(2).Size(0, tokens).Size(1, rule.value_heads);
-}
-
-void RunGated(DeltaRule& rule, const Tensors& call, const std::vector<DeltaSequence>& sequences,
-              const vk_tensor* a_log, const vk_tensor* dt_bias, const vk_tensor* a,
-              const vk_tensor* b, double softplus_beta, double threshold) {
-  const int64_t values = a->shape[0] * a->shape[1];
+void RunGated(DeltaRule& rule, const Tensors& call, const Gates& gates,
+              const std::vector<DeltaSequence>& sequences) {
+  const int64_t values = vk::NumElements(*gates.a);
   const Floats g(values), beta(values);
-  Gate(call.op, a_log, dt_bias, a, b, softplus_beta, threshold, g.get(), beta.get());
+  Gate(call.op, gates, g.get(), beta.get());
   Table().exp(g.get(), values);
   rule.decay = g.get(), rule.beta = beta.get();
   rule.epsilon = 1e-5f;
@@ -203,13 +208,14 @@ vk_status vk_cpu_fused_gdn_gating(const vk_tensor* g, const vk_tensor* beta, con
                                   const vk_tensor* dt_bias) {
   return vk::Guard([&] {
     const char* op = "fused_gdn_gating_cpu";
-    CheckGates(op, a, b);
-    const Arg gates(op, "g", g), betas(op, "beta", beta);
-    gates.Dtype({VK_F32}).Dims(3).Size(1, a->shape[0]).Size(2, a->shape[1]).Contiguous();
-    betas.SameDtype(Arg(op, "b", b)).SameShape(gates).Contiguous();
+    const Gates gates{A_log, dt_bias, a, b};
+    CheckGates(op, gates);
+    const Arg logs(op, "g", g), shares(op, "beta", beta);
+    logs.Dtype({VK_F32}).Dims(3).Size(1, a->shape[0]).Size(2, a->shape[1]).Contiguous();
+    shares.SameDtype(Arg(op, "b", b)).SameShape(logs).Contiguous();
     const int64_t values = vk::NumElements(*g);
     const Floats wide(values);
-    Gate(op, A_log, dt_bias, a, b, 1.0, 20.0, static_cast<float*>(g->data), wide.get());
+    Gate(op, gates, static_cast<float*>(g->data), wide.get());
     Table().narrow[b->dtype](beta->data, wide.get(), values);
   });
 }
@@ -223,12 +229,17 @@ vk_status vk_cpu_chunk_gated_delta_rule(const vk_tensor* out, const vk_tensor* f
   return vk::Guard([&] {
     const Tensors call{"chunk_gated_delta_rule_cpu", out, q, k, v, states, "initial_state"};
     VK_CHECK(!head_first, "%s: head_first is true, want tokens before heads", call.op);
-    DeltaRule rule = Checked(call, 4);
+    DeltaRule rule = Checked(call);
     const Arg like(call.op, "query", q);
     const int64_t tokens = like.size(-3);
-    std::vector<DeltaSequence> sequences =
+    const std::vector<DeltaSequence> sequences =
         WithSlots(Arg(call.op, "cu_seqlens", starts), Arg(call.op, "initial_state_indices", slots),
                   call.op, tokens, *states);
+    if (final != nullptr) {
+      const Arg last(call.op, "final", final);
+      last.Dtype({VK_F32}).Dims(4).Size(1, rule.value_heads).Size(2, rule.key_size);
+      last.Size(3, rule.value_size).Contiguous();
+    }
     const auto gate = [&](const char* name, const vk_tensor* tensor) {
       const Arg arg(call.op, name, tensor);
       if (tensor->dtype != VK_F32) arg.SameDtype(like);
@@ -243,15 +254,13 @@ vk_status vk_cpu_chunk_gated_delta_rule(const vk_tensor* out, const vk_tensor* f
     rule.epsilon = static_cast<float>(epsilon), rule.normalise = normalise != 0;
     Run(rule, sequences, states->dtype, q->dtype);
     if (final == nullptr) return;
-    const Arg last(call.op, "final", final);
-    last.Dtype({VK_F32}).Dims(4).Contiguous();
     const int64_t size = rule.value_heads * rule.key_size * rule.value_size;
     const auto* slot = static_cast<const int32_t*>(slots->data);
-    for (int64_t s = 0; s < std::min(last.size(0), slots->shape[0]); ++s) {
+    for (int64_t s = 0; s < std::min(final->shape[0], slots->shape[0]); ++s) {
       const int64_t own = slot[s * slots->stride[0]];
       if (own < 0) continue;
       Table().widen[states->dtype](static_cast<float*>(final->data) + s * size,
-                                   At(states, own * states->stride[0]), size);
+                                   vk::RowAt(*states, own), size);
     }
   });
 }
@@ -266,16 +275,12 @@ vk_status vk_cpu_gated_delta_rule_update(const vk_tensor* out, const vk_tensor* 
   return vk::Guard([&] {
     const Tensors call{
         "fused_sigmoid_gating_delta_rule_update_cpu", out, q, k, v, states, "initial_state_source"};
-    CheckSoftplus(call.op, softplus_beta);
-    CheckGates(call.op, a, b);
-    DeltaRule rule = Checked(call, 4);
-    const int64_t tokens = q->shape[q->ndim - 3];
-    CheckGateShape(Arg(call.op, "a", a), rule, tokens);
+    const Gates gates{A_log, dt_bias, a, b, softplus_beta, threshold};
+    DeltaRule rule = CheckedGated(call, gates, normalise);
     const std::vector<DeltaSequence> sequences =
         WithSlots(Arg(call.op, "cu_seqlens", starts), Arg(call.op, "initial_state_indices", slots),
-                  call.op, tokens, *states);
-    rule.normalise = normalise != 0;
-    RunGated(rule, call, sequences, A_log, dt_bias, a, b, softplus_beta, threshold);
+                  call.op, a->shape[0], *states);
+    RunGated(rule, call, gates, sequences);
   });
 }
 
@@ -292,13 +297,10 @@ vk_status vk_cpu_gated_delta_rule_update_spec(
                        v,
                        states,
                        "initial_state_source"};
-    CheckSoftplus(call.op, softplus_beta);
-    CheckGates(call.op, a, b);
-    DeltaRule rule = Checked(call, 4);
-    const int64_t tokens = q->shape[q->ndim - 3];
-    CheckGateShape(Arg(call.op, "a", a), rule, tokens);
+    const Gates gates{A_log, dt_bias, a, b, softplus_beta, threshold};
+    DeltaRule rule = CheckedGated(call, gates, normalise);
     const Arg first(call.op, "cu_seqlens", starts), places(call.op, "spec_state_indices", slots);
-    const int64_t count = vk::CheckStarts(first, call.op, tokens);
+    const int64_t count = vk::CheckStarts(first, call.op, a->shape[0]);
     const int32_t* slot = Slots(places, 2, count);
     const Arg counts(call.op, "num_accepted_tokens", accepted);
     const int32_t* taken = Slots(counts.Contiguous(), 1, count);
@@ -319,8 +321,7 @@ vk_status vk_cpu_gated_delta_rule_update_spec(
       if (from < 0) continue;
       sequences.push_back({start[s], drafted, from, row});
     }
-    rule.normalise = normalise != 0;
-    RunGated(rule, call, sequences, A_log, dt_bias, a, b, softplus_beta, threshold);
+    RunGated(rule, call, gates, sequences);
   });
 }
 

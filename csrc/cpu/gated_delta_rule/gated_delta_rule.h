@@ -39,7 +39,8 @@ VK_EXPORT vk_status vk_cpu_chunk_gated_delta_rule(const vk_tensor* out, const vk
                                                   double epsilon);
 
 // The same with the gates of fused_gdn_gating from a and b: softplus(x) = log(1 + exp(s x)) / s,
-// where s is `softplus_beta`, and x where s x > `threshold`. Without the leading 1 in the shapes.
+// where s is `softplus_beta`, and x where s x > `threshold`. Shapes with the leading 1 or without.
+//   a, b: float32, bfloat16 or float16 [tokens, value heads], last dimension contiguous
 VK_EXPORT vk_status vk_cpu_gated_delta_rule_update(const vk_tensor* out, const vk_tensor* A_log,
                                                    const vk_tensor* dt_bias, const vk_tensor* q,
                                                    const vk_tensor* k, const vk_tensor* v,

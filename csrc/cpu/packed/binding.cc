@@ -11,7 +11,6 @@ namespace {
 template <class Convert>
 Tensor Converted(const char* op, const char* name, const Tensor& from, Convert convert) {
   const View view(op, name, from);
-  CheckExpansion(op, name, from);
   Check(convert(view, nullptr));
   std::array<int64_t, 3> size{};
   for (int64_t dim = 0; dim < from.dim(); ++dim) size[dim] = from.size(dim);
@@ -36,8 +35,6 @@ Tensor NewProduct(const char* op, const Tensor& mat1, const Tensor& mat2, Scalar
            " have " + std::to_string(mat1.dim()) + " and " + std::to_string(mat2.dim()) +
                " dimensions, want 2");
   }
-  CheckExpansion(op, "mat1", mat1);
-  CheckExpansion(op, "mat2", mat2);
   const std::array<int64_t, 2> size = {mat1.size(0), mat2.size(0)};
   return torch::stable::new_empty(mat1, {size.data(), size.size()}, dtype);
 }

@@ -10,22 +10,21 @@
 namespace vk::binding {
 namespace {
 
-Tensor Tokens(const char* op, const Tensor& logits) {
-  CheckExpansion(op, "logits", logits);
+Tensor Tokens(const Tensor& logits) {
   const std::array<int64_t, 1> size = {logits.dim() > 0 ? logits.size(0) : 0};
   return torch::stable::new_empty(logits, {size.data(), size.size()}, ScalarType::Long);
 }
 
 Tensor GreedyArgmax(const Tensor& logits) {
   const char* op = "greedy_argmax";
-  const Tensor tokens = Tokens(op, logits);
+  const Tensor tokens = Tokens(logits);
   Check(vk_cpu_greedy_argmax(View(op, "tokens", tokens), View(op, "logits", logits)));
   return tokens;
 }
 
 Tensor FusedGumbelArgmax(const Tensor& logits, const Tensor& seeds) {
   const char* op = "fused_gumbel_argmax";
-  const Tensor tokens = Tokens(op, logits);
+  const Tensor tokens = Tokens(logits);
   Check(vk_cpu_fused_gumbel_argmax(View(op, "tokens", tokens), View(op, "logits", logits),
                                    View(op, "seeds", seeds)));
   return tokens;

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.cache.indexer import parts
+
 DEPTH = 128
 
 
@@ -48,10 +50,9 @@ def paged_mqa_logits(
 ) -> None:
     """Write to ``logits`` [rows, columns]; see csrc/cuda/mqa_logits/mqa_logits.h."""
     pages, slots = cache.shape[:2]
-    flat = cache.flatten(1)
-    values = flat[:, : slots * DEPTH].contiguous().view(torch.float8_e4m3fn)
-    values = values.view(pages, slots, DEPTH)
-    scales = flat[:, slots * DEPTH :].contiguous().view(torch.float32)
+    key_bytes, scale_bytes = parts(cache.contiguous(), DEPTH, 4)
+    values = key_bytes.view(torch.float8_e4m3fn)
+    scales = scale_bytes.contiguous().view(torch.float32).squeeze(-1)
     batch = context_lens.shape[0]
     queries = query.shape[0] // max(1, batch)
     lengths = context_lens.expand(batch, queries)

@@ -186,6 +186,7 @@ def test_result_of_an_expanded_input(rows: int) -> None:
     seeds = torch.zeros(1, dtype=torch.int64).expand(rows)
     scales = torch.ones(1, 1)
     codes = wide.to(torch.float8_e4m3fn)
+    states = torch.zeros(1, 64, 1)
     for op, name, arguments in (
         ("greedy_argmax", "logits", (wide.expand(rows, 64),)),
         ("fused_gumbel_argmax", "logits", (wide.expand(rows, 64), seeds)),
@@ -204,6 +205,13 @@ def test_result_of_an_expanded_input(rows: int) -> None:
                 *(None, torch.float32, False),
             ),
         ),
+        ("causal_conv1d_weight_pack", "weight", (wide.expand(rows, 64),)),
+        (
+            "causal_conv1d_update_cpu",
+            "x",
+            (wide.expand(rows, 64), states, wide.t(), None, False, None, None, -1, False),
+        ),
+        ("fused_gdn_gating_cpu", "a", (wide[0], wide.expand(rows, 64), wide, wide[0])),
     ):
         with pytest.raises(RuntimeError, match=rf"^{op}: {name} is expanded to more than"):
             getattr(ops, op)(*arguments)

@@ -97,7 +97,7 @@ def processes_with(mark: str) -> set[int]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_the_driver(drawn: Path, tmp_path: Path, number: int) -> None:
     environment = faulty(tmp_path, "time.sleep(600)")
-    mark = f"{tmp_path}"
+    mark = str(tmp_path)
     with subprocess.Popen(command(drawn), cwd=ROOT, env=environment) as driver:
         deadline = time.monotonic() + 60
         while len(processes_with(mark)) < 3 and time.monotonic() < deadline:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import torch
 
-from vllm_kernels.reference.cache.kv import values
+from vllm_kernels.reference.cache.kv import cpu_float8
 
 _METADATA_BYTES = 16
 
@@ -76,9 +76,10 @@ def cpu_attention_with_kv_cache(
     ``dynamic_causal`` bool [requests]. With a ``kv_cache_dtype`` of 8 bits the caches are uint8 (or
     float8_e4m3fn) and hold key / k_scale and value / v_scale.
     """
-    key_cache, value_cache = (values(cache, kv_cache_dtype) for cache in (key_cache, value_cache))
-    if key_cache.dtype.itemsize == 1:
-        key_cache, value_cache = (cache.to(query.dtype) for cache in (key_cache, value_cache))
+    if float8 := cpu_float8(kv_cache_dtype):
+        key_cache, value_cache = (
+            cache.view(float8).to(query.dtype) for cache in (key_cache, value_cache)
+        )
         scale *= k_scale
     else:
         v_scale = 1.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 
-def _parts(kv_cache: torch.Tensor, head: int, scales: int) -> tuple[torch.Tensor, torch.Tensor]:
+def parts(kv_cache: torch.Tensor, head: int, scales: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Bytes of the blocks' keys [blocks, block_size, head] and scales [.., scales]; views."""
     blocks, block_size, entry = kv_cache.shape
     flat = kv_cache.view(torch.uint8).view(blocks, block_size * entry)
@@ -36,7 +36,7 @@ def indexer_k_quant_and_cache(
     """
     head = k.shape[1]
     groups = head // quant_block_size
-    keys, scales = _parts(kv_cache, head, groups * 4)
+    keys, scales = parts(kv_cache, head, groups * 4)
     slots = kv_cache.shape[0] * kv_cache.shape[1]
     kept = ((slot_mapping >= 0) & (slot_mapping < slots)).nonzero().flatten()
     block = slot_mapping[kept] // kv_cache.shape[1]
@@ -68,7 +68,7 @@ def cp_gather_indexer_k_quant_cache(
         cu_seq_lens: int32 [sequences + 1].
     """
     scale_bytes = dst_scale.shape[1] * dst_scale.element_size()
-    keys, scales = _parts(kv_cache, dst_k.shape[1], scale_bytes)
+    keys, scales = parts(kv_cache, dst_k.shape[1], scale_bytes)
     starts = cu_seq_lens.long()
     total = min(int(starts[-1]), len(dst_k))
     token = torch.arange(total, device=dst_k.device)

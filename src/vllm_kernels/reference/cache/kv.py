@@ -16,17 +16,17 @@ _FLOAT8 = {
 _PLAIN = ("auto", "bfloat16", "float16", "float32")
 
 
-def values(cache: torch.Tensor, kv_cache_dtype: str) -> torch.Tensor:
-    """The cache as a tensor of numbers: bytes viewed as the float8 that ``kv_cache_dtype`` names.
+def cpu_float8(kv_cache_dtype: str) -> torch.dtype | None:
+    """The float8 of the CPU's caches of that name; None where they have the tokens' dtype.
 
     Raises:
         NotImplementedError: It names no format that the CPU's caches have.
     """
     if kv_cache_dtype in _PLAIN:
-        return cache
+        return None
     if kv_cache_dtype not in _FLOAT8:
         raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype!r}, want auto or fp8")
-    return cache.view(_FLOAT8[kv_cache_dtype])
+    return _FLOAT8[kv_cache_dtype]
 
 
 def cpu_attn_reshape_and_cache(
@@ -52,14 +52,10 @@ def cpu_attn_reshape_and_cache(
     kept = (slots >= 0).nonzero().flatten()
     block_size = key_cache.shape[2]
     block, offset = slots[kept] // block_size, slots[kept] % block_size
-    for tokens_in, cache, scale in ((key, key_cache, k_scale), (value, value_cache, v_scale)):
-        found = values(cache, kv_cache_dtype)
-        if found.dtype.itemsize > 1:
-            cache[block, :, offset] = tokens_in[kept]
-            continue
+    cpu_float8(kv_cache_dtype)  # refuses what no cache here has
+    for given, cache, scale in ((key, key_cache, k_scale), (value, value_cache, v_scale)):
         factor = torch.tensor(scale, dtype=torch.float32)
-        coded = _to_float8(tokens_in[kept], factor, found.dtype)
-        cache.view(torch.uint8)[block, :, offset] = coded.view(torch.uint8)
+        cache[block, :, offset] = _stored(given[kept], cache, kv_cache_dtype, factor)
 
 
 def compute_slot_mapping_kernel_impl(
