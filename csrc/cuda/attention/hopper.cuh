@@ -1,4 +1,4 @@
-// Prefill on Hopper: one producer warp feeds shared memory by bulk tensor copies (TMA), two or
+// Prefill on Hopper: two producer warps feed shared memory by bulk tensor copies (TMA), two or
 // three consumer warpgroups of 64 query rows each take turns at the tensor cores, one computing its
 // softmax while another multiplies (FlashAttention-3). Blocks are persistent.
 #ifndef VLLM_KERNELS_CUDA_ATTENTION_HOPPER_CUH_

@@ -19,10 +19,8 @@ template <int kDims>
 CUtensorMap EncodeMap(const char* op, const void* data, int32_t dtype,
                       const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
                       const uint32_t (&box)[kDims]) {
-  return sm90::EncodeTensorMap<kDims>(
-      op, data,
-      dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, sizes,
-      strides, box);
+  return sm90::EncodeTensorMap<kDims>(op, data, sm90::Float16MapType(dtype == VK_BF16), sizes,
+                                      strides, box);
 }
 
 int32_t PaddedHead(const Problem& problem) {

@@ -168,11 +168,20 @@ void CheckLatents(const Arg& latents, const Arg& ropes) {
   ropes.SameDtype(latents).Dims(2).LastDimContiguous().Size(0, latents.size(0));
 }
 
-// `before`: launches what is to run first, once everything here has been checked.
-template <class Before>
-void WriteMla(const char* op, const vk_tensor* kv_c, const vk_tensor* k_pe,
-              const vk_tensor* kv_cache, const vk_tensor* slot_mapping, const char* kv_cache_dtype,
-              const vk_tensor* scale, void* stream, const Before& before) {
+// A write of latents that has been checked.
+struct MlaWrite {
+  Writer writer;
+  bool packed;
+
+  void Run() const {
+    if (packed) return LaunchWriteDsMla(writer.write, writer.launch);
+    LaunchWrite(writer.write, writer.launch);
+  }
+};
+
+MlaWrite CheckMlaWrite(const char* op, const vk_tensor* kv_c, const vk_tensor* k_pe,
+                       const vk_tensor* kv_cache, const vk_tensor* slot_mapping,
+                       const char* kv_cache_dtype, const vk_tensor* scale, void* stream) {
   const bool packed = std::strcmp(kv_cache_dtype, "fp8_ds_mla") == 0;
   const Format format = packed ? Format::kE4M3 : FormatOf(op, kv_cache_dtype);
   const Arg latents(op, "kv_c", kv_c), ropes(op, "k_pe", k_pe), cache(op, "kv_cache", kv_cache);
@@ -196,8 +205,7 @@ void WriteMla(const char* op, const vk_tensor* kv_c, const vk_tensor* k_pe,
     add(0, latents, 0, nullptr);
     add(1, ropes, 0, nullptr);
     writer.write.streams[0].count = CheckCount(op, writer.tokens());
-    before();
-    return LaunchWriteDsMla(writer.write, writer.launch);
+    return {writer, packed};
   }
   cache.Size(2, rank + rope);
   int64_t scale_stride;
@@ -205,11 +213,10 @@ void WriteMla(const char* op, const vk_tensor* kv_c, const vk_tensor* k_pe,
   add(0, latents, 0, scales);
   add(1, ropes, rank, scales);
   writer.Cut();
-  before();
-  LaunchWrite(writer.write, writer.launch);
+  return {writer, packed};
 }
 
-// Checks of the arguments that WriteMla() checks as well only what the rotation itself relies on.
+// Checks of the arguments that CheckMlaWrite() checks as well only what the rotation relies on.
 void Rotate(const char* op, const vk_tensor* positions, const vk_tensor* q_pe,
             const vk_tensor* k_pe, const vk_tensor* kv_c, const vk_tensor* cos_sin_cache,
             bool is_neox, const vk_tensor* slot_mapping, const vk_tensor* kv_cache, void* stream) {
@@ -305,8 +312,9 @@ vk_status vk_cuda_concat_and_cache_mla(const vk_tensor* kv_c, const vk_tensor* k
                                        const char* kv_cache_dtype, const vk_tensor* scale,
                                        void* stream) {
   return vk::Guard([&] {
-    vk::cuda::cache::WriteMla("concat_and_cache_mla", kv_c, k_pe, kv_cache, slot_mapping,
-                              kv_cache_dtype, scale, stream, [] {});
+    vk::cuda::cache::CheckMlaWrite("concat_and_cache_mla", kv_c, k_pe, kv_cache, slot_mapping,
+                                   kv_cache_dtype, scale, stream)
+        .Run();
   });
 }
 
@@ -316,11 +324,12 @@ vk_status vk_cuda_concat_and_cache_mla_rope_fused(
     const vk_tensor* kv_cache, const char* kv_cache_dtype, const vk_tensor* scale, void* stream) {
   return vk::Guard([&] {
     const char* op = "concat_and_cache_mla_rope_fused";
-    vk::cuda::cache::WriteMla(
-        op, kv_c, k_pe, kv_cache, slot_mapping, kv_cache_dtype, scale, stream, [&] {
-          vk::cuda::cache::Rotate(op, positions, q_pe, k_pe, kv_c, cos_sin_cache, is_neox,
-                                  slot_mapping, kv_cache, stream);
-        });
+    // Checked before the rotation is launched.
+    const auto write = vk::cuda::cache::CheckMlaWrite(op, kv_c, k_pe, kv_cache, slot_mapping,
+                                                      kv_cache_dtype, scale, stream);
+    vk::cuda::cache::Rotate(op, positions, q_pe, k_pe, kv_c, cos_sin_cache, is_neox, slot_mapping,
+                            kv_cache, stream);
+    write.Run();
   });
 }
 

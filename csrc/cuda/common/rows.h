@@ -18,6 +18,12 @@ inline bool RowsAligned(const vk_tensor& tensor, int64_t bytes) {
   return aligned;
 }
 
+inline void CheckRowsAligned(const char* op, const Arg& arg, int64_t bytes) {
+  VK_CHECK(RowsAligned(arg.tensor(), bytes),
+           "%s: %s does not start at, or has strides that are not, multiples of %lld bytes", op,
+           arg.name(), static_cast<long long>(bytes));
+}
+
 // Where the rows of a tensor (its last dimension) start; passed to kernels by value. Leading
 // dimensions of any strides are allowed; those that collapse into one cost no division.
 struct RowMap {

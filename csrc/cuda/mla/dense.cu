@@ -24,9 +24,7 @@ void RunType(const char* op, Problem p, int32_t parts, cudaStream_t stream) {
   p.whole_stages = p.block_shift >= kKeyShift && p.slots > 0 && strided;
   CUtensorMap map{};
   if (p.whole_stages) {
-    map = StageMap(op, p,
-                   std::is_same_v<T, BFloat16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16);
+    map = StageMap(op, p, sm90::Float16MapType(std::is_same_v<T, BFloat16>));
   }
   const unsigned tiles = static_cast<unsigned>(DenseTiles(p.queries, p.heads));
   LaunchKernel(op, &AttentionKernel<T, CopyProducer, DenseWorks>,

@@ -121,11 +121,7 @@ class Checks {
   int64_t partial_tiles = 0;
 
  private:
-  void Aligned(const Arg& arg) const {
-    VK_CHECK(vk::cuda::RowsAligned(arg.tensor(), 16),
-             "%s: %s does not start at, or has strides that are not, multiples of 16 bytes", op_,
-             arg.name());
-  }
+  void Aligned(const Arg& arg) const { vk::cuda::CheckRowsAligned(op_, arg, 16); }
   // A stride in units of 16 bytes; that of one block or slot means nothing.
   uint32_t Units(const Arg& cache, int dim) const {
     if (cache.size(dim) <= 1) return 0;

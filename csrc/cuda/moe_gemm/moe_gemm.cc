@@ -11,17 +11,11 @@
 namespace {
 
 using vk::Arg;
-using vk::cuda::RowsAligned;
+using vk::cuda::CheckRowsAligned;
 using vk::cuda::moe_gemm::GroupedCall;
 using vk::cuda::moe_gemm::kMaxExperts;
 
 constexpr char kOp[] = "cutlass_moe_mm";
-
-void CheckAligned(const char* name, const vk_tensor& tensor) {
-  VK_CHECK(RowsAligned(tensor, 16),
-           "%s: %s does not start at, or has strides that are not, multiples of 16 bytes", kOp,
-           name);
-}
 
 int32_t Size(const char* name, int64_t size, int64_t least) {
   VK_CHECK(size >= least && size <= INT32_MAX, "%s: %s is %lld, want %lld to 2^31 - 1", kOp, name,
@@ -48,8 +42,7 @@ vk_tensor Weights(const vk_tensor* b) {
     std::swap(weights.shape[1], weights.shape[2]);
     std::swap(weights.stride[1], weights.stride[2]);
   }
-  Arg(kOp, "b_tensors", &weights).LastDimContiguous();
-  CheckAligned("b_tensors", weights);
+  CheckRowsAligned(kOp, Arg(kOp, "b_tensors", &weights).LastDimContiguous(), 16);
   return weights;
 }
 
@@ -82,8 +75,8 @@ vk_status vk_cuda_cutlass_moe_mm(const vk_tensor* out, const vk_tensor* a, const
     call.grouped.k = Size("k", tokens.size(1), 1);
     call.grouped.experts = static_cast<int32_t>(experts);
     VK_CHECK(call.grouped.n % 8 == 0, "%s: n is %d, want a multiple of 8", kOp, call.grouped.n);
-    CheckAligned("a_tensors", *a);
-    CheckAligned("out_tensors", *out);
+    CheckRowsAligned(kOp, tokens, 16);
+    CheckRowsAligned(kOp, result, 16);
 
     call.grouped.per_token = per_act_token;
     call.grouped.per_channel = per_out_ch;

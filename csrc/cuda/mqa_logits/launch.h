@@ -23,8 +23,8 @@ void RunContiguous(const char* op, const Contiguous& problem, const Queries& que
                    const Keys& keys, int32_t blocks, cudaStream_t stream);
 void RunPaged(const char* op, const Paged& problem, const Queries& queries, int32_t parts,
               int32_t multiprocessors, cudaStream_t stream);
-void RunSchedule(const char* op, const TilesOf& tiles, int32_t batch, int32_t parts, Cut* schedule,
-                 cudaStream_t stream);
+void RunSchedule(const char* op, const ContextLengths& lengths, int32_t batch, int32_t parts,
+                 Cut* schedule, cudaStream_t stream);
 
 }  // namespace vk::cuda::mqa_logits
 #endif  // VLLM_KERNELS_CUDA_MQA_LOGITS_LAUNCH_H_

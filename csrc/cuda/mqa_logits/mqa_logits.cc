@@ -12,6 +12,7 @@ namespace {
 
 using vk::Arg;
 using vk::Print;
+using vk::cuda::CheckRowsAligned;
 using vk::cuda::Cut;
 using namespace vk::cuda::mqa_logits;
 
@@ -21,12 +22,6 @@ constexpr int64_t kSlotBytes = kDepth + sizeof(float);
 int32_t Count(const char* op, const char* what, int64_t count) {
   VK_CHECK(count <= INT32_MAX / 2, "%s: %lld %s, want at most 2^30", op, Print(count), what);
   return static_cast<int32_t>(count);
-}
-
-void CheckAligned(const char* op, const Arg& arg) {
-  VK_CHECK(vk::cuda::RowsAligned(arg.tensor(), kAlignment),
-           "%s: %s does not start at, or has strides that are not, multiples of 16 bytes", op,
-           arg.name());
 }
 
 // Bytes between rows of a float8 matrix: tensor maps know none that overlap.
@@ -44,9 +39,9 @@ Queries CheckRows(const char* op, Problem& p, const vk_tensor* logits_tensor,
   query.Dtype({VK_F8E4M3}).Dims(3).Size(2, kDepth).LastDimContiguous();
   const int64_t heads = query.size(1);
   VK_CHECK(heads == 32 || heads == 64, "%s: query has %lld heads, want 32 or 64", op, Print(heads));
-  CheckAligned(op, query);
+  CheckRowsAligned(op, query, kAlignment);
   weights.Dtype({VK_F32}).Dims(2).Size(0, query.size(0)).Size(1, heads).LastDimContiguous();
-  CheckAligned(op, weights);
+  CheckRowsAligned(op, weights, kAlignment);
   logits.Dtype({VK_F32}).Dims(2).Size(0, query.size(0)).LastDimContiguous();
   p.rows = Count(op, "queries", query.size(0));
   p.columns = Count(op, "columns of logits", logits.size(1));
@@ -63,6 +58,15 @@ const int32_t* PerRow(const char* op, const char* name, const vk_tensor* tensor,
   return static_cast<const int32_t*>(tensor->data);
 }
 
+// The parts of a schedule.
+int32_t CheckSchedule(const char* op, const vk_tensor* schedule) {
+  const Arg cuts(op, "schedule", schedule);
+  cuts.Dtype({VK_I32}).Dims(2).Size(1, 2).Contiguous();
+  VK_CHECK(cuts.size(0) >= 2, "%s: schedule has %lld rows, want 2 or more", op,
+           Print(cuts.size(0)));
+  return Count(op, "parts", cuts.size(0) - 1);
+}
+
 }  // namespace
 
 extern "C" {
@@ -77,7 +81,7 @@ vk_status vk_cuda_mqa_logits(const vk_tensor* logits, const vk_tensor* query,
     const Queries queries = CheckRows(kOp, p, logits, query, weights);
     const Arg keys(kOp, "keys", key_tensor);
     keys.Dtype({VK_F8E4M3}).Dims(2).Size(1, kDepth).LastDimContiguous();
-    CheckAligned(kOp, keys);
+    CheckRowsAligned(kOp, keys, kAlignment);
     p.keys = Count(kOp, "keys", keys.size(0));
     Arg(kOp, "key_scales", key_scales).Dtype({VK_F32}).Dims(1).Size(0, p.keys).Contiguous();
     p.key_scales = static_cast<const float*>(key_scales->data);
@@ -103,7 +107,7 @@ vk_status vk_cuda_paged_mqa_logits(const vk_tensor* logits, const vk_tensor* que
     Paged p{};
     const Queries queries = CheckRows(kOp, p, logits, query, weights);
     const Arg cache(kOp, "cache", cache_tensor), lengths(kOp, "context_lens", context_lens),
-        table(kOp, "block_table", block_table), cuts(kOp, "schedule", schedule);
+        table(kOp, "block_table", block_table);
     cache.Dtype({VK_U8}).Dims(3).Size(2, kSlotBytes).LastDimContiguous();
     const int64_t slots = cache.size(1);
     VK_CHECK(slots >= 8 && slots <= kKeys && std::has_single_bit(static_cast<uint64_t>(slots)),
@@ -117,9 +121,8 @@ vk_status vk_cuda_paged_mqa_logits(const vk_tensor* logits, const vk_tensor* que
     p.cache = static_cast<const char*>(cache_tensor->data);
     p.page_bytes = Distance(kOp, cache, 0, slots * kSlotBytes);
     VK_CHECK(p.page_bytes % kAlignment == 0,
-             "%s: cache has pages %lld bytes apart, want a multiple "
-             "of 16",
-             kOp, Print(p.page_bytes));
+             "%s: cache has pages %lld bytes apart, want a multiple of 16", kOp,
+             Print(p.page_bytes));
     p.pages = Count(kOp, "pages", cache.size(0));
     p.slots = static_cast<int32_t>(slots);
     lengths.Dtype({VK_I32}).Dims(2);
@@ -139,14 +142,11 @@ vk_status vk_cuda_paged_mqa_logits(const vk_tensor* logits, const vk_tensor* que
     p.block_table = static_cast<const int32_t*>(block_table->data);
     p.table_stride = table.stride(0);
     p.table_width = static_cast<int32_t>(table.size(1));
-    cuts.Dtype({VK_I32}).Dims(2).Size(1, 2).Contiguous();
-    VK_CHECK(cuts.size(0) >= 2, "%s: schedule has %lld rows, want 2 or more", kOp,
-             Print(cuts.size(0)));
+    const int32_t parts = CheckSchedule(kOp, schedule);
     p.schedule = static_cast<const Cut*>(schedule->data);
     const int32_t multiprocessors = vk::cuda::sm90::CurrentHopper(kOp).multiprocessors;
     if (p.rows == 0 || p.columns == 0 || p.table_width == 0) return;
-    RunPaged(kOp, p, queries, Count(kOp, "parts", cuts.size(0) - 1), multiprocessors,
-             vk::cuda::AsStream(stream));
+    RunPaged(kOp, p, queries, parts, multiprocessors, vk::cuda::AsStream(stream));
   });
 }
 
@@ -154,16 +154,14 @@ vk_status vk_cuda_paged_mqa_logits_schedule(const vk_tensor* schedule,
                                             const vk_tensor* context_lens, void* stream) {
   return vk::Guard([&] {
     constexpr char kOp[] = "paged_mqa_logits_schedule";
-    const Arg cuts(kOp, "schedule", schedule), lengths(kOp, "context_lens", context_lens);
-    cuts.Dtype({VK_I32}).Dims(2).Size(1, 2).Contiguous();
+    const Arg lengths(kOp, "context_lens", context_lens);
+    const int32_t parts = CheckSchedule(kOp, schedule);
     lengths.Dtype({VK_I32}).Dims(2);
-    VK_CHECK(cuts.size(0) >= 2, "%s: schedule has %lld rows, want 2 or more", kOp,
-             Print(cuts.size(0)));
-    const TilesOf tiles{static_cast<const int32_t*>(context_lens->data), lengths.stride(0),
-                        lengths.stride(1), Count(kOp, "lengths of an entry", lengths.size(1))};
-    RunSchedule(kOp, tiles, Count(kOp, "batch entries", lengths.size(0)),
-                Count(kOp, "parts", cuts.size(0) - 1), static_cast<Cut*>(schedule->data),
-                vk::cuda::AsStream(stream));
+    const ContextLengths each{static_cast<const int32_t*>(context_lens->data), lengths.stride(0),
+                              lengths.stride(1),
+                              Count(kOp, "lengths of an entry", lengths.size(1))};
+    RunSchedule(kOp, each, Count(kOp, "batch entries", lengths.size(0)), parts,
+                static_cast<Cut*>(schedule->data), vk::cuda::AsStream(stream));
   });
 }
 

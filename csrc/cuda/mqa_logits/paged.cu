@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "cuda/common/cuts.cuh"
 #include "cuda/common/launch.h"
+#include "cuda/mqa_logits/cuts.cuh"
 #include "cuda/mqa_logits/kernel.cuh"
 #include "cuda/mqa_logits/maps.h"
 
@@ -42,10 +42,10 @@ void RunPaged(const char* op, const Paged& p, const Queries& queries, int32_t pa
   RunHeads<64>(op, p, queries, parts, multiprocessors, stream);
 }
 
-void RunSchedule(const char* op, const TilesOf& tiles, int32_t batch, int32_t parts, Cut* schedule,
-                 cudaStream_t stream) {
+void RunSchedule(const char* op, const ContextLengths& lengths, int32_t batch, int32_t parts,
+                 Cut* schedule, cudaStream_t stream) {
   LaunchKernel(op, &CutKernel<TilesOf>, {dim3(1), dim3(kCutThreads), kCutSharedBytes, stream},
-               tiles, batch, parts, schedule);
+               TilesOf{lengths}, batch, parts, schedule);
 }
 
 }  // namespace vk::cuda::mqa_logits

@@ -44,24 +44,11 @@ struct Paged : Problem {
   int32_t splits;  // blocks that share a part
 };
 
-// The units of CutKernel: an entry's tiles.
-struct TilesOf {
-  const int32_t* context_lens;
+// The keys that each query of an entry sees.
+struct ContextLengths {
+  const int32_t* data;
   int64_t entry_stride, query_stride;
-  int32_t lengths;  // of an entry
-
-#if defined(__CUDACC__) || defined(VK_EMULATED_SHARED)
-  __device__ __forceinline__ int32_t Keys(int32_t entry) const {
-    int32_t keys = 0;
-    for (int32_t i = 0; i < lengths; ++i) {
-      keys = max(keys, context_lens[entry * entry_stride + i * query_stride]);
-    }
-    return keys;
-  }
-  __device__ __forceinline__ int32_t operator()(int32_t entry) const {
-    return static_cast<int32_t>((int64_t{Keys(entry)} + kKeys - 1) / kKeys);
-  }
-#endif
+  int32_t count;  // of an entry
 };
 
 }  // namespace vk::cuda::mqa_logits

@@ -11,6 +11,10 @@
 
 namespace vk::cuda::sm90 {
 
+inline CUtensorMapDataType Float16MapType(bool bfloat16) {
+  return bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+}
+
 // Boxes of a tensor in the 128-byte swizzle, zeros outside of it; strides in bytes, of all
 // dimensions but the innermost.
 template <int kDims>

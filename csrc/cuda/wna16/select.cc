@@ -19,12 +19,13 @@ constexpr bool kHasSm90 = false;
 // later where a kernel for 9.0 serves the GEMM.
 constexpr int64_t kDequantizeTokens = 256, kSm90DequantizeTokens = 2048;
 
+// Whether the kernels for 9.0 run here.
+bool RunsSm90(const char* op) { return kHasSm90 && CurrentDevice(op).capability == 90; }
+
 }  // namespace
 
 Algorithm Select(const char* op, const Problem& problem) {
-  if (!kHasSm90 || CurrentDevice(op).capability != 90 || problem.g_idx != nullptr) {
-    return Algorithm::kMarlin;
-  }
+  if (!RunsSm90(op) || problem.g_idx != nullptr) return Algorithm::kMarlin;
   const bool per_channel = problem.per_channel != 0;
   if (SmallMServes(problem.m, problem.group, per_channel)) return Algorithm::kSmallM;
   if (LargeMServes(problem.m, problem.group, per_channel, problem.type, problem.dtype == VK_F16)) {
@@ -46,8 +47,7 @@ bool PrefersDequantize(const char* op, const vk_marlin_problem& problem) {
 
 bool SelectsLargeExperts(const char* op, const Problem& problem, const MarlinExpertParams& experts,
                          int64_t m_tiles, int64_t places) {
-  return kHasSm90 && CurrentDevice(op).capability == 90 &&
-         LargeExpertsTokenBytes(places, problem.k) <= kLargeExpertsMostBytes &&
+  return RunsSm90(op) && LargeExpertsTokenBytes(places, problem.k) <= kLargeExpertsMostBytes &&
          LargeExpertsServe(m_tiles, experts.block, problem.n, problem.group,
                            problem.per_channel != 0, LimitsOf(op));
 }

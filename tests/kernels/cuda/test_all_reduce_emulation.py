@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from .emulated import ROOT, compile_emulation, run_emulation
+from .emulated import check_emulation, compile_emulation, run_emulation
 
 pytestmark = pytest.mark.no_gpu
-
-KERNELS = ROOT / "csrc" / "cuda" / "all_reduce" / "kernels.cuh"
 
 
 def test_random_calls(tmp_path: Path) -> None:
     program = compile_emulation("all_reduce", tmp_path)
     for seed in range(2):
-        done = run_emulation(program, seed, 6)
-        assert done.returncode == 0, done.stdout + done.stderr
+        check_emulation(program, seed, 6)
 
 
 @pytest.mark.parametrize(
@@ -34,10 +31,7 @@ def test_random_calls(tmp_path: Path) -> None:
     ids=["inputs", "sums", "share"],
 )  # fmt: skip
 def test_planted_faults_are_found(tmp_path: Path, right: str, wrong: str) -> None:
-    text = KERNELS.read_text()
-    assert right in text
-    planted = tmp_path / "cuda" / "all_reduce" / KERNELS.name
-    planted.parent.mkdir(parents=True)
-    planted.write_text(text.replace(right, wrong))
-    program = compile_emulation("all_reduce", tmp_path, first=(tmp_path,))
+    program = compile_emulation(
+        "all_reduce", tmp_path, fault=("all_reduce/kernels.cuh", right, wrong)
+    )
     assert any(run_emulation(program, seed, 6).returncode != 0 for seed in range(2))

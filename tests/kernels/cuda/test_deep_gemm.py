@@ -8,17 +8,14 @@ import torch
 from vllm_kernels import engine_api
 from vllm_kernels_plugin import deep_gemm
 
+from .hopper import skip_unless_served
+
 DEPTH, SLOTS = 128, 64
 
 
 @pytest.fixture(autouse=True)
 def hopper(_gpu: None) -> None:
-    """Skips where the GPU is not one of those that the kernels serve."""
-    capability = torch.cuda.get_device_capability()
-    if capability != (9, 0):
-        pytest.skip(f"the kernels have no code for {capability[0]}.{capability[1]}")
-    if problem := deep_gemm.problem():
-        pytest.skip(problem)
+    skip_unless_served(deep_gemm.OP)
 
 
 def float8(*shape: int) -> torch.Tensor:

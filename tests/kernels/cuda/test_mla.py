@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from vllm_kernels import engine_api
 from vllm_kernels.reference import mla as reference
+
+from .hopper import skip_unless_served
 
 ops = torch.ops.vllm_kernels
 
@@ -17,13 +18,7 @@ HEAD, LATENT, KEY_BYTES = 576, 512, 656
 
 @pytest.fixture(autouse=True)
 def hopper(_gpu: None) -> None:
-    """Skips where the GPU is not one of those that the family serves."""
-    capability = torch.cuda.get_device_capability()
-    if capability != (9, 0):
-        pytest.skip(f"mla has no code for {capability[0]}.{capability[1]}")
-    # The general package's tests hold these too, and its kernels are in vllm-flashmla.
-    if problem := engine_api.cuda_problem("mla_attention"):
-        pytest.skip(problem)
+    skip_unless_served("mla_attention")
 
 
 def quantized_cache(blocks: int, slots: int) -> torch.Tensor:

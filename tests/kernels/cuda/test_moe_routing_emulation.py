@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from .emulated import ROOT, compile_emulation, run_emulation
+from .emulated import check_emulation, compile_emulation, run_emulation
 
 pytestmark = pytest.mark.no_gpu
-
-KERNEL = ROOT / "csrc" / "cuda" / "moe_routing" / "sort_by_expert.cuh"
 
 
 def test_random_entries(tmp_path: Path) -> None:
     program = compile_emulation("moe_routing", tmp_path)
     for seed in range(2):
-        done = run_emulation(program, seed, 8)
-        assert done.returncode == 0, done.stdout + done.stderr
+        check_emulation(program, seed, 8)
 
 
 @pytest.mark.parametrize(
@@ -29,10 +26,7 @@ def test_random_entries(tmp_path: Path) -> None:
     ids=["padding", "warps"],
 )
 def test_planted_faults_are_found(tmp_path: Path, right: str, wrong: str) -> None:
-    text = KERNEL.read_text()
-    assert right in text
-    planted = tmp_path / "cuda" / "moe_routing" / KERNEL.name
-    planted.parent.mkdir(parents=True)
-    planted.write_text(text.replace(right, wrong))
-    program = compile_emulation("moe_routing", tmp_path, first=(tmp_path,))
+    program = compile_emulation(
+        "moe_routing", tmp_path, fault=("moe_routing/sort_by_expert.cuh", right, wrong)
+    )
     assert run_emulation(program, 2, 12).returncode != 0

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from vllm_kernels import engine_api
 from vllm_kernels.reference import mqa_logits as reference
+
+from .hopper import skip_unless_served
 
 ops = torch.ops.vllm_kernels
 
@@ -17,13 +18,7 @@ DEPTH, SLOTS = 128, 64
 
 @pytest.fixture(autouse=True)
 def hopper(_gpu: None) -> None:
-    """Skips where the GPU is not one of those that the family serves."""
-    capability = torch.cuda.get_device_capability()
-    if capability != (9, 0):
-        pytest.skip(f"mqa_logits has no code for {capability[0]}.{capability[1]}")
-    # The general package's tests hold these too, and its kernels are in vllm-deepgemm.
-    if problem := engine_api.cuda_problem("mqa_logits"):
-        pytest.skip(problem)
+    skip_unless_served("mqa_logits")
 
 
 def float8(*shape: int) -> torch.Tensor:

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from .emulated import ROOT, compile_emulation, run_emulation
+from .emulated import check_emulation, compile_emulation, run_emulation
 
 pytestmark = pytest.mark.no_gpu
 
-KERNELS = ROOT / "csrc" / "cuda" / "wna16" / "large_experts"
-
 
 def test_products(tmp_path: Path) -> None:
-    program = compile_emulation("wna16_large_experts", tmp_path, sources=(KERNELS / "plan.cc",))
-    done = run_emulation(program)
-    assert done.returncode == 0, done.stdout + done.stderr
+    program = compile_emulation(
+        "wna16_large_experts", tmp_path, sources=("wna16/large_experts/plan.cc",)
+    )
+    check_emulation(program)
 
 
 @pytest.mark.parametrize(
@@ -28,12 +27,10 @@ def test_products(tmp_path: Path) -> None:
     ids=["wait", "padding"],
 )
 def test_planted_faults_are_found(tmp_path: Path, name: str, right: str, wrong: str) -> None:
-    text = (KERNELS / name).read_text()
-    assert right in text
-    planted = tmp_path / "cuda" / "wna16" / "large_experts" / name
-    planted.parent.mkdir(parents=True)
-    planted.write_text(text.replace(right, wrong))
     program = compile_emulation(
-        "wna16_large_experts", tmp_path, first=(tmp_path,), sources=(KERNELS / "plan.cc",)
+        "wna16_large_experts",
+        tmp_path,
+        fault=(f"wna16/large_experts/{name}", right, wrong),
+        sources=("wna16/large_experts/plan.cc",),
     )
     assert run_emulation(program).returncode != 0

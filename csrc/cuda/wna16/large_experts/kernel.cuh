@@ -5,6 +5,7 @@
 #define VLLM_KERNELS_CUDA_WNA16_LARGE_EXPERTS_KERNEL_CUH_
 
 #include "cuda/ptx/setmaxnreg.cuh"
+#include "cuda/sm90/shared_storage.cuh"
 #include "cuda/wna16/large_experts/epilogue.cuh"
 #include "cuda/wna16/large_experts/loader.cuh"
 #include "cuda/wna16/large_m/mainloop.cuh"
@@ -16,11 +17,9 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     LargeExpertsKernel(const __grid_constant__ LargeExpertsParams params,
                        const __grid_constant__ CUtensorMap tokens) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ __align__(1024) unsigned char vk_large_experts[];
+  extern __shared__ __align__(1024) char vk_large_experts[];
   using Stage = LargeMStage<S, kType>;
-  unsigned char* const aligned =
-      vk_large_experts + ((1024 - (ptx::cvta_to_shared(vk_large_experts) & 1023)) & 1023);
-  auto* const stages = reinterpret_cast<Stage*>(aligned);
+  Stage* const stages = &sm90::AlignedStorage<Stage>(vk_large_experts);
   auto& shared = *reinterpret_cast<LargeExpertsSharedStorage<S>*>(stages + params.stages);
   using Pipeline = sm90::Pipeline<kLargeMMaxStages>;
   static_assert(sizeof(Pipeline::SharedStorage) == sizeof(shared.barriers));

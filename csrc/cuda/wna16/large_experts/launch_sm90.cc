@@ -20,16 +20,12 @@ void RunLargeExperts(const char* op, const Problem& problem, const MarlinExpertP
   params.n_tiles = plan.n_tiles;
   params.stages = plan.stages;
   CUtensorMap map = sm90::EncodeTensorMap<2>(
-      op, tokens,
-      problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      op, tokens, sm90::Float16MapType(problem.dtype == VK_BF16),
       {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(places)}, {int64_t{problem.k} * 2},
       {64, static_cast<uint32_t>(experts.block)});
-  LaunchConfig config{};
-  config.grid = dim3(static_cast<unsigned>(plan.blocks));
-  config.block = dim3(static_cast<unsigned>(plan.threads));
-  config.shared_bytes = plan.shared_bytes;
-  config.stream = stream;
-  config.pdl = true;
+  const LaunchConfig config{dim3(static_cast<unsigned>(plan.blocks)),
+                            dim3(static_cast<unsigned>(plan.threads)), plan.shared_bytes, stream,
+                            true};
   void* arguments[] = {&params, &map};
   LaunchKernel(op, LargeExpertsKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], config,
                arguments);

@@ -7,18 +7,14 @@ namespace {
 
 struct LargeExpertsShapeInfo {
   int tokens, columns, threads, rest_bytes;
-  int stage_bytes[4];  // per WeightType
+  const int* stage_bytes;  // by WeightType
 };
 
 template <class S>
 constexpr LargeExpertsShapeInfo ExpertsInfo() {
   // 1 KiB to align the stages.
-  return {S::kTokens,
-          S::kColumns,
-          S::kThreads,
-          static_cast<int>(sizeof(LargeExpertsSharedStorage<S>)) + 1024,
-          {sizeof(LargeMStage<S, WeightType::kU4B8>), sizeof(LargeMStage<S, WeightType::kU4>),
-           sizeof(LargeMStage<S, WeightType::kU8B128>), sizeof(LargeMStage<S, WeightType::kFp8>)}};
+  return {S::kTokens, S::kColumns, S::kThreads,
+          static_cast<int>(sizeof(LargeExpertsSharedStorage<S>)) + 1024, kLargeMStageBytes<S>};
 }
 
 #define VK_WNA16_LARGE_EXPERTS_INFO(tokens) ExpertsInfo<LargeExpertsShape<tokens>>(),

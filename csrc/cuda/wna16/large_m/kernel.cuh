@@ -9,6 +9,7 @@
 #define VLLM_KERNELS_CUDA_WNA16_LARGE_M_KERNEL_CUH_
 
 #include "cuda/ptx/setmaxnreg.cuh"
+#include "cuda/sm90/shared_storage.cuh"
 #include "cuda/wna16/large_m/epilogue.cuh"
 #include "cuda/wna16/large_m/loader.cuh"
 #include "cuda/wna16/large_m/mainloop.cuh"
@@ -20,11 +21,9 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     LargeMKernel(const __grid_constant__ LargeMParams params,
                  const __grid_constant__ CUtensorMap tokens) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  extern __shared__ __align__(1024) unsigned char vk_large_m[];
+  extern __shared__ __align__(1024) char vk_large_m[];
   using Stage = LargeMStage<S, kType>;
-  unsigned char* const aligned =
-      vk_large_m + ((1024 - (ptx::cvta_to_shared(vk_large_m) & 1023)) & 1023);
-  auto* const stages = reinterpret_cast<Stage*>(aligned);
+  Stage* const stages = &sm90::AlignedStorage<Stage>(vk_large_m);
   auto& shared = *reinterpret_cast<LargeMSharedStorage*>(stages + params.stages);
   using Pipeline = sm90::Pipeline<kLargeMMaxStages>;
   static_assert(sizeof(Pipeline::SharedStorage) == sizeof(shared.barriers));
@@ -51,7 +50,8 @@ __global__ void __launch_bounds__(S::kThreads, 1)
     float total[S::kMmaTiles][S::kSums];
     sm90::PipelineState at;
     LargeMMainloop<T, kType, S>(params, self, pipeline, stages).Run(at, tile.chunks, total);
-    LargeMEpilogue<T, kType, S>(params, tile, self, aligned).Run(total);
+    LargeMEpilogue<T, kType, S>(params, tile, self, reinterpret_cast<unsigned char*>(stages))
+        .Run(total);
   }
 #endif
 }

@@ -44,11 +44,10 @@ void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cu
   const Activations activations = PrepareActivations(op, problem, memory, stream);
   auto params = WithOperands<LargeMParams>(problem, c);
   params.stages = plan.stages;
-  CUtensorMap map = sm90::EncodeTensorMap<2>(
-      op, activations.a,
-      problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-      {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)}, {activations.lda * 2},
-      {64, static_cast<uint32_t>(plan.tokens)});
+  CUtensorMap map =
+      sm90::EncodeTensorMap<2>(op, activations.a, sm90::Float16MapType(problem.dtype == VK_BF16),
+                               {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)},
+                               {activations.lda * 2}, {64, static_cast<uint32_t>(plan.tokens)});
   config.block = dim3(static_cast<unsigned>(plan.threads));
   config.shared_bytes = plan.shared_bytes;
   for (int i = 0; i < plan.parts; ++i) {

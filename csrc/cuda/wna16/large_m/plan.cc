@@ -8,17 +8,12 @@ namespace {
 struct LargeMShapeInfo {
   int tokens, columns, threads;
   bool exact;
-  int stage_bytes[4];  // per WeightType
+  const int* stage_bytes;  // by WeightType
 };
 
 template <class S>
 constexpr LargeMShapeInfo LargeMInfo() {
-  return {S::kTokens,
-          S::kColumns,
-          S::kThreads,
-          S::kExact,
-          {sizeof(LargeMStage<S, WeightType::kU4B8>), sizeof(LargeMStage<S, WeightType::kU4>),
-           sizeof(LargeMStage<S, WeightType::kU8B128>), sizeof(LargeMStage<S, WeightType::kFp8>)}};
+  return {S::kTokens, S::kColumns, S::kThreads, S::kExact, kLargeMStageBytes<S>};
 }
 
 // Shared memory beside the stages; 1 KiB to align them.

@@ -18,19 +18,17 @@ void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cu
   params.stages = plan.stages;
   params.stage_bytes = plan.stage_bytes;
   CUtensorMap map = sm90::EncodeTensorMap<3>(
-      op, activations.a,
-      problem.dtype == VK_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      op, activations.a, sm90::Float16MapType(problem.dtype == VK_BF16),
       {64, static_cast<uint64_t>(problem.m), static_cast<uint64_t>(problem.k / 64)},
       {activations.lda * 2, 128},
       {64, static_cast<uint32_t>(problem.m), static_cast<uint32_t>(plan.chunks_at_once)});
   void* arguments[] = {&params, &map};
-  LaunchConfig config{};
-  config.grid = dim3(static_cast<unsigned>(plan.blocks));
-  config.block = dim3(static_cast<unsigned>(plan.threads));
-  config.shared_bytes = plan.shared_bytes;
-  config.stream = stream;
-  config.pdl = true;
-  config.cluster = dim3(static_cast<unsigned>(plan.cluster));
+  const LaunchConfig config{dim3(static_cast<unsigned>(plan.blocks)),
+                            dim3(static_cast<unsigned>(plan.threads)),
+                            plan.shared_bytes,
+                            stream,
+                            true,
+                            dim3(static_cast<unsigned>(plan.cluster))};
   LaunchKernel(op, SmallMKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], config,
                arguments);
 }

@@ -4,19 +4,15 @@
 #include "cuda/all_reduce/launch.h"  // before device.h, which gives gridDim another meaning
 
 #include "device.h"
-
-#include <random>
+#include "seeded.h"
 
 #include "cuda/all_reduce/kernels.cuh"
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::all_reduce;
-
-std::mt19937 generator;
-
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
 
 constexpr int64_t kMost = 40 * kThreads;  // vectors of a message
 constexpr uint32_t kPoison = 0x7fc07fc0;  // NaN in float32 and bfloat16
@@ -185,8 +181,7 @@ bool TestPlans() {
 }  // namespace
 
 int main(int, char** arguments) {
-  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
-  const int count = std::atoi(arguments[2]);
+  const int count = Begin(arguments);
   const bool right = TestPlans() && Calls<float, 2>(count) && Calls<BFloat16, 4>(count) &&
                      Calls<Half, 6>(count) && Calls<BFloat16, 8>(count);
   return right ? 0 : 1;

@@ -1,10 +1,10 @@
 // Random batches through the kernels of csrc/cuda/attention on an emulated GPU, against float64.
 // attention_emulation SEED COUNT: prints what differs; exit status 1 then.
 #include "device.h"
+#include "seeded.h"
 
 #include <climits>
 #include <numeric>
-#include <random>
 
 #include "cuda/attention/decode.cuh"
 #include "cuda/attention/decode_merge.cuh"
@@ -16,16 +16,11 @@ VK_EMULATED_SHARED("_ZN2vk4cuda9attention9unalignedE");
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::attention;
 
 enum class Kind { kDecode, kPrefill, kHopper };
-
-std::mt19937 generator;
-
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-bool Chance(int one_in) { return Number(1, one_in) == 1; }
-float Normal() { return std::normal_distribution<float>()(generator); }
 
 struct Lengths {
   int queries, keys;
@@ -365,10 +360,9 @@ bool Check(Kind kind) {
 
 }  // namespace
 
-int main(int, char** arguments) {
-  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
-  bool good = true;
-  for (int i = std::atoi(arguments[2]); i > 0; --i) {
+int main(int count, char** arguments) {
+  return Repeat(count, arguments, [] {
+    bool good = true;
     for (const Kind kind : {Kind::kDecode, Kind::kPrefill, Kind::kHopper}) {
       good = Check<vk::cuda::Half, vk::cuda::Half, 64>(kind) && good;
       good = Check<BFloat16, BFloat16, 128>(kind) && good;
@@ -379,6 +373,6 @@ int main(int, char** arguments) {
       good = Check<vk::cuda::Half, E4M3, 128>(kind) && good;
       good = Check<vk::cuda::Half, E4M3, 256>(kind) && good;
     }
-  }
-  return good ? 0 : 1;
+    return good;
+  });
 }

@@ -1,8 +1,7 @@
 // Random FP8 products by blocks through csrc/cuda/gemm/few_rows.cuh on an emulated GPU, against
 // float64. few_rows_emulation SEED COUNT: prints what differs; exit status 1 then.
 #include "device.h"
-
-#include <random>
+#include "seeded.h"
 
 #include "cuda/gemm/few_rows.cuh"
 
@@ -10,15 +9,13 @@ VK_EMULATED_SHARED("_ZN2vk4cuda4gemm15few_rows_sharedE");
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::gemm;
 
-std::mt19937 generator;
 int wraps = 0, clusters = 0;
 
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-
-E4M3 Value() { return FromFloat<E4M3>(std::normal_distribution<float>()(generator)); }
+E4M3 Value() { return FromFloat<E4M3>(Normal()); }
 
 template <class T, int kRows>
 bool Check(int cluster) {
@@ -87,15 +84,12 @@ bool Check(int cluster) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 3) return 2;
-  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
-  bool right = true;
-  for (int i = 0; i < std::atoi(arguments[2]); ++i) {
-    right = Check<BFloat16, 16>(Number(1, 8)) && right;
+  const int status = Repeat(count, arguments, [] {
+    bool right = Check<BFloat16, 16>(Number(1, 8));
     right = Check<Half, 32>(Number(1, 8)) && right;
     right = Check<BFloat16, 64>(Number(1, 8)) && right;
-    right = Check<Half, 64>(1) && right;
-  }
+    return Check<Half, 64>(1) && right;
+  });
   std::printf("%d by clusters, %d around the ring\n", clusters, wraps);
-  return right && clusters > 0 && wraps > 0 ? 0 : 1;
+  return status == 0 && (clusters == 0 || wraps == 0) ? 1 : status;
 }

@@ -1,8 +1,7 @@
 // Random problems through the kernels of csrc/cuda/mla on an emulated GPU, against float64.
 // mla_emulation SEED COUNT: prints what differs; exit status 1 then.
 #include "device.h"
-
-#include <random>
+#include "seeded.h"
 
 #include "cuda/mla/cuts.cuh"
 #include "cuda/mla/kernel.cuh"
@@ -12,14 +11,9 @@ VK_EMULATED_SHARED("_ZN2vk4cuda9unalignedE");
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::mla;
-
-std::mt19937 generator;
-
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-bool Chance(int one_in) { return Number(1, one_in) == 1; }
-float Normal() { return std::normal_distribution<float>()(generator); }
 
 // What no query selects is NaN.
 struct Case {
@@ -347,13 +341,10 @@ bool Check(bool quantized) {
 
 }  // namespace
 
-int main(int, char** arguments) {
-  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
-  bool good = true;
-  for (int i = std::atoi(arguments[2]); i > 0; --i) {
-    good = Check(false) && good;
+int main(int count, char** arguments) {
+  return Repeat(count, arguments, [] {
+    bool good = Check(false);
     good = Check(true) && good;
-    good = CheckDense() && good;
-  }
-  return good ? 0 : 1;
+    return CheckDense() && good;
+  });
 }

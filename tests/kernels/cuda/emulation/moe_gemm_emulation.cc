@@ -1,8 +1,7 @@
 // Random problems through the grouped product of csrc/cuda/moe_gemm on an emulated GPU, against
 // float64. moe_gemm_emulation SEED COUNT: prints what differs; exit status 1 then.
 #include "device.h"
-
-#include <random>
+#include "seeded.h"
 
 #include "cuda/moe_gemm/grouped.cuh"
 
@@ -10,15 +9,11 @@ VK_EMULATED_SHARED("_ZN2vk4cuda8moe_gemm9unalignedE");
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::moe_gemm;
 
-std::mt19937 generator;
-
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-bool Chance(int one_in) { return Number(1, one_in) == 1; }
-
-E4M3 Weight() { return FromFloat<E4M3>(std::normal_distribution<float>()(generator)); }
+E4M3 Weight() { return FromFloat<E4M3>(Normal()); }
 
 template <class T, int kTokens>
 bool Check() {
@@ -108,15 +103,11 @@ bool Check() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 3) return 2;
-  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
-  bool right = true;
-  for (int i = 0; i < std::atoi(arguments[2]); ++i) {
-    right = Check<BFloat16, 16>() && right;
+  return Repeat(count, arguments, [] {
+    bool right = Check<BFloat16, 16>();
     right = Check<Half, 32>() && right;
     right = Check<BFloat16, 64>() && right;
     right = Check<Half, 128>() && right;
-    right = Check<BFloat16, 256>() && right;
-  }
-  return right ? 0 : 1;
+    return Check<BFloat16, 256>() && right;
+  });
 }

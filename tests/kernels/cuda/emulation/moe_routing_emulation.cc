@@ -3,8 +3,7 @@
 #include "cuda/moe_routing/launch.h"  // before device.h, which gives gridDim another meaning
 
 #include "device.h"
-
-#include <random>
+#include "seeded.h"
 
 #include "cuda/moe_routing/sort_by_expert.cuh"
 
@@ -12,14 +11,10 @@ VK_EMULATED_SHARED("_ZN2vk4cuda11moe_routing16by_expert_sharedE");
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda::moe_routing;
 
 constexpr int kPoison = -77, kMargin = 8;
-
-std::mt19937 generator;
-
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-bool Chance(int one_in) { return Number(1, one_in) == 1; }
 
 // Numbers with a margin that must stay as it is.
 struct Numbers {
@@ -194,20 +189,16 @@ bool TestGrouping(const Case& test, int multiprocessors) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  if (argc != 3) return 2;
-  generator.seed(static_cast<unsigned>(std::atoi(argv[1])));
-  bool right = true;
-  for (int i = 0; i < std::atoi(argv[2]); ++i) {
+int main(int count, char** arguments) {
+  return Repeat(count, arguments, [] {
     const Case test;
     const int multiprocessors = Number(1, 6);
-    const bool now = TestAlign(test, multiprocessors) && TestPermutation(test, multiprocessors) &&
-                     TestGrouping(test, multiprocessors);
-    if (!now) {
-      std::printf("case %d: %d entries, %d experts, %d buckets, block %d\n", i, test.entries,
-                  test.experts, test.buckets, test.block_size);
+    const bool right = TestAlign(test, multiprocessors) && TestPermutation(test, multiprocessors) &&
+                       TestGrouping(test, multiprocessors);
+    if (!right) {
+      std::printf("%d entries, %d experts, %d buckets, block %d\n", test.entries, test.experts,
+                  test.buckets, test.block_size);
     }
-    right = right && now;
-  }
-  return right ? 0 : 1;
+    return right;
+  });
 }

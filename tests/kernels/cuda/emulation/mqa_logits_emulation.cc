@@ -1,11 +1,10 @@
 // Random problems through the kernels of csrc/cuda/mqa_logits on an emulated GPU, against float64.
 // mqa_logits_emulation SEED COUNT: prints what differs; exit status 1 then.
 #include "device.h"
+#include "seeded.h"
 
-#include <random>
-
-#include "cuda/common/cuts.cuh"
 #include "cuda/mqa_logits/contiguous.cuh"
+#include "cuda/mqa_logits/cuts.cuh"
 #include "cuda/mqa_logits/kernel.cuh"
 #include "cuda/mqa_logits/paged.cuh"
 
@@ -14,14 +13,10 @@ VK_EMULATED_SHARED("_ZN2vk4cuda9unalignedE");
 
 namespace {
 
+using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::mqa_logits;
 
-std::mt19937 generator;
-
-int Number(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-bool Chance(int one_in) { return Number(1, one_in) == 1; }
-float Normal() { return std::normal_distribution<float>()(generator); }
 E4M3 Value() { return E4M3(Normal()); }
 
 constexpr float kUntouched = 12345.0f;
@@ -176,7 +171,7 @@ bool CheckPaged() {
   p.splits = Number(1, 2);
   std::vector<Cut> schedule(static_cast<size_t>(parts) + 1);
   p.schedule = schedule.data();
-  const TilesOf tiles{p.context_lens, p.entry_stride, p.query_stride, one_length ? 1 : p.queries};
+  const TilesOf tiles{{p.context_lens, p.entry_stride, p.query_stride, one_length ? 1 : p.queries}};
   emulation::Launch({1, 1, 1}, kCutThreads,
                     [&] { CutKernel(tiles, p.batch, parts, schedule.data()); });
   const CUtensorMap query_map = rows.Map(kQueries);
@@ -201,18 +196,14 @@ bool CheckPaged() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  if (count != 3) return 2;
-  generator.seed(static_cast<unsigned>(std::atoi(arguments[1])));
-  bool right = true;
-  for (int i = std::atoi(arguments[2]); i > 0; --i) {
-    right = CheckContiguous<64>() && right;
+  return Repeat(count, arguments, [] {
+    bool right = CheckContiguous<64>();
     right = CheckContiguous<32>() && right;
     right = CheckPaged<1, 64>() && right;
     right = CheckPaged<2, 64>() && right;
     right = CheckPaged<4, 64>() && right;
     right = CheckPaged<1, 32>() && right;
     right = CheckPaged<2, 32>() && right;
-    right = CheckPaged<4, 32>() && right;
-  }
-  return right ? 0 : 1;
+    return CheckPaged<4, 32>() && right;
+  });
 }
