@@ -24,6 +24,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests"), str(ROOT / "tests/build")]
 
+import products  # noqa: E402
 import support  # noqa: E402
 import trials  # noqa: E402
 
@@ -32,10 +33,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=500, help="over all products")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=trials.PRODUCTS, action="append")
+    parser.add_argument("--only", choices=products.PRODUCTS, action="append")
     parser.add_argument("--json", type=Path, help="write the counts and each kill here")
     options = parser.parse_args()
-    chosen = options.only or list(trials.PRODUCTS)
+    chosen = options.only or list(products.PRODUCTS)
     rows: dict[str, dict[str, Any]] = {}
     each: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
@@ -43,7 +44,7 @@ def main() -> int:
         for number, name in enumerate(chosen):
             share = len(range(number, options.kills, len(chosen)))
             started = time.monotonic()
-            product = trials.PRODUCTS[name](Path(folder) / name, dummies)
+            product = products.PRODUCTS[name](Path(folder) / name, dummies)
             tally = trials.Trials(product, options.seed).run(share, Progress())
             rows[name] = {
                 "kills": len(tally.kills),

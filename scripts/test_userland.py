@@ -51,6 +51,7 @@ LIBRARIES = ("libc6", "libgcc-s1", "libgomp1", "zlib1g", "libffi7")
 HEADERS = ("zlib1g-dev", "libffi-dev")
 EDITION = "1"  # of what Userland.make makes; another makes it anew
 OLDEST = "GLIBC_2.2.5"  # of x86-64
+OLD_MINOR = 31  # the C library that newer.c is written for: 2.31
 WEAK = 2  # VER_FLG_WEAK: the loader does without
 PROGRAM = """
 import os, sys
@@ -254,7 +255,7 @@ def take_from_the_oldest(library: Path) -> None:
             for one in entries:
                 if one.name == OLDEST and need.name == "libc.so.6":
                     oldest = one["vna_other"]
-                if one.name.startswith("GLIBC_2.") and int(one.name.split(".")[1]) > 31:
+                if one.name.startswith("GLIBC_2.") and int(one.name.split(".")[1]) > OLD_MINOR:
                     newer.add(one["vna_other"])
                     struct.pack_into("<H", data, entry + 4, WEAK)
                 entry += one["vna_next"]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import signal
+import subprocess
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -134,7 +136,7 @@ def cuda_dummies(folder: Path, versions: Iterable[str], pytorch: bool = True) ->
     Args:
         pytorch: Also PyTorch for the CPU and for each version.
     """
-    torch = ["python", "libtorch ==2.13.0"]
+    torch = DUMMIES["pytorch"][1]
     for version in versions:
         major = version.split(".")[0]
         own = [f"cuda-version {version}.*"]
@@ -213,6 +215,24 @@ def _listed() -> dict[str, str]:
     }
     files = (path / "listed.txt" if path.is_dir() else path for path in paths)
     return {str(path.relative_to(ROOT)): f"{path.name}\n" for path in files}
+
+
+def git(root: Path, *words: str, when: int | None = None) -> str:
+    """Run git in a checkout as nobody's; returns what it prints.
+
+    Args:
+        when: Time of a commit, in seconds since 1970, if not now.
+    """
+    environment = {
+        **os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
+        **({f"GIT_{who}_DATE": f"{when} +0000" for who in ("AUTHOR", "COMMITTER")} if when else {}),
+    }  # fmt: skip
+    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+    done = subprocess.run(
+        ["git", "-C", str(root), *identity, *words],
+        env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
 def plan(root: Path, names: Sequence[str] = ()) -> Plan:

@@ -28,8 +28,3 @@ DAMAGED: tuple[type[Exception], ...] = (
 )
 # Of a document that is JSON, and not the one that its name says.
 MALFORMED: tuple[type[Exception], ...] = (AttributeError, LookupError, TypeError, ValueError)
-
-
-def reason(error: BaseException) -> str:
-    """An exception's text as the end of a sentence, on one line."""
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rattler import Version, VersionSpec
 
 from vllm_conda.jobs import CUDA, Job, compiled_archs
-from vllm_conda.recipe import Output
+from vllm_conda.render import Output
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import parse_version
 

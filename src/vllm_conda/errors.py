@@ -12,6 +12,11 @@ from vllm_cuda_plan.errors import check_known as check_known
 from vllm_cuda_plan.errors import did_you_mean as did_you_mean
 
 
+def reason(error: BaseException) -> str:
+    """An exception's text as the end of a sentence, on one line."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
 class UsageError(VllmError):
     """The command line itself is wrong (click uses the same code)."""
 

@@ -16,7 +16,7 @@ from vllm_conda.choice import wrong_choices
 from vllm_conda.errors import RecipeError
 from vllm_conda.jobs import CPU, CUDA
 from vllm_conda.matrix import packages
-from vllm_conda.recipe import Output
+from vllm_conda.render import Output
 from vllm_conda.targets import Targets
 from vllm_cuda_plan.arch import parse_version
 

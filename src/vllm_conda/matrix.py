@@ -12,7 +12,7 @@ import cattrs
 from cattrs.errors import BaseValidationError
 
 from vllm_conda.costs import RENDERING, Build
-from vllm_conda.errors import ConfigError
+from vllm_conda.errors import ConfigError, reason
 from vllm_conda.jobs import (
     CPU,
     CUDA,
@@ -109,9 +109,8 @@ def load_costs(root: Path) -> Costs:
         words = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory"
         return Costs(words, cases, cases.pop(RENDERING, None))
     except (ValueError, TypeError, LookupError, BaseValidationError) as error:
-        reason = " ".join(str(error).split())
         raise ConfigError(
-            f"{COSTS_FILE} is not what {COSTS_COMMAND} writes: {reason}.", "Measure again."
+            f"{COSTS_FILE} is not what {COSTS_COMMAND} writes: {reason(error)}.", "Measure again."
         ) from None
 
 

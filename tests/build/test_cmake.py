@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from configuring import NEEDS_CMAKE, make_prefix, message_of
 
 from vllm_conda.generate.build import tiers_cmake
 from vllm_conda.targets import load_targets
@@ -18,10 +19,7 @@ from vllm_conda.targets import load_targets
 ROOT = Path(__file__).parents[2]
 ALL_TIERS = ["avx2", "avx512", "avx512_bf16", "amx"]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cmake") is None or shutil.which("ninja") is None,
-    reason="needs cmake and ninja on PATH (./run test puts them there)",
-)
+pytestmark = NEEDS_CMAKE
 
 
 @pytest.fixture
@@ -32,18 +30,9 @@ def externals(tmp_path: Path) -> Path:
         "include/hwy/highway.h": "",
         "include/hwy/base.h": "#define HWY_MAJOR 1\n#define HWY_MINOR 2\n",
         "include/oneapi/dnnl/dnnl.hpp": "",
-        "include/torch/csrc/stable/library.h": "",
-        "include/torch/headeronly/version.h": (
-            "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n"
-        ),
         "lib/libdnnl.so": "",
-        "lib/libtorch.so": "",
     }
-    for name, text in files.items():
-        path = prefix / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return prefix
+    return make_prefix(prefix, files)
 
 
 @pytest.fixture
@@ -73,10 +62,6 @@ def configure(
         check=False,
         env={**os.environ, **environment},
     )
-
-
-def message_of(result: subprocess.CompletedProcess[str]) -> str:
-    return re.sub(r"\s+", " ", result.stdout + result.stderr)
 
 
 def tiers_of(result: subprocess.CompletedProcess[str]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from configuring import NEEDS_CMAKE, make_prefix, message_of
 
 from vllm_conda import platforms
 from vllm_conda.targets import load_targets
@@ -22,10 +23,7 @@ FLAG = re.compile(r"arch=compute_(\d+[af]?),code=(sm|compute)_(\d+[af]?)")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        shutil.which("cmake") is None or shutil.which("ninja") is None,
-        reason="needs cmake and ninja on PATH (./run test puts them there)",
-    ),
+    NEEDS_CMAKE,
     pytest.mark.skipif(NVCC is None, reason="needs nvcc, in PATH or /usr/local/cuda/bin"),
 ]
 
@@ -36,19 +34,7 @@ Configure = Callable[..., subprocess.CompletedProcess[str]]
 def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Just enough of PyTorch and CUTLASS to configure against."""
     folder = tmp_path_factory.mktemp("prefix")
-    files = {
-        "include/torch/csrc/stable/library.h": "",
-        "include/torch/headeronly/version.h": (
-            "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n"
-        ),
-        "include/cutlass/cutlass.h": "",
-        "lib/libtorch.so": "",
-    }
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return folder
+    return make_prefix(folder, {"include/cutlass/cutlass.h": ""})
 
 
 @pytest.fixture(scope="module")
@@ -145,10 +131,6 @@ def test_family_without_a_piece(
             (cuda / new).unlink()
     assert result.returncode != 0
     assert sentence in message_of(result)
-
-
-def message_of(result: subprocess.CompletedProcess[str]) -> str:
-    return re.sub(r"\s+", " ", result.stdout + result.stderr)
 
 
 def commands(build: Path, pattern: str) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ import yaml
 from rattler.package_streaming import extract
 
 from vllm_conda.builder.channel import Toolchain
-from vllm_conda.builder.commit import EPOCH_VARIABLE
+from vllm_conda.builder.commit import EPOCH_VARIABLE, origin
 from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.engine.package import _Build
 from vllm_conda.progress import Mode, Reporter
@@ -38,7 +38,15 @@ def test_no_folder_and_no_time_of_the_build(
     (package,) = folder.glob("*/engine-*.conda")
     reporter = Reporter(Mode.JSON, io.StringIO())
     build = _Build(
-        root, "linux-64", tmp_path / "output", (), Toolchain((), "x"), workspace, reporter, "f"
+        root,
+        "linux-64",
+        tmp_path / "output",
+        (),
+        Toolchain((), "x"),
+        workspace,
+        reporter,
+        "f",
+        origin(root, []),
     )
     build._repack(package, folder)
     extract(package, tmp_path / "content")

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -280,18 +279,12 @@ def test_a_package_is_of_the_commit_of_its_own_sources(
 ) -> None:
     """A name never changes its bytes: a commit to what a package is made of gives it another."""
 
-    def git(*words: str) -> str:
-        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        command = ["git", "-C", str(checkout), *identity, *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
     def built_after(file: str, text: str) -> tuple[str, dict[str, str], dict[str, bytes]]:
         """Commit a change and build as a machine does that never built before."""
         (checkout / file).write_text(text)
-        git("add", "-A")
-        git("commit", "-q", "-m", file)
-        head = git("rev-parse", "HEAD")
+        support.git(checkout, "add", "-A")
+        support.git(checkout, "commit", "-q", "-m", file)
+        head = support.git(checkout, "rev-parse", "HEAD")
         cache = tmp_path / head
         monkeypatch.setenv("VLLM_CONDA_CACHE", str(cache))
         monkeypatch.setenv("RATTLER_CACHE_DIR", str(cache / "rattler"))
@@ -309,7 +302,7 @@ def test_a_package_is_of_the_commit_of_its_own_sources(
 
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     (checkout / ".gitignore").write_text("output*/\n")
-    git("init", "-q")
+    support.git(checkout, "init", "-q")
     first, said, files = built_after("README.md", "read\n")
     assert set(said.values()) == {first}
     _, _, again = built_after("README.md", "read again\n")

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from configuring import NEEDS_CMAKE, make_prefix
 
 from vllm_conda.targets import load_targets
 
@@ -37,10 +37,7 @@ END
 
 KNOWN = " ".join(ROCM.archs)
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("cmake") is None or shutil.which("ninja") is None,
-    reason="needs cmake and ninja on PATH (./run test puts them there)",
-)
+pytestmark = NEEDS_CMAKE
 Configure = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -49,22 +46,13 @@ def prefix(tmp_path: Path) -> Path:
     """Just enough of PyTorch, HIP and LLVM to configure against."""
     folder = tmp_path / "prefix"
     files = {
-        "include/torch/csrc/stable/library.h": "",
-        "include/torch/headeronly/version.h": (
-            "#define TORCH_VERSION_MAJOR 2\n#define TORCH_VERSION_MINOR 11\n"
-        ),
         "include/hip/hip_runtime_api.h": "",
         "include/hip/hip_version.h": "#define HIP_VERSION_MAJOR 6\n#define HIP_VERSION_MINOR 4\n",
-        "lib/libtorch.so": "",
         "lib/libamdhip64.so": "",
         "llvm/ld.lld": "",
         "llvm/clang-offload-bundler": "",
     }
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return folder
+    return make_prefix(folder, files)
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import products
 import pytest
 import system_calls
-import trials
 
 
 @pytest.mark.parametrize("name", ["publish", "toolchain", "engine"])
 def test_a_kill_at_every_call(name: str, dummies: str, tmp_path: Path) -> None:
     if not system_calls.SLOW and name != "publish":
         pytest.skip("minutes; VLLM_CONDA_TEST_SLOW=1 runs it")
-    product = trials.PRODUCTS[name](tmp_path / name, dummies)
+    product = products.PRODUCTS[name](tmp_path / name, dummies)
     assert system_calls.kill_at_every_call(product, few=6)

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from circumstances import Case, run
 from commands import COMMANDS, WORDS, World
-from conditions import CONDITIONS, Case, run
+from conditions import CONDITIONS
 
 from vllm_conda import errors
 

@@ -89,12 +89,12 @@ def archs(toolkit: str, platform: str) -> list[str]:
     return [*own, *row.get("extra_archs", {}).get(platform, [])]
 
 
+def tegra(arch: str) -> bool:
+    return bool(CUDA["archs"].get(arch, {}).get("tegra"))
+
+
 def machine_code(compiled: list[str], gpu: str) -> bool:
     """NVIDIA's binary compatibility: within a major capability, upwards, not with a Tegra."""
-
-    def tegra(arch: str) -> bool:
-        return bool(CUDA["archs"].get(arch, {}).get("tegra"))
-
     for one in (entry.removesuffix("+PTX") for entry in compiled):
         upwards = version(one)[0] == version(gpu)[0] and version(one) < version(gpu)
         if one == gpu or (upwards and not tegra(one) and not tegra(gpu)):
@@ -107,9 +107,13 @@ def runs(compiled: list[str], gpu: str) -> bool:
     return machine_code(compiled, gpu) or any(version(one) <= version(gpu) for one in ptx)
 
 
-def came_with(driver: str) -> list[str]:
-    """GPUs that a driver for CUDA ``driver`` knows."""
-    return [gpu for gpu, row in CUDA["archs"].items() if version(row["since"]) <= version(driver)]
+def came_with(driver: str, platform: str) -> list[str]:
+    """GPUs that a driver for CUDA ``driver`` knows; a Tegra is beside an Arm CPU alone."""
+    return [
+        gpu
+        for gpu, row in CUDA["archs"].items()
+        if version(row["since"]) <= version(driver) and (platform == ARM or not tegra(gpu))
+    ]
 
 
 def made_for(toolkit: str, driver: str, platform: str) -> bool:
@@ -122,12 +126,9 @@ def made_for(toolkit: str, driver: str, platform: str) -> bool:
         if version(older) < version(toolkit) and version(older)[0] == version(toolkit)[0]
     ]
     mine = archs(toolkit, platform)
-    gpus = [
-        gpu for gpu in came_with(driver) if platform == ARM or not CUDA["archs"][gpu].get("tegra")
-    ]
     return bool(before) and any(
         machine_code(mine, gpu) and not any(machine_code(one, gpu) for one in before)
-        for gpu in gpus
+        for gpu in came_with(driver, platform)
     )
 
 

@@ -19,7 +19,8 @@ from rattler_build import Stage0Recipe, VariantConfig
 from support import ROOT, VERSION
 
 from vllm_conda.engine.package import PACKAGE_HASH
-from vllm_conda.recipe import ENGINE_RECIPE_FILE, Output
+from vllm_conda.recipe import ENGINE_RECIPE_FILE
+from vllm_conda.render import Output
 
 GLIBC = "__glibc >=2.28,<3.0.a0"
 # platform: (level package, level -> the oldest CPU of it)

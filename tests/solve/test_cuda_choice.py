@@ -20,7 +20,8 @@ from vllm_conda.choice import GpuNode, drivers, gpu_nodes
 from vllm_conda.errors import SolveError
 from vllm_conda.feedstock.support import configurations
 from vllm_conda.jobs import jobs
-from vllm_conda.recipe import Output, load_recipe, render
+from vllm_conda.recipe import load_recipe
+from vllm_conda.render import Output, render
 from vllm_conda.site.channels import Channels
 from vllm_conda.targets import load_targets
 from vllm_cuda_plan.arch import parse_version

@@ -85,10 +85,9 @@ def test_node_type_gets_the_right_build(every_job: Channels, case: Case) -> None
 
 @pytest.mark.parametrize("name", example_names())
 def test_every_example_is_served(every_job: Channels, name: str) -> None:
-    for result in preflight.check_site(load_site(example_path(name)), every_job):
-        if any(
-            spec.startswith("vllm-kernels-rocm") for spec in load_site(example_path(name)).specs
-        ):
+    site = load_site(example_path(name))
+    for result in preflight.check_site(site, every_job):
+        if any(spec.startswith("vllm-kernels-rocm") for spec in site.specs):
             assert result.served == (result.node.amdgpu is not None)
             assert result.served or got(result).startswith("needs __amdgpu")
             continue

@@ -25,7 +25,7 @@ from vllm_conda.targets import load_targets
 TARGETS = load_targets(support.ROOT)
 JOB = next(job for job in jobs(TARGETS) if job.device == "rocm")
 CPU = "linux-64-cpu-x86-64-v3"
-TORCH = ["python", "libtorch ==2.13.0"]
+TORCH = support.DUMMIES["pytorch"][1]
 ARCHS = ("9.0.10", "9.4.2", "11.0.0", "12.0.1")
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from support import git
 
 from vllm_conda.builder.commit import EPOCH_VARIABLE, Origin, origin, source_commit
 from vllm_conda.errors import ConfigError
@@ -17,19 +17,6 @@ FIRST, SECOND = 1_700_000_000, 1_700_000_060
 @pytest.fixture(autouse=True)
 def _no_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(EPOCH_VARIABLE, raising=False)
-
-
-def git(root: Path, *words: str, when: int = FIRST) -> str:
-    environment = {
-        **os.environ, "GIT_COMMITTER_DATE": f"{when} +0000", "GIT_AUTHOR_DATE": f"{when} +0000",
-        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
-    }  # fmt: skip
-    identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-    done = subprocess.run(
-        ["git", "-C", str(root), *identity, *words],
-        env=environment, check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return done.stdout.strip()
 
 
 def commit(root: Path, file: str, text: str, when: int = FIRST) -> str:

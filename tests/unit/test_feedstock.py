@@ -23,7 +23,8 @@ from vllm_conda.feedstock.rerender import FORGE_FILE, WORKFLOW_FILE, check, file
 from vllm_conda.feedstock.support import configuration_name, configurations
 from vllm_conda.jobs import jobs
 from vllm_conda.matrix import packages
-from vllm_conda.recipe import environment, load_recipe, render
+from vllm_conda.recipe import load_recipe
+from vllm_conda.render import environment, render
 from vllm_conda.resources import compile_jobs
 from vllm_conda.targets import Targets, load_targets, parse_targets, read_table
 

@@ -19,11 +19,12 @@ from vllm_conda import errors
 from vllm_conda.audit.run import Request, audit
 from vllm_conda.cli import main
 from vllm_conda.paths import cache_root, file_error
-from vllm_conda.recipe import load_recipe, load_yaml
+from vllm_conda.recipe import load_recipe
 from vllm_conda.site.describe import describe_machine
 from vllm_conda.solve import channel_address, virtual_packages
 from vllm_conda.structure import read_toml
 from vllm_conda.targets import parse_targets, read_table
+from vllm_conda.yaml_files import load_yaml
 
 NOBODY = 65534
 
@@ -352,30 +353,13 @@ def test_recipe_of_another_form(tmp_path: Path, old: str, new: str) -> None:
 def test_a_pipe_that_nobody_writes_into(checkout: Path, name: str, words: list[str]) -> None:
     (checkout / name).unlink(missing_ok=True)
     os.mkfifo(checkout / name)
-    done = subprocess.run(
-        [sys.executable, "-m", "vllm_conda", *words],
-        cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = cli(*words, cwd=checkout)
     assert done.returncode in (2, 3, 8, 12), done.stderr
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
 
 
 def test_what_a_shell_hands_over_is_read(checkout: Path) -> None:
-    script = f"{sys.executable} -m vllm_conda solve <(echo 'schema: 2')"
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=checkout,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = cli("solve", redirect="<(echo 'schema: 2')", cwd=checkout)
     assert done.returncode == 3
     assert "schema" in done.stderr

@@ -57,6 +57,17 @@ def _script(pids: Path) -> str:
     )
 
 
+def _run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        preexec_fn=default_signals,
+        check=False,
+    )
+
+
 @pytest.mark.parametrize("sign", SIGNALS)
 def test_descendants_end_with_their_program(tmp_path: Path, sign: signal.Signals) -> None:
     pids = tmp_path / "pids"
@@ -99,14 +110,7 @@ def command(**options):
 cli.cli.main = command
 sys.exit(cli.main())
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        preexec_fn=default_signals,
-        check=False,
-    )
+    done = _run(program)
     assert done.returncode == 128 + sign
     assert done.stderr == "\nStopped; run the same command again to go on.\n"
 
@@ -124,14 +128,7 @@ cli.cli.main = lambda **options: os.kill(os.getpid(), {int(sign)})
 cli.main()
 print("went on")
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        capture_output=True,
-        text=True,
-        preexec_fn=default_signals,
-        check=False,
-    )
+    done = _run(program)
     assert (done.returncode, done.stdout) == (128 + sign, "")
 
 

@@ -23,12 +23,10 @@ from vllm_conda.jobs import Job, select
 from vllm_conda.recipe import (
     ENGINE_RECIPE_FILE,
     RECIPE_FILE,
-    Output,
     check_context,
     load_recipe,
-    render,
-    variant_values,
 )
+from vllm_conda.render import Output, render, variant_values
 from vllm_conda.targets import load_targets
 from vllm_cuda_plan.__main__ import load_table
 from vllm_cuda_plan.plan import package_of

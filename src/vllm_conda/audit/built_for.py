@@ -23,6 +23,7 @@ from vllm_cuda_plan.plan import plan_family, read_request
 FILE = "info/built_for.json"
 # What a package's GPU code is: one file a component of the build, of which a package holds one.
 SUMMARY = "cuda*.json"
+ROCM_SUMMARY = "rocm.json"
 SCHEMA = 1
 
 
@@ -90,7 +91,7 @@ def describe(targets: Targets, platform: str, level: int | None, content: Path) 
     for summary in sorted(folder.glob(SUMMARY)):
         cuda = (cuda or {}) | gpu_code(targets, load_json(summary.read_bytes()), platform)
     tiers = tiers_of(targets, entry.family, level)
-    rocm = targets.rocm.archs if (folder / "rocm.json").is_file() else None
+    rocm = targets.rocm.archs if (folder / ROCM_SUMMARY).is_file() else None
     return BuiltFor(platform, entry.glibc, entry.libstdcxx, tiers, cuda, rocm)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from elftools.elf.elffile import ELFFile
 
+from vllm_conda.audit.built_for import ROCM_SUMMARY as SUMMARY
 from vllm_conda.audit.context import Context
 from vllm_conda.audit.elf import DAMAGED
 from vllm_conda.audit.finding import Finding, error
 from vllm_conda.audit.subject import Subject
 from vllm_conda.structure import load_json
 
-SUMMARY = "rocm.json"
 _NAME = "rocm"
 _SECTION = ".hip_fatbin"
 # "Clang Offload Bundler", in clang's documentation: magic, number of entries, then of each entry

@@ -16,12 +16,12 @@ from typing import Any
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from rattler.package_streaming import extract
 
-from vllm_conda.archives import DAMAGED, reason
+from vllm_conda.archives import DAMAGED
 from vllm_conda.audit import built_for
 from vllm_conda.audit.built_for import BuiltFor
 from vllm_conda.audit.elf import Library, is_elf, read_library
 from vllm_conda.audit.finding import Finding, error
-from vllm_conda.errors import AuditFailure, UsageError
+from vllm_conda.errors import AuditFailure, UsageError, reason
 from vllm_conda.structure import load_json
 
 CONDA = ("conda package", (".conda", ".tar.bz2"))

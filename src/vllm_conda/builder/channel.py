@@ -57,7 +57,7 @@ def toolchain_for(
     """The given channels, or the embedded one, made if it is not there yet.
 
     Args:
-        toolkits: CUDA versions whose toolkits are needed too, and ``rocm``.
+        toolkits: Those of jobs that are needed too: CUDA versions, ``rocm``, empty of the CPU.
         pytorch: Put a CUDA build of PyTorch before the CPU build: to run, not to compile.
     """
     if channels:
@@ -67,7 +67,8 @@ def toolchain_for(
     # Imported here because a build against other channels needs none of it.
     from vllm_conda import toolchain
 
-    made = toolchain.ensure(platform, toolkits, reporter=reporter, pytorch=pytorch)
+    wanted = filter(None, toolkits)
+    made = toolchain.ensure(platform, wanted, reporter=reporter, pytorch=pytorch)
     first = [made.pytorch] if made.pytorch else []
     return Toolchain(
         tuple(channel.url for channel in (*first, *made.base)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +19,11 @@ from vllm_conda.audit.settings import SETTINGS_FILE, Settings, load_settings
 from vllm_conda.errors import AuditFailure, SolveError, TestFailure
 from vllm_conda.paths import disk_errors
 from vllm_conda.processes import run
+from vllm_conda.site.virtual import GPUS
 from vllm_conda.solve import install_records, solve_specs, virtual_packages
 from vllm_conda.targets import Targets
 
 _TAIL = 12
-_GPU = ("__cuda", "__cuda_arch", "__amdgpu", "__amdgpu_arch")
 
 
 def audit_package(package: Path, root: Path, targets: Targets, build: Path) -> list[str]:
@@ -53,10 +54,10 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
     A level-4 package is built on any machine of its platform, but its tests need the CPU; a CUDA
     package likewise, and the GPU.
     """
-    levels = [spec for spec in depends if "microarch-level" in _name(spec)]
-    gpu = [spec for spec in depends if _name(spec) in _GPU]
+    levels = [spec for spec in depends if "microarch-level" in name_of(spec)]
+    gpu = [spec for spec in depends if name_of(spec) in itertools.chain(*GPUS)]
     # The package registries do not offer a CUDA build of it as one package, nor one for ROCm.
-    torch = [spec for spec in depends if gpu and _name(spec) == "pytorch"]
+    torch = [spec for spec in depends if gpu and name_of(spec) == "pytorch"]
     for specs, what in (
         (levels, "this CPU is below"),
         (gpu, "this machine has no GPU that gives"),
@@ -71,7 +72,8 @@ def host_refusal(channels: Sequence[str], depends: Sequence[str], platform: str)
     return ""
 
 
-def _name(spec: str) -> str:
+def name_of(spec: str) -> str:
+    """The package that a dependency is on; empty for an empty one."""
     return spec.strip().partition(" ")[0]
 
 

@@ -36,11 +36,8 @@ from vllm_conda.packages import CPU, CUDA, ROCM, of_device
 from vllm_conda.paths import private_folder
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import (
-    Output,
-    load_recipe,
-    toolkit_variables,
-)
+from vllm_conda.recipe import load_recipe
+from vllm_conda.render import Output, toolkit_variables
 from vllm_conda.solve import solve_specs, virtual_packages
 from vllm_conda.targets import Targets
 from vllm_conda.toolchain import PYTORCH_CUDA
@@ -109,7 +106,7 @@ def build(options: Options, targets: Targets, reporter: Reporter) -> Report:
         # In the table's order: the machine's own platform comes first, and is tested.
         for platform in dict.fromkeys(job.platform for job in options.jobs):
             jobs = [job for job in options.jobs if job.platform == platform]
-            toolkits = [job.toolkit for job in jobs if job.toolkit]
+            toolkits = [job.toolkit for job in jobs]
             toolchain = toolchain_for(platform, options.channels, reporter, toolkits)
             plan = make_plan(recipe, targets, jobs, toolchain)
             _build_platform(options, plan, workspace, toolchain, reporter, report)

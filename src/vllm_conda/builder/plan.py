@@ -9,7 +9,8 @@ from vllm_conda.builder.channel import Toolchain
 from vllm_conda.builder.commit import Origin, origin
 from vllm_conda.generate.variants import variant_file
 from vllm_conda.jobs import Job
-from vllm_conda.recipe import Output, Recipe, render, variant_values
+from vllm_conda.recipe import Recipe
+from vllm_conda.render import Output, render, variant_values
 from vllm_conda.targets import Targets
 
 

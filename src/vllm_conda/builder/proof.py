@@ -16,13 +16,12 @@ from rattler.package_streaming import extract
 from rattler.platform import Subdir
 from rattler_build import Package, RattlerBuildError
 
-from vllm_conda.archives import reason
 from vllm_conda.builder import check
 from vllm_conda.builder.channel import Toolchain
 from vllm_conda.builder.diagnose import failure, script_errors
 from vllm_conda.builder.logs import JobLog
 from vllm_conda.builder.session import run_worker
-from vllm_conda.errors import SolveError, TestFailure, UsageError
+from vllm_conda.errors import SolveError, TestFailure, UsageError, reason
 from vllm_conda.paths import cache_root, disk_errors
 from vllm_conda.progress import Reporter
 from vllm_conda.site.virtual import AMDGPU, AMDGPU_ARCH
@@ -130,7 +129,7 @@ def prove(path: Path, toolchain: Toolchain, cuda: str, reporter: Reporter) -> Pr
     folder = cache_root() / "proofs" / path.name
     with disk_errors("the tests' folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
-    for_amd = any(spec.split()[0] == AMDGPU for spec in package.depends)
+    for_amd = any(check.name_of(spec) == AMDGPU for spec in package.depends)
     report = homepage(path) if for_amd else ""
     started = time.monotonic()
     request = {"action": "test", "package": str(path.resolve()), "channels": channels}

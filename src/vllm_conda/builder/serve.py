@@ -34,8 +34,7 @@ def serve(options: Options, targets: Targets, reporter: Reporter) -> list[str]:
     engine = package.ensure(
         options.root, platform, options.output / package.FOLDER, options.channels, reporter
     )
-    toolkits = [job.toolkit] if job.toolkit else []
-    toolchain = toolchain_for(platform, options.channels, reporter, toolkits)
+    toolchain = toolchain_for(platform, options.channels, reporter, [job.toolkit])
     if toolchain.toolkit_fingerprint(job.toolkit):
         # The CUDA build of PyTorch is made when it is asked for.
         return [f"vllm-conda exec --with {name} -- vllm serve MODEL"]

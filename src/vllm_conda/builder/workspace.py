@@ -57,15 +57,12 @@ def workspace_for(root: Path, task: Path | None = None) -> Workspace:
     longer folder the prefix has another name, and the compiler cache no hit.
     """
     cache = cache_root()
-    name = _digest(f"{root.resolve()}\0{task.resolve()}") if task else _key(root)
+    name = _key(root, task) if task else _key(root)
     return Workspace(cache / "build" / name, cache)
 
 
-def _key(path: Path) -> str:
-    return _digest(str(path.resolve()))
-
-
-def _digest(text: str) -> str:
+def _key(*paths: Path) -> str:
+    text = "\0".join(str(path.resolve()) for path in paths)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -17,9 +17,9 @@ import zstandard
 from rattler.exceptions import ParseSubdirError
 from rattler.platform import Subdir
 
-from vllm_conda.archives import DAMAGED, MALFORMED, reason
+from vllm_conda.archives import DAMAGED, MALFORMED
 from vllm_conda.channel.folder import PACKAGE_SUFFIXES
-from vllm_conda.errors import IntegrityError, UsageError
+from vllm_conda.errors import IntegrityError, UsageError, reason
 
 # An archive may unpack to this many times its size, small ones to more. Libraries full of zeros
 # reach some hundreds; what is made to fill a disk, ten thousands.

@@ -17,7 +17,7 @@ from rattler.package_streaming import PackageArchive, download_to_path
 from vllm_conda.channel.files import sync
 from vllm_conda.channel.index import export_row
 from vllm_conda.downloads.store import disk_failed, sha256
-from vllm_conda.errors import DiskError, IntegrityError, NetworkError
+from vllm_conda.errors import DiskError, IntegrityError, NetworkError, reason
 from vllm_conda.paths import disk_errors
 from vllm_conda.progress import Reporter
 
@@ -106,7 +106,7 @@ def remote_run_exports(record: RepoDataRecord) -> dict[str, list[str]]:
 def unreachable(record: RepoDataRecord, error: Exception) -> NetworkError:
     """What to raise where a server does not give a package."""
     return NetworkError(
-        f"Cannot fetch {record.url}: {' '.join(str(error).split()).rstrip('.')}.",
+        f"Cannot fetch {record.url}: {reason(error)}.",
         "Run the same command again: what has come is kept.",
     )
 

@@ -16,11 +16,10 @@ from rattler.exceptions import CacheDirError, ExtractError, IoError
 from rattler.index import index_fs
 from rattler.package import IndexJson, RunExportsJson
 
-from vllm_conda.archives import reason
 from vllm_conda.channel.files import SHARDS, link_or_copy
 from vllm_conda.channel.folder import NOARCH, Package
 from vllm_conda.downloads.store import disk_failed
-from vllm_conda.errors import IntegrityError
+from vllm_conda.errors import IntegrityError, reason
 
 # The indexer reports a package that it cannot open as CacheDirError.
 _INDEX_ERRORS = (RuntimeError, OSError, ValueError, CacheDirError, ExtractError, IoError)

@@ -15,7 +15,7 @@ from rattler.package.build_string import BuildString
 from vllm_conda.channel.folder import NOARCH, ChannelFolder, Package
 from vllm_conda.channel.publish import GRACE_SECONDS, locked, publish, workplace
 from vllm_conda.channel.retire import remove_packages
-from vllm_conda.errors import ConfigError
+from vllm_conda.errors import ConfigError, reason
 
 REASON = "pruned"
 _HASH = re.compile(r"h[0-9a-f]{7,}")
@@ -86,9 +86,8 @@ def _lock_addresses(path: Path) -> list[str]:
     try:
         lock = LockFile.from_path(path)
     except (ParseCondaLockError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
         raise ConfigError(
-            f"{path} is no lock file: {reason}.",
+            f"{path} is no lock file: {reason(error)}.",
             "Name files of `vllm-conda solve --lock`, of pixi or of `conda list --explicit`.",
         ) from None
     return [

@@ -19,6 +19,7 @@ from vllm_conda.errors import (
     ConfigError,
     UsageError,
     VllmError,
+    reason,
 )
 from vllm_conda.paths import file_error, limit_error, refuse_pipes
 from vllm_conda.processes import Stopped, stop_on_signals, stop_signal
@@ -169,8 +170,7 @@ def _explained(error: BaseException, step: str) -> VllmError | None:
     if (limit := limit_error(error, step)) is not None:
         return limit
     if type(error).__module__.partition(".")[0] in _LIBRARIES:
-        reason = " ".join(str(error).split()).rstrip(".")
-        return BuildFailure(f"{step}: {shortened(reason, _LONGEST_REASON)}.")
+        return BuildFailure(f"{step}: {shortened(reason(error), _LONGEST_REASON)}.")
     return None
 
 

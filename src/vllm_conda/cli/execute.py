@@ -83,7 +83,7 @@ def execute(
     gpu = bool(names & {of_device(CUDA), serving(CUDA)})
     with Reporter() as reporter:
         toolkit = PYTORCH_CUDA if gpu else ROCM if names & rocm_names() else ""
-        toolchain = toolchain_for(platform, channels, reporter, [toolkit] if toolkit else [], gpu)
+        toolchain = toolchain_for(platform, channels, reporter, [toolkit], gpu)
         found = toolchain.channels_for(toolkit)
         if names & {*package.NAMES, *(name for name, one in table().items() if one.serves)}:
             engine = package.ensure(root, platform, folder / package.FOLDER, channels, reporter)

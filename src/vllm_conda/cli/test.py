@@ -38,10 +38,9 @@ def test(packages: tuple[Path, ...], channels: tuple[str, ...], as_json: bool) -
     with reporter(as_json) as report_to:
         for path, package in opened:
             cuda = "" if channels else proof.cuda_of(package.depends, offered())
-            wanted = [cuda] if cuda else []
             # Several GB, needed only if the package is not refused.
             gpu = cuda.split(".")[0] == PYTORCH_CUDA.split(".")[0] and bool(proof.gpus())
-            toolchain = toolchain_for(str(package.subdir), channels, report_to, wanted, gpu)
+            toolchain = toolchain_for(str(package.subdir), channels, report_to, [cuda], gpu)
             found.append(proof.prove(path, toolchain, cuda, report_to))
     if as_json:
         print_json([dataclasses.asdict(one) for one in found])

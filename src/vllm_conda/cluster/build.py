@@ -30,7 +30,8 @@ from vllm_conda.matrix import load_costs
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.processes import Stopped
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import Output, load_recipe
+from vllm_conda.recipe import load_recipe
+from vllm_conda.render import Output
 from vllm_conda.resources import Resources, resources
 from vllm_conda.targets import Targets
 
@@ -133,7 +134,7 @@ class _Run:
         found = []
         for platform in dict.fromkeys(job.platform for job in self.options.jobs):
             jobs = [job for job in self.options.jobs if job.platform == platform]
-            toolkits = [job.toolkit for job in jobs if job.toolkit]
+            toolkits = [job.toolkit for job in jobs]
             toolchain = toolchain_for(platform, self.options.channels, self.reporter, toolkits)
             plan = make_plan(recipe, self.targets, jobs, toolchain)
             for job in jobs:

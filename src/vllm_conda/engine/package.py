@@ -28,7 +28,8 @@ from vllm_conda.engine.interface import table
 from vllm_conda.errors import TestFailure
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import ENGINE_RECIPE_FILE, environment, hash_tree
+from vllm_conda.recipe import ENGINE_RECIPE_FILE, hash_tree
+from vllm_conda.render import environment
 from vllm_conda.structure import load_json
 from vllm_conda.targets import load_targets
 
@@ -72,7 +73,8 @@ def ensure(
     others = (dependencies.url, *toolchain.channels)
     private = _private(output)
     stamp = private / f"{NAME}.packages.json"
-    made = _origin(root)
+    # The engine's sources are what the recipe and the pin of the archive say.
+    made = origin(root, [(root / ENGINE_RECIPE_FILE).parent, root / table.FILE])
     fingerprint = key_of(
         hash_tree((root / ENGINE_RECIPE_FILE).parent),
         *others,
@@ -91,18 +93,13 @@ def ensure(
             source = sdist.Registry(others, platform, workspace, reporter)
             archive = source.pinned(load_targets(root).engine.release, table.load(root))
             build = _Build(
-                root, platform, output, others, toolchain, workspace, reporter, fingerprint
+                root, platform, output, others, toolchain, workspace, reporter, fingerprint, made
             )
             beside = channel.forge_lacks(dependencies)
             found = [package.name for package in build.run(archive.path, beside)]
             write_atomic(stamp, json.dumps({"fingerprint": fingerprint, "packages": found}) + "\n")
     packages = tuple(output / NOARCH / name for name in found)
     return Engine(packages, (output.resolve().as_uri(), *others))
-
-
-def _origin(root: Path) -> Origin:
-    """The engine's sources are what the recipe and the pin of the archive say."""
-    return origin(root, [(root / ENGINE_RECIPE_FILE).parent, root / table.FILE])
 
 
 def _made(stamp: Path, fingerprint: str) -> list[str]:
@@ -124,6 +121,7 @@ class _Build:
     workspace: Workspace
     reporter: Reporter
     fingerprint: str
+    origin: Origin
 
     def run(self, archive: Path, beside: Sequence[Path]) -> list[Path]:
         """Build, test and publish every output of the recipe; returns the packages.
@@ -175,7 +173,7 @@ class _Build:
     def _repack(self, package: Path, folder: Path) -> None:
         """As with the kernels: what the machine and the moment were is no fact of a package."""
         folders = (folder, self.root.resolve(), self.workspace.cache)
-        repack(package, _origin(self.root), folders, folder / "repack")
+        repack(package, self.origin, folders, folder / "repack")
         check.index(folder)
 
     def _work(

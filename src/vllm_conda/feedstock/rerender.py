@@ -9,13 +9,14 @@ from rattler_build import RattlerBuildError, VariantConfig
 from rattler_build.jinja_config import JinjaConfig
 from rattler_build.tool_config import PlatformConfig
 
-from vllm_conda.errors import ConfigError, StaleFileError
+from vllm_conda.errors import ConfigError, StaleFileError, reason
 from vllm_conda.feedstock.config import feedstock_jobs
 from vllm_conda.feedstock.forge import forge_settings
 from vllm_conda.feedstock.support import FOLDER, configurations, job_values
 from vllm_conda.feedstock.workflow import workflow
 from vllm_conda.paths import write_atomic
-from vllm_conda.recipe import Recipe, environment, render
+from vllm_conda.recipe import Recipe
+from vllm_conda.render import environment, render
 from vllm_conda.targets import TARGETS_FILE, Targets
 
 COMMAND = "vllm-conda rerender"
@@ -86,8 +87,8 @@ def read_pins(path: Path, platform: str) -> dict[str, list[str]]:
         try:
             read = VariantConfig.from_conda_build_config(path, jinja).to_dict()
         except RattlerBuildError as error:
-            reason = " ".join(str(error).split()).rstrip(".")
-            raise ConfigError(f"{path}: {reason}.", "Give conda-forge's global pins.") from None
+            text = f"{path}: {reason(error)}."
+            raise ConfigError(text, "Give conda-forge's global pins.") from None
     return {key: [str(value) for value in values] for key, values in read.items()}
 
 

@@ -19,7 +19,8 @@ from vllm_conda.feedstock.config import (
     slice_bounds,
 )
 from vllm_conda.jobs import ENGINE_KEY, NO_CUDA, Job, variant_keys
-from vllm_conda.recipe import Recipe, render
+from vllm_conda.recipe import Recipe
+from vllm_conda.render import render
 from vllm_conda.targets import Targets
 
 FOLDER = Path(".ci_support")

@@ -183,7 +183,7 @@ TOOLKIT = (
     ),
     Variable(
         "CONDA_OVERRIDE_ARCHSPEC, CONDA_OVERRIDE_GLIBC, CONDA_OVERRIDE_CUDA, "
-        "CONDA_OVERRIDE_CUDA_ARCH",
+        "CONDA_OVERRIDE_CUDA_ARCH, CONDA_OVERRIDE_AMDGPU, CONDA_OVERRIDE_AMDGPU_ARCH",
         "the machine's",
         "Virtual packages of another machine; `vllm-conda solve` prints the line for each node "
         "type.",

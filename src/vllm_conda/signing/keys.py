@@ -23,7 +23,7 @@ from securesystemslib.signer import (
     SigstoreSigner,
 )
 
-from vllm_conda.errors import ConfigError, MissingToolError, SignatureError, UsageError
+from vllm_conda.errors import ConfigError, MissingToolError, SignatureError, UsageError, reason
 from vllm_conda.paths import disk_errors
 
 PASSPHRASE_VARIABLE = "VLLM_CONDA_KEY_PASSPHRASE"  # noqa: S105 - a name
@@ -104,7 +104,7 @@ def load_identity(identity: str, issuer: str) -> Signer:
         return SigstoreSigner.from_priv_key_uri("sigstore:", key)
     except Exception as error:  # whatever the identity provider's client raises
         raise SignatureError(
-            f"No identity provider vouches for {identity} here: {_sentence(error)}.",
+            f"No identity provider vouches for {identity} here: {reason(error)}.",
             "Run it where one does, such as a CI job with an OIDC token, or sign with --key.",
         ) from None
 
@@ -130,10 +130,6 @@ def describe(key: Key) -> str:
 def _passphrase() -> bytes | None:
     value = os.environ.get(PASSPHRASE_VARIABLE)
     return value.encode() if value else None
-
-
-def _sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 # securesystemslib leaves it to its users whether identities count as keys.

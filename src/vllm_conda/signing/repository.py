@@ -29,7 +29,7 @@ from tuf.api.serialization.json import JSONSerializer
 from vllm_conda.builder.store import STATE_FILE, Entry, read_state
 from vllm_conda.channel.folder import PUBLICATION, ChannelFolder
 from vllm_conda.channel.publish import locked
-from vllm_conda.errors import ConfigError, FreshnessError, IntegrityError, SignatureError
+from vllm_conda.errors import ConfigError, FreshnessError, IntegrityError, SignatureError, reason
 from vllm_conda.paths import private_folder, write_atomic
 from vllm_conda.signing import bundle, content, keys, statement
 
@@ -315,8 +315,7 @@ def read(file: Path, kind: type[AnySigned]) -> Metadata[AnySigned]:
             raise ValueError(f"it is no {kind.type} metadata")
     except Exception as error:  # python-tuf passes on whatever its parsers raise
         raise IntegrityError(
-            f"{file} is damaged: {' '.join(str(error).split()).rstrip('.')}.",
-            "Fetch the file again.",
+            f"{file} is damaged: {reason(error)}.", "Fetch the file again."
         ) from None
     return found
 

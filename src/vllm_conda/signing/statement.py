@@ -20,11 +20,11 @@ from rattler.package_streaming import extract
 from yaml import YAMLError
 
 from vllm_conda import __version__
-from vllm_conda.archives import DAMAGED, MALFORMED, reason
+from vllm_conda.archives import DAMAGED, MALFORMED
 from vllm_conda.builder.store import Entry
-from vllm_conda.errors import IntegrityError
-from vllm_conda.recipe import load_yaml
+from vllm_conda.errors import IntegrityError, reason
 from vllm_conda.structure import load_json
+from vllm_conda.yaml_files import load_yaml
 
 STATEMENT = "application/vnd.in-toto+json"
 PUBLISH = "https://schemas.conda.org/attestations-publish-1.schema.json"

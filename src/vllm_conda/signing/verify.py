@@ -20,7 +20,7 @@ from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, TargetFile, Targets, Timestamp
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from vllm_conda.errors import FreshnessError, IntegrityError, SignatureError, VllmError
+from vllm_conda.errors import FreshnessError, IntegrityError, SignatureError, VllmError, reason
 from vllm_conda.paths import disk_errors, state_root
 from vllm_conda.signing import bundle, content, keys, repository, statement
 
@@ -164,8 +164,8 @@ def _explain(error: Exception, folder: Path, before: Timestamp | None, place: Pa
             "If the channel's key has changed, ask its owner for the new root.json; else fetch "
             "the channel again.",
         )
-    reason = " ".join(str(error).split()).rstrip(".")
-    return IntegrityError(f"The signatures in {metadata} are damaged: {reason}.", FETCH_AGAIN)
+    text = f"The signatures in {metadata} are damaged: {reason(error)}."
+    return IntegrityError(text, FETCH_AGAIN)
 
 
 def _timestamp(metadata: Path) -> Metadata[Timestamp] | None:

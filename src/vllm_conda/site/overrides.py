@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from vllm_conda.site.virtual import (
     CUDA,
     CUDA_ARCH,
     GLIBC,
+    GPUS,
     Machine,
 )
 
@@ -29,11 +31,7 @@ VARIABLES = {
     AMDGPU_ARCH: "CONDA_OVERRIDE_AMDGPU_ARCH",
 }
 # What a node without such a GPU lacks: one of them, or both.
-_GPU_LACKS = frozenset(
-    lack
-    for pair in ((CUDA, CUDA_ARCH), (AMDGPU, AMDGPU_ARCH))
-    for lack in (pair[:1], pair[1:], pair)
-)
+_GPU_LACKS = frozenset(lack for pair in GPUS for lack in (pair[:1], pair[1:], pair))
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,7 @@ def _overridden(machine: Machine, variables: dict[str, str]) -> dict[str, str]:
             found[name] = variables[variable]
         else:
             found.pop(name, None)
-    for gpu, arch in ((CUDA, CUDA_ARCH), (AMDGPU, AMDGPU_ARCH)):
+    for gpu, arch in GPUS:
         if gpu not in found:
             found.pop(arch, None)  # CEP 46: no driver, no capability
     return found
@@ -182,7 +180,7 @@ def _overridden(machine: Machine, variables: dict[str, str]) -> dict[str, str]:
 def _not_here(login: NodeResult, compute: NodeResult, channels: Channels) -> str:
     """What of the compute node's packages the login node cannot run, its lack of a GPU aside."""
     machine = dict(login.machine)
-    for name in (CUDA, CUDA_ARCH, AMDGPU, AMDGPU_ARCH):
+    for name in itertools.chain(*GPUS):
         if name in compute.machine:
             machine[name] = compute.machine[name]
     for answer in compute.answers:

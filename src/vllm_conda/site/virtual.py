@@ -24,6 +24,8 @@ CUDA = "__cuda"
 CUDA_ARCH = "__cuda_arch"
 GLIBC = "__glibc"
 LINUX = "__linux"
+# By vendor: that there is a GPU, and which.
+GPUS = ((CUDA, CUDA_ARCH), (AMDGPU, AMDGPU_ARCH))
 
 
 def machine_of(node: Node) -> dict[str, str]:

@@ -10,9 +10,9 @@ from support import ROOT
 from vllm_conda import toolchain
 from vllm_conda.errors import ConfigError
 from vllm_conda.progress import Reporter
-from vllm_conda.recipe import load_yaml
 from vllm_conda.targets import load_targets
 from vllm_conda.toolchain import model, rocm
+from vllm_conda.yaml_files import load_yaml
 
 
 def test_recipe_finds_its_packages_in_the_channel() -> None:

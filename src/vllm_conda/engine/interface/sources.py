@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vllm_conda.archives import DAMAGED, reason
-from vllm_conda.errors import ConfigError
+from vllm_conda.archives import DAMAGED
+from vllm_conda.errors import ConfigError, reason
 
 NAME = re.compile(r"vllm-(\d+\.\d+\.\d+(?:[._]?(?:rc|post|dev)\d+)?)(?:\.tar\.gz)?")
 # What is read; the rest of an archive of 40 MB is passed over.
