@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from answers import LONGEST
 from circumstances import Case, run
 from commands import COMMANDS, WORDS, World
 from conditions import CONDITIONS
@@ -22,7 +23,6 @@ from vllm_conda import errors
 
 SLOW = os.environ.get("VLLM_CONDA_TEST_SLOW") == "1"
 SECONDS = 180.0
-LONGEST = 300
 # Commands that take seconds; in the normal ring the other tests of the kind are enough.
 LONG = {"build", "engine add", "engine build", "engine test"}
 SIGNALLED = {128 + 13, 128 + 15, 128 + 1, 130}

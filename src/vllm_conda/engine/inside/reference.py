@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,12 @@ class Verdict:
             return False
         far = sum(difference > allowed.logprob for difference in self.differences)
         return far <= allowed.outliers * len(self.differences)
+
+
+def _distance(one: torch.Tensor, other: torch.Tensor | float) -> float:
+    """How far two numbers are apart; NaN, with which every comparison is false, is infinitely far."""
+    distance = abs(float(one) - float(other))
+    return math.inf if math.isnan(distance) else distance
 
 
 class RoundedCache(transformers.DynamicCache):  # type: ignore[misc]
@@ -192,13 +199,13 @@ class Reference:
         verdict.exact += self.continuation(prompt, len(tokens)) == list(tokens)
         expected = self.log_probabilities(prompt, tokens)
         for index, token in enumerate(tokens):
-            gap = float(expected[index].max() - expected[index, token])
+            gap = _distance(expected[index].max(), expected[index, token])
             verdict.tokens += 1
             verdict.chosen += gap == 0
             verdict.near_ties += 0 < gap <= allowed.gap
             verdict.misses += gap > allowed.gap
             verdict.worst_gap = max(verdict.worst_gap, gap)
             if logprobs is not None:
-                difference = abs(float(expected[index, token]) - logprobs[index])
+                difference = _distance(expected[index, token], logprobs[index])
                 verdict.differences.append(difference)
                 verdict.worst_logprob = max(verdict.worst_logprob, difference)
