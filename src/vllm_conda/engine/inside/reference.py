@@ -90,7 +90,7 @@ class Verdict:
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor | float) -> float:
-    """How far two numbers are apart; NaN, with which every comparison is false, is infinitely far."""
+    """How far two numbers are apart; NaN, which every comparison refuses, infinitely far."""
     distance = abs(float(one) - float(other))
     return math.inf if math.isnan(distance) else distance
 
