@@ -54,6 +54,7 @@ struct DotF32 {
 
 // The float16 arithmetic of AVX512-FP16 would sum in float16; both sides are widened instead.
 struct DotF16 {
+  using Wide = DotF32;
   using Value = hwy::float16_t;
   using Sum = VF;
   static constexpr size_t kDepth = 1, kParts = 1;
@@ -64,7 +65,6 @@ struct DotF16 {
   }
   static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
   static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
-  static HWY_INLINE void Widen(const char* b, float* to) { hn::Store(Load(b), DF(), to); }
   static void PackRow(char* to, const void* from, size_t depth) {
     WidenRow(to, static_cast<const hwy::float16_t*>(from), depth);
   }
@@ -122,6 +122,7 @@ struct DotBf16 {
 };
 #else
 struct DotBf16 {
+  using Wide = DotF32;
   using Value = hwy::bfloat16_t;
   using Sum = VF;
   // The even values of K, then the odd ones.
@@ -136,14 +137,17 @@ struct DotBf16 {
   }
   static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
   static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
-  static HWY_INLINE void Widen(const char* b, float* to) {
-    hn::Store(Load<0>(b), DF(), to);
-    hn::Store(Load<1>(b), DF(), to + kPanel);
-  }
   static void PackRow(char* to, const void* from, size_t depth) {
     DotF16::WidenRow(to, static_cast<const Value*>(from), depth);
   }
 };
+#endif
+
+// Whether an instruction multiplies int8; else they are widened.
+#if defined(__AVX512VNNI__) || HWY_ARCH_PPC || VK_INT8_DOT
+#define VK_GEMM_I8_DOT 1
+#else
+#define VK_GEMM_I8_DOT 0
 #endif
 
 #if defined(__AVX512VNNI__) || HWY_ARCH_PPC
@@ -195,8 +199,32 @@ struct DotI8 {
   static void PackRow(char* to, const void* from, size_t depth) { std::memcpy(to, from, depth); }
 };
 #else
-// The four bytes of a step as two pairs of int16, even and odd, whose products pmaddwd adds.
+// Pairs of int16, whose products pmaddwd adds.
+struct DotI16 {
+  using Value = int16_t;
+  using Sum = VI;
+  static constexpr size_t kDepth = 2, kParts = 1;
+  template <size_t kPart = 0>
+  static HWY_INLINE VI Load(const char* b) {
+    return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
+  }
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
+    const D16 d16;
+    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), hn::BitCast(d16, a), hn::BitCast(d16, b)));
+    // Compilers would add several products first, all of them at once, and spill them.
+#if HWY_ARCH_X86
+    asm("" : "+v"(sum.raw));
+#elif HWY_ARCH_ARM_A64
+    asm("" : "+w"(sum.raw));
+#endif
+    return sum;
+  }
+};
+
+// The four bytes of a step as two such pairs, even and odd.
 struct DotI8 {
+  using Wide = DotI16;
   using Value = int8_t;
   using Sum = VI;
   static constexpr size_t kDepth = 4, kParts = 2;
@@ -209,17 +237,7 @@ struct DotI8 {
     return hn::BitCast(DI(), hn::ShiftRight<8>(upper));
   }
   static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
-  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
-    const D16 d16;
-    sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), hn::BitCast(d16, a), hn::BitCast(d16, b)));
-    // Compilers would add the products of both parts first, all of them at once, and spill them.
-#if HWY_ARCH_X86
-    asm("" : "+v"(sum.raw));
-#elif HWY_ARCH_ARM_A64
-    asm("" : "+w"(sum.raw));
-#endif
-    return sum;
-  }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) { return DotI16::Add(sum, a, b); }
   static void PackRow(char* to, const void* from, size_t depth) {
     constexpr size_t kPlace[4] = {0, 2, 1, 3};
     const int8_t* in = static_cast<const int8_t*>(from);

@@ -137,20 +137,32 @@ constexpr size_t kPartBytes = 32768;
 // strip of rows.
 constexpr size_t kDirectRows = 4 * kMaxRows;
 
+// What a part of a vector of columns takes widened.
+constexpr size_t kWideBytes = kLanes * sizeof(float);
+
+template <class Dot>
+HWY_INLINE void Widen(const char* b, char* to) {
+  const auto store = [to](size_t part, auto value) VK_INLINE_LAMBDA {
+    std::memcpy(to + part * kPanel / kLanes * kWideBytes, &value, sizeof(value));
+  };
+  store(0, Dot::template Load<0>(b));
+  if constexpr (Dot::kParts == 2) store(1, Dot::template Load<1>(b));
+}
+
 template <class Dot>
 void MultiplyWidened(const GemmBlock& block) {
   if (block.rows <= kDirectRows) return Multiply<Dot>(block);
-  alignas(64) float wide[kPartBytes / sizeof(float)];
+  alignas(64) char wide[kPartBytes];
   for (size_t s = 0; s < block.steps; ++s) {
     for (size_t v = 0; v < kPanel / kLanes; ++v) {
-      Dot::Widen(block.b + s * kBStepBytes<Dot> + v * kBVectorBytes<Dot>,
-                 wide + s * Dot::kDepth * kPanel + v * kLanes);
+      Widen<Dot>(block.b + s * kBStepBytes<Dot> + v * kBVectorBytes<Dot>,
+                 wide + (s * Dot::kParts * kPanel / kLanes + v) * kWideBytes);
     }
   }
   GemmBlock widened = block;
-  widened.b = reinterpret_cast<const char*>(wide);
-  widened.steps *= Dot::kDepth;
-  MultiplyStrips<DotF32>(widened, MakeFetcher(widened, block.steps * kBStepBytes<Dot>));
+  widened.b = wide;
+  widened.steps *= Dot::kParts;
+  MultiplyStrips<typename Dot::Wide>(widened, MakeFetcher(widened, block.steps * kBStepBytes<Dot>));
 }
 
 template <class Dot>
@@ -245,7 +257,7 @@ constexpr GemmKernel MakeCompact() {
 
 template <class Dot>
 constexpr GemmKernel MakeWidened() {
-  return MakeKernel<Dot, MultiplyWidened<Dot>, Dot::kDepth * kPanel * sizeof(float)>();
+  return MakeKernel<Dot, MultiplyWidened<Dot>, Dot::kParts * kPanel * sizeof(float)>();
 }
 
 }  // namespace
@@ -259,6 +271,10 @@ const GemmKernel gemm_dot_bf16 = MakeDirect<DotBf16>();
 const GemmKernel gemm_dot_bf16 = MakeWidened<DotBf16>();
 #endif
 const GemmKernel gemm_dot_f16 = MakeWidened<DotF16>();
+#if VK_GEMM_I8_DOT
 const GemmKernel gemm_dot_i8 = MakeDirect<DotI8>();
+#else
+const GemmKernel gemm_dot_i8 = MakeWidened<DotI8>();
+#endif
 
 }  // namespace vk::VK_TIER
