@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -168,6 +169,32 @@ def test_every_family_has_a_benchmark(device: str, kernels: str) -> None:
     assert families
     benchmarks = set(run.families(device)) | run.OF_SEVERAL_GPUS
     assert families - {"common", "ptx", "sm90"} <= benchmarks
+
+
+def test_tiers_are_measured_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in a process whose kernels and peers have that tier's instructions."""
+    seen: list[dict[str, str | None]] = []
+
+    def child(
+        command: list[str], env: dict[str, str], **_: object
+    ) -> subprocess.CompletedProcess[str]:
+        names = ("VLLM_KERNELS_CPU_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+        seen.append({name: env.get(name) for name in names})
+        assert command[-2:] == ["benchmarks.cpu.bench_gemm", "--quick"]
+        return subprocess.CompletedProcess(command, 0)
+
+    for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(subprocess, "run", child)
+    assert run.main(["gemm", "--quick", "--tiers", "avx2", "neon"]) == 0
+    assert [list(one.values()) for one in seen] == [["avx2", "avx2", "AVX2"], ["neon", None, None]]
+
+
+def test_tiers_are_those_of_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        run.main(["--device", "cuda", "--tiers", "avx2"])
+    assert error.value.code == 2
+    assert "--tiers is for the CPU's kernels" in capsys.readouterr().err
 
 
 def test_unknown_family(capsys: pytest.CaptureFixture[str]) -> None:
