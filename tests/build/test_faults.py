@@ -23,6 +23,7 @@ from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.progress import Mode, Reporter
 
 V3 = "linux-64-cpu-x86-64-v3"
+SLOW = os.environ.get("VLLM_CONDA_TEST_SLOW") == "1"
 
 
 @pytest.fixture(autouse=True)
@@ -200,9 +201,12 @@ def test_a_killed_child_ends_the_build(
 
 
 def test_kill_at_many_moments_then_again(checkout: Path, dummies: str) -> None:
-    """Covers packaging, testing and publishing: each kill is a little later."""
+    """Covers packaging, testing and publishing: each kill is a little later.
+
+    The slow ring (VLLM_CONDA_TEST_SLOW=1) kills three times as often.
+    """
     outcomes = set()
-    for step in range(1, 13):
+    for step in range(1, 13) if SLOW else range(3, 13, 3):
         process = subprocess.Popen(
             command(checkout, dummies), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -252,11 +256,15 @@ def _build(root: Path, channel: str) -> None:
 def test_death_at_every_write_of_publishing_and_indexing(
     checkout: Path, dummies: str, tmp_path: Path
 ) -> None:
+    """Each is two builds; the normal ring takes every fourth, the slow one all.
+
+    test_publish.py has every change of a publication alone in both.
+    """
     _build(checkout, dummies)
     saved = tmp_path / "saved"
     shutil.copytree(checkout / "output", saved)
     (checkout / "csrc/cpu/norm/norm.cc").write_text("another\n")
-    for point in range(1, 100):
+    for point in range(1, 100, 1 if SLOW else 4):
         shutil.rmtree(checkout / "output")
         shutil.copytree(saved, checkout / "output")
         with pytest.MonkeyPatch.context() as patch:

@@ -7,6 +7,7 @@ import pwd
 import random
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -148,9 +149,16 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
     folder = tmp_path_factory.mktemp("others")
-    for parent in (folder, folder.parent, folder.parent.parent):  # pytest's own
-        parent.chmod(parent.stat().st_mode | 0o055)
+    _open_to_others(folder)
     return support.checkout(folder / "checkout")
+
+
+def _open_to_others(folder: Path) -> None:
+    """A folder of pytest's, with those above it: a worker's are one more."""
+    temporary = Path(tempfile.gettempdir())
+    for parent in (folder, *folder.parents):
+        if temporary in parent.parents:
+            parent.chmod(parent.stat().st_mode | 0o055)
 
 
 def _as_nobody(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -202,8 +210,7 @@ def test_a_foreign_file_is_named_with_its_owner(tmp_path: Path) -> None:
 def test_unreadable_files_are_findings(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root can become another user")
-    for parent in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(parent.stat().st_mode | 0o055)
+    _open_to_others(tmp_path)
     folder = tmp_path / "package"
     (folder / "closed").mkdir(parents=True)
     (folder / "text").write_text("text")

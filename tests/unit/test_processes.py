@@ -132,8 +132,16 @@ print("went on")
     assert (done.returncode, done.stdout) == (128 + sign, "")
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For one environment of the wrapper's, whichever signal ends it."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.parametrize("sign", SIGNALS)
-def test_descendants_end_with_the_wrapper(tmp_path: Path, sign: signal.Signals) -> None:
+def test_descendants_end_with_the_wrapper(
+    tmp_path: Path, cache: Path, sign: signal.Signals
+) -> None:
     shutil.copy(ROOT / "run", tmp_path)
     (tmp_path / "src/vllm_conda").mkdir(parents=True)
     shutil.copy(ROOT / "src/vllm_conda/processes.py", tmp_path / "src/vllm_conda")
@@ -144,7 +152,7 @@ def test_descendants_end_with_the_wrapper(tmp_path: Path, sign: signal.Signals) 
     (tmp_path / "pixi.toml").write_text('[tasks]\nlong = "bash task.sh"\n')
     process = subprocess.Popen(
         [sys.executable, str(tmp_path / "run"), "--client", "venv", "long"],
-        env={**os.environ, "VLLM_CONDA_CACHE": str(tmp_path / "cache")},
+        env={**os.environ, "VLLM_CONDA_CACHE": str(cache)},
         stderr=subprocess.DEVNULL,
         preexec_fn=default_signals,
     )

@@ -35,7 +35,7 @@ def run(root: Path, *words: str, **extra: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         env={**os.environ, **extra},
-        timeout=60,
+        timeout=300,
     )
 
 
@@ -75,8 +75,14 @@ tool = "python -c 'print(1)'"
     return tmp_path
 
 
-def in_venv(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return run(root, "--client", "venv", *words, VLLM_CONDA_CACHE=str(root / "cache"))
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For tests of tasks, which need an environment and not each its own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def in_venv(root: Path, *words: str, cache: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return run(root, "--client", "venv", *words, VLLM_CONDA_CACHE=str(cache or root / "cache"))
 
 
 def test_manifest_matches_the_schema() -> None:
@@ -152,17 +158,17 @@ def test_task_runs_in_its_environment_with_arguments(small: Path) -> None:
     assert "installs into" not in again.stderr
 
 
-def test_list_commands_and_task_environment(small: Path) -> None:
-    assert in_venv(small, "words", "$HOME").stdout == "['$HOME'] own\n"
+def test_list_commands_and_task_environment(small: Path, cache: Path) -> None:
+    assert in_venv(small, "words", "$HOME", cache=cache).stdout == "['$HOME'] own\n"
 
 
-def test_exit_code_is_the_tasks(small: Path) -> None:
-    assert in_venv(small, "fail").returncode == 7
+def test_exit_code_is_the_tasks(small: Path, cache: Path) -> None:
+    assert in_venv(small, "fail", cache=cache).returncode == 7
 
 
-def test_dependencies_run_first_and_cycles_are_refused(small: Path) -> None:
-    assert in_venv(small, "second").stdout == "first\nsecond\n"
-    done = in_venv(small, "round")
+def test_dependencies_run_first_and_cycles_are_refused(small: Path, cache: Path) -> None:
+    assert in_venv(small, "second", cache=cache).stdout == "first\nsecond\n"
+    done = in_venv(small, "round", cache=cache)
     assert done.returncode == errors.ConfigError.exit_code
     assert "round -> trip -> round" in done.stderr
 
