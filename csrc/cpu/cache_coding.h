@@ -37,6 +37,10 @@ inline void CheckCoded(const Arg& cache, const Arg& tokens, CacheCoding coding) 
   }
 }
 
+// What numbers that the kernels decode lack as a factor (float8.h), besides their scale: it is
+// applied to sums, as the scale is.
+inline float WidenedBy(CacheCoding coding) { return coding == kCacheE4m3 ? 256.0f : 1.0f; }
+
 inline float CheckedScale(const char* op, const char* name, double scale, CacheCoding coding) {
   if (coding == kCachePlain) return 1.0f;
   const float value = static_cast<float>(scale);

@@ -7,24 +7,21 @@
 
 namespace vk::VK_TIER {
 
-using DHalf = hn::Rebind<hwy::float16_t, DF>;
-using DHalfBits = hn::Rebind<uint16_t, DF>;
 using DByte = hn::Rebind<uint8_t, DF>;
 
+// Half(d, code): the bits of the float16 that is the value / WidenedBy (cache_coding.h), of
+// sign-extended codes.
 struct E4m3 {
   static constexpr int kMantissa = 3, kBias = 7;
   static constexpr float kMax = 448.0f;
 
-  // A float16 has one more bit of exponent and a bias of 8 more; only the code of NaN differs.
-  static HWY_INLINE VF Widen(hn::Vec<DHalfBits> code) {
-    const DHalfBits d;
-    const hn::RebindToSigned<DHalfBits> ds;
-    const auto shifted = hn::BitCast(
-        d, hn::ShiftRight<1>(hn::BitCast(ds, hn::ShiftLeft<8>(code))));  // the sign twice
-    const auto nan = hn::Eq(hn::And(code, hn::Set(d, 0x7F)), hn::Set(d, 0x7F));
-    const auto bits =
-        hn::Or(hn::And(shifted, hn::Set(d, 0xBFFF)), hn::IfThenElseZero(nan, hn::Set(d, 0x7E00)));
-    return hn::Mul(hn::PromoteTo(DF(), hn::BitCast(DHalf(), bits)), hn::Set(DF(), 256.0f));
+  // A float16 has one more bit of exponent and a bias of 8 more; only the code of NaN differs, from
+  // which alone the addition carries.
+  template <class D>
+  static HWY_INLINE hn::Vec<D> Half(D d, hn::Vec<D> code) {
+    const auto bits = hn::And(hn::ShiftLeft<7>(code), hn::Set(d, static_cast<int16_t>(0xBFFF)));
+    const auto carry = hn::Add(bits, hn::Set(d, int16_t{0x0080}));
+    return hn::Or(bits, hn::And(carry, hn::Set(d, int16_t{0x4000})));
   }
 };
 
@@ -33,17 +30,22 @@ struct E5m2 {
   static constexpr float kMax = 57344.0f;
 
   // The upper half of a float16.
-  static HWY_INLINE VF Widen(hn::Vec<DHalfBits> code) {
-    return hn::PromoteTo(DF(), hn::BitCast(DHalf(), hn::ShiftLeft<8>(code)));
+  template <class D>
+  static HWY_INLINE hn::Vec<D> Half(D, hn::Vec<D> code) {
+    return hn::ShiftLeft<8>(code);
   }
 };
 
-// The values of the first `count` codes, one vector at most; what is behind them is not read.
+// The first `count` values / WidenedBy, one vector at most; what is behind them is not read.
 template <class Format>
 HWY_INLINE VF LoadFloat8(const uint8_t* from, size_t count) {
-  const auto code = HWY_LIKELY(count == hn::Lanes(DF())) ? hn::LoadU(DByte(), from)
-                                                         : hn::LoadN(DByte(), from, count);
-  return Format::Widen(hn::PromoteTo(DHalfBits(), code));
+  const hn::Rebind<int8_t, DF> d8;
+  const hn::Rebind<int16_t, DF> d16;
+  const int8_t* codes = reinterpret_cast<const int8_t*>(from);
+  const auto code =
+      HWY_LIKELY(count == hn::Lanes(DF())) ? hn::LoadU(d8, codes) : hn::LoadN(d8, codes, count);
+  const hn::Rebind<hwy::float16_t, DF> half;
+  return hn::PromoteTo(DF(), hn::BitCast(half, Format::Half(d16, hn::PromoteTo(d16, code))));
 }
 
 // Writes the codes of the first `count` values: to nearest, ties to even; what is too large becomes

@@ -109,7 +109,7 @@ class PrefillAmx {
 
   void Step(const AttentionProblem& problem, const AttentionTask& task, const LogitRule& rule,
             int32_t first, int32_t count) {
-    rows_.Find(problem, task, first, RoundUp(count, kTile));
+    rows_.Find(problem, task, first, RoundUp(count, kTile), CachedBytes<T>(problem));
     decoded_.Replace(problem, RoundUp(count, kTile), rows_);
     Logits(problem, count);
     const size_t ld = tile_.padded_rows;
@@ -155,12 +155,14 @@ class PrefillAmx {
       // Sixteen keys lie in one block, evenly spaced.
       const bool plain = problem.coding == kCachePlain;
       const size_t stride = (plain ? problem.key_slot_stride : decoded_.stride()) * sizeof(T);
-      product([&](int m, int32_t k) { return TileRows{rows_.keys[m * kTile] + k * 32, stride}; });
+      product([&](int m, int32_t k) {
+        return TileRows{static_cast<const T*>(rows_.keys[m * kTile]) + k * 32, stride};
+      });
       return;
     }
     const size_t row = tile_.padded_head / 2;
     for (int32_t i = 0; i < key_tiles * kTile; ++i) {
-      PairPacking::PackKey(rows_.keys[i], tile_.head_size, keys_ + i * row);
+      PairPacking::PackKey(static_cast<const T*>(rows_.keys[i]), tile_.head_size, keys_ + i * row);
     }
     product([&](int m, int32_t k) {
       return TileRows{keys_ + m * kTile * row + k * kTile, row * sizeof(uint32_t)};
@@ -214,7 +216,7 @@ class PrefillAmx {
   }
 
   const Tile& tile_;
-  KeyRows<T> rows_;
+  KeyRows rows_;
   Decoded<T> decoded_;
   uint32_t* query_;          // pairs [padded_head / 2][padded_rows]
   uint32_t* keys_;           // pairs [kKeys][padded_head / 2], where the head has to be padded

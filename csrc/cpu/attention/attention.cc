@@ -128,9 +128,10 @@ AttentionProblem MakeProblem(const vk_attention_args& call, const Arguments& arg
            call.softcap);
   problem.softcap = static_cast<float>(call.softcap);
   problem.coding = args.coding;
-  problem.scale =
-      static_cast<float>(call.scale) * vk::CheckedScale(kOp, "k_scale", call.k_scale, args.coding);
-  problem.value_scale = vk::CheckedScale(kOp, "v_scale", call.v_scale, args.coding);
+  const float widened = vk::WidenedBy(args.coding);
+  problem.scale = static_cast<float>(call.scale) *
+                  vk::CheckedScale(kOp, "k_scale", call.k_scale, args.coding) * widened;
+  problem.value_scale = vk::CheckedScale(kOp, "v_scale", call.v_scale, args.coding) * widened;
   return problem;
 }
 

@@ -81,7 +81,7 @@ struct AttentionProblem {
   int32_t head_size, block_size, group;  // group: query heads per key/value head
   int32_t value_size;                    // elements of a value that are written, up to head_size
   int32_t window;                        // INT32_MAX: none
-  float scale, softcap;                  // softcap 0: none; `scale` has that of the keys in it
+  float scale, softcap;                  // softcap 0: none; `scale` has those of the keys in it
   float value_scale;                     // of the cached values
   CacheCoding coding;                    // of the cache; plain: elements of the query's dtype
 };

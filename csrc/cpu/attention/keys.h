@@ -13,19 +13,17 @@ HWY_INLINE int64_t CachedBytes(const AttentionProblem& problem) {
   return problem.coding == kCachePlain ? sizeof(T) : 1;
 }
 
-// Addresses of the key rows and of the value rows of a range of keys. Those of a cache of 8 bits
-// are of codes until `Decoded` has made rows of T of them.
-template <class T>
+// Addresses of the key rows and of the value rows of a range of keys.
 struct KeyRows {
-  const T** keys;
-  const T** values;
+  const void** keys;
+  const void** values;
 
   KeyRows(Arena& arena, int32_t count)
-      : keys(arena.Take<const T*>(count)), values(arena.Take<const T*>(count)) {}
+      : keys(arena.Take<const void*>(count)), values(arena.Take<const void*>(count)) {}
 
+  // `bytes`: of a cached element.
   void Find(const AttentionProblem& problem, const AttentionTask& task, int32_t first,
-            int32_t count) {
-    const int64_t bytes = CachedBytes<T>(problem);
+            int32_t count, int64_t bytes) {
     const char* key_base =
         static_cast<const char*>(problem.key) + task.kv_head * problem.key_head_stride * bytes;
     const char* value_base =
@@ -36,15 +34,16 @@ struct KeyRows {
       const char* key = key_base + block * problem.key_block_stride * bytes;
       const char* value = value_base + block * problem.value_block_stride * bytes;
       for (; slot < problem.block_size && i < count; ++slot, ++i) {
-        keys[i] = reinterpret_cast<const T*>(key + slot * problem.key_slot_stride * bytes);
-        values[i] = reinterpret_cast<const T*>(value + slot * problem.value_slot_stride * bytes);
+        keys[i] = key + slot * problem.key_slot_stride * bytes;
+        values[i] = value + slot * problem.value_slot_stride * bytes;
       }
     }
   }
 };
 
 // Rows of T of a cache of 8 bits: a step's keys and values, which stay in the caches of the core.
-// Every code is a value of T, so nothing is rounded; the scales are applied elsewhere.
+// Every code is a value of T, so nothing is rounded; the scales and WidenedBy are applied
+// elsewhere.
 template <class T>
 class Decoded {
  public:
@@ -56,14 +55,14 @@ class Decoded {
   // Elements from one key row to the next.
   int64_t stride() const { return stride_; }
 
-  void Replace(const AttentionProblem& problem, int32_t count, KeyRows<T>& rows) const {
+  void Replace(const AttentionProblem& problem, int32_t count, KeyRows& rows) const {
     if (problem.coding == kCacheE4m3) return Decode<E4m3>(problem.head_size, count, rows);
     if (problem.coding == kCacheE5m2) return Decode<E5m2>(problem.head_size, count, rows);
   }
 
  private:
   template <class Format>
-  void Decode(int32_t head_size, int32_t count, KeyRows<T>& rows) const {
+  void Decode(int32_t head_size, int32_t count, KeyRows& rows) const {
     for (int32_t i = 0; i < count; ++i) {
       DecodeRow<Format>(rows.keys[i], head_size, keys_ + i * stride_);
       DecodeRow<Format>(rows.values[i], head_size, values_ + i * stride_);
@@ -71,8 +70,8 @@ class Decoded {
   }
 
   template <class Format>
-  static void DecodeRow(const T*& row, int32_t size, T* to) {
-    const uint8_t* codes = reinterpret_cast<const uint8_t*>(row);
+  static void DecodeRow(const void*& row, int32_t size, T* to) {
+    const uint8_t* codes = static_cast<const uint8_t*>(row);
     ForVectors(size, [&](size_t first, size_t lanes) HWY_ATTR {
       StoreUpTo(LoadFloat8<Format>(codes + first, lanes), to + first, lanes);
     });
@@ -83,13 +82,6 @@ class Decoded {
   T* keys_;
   T* values_;
 };
-
-// Prefetches a row into the L2 cache; the L1 cache is left to the rows being read.
-HWY_INLINE void PrefetchRow(const void* row, size_t size) {
-  constexpr size_t kLine = 64;
-  const char* bytes = static_cast<const char*>(row);
-  for (size_t i = 0; i < size; i += kLine) __builtin_prefetch(bytes + i, 0, 2);
-}
 
 }  // namespace vk::VK_TIER
 #endif  // VLLM_KERNELS_CPU_ATTENTION_KEYS_H_

@@ -4,10 +4,6 @@
 #ifndef VLLM_KERNELS_CPU_ATTENTION_MICRO_H_
 #define VLLM_KERNELS_CPU_ATTENTION_MICRO_H_
 
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-
 #include "cpu/vec.h"
 
 namespace vk::VK_TIER {
@@ -49,6 +45,15 @@ struct PairMac {
   }
 };
 #endif
+
+// `value`, which stays in a register for several uses: GCC may read it from memory for each, as
+// their operand, and then loads are what limits a loop.
+HWY_INLINE VF InRegister(VF value) {
+#if HWY_ARCH_X86
+  asm("" : "+v"(value.raw));
+#endif
+  return value;
+}
 
 // load_a(m, k) and load_b(k, n) give Mac::Vector; `scale` null starts from zero.
 template <class Mac, int kM, int kN, class LoadA, class LoadB>

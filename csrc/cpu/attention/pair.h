@@ -32,12 +32,13 @@ struct PairPacking {
   // 128-bit blocks: columns of each 32 come in the order 0-3 8-11 16-19 24-27, 4-7 12-15 ...,
   // which RestoreColumns undoes once per task. A full permutation here costs four times as much.
   static constexpr int32_t kColumnMultiple = 32;
-  static void PackValues(const T* const* from, int32_t count, int32_t head_size, uint32_t* to) {
+  static void PackValues(const void* const* from, int32_t count, int32_t head_size, uint32_t* to) {
     const __m512i zero = _mm512_setzero_si512();
     for (int32_t i = 0; i < head_size; i += 32) {
       const __mmask32 mask = MaskOf(head_size - i);
-      const __m512i first = _mm512_maskz_loadu_epi16(mask, from[0] + i);
-      const __m512i second = count > 1 ? _mm512_maskz_loadu_epi16(mask, from[1] + i) : zero;
+      const __m512i first = _mm512_maskz_loadu_epi16(mask, static_cast<const T*>(from[0]) + i);
+      const __m512i second =
+          count > 1 ? _mm512_maskz_loadu_epi16(mask, static_cast<const T*>(from[1]) + i) : zero;
       _mm512_storeu_si512(to + i, _mm512_unpacklo_epi16(first, second));
       _mm512_storeu_si512(to + i + 16, _mm512_unpackhi_epi16(first, second));
     }

@@ -32,8 +32,8 @@ struct FloatPacking {
     }
   }
   static void PackKey(const T* from, int32_t head_size, float* to) { PackRow(from, head_size, to); }
-  static void PackValues(const T* const* from, int32_t, int32_t head_size, float* to) {
-    PackRow(*from, head_size, to);
+  static void PackValues(const void* const* from, int32_t, int32_t head_size, float* to) {
+    PackRow(static_cast<const T*>(*from), head_size, to);
   }
   static constexpr int32_t kColumnMultiple = kLanes;
   static void RestoreColumns(const Tile&) {}  // PackValues keeps their order
@@ -73,10 +73,11 @@ class Prefill {
 
   void Step(const AttentionProblem& problem, const AttentionTask& task, const LogitRule& rule,
             int32_t first, int32_t count) {
-    rows_.Find(problem, task, first, count);
+    rows_.Find(problem, task, first, count, CachedBytes<T>(problem));
     decoded_.Replace(problem, count, rows_);
     for (int32_t i = 0; i < count; ++i) {
-      Packing::PackKey(rows_.keys[i], tile_.head_size, keys_ + i * tile_.padded_head);
+      Packing::PackKey(static_cast<const T*>(rows_.keys[i]), tile_.head_size,
+                       keys_ + i * tile_.padded_head);
     }
     const size_t ld = tile_.padded_rows;
     PackedProduct<Mac>(count, tile_.padded_rows, steps_, {keys_, size_t(tile_.padded_head), 1},
@@ -104,7 +105,7 @@ class Prefill {
 
   const Tile& tile_;
   const int32_t steps_;
-  KeyRows<T> rows_;
+  KeyRows rows_;
   Decoded<T> decoded_;
   Element* query_;          // [steps_][padded_rows]
   Element* keys_;           // [kKeys][padded_head]
