@@ -298,6 +298,8 @@ function(vllm_add_cuda_family family)
   endforeach()
   add_library(${target} SHARED ${kept} ${PROJECT_SOURCE_DIR}/csrc/torch/registry.cc
                         ${PROJECT_SOURCE_DIR}/csrc/torch/arguments.cc
+                        ${PROJECT_SOURCE_DIR}/csrc/torch/results.cc
+                        ${PROJECT_SOURCE_DIR}/csrc/torch/cuda_memory.cc
                         $<TARGET_OBJECTS:vllm_core>)
   target_compile_definitions(${target} PRIVATE
     ${VLLM_CUDA_DEFINES_${family}} "VK_CUDA_ARCHS=\"${VLLM_CUDA_ARCHS_${family}}\"")

@@ -174,6 +174,8 @@ function(vllm_add_rocm_family family)
   set(target vllm_kernels_rocm_${family})
   add_library(${target} SHARED ${sources} ${PROJECT_SOURCE_DIR}/csrc/torch/registry.cc
                         ${PROJECT_SOURCE_DIR}/csrc/torch/arguments.cc
+                        ${PROJECT_SOURCE_DIR}/csrc/torch/results.cc
+                        ${PROJECT_SOURCE_DIR}/csrc/torch/cuda_memory.cc
                         $<TARGET_OBJECTS:vllm_core>)
   list(JOIN VLLM_ROCM_TARGETS " " targets)
   target_compile_definitions(${target} PRIVATE "VK_CUDA_ARCHS=\"${targets}\"")

@@ -40,6 +40,9 @@ inline hipError_t cudaMemsetAsync(void* to, int byte, size_t bytes, hipStream_t 
 inline hipError_t cudaHostAlloc(void** host, size_t bytes, unsigned flags) {
   return hipHostMalloc(host, bytes, flags);
 }
+inline hipError_t cudaMemGetInfo(size_t* available, size_t* all) {
+  return hipMemGetInfo(available, all);
+}
 inline hipError_t cudaFreeHost(void* host) { return hipHostFree(host); }
 inline hipError_t cudaHostGetDevicePointer(void** device, void* host, unsigned flags) {
   return hipHostGetDevicePointer(device, host, flags);

@@ -83,6 +83,11 @@ struct Operand {
 // Throws a sentence with the op's and an argument's name where memory does not serve.
 void CheckMemory(const char* op, const Operand* operands, size_t count);
 
+// Whether the op makes its results; this one gives a view of its argument.
+constexpr bool MakesTensors(std::string_view op, const Schema& schema) {
+  return schema.results.find("Tensor") != schema.results.npos && op != "weak_ref_tensor";
+}
+
 // For ops that make their results, which have the sizes of their arguments: a few bytes can be
 // expanded to any number of elements, and a result of as many would take minutes and all memory.
 void CheckExpansions(const char* op, const Operand* operands, size_t count);

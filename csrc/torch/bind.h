@@ -152,8 +152,7 @@ class Operands {
   }
   void Check() const {
     CheckMemory(kOps[kRow].name.data(), all_, count_);
-    if constexpr (kThisDevice == "cpu" &&
-                  kSchema<kRow>.results.find("Tensor") != std::string_view::npos) {
+    if constexpr (MakesTensors(kOps[kRow].name, kSchema<kRow>)) {
       CheckExpansions(kOps[kRow].name.data(), all_, count_);
     }
   }

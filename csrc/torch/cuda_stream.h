@@ -16,6 +16,7 @@
 #include <string>
 
 #include "torch/convert.h"
+#include "torch/results.h"
 
 // Only PyTorch's CUDA library has it. Weak, so that the kernel libraries also load where PyTorch is
 // a CPU build: schemas and argument checks can be tested there.
@@ -73,6 +74,16 @@ class CudaScope {
   }
   CudaView View(const char* name, const std::optional<Tensor>& tensor) const {
     return CudaView(op_, name, tensor, device_);
+  }
+
+  // Tensors on this GPU that the op makes (results.h).
+  void CheckRoom(const char* name, const Tensor& like, SizeList sizes,
+                 std::optional<ScalarType> dtype = std::nullopt) const {
+    binding::CheckRoom(op_, name, like, sizes, dtype, GpuMemory);
+  }
+  Tensor NewEmpty(const char* name, const Tensor& like, SizeList sizes,
+                  std::optional<ScalarType> dtype = std::nullopt) const {
+    return binding::NewEmpty(op_, name, like, sizes, dtype, GpuMemory);
   }
 
  private:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from support import ROOT
@@ -43,3 +44,18 @@ def test_ops_without_a_kernel() -> None:
         "cutlass_scaled_mm_supports_fp4",
         "fp32_router_gemm",
     }
+
+
+# Of fixed sizes, or of those of a tensor that is there without elements.
+MADE_ELSEWHERE = {"csrc/cuda/all_reduce/binding.cc", "csrc/cuda/runtime/binding.cc"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "csrc").glob("*/*/binding.cc")),
+    ids=lambda path: path.parts[-2],
+)
+def test_results_have_sizes_that_can_be(path: Path) -> None:
+    """PyTorch's refusal comes with a stack on stderr: csrc/torch/results.h asks before."""
+    made = re.findall(r"stable::(?:new_)?(?:empty|zeros|full)\b", path.read_text())
+    assert not made or path.relative_to(ROOT).as_posix() in MADE_ELSEWHERE

@@ -15,7 +15,8 @@ Tensor GetSchedulerMetadata(int64_t num_req, int64_t num_heads_q, int64_t num_he
                             bool, int64_t, std::string, bool, std::optional<Tensor>) {
   int32_t stamp[VK_ATTENTION_METADATA_LENGTH];
   Check(vk_cpu_attention_metadata(num_req, num_heads_q, num_heads_kv, head_dim, stamp));
-  Tensor metadata = torch::stable::new_empty(seq_lens, {sizeof(stamp)}, ScalarType::Char);
+  Tensor metadata =
+      NewEmpty("get_scheduler_metadata", "metadata", seq_lens, {sizeof(stamp)}, ScalarType::Char);
   std::memcpy(metadata.mutable_data_ptr(), stamp, sizeof(stamp));
   return metadata;
 }

@@ -12,19 +12,15 @@ namespace {
 Tensor Packed(const Tensor& weight) {
   const char* op = "causal_conv1d_weight_pack";
   CheckCpu(op, "weight", weight);
-  if (weight.dim() != 2) {
-    Refuse(op, "weight", " has " + std::to_string(weight.dim()) + " dimensions, want [dim, width]");
-  }
+  CheckDims(op, "weight", weight, 2, "[dim, width]");
   const Tensor packed = torch::stable::contiguous(torch::stable::transpose(weight, 0, 1));
   return torch::stable::transpose(packed, 0, 1);
 }
 
 // Tokens outermost, whatever the order of x: what reads the result reads channels together.
 Tensor OutputFor(const char* op, const Tensor& x) {
-  if (x.dim() != 2) {
-    Refuse(op, "x", " has " + std::to_string(x.dim()) + " dimensions, want [dim, tokens]");
-  }
-  const Tensor rows = torch::stable::new_zeros(x, {x.size(1), x.size(0)});
+  CheckDims(op, "x", x, 2, "[dim, tokens]");
+  const Tensor rows = NewZeros(op, "out", x, {x.size(1), x.size(0)});
   return torch::stable::transpose(rows, 0, 1);
 }
 
@@ -44,7 +40,7 @@ Tensor Update(const Tensor& x, const vk_tensor* conv_states, const vk_tensor* we
               const vk_tensor* bias, bool silu, const vk_tensor* num_accepted_tokens,
               const vk_tensor* conv_state_indices, int64_t pad_slot, bool /*is_vnni*/) {
   const char* op = "causal_conv1d_update_cpu";
-  const Tensor out = torch::stable::new_zeros(x, x.sizes());
+  const Tensor out = NewZeros(op, "out", x, x.sizes());
   Check(vk_cpu_causal_conv1d_update(View(op, "out", out), View(op, "x", x), conv_states, weight,
                                     bias, silu, num_accepted_tokens, conv_state_indices, pad_slot));
   return out;
@@ -55,7 +51,7 @@ Tensor UpdateVec(const Tensor& x, const vk_tensor* conv_state, const vk_tensor* 
                  const vk_tensor* conv_state_indices, const vk_tensor* query_start_loc,
                  int64_t pad_slot) {
   const char* op = "causal_conv1d_update_cpu_vec";
-  const Tensor out = torch::stable::new_zeros(x, x.sizes());
+  const Tensor out = NewZeros(op, "out", x, x.sizes());
   Check(vk_cpu_causal_conv1d_update_vec(View(op, "out", out), View(op, "x", x), conv_state, weight,
                                         bias, activation ? activation->c_str() : nullptr,
                                         conv_state_indices, query_start_loc, pad_slot));

@@ -17,8 +17,8 @@ std::tuple<Tensor, Tensor> Gating(const vk_tensor* A_log, const Tensor& a, const
                                   const vk_tensor* dt_bias) {
   const char* op = "fused_gdn_gating_cpu";
   const int64_t tokens = SizeOf(a, 0), heads = SizeOf(a, 1);
-  const Tensor g = torch::stable::new_zeros(a, {1, tokens, heads}, ScalarType::Float);
-  const Tensor beta = torch::stable::new_zeros(b, {1, tokens, heads});
+  const Tensor g = NewZeros(op, "g", a, {1, tokens, heads}, ScalarType::Float);
+  const Tensor beta = NewZeros(op, "beta", b, {1, tokens, heads});
   Check(vk_cpu_fused_gdn_gating(View(op, "g", g), View(op, "beta", beta), A_log, View(op, "a", a),
                                 View(op, "b", b), dt_bias));
   return {g, beta};
@@ -30,10 +30,10 @@ std::tuple<Tensor, Tensor> Chunk(const vk_tensor* query, const vk_tensor* key, c
                                  const vk_tensor* cu_seqlens, bool head_first, bool normalise,
                                  const Tensor& initial_state_indices, double epsilon) {
   const char* op = "chunk_gated_delta_rule_cpu";
-  const Tensor out = torch::stable::new_zeros(value, value.sizes());
+  const Tensor out = NewZeros(op, "out", value, value.sizes());
   const int64_t sequences = output_final_state ? SizeOf(initial_state_indices, 0) : 0;
-  const Tensor final = torch::stable::new_zeros(
-      initial_state,
+  const Tensor final = NewZeros(
+      op, "final", initial_state,
       {sequences, SizeOf(initial_state, 1), SizeOf(initial_state, 2), SizeOf(initial_state, 3)},
       ScalarType::Float);
   Check(vk_cpu_chunk_gated_delta_rule(
@@ -48,7 +48,7 @@ Tensor Update(const vk_tensor* A_log, const vk_tensor* dt_bias, const vk_tensor*
               const vk_tensor* states, const vk_tensor* slots, const vk_tensor* starts,
               bool normalise, double softplus_beta, double threshold) {
   const char* op = "fused_sigmoid_gating_delta_rule_update_cpu";
-  const Tensor out = torch::stable::new_zeros(v, v.sizes());
+  const Tensor out = NewZeros(op, "out", v, v.sizes());
   Check(vk_cpu_gated_delta_rule_update(View(op, "out", out), A_log, dt_bias, q, k, View(op, "v", v),
                                        a, b, states, slots, starts, normalise, softplus_beta,
                                        threshold));
@@ -61,7 +61,7 @@ Tensor UpdateSpec(const vk_tensor* A_log, const vk_tensor* dt_bias, const vk_ten
                   const vk_tensor* states, const vk_tensor* slots, const vk_tensor* accepted,
                   const vk_tensor* starts, bool normalise, double softplus_beta, double threshold) {
   const char* op = "fused_sigmoid_gating_delta_rule_update_spec_cpu";
-  const Tensor out = torch::stable::new_zeros(v, v.sizes());
+  const Tensor out = NewZeros(op, "out", v, v.sizes());
   Check(vk_cpu_gated_delta_rule_update_spec(View(op, "out", out), A_log, dt_bias, q, k,
                                             View(op, "v", v), a, b, states, slots, accepted, starts,
                                             normalise, softplus_beta, threshold));

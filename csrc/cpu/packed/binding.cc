@@ -12,10 +12,7 @@ template <class Convert>
 Tensor Converted(const char* op, const char* name, const Tensor& from, Convert convert) {
   const View view(op, name, from);
   Check(convert(view, nullptr));
-  std::array<int64_t, 3> size{};
-  for (int64_t dim = 0; dim < from.dim(); ++dim) size[dim] = from.size(dim);
-  const Tensor packed =
-      torch::stable::new_empty(from, {size.data(), static_cast<size_t>(from.dim())});
+  const Tensor packed = NewEmpty(op, "packed", from, from.sizes());
   Check(convert(view, View(op, "packed", packed)));
   return packed;
 }
@@ -30,13 +27,9 @@ Tensor ConvertScalePacked(const Tensor& scale) {
 
 // [M, N] for mat1 [M, K] and mat2 [N, K].
 Tensor NewProduct(const char* op, const Tensor& mat1, const Tensor& mat2, ScalarType dtype) {
-  if (mat1.dim() != 2 || mat2.dim() != 2) {
-    Refuse(op, "mat1 and mat2",
-           " have " + std::to_string(mat1.dim()) + " and " + std::to_string(mat2.dim()) +
-               " dimensions, want 2");
-  }
-  const std::array<int64_t, 2> size = {mat1.size(0), mat2.size(0)};
-  return torch::stable::new_empty(mat1, {size.data(), size.size()}, dtype);
+  CheckDims(op, "mat1", mat1, 2, "[M, K]");
+  CheckDims(op, "mat2", mat2, 2, "[N, K]");
+  return NewEmpty(op, "out", mat1, {mat1.size(0), mat2.size(0)}, dtype);
 }
 
 void CheckOutDtype(const char* op, ScalarType dtype) {

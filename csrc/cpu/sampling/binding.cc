@@ -3,28 +3,26 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <array>
-
 #include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
 
-Tensor Tokens(const Tensor& logits) {
-  const std::array<int64_t, 1> size = {logits.dim() > 0 ? logits.size(0) : 0};
-  return torch::stable::new_empty(logits, {size.data(), size.size()}, ScalarType::Long);
+Tensor Tokens(const char* op, const Tensor& logits) {
+  CheckDims(op, "logits", logits, 2, "[tokens, vocabulary]");
+  return NewEmpty(op, "tokens", logits, {logits.size(0)}, ScalarType::Long);
 }
 
 Tensor GreedyArgmax(const Tensor& logits) {
   const char* op = "greedy_argmax";
-  const Tensor tokens = Tokens(logits);
+  const Tensor tokens = Tokens(op, logits);
   Check(vk_cpu_greedy_argmax(View(op, "tokens", tokens), View(op, "logits", logits)));
   return tokens;
 }
 
 Tensor FusedGumbelArgmax(const Tensor& logits, const Tensor& seeds) {
   const char* op = "fused_gumbel_argmax";
-  const Tensor tokens = Tokens(logits);
+  const Tensor tokens = Tokens(op, logits);
   Check(vk_cpu_fused_gumbel_argmax(View(op, "tokens", tokens), View(op, "logits", logits),
                                    View(op, "seeds", seeds)));
   return tokens;

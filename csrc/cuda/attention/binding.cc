@@ -57,7 +57,7 @@ void VarlenAttention(const Tensor& out, const Tensor& query, const Tensor& key, 
   int64_t bytes = 0;
   Check(vk_cuda_attention_workspace(&args, &bytes));
   OptionalTensor memory;
-  if (bytes > 0) memory = torch::stable::new_empty(query, {bytes}, ScalarType::Byte);
+  if (bytes > 0) memory = scope.NewEmpty("workspace", query, {bytes}, ScalarType::Byte);
   const CudaView workspace = scope.View("workspace", memory);
   args.workspace = workspace;
   Check(vk_cuda_varlen_attention(&args, scope.stream()));

@@ -18,7 +18,7 @@ void WithWorkspace(const CudaScope& scope, const Tensor& like, Args& args, const
   int64_t bytes = 0;
   Check(size(&args, &bytes));
   OptionalTensor memory;
-  if (bytes > 0) memory = torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+  if (bytes > 0) memory = scope.NewEmpty("workspace", like, {bytes}, ScalarType::Byte);
   const CudaView workspace = scope.View("workspace", memory);
   args.workspace = workspace;
   Check(run(&args, scope.stream()));
@@ -72,7 +72,7 @@ Tensor MlaSchedule(const Tensor& seq_lens, int64_t queries, int64_t heads, int64
   const CudaScope scope("mla_schedule", seq_lens);
   int64_t parts = 0;
   Check(vk_cuda_mla_parts(queries, heads, &parts));
-  Tensor schedule = torch::stable::new_empty(seq_lens, {parts + 1, 2}, ScalarType::Int);
+  const Tensor schedule = scope.NewEmpty("schedule", seq_lens, {parts + 1, 2}, ScalarType::Int);
   Check(vk_cuda_mla_schedule(scope.View("schedule", schedule), scope.View("seq_lens", seq_lens),
                              max_keys, scope.stream()));
   return schedule;

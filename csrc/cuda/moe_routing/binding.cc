@@ -2,10 +2,12 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <array>
 #include <tuple>
 #include <utility>
 
+#include "cuda/moe_routing/launch.h"
 #include "torch/bind.h"
 
 namespace vk::binding {
@@ -43,9 +45,11 @@ class Ids {
   bool present_ = false;
 };
 
-Tensor Bytes(const Tensor& like, int64_t count) {
-  const std::array<int64_t, 1> size = {count};
-  return torch::stable::new_empty(like, {size.data(), size.size()}, ScalarType::Char);
+Tensor Workspace(const CudaScope& scope, const Tensor& ids, int64_t experts) {
+  // Of another number of experts the op says so itself.
+  const int64_t most = std::clamp<int64_t>(experts, 0, cuda::moe_routing::kMaxExperts);
+  return scope.NewEmpty("the workspace", ids, {vk_cuda_moe_sort_workspace(ids.numel(), most)},
+                        ScalarType::Char);
 }
 
 void TopkSoftmax(const Tensor& weights, const Tensor& indices, const Tensor& source_rows,
@@ -82,15 +86,18 @@ void TopkSoftplusSqrt(const Tensor& weights, const Tensor& indices, const Tensor
 std::tuple<Tensor, Tensor> GroupedTopk(const Tensor& scores, int64_t n_group, int64_t topk_group,
                                        int64_t topk, bool renormalize, double factor,
                                        const Tensor& bias, int64_t scoring_func) {
-  const CudaScope scope("grouped_topk", scores);
-  if (scores.dim() != 2 || topk < 0) {
-    throw std::runtime_error("grouped_topk: want scores of 2 dimensions and topk of at least 0");
+  const char* op = "grouped_topk";
+  const CudaScope scope(op, scores);
+  CheckDims(op, "scores", scores, 2, "[tokens, experts]");
+  if (topk < 0 || topk > scores.size(1)) {
+    Refuse(op, "topk",
+           " is " + std::to_string(topk) + ", want 0 to " + std::to_string(scores.size(1)) +
+               ", the experts of scores");
   }
   const std::array<int64_t, 2> size = {scores.size(0), topk};
-  const Tensor values =
-      torch::stable::new_empty(scores, {size.data(), size.size()}, ScalarType::Float);
-  const Tensor indices =
-      torch::stable::new_empty(scores, {size.data(), size.size()}, ScalarType::Int);
+  const SizeList sizes(size.data(), size.size());
+  const Tensor values = scope.NewEmpty("topk_values", scores, sizes, ScalarType::Float);
+  const Tensor indices = scope.NewEmpty("topk_indices", scores, sizes, ScalarType::Int);
   Check(vk_cuda_grouped_topk(scope.View("topk_values", values), scope.View("topk_indices", indices),
                              scope.View("scores", scores), n_group, topk_group, renormalize, factor,
                              scope.View("bias", bias), scoring_func, scope.stream()));
@@ -100,8 +107,7 @@ std::tuple<Tensor, Tensor> GroupedTopk(const Tensor& scores, int64_t n_group, in
 void Align(const Tensor& topk_ids, int64_t num_experts, int64_t block_size, const Tensor& sorted,
            const Tensor& experts, const Tensor& total, const std::optional<Tensor>& expert_map) {
   const CudaScope scope("moe_align_block_size", topk_ids);
-  const Tensor workspace =
-      Bytes(topk_ids, vk_cuda_moe_sort_workspace(topk_ids.numel(), num_experts));
+  const Tensor workspace = Workspace(scope, topk_ids, num_experts);
   Check(vk_cuda_moe_align_block_size(
       Ids(scope, "topk_ids", topk_ids), num_experts, block_size,
       scope.View("sorted_token_ids", sorted), scope.View("experts_ids", experts),
@@ -145,7 +151,7 @@ void Permute(const Tensor& input, const Tensor& topk_ids, const Tensor& token_ex
              const Tensor& inv_permuted_idx, const Tensor& permuted_idx) {
   PermuteInto(input, topk_ids, token_expert_indices, expert_map, n_expert, n_local_expert, topk,
               permuted_input, first_rows, inv_permuted_idx, permuted_idx,
-              Bytes(topk_ids, vk_cuda_moe_sort_workspace(topk_ids.numel(), n_local_expert)));
+              Workspace(CudaScope("moe_permute", input), topk_ids, n_local_expert));
 }
 
 // The engine's other scratch tensors are not needed: no ids are copied, and no keys sorted.
@@ -172,8 +178,7 @@ void MoeMmData(const Tensor& topk_ids, const Tensor& expert_offsets, const Tenso
                const Tensor& output_permutation, int64_t num_experts, int64_t n, int64_t k,
                const std::optional<Tensor>& blockscale_offsets, bool is_gated) {
   const CudaScope scope("get_cutlass_moe_mm_data", topk_ids);
-  const Tensor workspace =
-      Bytes(topk_ids, vk_cuda_moe_sort_workspace(topk_ids.numel(), num_experts));
+  const Tensor workspace = Workspace(scope, topk_ids, num_experts);
   Check(vk_cuda_get_cutlass_moe_mm_data(
       Ids(scope, "topk_ids", topk_ids), scope.View("expert_offsets", expert_offsets),
       scope.View("problem_sizes1", sizes1), scope.View("problem_sizes2", sizes2),

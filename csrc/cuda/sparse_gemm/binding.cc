@@ -2,7 +2,6 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <array>
 #include <tuple>
 
 #include "torch/bind.h"
@@ -11,14 +10,13 @@ namespace vk::binding {
 namespace {
 
 std::tuple<Tensor, Tensor> SparseCompress(const Tensor& weight) {
-  const CudaScope scope("sparse_compress", weight);
-  if (weight.dim() != 2) throw std::runtime_error("sparse_compress: weight is no matrix [N, K]");
-  const std::array<int64_t, 2> kept = {weight.size(0), weight.size(1) / 2};
-  const std::array<int64_t, 1> bytes = {
-      vk_cuda_sparse_metadata_bytes(weight.size(0), weight.size(1))};
-  const Tensor values = torch::stable::new_empty(weight, {kept.data(), kept.size()});
+  const char* op = "sparse_compress";
+  const CudaScope scope(op, weight);
+  CheckDims(op, "weight", weight, 2, "[N, K]");
+  const int64_t n = weight.size(0), k = weight.size(1);
+  const Tensor values = scope.NewEmpty("values", weight, {n, k / 2});
   const Tensor metadata =
-      torch::stable::new_empty(weight, {bytes.data(), bytes.size()}, ScalarType::Byte);
+      scope.NewEmpty("metadata", weight, {vk_cuda_sparse_metadata_bytes(n, k)}, ScalarType::Byte);
   Check(vk_cuda_sparse_compress(scope.View("values", values), scope.View("metadata", metadata),
                                 scope.View("weight", weight), scope.stream()));
   return {values, metadata};

@@ -5,19 +5,15 @@
 
 #include <array>
 
+#include "core/checked.h"
 #include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
 
-Tensor Empty(const Tensor& like, std::array<int64_t, 2> size, ScalarType type) {
-  return torch::stable::new_empty(like, {size.data(), size.size()}, type);
-}
-
-std::optional<Tensor> Scratch(const Tensor& like, int64_t bytes) {
+std::optional<Tensor> Scratch(const CudaScope& scope, const Tensor& like, int64_t bytes) {
   if (bytes == 0) return std::nullopt;
-  const std::array<int64_t, 1> size = {bytes};
-  return torch::stable::new_empty(like, {size.data(), size.size()}, ScalarType::Byte);
+  return scope.NewEmpty("scratch", like, {bytes}, ScalarType::Byte);
 }
 
 bool Given(const std::optional<Tensor>& tensor) {
@@ -42,14 +38,21 @@ void CheckSixteenBitActivations(const char* op, bool is_a_8bit) {
   }
 }
 
-Tensor EmptyRepacked(const char* op, const Tensor& weight, int64_t size_k, int64_t size_n,
-                     int64_t num_bits) {
-  if (size_k < 0 || size_n < 0 || (num_bits != 4 && num_bits != 8)) {
-    throw std::runtime_error(std::string(op) + ": num_bits is " + std::to_string(num_bits) +
-                             " for " + std::to_string(size_k) + " x " + std::to_string(size_n) +
-                             ", want 4 or 8");
+// The weight's words in another order: as many as the sizes, which may be any numbers, want.
+Tensor EmptyRepacked(const CudaScope& scope, const char* op, const Tensor& weight, int64_t size_k,
+                     int64_t size_n, int64_t num_bits) {
+  if (num_bits != 4 && num_bits != 8) {
+    Refuse(op, "num_bits", " is " + std::to_string(num_bits) + ", want 4 or 8");
   }
-  return Empty(weight, {size_k / 16, size_n * num_bits / 2}, ScalarType::Int);
+  int64_t values = 0;
+  if (size_k < 0 || size_n < 0 || !Multiply(size_k, size_n, &values) ||
+      values % (32 / num_bits) != 0 || values / (32 / num_bits) != weight.numel()) {
+    Refuse(op, "b_q_weight",
+           " has " + std::to_string(weight.numel()) +
+               " words, want those of size_k x size_n = " + std::to_string(size_k) + " x " +
+               std::to_string(size_n) + " weights of " + std::to_string(num_bits) + " bits");
+  }
+  return scope.NewEmpty("out", weight, {size_k / 16, size_n / 2 * num_bits}, ScalarType::Int);
 }
 
 Tensor GptqMarlinRepack(const Tensor& b_q_weight, const Tensor& perm, int64_t size_k,
@@ -57,7 +60,7 @@ Tensor GptqMarlinRepack(const Tensor& b_q_weight, const Tensor& perm, int64_t si
   const char* op = "gptq_marlin_repack";
   CheckSixteenBitActivations(op, is_a_8bit);
   const CudaScope scope(op, b_q_weight);
-  const Tensor out = EmptyRepacked(op, b_q_weight, size_k, size_n, num_bits);
+  const Tensor out = EmptyRepacked(scope, op, b_q_weight, size_k, size_n, num_bits);
   Check(vk_cuda_gptq_marlin_repack(scope.View("out", out), scope.View("b_q_weight", b_q_weight),
                                    scope.View("perm", perm), size_k, size_n, num_bits,
                                    scope.stream()));
@@ -69,22 +72,39 @@ Tensor AwqMarlinRepack(const Tensor& b_q_weight, int64_t size_k, int64_t size_n,
   const char* op = "awq_marlin_repack";
   CheckSixteenBitActivations(op, is_a_8bit);
   const CudaScope scope(op, b_q_weight);
-  const Tensor out = EmptyRepacked(op, b_q_weight, size_k, size_n, num_bits);
+  const Tensor out = EmptyRepacked(scope, op, b_q_weight, size_k, size_n, num_bits);
   Check(vk_cuda_awq_marlin_repack(scope.View("out", out), scope.View("b_q_weight", b_q_weight),
                                   size_k, size_n, num_bits, scope.stream()));
   return out;
 }
 
+// PyTorch's products and copies would say so themselves, in words of their own.
+void CheckSameDtype(const char* op, const char* name, const Tensor& tensor, const char* other_name,
+                    const Tensor& other) {
+  const int32_t dtype = DtypeOf(tensor);
+  if (dtype >= 0 && dtype == DtypeOf(other)) return;
+  Refuse(op, name, std::string(" is of another dtype than ") + other_name + ", want the same");
+}
+
+void CheckResult(const char* op, const Tensor& c, const Tensor& a, int64_t rows, int64_t columns) {
+  CheckDims(op, "c_or_none", c, 2, "[M, N]");
+  CheckSameDtype(op, "c_or_none", c, "a", a);
+  if (c.size(0) == rows && c.size(1) == columns) return;
+  Refuse(op, "c_or_none",
+         " is of shape [" + std::to_string(c.size(0)) + ", " + std::to_string(c.size(1)) +
+             "], want [" + std::to_string(rows) + ", " + std::to_string(columns) + "]");
+}
+
 // With weights dequantized to memory and PyTorch's GEMM.
 Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& problem, const Tensor& a,
                        const std::optional<Tensor>& bias, const std::optional<Tensor>& perm) {
-  const Tensor weight = Empty(a, {problem.n, problem.k}, a.scalar_type());
+  const Tensor weight = scope.NewEmpty("weight", a, {problem.n, problem.k});
   std::optional<Tensor> plain_bias;
-  if (Given(bias)) plain_bias = torch::stable::new_empty(*bias, bias->sizes());
+  if (Given(bias)) plain_bias = scope.NewEmpty("bias", *bias, bias->sizes());
   Check(vk_cuda_marlin_dequantize(scope.View("weight", weight), scope.View("bias", plain_bias),
                                   &problem, scope.stream()));
   if (!Given(perm)) return Linear(a, weight, plain_bias);
-  const Tensor ordered = Empty(a, {problem.m, problem.k}, a.scalar_type());
+  const Tensor ordered = scope.NewEmpty("a", a, {problem.m, problem.k});
   Check(vk_cuda_permute_cols(scope.View("a", ordered), scope.View("a", a), scope.View("perm", perm),
                              scope.stream()));
   return Linear(ordered, weight, plain_bias);
@@ -127,14 +147,16 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
   vk_marlin_plan plan;
   Check(vk_cuda_marlin_plan(&problem, workspace.numel(), &plan));
   if (plan.dequantize) {
+    if (c_or_none.has_value()) CheckResult(op, *c_or_none, a, size_m, size_n);
+    scope.CheckRoom("c", a, {size_m, size_n});
     Tensor product = GemmDequantized(scope, problem, a, b_bias_or_none, perm_or_none);
     if (!c_or_none.has_value()) return product;
     Tensor c = *c_or_none;
     torch::stable::copy_(c, product);
     return c;
   }
-  const Tensor c = c_or_none.has_value() ? *c_or_none : Empty(a, {size_m, size_n}, a.scalar_type());
-  const std::optional<Tensor> scratch = Scratch(a, plan.scratch_bytes);
+  const Tensor c = c_or_none.has_value() ? *c_or_none : scope.NewEmpty("c", a, {size_m, size_n});
+  const std::optional<Tensor> scratch = Scratch(scope, a, plan.scratch_bytes);
   Check(vk_cuda_marlin_gemm(scope.View("c", c), &problem, workspace_view,
                             scope.View("scratch", scratch), scope.stream()));
   return c;
@@ -177,8 +199,8 @@ Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
   int64_t bytes = 0;
   Check(vk_cuda_moe_marlin_scratch(&problem, &experts, workspace.numel(), &bytes));
   const Tensor c =
-      c_or_none.has_value() ? *c_or_none : Empty(a, {size_m * top_k, size_n}, a.scalar_type());
-  const std::optional<Tensor> scratch = Scratch(a, bytes);
+      c_or_none.has_value() ? *c_or_none : scope.NewEmpty("c", a, {size_m * top_k, size_n});
+  const std::optional<Tensor> scratch = Scratch(scope, a, bytes);
   Check(vk_cuda_moe_marlin_gemm(scope.View("c", c), &problem, &experts,
                                 scope.View("workspace", workspace), scope.View("scratch", scratch),
                                 scope.stream()));
@@ -187,7 +209,7 @@ Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
 
 Tensor PermuteCols(const Tensor& a, const Tensor& perm) {
   const CudaScope scope("permute_cols", a);
-  const Tensor out = torch::stable::new_empty(a, a.sizes());
+  const Tensor out = scope.NewEmpty("out", a, a.sizes());
   Check(vk_cuda_permute_cols(scope.View("out", out), scope.View("A", a), scope.View("perm", perm),
                              scope.stream()));
   return out;
@@ -196,26 +218,26 @@ Tensor PermuteCols(const Tensor& a, const Tensor& perm) {
 Tensor GptqGemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_qzeros,
                 const Tensor& b_gptq_scales, const Tensor& b_g_idx, bool use_exllama,
                 bool use_v2_format, int64_t bit) {
-  const CudaScope scope("gptq_gemm", a);
+  const char* op = "gptq_gemm";
+  const CudaScope scope(op, a);
   const auto weight_view = scope.View("b_q_weight", b_q_weight),
              zeros_view = scope.View("b_gptq_qzeros", b_gptq_qzeros),
              scales_view = scope.View("b_gptq_scales", b_gptq_scales),
              g_idx_view = scope.View("b_g_idx", b_g_idx);
   const vk_gptq_weights weights = {weight_view, zeros_view,    scales_view, g_idx_view,
                                    use_exllama, use_v2_format, bit};
-  if (a.dim() != 2 || b_q_weight.dim() != 2) {
-    throw std::runtime_error(
-        "gptq_gemm: a and b_q_weight are not matrices, want [M, K] and "
-        "[K * bit / 32, N]");
-  }
+  CheckDims(op, "a", a, 2, "[M, K]");
+  CheckDims(op, "b_q_weight", b_q_weight, 2, "[K * bit / 32, N]");
+  CheckSameDtype(op, "a", a, "b_gptq_scales", b_gptq_scales);
   const int64_t m = a.size(0), k = a.size(1), n = b_q_weight.size(1);
+  scope.CheckRoom("c", a, {m, n});
   if (vk_cuda_unpacked_prefers_dequantize(m)) {
-    const Tensor weight = Empty(a, {k, n}, b_gptq_scales.scalar_type());
+    const Tensor weight = scope.NewEmpty("weight", b_gptq_scales, {k, n});
     Check(vk_cuda_gptq_dequantize(scope.View("weight", weight), &weights, scope.stream()));
     return torch::stable::matmul(a, weight);
   }
-  const Tensor c = Empty(a, {m, n}, a.scalar_type());
-  const std::optional<Tensor> scratch = Scratch(a, vk_cuda_unpacked_scratch(m, n, k));
+  const Tensor c = scope.NewEmpty("c", a, {m, n});
+  const std::optional<Tensor> scratch = Scratch(scope, a, vk_cuda_unpacked_scratch(m, n, k));
   Check(vk_cuda_gptq_gemm(scope.View("c", c), scope.View("a", a), &weights,
                           scope.View("scratch", scratch), scope.stream()));
   return c;
@@ -232,12 +254,11 @@ void GptqShuffle(const Tensor& q_weight, const Tensor& q_perm, int64_t bit) {
 
 Tensor AwqDequantize(const Tensor& kernel, const Tensor& scaling_factors, const Tensor& zeros,
                      int64_t, int64_t, int64_t) {
-  const CudaScope scope("awq_dequantize", kernel);
-  if (kernel.dim() != 2) {
-    throw std::runtime_error("awq_dequantize: _kernel is not a matrix, want [K, N / 8]");
-  }
-  const Tensor out =
-      Empty(kernel, {kernel.size(0), kernel.size(1) * 8}, scaling_factors.scalar_type());
+  const char* op = "awq_dequantize";
+  const CudaScope scope(op, kernel);
+  CheckDims(op, "_kernel", kernel, 2, "[K, N / 8]");
+  const Tensor out = scope.NewEmpty(
+      "out", scaling_factors, {kernel.size(0), SaturatingMultiply<int64_t>(kernel.size(1), 8)});
   Check(vk_cuda_awq_dequantize(scope.View("out", out), scope.View("_kernel", kernel),
                                scope.View("_scaling_factors", scaling_factors),
                                scope.View("_zeros", zeros), scope.stream()));
@@ -246,18 +267,24 @@ Tensor AwqDequantize(const Tensor& kernel, const Tensor& scaling_factors, const 
 
 Tensor AwqGemm(const Tensor& in_feats, const Tensor& kernel, const Tensor& scaling_factors,
                const Tensor& zeros, int64_t) {
-  if (in_feats.dim() != 2 || kernel.dim() != 2) {
-    throw std::runtime_error(
-        "awq_gemm: _in_feats and _kernel are not matrices, want [M, K] and "
-        "[K, N / 8]");
+  const char* op = "awq_gemm";
+  const CudaScope scope(op, in_feats);
+  CheckDims(op, "_in_feats", in_feats, 2, "[M, K]");
+  CheckDims(op, "_kernel", kernel, 2, "[K, N / 8]");
+  CheckSameDtype(op, "_in_feats", in_feats, "_scaling_factors", scaling_factors);
+  const int64_t m = in_feats.size(0), k = kernel.size(0);
+  const int64_t n = SaturatingMultiply<int64_t>(kernel.size(1), 8);
+  if (in_feats.size(1) != k) {
+    Refuse(op, "_in_feats",
+           " has " + std::to_string(in_feats.size(1)) + " columns, want " + std::to_string(k) +
+               ", the rows of _kernel");
   }
-  const int64_t m = in_feats.size(0), k = kernel.size(0), n = kernel.size(1) * 8;
+  scope.CheckRoom("out", in_feats, {m, n});
   if (vk_cuda_unpacked_prefers_dequantize(m)) {
     return torch::stable::matmul(in_feats, AwqDequantize(kernel, scaling_factors, zeros, 0, 0, 0));
   }
-  const CudaScope scope("awq_gemm", in_feats);
-  const Tensor c = Empty(in_feats, {m, n}, in_feats.scalar_type());
-  const std::optional<Tensor> scratch = Scratch(in_feats, vk_cuda_unpacked_scratch(m, n, k));
+  const Tensor c = scope.NewEmpty("out", in_feats, {m, n});
+  const std::optional<Tensor> scratch = Scratch(scope, in_feats, vk_cuda_unpacked_scratch(m, n, k));
   Check(vk_cuda_awq_gemm(
       scope.View("out", c), scope.View("_in_feats", in_feats), scope.View("_kernel", kernel),
       scope.View("_scaling_factors", scaling_factors), scope.View("_zeros", zeros),

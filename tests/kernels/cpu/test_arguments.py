@@ -317,3 +317,35 @@ def test_scheduler_metadata_sizes(name: str) -> None:
         ops.get_scheduler_metadata(
             *sizes.values(), lengths, torch.float32, lengths, True, 5, "vec", True, None
         )
+
+
+@pytest.mark.parametrize(
+    ("op", "result", "arguments"),
+    [
+        ("greedy_argmax", "tokens", (torch.empty(2**50, 0),)),
+        ("fused_gumbel_argmax", "tokens", (torch.empty(2**50, 0), torch.empty(0).long())),
+        (
+            "fp8_scaled_mm_cpu",
+            "out",
+            (
+                *(torch.empty(2**40, 0), torch.empty(2**40, 0, dtype=torch.float8_e4m3fn)),
+                *(torch.empty(0, 0), [1, 64], None, torch.float32, False),
+            ),
+        ),
+        (
+            "int8_scaled_mm_with_quant",
+            "out",
+            (
+                *(torch.empty(2**40, 0), torch.empty(2**40, 0, dtype=torch.int8)),
+                *(torch.empty(2**40, 0), None, torch.float32, False),
+            ),
+        ),
+    ],
+)
+def test_result_beyond_all_memory(
+    op: str, result: str, arguments: tuple[object, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Inputs without a byte can ask for any number of them; PyTorch prints where it refuses."""
+    with pytest.raises(RuntimeError, match=rf"^{op}: {result} would be of shape \[.*memory$"):
+        getattr(ops, op)(*arguments)
+    assert capfd.readouterr().err == ""

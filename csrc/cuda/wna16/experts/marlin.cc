@@ -66,8 +66,9 @@ Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, 
   const int64_t block = routing->block, top_k = routing->top_k;
   VK_CHECK(block > 0 && block <= 64, "%s: moe_block_size is %lld, want 1 to 64", kOp,
            static_cast<long long>(block));
-  VK_CHECK(top_k > 0 && given->m * top_k <= INT32_MAX, "%s: top_k is %lld for %lld tokens", kOp,
-           static_cast<long long>(top_k), static_cast<long long>(given->m));
+  VK_CHECK(top_k > 0 && top_k <= INT32_MAX / std::max<int64_t>(given->m, 1),
+           "%s: top_k is %lld for %lld tokens", kOp, static_cast<long long>(top_k),
+           static_cast<long long>(given->m));
   const Arg sorted(kOp, "sorted_token_ids", routing->sorted_token_ids);
   sorted.Dtype({VK_I32}).Dims(1).Contiguous();
   const Arg experts(kOp, "expert_ids", routing->expert_ids);

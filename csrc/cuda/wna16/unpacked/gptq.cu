@@ -1,6 +1,7 @@
 // GPTQ weights as the checkpoint holds them: 2, 3, 4 or 8 bits, packed along K. 32 rows of K of one
 // column are as many words as a weight has bits, whatever their number.
 #include "core/check.h"
+#include "core/checked.h"
 #include "cuda/wna16/unpacked/unpacked.cuh"
 #include "cuda/wna16/wna16.h"
 
@@ -262,7 +263,9 @@ int32_t vk_cuda_unpacked_prefers_dequantize(int64_t m) {
 }
 
 int64_t vk_cuda_unpacked_scratch(int64_t m, int64_t n, int64_t k) {
-  return wna16::UnpackedSplits(k) * m * n * 4;
+  using vk::SaturatingMultiply;
+  return SaturatingMultiply<int64_t>(
+      SaturatingMultiply(SaturatingMultiply(wna16::UnpackedSplits(k), m), n), 4);
 }
 
 vk_status vk_cuda_gptq_shuffle(const vk_tensor* out, const vk_tensor* q_weight,
