@@ -24,7 +24,8 @@ struct TopK {
   bool renormalize;
   float factor;
   const void* token_ids;  // [tokens] or null
-  const void* table;      // [vocabulary, topk] or null
+  const void* table;      // [table_rows, topk] or null
+  int64_t table_rows;
 };
 
 struct TopKTypes {

@@ -34,6 +34,7 @@ VK_EXPORT vk_status vk_cuda_topk_sigmoid(const vk_tensor* topk_weights,
                                          void* stream);
 // With input_ids ([tokens], int32 | int64) and tid2eid ([vocabulary, topk], int32 | int64, values
 // in [0, experts)) the experts are those of the token's row in the table instead; both or neither.
+// An id without a row has the expert -1, of weight 0.
 VK_EXPORT vk_status vk_cuda_topk_softplus_sqrt(const vk_tensor* topk_weights,
                                                const vk_tensor* topk_indices,
                                                const vk_tensor* token_expert_indices,
@@ -88,7 +89,7 @@ VK_EXPORT vk_status vk_cuda_moe_lora_align_block_size(
     const vk_tensor* lora_ids, const vk_tensor* expert_map, void* stream);
 
 // The same where tokens lie by expert already: expert e's are rows e * max_tokens_per_batch on.
-//   expert_num_tokens: [experts], int32, at most 1024 experts
+//   expert_num_tokens: [experts], int32, at most 1024 experts; taken as 0 to max_tokens_per_batch
 //   sorted_token_ids: [experts * max_tokens_per_batch rounded up to block_size], filled up with
 //     experts * max_tokens_per_batch; experts_ids: one for each block_size of them
 VK_EXPORT vk_status vk_cuda_batched_moe_align_block_size(
@@ -145,7 +146,8 @@ VK_EXPORT vk_status vk_cuda_get_cutlass_batched_moe_mm_data(
     int64_t padded_m, int64_t n, int64_t k, void* stream);
 
 // hidden_states[t] = sum over k of topk_weights[t, k] * permuted[inv_permuted_idx[t, k]], in
-// float32; rows from expert_first_token_offset's last element on (where given) count as 0.
+// float32; rows from expert_first_token_offset's last element on (where given) count as 0, and so
+// do numbers that are no row.
 //   permuted: [rows, hidden], float32 | bfloat16 | float16; hidden_states: [tokens, hidden]
 //   topk_weights: [tokens, topk], float32; inv_permuted_idx: tokens * topk, int32
 VK_EXPORT vk_status vk_cuda_moe_unpermute(const vk_tensor* permuted, const vk_tensor* topk_weights,
@@ -162,7 +164,8 @@ VK_EXPORT vk_status vk_cuda_moe_sum(const vk_tensor* input, const vk_tensor* out
                                     const vk_tensor* topk_ids, const vk_tensor* expert_map,
                                     void* stream);
 
-// output[i] = input[dst2src_map[i]]: rows of any dtype, [rows, columns]; dst2src_map: int32
+// output[i] = input[dst2src_map[i]]: rows of any dtype, [rows, columns]; dst2src_map: int32, rows
+// for which it names none are left
 VK_EXPORT vk_status vk_cuda_shuffle_rows(const vk_tensor* input, const vk_tensor* dst2src_map,
                                          const vk_tensor* output, void* stream);
 

@@ -120,6 +120,7 @@ vk_status vk_cuda_topk_softplus_sqrt(const vk_tensor* topk_weights, const vk_ten
     table.Dtype({VK_I32, VK_I64}).Dims(2).Size(1, routing.problem.topk).Contiguous();
     routing.problem.token_ids = input_ids->data;
     routing.problem.table = tid2eid->data;
+    routing.problem.table_rows = table.size(0);
     routing.types.token_ids = input_ids->dtype;
     routing.types.table = tid2eid->dtype;
     LaunchTable(routing.problem, routing.types);

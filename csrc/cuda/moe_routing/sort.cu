@@ -7,6 +7,7 @@
 
 #include "cuda/common/pdl.cuh"
 #include "cuda/common/scan.cuh"
+#include "cuda/moe_routing/batched_align.cuh"
 #include "cuda/moe_routing/by_expert.h"
 #include "cuda/moe_routing/launch.h"
 #include "cuda/moe_routing/sizes.cuh"
@@ -264,41 +265,6 @@ void LaunchSegments(const char* op, const Sort& sort, cudaStream_t stream) {
   LaunchPdl(op, PlaceKernel<Kind>, segments, warps * 32, shared, stream, sort);
 }
 
-__global__ void __launch_bounds__(kMaxThreads)
-    BatchedAlignKernel(const __grid_constant__ BatchedAlign align) {
-  __shared__ int starts[kMaxExperts + 1];
-  __shared__ int scratch[32];
-  const int block_size = align.block_size, nothing = align.experts * align.max_tokens;
-  const int expert = static_cast<int>(threadIdx.x);
-  const int own = expert < align.experts ? align.counts[expert] : 0;
-  int all;
-  const int padded = (own + block_size - 1) / block_size * block_size;
-  const int start = ExclusiveSum<kMaxThreads / 32>(padded, scratch, &all);
-  starts[expert] = start;
-  if (expert == 0) {
-    starts[kMaxExperts] = all;
-    if (blockIdx.x == 0) *align.total = all;
-  }
-  __syncthreads();
-  // Each block does every gridDim.x-th expert; the rest is split evenly.
-  for (int e = blockIdx.x; e < align.experts; e += gridDim.x) {
-    const int count = align.counts[e], begin = starts[e], end = starts[e + 1];
-    for (int i = begin + static_cast<int>(threadIdx.x); i < end; i += blockDim.x) {
-      if (i >= align.capacity) break;
-      align.sorted[i] = i - begin < count ? e * align.max_tokens + i - begin : nothing;
-    }
-    for (int i = begin / block_size + threadIdx.x; i < end / block_size; i += blockDim.x) {
-      if (i < align.blocks) align.block_experts[i] = e;
-    }
-  }
-  const int64_t thread = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t threads = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = all + thread; i < align.capacity; i += threads) align.sorted[i] = nothing;
-  for (int64_t i = all / block_size + thread; i < align.blocks; i += threads) {
-    align.block_experts[i] = -1;
-  }
-}
-
 }  // namespace
 
 int32_t SortSegments(int64_t entries) {
@@ -323,9 +289,9 @@ void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream) {
 }
 
 void LaunchBatchedAlign(const char* op, const BatchedAlign& align, cudaStream_t stream) {
-  const int64_t blocks = CeilDiv(align.capacity, 4 * kMaxThreads);
+  const int64_t blocks = CeilDiv(align.capacity, 4 * kBatchedThreads);
   const unsigned grid = static_cast<unsigned>(std::min<int64_t>(std::max<int64_t>(blocks, 1), 64));
-  BatchedAlignKernel<<<grid, kMaxThreads, 0, stream>>>(align);
+  BatchedAlignKernel<<<grid, kBatchedThreads, 0, stream>>>(align);
   CheckLaunch(op);
 }
 

@@ -1,12 +1,12 @@
 #include "cuda/common/dtype.cuh"
 #include "cuda/common/reduce.cuh"
 #include "cuda/moe_routing/launch.h"
+#include "cuda/moe_routing/table.cuh"
 #include "cuda/ptx/griddepcontrol.cuh"
 
 namespace vk::cuda::moe_routing {
 namespace {
 
-constexpr int kThreads = 128;
 constexpr uint32_t kNone = 0;  // key of what cannot be chosen
 
 // Unsigned numbers in the order of the floats; a NaN comes before all others, but can be chosen.
@@ -53,10 +53,6 @@ __device__ __forceinline__ float Sigmoid(float x) {
   return (x < 0.0f ? e : 1.0f) / (1.0f + e);
 }
 
-__device__ __forceinline__ float SoftplusSqrt(float x) {
-  return sqrtf(fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))));
-}
-
 // The dtype is a run-time number: what differs is a conversion, and kernels by dtype would be many.
 template <int kLanes, int kValues>
 __device__ __forceinline__ void LoadRow(const void* data, int32_t dtype, int64_t offset, int lane,
@@ -76,8 +72,6 @@ __device__ __forceinline__ void LoadRow(const void* data, int32_t dtype, int64_t
     load(static_cast<const Half*>(data) + offset);
   }
 }
-
-__device__ __forceinline__ float FiniteOr0(float x) { return isfinite(x) ? x : 0.0f; }
 
 // Which groups may be chosen from, as bits. `choices`: the warp's experts in shared memory.
 __device__ __forceinline__ uint32_t ChooseGroups(const TopK& problem, const float* choices) {
@@ -259,38 +253,6 @@ void LaunchExperts(const TopK& problem, const TopKTypes& types) {
   if (experts <= 256) return LaunchValues<32, 8, kGroups>(problem, types);
   if (experts <= 512) return LaunchValues<32, 16, kGroups>(problem, types);
   LaunchValues<32, 32, kGroups>(problem, types);
-}
-
-// Experts that a table names by token.
-template <class T, class Id, class Expert>
-__global__ void __launch_bounds__(kThreads)
-    TableKernel(const __grid_constant__ TopK problem, const bool wide) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t token =
-      static_cast<int64_t>(blockIdx.x) * (kThreads / 32) + static_cast<int>(threadIdx.x) / 32;
-  if (token >= problem.tokens) return;
-  const T* row = static_cast<const T*>(problem.scores) + token * problem.score_stride;
-  const Expert* experts = static_cast<const Expert*>(problem.table) +
-                          static_cast<const Id*>(problem.token_ids)[token] * problem.topk;
-  const int64_t first = token * problem.topk;
-  float sum = 0.0f;
-  for (int k = lane; k < problem.topk; k += 32) {
-    const int64_t expert = experts[k];
-    const bool known = expert >= 0 && expert < problem.experts;
-    const float score = known ? FiniteOr0(SoftplusSqrt(ToFloat(row[expert]))) : 0.0f;
-    sum += score;
-    problem.weights[first + k] = score;
-    if (wide) {
-      static_cast<int64_t*>(problem.indices)[first + k] = expert;
-    } else {
-      static_cast<int32_t*>(problem.indices)[first + k] = static_cast<int32_t>(expert);
-    }
-    problem.source_rows[first + k] = static_cast<int32_t>(k * problem.tokens + token);
-  }
-  sum = ReduceLanes<32>(sum, Sum());
-  float scale = problem.factor;
-  if (problem.renormalize) scale /= sum > 0.0f ? sum : 1.0f;
-  for (int k = lane; k < problem.topk; k += 32) problem.weights[first + k] *= scale;
 }
 
 }  // namespace

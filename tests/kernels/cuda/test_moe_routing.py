@@ -65,6 +65,9 @@ def test_experts_of_a_table(ids: torch.dtype, table: torch.dtype) -> None:
     tokens = torch.randint(0, 100, (33,), device="cuda").to(ids)
     args = (gate, True, 1.5, None, tokens, experts)
     route("topk_softplus_sqrt", 33, 6, *args, indices=torch.int64)
+    tokens[::3] = torch.tensor([-1, 100, 2**31 - 1, -(2**31)] * 3, device="cuda")[:11].to(ids)
+    routed = route("topk_softplus_sqrt", 33, 6, *args, indices=torch.int64)
+    assert bool((routed.indices[::3] == -1).all())
 
 
 @pytest.mark.parametrize("experts", [8, 100, 256])

@@ -114,6 +114,28 @@ def test_batched_align(experts: int, most: int, block: int) -> None:
         assert torch.equal(one, other)
 
 
+def test_batched_align_of_counts_that_cannot_be() -> None:
+    counts = torch.tensor([-1000, 3, 2**31 - 1, -(2**31), 5], device="cuda", dtype=torch.int32)
+    around = torch.full((40 + 2 * 4096,), POISON, dtype=torch.int32, device="cuda")
+    ours = [around[4096:][:40], numbers(10), numbers(1)]
+    theirs = [numbers(40), numbers(10), numbers(1)]
+    ops.batched_moe_align_block_size(8, 4, counts, *ours)
+    reference.batched_moe_align_block_size(8, 4, counts, *theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+    assert int((around[:4096] != POISON).sum() + (around[4136:] != POISON).sum()) == 0
+
+
+def test_batched_align_fills_as_much_as_full_experts_take() -> None:
+    counts = torch.tensor([8, 0, 2, 6, 7], device="cuda", dtype=torch.int32)
+    ours, theirs = ([numbers(516), numbers(129), numbers(1)] for _ in range(2))
+    ops.batched_moe_align_block_size(8, 4, counts, *ours)
+    reference.batched_moe_align_block_size(8, 4, counts, *theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+    assert int((ours[0] == POISON).sum()) == 476
+
+
 # --- moving rows ---
 
 
@@ -165,6 +187,22 @@ def test_permute_moves_bytes_of_any_dtype() -> None:
         ops.shuffle_rows(x, source, out)
         expected = x.view(torch.uint8)[source.long()]
         assert torch.equal(out.view(torch.uint8), expected)
+
+
+def test_indices_that_name_no_row() -> None:
+    x = randn(3, 264)
+    index = torch.tensor([0, 3, -1, 2, 2**31 - 1, -(2**31)], device="cuda", dtype=torch.int32)
+    out, expected = (torch.full((6, 264), float(POISON), device="cuda") for _ in range(2))
+    ops.shuffle_rows(x, index, out)
+    reference.shuffle_rows(x, index, expected)
+    assert torch.equal(out, expected)
+    weights = torch.rand(3, 2, device="cuda")
+    for end in (None, 2, 3, 2**40):
+        first = None if end is None else torch.tensor([0, end], device="cuda")
+        out, expected = (torch.full((3, 264), float("nan"), device="cuda") for _ in range(2))
+        ops.moe_unpermute(x, weights, index, first, 2, out)
+        reference.moe_unpermute(x, weights, index, first, 2, expected)
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("topk", [1, 2, 4, 6, 8, 9])

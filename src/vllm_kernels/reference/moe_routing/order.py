@@ -126,9 +126,11 @@ def batched_moe_align_block_size(
 ) -> None:
     """``moe_align_block_size`` where expert e's tokens are rows e * max_tokens_per_batch on.
 
-    ``expert_num_tokens``: int32 [experts], at most 1024.
+    ``expert_num_tokens``: int32 [experts], at most 1024; taken as 0 to ``max_tokens_per_batch``.
+    Of ``sorted_token_ids`` and ``experts_ids`` as much is written as full experts would take.
     """
     experts = len(expert_num_tokens)
+    blocks = experts * -(-max_tokens_per_batch // block_size)
     rows = torch.arange(experts * max_tokens_per_batch, device=expert_num_tokens.device)
     expert, place = rows // max(max_tokens_per_batch, 1), rows % max(max_tokens_per_batch, 1)
     _align(
@@ -137,8 +139,8 @@ def batched_moe_align_block_size(
         experts,
         block_size,
         len(rows),
-        sorted_token_ids,
-        experts_ids,
+        sorted_token_ids[: blocks * block_size],
+        experts_ids[:blocks],
         num_tokens_post_pad,
     )
 
@@ -248,7 +250,7 @@ def moe_unpermute(
     Args:
         permuted_hidden_states: [rows, hidden], float32, bfloat16 or float16.
         topk_weights: float32 [tokens, topk].
-        inv_permuted_idx: int32, tokens * topk elements.
+        inv_permuted_idx: int32, tokens * topk elements; numbers that are no row count as 0.
         expert_first_token_offset: int64; rows from its last element on count as 0. Or None.
         topk: Experts of a token.
         hidden_states: [tokens, hidden]; written.
@@ -256,9 +258,11 @@ def moe_unpermute(
     rows = inv_permuted_idx.reshape(-1, topk).long()
     end = len(permuted_hidden_states)
     if expert_first_token_offset is not None:
-        end = int(expert_first_token_offset[-1])
+        end = min(end, int(expert_first_token_offset[-1]))
     used = (rows >= 0) & (rows < end)
-    values = permuted_hidden_states[rows.where(used, 0)].float()
+    values = permuted_hidden_states.new_zeros((*rows.shape, hidden_states.shape[1])).float()
+    if used.any():
+        values = permuted_hidden_states[rows.where(used, 0)].float()
     values = torch.where(used.unsqueeze(-1), values, 0.0)
     hidden_states.copy_((values * topk_weights.unsqueeze(-1)).sum(1))
 
@@ -287,8 +291,13 @@ def moe_sum(
 def shuffle_rows(
     input_tensor: torch.Tensor, dst2src_map: torch.Tensor, output_tensor: torch.Tensor
 ) -> None:
-    """output_tensor[i] = input_tensor[dst2src_map[i]]; rows of any dtype, the map int32."""
-    output_tensor.copy_(input_tensor[dst2src_map.long()])
+    """output_tensor[i] = input_tensor[dst2src_map[i]]; rows of any dtype, the map int32.
+
+    Rows for which the map names no row of the input are left.
+    """
+    rows = dst2src_map.long()
+    known = (rows >= 0) & (rows < len(input_tensor))
+    output_tensor[known] = input_tensor[rows[known]]
 
 
 def dsv3_router_gemm(output: torch.Tensor, mat_a: torch.Tensor, mat_b: torch.Tensor) -> None:

@@ -36,7 +36,9 @@ def _route(
     scores = _finite_or_0(scores)
     if experts is None:
         experts = _best(scores if bias is None else scores + bias.float(), topk)
-    topk_weights.copy_(_scaled(scores.gather(1, experts), renormalize, factor))
+    known = (experts >= 0) & (experts < scores.shape[1])
+    chosen = torch.where(known, scores.gather(1, experts.where(known, 0)), 0.0)
+    topk_weights.copy_(_scaled(chosen, renormalize, factor))
     topk_indices.copy_(experts)
     numbers = torch.arange(tokens * topk, device=topk_weights.device)
     token_expert_indices.copy_(numbers.view(topk, tokens).t())
@@ -101,7 +103,8 @@ def topk_softplus_sqrt(
     """``topk_sigmoid`` with sqrt(softplus) for scores.
 
     ``input_ids`` ([tokens]) and ``tid2eid`` ([vocabulary, topk]), int32 or int64, name the experts
-    of each token where given; the bias then has no effect.
+    of each token where given; the bias then has no effect. A token whose id has no row in the table
+    has the expert -1; experts that are none have weight 0.
     """
     if (input_ids is None) != (tid2eid is None):
         raise ValueError(
@@ -111,7 +114,10 @@ def topk_softplus_sqrt(
     scores = (wide.clamp_min(0) + torch.log1p(torch.exp(-wide.abs()))).sqrt()
     experts = None
     if tid2eid is not None and input_ids is not None:
-        experts = tid2eid[input_ids.long()].long()
+        ids = input_ids.long()
+        listed = (ids >= 0) & (ids < len(tid2eid))
+        named = tid2eid[ids.where(listed, 0)] if len(tid2eid) else topk_indices
+        experts = torch.where(listed.unsqueeze(1), named.long(), -1)
     _route(
         topk_weights,
         topk_indices,

@@ -28,6 +28,7 @@
 #define __launch_bounds__(...)
 #define __CUDA_ARCH_FEAT_SM90_ALL
 
+using std::isfinite;
 using std::isinf;
 using std::max;
 using std::min;
