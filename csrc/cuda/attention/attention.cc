@@ -138,9 +138,16 @@ void SetKeys(Problem& problem, const vk_cuda_attention_args& call, const Argumen
     VK_CHECK(call.seq_lens != nullptr, "%s: seq_lens is missing, block_table needs it", kOp);
     problem.block_table =
         Integers("block_table", call.block_table, 2, args.requests(), &problem.table_stride);
-    problem.pages = static_cast<int32_t>(call.block_table->shape[1]);
     problem.blocks = static_cast<int32_t>(args.key.size(0));
     problem.block_size = static_cast<int32_t>(args.key.size(1));
+    VK_CHECK(problem.blocks > 0 || call.max_seq_len <= 0,
+             "%s: key has no blocks, want some for the %lld keys of max_seq_len", kOp,
+             vk::Print(call.max_seq_len));
+    // A cache without blocks has no keys, whatever the lengths say.
+    problem.pages = static_cast<int32_t>(
+        problem.blocks == 0
+            ? 0
+            : std::min<int64_t>(call.block_table->shape[1], INT32_MAX / problem.block_size));
     const vk::cuda::attention::Reciprocal page(static_cast<uint32_t>(problem.block_size));
     problem.page_factor = page.factor;
     problem.page_shift = page.shift;

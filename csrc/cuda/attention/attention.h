@@ -10,8 +10,11 @@
 extern "C" {
 
 // The arguments of one attention call. T is bfloat16 or float16; KV is T or float8_e4m3fn (uint8
-// counts as such: the engine stores quantised caches as bytes). All tensors are on one device; the
-// values of index tensors are read there and not checked.
+// counts as such: the engine stores quantised caches as bytes). All tensors are on one device, and
+// the values of index tensors are read there. What seq_lens and block_table say names no memory
+// outside of the cache: keys beyond the pages of a row of block_table are none, and a block number
+// that none of the blocks has gives the request an unspecified result. query_start_loc and
+// key_start_loc are trusted.
 typedef struct vk_cuda_attention_args {
   const vk_tensor* out;              // T [tokens, heads, value_head_size]; written
   const vk_tensor* query;            // T [tokens, heads, head_size]

@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kThreads)
   int64_t block = 0, slot = key;
   if (p.block_table != nullptr) {
     const int32_t page = PageOf(p, key);
-    block = p.block_table[index * p.table_stride + page];
+    block = BlockOf(p, p.block_table + index * p.table_stride, page);
     slot = key - page * p.block_size;
   } else {
     slot += p.key_start[index];

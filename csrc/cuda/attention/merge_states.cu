@@ -1,4 +1,5 @@
 // merge_attn_states: two partial attention results over disjoint keys become one.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -24,7 +25,7 @@ struct MergeProblem {
   int64_t prefix_strides[2], suffix_strides[2], output_strides[2];  // of token and head
   int64_t prefix_lse_stride, suffix_lse_stride, output_lse_stride;  // of a head
   int64_t items;  // packs of columns of all tokens and heads
-  int32_t heads, packs;
+  int32_t heads, packs, head_size;
   int64_t merged;  // tokens that have a prefix
 };
 
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
   if (p.output_lse != nullptr && column == 0) {
     p.output_lse[head * p.output_lse_stride + token] = lse;
   }
+  if (column >= p.head_size) return;  // heads without columns have a sum all the same
 
   using Pack = Columns<S, kPack>;
   // A side without weight is not read into the sum: it may hold what was there before.
@@ -108,7 +110,8 @@ void Launch(MergeProblem problem, bool vector, int64_t rows, int64_t head_size,
             cudaStream_t stream) {
   constexpr int kPack = 16 / sizeof(S);
   const int pack = vector ? kPack : 1;
-  problem.packs = static_cast<int32_t>(head_size / pack);
+  problem.head_size = static_cast<int32_t>(head_size);
+  problem.packs = std::max(1, problem.head_size / pack);
   problem.items = rows * problem.packs;
   const unsigned blocks = GridX(kOp, CeilDiv(problem.items, kThreads));
   if (vector) {
@@ -176,7 +179,7 @@ extern "C" vk_status vk_cuda_merge_attn_states(
              static_cast<long long>(out.size(0)));
     problem.merged = prefill_tokens_with_context < 0 ? out.size(0) : prefill_tokens_with_context;
     const int64_t rows = out.size(0) * out.size(1);
-    if (rows == 0 || out.size(2) == 0) return;
+    if (rows == 0) return;
     problem.prefix = prefix_output->data;
     problem.suffix = suffix_output->data;
     problem.output = output->data;

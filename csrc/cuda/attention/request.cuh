@@ -33,6 +33,8 @@ __device__ __forceinline__ Request LoadRequest(const Problem& p, int32_t index) 
   request.query_len = p.query_start[index + 1] - request.first_token;
   request.seq_len =
       p.seq_lens != nullptr ? p.seq_lens[index] : p.key_start[index + 1] - p.key_start[index];
+  // Keys beyond the row of the table have no block.
+  if (p.block_table != nullptr) request.seq_len = min(request.seq_len, p.pages * p.block_size);
   const bool causal = p.dynamic_causal != nullptr ? p.dynamic_causal[index] : p.causal;
   request.right = causal ? min(p.window_right, 0) : p.window_right;
   return request;
@@ -143,6 +145,11 @@ __device__ __forceinline__ int32_t PageOf(const Problem& p, int32_t key) {
 // The request's row of the block table; null: its keys are packed, all on page 0.
 __device__ __forceinline__ const int32_t* TableRow(const Problem& p, const Request& request) {
   return p.block_table == nullptr ? nullptr : p.block_table + request.index * p.table_stride;
+}
+
+// The block of a page. A number that is none of the cache's must not be read from, and becomes one.
+__device__ __forceinline__ int32_t BlockOf(const Problem& p, const int32_t* table, int32_t page) {
+  return min(max(table[page], 0), p.blocks - 1);
 }
 
 // Keys of a request and head in block 0.

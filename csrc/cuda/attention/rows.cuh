@@ -38,7 +38,7 @@ struct Pages {
       // A group that lies partly before the range is on a page with it; the entries of pages
       // without visible keys mean nothing.
       const bool seen = key < range.end && key + 16 > range.begin;
-      block[i] = seen && table != nullptr ? table[page] : 0;
+      block[i] = seen && table != nullptr ? BlockOf(p, table, page) : 0;
     }
   }
 };
@@ -118,7 +118,7 @@ struct KeyCopier {
       const char* source = base;
       if (valid) {
         const int32_t page = PageOf(p, key);
-        const int32_t block = table != nullptr ? table[page] : 0;
+        const int32_t block = table != nullptr ? BlockOf(p, table, page) : 0;
         source += block * Strides().block + (key - page * p.block_size) * Strides().slot;
       }
       CopyChunk<KV>(to + index / kChunks * kRow + column, source, column, Bytes(), valid);

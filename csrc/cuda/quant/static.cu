@@ -27,8 +27,11 @@ __global__ void __launch_bounds__(kThreads) StaticKernel(const __grid_constant__
     const T* row = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
     tile[vector] = LoadPacked<kAligned, N>(row, int64_t{at.remainder} * N, problem.width);
   }
-  // A tensor of zeros has been measured to have scale 0.
-  const auto inverse_of = [](float scale) { return scale == 0.0f ? 0.0f : 1.0f / scale; };
+  // A tensor of zeros has been measured to have scale 0, which int8's scales are never measured as:
+  // there all but zeros saturate, as with the engine's own op.
+  const auto inverse_of = [](float scale) {
+    return scale == 0.0f && !std::is_same_v<Q, int8_t> ? 0.0f : 1.0f / scale;
+  };
   const float only = kScales == Scales::kOne ? inverse_of(*problem.scales) : 0.0f;
   const float zero_point =
       problem.zero_points != nullptr ? static_cast<float>(*problem.zero_points) : 0.0f;

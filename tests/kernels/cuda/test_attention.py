@@ -403,7 +403,31 @@ def test_bad_input(changes: dict[str, Any], message: str) -> None:
         batch.run(**changes)
 
 
-MERGES = ((1, 1, 64), (3, 5, 128), (17, 8, 100), (127, 2, 33), (512, 16, 128))
+def test_numbers_of_blocks_that_are_not_there() -> None:
+    """They read nothing outside of the cache, and leave the other requests as they are."""
+    for block_size, lengths in ((16, ((1, 100), (1, 70))), (7, ((90, 100), (40, 70)))):
+        batch = make(Problem(lengths, block_size=block_size))
+        want = batch.run()[0].clone()
+        table = batch.args["block_table"].clone()
+        wild = [-1, -(2**31), 2**31 - 1, batch.args["key"].shape[0]]
+        table[0] = torch.tensor(wild * table.shape[1], device="cuda")[: table.shape[1]]
+        got = batch.run(block_table=table)[0]
+        torch.cuda.synchronize()
+        first = lengths[0][0]
+        torch.testing.assert_close(got[first:], want[first:])
+
+
+def test_cache_without_blocks() -> None:
+    batch = make(Problem(((5, 70),), block_size=16))
+    nothing = {name: batch.args[name][:0] for name in ("key", "value")}
+    with pytest.raises(RuntimeError, match=r"^varlen_attention: key has no blocks, want some for"):
+        batch.run(**nothing)
+    out, lse = batch.run(**nothing, max_seq_len=0)
+    assert int(out.count_nonzero()) == 0
+    assert bool((lse == -float("inf")).all())
+
+
+MERGES = ((65, 5, 0), (1, 1, 64), (3, 5, 128), (17, 8, 100), (127, 2, 33), (512, 16, 128))
 
 
 @pytest.mark.parametrize("shape", MERGES, ids=str)

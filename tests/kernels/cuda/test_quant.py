@@ -160,6 +160,8 @@ def test_static_int8_ties_and_extremes(dtype: torch.dtype) -> None:
     result = poisoned(x.shape, torch.int8)
     ops.static_scaled_int8_quant(result, x, one / 2, None)
     assert result.view(5, -1).tolist() == [[127, -128, 0, 127, -128, 0, 0]] * 5
+    ops.static_scaled_int8_quant(result, x, one * 0, None)
+    assert result.view(5, -1).tolist() == [[127, -128, 0, 127, -128, 127, 0]] * 5
 
 
 @pytest.mark.parametrize("shape", SHAPES)

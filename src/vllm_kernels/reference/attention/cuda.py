@@ -65,7 +65,18 @@ def varlen_attention(
     and ``v_scale`` of float8 (or uint8) caches, one value or [requests, kv_heads]; the log-sum-exp
     ``softmax_lse`` float32 [heads, tokens] is written where given; ``dynamic_causal`` bool
     [requests]. Computed in float32 (float64 stays).
+
+    Keys beyond the pages of ``block_table`` are none, and a block number that ``key`` has not gives
+    the request an unspecified result; ``query_start_loc`` and ``key_start_loc`` are trusted.
+
+    Raises:
+        RuntimeError: ``key`` has no blocks, but ``max_seq_len`` is above 0.
     """
+    if block_table is not None and key.shape[0] == 0 and max_seq_len > 0:
+        raise RuntimeError(
+            f"varlen_attention: key has no blocks, want some for the {max_seq_len} keys of "
+            "max_seq_len"
+        )
     wide = torch.promote_types(query.dtype, torch.float32)
     if key.dtype == torch.uint8:
         key, value = key.view(torch.float8_e4m3fn), value.view(torch.float8_e4m3fn)
@@ -81,6 +92,8 @@ def varlen_attention(
             continue
         length = lengths[index]
         table = None if block_table is None else block_table[index]
+        if table is not None:
+            length = min(length, len(table) * key.shape[1] if key.shape[0] else 0)
         keys, values = (
             _keys(cache, firsts[index], length, table).to(wide) for cache in (key, value)
         )

@@ -88,11 +88,26 @@ struct Batch {
     std::iota(order.begin(), order.end(), 0);
     std::shuffle(order.begin(), order.end(), generator);
     table.assign(order.begin(), order.begin() + pages * count);
+    if (paged && Chance(4)) DrawWild();
+  }
+
+  // A length beyond the table's row; and numbers of no block, which count as the nearest one. Copy
+  // engines give zeros for them instead.
+  void DrawWild() {
+    const auto request = static_cast<size_t>(Number(0, static_cast<int>(requests.size()) - 1));
+    requests[request].keys = pages * block_size;
+    seq_lens[request] = Chance(2) ? INT_MAX : requests[request].keys + Number(1, 100);
+    if (kind == Kind::kHopper) return;
+    for (int& block : table) {
+      const int wild[] = {-1, INT_MIN, blocks, INT_MAX};
+      if (Chance(3)) block = wild[Number(0, 3)];
+    }
   }
 
   size_t Slot(size_t request, int position) const {
     if (!paged) return static_cast<size_t>(key_start[request] + position);
-    const int block = table[request * static_cast<size_t>(pages) + position / block_size];
+    const int named = table[request * static_cast<size_t>(pages) + position / block_size];
+    const int block = std::clamp(named, 0, blocks - 1);
     return static_cast<size_t>(block) * block_size + position % block_size;
   }
 
