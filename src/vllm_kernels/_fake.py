@@ -205,6 +205,7 @@ _SPECIAL: dict[str, Fake] = {
 # them, a call on meta tensors cannot have them.
 _DYNAMIC = (
     "get_scheduler_metadata",
+    "mla_schedule",
     "create_onednn_mm_handler",
     "create_onednn_scaled_mm_handler",
 )

@@ -45,6 +45,12 @@ HANG_SECONDS = 120
 # What a process may need after the time is over, for its last call.
 LATE_SECONDS = 5
 SANITIZER_FOUND = 66
+# What a sanitizer says of a process that used no GPU, or that died, which is a fault of its own.
+NO_FAULT = (
+    r"========= (Target application terminated before first instrumented API call"
+    r"|Target application returned an error|Error: process didn't terminate successfully"
+    r"|ERROR+ SUMMARY)"
+)
 # In a process's box before its first call, for which importing PyTorch may take long.
 STARTING = "starting"
 
@@ -137,6 +143,8 @@ def _add_reported(report: Report, tool: str, text: str) -> None:
     for line in text.splitlines():
         if line.startswith(worker.CALL):
             call, kind = line.removeprefix(worker.CALL), ""
+        elif re.match(NO_FAULT, line):
+            kind = ""
         elif re.match(r"========= (?! |COMPUTE|ERROR SUMMARY|\w+ SUMMARY)\w", line):
             kind = f"{tool}: {call.partition(': ')[2].split('(')[0]}: {line[10:]}"
             report.counts[tool] += 1

@@ -80,6 +80,12 @@ def written(op: str) -> list[int]:
     ]
 
 
+def named(call: Call) -> dict[str, Any]:
+    """The arguments by their names."""
+    names = [argument.name for argument in engine_api.schema(call.op).arguments]
+    return dict(zip(names, call.arguments, strict=True))
+
+
 def optional(op: str, place: int) -> bool:
     """Whether None may stand at that place."""
     return str(engine_api.schema(op).arguments[place].type).startswith("Optional")

@@ -31,7 +31,7 @@ def ops_of(family: str, device: str) -> list[str]:
 def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
     """Valid calls of each op of the family that has any."""
     if device == "cuda":
-        calls = read(Path(os.environ[VARIABLE]))
+        calls = read(Path(os.environ[VARIABLE])) + _without_tensors()
     else:
         calls = recorded()
         if family == "gemm":
@@ -41,6 +41,17 @@ def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
         if call.op in ops_of(family, device) and _served(call, device):
             found.setdefault(call.op, []).append(call)
     return found
+
+
+def _without_tensors() -> list[Call]:
+    """Calls that no test's recording holds: of one process, and of a GPU as such."""
+    cases: list[tuple[str, tuple[object, ...]]] = [
+        ("get_device_attribute", (16, 0)),
+        ("get_max_shared_memory_per_block_device_attribute", (0,)),
+        ("meta_size", ()),
+        ("allocate_shared_buffer_and_handle", (4096,)),
+    ]
+    return [full(op, arguments, {}) for op, arguments in cases]
 
 
 def _served(call: Call, device: str) -> bool:

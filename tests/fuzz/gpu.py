@@ -43,7 +43,7 @@ class Gpu:
             if x.numel() == 0:
                 moved = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=self._device)
             elif not plain(x):
-                moved = x.to(self._device)
+                moved = self._lazily(x)
             elif place in together:
                 moved = self._with_its_storage(x, memories)
             else:
@@ -52,6 +52,15 @@ class Gpu:
                 moved = one.tensor
             call = call.replaced(place, moved)
         return call, placed
+
+    def _lazily(self, x: Tensor) -> Tensor:
+        """A copy that is negated or conjugated where it is read, as ``x`` is."""
+        # A copy of the view itself would compute its values, which float8 has no kernels for.
+        if x.is_neg():
+            return torch._neg_view(torch._neg_view(x).to(self._device))
+        if x.is_conj():
+            return x.conj().to(self._device).conj()
+        return x.to(self._device)
 
     def _with_its_storage(self, x: Tensor, memories: dict[int, Tensor]) -> Tensor:
         storage = x.untyped_storage()

@@ -20,7 +20,7 @@ def metadata_bytes(n: int, k: int) -> int:
 def _places(weight: torch.Tensor) -> torch.Tensor:
     """Of every four neighbours the places of the two of largest magnitude, ascending; of equals
     the first. [N, K / 4, 2]."""
-    groups = weight.to(torch.float32).abs().reshape(weight.shape[0], -1, 4)
+    groups = weight.to(torch.float32).abs().reshape(weight.shape[0], weight.shape[1] // 4, 4)
     order = groups.argsort(dim=2, descending=True, stable=True)
     return order[:, :, :2].sort(dim=2).values
 
@@ -57,7 +57,7 @@ def sparse_compress(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n, k = weight.shape
     places = _places(weight)
     bits = weight if weight.element_size() > 1 else weight.view(torch.uint8)
-    kept = bits.reshape(n, -1, 4).gather(2, places).reshape(n, k // 2)
+    kept = bits.reshape(n, k // 4, 4).gather(2, places).reshape(n, k // 2)
     nibbles = (places[:, :, 0] | places[:, :, 1] << 2).to(torch.uint8)
     metadata = torch.full((metadata_bytes(n, k),), 0x44, dtype=torch.uint8, device=weight.device)
     offsets = _offsets(n, k, weight.element_size(), weight.device)

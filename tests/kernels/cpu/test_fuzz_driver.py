@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[3]
 CALLS = 60
@@ -109,3 +110,20 @@ def test_no_worker_outlives_the_driver(drawn: Path, tmp_path: Path, number: int)
         while processes_with(mark) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert processes_with(mark) == set()
+
+
+def test_what_an_op_trusts_is_kept() -> None:
+    """Calls that break it are not made on a GPU, where they would read outside."""
+    from fuzz.calls import full
+    from fuzz.trust import kept
+
+    def call(starts: list[int], key_starts: list[int] | None = None) -> Any:
+        query, key = torch.zeros(6, 4, 16), torch.zeros(9, 2, 16)
+        packed = None if key_starts is None else torch.tensor(key_starts, dtype=torch.int32)
+        bounds = torch.tensor(starts, dtype=torch.int32)
+        arguments = (torch.zeros_like(query), query, key, key, bounds, None, packed, None)
+        return full("varlen_attention", (*arguments, 5, 70, 1.0), {})
+
+    assert kept(call([0, 5, 6], [0, 9]))
+    for starts, key_starts in (([0, 5, 7], None), ([-1, 6], None), ([3, 1], None), ([0], [0, 10])):
+        assert not kept(call(starts, key_starts))

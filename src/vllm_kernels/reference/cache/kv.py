@@ -219,14 +219,17 @@ def _gathered(
     sequence: torch.Tensor,
     token: torch.Tensor,
     seq_starts: torch.Tensor | None,
-) -> torch.Tensor:
-    """The cache's entries of tokens, which lie in the sequences given."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of tokens, each in the sequence given, those with an entry in the cache, and the entries."""
     position = token - cu_seq_lens[sequence]
     if seq_starts is not None:
         position = position + seq_starts[sequence]
     block_size = src_cache.shape[1]
+    known = (position >= 0) & (position < block_table.shape[1] * block_size)
+    token, sequence, position = token[known], sequence[known], position[known]
     block = block_table[sequence, position // block_size].long()
-    return src_cache[block, position % block_size]
+    known = (block >= 0) & (block < len(src_cache))
+    return token[known], src_cache[block[known], position[known] % block_size]
 
 
 def gather_and_maybe_dequant_cache(
@@ -245,12 +248,15 @@ def gather_and_maybe_dequant_cache(
     ``src_cache``: [blocks, block_size, ...]; ``dst``: [>= num_tokens, ...]; int32:
     ``block_table`` [sequences, pages], ``cu_seq_lens`` [sequences + 1], ``token_to_seq``
     [>= num_tokens], ``seq_starts`` [sequences]: what is added to positions. Tokens past their
-    sequence's end are left.
+    sequence's end are left, and so are those without a page or a block.
     """
     token = torch.arange(num_tokens, device=dst.device)
     sequence = token_to_seq[:num_tokens].long()
-    token = token[token < cu_seq_lens[sequence + 1]]
-    entries = _gathered(src_cache, block_table, cu_seq_lens, sequence[token], token, seq_starts)
+    known = (sequence >= 0) & (sequence < len(cu_seq_lens) - 1)
+    known[known.clone()] = token[known] < cu_seq_lens[sequence[known] + 1]
+    token, entries = _gathered(
+        src_cache, block_table, cu_seq_lens, sequence[known], token[known], seq_starts
+    )
     if kv_cache_dtype in _FLOAT8:
         entries = entries.view(_FLOAT8[kv_cache_dtype]).float() * scale.reshape(())
     dst[token] = entries.to(dst.dtype)
@@ -264,11 +270,18 @@ def cp_gather_cache(
     batch_size: int,
     seq_starts: torch.Tensor | None,
 ) -> None:
-    """The same without conversion for all tokens of the first ``batch_size`` sequences."""
-    lengths = cu_seq_lens[: batch_size + 1].diff().long()
-    sequence = torch.arange(batch_size, device=dst.device).repeat_interleave(lengths)
-    token = torch.arange(len(sequence), device=dst.device)
-    dst[: len(token)] = _gathered(src_cache, block_table, cu_seq_lens, sequence, token, seq_starts)
+    """The same without conversion for all tokens of the first ``batch_size`` sequences.
+
+    Tokens beyond the rows of ``dst`` have none.
+    """
+    token = torch.arange(len(dst), device=dst.device)
+    ends = cu_seq_lens[1 : batch_size + 1].long()
+    sequence = torch.searchsorted(ends, token, right=True)
+    token = token[sequence < batch_size]
+    token, entries = _gathered(
+        src_cache, block_table, cu_seq_lens, sequence[: len(token)], token, seq_starts
+    )
+    dst[token] = entries
 
 
 def convert_fp8(

@@ -92,7 +92,8 @@ def cutlass_scaled_mm_azp(
 
     Args:
         azp_adj: [N] int32, sums of the columns of ``b``; where ``azp`` is None, times the zero
-            point that all of ``a`` has.
+            point that all of ``a`` has. The difference is an int32: sums of columns and zero
+            points of 8 bits do not pass it below 130,000 of K.
         azp: [M] int32, zero points of the rows of ``a``.
     """
     excess = azp_adj.double().reshape(1, -1)
