@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from .calls import Call, named
@@ -18,16 +20,43 @@ def _within(starts: object, size: int) -> bool:
     return bool((bounds.diff() >= 0).all()) and int(bounds[0]) >= 0 and int(bounds[-1]) <= size
 
 
-def kept(call: Call) -> bool:
-    """Whether the call may be made: what the op trusts is so."""
-    if call.op != "varlen_attention":
+def _numbers(values: object, low: int, high: int) -> bool:
+    """Whether all integers lie from ``low`` to ``high``."""
+    if not isinstance(values, Tensor) or not plain(values) or values.numel() == 0:
         return True
-    given = named(call)
+    if values.dtype.is_floating_point or values.is_complex() or values.numel() > 1 << 20:
+        return True  # refused
+    return low <= int(values.min()) and int(values.max()) <= high
+
+
+def _attention(given: dict[str, Any]) -> bool:
     query, key = given["query"], given["key"]
-    if not isinstance(query, Tensor) or not isinstance(key, Tensor):
-        return True
-    if query.dim() == 0 or key.dim() == 0:
+    if not all(isinstance(x, Tensor) and x.dim() > 0 for x in (query, key)):
         return True
     return _within(given["query_start_loc"], query.shape[0]) and _within(
         given["key_start_loc"], key.shape[0]
     )
+
+
+def _experts(given: dict[str, Any]) -> bool:
+    weight, places, block = given["b_q_weight"], given["sorted_token_ids"], given["moe_block_size"]
+    experts, used = given["expert_ids"], given["num_tokens_past_padded"]
+    if not all(isinstance(x, Tensor) and x.dim() > 0 for x in (weight, places, experts, used)):
+        return True
+    tiled = min(places.shape[0], experts.shape[0] * min(max(block, 0), 64))
+    if used.numel() != 1 or not plain(used) or not 1 <= block <= 64:
+        return True  # refused
+    # What lies behind the places in use is never read.
+    return (
+        _numbers(used, 0, tiled)
+        and _numbers(places[: int(used)], 0, 2**31)
+        and _numbers(experts[: -(-int(used) // block)], -1, weight.shape[0] - 1)
+    )
+
+
+_OPS = {"varlen_attention": _attention, "moe_wna16_marlin_gemm": _experts}
+
+
+def kept(call: Call) -> bool:
+    """Whether the call may be made: what the op trusts is so."""
+    return call.op not in _OPS or _OPS[call.op](named(call))

@@ -82,7 +82,8 @@ VK_EXPORT vk_status vk_cuda_marlin_gemm(const vk_tensor* c, const vk_marlin_prob
 VK_EXPORT vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight, const vk_tensor* bias,
                                               const vk_marlin_problem* problem, void* stream);
 
-// Which expert takes which row, as moe_align_block_size orders them.
+// Which expert takes which row, as moe_align_block_size orders them: the numbers are trusted to be
+// those of rows, tiles and experts that there are, or to say that there is none.
 typedef struct vk_marlin_experts {
   const vk_tensor* sorted_token_ids;  // [places], int32: row of c for each place, tile by tile;
                                       // M * top_k and above: none

@@ -281,7 +281,8 @@ def moe_wna16_marlin_gemm(
             dimension of experts.
         g_idx_or_none, perm_or_none: RuntimeError where given.
         sorted_token_ids: [places] int32: row of the result; from size_m * top_k on: none.
-        expert_ids: [places / moe_block_size] int32: of each tile.
+        expert_ids: [places / moe_block_size] int32: of each tile. These, ``sorted_token_ids`` and
+            ``num_tokens_past_padded`` are trusted to be what moe_align_block_size makes.
         num_tokens_past_padded: One int32: places in use.
         topk_weights: size_m * top_k float32: factors of the rows, if mul_topk_weights.
         moe_block_size: Places in a tile, 1 to 64.
