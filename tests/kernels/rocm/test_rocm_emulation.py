@@ -153,6 +153,13 @@ def test_float8_values_of_every_kind(family: Family) -> None:
     assert torch.equal(ours[0].float(), expected.float())
 
 
+def test_int8_by_a_scale_of_0(family: Family) -> None:
+    x = torch.tensor([[3.0, -0.25, 0.0, float("inf"), float("nan")]])
+    ours = torch.full(x.shape, 5, dtype=torch.int8)
+    call(family("quant"), "static_scaled_int8_quant", ours, x, torch.zeros(1), None)
+    assert ours.tolist() == [[127, -128, 0, 127, 0]]
+
+
 @pytest.mark.parametrize("kind", ["auto", "fp8"])
 def test_cache(family: Family, dtype: torch.dtype, kind: str) -> None:
     key, value = (torch.randn(5, 2, 64).to(dtype) for _ in range(2))
@@ -202,6 +209,29 @@ def test_sort_by_expert(family: Family, tokens: int, experts: int) -> None:
     assert torch.equal(outs[0][2], outs[1][2])
     assert torch.equal(outs[0][0][:used], outs[1][0][:used])
     assert torch.equal(outs[0][1][: used // 16], outs[1][1][: used // 16])
+
+
+def test_indices_that_name_nothing(family: Family) -> None:
+    library = family("moe_routing")
+    x, weights = torch.randn(3, 264), torch.rand(3, 2)
+    index = torch.tensor([0, 3, -1, 2, 2**31 - 1, -(2**31)], dtype=torch.int32)
+    ours, theirs = (torch.full((6, 264), -77.0) for _ in range(2))
+    call(library, "shuffle_rows", x, index, ours)
+    order.shuffle_rows(x, index, theirs)
+    assert torch.equal(ours, theirs)
+    for end in (2, 3, 2**40):
+        ours, theirs = (torch.full((3, 264), float("nan")) for _ in range(2))
+        arguments = (x, weights, index, torch.tensor([0, end]), 2)
+        call(library, "moe_unpermute", *arguments, ours)
+        order.moe_unpermute(*arguments, theirs)
+        torch.testing.assert_close(ours, theirs)
+    counts = torch.tensor([-1000, 3, 2**31 - 1, -(2**31), 5], dtype=torch.int32)
+    sizes = (516, 129, 1)  # more than full experts would take, which stays
+    outputs = [[torch.full((n,), -77, dtype=torch.int32) for n in sizes] for _ in range(2)]
+    call(library, "batched_moe_align_block_size", 8, 4, counts, *outputs[0])
+    order.batched_moe_align_block_size(8, 4, counts, *outputs[1])
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("result", [torch.float32, torch.bfloat16])
