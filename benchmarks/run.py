@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from benchmarks.record import ROOT
 
 DEVICES = ("cpu", "cuda")
-# A process for each GPU, and arguments of its own.
+# A process for each GPU or rank, and arguments of its own.
 OF_SEVERAL_GPUS = frozenset({"all_reduce"})
 # How PyTorch and oneDNN are kept to the instructions of a tier of the CPU kernels, so that a lower
 # tier meets the peers that it would meet on a CPU that has no more. MKL has no such switch on AMD.

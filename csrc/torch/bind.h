@@ -64,6 +64,10 @@ constexpr bool Takes(const Argument& argument) {
   if constexpr (std::is_same_v<Value, int32_t>) return is("bool", false);
   if constexpr (std::is_same_v<Value, Tensor>) return is("Tensor", false);
   if constexpr (std::is_same_v<Value, std::optional<Tensor>>) return is("Tensor", true);
+  if constexpr (std::is_same_v<Value, std::vector<Tensor>>) return is("Tensor[]", false);
+  if constexpr (std::is_same_v<Value, std::optional<std::vector<Tensor>>>) {
+    return is("Tensor[]", true);
+  }
   if constexpr (std::is_same_v<Value, double>) return is("float", false);
   if constexpr (std::is_same_v<Value, std::optional<double>>) return is("float", true);
   if constexpr (std::is_same_v<Value, int64_t>) return is("int", false);
@@ -87,7 +91,9 @@ constexpr bool Gives(std::string_view results) {
   if constexpr (std::is_void_v<Result>) return results == "()";
   if constexpr (std::is_same_v<Result, bool>) return results == "bool";
   if constexpr (std::is_same_v<Result, int64_t>) return results == "int";
+  if constexpr (std::is_same_v<Result, std::string>) return results == "str";
   if constexpr (std::is_same_v<Result, Tensor>) return results == "Tensor";
+  if constexpr (std::is_same_v<Result, std::vector<Tensor>>) return results == "Tensor[](a)";
   if constexpr (std::is_same_v<Result, std::tuple<Tensor, Tensor>>) {
     return results == "(Tensor, Tensor)";
   }

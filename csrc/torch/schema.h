@@ -34,7 +34,8 @@ constexpr size_t RowOf(std::string_view name) {
 
 // One argument, such as `Tensor!? residual`, or one result.
 struct Argument {
-  std::string_view type;  // Tensor, int (SymInt too), float, bool, str, ScalarType, int[], int[][]
+  std::string_view
+      type;  // Tensor, Tensor[], int (SymInt too), float, bool, str, ScalarType, int[]...
   std::string_view name;
   bool optional = false;
   bool written = false;
@@ -72,6 +73,7 @@ constexpr Argument ParseArgument(std::string_view text) {
   if (parsed.type == "int" && !lists.empty()) {
     parsed.type = lists.starts_with("[][]") ? "int[][]" : "int[]";
   }
+  if (parsed.type == "Tensor" && !lists.empty()) parsed.type = "Tensor[]";
   return parsed;
 }
 

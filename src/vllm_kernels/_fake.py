@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
@@ -162,6 +163,17 @@ def _delta_rule_update(v: torch.Tensor, **_: object) -> torch.Tensor:
     return out.transpose(0, 1) if v.dim() == 4 else out
 
 
+def _group_name(name: str, **_: object) -> str:
+    return name
+
+
+def _received(**_: object) -> NoReturn:
+    raise RuntimeError(
+        "shm_recv_tensor_list: what a rank receives is known once it has been sent, not to a graph "
+        "that is being traced; call it outside of torch.compile"
+    )
+
+
 # Ops whose result does not follow from the schema alone.
 _SPECIAL: dict[str, Fake] = {
     "get_scheduler_metadata": _scheduler_metadata,
@@ -177,6 +189,9 @@ _SPECIAL: dict[str, Fake] = {
     "open_mem_handle": _handle,
     "init_custom_ar": _handle,
     "allocate_shared_buffer_and_handle": _shared_buffer,
+    "init_shm_manager": _handle,
+    "join_shm_manager": _group_name,
+    "shm_recv_tensor_list": _received,
     "weak_ref_tensor": _same_layout,
     "gptq_gemm": _gptq_gemm,
     "awq_gemm": _awq_gemm,

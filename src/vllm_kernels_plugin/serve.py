@@ -13,9 +13,10 @@ from vllm_kernels import engine_api
 from vllm_kernels_plugin import adapt, all_reduce, engine, engines, modules
 from vllm_kernels_plugin.errors import PluginError
 
-# Without this op the engine multiplies with torch.nn.functional.linear. Our reference defines the
-# result in float32 and is much slower.
-_BETTER_LEFT_TO_PYTORCH = frozenset({"create_onednn_mm_handler"})
+# Without the first the engine multiplies with torch.nn.functional.linear; our reference defines the
+# result in float32 and is much slower. Without the second its ranks meet by gloo; our reference
+# knows ranks that are threads of one process.
+_BETTER_LEFT_TO_PYTORCH = frozenset({"create_onednn_mm_handler", "init_shm_manager"})
 
 
 @functools.cache

@@ -17,8 +17,12 @@ from .calls import Call, families, full, recorded
 from .oracle import Oracle
 from .record import VARIABLE, read
 
-# They trust addresses or the life of a tensor.
-LEFT_OUT = ("swap_blocks_batch", "weak_ref_tensor", "free_shared_buffer", "init_custom_ar")
+# They trust addresses or the life of a tensor; or wait for other ranks, which make no calls.
+LEFT_OUT = (
+    "swap_blocks_batch", "weak_ref_tensor", "free_shared_buffer", "init_custom_ar",
+    "init_shm_manager", "join_shm_manager", "shm_allreduce", "shm_all_gather", "shm_gather",
+    "shm_send_tensor_list", "shm_recv_tensor_list",
+)  # fmt: skip
 # Depth and columns of weights: whole panels and remainders.
 _WEIGHTS = ((1, 1), (16, 32), (33, 65), (64, 48), (130, 17))
 

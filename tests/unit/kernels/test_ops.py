@@ -79,7 +79,12 @@ def test_self_test_says_which_op_failed() -> None:
 
 
 def _in_graphs(name: str) -> bool:
-    """Not the ops that are asked or told about the host, nor those that make native objects."""
+    """Not the ops that are asked or told about the host, nor those that make native objects.
+
+    Nor the one whose every call leaves a message that somebody has to take.
+    """
+    if name == "shm_send_tensor_list":
+        return False
     schema = _ops.schema(name)
     return any("Tensor" in str(argument.type) for argument in schema.arguments) and all(
         "Tensor" in str(value.type) for value in schema.returns
