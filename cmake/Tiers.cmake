@@ -90,7 +90,7 @@ function(vllm_add_tier_island tier out_object)
   target_compile_definitions(${target} PRIVATE ${definitions})
   # -O3 for every build type: these files are the hot loops. Contraction to FMA is wanted. With the
   # sanitizers -O3 would take minutes for each file and hide what the code does. GCC 12 miscompiles
-  # attention's decode kernel on NEON with -fsplit-loops, which is part of -O3.
+  # attention's decode kernel on AVX2, NEON and SVE with -fsplit-loops, which is part of -O3.
   set(optimise -O3)
   if(VLLM_SANITIZE STREQUAL "ON")
     set(optimise -O1)
