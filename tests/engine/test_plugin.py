@@ -83,6 +83,7 @@ def test_reference_code_serves_without_kernels(engine: Engine) -> None:
         torch.testing.assert_close(out, torch.nn.functional.silu(x[:, :4]) * x[:, 4:])
         # The engine asks whether it is there and else takes PyTorch's own.
         assert not hasattr(torch.ops._C, "create_onednn_mm_handler")
+        assert not hasattr(torch.ops._C, "init_shm_manager")  # its ranks would be threads
         """,
         VLLM_KERNELS_BACKEND="reference",
     )
