@@ -37,6 +37,7 @@ NO_COMPILER = "no-compiler"
 FEATURES: Mapping[str, tuple[str, ...]] = {
     "prefix_caching": ("llama", "gemma3"),
     "chunked_prefill": ("llama", "gemma2"),
+    "tensor_parallel": ("llama",),
     "ngram": ("llama",),
     "lora": ("llama",),
     "structured": ("llama",),
@@ -47,6 +48,8 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "rerank": ("llama_score",),
     "long_context": ("llama_long",),
 }
+# Of two ranks, for which a machine with one GPU has no room.
+ONLY_ON_CPU = ("tensor_parallel",)
 # What happens to servers, each with a server of its own (`inside/faults.py`).
 FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 PROGRAMS = Path(__file__).parent / "inside"
@@ -213,6 +216,7 @@ def _cuda_cases(options: Options) -> list[Case]:
         for model in models
     ]
     if options.full:
-        found += _features(dtypes[0], options.models)
+        features = _features(dtypes[0], options.models)
+        found += [case for case in features if case.mode not in ONLY_ON_CPU]
     many = ("--concurrent", "64" if options.full else "8")
     return [*found, Case("server", models[0], dtypes[0], "inductor", many)]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import program
 import torch
@@ -154,6 +155,25 @@ def chunked_prefill(run: Run) -> Found:
     settings = llm.llm_engine.vllm_config.scheduler_config
     chunked = settings.enable_chunked_prefill and settings.max_num_batched_tokens == step
     return {"tokens_a_step": step, "right": chunked}
+
+
+def _sums_through(worker: Any) -> str:
+    """What a rank's sums go through: shared memory by the engine's class, or PyTorch's module."""
+    from vllm.distributed import get_tp_group
+
+    module = get_tp_group().device_communicator.dist_module
+    return str(getattr(module, "__name__", type(module).__name__))
+
+
+def tensor_parallel(run: Run) -> Found:
+    """Two ranks of one machine, which add up in shared memory."""
+    # Left to itself the engine wants a NUMA node for each rank.
+    with mock.patch.dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="nobind"):
+        llm = run.engine(tensor_parallel_size=2)
+    prompts = [run.prompt(length, length) for length in (5, 130, 33)]
+    run.judge(prompts, run.generate(llm, prompts))
+    through = llm.collective_rpc(_sums_through)
+    return {"through": ", ".join(through), "right": through == ["_CPUSHMDistributed"] * 2}
 
 
 def _drafted(run: Run, settings: Mapping[str, Any]) -> Found:
@@ -346,6 +366,7 @@ CHECKS: Mapping[str, Callable[[Run], Found]] = {
     for check in (
         prefix_caching,
         chunked_prefill,
+        tensor_parallel,
         ngram,
         lora,
         structured,
