@@ -93,7 +93,7 @@ def _uncovered() -> Iterator[str]:
     known = vars(references())
     for op in _ops.names():
         if op not in covered and "cpu" in _libraries.devices_of(op):
-            yield f"{op}: no check calls it; write one in vllm_kernels/_selftest_checks.py"
+            yield f"{op}: no check calls it; write one in vllm_kernels/_selftest_checks"
         if op not in known:
             yield f"{op}: it has no reference implementation; write one in vllm_kernels/reference"
 

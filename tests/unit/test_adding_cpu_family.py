@@ -13,16 +13,11 @@ from vllm_conda.generate.build import kernel_table
 from vllm_conda.targets import load_targets
 
 FAMILIES = load_targets(ROOT).families
-# Besides csrc/cpu/FAMILY, its reference, tests and benchmark.
-FILES = {
-    "targets.toml",
-    "csrc/torch/ops.def",
-    # One call of each op, which packages are tested with where there is no pytest.
-    "src/vllm_kernels/_selftest_checks.py",
-}
+# Besides csrc/cpu/FAMILY, its reference, checks, tests and benchmark.
+FILES = {"targets.toml", "csrc/torch/ops.def"}
 # What is the family's own, and CUDA's family of the name; what describes.
 ASIDE = re.compile(
-    r"csrc/(cpu|cuda)/|src/vllm_kernels/reference/|(docs|benchmarks|recipe)/|tests/(?!cross/)|.*\.md$"
+    r"csrc/(cpu|cuda)/|src/vllm_kernels/(reference|_selftest_checks)/|(docs|benchmarks|recipe)/|tests/(?!cross/)|.*\.md$"
     r"|.*/engines\.tsv$"  # the engines' ops, written by a command
 )
 

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vllm_kernels._selftest_checks.registry import check
+
+
+@check("convert_weight_packed", "weight_packed_linear")
+def _packed_linear(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """A whole panel of 64 columns and a narrower one."""
+    a, weight = torch.randn(3, 70, dtype=dtype), torch.randn(80, 70, dtype=dtype) / 8
+    bias, out = torch.randn(80, dtype=dtype), torch.empty(3, 80, dtype=dtype)
+    ops.weight_packed_linear(out, a, ops.convert_weight_packed(weight), bias, True)
+    return [out]
+
+
+@check("convert_weight_packed", "fp8_scaled_mm_cpu", "int8_scaled_mm_with_quant")
+def _scaled_linear(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Blocks of 32 x 64 weights, one scale a row, and a weight that is packed in the call."""
+    a = torch.randn(3, 150, dtype=dtype)
+    weight = torch.randn(96, 150).to(torch.float8_e4m3fn)
+    scales = torch.rand(3, 3) / 8
+    bytes_ = torch.randint(-128, 128, (96, 150), dtype=torch.int8)
+    rows = torch.rand(96) / 1024
+    bias = torch.randn(96)
+    packed, packed_bytes = ops.convert_weight_packed(weight), ops.convert_weight_packed(bytes_)
+    return [
+        ops.fp8_scaled_mm_cpu(a, packed, scales, [32, 64], bias, dtype, True),
+        ops.fp8_scaled_mm_cpu(a, weight, scales, [32, 64], None, torch.float32, False),
+        ops.int8_scaled_mm_with_quant(a, packed_bytes, rows, bias, dtype, True),
+    ]
