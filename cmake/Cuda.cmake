@@ -296,9 +296,7 @@ function(vllm_add_cuda_family family)
       set_property(SOURCE ${source} APPEND PROPERTY COMPILE_OPTIONS ${flags})
     endif()
   endforeach()
-  add_library(${target} SHARED ${kept} ${PROJECT_SOURCE_DIR}/csrc/torch/registry.cc
-                        ${PROJECT_SOURCE_DIR}/csrc/torch/arguments.cc
-                        ${PROJECT_SOURCE_DIR}/csrc/torch/results.cc
+  add_library(${target} SHARED ${kept} ${VLLM_BINDING_SOURCES}
                         ${PROJECT_SOURCE_DIR}/csrc/torch/cuda_memory.cc
                         $<TARGET_OBJECTS:vllm_core>)
   target_compile_definitions(${target} PRIVATE

@@ -172,9 +172,7 @@ function(vllm_add_rocm_family family)
   # PyTorch's ROCm builds call their GPUs CUDA, and so does the stable ABI's stream.
   set_property(SOURCE ${folder}/binding.cc APPEND PROPERTY COMPILE_DEFINITIONS USE_CUDA)
   set(target vllm_kernels_rocm_${family})
-  add_library(${target} SHARED ${sources} ${PROJECT_SOURCE_DIR}/csrc/torch/registry.cc
-                        ${PROJECT_SOURCE_DIR}/csrc/torch/arguments.cc
-                        ${PROJECT_SOURCE_DIR}/csrc/torch/results.cc
+  add_library(${target} SHARED ${sources} ${VLLM_BINDING_SOURCES}
                         ${PROJECT_SOURCE_DIR}/csrc/torch/cuda_memory.cc
                         $<TARGET_OBJECTS:vllm_core>)
   list(JOIN VLLM_ROCM_TARGETS " " targets)

@@ -55,3 +55,7 @@ target_compile_features(vllm_torch INTERFACE cxx_std_20)
 # binary serve CPU and CUDA builds of PyTorch.
 target_link_options(vllm_torch INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined)
 target_link_libraries(vllm_torch INTERFACE ${TORCH_LIBRARY})
+
+# What every library of bindings has beside the bindings themselves.
+set(VLLM_BINDING_SOURCES registry.cc arguments.cc results.cc)
+list(TRANSFORM VLLM_BINDING_SOURCES PREPEND ${PROJECT_SOURCE_DIR}/csrc/torch/)

@@ -3,7 +3,7 @@
     python -m benchmarks.cpu.bench_all_reduce --ranks 2 [--json FILE]
 
 One process a rank, each on cores of its own. Every size is timed in turn with gloo in the same run:
-the median of 20 rounds of 10 calls. Exit status 1 where a sum is wrong.
+the median of 20 rounds of 10 calls. Exit status 1 where a sum of rank 0 is wrong.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _rank(rank: int, ranks: int, meeting: str, out: str) -> None:
 
 
 def main() -> int:
-    """Measure; 1 where a sum was wrong."""
+    """Measure; 1 where a sum of rank 0 was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--ranks", type=int, default=2)

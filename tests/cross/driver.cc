@@ -1,5 +1,5 @@
 // Calls the C ABI of libvllm_kernels_cpu for a process of another architecture: reads requests on
-// standard input, answers on standard output (bridge.py). Both sides are little-endian.
+// standard input, answers on standard output (driver.py). Both sides are little-endian.
 //
 // A request is its length (u32), the function's name, the storages (count u32; each: bytes u64,
 // then the content) and the arguments (count u32), each with a kind in front:

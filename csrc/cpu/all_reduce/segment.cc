@@ -39,18 +39,21 @@ class File {
 // Locks of open files, not of processes: a child that is forked may close its copy, and ranks may
 // be threads of one process.
 #if defined(F_OFD_SETLK)
-bool Lock(int file) {
+struct flock WholeFile() {
   struct flock whole = {};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;
+  return whole;
+}
+
+bool Lock(int file) {
+  struct flock whole = WholeFile();
   return fcntl(file, F_OFD_SETLK, &whole) == 0;
 }
 
 enum class Owner { kThere, kGone, kUnknown };
 Owner OwnerOf(int file) {
-  struct flock whole = {};
-  whole.l_type = F_WRLCK;
-  whole.l_whence = SEEK_SET;
+  struct flock whole = WholeFile();
   if (fcntl(file, F_OFD_GETLK, &whole) != 0) return Owner::kUnknown;
   return whole.l_type == F_UNLCK ? Owner::kGone : Owner::kThere;
 }
@@ -129,17 +132,14 @@ Segment Segment::Open(const std::string& name, int64_t ranks, int64_t rank) {
          "%s: rank %lld has not called init_shm_manager with that name (/dev/shm%s: %s)", kJoin,
          Print(rank), name.c_str(), std::strerror(errno));
   }
-  if (found.st_size != kBytes) {
-    Fail(VK_INVALID_ARGUMENT, "%s: rank %lld runs another version of these kernels", kJoin,
-         Print(rank));
-  }
+  const auto check_version = [rank](bool same) {
+    VK_CHECK(same, "%s: rank %lld runs another version of these kernels", kJoin, Print(rank));
+  };
+  check_version(found.st_size == kBytes);
   Segment opened(-1, Map(kJoin, file.number()));
   opened.file_ = file.Keep();
   const Counters& counters = opened.counters();
-  if (counters.layout != kLayout) {
-    Fail(VK_INVALID_ARGUMENT, "%s: rank %lld runs another version of these kernels", kJoin,
-         Print(rank));
-  }
+  check_version(counters.layout == kLayout);
   VK_CHECK(counters.ranks == ranks, "%s: rank %lld has a group of %lld ranks, this one of %lld",
            kJoin, Print(rank), Print(counters.ranks), Print(ranks));
   return opened;

@@ -50,8 +50,9 @@ typedef struct vk_shm_tensor {
   int64_t shape[VK_MAX_DIMS];
 } vk_shm_tensor;
 
-// Sends `count` tensors to rank dst, another one. Returns when the last byte is in shared memory:
-// at once for the first 2 MiB that no rank has taken yet, and otherwise as dst takes them.
+// Sends `count` tensors to rank dst, another one. Returns when the last byte is in shared memory,
+// which holds two chunks of this rank's messages, each of 1 MiB at most and of one message: at once
+// while there is room, and otherwise as the ranks that they are for take them.
 VK_EXPORT vk_status vk_cpu_shm_send(int64_t handle, const vk_shm_tensor* tensors, int64_t count,
                                     int64_t dst);
 

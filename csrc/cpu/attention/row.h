@@ -6,10 +6,9 @@
 
 #include "cpu/attention/micro.h"
 #include "cpu/float8.h"
+#include "cpu/scratch.h"
 
 namespace vk::VK_TIER {
-
-constexpr size_t kCacheLine = 64;
 
 // Prefetches a row into the L2 cache; the L1 cache is left to the rows being read.
 HWY_INLINE void PrefetchRow(const void* row, size_t size) {

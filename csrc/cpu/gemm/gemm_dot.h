@@ -143,13 +143,6 @@ struct DotBf16 {
 };
 #endif
 
-// Whether an instruction multiplies int8; else they are widened.
-#if defined(__AVX512VNNI__) || HWY_ARCH_PPC || VK_INT8_DOT
-#define VK_GEMM_I8_DOT 1
-#else
-#define VK_GEMM_I8_DOT 0
-#endif
-
 #if defined(__AVX512VNNI__) || HWY_ARCH_PPC
 // vpdpbusd and vmsummbm multiply unsigned with signed bytes: a is shifted by 128 into the unsigned
 // range.

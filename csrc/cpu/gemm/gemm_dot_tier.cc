@@ -260,21 +260,25 @@ constexpr GemmKernel MakeWidened() {
   return MakeKernel<Dot, MultiplyWidened<Dot>, Dot::kParts * kPanel * sizeof(float)>();
 }
 
+// Values that no instruction multiplies as they lie in B are widened.
+template <class Dot>
+constexpr GemmKernel Make() {
+  if constexpr (Dot::kParts == 1) {
+    return MakeDirect<Dot>();
+  } else {
+    return MakeWidened<Dot>();
+  }
+}
+
 }  // namespace
 
 const GemmKernel gemm_dot_f32 = MakeDirect<DotF32>();
 #if defined(__AVX512BF16__)
 const GemmKernel gemm_dot_bf16 = MakeCompact();
-#elif VK_BF16_DOT
-const GemmKernel gemm_dot_bf16 = MakeDirect<DotBf16>();
 #else
-const GemmKernel gemm_dot_bf16 = MakeWidened<DotBf16>();
+const GemmKernel gemm_dot_bf16 = Make<DotBf16>();
 #endif
 const GemmKernel gemm_dot_f16 = MakeWidened<DotF16>();
-#if VK_GEMM_I8_DOT
-const GemmKernel gemm_dot_i8 = MakeDirect<DotI8>();
-#else
-const GemmKernel gemm_dot_i8 = MakeWidened<DotI8>();
-#endif
+const GemmKernel gemm_dot_i8 = Make<DotI8>();
 
 }  // namespace vk::VK_TIER

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from .attention import FLOAT8, Problem, make
+from .attention import DECODE, FLOAT8, Problem, make
 
 
 @pytest.mark.parametrize("cache", FLOAT8)
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem(((1, 1), (1, 15), (1, 16), (1, 17), (1, 333))),
+        Problem(DECODE),
         Problem(((3, 3), (70, 200), (1, 64)), head_size=80),
         Problem(((1, 129), (5, 40)), heads=32, kv_heads=1, head_size=128, block_size=128),
         Problem(((20, 90), (1, 500)), window=33, softcap=5.0, sinks=torch.float32),

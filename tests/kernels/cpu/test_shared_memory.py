@@ -305,10 +305,6 @@ class Process:
         self.tell(line)
         return self.answer()
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
     def end(self) -> None:
         self.process.kill()
         self.process.communicate()
@@ -342,7 +338,7 @@ def test_processes(pair: tuple[Process, Process]) -> None:
 
     # A rank that waits for one that is killed, in a sum and for a message.
     pair[0].tell(f"summed({handles[0]}, 1.0)")
-    pair[1].kill()
+    pair[1].end()
     ended = "the process of rank 1 has ended; its own log says why"
     assert pair[0].answer() == f"shm_allreduce: {ended}"
     waiting = f"ops.shm_recv_tensor_list({handles[0]}, 1)"
@@ -356,7 +352,7 @@ def test_names_of_ended_processes_are_taken_over(pair: tuple[Process, Process]) 
     refused = pair[1].ask(made)
     assert refused.startswith("init_shm_manager: another process has made /dev/shm/vllm-kernels.")
     assert refused.endswith("and still runs; give the group another name, or end that process")
-    pair[0].kill()
+    pair[0].end()
     assert len(files(name)) == 1
     assert pair[1].ask(made) == "1"
     assert pair[1].ask(f"ops.join_shm_manager(1, {name!r})") == name
