@@ -5,17 +5,17 @@ The slow ring (VLLM_CONDA_TEST_SLOW=1) draws 5,000 a test.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
+from support import SLOW
 
 from vllm_conda.audit.run import Request, audit
 from vllm_conda.errors import VllmError
 
-BUDGET = 5000 if os.environ.get("VLLM_CONDA_TEST_SLOW") == "1" else 40
+BUDGET = 5000 if SLOW else 40
 LONGEST = 300
 
 many = settings(

@@ -115,3 +115,8 @@ def packed(
 ) -> bytes:
     """The archive of :func:`tar` as a package holds it."""
     return zstandard.ZstdCompressor(write_checksum=True).compress(tar(files, members))
+
+
+def unpacked(data: bytes) -> bytes:
+    """What zstandard packed, whether or not it wrote the size."""
+    return zstandard.ZstdDecompressor().decompressobj().decompress(data)

@@ -32,6 +32,8 @@ from vllm_conda.targets import load_targets
 VERSION = __version__
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_SCHEMAS = ROOT.parent / "shared" / "schemas"
+SLOW_VARIABLE = "VLLM_CONDA_TEST_SLOW"
+SLOW = os.environ.get(SLOW_VARIABLE) == "1"
 
 # Installs one line per input, so that a package's content shows what it was built from.
 BUILD_SCRIPT = """

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from support import SLOW
 
-SLOW = os.environ.get("VLLM_CONDA_TEST_SLOW") == "1"
 # Every call that changes a file or a folder; a new file is empty until the next of them.
 CHANGES = (
     "chmod", "copy_file_range", "fchmod", "fchmodat", "fsync", "ftruncate", "link", "linkat",

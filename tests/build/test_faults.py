@@ -23,7 +23,6 @@ from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.progress import Mode, Reporter
 
 V3 = "linux-64-cpu-x86-64-v3"
-SLOW = os.environ.get("VLLM_CONDA_TEST_SLOW") == "1"
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +205,7 @@ def test_kill_at_many_moments_then_again(checkout: Path, dummies: str) -> None:
     The slow ring (VLLM_CONDA_TEST_SLOW=1) kills three times as often.
     """
     outcomes = set()
-    for step in range(1, 13) if SLOW else range(3, 13, 3):
+    for step in range(1, 13) if support.SLOW else range(3, 13, 3):
         process = subprocess.Popen(
             command(checkout, dummies), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -264,7 +263,7 @@ def test_death_at_every_write_of_publishing_and_indexing(
     saved = tmp_path / "saved"
     shutil.copytree(checkout / "output", saved)
     (checkout / "csrc/cpu/norm/norm.cc").write_text("another\n")
-    for point in range(1, 100, 1 if SLOW else 4):
+    for point in range(1, 100, 1 if support.SLOW else 4):
         shutil.rmtree(checkout / "output")
         shutil.copytree(saved, checkout / "output")
         with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,6 @@ import support
 from vllm_conda.jobs import select
 from vllm_conda.targets import load_targets
 
-SLOW_VARIABLE = "VLLM_CONDA_TEST_SLOW"
 VARIANTS = ("linux-64-cpu-x86-64-v3", "linux-64-cpu-x86-64-v4")
 
 
@@ -78,8 +77,7 @@ def test_two_folders_give_the_same_bits(
 
 
 @pytest.mark.skipif(
-    os.environ.get(SLOW_VARIABLE) != "1",
-    reason=f"compiles everything twice; {SLOW_VARIABLE}=1 runs it",
+    not support.SLOW, reason=f"compiles everything twice; {support.SLOW_VARIABLE}=1 runs it"
 )
 @pytest.mark.parametrize("platform", ["linux-64", "linux-aarch64", "linux-ppc64le"])
 def test_two_checkouts_compile_to_the_same_bits(

@@ -7,11 +7,12 @@ from pathlib import Path
 import products
 import pytest
 import system_calls
+from support import SLOW, SLOW_VARIABLE
 
 
 @pytest.mark.parametrize("name", ["publish", "toolchain", "engine"])
 def test_a_kill_at_every_call(name: str, dummies: str, tmp_path: Path) -> None:
-    if not system_calls.SLOW and name != "publish":
-        pytest.skip("minutes; VLLM_CONDA_TEST_SLOW=1 runs it")
+    if not SLOW and name != "publish":
+        pytest.skip(f"minutes; {SLOW_VARIABLE}=1 runs it")
     product = products.PRODUCTS[name](tmp_path / name, dummies)
     assert system_calls.kill_at_every_call(product, few=6)

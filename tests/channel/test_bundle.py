@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from rattler import LockFile
+from support import SLOW
 
 from packages import Recipe, make
 from vllm_conda.channel import envelope
@@ -44,7 +44,7 @@ PACKAGES = [
 ]
 QUIET = Reporter(Mode.JSON, io.StringIO())
 # The loop of the slow ring; see docs/developers/testing.md.
-DAMAGES = 200 if os.environ.get("VLLM_CONDA_TEST_SLOW") == "1" else 40
+DAMAGES = 200 if SLOW else 40
 
 
 def _site() -> Site:

@@ -16,9 +16,8 @@ import msgpack
 import pytest
 import support
 import system_calls
-import zstandard
 
-from packages import Recipe, make
+from packages import Recipe, make, unpacked
 from vllm_conda.channel import index
 from vllm_conda.channel.folder import ChannelFolder
 from vllm_conda.cli import main
@@ -132,10 +131,6 @@ def _hashes(repodata: bytes) -> dict[str, str]:
     return {name: row["sha256"] for name, row in json.loads(repodata)["packages.conda"].items()}
 
 
-def _unpacked(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-
-
 def _plain(subdir: Path) -> dict[str, str]:
     file = subdir / "repodata.json"
     return _hashes(file.read_bytes()) if file.is_file() else {}
@@ -143,23 +138,23 @@ def _plain(subdir: Path) -> dict[str, str]:
 
 def _packed(subdir: Path) -> dict[str, str]:
     file = subdir / "repodata.json.zst"
-    return _hashes(_unpacked(file.read_bytes())) if file.is_file() else {}
+    return _hashes(unpacked(file.read_bytes())) if file.is_file() else {}
 
 
 def _sharded(subdir: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     file = subdir / "repodata_shards.msgpack.zst"
     if file.is_file():
-        for digest in msgpack.unpackb(_unpacked(file.read_bytes()))["shards"].values():
+        for digest in msgpack.unpackb(unpacked(file.read_bytes()))["shards"].values():
             shard = (subdir / "shards" / f"{digest.hex()}.msgpack.zst").read_bytes()
             assert sha256(shard).digest() == digest
-            rows = msgpack.unpackb(_unpacked(shard))["packages.conda"]
+            rows = msgpack.unpackb(unpacked(shard))["packages.conda"]
             found |= {name: row["sha256"].hex() for name, row in rows.items()}
     return found
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_kill_at_every_call(name: str, tmp_path: Path) -> None:
-    if not system_calls.SLOW and name not in ("add", "prune"):
-        pytest.skip("minutes; VLLM_CONDA_TEST_SLOW=1 runs it")
+    if not support.SLOW and name not in ("add", "prune"):
+        pytest.skip(f"minutes; {support.SLOW_VARIABLE}=1 runs it")
     assert system_calls.kill_at_every_call(Command(name, tmp_path), few=3)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 from pathlib import Path
 
 import pytest
+from support import SLOW
 
 from packages import Recipe, make
 from vllm_conda.channel.add import Source, add
@@ -24,7 +24,7 @@ RECIPES = [
     Recipe("lib", run_exports={"weak": ["lib >=1"]}),
     Recipe("app", subdir="linux-64", depends=["lib"]),
 ]
-DAMAGES = 200 if os.environ.get("VLLM_CONDA_TEST_SLOW") == "1" else 32
+DAMAGES = 200 if SLOW else 32
 # usage, config, network (how solvers call an index that they cannot read), integrity, solve,
 # unserved
 SENTENCES = {2, 3, 6, 7, 9, 15}

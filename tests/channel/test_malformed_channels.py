@@ -20,7 +20,7 @@ from mutations import as_json, contents, documents
 from rattler import LockFile
 from web import Quiet, served
 
-from packages import Recipe, make
+from packages import Recipe, make, unpacked
 from vllm_conda.builder.channel import toolchain_for
 from vllm_conda.builder.store import Store
 from vllm_conda.builder.workspace import Workspace
@@ -122,10 +122,6 @@ def _pack(text: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=1).compress(text)
 
 
-def _unpack(data: bytes) -> bytes:
-    return zstandard.ZstdDecompressor().decompressobj().decompress(data)
-
-
 def _as_msgpack(document: object) -> bytes:
     try:
         return bytes(msgpack.packb(document))
@@ -137,7 +133,7 @@ def _as_msgpack(document: object) -> bytes:
 def damaged(data: bytes, name: str) -> st.SearchStrategy[bytes]:
     """A file of a channel with mistakes in its document, its text or its bytes."""
     packed = name.endswith(".zst")
-    text = _unpack(data) if packed else data
+    text = unpacked(data) if packed else data
     if name.endswith(".msgpack.zst"):
         drawn = documents(msgpack.unpackb(text)).map(_as_msgpack)
     else:

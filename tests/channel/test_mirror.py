@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import web
-from support import ROOT
+from support import ROOT, SLOW
 
 from packages import Recipe, make
 from vllm_conda.channel import fetch
@@ -212,7 +212,7 @@ def test_killed_at_any_moment(command: str, source: ChannelFolder, tmp_path: Pat
         "bundle": ["bundle", str(target / "b.tar"), str(site), "app", "big", "-c", source.url],
     }[command]
     create(target)
-    times = 40 if os.environ.get("VLLM_CONDA_TEST_SLOW") == "1" else 5
+    times = 40 if SLOW else 5
     for number in range(times):
         process = subprocess.Popen(
             [sys.executable, "-m", "vllm_conda", "channel", *words],

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, SLOW, SLOW_VARIABLE
 
-SLOW_VARIABLE = "VLLM_CONDA_TEST_SLOW"
-long = pytest.mark.skipif(
-    os.environ.get(SLOW_VARIABLE) != "1", reason=f"takes half an hour; {SLOW_VARIABLE}=1 runs it"
-)
+long = pytest.mark.skipif(not SLOW, reason=f"takes half an hour; {SLOW_VARIABLE}=1 runs it")
 STORM = Path(__file__).with_name("storm.py")
 
 

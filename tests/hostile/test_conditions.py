@@ -18,10 +18,10 @@ from answers import LONGEST
 from circumstances import Case, run
 from commands import COMMANDS, WORDS, World
 from conditions import CONDITIONS
+from support import SLOW
 
 from vllm_conda import errors
 
-SLOW = os.environ.get("VLLM_CONDA_TEST_SLOW") == "1"
 SECONDS = 180.0
 # Commands that take seconds; in the normal ring the other tests of the kind are enough.
 LONG = {"build", "engine add", "engine build", "engine test"}

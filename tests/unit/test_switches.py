@@ -8,6 +8,7 @@ import subprocess
 from support import ROOT
 
 from vllm_conda.generate import switches
+from vllm_conda.site.overrides import VARIABLES
 
 OWN = r"VLLM_(KERNELS_|CONDA_|CROSS_|ENGINE_SDIST|COMPILE_LOG|SANITIZE_CASES)[A-Z0-9_]*"
 SOURCES = ("src", "csrc", "cmake", "recipe", "scripts", "tests", "benchmarks", "packages", "run")
@@ -32,6 +33,7 @@ def registered() -> set[str]:
 
 def test_every_variable_is_on_the_page() -> None:
     assert found() - registered() == set()
+    assert {*VARIABLES.values()} <= registered()
 
 
 def test_every_variable_on_the_page_is_read() -> None:

@@ -14,7 +14,7 @@ from vllm_conda.channel.files import sync
 from vllm_conda.channel.folder import PACKAGE_SUFFIXES, ChannelFolder, Package
 from vllm_conda.channel.publish import locked, publish, workplace
 from vllm_conda.downloads.store import sha256
-from vllm_conda.errors import IntegrityError, UsageError
+from vllm_conda.errors import IntegrityError, UsageError, reason
 from vllm_conda.paths import disk_errors
 
 
@@ -67,7 +67,7 @@ def _of_channel(folder: Path) -> Iterator[Source]:
                 yield Source(repodata.parent / name, repodata.parent.name, row.get("sha256"))
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise IntegrityError(
-                f"{repodata} is damaged: {' '.join(str(error).split())}.",
+                f"{repodata} is damaged: {reason(error)}.",
                 "Copy or index that channel again.",
             ) from None
 

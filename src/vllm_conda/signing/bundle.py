@@ -17,7 +17,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key, Signer, SigstoreKey, SigstoreSigner
 
-from vllm_conda.errors import IntegrityError, SignatureError
+from vllm_conda.errors import IntegrityError, SignatureError, reason
 from vllm_conda.paths import write_atomic
 from vllm_conda.signing import keys, statement
 from vllm_conda.signing.statement import Subject
@@ -203,7 +203,7 @@ def _payload_keyless(one: Bundle, trusted: Sequence[Key], others: list[str]) -> 
         bundle = SigstoreBundle.from_json(json.dumps(one))
         kind, payload = _verifier().verify_dsse(bundle, policy)
     except Error as error:
-        others.append(f"an identity that is not accepted ({' '.join(str(error).split())})")
+        others.append(f"an identity that is not accepted ({reason(error)})")
         return None
     return bytes(payload) if kind == statement.STATEMENT else None
 
