@@ -9,20 +9,10 @@
 namespace vk::binding {
 namespace {
 
-// Bytes of an element. Of the dtypes that the C ABI lacks, the only one that an op of ours takes is
-// uint32 (indices of routing); the others it refuses, or leaves their memory alone.
+// Of the dtypes that the C ABI lacks, the only one that an op of ours takes is uint32 (indices of
+// routing); the others it refuses, or leaves their memory alone.
 int64_t ItemSize(const vk_tensor& tensor) {
-  constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1};  // by vk_dtype
-  static_assert(std::size(kBytes) == VK_F8E4M3 + 1);
-  return tensor.dtype < 0 ? 4 : kBytes[tensor.dtype];
-}
-
-std::string Sizes(const int64_t* numbers, int32_t count) {
-  std::string text = "[";
-  for (int32_t at = 0; at < count; ++at) {
-    text += (at > 0 ? ", " : "") + std::to_string(numbers[at]);
-  }
-  return text + "]";
+  return tensor.dtype < 0 ? sizeof(uint32_t) : BytesOf(tensor.dtype);
 }
 
 std::string Layout(const vk_tensor& tensor) {
@@ -42,6 +32,20 @@ void CheckApart(const char* op, const Operand& written, const Operand& other) {
 }
 
 }  // namespace
+
+int64_t BytesOf(int32_t dtype) {
+  constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1};  // by vk_dtype
+  static_assert(std::size(kBytes) == VK_F8E4M3 + 1);
+  return kBytes[dtype];
+}
+
+std::string Sizes(const int64_t* numbers, size_t count) {
+  std::string text = "[";
+  for (size_t at = 0; at < count; ++at) {
+    text += (at > 0 ? ", " : "") + std::to_string(numbers[at]);
+  }
+  return text + "]";
+}
 
 void CheckMemory(const char* op, const Operand* operands, size_t count) {
   Span spans[kMaxArguments];

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string>
 
 #include "torch/convert.h"
 #include "torch/schema.h"
@@ -12,7 +13,7 @@
 namespace vk::binding {
 
 // Where an op departs from what its schema, which is the engine's, says.
-enum class Access { kReads, kWrites, kInPlace };
+enum class Access { kReads, kWrites, kInPlace, kGivesView };
 struct Exception {
   std::string_view op, argument;
   Access access;
@@ -42,6 +43,7 @@ inline constexpr Exception kExceptions[] = {
     {"moe_wna16_marlin_gemm", "expert_ids", Access::kReads},
     {"moe_wna16_marlin_gemm", "num_tokens_past_padded", Access::kReads},
     {"moe_wna16_marlin_gemm", "topk_weights", Access::kReads},
+    {"weak_ref_tensor", "input", Access::kGivesView},
 };
 
 // What the op does with one argument.
@@ -80,12 +82,20 @@ struct Operand {
   uint32_t bit;  // of its place in the schema
 };
 
+// Bytes of an element of a vk_dtype.
+int64_t BytesOf(int32_t dtype);
+
+std::string Sizes(const int64_t* numbers, size_t count);  // "[2, 3]"
+
 // Throws a sentence with the op's and an argument's name where memory does not serve.
 void CheckMemory(const char* op, const Operand* operands, size_t count);
 
-// Whether the op makes its results; this one gives a view of its argument.
+// Whether the op makes its results, which are no views of its arguments.
 constexpr bool MakesTensors(std::string_view op, const Schema& schema) {
-  return schema.results.find("Tensor") != schema.results.npos && op != "weak_ref_tensor";
+  for (const Exception& one : kExceptions) {
+    if (one.op == op && one.access == Access::kGivesView) return false;
+  }
+  return schema.results.find("Tensor") != schema.results.npos;
 }
 
 // For ops that make their results, which have the sizes of their arguments: a few bytes can be

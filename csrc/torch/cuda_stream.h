@@ -85,6 +85,11 @@ class CudaScope {
                   std::optional<ScalarType> dtype = std::nullopt) const {
     return binding::NewEmpty(op_, name, like, sizes, dtype, GpuMemory);
   }
+  // Scratch of as many bytes; for 0 there is none.
+  std::optional<Tensor> NewBytes(const char* name, const Tensor& like, int64_t count) const {
+    if (count == 0) return std::nullopt;
+    return NewEmpty(name, like, {count}, ScalarType::Byte);
+  }
 
  private:
   static int32_t DeviceOf(const char* op, const Tensor& tensor) {

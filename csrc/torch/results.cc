@@ -7,35 +7,20 @@
 #include <string>
 
 #include "core/checked.h"
+#include "torch/arguments.h"
 
 namespace vk::binding {
 namespace {
 
-int64_t BytesOf(ScalarType type) {
-  switch (type) {
-    case ScalarType::Byte:
-    case ScalarType::Char:
-    case ScalarType::Bool:
-    case ScalarType::Float8_e4m3fn:
-      return 1;
-    case ScalarType::Half:
-    case ScalarType::BFloat16:
-      return 2;
-    case ScalarType::Int:
-    case ScalarType::Float:
-      return 4;
-    default:
-      return 8;
-  }
+// Of dtypes that the C ABI lacks a guess.
+int64_t ItemSize(ScalarType type) {
+  const int32_t dtype = ToDtype(type);
+  return dtype < 0 ? 8 : BytesOf(dtype);
 }
 
 [[noreturn, gnu::cold]] void RefuseSizes(const char* op, const char* name, SizeList sizes,
                                          const std::string& why) {
-  std::string text = " would be of shape [";
-  for (size_t dim = 0; dim < sizes.size(); ++dim) {
-    text += (dim > 0 ? ", " : "") + std::to_string(sizes[dim]);
-  }
-  Refuse(op, name, text + "], " + why);
+  Refuse(op, name, " would be of shape " + Sizes(sizes.data(), sizes.size()) + ", " + why);
 }
 
 }  // namespace
@@ -60,7 +45,7 @@ void CheckRoom(const char* op, const char* name, const Tensor& like, SizeList si
   // Smaller tensors are not worth a question to the driver.
   constexpr int64_t kLarge = int64_t{1} << 34;
   const int64_t item =
-      dtype.has_value() ? BytesOf(*dtype) : static_cast<int64_t>(like.element_size());
+      dtype.has_value() ? ItemSize(*dtype) : static_cast<int64_t>(like.element_size());
   int64_t bytes = item;
   bool empty = false;
   for (const int64_t size : sizes) {

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from vllm_kernels import engine_api, selftest
+from vllm_kernels import selftest
 
 from .calls import Call, describe, ops, written
 from .calls import named as named_arguments
@@ -217,10 +217,6 @@ def _bad_sentence(op: str, text: str) -> Iterator[tuple[str, str]]:
         yield "a long sentence", repr(text[:300])
 
 
-def _names(op: str) -> list[str]:
-    return [argument.name for argument in engine_api.schema(op).arguments]
-
-
 def _scatters_twice(call: Call) -> bool:
     """Whether several values go to one slot of a cache: which of them stays is nobody's promise."""
     slots = named_arguments(call).get("slot_mapping")
@@ -238,9 +234,7 @@ def _packed(call: Call, provider: Any) -> Call:
     weight = named.get("mat2")
     if named.get("is_vnni") and isinstance(weight, Tensor) and plain(weight):
         try:
-            return call.replaced(
-                _names(call.op).index("mat2"), provider.convert_weight_packed(weight)
-            )
+            return call.replaced(list(named).index("mat2"), provider.convert_weight_packed(weight))
         except (RuntimeError, ValueError, TypeError, IndexError):
             return call
     if call.op != "cpu_fused_moe":

@@ -56,8 +56,7 @@ void VarlenAttention(const Tensor& out, const Tensor& query, const Tensor& key, 
   args.num_splits = num_splits;
   int64_t bytes = 0;
   Check(vk_cuda_attention_workspace(&args, &bytes));
-  OptionalTensor memory;
-  if (bytes > 0) memory = scope.NewEmpty("workspace", query, {bytes}, ScalarType::Byte);
+  const OptionalTensor memory = scope.NewBytes("workspace", query, bytes);
   const CudaView workspace = scope.View("workspace", memory);
   args.workspace = workspace;
   Check(vk_cuda_varlen_attention(&args, scope.stream()));

@@ -17,8 +17,7 @@ void WithWorkspace(const CudaScope& scope, const Tensor& like, Args& args, const
                    const Run& run) {
   int64_t bytes = 0;
   Check(size(&args, &bytes));
-  OptionalTensor memory;
-  if (bytes > 0) memory = scope.NewEmpty("workspace", like, {bytes}, ScalarType::Byte);
+  const OptionalTensor memory = scope.NewBytes("workspace", like, bytes);
   const CudaView workspace = scope.View("workspace", memory);
   args.workspace = workspace;
   Check(run(&args, scope.stream()));

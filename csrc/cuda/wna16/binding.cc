@@ -11,11 +11,6 @@
 namespace vk::binding {
 namespace {
 
-std::optional<Tensor> Scratch(const CudaScope& scope, const Tensor& like, int64_t bytes) {
-  if (bytes == 0) return std::nullopt;
-  return scope.NewEmpty("scratch", like, {bytes}, ScalarType::Byte);
-}
-
 bool Given(const std::optional<Tensor>& tensor) {
   return tensor.has_value() && tensor->numel() > 0;
 }
@@ -90,9 +85,9 @@ void CheckResult(const char* op, const Tensor& c, const Tensor& a, int64_t rows,
   CheckDims(op, "c_or_none", c, 2, "[M, N]");
   CheckSameDtype(op, "c_or_none", c, "a", a);
   if (c.size(0) == rows && c.size(1) == columns) return;
+  const int64_t want[] = {rows, columns};
   Refuse(op, "c_or_none",
-         " is of shape [" + std::to_string(c.size(0)) + ", " + std::to_string(c.size(1)) +
-             "], want [" + std::to_string(rows) + ", " + std::to_string(columns) + "]");
+         " is of shape " + Sizes(c.sizes().data(), 2) + ", want " + Sizes(want, 2));
 }
 
 // With weights dequantized to memory and PyTorch's GEMM.
@@ -156,7 +151,7 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
     return c;
   }
   const Tensor c = c_or_none.has_value() ? *c_or_none : scope.NewEmpty("c", a, {size_m, size_n});
-  const std::optional<Tensor> scratch = Scratch(scope, a, plan.scratch_bytes);
+  const std::optional<Tensor> scratch = scope.NewBytes("scratch", a, plan.scratch_bytes);
   Check(vk_cuda_marlin_gemm(scope.View("c", c), &problem, workspace_view,
                             scope.View("scratch", scratch), scope.stream()));
   return c;
@@ -200,7 +195,7 @@ Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
   Check(vk_cuda_moe_marlin_scratch(&problem, &experts, workspace.numel(), &bytes));
   const Tensor c =
       c_or_none.has_value() ? *c_or_none : scope.NewEmpty("c", a, {size_m * top_k, size_n});
-  const std::optional<Tensor> scratch = Scratch(scope, a, bytes);
+  const std::optional<Tensor> scratch = scope.NewBytes("scratch", a, bytes);
   Check(vk_cuda_moe_marlin_gemm(scope.View("c", c), &problem, &experts,
                                 scope.View("workspace", workspace), scope.View("scratch", scratch),
                                 scope.stream()));
@@ -230,14 +225,15 @@ Tensor GptqGemm(const Tensor& a, const Tensor& b_q_weight, const Tensor& b_gptq_
   CheckDims(op, "b_q_weight", b_q_weight, 2, "[K * bit / 32, N]");
   CheckSameDtype(op, "a", a, "b_gptq_scales", b_gptq_scales);
   const int64_t m = a.size(0), k = a.size(1), n = b_q_weight.size(1);
-  scope.CheckRoom("c", a, {m, n});
   if (vk_cuda_unpacked_prefers_dequantize(m)) {
+    scope.CheckRoom("c", a, {m, n});
     const Tensor weight = scope.NewEmpty("weight", b_gptq_scales, {k, n});
     Check(vk_cuda_gptq_dequantize(scope.View("weight", weight), &weights, scope.stream()));
     return torch::stable::matmul(a, weight);
   }
   const Tensor c = scope.NewEmpty("c", a, {m, n});
-  const std::optional<Tensor> scratch = Scratch(scope, a, vk_cuda_unpacked_scratch(m, n, k));
+  const std::optional<Tensor> scratch =
+      scope.NewBytes("scratch", a, vk_cuda_unpacked_scratch(m, n, k));
   Check(vk_cuda_gptq_gemm(scope.View("c", c), scope.View("a", a), &weights,
                           scope.View("scratch", scratch), scope.stream()));
   return c;
@@ -279,12 +275,13 @@ Tensor AwqGemm(const Tensor& in_feats, const Tensor& kernel, const Tensor& scali
            " has " + std::to_string(in_feats.size(1)) + " columns, want " + std::to_string(k) +
                ", the rows of _kernel");
   }
-  scope.CheckRoom("out", in_feats, {m, n});
   if (vk_cuda_unpacked_prefers_dequantize(m)) {
+    scope.CheckRoom("out", in_feats, {m, n});
     return torch::stable::matmul(in_feats, AwqDequantize(kernel, scaling_factors, zeros, 0, 0, 0));
   }
   const Tensor c = scope.NewEmpty("out", in_feats, {m, n});
-  const std::optional<Tensor> scratch = Scratch(scope, in_feats, vk_cuda_unpacked_scratch(m, n, k));
+  const std::optional<Tensor> scratch =
+      scope.NewBytes("scratch", in_feats, vk_cuda_unpacked_scratch(m, n, k));
   Check(vk_cuda_awq_gemm(
       scope.View("out", c), scope.View("_in_feats", in_feats), scope.View("_kernel", kernel),
       scope.View("_scaling_factors", scaling_factors), scope.View("_zeros", zeros),
