@@ -3,7 +3,7 @@
     python -m tests.fuzz --seconds 60                      # every family of the CPU
     python -m tests.fuzz --family rope --calls 100000 --batch 5000 --jobs 8
     python -m tests.fuzz --family gemm --seed 17 --calls 500     # a reported batch again
-    python -m tests.fuzz --device cuda --sanitizer memcheck --calls 10000
+    python -m tests.fuzz --device cuda --sanitizer memcheck --calls 10000 --jobs 16
     python -m tests.fuzz --device cuda --calls 10000 --write-calls calls.json  # and there:
     VLLM_FUZZ_CORPUS=corpus.pt python -m tests.fuzz --device cuda --calls 10000 \\
         --read-calls calls.json --jobs 12 --report counts.json
@@ -33,6 +33,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
 
 from . import calls, corpus, draws, record, worker
 from .guard import processes
@@ -70,14 +72,14 @@ class Report:
         return ", ".join(f"{name} {count}" for name, count in sorted(self.counts.items()))
 
 
-def batch(family: str, seed: int, options: argparse.Namespace) -> Report:
+def batch(family: str, seed: int, options: argparse.Namespace, gpu: str | None) -> Report:
     """The calls of one seed, in as many processes as it takes; faults with the way back to them."""
     report = Report()
     count = min(options.calls or options.batch, options.batch)
     again = f"--family {family} --seed {seed} --calls {count} --batch {count}"
     begin = 0
     while begin < count:
-        found, begin = part(family, seed, begin, count, options)
+        found, begin = part(family, seed, begin, count, options, gpu)
         if processes.stop_signal():
             break  # what it died of is ours
         report.counts.update(found.counts)
@@ -87,7 +89,12 @@ def batch(family: str, seed: int, options: argparse.Namespace) -> Report:
 
 
 def part(
-    family: str, seed: int, begin: int, count: int, options: argparse.Namespace
+    family: str,
+    seed: int,
+    begin: int,
+    count: int,
+    options: argparse.Namespace,
+    gpu: str | None,
 ) -> tuple[Report, int]:
     """One process from the call ``begin``; where the next one begins, past ``count`` if nowhere."""
     report = Report()
@@ -109,7 +116,13 @@ def part(
             command = [*tool, *command, "--exact"]
         with (
             output.open("w+b") as sink,
-            processes.guarded(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,
+            processes.guarded(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})},
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+            ) as process,
         ):
             end = _end(process, box, options)
         text = output.read_text(encoding="utf-8", errors="replace")
@@ -251,36 +264,46 @@ def save(path: Path, reports: dict[str, Report]) -> None:
     beside.replace(path)
 
 
+def gpus(device: str) -> list[str] | list[None]:
+    """The GPUs over which the jobs are spread, as CUDA_VISIBLE_DEVICES names each."""
+    if device == "cpu":
+        return [None]
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = named.split(",") if named else [str(one) for one in range(torch.cuda.device_count())]
+    return found or sys.exit("fuzz: no usable GPU: the driver finds none")
+
+
 def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Report]:
-    """Batches of each family in turn, until each has its calls or the time is over."""
+    """Batches of each family in turn, or in a file's order, until the calls or the time is over."""
     reports = {family: Report() for family in families}
-    written = draws.batches(options.read_calls) if options.read_calls else None
     options.until = math.inf if options.seconds is None else time.time() + options.seconds
 
-    def wanted() -> Iterator[tuple[str, int]]:
+    def left(family: str) -> bool:
+        return options.calls is None or reports[family].counts["calls"] < options.calls
+
+    def in_turn() -> Iterator[tuple[str, int]]:
         for seed in itertools.count(options.seed):
-            left = [
-                family
-                for family in families
-                if (options.calls is None or reports[family].counts["calls"] < options.calls)
-                and (written is None or (family, seed) in written)
-            ]
-            if not left:
+            if not any(map(left, families)):
                 return
-            for family in left:
-                if time.time() > options.until:
-                    return
+            for family in families:
                 yield family, seed
 
-    batches, lock = wanted(), threading.Lock()
+    def written() -> Iterator[tuple[str, int]]:
+        for family, seed in draws.batches(options.read_calls):
+            if family in reports and seed >= options.seed:
+                yield family, seed
 
-    def work() -> None:
+    wanted = written() if options.read_calls else in_turn()
+    batches = (one for one in wanted if left(one[0]) and time.time() <= options.until)
+    lock = threading.Lock()
+
+    def work(gpu: str | None) -> None:
         while True:
             with lock:
                 family, seed = next(batches, ("", 0))
             if not family:
                 return
-            found = batch(family, seed, options)
+            found = batch(family, seed, options, gpu)
             with lock:
                 new = found.faults.keys() - reports[family].faults.keys()
                 reports[family].add(found)
@@ -292,7 +315,8 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
                 print(*lines, sep="\n", file=sys.stderr, flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        for running in [pool.submit(work) for _ in range(options.jobs)]:
+        places = itertools.islice(itertools.cycle(gpus(options.device)), options.jobs)
+        for running in [pool.submit(work, gpu) for gpu in places]:
             running.result()
     return reports
 

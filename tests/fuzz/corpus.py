@@ -13,6 +13,7 @@ import torch
 
 from vllm_kernels import engine_api
 
+from . import ranks
 from .calls import Call, families, full, recorded
 from .oracle import Oracle
 from .record import VARIABLE, read
@@ -36,6 +37,8 @@ def bases(family: str, device: str, oracle: Oracle) -> dict[str, list[Call]]:
     """Valid calls of each op of the family that has any."""
     if device == "cuda":
         calls = read(Path(os.environ[VARIABLE])) + _without_tensors()
+        if family == "all_reduce":
+            calls += ranks.valid(device)
     else:
         calls = recorded()
         if family == "gemm":

@@ -56,10 +56,10 @@ def write(path: Path, families: dict[str, list[str]], numbers: Sequence[int], ca
     path.write_text(json.dumps({"batches": found}), encoding="utf-8")
 
 
-def batches(path: Path) -> set[tuple[str, int]]:
-    """Family and seed of each batch of a file of ``write``."""
+def batches(path: Path) -> list[tuple[str, int]]:
+    """Family and seed of each batch of a file of ``write``, in the file's order."""
     names = (name.split() for name in json.loads(path.read_text(encoding="utf-8"))["batches"])
-    return {(family, int(number)) for family, number in names}
+    return [(family, int(number)) for family, number in names]
 
 
 def read(path: Path, family: str, number: int) -> list[Draw]:

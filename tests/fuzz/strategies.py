@@ -209,6 +209,10 @@ def _other_plain(call: Call, place: int, dice: random.Random) -> Call:
             return call.replaced(place, dice.choice(FLOATS))
         case str():
             return call.replaced(place, dice.choice(WORDS))
+        case list(values):
+            values = [*values, dice.choice(EXTREMES)]
+            dice.shuffle(values)
+            return call.replaced(place, values[dice.randrange(2) :])
     return call
 
 
@@ -224,7 +228,7 @@ def spoilt(call: Call, dice: random.Random) -> Call:
     plain = [
         place
         for place, value in enumerate(call.arguments)
-        if isinstance(value, (bool, int, float, str))
+        if isinstance(value, (bool, int, float, str, list))
     ]
     if plain and (not tensors or dice.random() < 0.4):
         return _other_plain(call, dice.choice(plain), dice)
@@ -234,6 +238,10 @@ def spoilt(call: Call, dice: random.Random) -> Call:
         return dice.choice(SPOILS)(call, dice.choice(tensors), dice)
     except RuntimeError:  # PyTorch itself has no such tensor, sparse ones of float8 for example
         return call
+
+
+def _integers(dice: random.Random) -> list[int]:
+    return [dice.choice(EXTREMES) for _ in range(dice.randrange(4))]
 
 
 def generic(op: str, dice: random.Random) -> Call:
@@ -248,8 +256,10 @@ def generic(op: str, dice: random.Random) -> Call:
             shape = [dice.choice(sizes) for _ in range(dice.randrange(5))]
             dtype = dice.choice(DTYPES[:11])
             values.append((torch.randn(shape) * 3).to(dtype))
+        elif "List[List[int]]" in kind:
+            values.append([_integers(dice) for _ in range(dice.randrange(4))])
         elif "List[int]" in kind:
-            values.append([dice.choice(EXTREMES) for _ in range(dice.randrange(4))])
+            values.append(_integers(dice))
         elif kind == "int" and argument.name in ("dtype", "out_dtype", "output_type"):
             values.append(dice.choice(DTYPES))
         elif "bool" in kind:

@@ -112,6 +112,29 @@ def test_no_worker_outlives_the_driver(drawn: Path, tmp_path: Path, number: int)
         assert processes_with(mark) == set()
 
 
+def test_batches_of_a_file_may_differ_in_size_and_come_in_its_order(drawn: Path) -> None:
+    """So that slow families are cut into more parts, and come first."""
+    one = ["rotary_embedding", "generic", 7]
+    drawn.write_text(json.dumps({"batches": {"rope 1": [one] * 2, "rope 0": [one]}}))
+    done = subprocess.run(command(drawn), cwd=ROOT, capture_output=True, text=True, check=True)
+    assert report(drawn)["counts"]["calls"] == 30
+    assert done.stderr.index("rope, seed 1: ") < done.stderr.index("rope, seed 0: ")
+
+
+def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fuzz.__main__ import gpus
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert gpus("cuda") == ["2", "5"]
+    assert gpus("cpu") == [None]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert gpus("cuda") == ["0", "1"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(SystemExit, match="no usable GPU"):
+        gpus("cuda")
+
+
 def test_what_an_op_trusts_is_kept() -> None:
     """Calls that break it are not made on a GPU, where they would read outside."""
     from fuzz.calls import full
