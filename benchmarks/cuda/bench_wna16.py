@@ -1,7 +1,8 @@
 """Products with 4-bit and 8-bit weights against a bfloat16 F.linear, eager and compiled.
 
 The traffic is that of weights, scales, activations and results. Cases "behind another kernel" time
-each product together with a kernel before it, as decoding meets them.
+each product together with a kernel before it, as decoding meets them. Products of experts: see
+``wna16_experts.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from benchmarks.cuda.wna16_weights import TYPES, Layer
+from benchmarks.cuda.wna16_experts import expert_cases
+from benchmarks.cuda.wna16_weights import FP4_GROUPS, TYPES, Layer
 from benchmarks.harness import Call, Case, behind_another, compiled, load, main
 
 SHAPES = [(8192, 8192), (4096, 14336), (14336, 4096), (5120, 5120)]  # K, N
@@ -33,8 +35,15 @@ def _calls(layer: Layer, m: int, behind: bool) -> dict[str, Call]:
 
 
 def cases() -> Iterator[Case]:
+    yield from layer_cases()
+    yield from expert_cases()
+
+
+def layer_cases() -> Iterator[Case]:
     for k, n in SHAPES:
         for kind in TYPES:
+            if kind in FP4_GROUPS and (k, n) not in SHAPES[:2]:
+                continue
             layer = Layer(kind, k, n)
             for m in TOKENS:
                 for behind in (False, True):

@@ -25,6 +25,7 @@ typedef enum vk_dtype {
   VK_BOOL = 7,
   VK_F64 = 8,
   VK_F8E4M3 = 9,
+  VK_F8E8M0 = 10,
 } vk_dtype;
 
 // A view of memory that the caller owns. `stride` counts elements, not bytes.

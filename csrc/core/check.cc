@@ -1,5 +1,7 @@
 #include "core/check.h"
 
+#include <iterator>
+
 #include "core/checked.h"
 
 namespace vk {
@@ -10,19 +12,21 @@ struct DtypeInfo {
   int64_t size;
 };
 // Indexed by vk_dtype.
-constexpr DtypeInfo kDtypes[] = {{"float32", 4}, {"bfloat16", 2},     {"float16", 2}, {"int8", 1},
-                                 {"uint8", 1},   {"int32", 4},        {"int64", 8},   {"bool", 1},
-                                 {"float64", 8}, {"float8_e4m3fn", 1}};
+constexpr DtypeInfo kDtypes[] = {{"float32", 4},       {"bfloat16", 2},      {"float16", 2},
+                                 {"int8", 1},          {"uint8", 1},         {"int32", 4},
+                                 {"int64", 8},         {"bool", 1},          {"float64", 8},
+                                 {"float8_e4m3fn", 1}, {"float8_e8m0fnu", 1}};
+static_assert(std::size(kDtypes) == VK_F8E8M0 + 1);
+
+bool Known(int32_t dtype) { return dtype >= 0 && dtype <= VK_F8E8M0; }
 
 }  // namespace
 
 const char* DtypeName(int32_t dtype) {
-  return dtype >= 0 && dtype <= VK_F8E4M3 ? kDtypes[dtype].name : "an unknown dtype";
+  return Known(dtype) ? kDtypes[dtype].name : "an unknown dtype";
 }
 
-int64_t DtypeSize(int32_t dtype) {
-  return dtype >= 0 && dtype <= VK_F8E4M3 ? kDtypes[dtype].size : 0;
-}
+int64_t DtypeSize(int32_t dtype) { return Known(dtype) ? kDtypes[dtype].size : 0; }
 
 std::string ShapeString(const vk_tensor& tensor) {
   std::string text = "[";

@@ -34,8 +34,8 @@ void CheckApart(const char* op, const Operand& written, const Operand& other) {
 }  // namespace
 
 int64_t BytesOf(int32_t dtype) {
-  constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1};  // by vk_dtype
-  static_assert(std::size(kBytes) == VK_F8E4M3 + 1);
+  constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1, 1};  // by vk_dtype
+  static_assert(std::size(kBytes) == VK_F8E8M0 + 1);
   return kBytes[dtype];
 }
 

@@ -43,6 +43,8 @@ inline int32_t ToDtype(ScalarType type) {
       return VK_F64;
     case ScalarType::Float8_e4m3fn:
       return VK_F8E4M3;
+    case ScalarType::Float8_e8m0fnu:
+      return VK_F8E8M0;
     default:
       return -1;  // refused by the first dtype check, which names the argument
   }
@@ -64,7 +66,9 @@ inline int32_t DtypeOf(const Tensor& tensor) {
              {aoti_torch_dtype_int64(), VK_I64},
              {aoti_torch_dtype_bool(), VK_BOOL},
              {aoti_torch_dtype_float64(), VK_F64},
-             {aoti_torch_dtype_float8_e4m3fn(), VK_F8E4M3}}) {
+             {aoti_torch_dtype_float8_e4m3fn(), VK_F8E4M3},
+             // Its function came with PyTorch 2.12, its code long before.
+             {static_cast<int32_t>(ScalarType::Float8_e8m0fnu), VK_F8E8M0}}) {
       found.at(code) = static_cast<int8_t>(dtype);
     }
     return found;

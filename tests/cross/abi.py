@@ -18,6 +18,7 @@ _DTYPES = {
     "BOOL": "bool",
     "F64": "float64",
     "F8E4M3": "float8_e4m3fn",
+    "F8E8M0": "float8_e8m0fnu",
 }
 
 

@@ -105,12 +105,10 @@ Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& problem,
   return Linear(ordered, weight, plain_bias);
 }
 
-void CheckMarlinOptions(const char* op, const std::optional<Tensor>& a_scales,
-                        const std::optional<Tensor>& global_scale, bool is_zp_float) {
-  const char* what = Given(a_scales)       ? "a_scales (activations of 8 bits)"
-                     : Given(global_scale) ? "global_scale (weights of type float4_e2m1)"
-                     : is_zp_float         ? "is_zp_float (HQQ's floating zero points)"
-                                           : nullptr;
+void CheckMarlinOptions(const char* op, const std::optional<Tensor>& a_scales, bool is_zp_float) {
+  const char* what = Given(a_scales) ? "a_scales (activations of 8 bits)"
+                     : is_zp_float   ? "is_zp_float (HQQ's floating zero points)"
+                                     : nullptr;
   if (what != nullptr) {
     throw std::runtime_error(std::string(op) + ": no kernel for " + what);
   }
@@ -127,18 +125,19 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
                   int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool is_k_full,
                   bool, bool, bool is_zp_float) {
   const char* op = "marlin_gemm";
-  CheckMarlinOptions(op, a_scales, global_scale, is_zp_float);
+  CheckMarlinOptions(op, a_scales, is_zp_float);
   const CudaScope scope(op, a);
   const auto a_view = scope.View("a", a), weight_view = scope.View("b_q_weight", b_q_weight),
              bias_view = scope.View("b_bias", b_bias_or_none),
              scales_view = scope.View("b_scales", b_scales),
+             global_view = scope.View("global_scale", global_scale),
              zeros_view = scope.View("b_zeros", b_zeros_or_none),
              g_idx_view = scope.View("g_idx", g_idx_or_none),
              perm_view = scope.View("perm", perm_or_none),
              workspace_view = scope.View("workspace", workspace);
-  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view,
-                                     zeros_view, g_idx_view,  perm_view, b_type_id,
-                                     size_m,     size_n,      size_k,    is_k_full};
+  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view, global_view,
+                                     zeros_view, g_idx_view,  perm_view, b_type_id,   size_m,
+                                     size_n,     size_k,      is_k_full};
   vk_marlin_plan plan;
   Check(vk_cuda_marlin_plan(&problem, workspace.numel(), &plan));
   if (plan.dequantize) {
@@ -172,11 +171,12 @@ Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
                      int64_t b_type_id, int64_t size_m, int64_t size_n, int64_t size_k, bool, bool,
                      bool, bool is_zp_float, int64_t, int64_t, int64_t) {
   const char* op = "moe_wna16_marlin_gemm";
-  CheckMarlinOptions(op, a_scales, global_scale, is_zp_float);
+  CheckMarlinOptions(op, a_scales, is_zp_float);
   const CudaScope scope(op, a);
   const auto a_view = scope.View("a", a), weight_view = scope.View("b_q_weight", b_q_weight),
              bias_view = scope.View("b_bias", b_bias_or_none),
              scales_view = scope.View("b_scales", b_scales),
+             global_view = scope.View("global_scale", global_scale),
              zeros_view = scope.View("b_zeros", b_zeros_or_none),
              g_idx_view = scope.View("g_idx", g_idx_or_none),
              perm_view = scope.View("perm", perm_or_none),
@@ -184,9 +184,9 @@ Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
              experts_view = scope.View("expert_ids", expert_ids),
              padded_view = scope.View("num_tokens_past_padded", num_tokens_past_padded),
              factors_view = scope.View("topk_weights", topk_weights);
-  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view,
-                                     zeros_view, g_idx_view,  perm_view, b_type_id,
-                                     size_m,     size_n,      size_k,    1};
+  const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view, global_view,
+                                     zeros_view, g_idx_view,  perm_view, b_type_id,   size_m,
+                                     size_n,     size_k,      1};
   const vk_tensor* const factors = factors_view;
   const vk_marlin_experts experts = {sorted_view,    experts_view,
                                      padded_view,    mul_topk_weights ? factors : nullptr,

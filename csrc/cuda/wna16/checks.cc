@@ -34,9 +34,8 @@ std::string TypeName(int64_t id) {
   return name;
 }
 
-}  // namespace
-
-WeightType CheckWeightType(const char* op, int64_t id) {
+// FP4 has two formats of scales, which their dtype tells apart.
+WeightType CheckWeightType(const char* op, int64_t id, const vk_tensor& scales) {
   switch (id) {
     case kIdU4B8:
       return WeightType::kU4B8;
@@ -46,17 +45,55 @@ WeightType CheckWeightType(const char* op, int64_t id) {
       return WeightType::kU8B128;
     case kIdFp8E4M3:
       return WeightType::kFp8;
+    case kIdFp4E2M1:
+      if (scales.dtype == VK_F8E8M0) return WeightType::kMxFp4;
+      if (scales.dtype == VK_F8E4M3) return WeightType::kNvFp4;
+      Fail(VK_UNSUPPORTED,
+           "%s: no kernel for float4_e2m1 weights with scales of dtype %s, only for "
+           "float8_e8m0fnu (MXFP4) and float8_e4m3fn (NVFP4)",
+           op, DtypeName(scales.dtype));
     default:
       Fail(VK_UNSUPPORTED,
            "%s: no kernel for weights of type %s (id %lld), only for uint4b8, uint4 with zero "
-           "points, uint8b128 and float8_e4m3fn",
+           "points, uint8b128, float8_e4m3fn and float4_e2m1",
            op, TypeName(id).c_str(), static_cast<long long>(id));
   }
 }
 
+void CheckScales(const char* op, const vk_marlin_problem& problem, Problem* checked) {
+  const Arg scales(op, "b_scales", problem.scales);
+  if (!IsFp4(checked->type)) {
+    if (problem.scales->dtype != VK_F16 && problem.scales->dtype != VK_BF16) {
+      Fail(VK_UNSUPPORTED, "%s: no kernel for scales of dtype %s, only for float16 and bfloat16",
+           op, DtypeName(problem.scales->dtype));
+    }
+    scales.SameDtype(Arg(op, "a", problem.a));
+  }
+  scales.Dims(2).Size(1, problem.n).Contiguous();
+  CheckAligned(op, "b_scales", problem.scales->data);
+  if (IsFp4(checked->type)) scales.Size(0, problem.k / Fp4Group(checked->type));
+  checked->scales = problem.scales->data;
+  checked->groups = static_cast<int>(scales.size(0));
+
+  const bool wants_global = checked->type == WeightType::kNvFp4;
+  VK_CHECK(Given(problem.global_scale) == wants_global,
+           "%s: global_scale %s, but weights of type %s with scales of dtype %s want %s", op,
+           wants_global ? "is absent" : "is given", TypeName(problem.b_type_id).c_str(),
+           DtypeName(problem.scales->dtype), wants_global ? "one" : "none");
+  if (!wants_global) return;
+  Arg(op, "global_scale", problem.global_scale).Dtype({VK_F32});
+  VK_CHECK(NumElements(*problem.global_scale) == 1,
+           "%s: global_scale has shape %s, want one number", op,
+           ShapeString(*problem.global_scale).c_str());
+  checked->global_scale = static_cast<const float*>(problem.global_scale->data);
+}
+
+}  // namespace
+
 Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   Problem checked{};
-  checked.type = CheckWeightType(op, problem->b_type_id);
+  checked.type =
+      CheckWeightType(op, problem->b_type_id, Arg(op, "b_scales", problem->scales).tensor());
   const int bits = Bits(checked.type);
   const int64_t m = problem->m, n = problem->n, k = problem->k;
   VK_CHECK(k > 0 && k % 64 == 0 && n > 0 && n % 64 == 0 && k <= INT32_MAX && n <= INT32_MAX,
@@ -82,14 +119,8 @@ Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
       .Contiguous();
   CheckAligned(op, "b_q_weight", problem->b_q_weight->data);
 
-  const Arg scales(op, "b_scales", problem->scales);
-  if (problem->scales->dtype != VK_F16 && problem->scales->dtype != VK_BF16) {
-    Fail(VK_UNSUPPORTED, "%s: no kernel for scales of dtype %s, only for float16 and bfloat16", op,
-         DtypeName(problem->scales->dtype));
-  }
-  scales.SameDtype(a).Dims(2).Size(1, n).Contiguous();
-  CheckAligned(op, "b_scales", problem->scales->data);
-  const int64_t groups = scales.size(0);
+  CheckScales(op, *problem, &checked);
+  const int64_t groups = checked.groups;
   const bool wants_zeros = checked.type == WeightType::kU4;
   VK_CHECK(Given(problem->zeros) == wants_zeros, "%s: b_zeros %s, but weights of type %s want %s",
            op, wants_zeros ? "is absent" : "is given", TypeName(problem->b_type_id).c_str(),
@@ -112,6 +143,9 @@ Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   const bool act_order = Given(problem->g_idx);
   VK_CHECK(act_order == Given(problem->perm), "%s: %s is given without %s, want both or none", op,
            act_order ? "g_idx" : "perm", act_order ? "perm" : "g_idx");
+  VK_CHECK(!act_order || !IsFp4(checked.type),
+           "%s: g_idx is given, but weights of type %s want none", op,
+           TypeName(problem->b_type_id).c_str());
   if (act_order) {
     Arg(op, "g_idx", problem->g_idx).Dtype({VK_I32}).Dims(1).Size(0, k).Contiguous();
     Arg(op, "perm", problem->perm).Dtype({VK_I32}).Dims(1).Size(0, k).Contiguous();
@@ -123,9 +157,10 @@ Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   VK_CHECK(groups > 0, "%s: b_scales has no rows, want one for each group", op);
   if (checked.g_idx == nullptr) {
     const int64_t group = k / groups;
-    VK_CHECK(k % groups == 0 && (groups == 1 || group == 32 || group % 64 == 0),
-             "%s: b_scales has %lld rows for %lld of K, want groups of 32 or a multiple of 64", op,
-             static_cast<long long>(groups), static_cast<long long>(k));
+    VK_CHECK(
+        k % groups == 0 && (groups == 1 || group == 32 || group % 64 == 0 || IsFp4(checked.type)),
+        "%s: b_scales has %lld rows for %lld of K, want groups of 32 or a multiple of 64", op,
+        static_cast<long long>(groups), static_cast<long long>(k));
     checked.group = static_cast<int>(group);
   } else {
     checked.group = 64;  // unused
@@ -137,8 +172,6 @@ Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   checked.a = problem->a->data;
   checked.lda = m > 1 ? a.stride(0) : k;
   checked.weights = problem->b_q_weight->data;
-  checked.scales = problem->scales->data;
-  checked.groups = static_cast<int>(groups);
   checked.per_channel = groups == 1;
   checked.copies_a = checked.perm != nullptr || !Aligned16(checked.a) || checked.lda % 8 != 0;
   return checked;

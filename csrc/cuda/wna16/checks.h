@@ -19,6 +19,7 @@ struct Problem {
   const void* weights;
   const void* scales;
   const uint32_t* zeros;
+  const float* global_scale;
   const void* bias;
   const int32_t* g_idx;  // null where k / group says the group
   const int32_t* perm;
@@ -26,9 +27,6 @@ struct Problem {
   int per_channel;
   bool copies_a;  // rows must be gathered or aligned first
 };
-
-// The format of the engine's `id`; VK_UNSUPPORTED where there is no kernel for it.
-WeightType CheckWeightType(const char* op, int64_t id);
 
 Problem CheckProblem(const char* op, const vk_marlin_problem* problem);
 

@@ -1,6 +1,6 @@
 # One file a dtype and weight type: a kernel for each block shape of the wing's plan.h.
 foreach(dtype IN ITEMS Bf16 Fp16)
-  foreach(type IN ITEMS U4B8 U4 U8B128 Fp8)
+  foreach(type IN ITEMS U4B8 U4 U8B128 Fp8 MxFp4 NvFp4)
     string(TOLOWER ${dtype}_${type} name)
     set(values VK_DTYPE ${dtype} VK_TYPE ${type})
     vllm_cuda_instance(marlin/instance.cu.in marlin/${name} ${values})

@@ -63,6 +63,12 @@ VK_HOST_DEVICE constexpr int GroupedPosition(int n) { return n / 64 * 64 + n % 8
 VK_HOST_DEVICE constexpr int ChannelPosition(int n) {
   return n / 32 * 32 + n % 8 / 2 * 8 + n % 32 / 8 * 2 + n % 2;
 }
+// FP4's scales lie as those per group, but for the second and third of each four, which change
+// places: a word of four bytes then holds pairs of rows 16 bits apart.
+VK_HOST_DEVICE constexpr int Fp4ScalePosition(int n) {
+  const int position = GroupedPosition(n);
+  return position / 4 * 4 + position % 2 * 2 + position % 4 / 2;
+}
 // Element inside its 32-bit word of the 4-bit zero point whose grouped position is `position`.
 VK_HOST_DEVICE constexpr int ZeroElement(int position) {
   return position % 2 * 4 + position % 8 / 2;

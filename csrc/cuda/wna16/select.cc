@@ -27,7 +27,7 @@ bool RunsSm90(const char* op) { return kHasSm90 && CurrentDevice(op).capability 
 Algorithm Select(const char* op, const Problem& problem) {
   if (!RunsSm90(op) || problem.g_idx != nullptr) return Algorithm::kMarlin;
   const bool per_channel = problem.per_channel != 0;
-  if (SmallMServes(problem.m, problem.group, per_channel)) return Algorithm::kSmallM;
+  if (SmallMServes(problem.m, problem.type, problem.group, per_channel)) return Algorithm::kSmallM;
   if (LargeMServes(problem.m, problem.group, per_channel, problem.type, problem.dtype == VK_F16)) {
     return Algorithm::kLargeM;
   }
@@ -48,7 +48,7 @@ bool PrefersDequantize(const char* op, const vk_marlin_problem& problem) {
 bool SelectsLargeExperts(const char* op, const Problem& problem, const MarlinExpertParams& experts,
                          int64_t m_tiles, int64_t places) {
   return RunsSm90(op) && LargeExpertsTokenBytes(places, problem.k) <= kLargeExpertsMostBytes &&
-         LargeExpertsServe(m_tiles, experts.block, problem.n, problem.group,
+         LargeExpertsServe(m_tiles, experts.block, problem.n, problem.type, problem.group,
                            problem.per_channel != 0, LimitsOf(op));
 }
 

@@ -3,6 +3,7 @@
 #define VLLM_KERNELS_CUDA_WNA16_WEIGHT_TYPE_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/wna16/layout.h"
 
@@ -13,11 +14,29 @@ enum class WeightType : int {
   kU4 = 1,      // AWQ: unsigned minus a zero point per group and column
   kU8B128 = 2,  // GPTQ with 8 bits: unsigned minus 128
   kFp8 = 3,     // e4m3
+  kMxFp4 = 4,   // e2m1 with a power of two (e8m0) for each 32 of K
+  kNvFp4 = 5,   // e2m1 with a float of 8 bits for each 16 of K, and one for the whole matrix
 };
+inline constexpr int kWeightTypes = 6;
 
 VK_HOST_DEVICE constexpr int Bits(WeightType type) {
-  return type == WeightType::kU4B8 || type == WeightType::kU4 ? 4 : 8;
+  return type == WeightType::kU8B128 || type == WeightType::kFp8 ? 8 : 4;
 }
+
+VK_HOST_DEVICE constexpr bool IsFp4(WeightType type) {
+  return type == WeightType::kMxFp4 || type == WeightType::kNvFp4;
+}
+// Elements of K that share a scale of FP4; those of other types vary.
+VK_HOST_DEVICE constexpr int Fp4Group(WeightType type) {
+  return type == WeightType::kMxFp4 ? 32 : 16;
+}
+// Rows of scales that 64 of K take where a stage holds one for each group of 64 or more.
+VK_HOST_DEVICE constexpr int ScaleRows(WeightType type) {
+  return IsFp4(type) ? 64 / Fp4Group(type) : 1;
+}
+// Scales in memory: of the activations' type, or coded in a byte.
+template <WeightType kType>
+using ScaleElement = std::conditional_t<IsFp4(kType), uint8_t, uint16_t>;
 
 // Whether zero points come as a tensor; those of the other integers are constants.
 VK_HOST_DEVICE constexpr bool HasZeroPoints(WeightType type) { return type == WeightType::kU4; }

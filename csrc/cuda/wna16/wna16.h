@@ -1,5 +1,5 @@
-// GEMMs of 4-bit and 8-bit weights with 16-bit activations (W4A16, W8A16), for GPTQ, AWQ and FP8
-// checkpoints, on GPUs of compute capability 8.0 and newer.
+// GEMMs of 4-bit and 8-bit weights with 16-bit activations (W4A16, W8A16), for GPTQ, AWQ, FP8 and
+// FP4 (MXFP4, NVFP4) checkpoints, on GPUs of compute capability 8.0 and newer.
 //
 // Weights are repacked once for tensor cores (marlin_*; Frantar et al., "MARLIN: Mixed-Precision
 // Auto-Regressive Parallel Inference on Large Language Models", 2024) or used as the checkpoint
@@ -42,11 +42,16 @@ typedef struct vk_marlin_problem {
   const vk_tensor* bias;        // [N], dtype of a, permuted as scales per channel, or null
   const vk_tensor* scales;      // [groups, N], dtype of a, permuted by the engine; groups divides K
                                 // into 32 or a multiple of 64 each, or is 1: per channel. Those of
-                                // FP8 weights bring the factor 2^8 (float16) or 2^120 (bfloat16)
-  const vk_tensor* zeros;       // [groups, N / 8], int32: for uint4 without bias, else null
+                                // FP8 weights bring the factor 2^8 (float16) or 2^120 (bfloat16).
+                                // Of FP4, permuted besides as layout.h says: MXFP4 [K / 32, N],
+                                // e8m0; NVFP4 [K / 16, N], bits 14 to 7 of the scale times 2^7 in
+                                // float16, which is at least 2 or 0, given as e4m3
+  const vk_tensor* global_scale;  // NVFP4: one float32, with the factor 2^7 (float16) or 2^119
+                                  // (bfloat16); else null
+  const vk_tensor* zeros;         // [groups, N / 8], int32: for uint4 without bias, else null
   const vk_tensor* g_idx;  // [K], int32: group of each row of K, ascending (act_order), or null
   const vk_tensor* perm;   // [K], int32: column of a for each row of K, or null
-  int64_t b_type_id;       // the engine's ScalarType id: uint4, uint4b8, uint8b128 or e4m3
+  int64_t b_type_id;       // the engine's ScalarType id: uint4, uint4b8, uint8b128, e4m3 or e2m1
   int64_t m, n, k;
   int32_t is_k_full;  // g_idx names every group, each K / groups times: it then need not be read
 } vk_marlin_problem;
@@ -64,8 +69,8 @@ VK_EXPORT vk_status vk_cuda_marlin_plan(const vk_marlin_problem* problem, int64_
                                         vk_marlin_plan* plan);
 
 // c = a[:, perm] @ ((q - zero) * scale) + bias. Weights are exact (but for
-// rounding to 16 bits in large_m's blocks of 128 tokens), sums are float32, rounded once at the
-// end, and added in the same order in every run.
+// rounding to 16 bits in large_m's blocks of 128 tokens, and for those of MXFP4 that float16 does
+// not hold), sums are float32, rounded once at the end, and added in the same order in every run.
 //   c: [M, N], dtype of a, contiguous, 16-byte aligned
 //   workspace: int32, contiguous, at least one; zeros before the call, and after it
 //   scratch: uint8, as vk_cuda_marlin_plan says; contents of no meaning
@@ -103,7 +108,8 @@ VK_EXPORT vk_status vk_cuda_moe_marlin_scratch(const vk_marlin_problem* problem,
 // c[r] = (a[r / top_k] @ ((q - zero) * scale) + bias) * topk_weights[r] with the weights of the
 // expert of row r. Rows without an expert are not written.
 //   c: [M * top_k, N];  problem: as of vk_cuda_marlin_gemm, but b_q_weight, bias, scales and zeros
-//         have one more dimension in front, of experts, and there is no g_idx
+//         have one more dimension in front, of experts, as many numbers are in global_scale, and
+//         there is no g_idx
 VK_EXPORT vk_status vk_cuda_moe_marlin_gemm(const vk_tensor* c, const vk_marlin_problem* problem,
                                             const vk_marlin_experts* experts,
                                             const vk_tensor* workspace, const vk_tensor* scratch,

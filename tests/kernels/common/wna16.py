@@ -21,11 +21,23 @@ TYPES = {
     "u4": reference.U4,
     "u8b128": reference.U8B128,
     "fp8": reference.FP8_E4M3,
+    "mxfp4": reference.FP4_E2M1,
+    "nvfp4": reference.FP4_E2M1,
 }
+FP4_GROUPS = {"mxfp4": 32, "nvfp4": 16}
 # The engine's permutations (marlin_permute_scales, marlin_permute_bias, marlin_zero_points).
 GROUPED = [i + 8 * j for i in range(8) for j in range(8)]
 CHANNEL = [2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)]
 INTERLEAVE = [0, 2, 4, 6, 1, 3, 5, 7]
+
+
+def with_groups(groups: list[int]) -> list[tuple[str, int]]:
+    """Types of weights with each of the groups that they may have."""
+    return [
+        (name, group)
+        for name in TYPES
+        for group in ([FP4_GROUPS[name]] if name in FP4_GROUPS else groups)
+    ]
 
 
 def permute(values: torch.Tensor, order: list[int]) -> torch.Tensor:
@@ -60,14 +72,15 @@ class Problem:
     dense: torch.Tensor  # [K, N] float64, in the order of a's columns
     plain_bias: torch.Tensor | None
     is_k_full: bool = True
+    global_scale: torch.Tensor | None = None
 
     def arguments(self, c: torch.Tensor | None = None) -> tuple[object, ...]:
         m, k = self.a.shape
         sms = torch.cuda.get_device_properties(self.a.device).multi_processor_count
         workspace = torch.zeros(sms, dtype=torch.int32, device=self.a.device)
-        return (self.a, c, self.weights, self.bias, self.scales, None, None, self.zeros, self.g_idx,
-                self.perm, workspace, self.type_id, m, self.n, k, self.is_k_full, False, True,
-                False)  # fmt: skip
+        return (self.a, c, self.weights, self.bias, self.scales, None, self.global_scale,
+                self.zeros, self.g_idx, self.perm, workspace, self.type_id, m, self.n, k,
+                self.is_k_full, False, True, False)  # fmt: skip
 
     def run(self) -> torch.Tensor:
         arguments = self.arguments()
@@ -96,6 +109,29 @@ class Problem:
         assert error < 2 * UNIT[self.a.dtype]
 
 
+def fp4_scales(
+    type_name: str, groups: int, n: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """Random scales of FP4 as the engine hands them over, with a global one, and their values.
+
+    mxfp4_marlin_process_scales and nvfp4_marlin_process_scales, after marlin_permute_scales: every
+    16th is 0, or 2^-127, as the engine makes those that float16 does not hold.
+    """
+    shape = (groups, n)
+    if type_name == "mxfp4":
+        codes = torch.randint(112, 124, shape, device="cuda").to(torch.uint8)
+    else:
+        codes = torch.randint(0x80, 0xF6, shape, device="cuda").to(torch.uint8)
+    codes[torch.rand(shape, device="cuda") < 1 / 16] = 0
+    given = permute(permute(codes, GROUPED), [0, 2, 1, 3])
+    if type_name == "mxfp4":
+        return given.view(torch.float8_e8m0fnu), None, torch.exp2(codes.double() - 127)
+    factor, true = reference.NVFP4_FACTOR[dtype], int(torch.randint(1, 4, ())) * 2.0**-9
+    global_scale = torch.tensor([true * 2.0**factor], dtype=torch.float32, device="cuda")
+    values = (codes.short() << 7).view(torch.float16).double() * 2.0**-7 * true
+    return given.view(torch.float8_e4m3fn), global_scale, values
+
+
 def make(
     type_name: str,
     m: int,
@@ -108,9 +144,10 @@ def make(
     act_order: bool = False,
     scale: float = 0.02,
 ) -> Problem:
-    """A random product. group -1: scales per channel."""
+    """A random product. group -1: scales per channel; FP4 has groups and scales of its own."""
     device, type_id = "cuda", TYPES[type_name]
     bits = reference._BITS[type_id]
+    group = FP4_GROUPS.get(type_name, group)
     size = k if group == -1 else group
     groups = k // size
     q = torch.randint(0, 1 << bits, (k, n), device=device)
@@ -124,7 +161,11 @@ def make(
         perm = torch.argsort(shuffled, stable=True).int()
     factor = 2.0 ** (8 if dtype == torch.float16 else 120)
     zeros = torch.randint(0, 16, (groups, n), device=device) if type_name == "u4" else None
-    if type_name == "fp8":
+    global_scale = None
+    if type_name in FP4_GROUPS:
+        value = reference._fp4(q)
+        given, global_scale, s = fp4_scales(type_name, groups, n, dtype)
+    elif type_name == "fp8":
         value = q.to(torch.uint8).view(torch.float8_e4m3fn).double()
         given = (s.double() * factor).to(dtype)
         s = (given.double() / factor).double()
@@ -145,7 +186,7 @@ def make(
     return Problem(
         torch.randn(m, k, device=device).to(dtype),
         weights,
-        permute(given, GROUPED if groups > 1 else CHANNEL),
+        given if type_name in FP4_GROUPS else permute(given, GROUPED if groups > 1 else CHANNEL),
         empty if zeros is None
         else pack(permute(permute(zeros, GROUPED), INTERLEAVE), 4, -1),
         None if plain_bias is None else permute(plain_bias, CHANNEL),
@@ -155,4 +196,5 @@ def make(
         n,
         dense,
         plain_bias,
+        global_scale=global_scale,
     )  # fmt: skip

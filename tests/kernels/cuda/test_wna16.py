@@ -11,7 +11,7 @@ import torch
 
 from vllm_kernels.reference.wna16 import cuda as reference
 
-from ..common.wna16 import FAMILY, TYPES, make
+from ..common.wna16 import FAMILY, FP4_GROUPS, make, with_groups
 
 ops = torch.ops.vllm_kernels
 
@@ -51,8 +51,7 @@ def test_awq_repack(bits: int) -> None:
 
 
 @pytest.mark.parametrize("m", [1, 3, 8, 16, 17, 33, 64, 127])
-@pytest.mark.parametrize("group", [-1, 32, 64, 128])
-@pytest.mark.parametrize("type_name", TYPES)
+@pytest.mark.parametrize(("type_name", "group"), with_groups([-1, 32, 64, 128]))
 def test_marlin_gemm(type_name: str, group: int, m: int, dtype: torch.dtype) -> None:
     problem = make(type_name, m, 320, 1152 if group != 128 else 1280, group, dtype, bias=m % 2 == 1)
     problem.check(problem.run())
@@ -67,13 +66,55 @@ def test_marlin_gemm_shapes(m: int, n: int, k: int) -> None:
     problem.check(problem.run())
 
 
-@pytest.mark.parametrize("m", [512, 1000])
-@pytest.mark.parametrize("type_name", TYPES)
-def test_marlin_gemm_of_many_tokens(type_name: str, m: int, dtype: torch.dtype) -> None:
-    """Weights are dequantized to memory: rounded to 16 bits."""
-    for group in (-1, 64):
-        problem = make(type_name, m, 384, 512, group, dtype, bias=True)
-        problem.check_rounded_weights(problem.run())
+@pytest.mark.parametrize("m", [512, 1000, 2100])
+@pytest.mark.parametrize(("type_name", "group"), with_groups([-1, 64]))
+def test_marlin_gemm_of_many_tokens(type_name: str, group: int, m: int, dtype: torch.dtype) -> None:
+    """Weights are rounded to 16 bits: in registers, or dequantized to memory."""
+    problem = make(type_name, m, 384, 512, group, dtype, bias=True)
+    problem.check_rounded_weights(problem.run())
+
+
+@pytest.mark.parametrize("type_name", FP4_GROUPS)
+@pytest.mark.parametrize("m", [1, 13, 24, 33, 100, 128, 300])
+def test_fp4_is_exact(type_name: str, m: int, dtype: torch.dtype) -> None:
+    """In every kernel: few and many columns and tokens, and all of K or a share of it."""
+    for n, k in ((5760, 2880), (64, 4096), (448, 128)):
+        problem = make(type_name, m, n, k, 0, dtype, bias=True)
+        problem.check(problem.run())
+
+
+@pytest.mark.parametrize("type_name", FP4_GROUPS)
+def test_fp4_in_all_block_shapes(type_name: str, force: Force, dtype: torch.dtype) -> None:
+    for shape in range(force(-1, -1, -1, -1)):
+        for m in (5, 70):
+            force(shape, -1, -1, -1)
+            problem = make(type_name, m, 448, 1088, 0, dtype, bias=True)
+            problem.check(problem.run())
+
+
+@pytest.mark.parametrize("m", [1, 16, 50, 200])
+def test_every_power_of_two(m: int) -> None:
+    """MXFP4's scales from the smallest to the largest whose weights bfloat16 holds."""
+    problem = make("mxfp4", m, 128, 4096, 0, torch.bfloat16)
+    codes = torch.arange(128 * 128, device="cuda").reshape(128, 128) // 65
+    scales = codes.to(torch.uint8).contiguous()
+    problem = replace(problem, scales=scales.view(torch.float8_e8m0fnu))
+    arguments = problem.arguments()
+    expected = reference.marlin_gemm(*arguments)  # type: ignore[arg-type]
+    weight = reference._marlin_weight(
+        torch.bfloat16,
+        problem.weights,
+        problem.scales,
+        None,
+        None,
+        None,
+        problem.type_id,
+        128,
+        4096,
+    )
+    exact = replace(problem, dense=weight)
+    assert expected.isfinite().any()
+    exact.check(exact.run())
 
 
 def test_marlin_gemm_block_shapes(force: Force, dtype: torch.dtype) -> None:

@@ -23,6 +23,6 @@ def test_a_planted_fault_is_found(tmp_path: Path) -> None:
         tmp_path,
         fault=("wna16/marlin/kernel.cuh", "loader.Wait();", ""),
         sources=("wna16/marlin/plan.cc",),
-        defines=("VK_ONE_TYPE",),
+        defines=("VK_ONE_TYPE=kU4",),
     )
     assert run_emulation(program).returncode != 0

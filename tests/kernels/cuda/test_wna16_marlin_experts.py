@@ -9,7 +9,7 @@ import torch
 
 from vllm_kernels.reference.wna16 import cuda as reference
 
-from ..common.wna16 import TYPES, UNIT, Problem, make
+from ..common.wna16 import TYPES, UNIT, Problem, make, with_groups
 
 ops = torch.ops.vllm_kernels
 
@@ -17,6 +17,12 @@ ops = torch.ops.vllm_kernels
 @pytest.fixture(params=[torch.bfloat16, torch.float16], ids=["bf16", "f16"])
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return request.param  # type: ignore[no-any-return]
+
+
+def stacked(problems: list[Problem], name: str) -> torch.Tensor | None:
+    """An operand of all experts, or None where it is absent."""
+    parts = [getattr(problem, name) for problem in problems]
+    return None if parts[0] is None else torch.stack(parts)
 
 
 @dataclass
@@ -37,17 +43,16 @@ class Experts:
         m, k = self.a.shape
 
         def stack(name: str) -> torch.Tensor | None:
-            parts = [getattr(problem, name) for problem in self.problems]
-            return None if parts[0] is None else torch.stack(parts)
+            return stacked(self.problems, name)
 
         first = self.problems[0]
         empty = torch.empty(0, dtype=torch.int32, device="cuda")
         workspace = torch.zeros(132 * 4, dtype=torch.int32, device="cuda")
         return (
-            self.a, c, stack("weights"), stack("bias"), stack("scales"), None, None, stack("zeros"),
-            empty, empty, workspace, self.sorted, self.experts, self.padded, self.factors,
-            self.block, self.top_k, mul, first.type_id, m, first.n, k, True, False, True, False,
-            -1, -1, -1,
+            self.a, c, stack("weights"), stack("bias"), stack("scales"), None,
+            stack("global_scale"), stack("zeros"), empty, empty, workspace, self.sorted,
+            self.experts, self.padded, self.factors, self.block, self.top_k, mul, first.type_id,
+            m, first.n, k, True, False, True, False, -1, -1, -1,
         )  # fmt: skip
 
     def check(self, out: torch.Tensor, mul: bool, unwritten: float) -> None:
@@ -96,7 +101,7 @@ def make_experts(
 @pytest.mark.parametrize(("m", "top_k"), [(1, 2), (19, 1), (150, 3)])
 @pytest.mark.parametrize("type_name", TYPES)
 def test_experts(type_name: str, m: int, top_k: int, block: int, dtype: torch.dtype) -> None:
-    for group, mul in ((128, True), (-1, False)):
+    for group, mul in ((128, True), (-1, False)):  # of FP4, its own
         problem = make_experts(type_name, m, top_k, block, group, dtype)
         c = torch.full((m * top_k, 192), 7.0, device="cuda", dtype=dtype)
         arguments = problem.arguments(mul, c)
@@ -105,8 +110,7 @@ def test_experts(type_name: str, m: int, top_k: int, block: int, dtype: torch.dt
 
 
 @pytest.mark.parametrize("block", [8, 16, 32, 48, 64])
-@pytest.mark.parametrize("group", [32, 64, 128, -1])
-@pytest.mark.parametrize("type_name", TYPES)
+@pytest.mark.parametrize(("type_name", "group"), with_groups([32, 64, 128, -1]))
 def test_tiles_for_all_multiprocessors(
     type_name: str, group: int, block: int, dtype: torch.dtype
 ) -> None:
@@ -120,7 +124,19 @@ def test_tiles_for_all_multiprocessors(
         assert not arguments[10].any(), "the workspace is not zeros again"  # type: ignore[attr-defined]
 
 
-def test_reference_of_experts(dtype: torch.dtype) -> None:
-    problem = make_experts("u4", 40, 2, 16, 64, dtype)
+@pytest.mark.parametrize("type_name", ["u4", "mxfp4", "nvfp4"])
+def test_reference_of_experts(type_name: str, dtype: torch.dtype) -> None:
+    problem = make_experts(type_name, 40, 2, 16, 64, dtype)
     arguments = problem.arguments(True, None)
     problem.check(reference.moe_wna16_marlin_gemm(*arguments), True, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_global_scale_of_each_expert() -> None:
+    problem = make_experts("nvfp4", 8, 2, 16, 0, torch.bfloat16)
+    arguments = list(problem.arguments(True, None))
+    with pytest.raises(
+        RuntimeError, match=r"global_scale has shape \[3\], want one number for each"
+    ):
+        ops.moe_wna16_marlin_gemm(*arguments[:6], torch.ones(3, device="cuda"), *arguments[7:])
+    with pytest.raises(RuntimeError, match="global_scale is absent"):
+        ops.moe_wna16_marlin_gemm(*arguments[:6], None, *arguments[7:])

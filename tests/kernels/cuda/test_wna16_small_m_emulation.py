@@ -23,6 +23,6 @@ def test_a_planted_fault_is_found(tmp_path: Path) -> None:
         tmp_path,
         fault=("wna16/small_m/kernel.cuh", "pipeline_.ProducerAcquire(at);", ""),
         sources=("wna16/small_m/plan.cc",),
-        defines=("VK_ONE_TYPE",),
+        defines=("VK_ONE_TYPE=kU4",),
     )
     assert run_emulation(program).returncode != 0

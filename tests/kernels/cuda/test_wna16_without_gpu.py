@@ -15,7 +15,7 @@ from ..common.abi import View
 pytestmark = pytest.mark.no_gpu
 ROOT = Path(__file__).parents[3]
 FAKE = 1 << 20  # an address that no check may read
-BF16, F16, I8, I32 = 1, 2, 3, 5
+F32, BF16, F16, I8, I32, E4M3, E8M0 = 0, 1, 2, 3, 5, 9, 10
 U4B8, U4, FP4 = 4 << 8 | 8 << 17 | 1 << 50, 4 << 8 | 1 << 50, 2 | 1 << 8 | 1 << 16 | 1 << 49
 
 
@@ -32,7 +32,8 @@ class Problem(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.POINTER(View))
-          for name in ("a", "b_q_weight", "bias", "scales", "zeros", "g_idx", "perm")),
+          for name in ("a", "b_q_weight", "bias", "scales", "global_scale", "zeros", "g_idx",
+                       "perm")),
         *((name, ctypes.c_int64) for name in ("b_type_id", "m", "n", "k")),
         ("is_k_full", ctypes.c_int32),
     )  # fmt: skip
@@ -70,10 +71,29 @@ def message(library: ctypes.CDLL, **change: object) -> str:
     return text.decode()
 
 
+MXFP4 = {"b_type_id": FP4, "scales": tensor(E8M0, 8, 128)}
+NVFP4 = {"b_type_id": FP4, "scales": tensor(E4M3, 16, 128), "global_scale": tensor(F32, 1)}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"b_type_id": FP4}, "no kernel for weights of type float4_e2m1"),
+        (
+            {"b_type_id": 3 | 2 << 8 | 1 << 16 | 1 << 49},
+            "no kernel for weights of type float6_e3m2",
+        ),
+        ({"b_type_id": FP4}, "no kernel for float4_e2m1 weights with scales of dtype bfloat16"),
+        ({**MXFP4, "scales": tensor(E8M0, 16, 128)}, "b_scales"),
+        ({**MXFP4, "scales": tensor(E8M0, 8, 64)}, "b_scales"),
+        ({**MXFP4, "scales": tensor(E8M0, 8, 128, data=FAKE + 1)}, "want a multiple of 16 bytes"),
+        ({**MXFP4, "global_scale": tensor(F32, 1)}, "global_scale is given, but weights of type"),
+        ({**MXFP4, "zeros": tensor(I32, 8, 16)}, "b_zeros is given"),
+        ({**MXFP4, "g_idx": tensor(I32, 256), "perm": tensor(I32, 256)}, "g_idx is given"),
+        ({**NVFP4, "scales": tensor(E4M3, 8, 128)}, "b_scales"),
+        ({**NVFP4, "global_scale": None}, "global_scale is absent"),
+        ({**NVFP4, "global_scale": tensor(BF16, 1)}, "global_scale is bfloat16"),
+        ({**NVFP4, "global_scale": tensor(F32, 2)}, "global_scale has shape [2], want one number"),
+        ({"global_scale": tensor(F32, 1)}, "global_scale is given, but weights of type uint4b8"),
         ({"a": tensor(I8, 3, 256)}, "no kernel for activations of 8 bits"),
         ({"a": tensor(BF16, 3, 255)}, "a has"),
         ({"a": tensor(I32, 3, 256)}, "a is"),

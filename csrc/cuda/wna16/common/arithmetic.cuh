@@ -25,6 +25,11 @@ struct Bf16Arithmetic {
         __hmul2(reinterpret_cast<__nv_bfloat162&>(x), reinterpret_cast<__nv_bfloat162&>(y));
     return reinterpret_cast<const uint32_t&>(z);
   }
+  static __device__ __forceinline__ uint32_t Max2(uint32_t x, uint32_t y) {
+    const __nv_bfloat162 z =
+        __hmax2(reinterpret_cast<__nv_bfloat162&>(x), reinterpret_cast<__nv_bfloat162&>(y));
+    return reinterpret_cast<const uint32_t&>(z);
+  }
   static __device__ __forceinline__ float ToFloat(uint16_t x) {
     return __uint_as_float(static_cast<uint32_t>(x) << 16);
   }
@@ -49,6 +54,10 @@ struct Fp16Arithmetic {
   }
   static __device__ __forceinline__ uint16_t FromFloat(float x) {
     return __half_as_ushort(__float2half_rn(x));
+  }
+  static __device__ __forceinline__ uint32_t FromFloats(float low, float high) {
+    const __half2 z = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(z);
   }
 };
 

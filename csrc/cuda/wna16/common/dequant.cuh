@@ -4,8 +4,9 @@
 // subtracting the power, with the zero point in the same step, leaves the exact value. (Kim et al.,
 // "Who Says Elephants Can't Run: Bringing Large Scale MoE Models into Cloud Scale Production",
 // 2022; Frantar et al., "MARLIN: Mixed-Precision Auto-Regressive Parallel Inference on Large
-// Language Models", 2024.) Scales are not applied here: sums of exact products are scaled in
-// float32.
+// Language Models", 2024.) Scales of integers and of FP8 are not applied here: sums of exact
+// products are scaled in float32. FP4 is a sign, two bits of exponent and one of mantissa, and its
+// scales have four bits of precision or none: their products are exact in 16 bits.
 #ifndef VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_COMMON_DEQUANT_CUH_
 
@@ -24,6 +25,9 @@ struct Magic<Bf16Arithmetic> {
   static constexpr uint32_t kZero8 = 0x43084308;   // 128 + 8
   static constexpr uint32_t kFp8Fix = 0x7b807b80;  // 2^120: what an e4m3 exponent lacks
   static constexpr float kFp8Unfix = 0x1p-120f;    // in scales that the engine multiplied by it
+  static constexpr uint32_t kFp4Fix = 0x7e807e80;  // 2^126: what an e2m1 exponent lacks
+  // What global scales that the engine multiplied by 2^119 lack, as scaled weights are made here.
+  static constexpr float kNvFp4Unfix = 0x1p-112f;
 };
 template <>
 struct Magic<Fp16Arithmetic> {
@@ -31,6 +35,8 @@ struct Magic<Fp16Arithmetic> {
   static constexpr uint32_t kZero8 = 0x64086408;   // 1024 + 8
   static constexpr uint32_t kFp8Fix = 0x5c005c00;  // 2^8
   static constexpr float kFp8Unfix = 0x1p-8f;
+  static constexpr uint32_t kFp4Fix = 0x74007400;  // 2^14
+  static constexpr float kNvFp4Unfix = 1.f;        // the engine's factor is 2^7
 };
 
 // Fragment registers a0..a3 from one word of 4-bit weights; `zero` holds what is subtracted from
@@ -82,6 +88,71 @@ __device__ __forceinline__ void Dequant8(uint32_t (&a)[4], uint32_t low, uint32_
     a[1] = Dequant8Pair<T>(low >> 8);
     a[2] = Dequant8Pair<T>(high);
     a[3] = Dequant8Pair<T>(high >> 8);
+  }
+}
+
+// Two e2m1, from bit kAt (0 or 4) of both halves of `word` on, as 16-bit floats whose exponents
+// lack kFp4Fix.
+template <class T, int kAt>
+__device__ __forceinline__ uint32_t Fp4Bits(uint32_t word) {
+  constexpr uint32_t kMagnitudes = 0x00070007u << kAt, kSigns = 0x80008000;
+  if constexpr (Magic<T>::kBase == Magic<Bf16Arithmetic>::kBase) {
+    // One multiplication moves the sign by 12 and the rest by 6; copies between are cleared.
+    const uint32_t both = word & (kMagnitudes | 0x00080008u << kAt);
+    return both * (((1u << 12) + (1u << 6)) >> kAt) & (kSigns | 0x01c001c0);
+  } else {
+    return (word << (12 - kAt) & kSigns) | (word & kMagnitudes) << (9 - kAt);
+  }
+}
+
+// Fragment registers a0..a3, without kFp4Fix, from one word of FP4.
+template <class T>
+__device__ __forceinline__ void Fp4Fragment(uint32_t (&a)[4], uint32_t word) {
+  const uint32_t high = word >> 8;
+  a[0] = Fp4Bits<T, 0>(word);
+  a[1] = Fp4Bits<T, 4>(word);
+  a[2] = Fp4Bits<T, 0>(high);
+  a[3] = Fp4Bits<T, 4>(high);
+}
+
+// As Fp4Fragment, times pairs of equal scales (Fp4ScalePair) of the rows of a0 and a2, and of a1
+// and a3: MXFP4's weights as they are; NVFP4's without the global scale, over 2^7.
+template <class T, WeightType kType>
+__device__ __forceinline__ void DequantFp4(uint32_t (&a)[4], uint32_t word, uint32_t scale_low,
+                                           uint32_t scale_high) {
+  Fp4Fragment<T>(a, word);
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+    if constexpr (kType == WeightType::kMxFp4) a[r] = T::Mul2(a[r], Magic<T>::kFp4Fix);
+    a[r] = T::Mul2(a[r], r % 2 == 0 ? scale_low : scale_high);
+  }
+}
+
+// The scales in the high bytes of both halves of `bytes`, whose low bytes are clear. MXFP4: powers
+// of two (255, which is NaN: not finite). NVFP4: times 2^7, and times kFp4Fix / 2^14.
+template <class T, WeightType kType>
+__device__ __forceinline__ uint32_t Fp4ScalePair(uint32_t bytes) {
+  constexpr bool kHalf = Magic<T>::kBase == Magic<Fp16Arithmetic>::kBase;
+  if constexpr (kType == WeightType::kNvFp4 && kHalf) {
+    return bytes >> 1;
+  } else if constexpr (kType == WeightType::kNvFp4) {
+    constexpr uint32_t kHalfFix = 0x77807780;  // 2^112, twice: half's exponent and the rest
+    return T::Mul2(T::Mul2(bytes >> 4, kHalfFix), kHalfFix);
+  } else if constexpr (kHalf) {
+    return T::FromFloats(__uint_as_float((bytes & 0xff00) << 15),
+                         __uint_as_float((bytes & 0xff000000) >> 1));
+  } else {
+    return T::Max2(bytes >> 1, 0x00400040);  // 0 is 2^-127, which has no exponent bits either
+  }
+}
+
+// One scale in float32; NVFP4: times 2^7.
+template <WeightType kType>
+__device__ __forceinline__ float Fp4Scale(uint8_t byte) {
+  if constexpr (kType == WeightType::kNvFp4) {
+    return Fp16Arithmetic::ToFloat(static_cast<uint16_t>(byte << 7));
+  } else {
+    return byte == 0 ? 0x1p-127f : __uint_as_float(static_cast<uint32_t>(byte) << 23);
   }
 }
 

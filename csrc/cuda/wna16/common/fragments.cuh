@@ -49,14 +49,39 @@ __device__ __forceinline__ void LoadZeros(uint32_t (&zero)[kMmaTiles][2], const 
   }
 }
 
-// The exact fragment of tile `i`.
+// Pairs of equal scales for the two row halves of each tile, from the eight bytes of the lane's
+// row of a packed tile.
+template <class T, WeightType kType, int kMmaTiles>
+__device__ __forceinline__ void LoadFp4Scales(uint32_t (&scale)[kMmaTiles][2], const uint8_t* from,
+                                              int first_mma_tile) {
+  uint32_t words[(kMmaTiles + 1) / 2];  // of two tiles
+  if constexpr (kMmaTiles == 4) {
+    const uint2 two = *reinterpret_cast<const uint2*>(from);
+    words[0] = two.x;
+    words[1] = two.y;
+  } else {
+    words[0] = reinterpret_cast<const uint32_t*>(from)[first_mma_tile / 2];
+    if (kMmaTiles == 1 && first_mma_tile % 2 != 0) words[0] >>= 8;
+  }
+#pragma unroll
+  for (int i = 0; i < kMmaTiles; ++i) {
+    const uint32_t word = i % 2 == 0 ? words[i / 2] << 8 : words[i / 2];
+    const uint32_t pair = Fp4ScalePair<T, kType>(word & 0xff00ff00);
+    scale[i][0] = __byte_perm(pair, pair, 0x1010);
+    scale[i][1] = __byte_perm(pair, pair, 0x3232);
+  }
+}
+
+// The exact fragment of tile `i`. `adjust`: what LoadZeros or LoadFp4Scales made for it.
 template <class T, WeightType kType, int kWords>
 __device__ __forceinline__ void Dequantize(uint32_t (&a)[4], const uint32_t (&words)[kWords], int i,
-                                           const uint32_t (&zero)[2]) {
-  if constexpr (kType == WeightType::kU4B8) {
+                                           const uint32_t (&adjust)[2]) {
+  if constexpr (IsFp4(kType)) {
+    DequantFp4<T, kType>(a, words[i], adjust[0], adjust[1]);
+  } else if constexpr (kType == WeightType::kU4B8) {
     Dequant4<T>(a, words[i], Magic<T>::kZero8, Magic<T>::kZero8);
   } else if constexpr (kType == WeightType::kU4) {
-    Dequant4<T>(a, words[i], zero[0], zero[1]);
+    Dequant4<T>(a, words[i], adjust[0], adjust[1]);
   } else {
     Dequant8<T, kType>(a, words[2 * i], words[2 * i + 1]);
   }
@@ -66,6 +91,32 @@ template <class T, WeightType kType>
 __device__ __forceinline__ float Scale(uint16_t bits) {
   return T::ToFloat(bits) * (kType == WeightType::kFp8 ? Magic<T>::kFp8Unfix : 1.f);
 }
+
+// What finished sums of a column are multiplied by: its scale where that is per channel, and the
+// scale of the whole matrix.
+template <class T, WeightType kType>
+class ColumnScales {
+ public:
+  // `scales`: of the expert, as `global_scale` is told.
+  template <class Params>
+  __device__ __forceinline__ ColumnScales(const Params& params, const void* scales, int expert)
+      : per_channel_(params.per_channel != 0), scales_(static_cast<const uint16_t*>(scales)) {
+    if constexpr (kType == WeightType::kNvFp4) {
+      global_ = params.global_scale[expert] * Magic<T>::kNvFp4Unfix;
+    }
+  }
+
+  // `position`: ChannelPosition of the column.
+  __device__ __forceinline__ float operator[](int position) const {
+    if constexpr (IsFp4(kType)) return global_;
+    return per_channel_ ? Scale<T, kType>(scales_[position]) : 1.f;
+  }
+
+ private:
+  const bool per_channel_;
+  const uint16_t* const scales_;
+  float global_ = 1.f;
+};
 
 // A pair of scales for the two row halves of each tile.
 template <int kMmaTiles>

@@ -14,10 +14,14 @@ using KernelTable = const void* const*;
   KernelTable NAME##Bf16U4();                                  \
   KernelTable NAME##Bf16U8B128();                              \
   KernelTable NAME##Bf16Fp8();                                 \
+  KernelTable NAME##Bf16MxFp4();                               \
+  KernelTable NAME##Bf16NvFp4();                               \
   KernelTable NAME##Fp16U4B8();                                \
   KernelTable NAME##Fp16U4();                                  \
   KernelTable NAME##Fp16U8B128();                              \
   KernelTable NAME##Fp16Fp8();                                 \
+  KernelTable NAME##Fp16MxFp4();                               \
+  KernelTable NAME##Fp16NvFp4();                               \
   inline KernelTable NAME(bool bf16, WeightType type) {        \
     switch (type) {                                            \
       case WeightType::kU4B8:                                  \
@@ -26,6 +30,10 @@ using KernelTable = const void* const*;
         return bf16 ? NAME##Bf16U4() : NAME##Fp16U4();         \
       case WeightType::kU8B128:                                \
         return bf16 ? NAME##Bf16U8B128() : NAME##Fp16U8B128(); \
+      case WeightType::kMxFp4:                                 \
+        return bf16 ? NAME##Bf16MxFp4() : NAME##Fp16MxFp4();   \
+      case WeightType::kNvFp4:                                 \
+        return bf16 ? NAME##Bf16NvFp4() : NAME##Fp16NvFp4();   \
       default:                                                 \
         return bf16 ? NAME##Bf16Fp8() : NAME##Fp16Fp8();       \
     }                                                          \

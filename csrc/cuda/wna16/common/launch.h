@@ -32,6 +32,7 @@ Params WithOperands(const Problem& problem, void* c) {
   params.weights = problem.weights;
   params.scales = problem.scales;
   params.zeros = problem.zeros;
+  params.global_scale = problem.global_scale;
   params.bias = problem.bias;
   params.c = c;
   params.m = problem.m;

@@ -34,6 +34,28 @@ class Slice {
   bool present_ = false;
 };
 
+// One expert's number of a tensor with one for each.
+class SliceOfNumbers {
+ public:
+  SliceOfNumbers(const char* name, const vk_tensor* tensor, int64_t experts) {
+    if (tensor == nullptr || NumElements(*tensor) == 0) return;
+    Arg(kOp, name, tensor).Contiguous();
+    VK_CHECK(NumElements(*tensor) == experts,
+             "%s: %s has shape %s, want one number for each of %lld"
+             " experts",
+             kOp, name, ShapeString(*tensor).c_str(), static_cast<long long>(experts));
+    view_ = *tensor;
+    view_.ndim = 1;
+    view_.shape[0] = view_.stride[0] = 1;
+    present_ = true;
+  }
+  operator const vk_tensor*() const { return present_ ? &view_ : nullptr; }
+
+ private:
+  vk_tensor view_{};
+  bool present_ = false;
+};
+
 struct Checked {
   Problem problem;
   MarlinExpertParams experts;
@@ -51,6 +73,7 @@ Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, 
   const Slice weight("b_q_weight", given->b_q_weight, count);
   const Slice bias("b_bias", given->bias, count), scales("b_scales", given->scales, count);
   const Slice zeros("b_zeros", given->zeros, count);
+  const SliceOfNumbers global_scale("global_scale", given->global_scale, count);
   if (given->g_idx != nullptr && NumElements(*given->g_idx) > 0) {
     Fail(VK_UNSUPPORTED, "%s: no kernel for act_order (g_idx) of experts", kOp);
   }
@@ -59,6 +82,7 @@ Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, 
   one.bias = bias;
   one.scales = scales;
   one.zeros = zeros;
+  one.global_scale = global_scale;
   one.g_idx = one.perm = nullptr;
   Checked checked{};
   checked.problem = CheckProblem(kOp, &one);

@@ -42,16 +42,16 @@ class LargeExpertsEpilogue {
   // Sums of tile `t` as columns of rows.
   __device__ __forceinline__ void StageSums(int t, const float (&total)[S::kSums]) const {
     const auto* const bias = static_cast<const uint16_t*>(p_.bias);
+    const ColumnScales<T, kType> scales(
+        p_, static_cast<const uint16_t*>(p_.scales) + tile_.expert * p_.experts.scale_elements,
+        tile_.expert);
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
       const int column = self_.packed_tile * kPackedTileN + (self_.first_mma_tile + t) * 16 +
                          8 * high + self_.lane / 4;
       const bool there = self_.packed_tile < tile_.packed_tiles;
       const int position = there ? ChannelPosition(tile_.packed_tile0 * kPackedTileN + column) : 0;
-      const float scale = p_.per_channel
-                              ? Scale<T, kType>(static_cast<const uint16_t*>(
-                                    p_.scales)[tile_.expert * p_.experts.scale_elements + position])
-                              : 1.f;
+      const float scale = scales[position];
       const float offset =
           bias != nullptr ? T::ToFloat(bias[tile_.expert * p_.experts.bias_elements + position])
                           : 0.f;

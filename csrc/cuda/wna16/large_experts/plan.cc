@@ -31,9 +31,9 @@ int64_t ExpertTiles(int rows, int count, int block) {
   return std::max<int64_t>(CeilDiv(rows, block), std::min(rows, count));
 }
 
-bool LargeExpertsServe(int64_t m_tiles, int block, int n, int group, bool per_channel,
-                       const DeviceLimits& device) {
-  if (block <= kMarlinPlaces || (!per_channel && group % 64 != 0)) return false;
+bool LargeExpertsServe(int64_t m_tiles, int block, int n, WeightType type, int group,
+                       bool per_channel, const DeviceLimits& device) {
+  if (block <= kMarlinPlaces || !ScalesServe(type, group, per_channel)) return false;
   return 4 * m_tiles * CeilDiv(n, kColumns) >= int64_t{3} * device.sms;
 }
 

@@ -22,8 +22,8 @@ int64_t ExpertTiles(int rows, int count, int block);
 
 // Whether the kernel is the one for so many tiles: where they fill most of the multiprocessors, so
 // that none need share one, and are of more than 16 places, for which Marlin's kernel is faster.
-bool LargeExpertsServe(int64_t m_tiles, int block, int n, int group, bool per_channel,
-                       const DeviceLimits& device);
+bool LargeExpertsServe(int64_t m_tiles, int block, int n, WeightType type, int group,
+                       bool per_channel, const DeviceLimits& device);
 
 // Bytes of the tokens by expert; more than the most are not taken from the engine's memory.
 inline constexpr int64_t kLargeExpertsMostBytes = int64_t{512} << 20;

@@ -102,15 +102,14 @@ class LargeMEpilogue {
   __device__ __forceinline__ void LoadColumns(float (&factor)[S::kMmaTiles][2],
                                               float (&offset)[S::kMmaTiles][2]) const {
     const auto* const bias = static_cast<const uint16_t*>(p_.bias);
+    const ColumnScales<T, kType> scales(p_, p_.scales, 0);
 #pragma unroll
     for (int t = 0; t < S::kMmaTiles; ++t) {
 #pragma unroll
       for (int high = 0; high < 2; ++high) {
         const int column = tile_.packed_tile0 * kPackedTileN + Column(t, high);
         const int position = self_.packed_tile < tile_.packed_tiles ? ChannelPosition(column) : 0;
-        factor[t][high] = p_.per_channel
-                              ? Scale<T, kType>(static_cast<const uint16_t*>(p_.scales)[position])
-                              : 1.f;
+        factor[t][high] = scales[position];
         offset[t][high] = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
       }
     }

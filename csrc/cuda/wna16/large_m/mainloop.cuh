@@ -15,6 +15,7 @@ class LargeMMainloop {
  public:
   using Stage = LargeMStage<S, kType>;
   using Pipeline = sm90::Pipeline<kLargeMMaxStages>;
+  using Scaling = LargeMScaling<S, kType>;
 
   __device__ __forceinline__ LargeMMainloop(const LargeMParams& params,
                                             const LargeMConsumer<S>& self, const Pipeline& pipeline,
@@ -30,15 +31,17 @@ class LargeMMainloop {
       for (int i = 0; i < S::kSums; ++i) total[t][i] = 0;
     }
     int step = 0;
-    for (; step + S::kSteps <= chunks; step += S::kSteps) Steps<S::kSteps>(at, total);
-    if (S::kSteps > 1 && step < chunks) Steps<1>(at, total);
+    constexpr int kSteps = Scaling::kSteps;
+    for (; step + kSteps <= chunks; step += kSteps) Steps<kSteps>(at, total);
+    if (kSteps > 1 && step < chunks) Steps<1>(at, total);
   }
 
  private:
-  // Pairs of scales, and of base + zero point, of the rows of each tile and the eighth after it.
+  // Of the rows of each tile and the eighth after it: pairs of scales, and what fragments are
+  // dequantized with (fragments.cuh).
   struct Group {
     uint32_t scale[S::kMmaTiles][2];
-    uint32_t zero[S::kMmaTiles][2];
+    uint32_t adjust[S::kMmaTiles][2];
   };
 
   // A slice's fragments are dequantized while wgmma runs on those before; the other warpgroup's
@@ -48,10 +51,10 @@ class LargeMMainloop {
                                         float (&total)[S::kMmaTiles][S::kSums]) const {
     constexpr int kSets = 4;  // of fragments
     uint32_t a[kSets][S::kMmaTiles][4];
-    float sum[S::kMmaTiles][S::kExact ? S::kSums : 1];
+    float sum[S::kMmaTiles][Scaling::kSums ? S::kSums : 1];
     Group group;
     int stages[kSteps];
-    if constexpr (!S::kExact) {
+    if constexpr (!Scaling::kSums) {
 #pragma unroll
       for (int t = 0; t < S::kMmaTiles; ++t) ptx::warpgroup_fence_operand(total[t]);
     }
@@ -66,12 +69,13 @@ class LargeMMainloop {
       for (int slice = 0; slice < 4; ++slice) {
         // The wgmma that reads this set of fragments has ended.
         if (step > 0) ptx::wgmma_wait_group<kSets - 1>();
+        if constexpr (IsFp4(kType)) LoadFp4Group(group, stage, slice);
         Dequantize(a[slice], stage, slice, group);
         ptx::wgmma_fence();
 #pragma unroll
         for (int t = 0; t < S::kMmaTiles; ++t) {
           const uint64_t desc = sm90::MakeSmemDesc<ptx::Major::kK>(tokens + slice * 32);
-          if constexpr (S::kExact) {
+          if constexpr (Scaling::kSums) {
             ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(sum[t], a[slice][t], desc, slice);
           } else {
             ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(total[t], a[slice][t], desc, 1);
@@ -84,7 +88,7 @@ class LargeMMainloop {
     ptx::wgmma_wait_group<0>();
 #pragma unroll
     for (int t = 0; t < S::kMmaTiles; ++t) {
-      if constexpr (S::kExact) {
+      if constexpr (Scaling::kSums) {
         ptx::warpgroup_fence_operand(sum[t]);
         const float low = ScaleOf(group.scale[t][0]), high = ScaleOf(group.scale[t][1]);
 #pragma unroll
@@ -101,22 +105,32 @@ class LargeMMainloop {
   }
 
   __device__ __forceinline__ void LoadGroup(Group& group, const Stage& stage) const {
+    if constexpr (IsFp4(kType)) return;
     if (!p_.per_channel) {
-      const uint16_t* const from = &stage.scales[self_.packed_tile * kPackedTileN +
-                                                 self_.lane / 4 * 8 + 2 * self_.first_mma_tile];
+      const auto* const from = &stage.scales[0][self_.packed_tile * kPackedTileN +
+                                                self_.lane / 4 * 8 + 2 * self_.first_mma_tile];
 #pragma unroll
       for (int t = 0; t < S::kMmaTiles; ++t) {
         uint32_t pair = reinterpret_cast<const uint32_t*>(from)[t];
-        if constexpr (!S::kExact) pair = WithoutFactor(pair);
+        if constexpr (Scaling::kRounds) pair = WithoutFactor(pair);
         group.scale[t][0] = __byte_perm(pair, pair, 0x1010);
         group.scale[t][1] = __byte_perm(pair, pair, 0x3232);
       }
     }
     if constexpr (HasZeroPoints(kType)) {
-      LoadZeros<T>(group.zero,
+      LoadZeros<T>(group.adjust,
                    &stage.zeros[0][self_.packed_tile * (kPackedTileN / 8) + self_.lane / 4],
                    self_.first_mma_tile);
     }
+  }
+
+  // The scales of FP4 change inside a step.
+  __device__ __forceinline__ void LoadFp4Group(Group& group, const Stage& stage, int slice) const {
+    constexpr int kSlices = Fp4Group(kType) / kPackedTileK;  // that share scales
+    if (slice % kSlices != 0) return;
+    const uint8_t* const from =
+        &stage.scales[slice / kSlices][self_.packed_tile * kPackedTileN + self_.lane / 4 * 8];
+    LoadFp4Scales<T, kType>(group.adjust, from, self_.first_mma_tile);
   }
 
   // Two scales without the factor that the engine gives those of FP8 weights.
@@ -153,9 +167,9 @@ class LargeMMainloop {
     }
 #pragma unroll
     for (int t = 0; t < S::kMmaTiles; ++t) {
-      wna16::Dequantize<T, kType>(a[t], words, t, group.zero[t]);
+      wna16::Dequantize<T, kType>(a[t], words, t, group.adjust[t]);
     }
-    if constexpr (!S::kExact) {
+    if constexpr (Scaling::kRounds) {
       if (p_.per_channel) return;
 #pragma unroll
       for (int t = 0; t < S::kMmaTiles; ++t) {

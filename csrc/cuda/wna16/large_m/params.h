@@ -23,8 +23,15 @@ struct LargeMShape {
   // exact. Else these are scaled, and rounded, before they are multiplied, which takes fewer
   // registers.
   static constexpr bool kExact = kExact_;
+};
+
+// How a block meets the scales: FP4's are exact in the 16-bit type anyway.
+template <class S, WeightType kType>
+struct LargeMScaling {
+  static constexpr bool kSums = S::kExact && !IsFp4(kType);     // of each group, scaled in float32
+  static constexpr bool kRounds = !S::kExact && !IsFp4(kType);  // weights are scaled, and rounded
   // Steps whose wgmma groups are in flight together.
-  static constexpr int kSteps = kExact ? 1 : 2;
+  static constexpr int kSteps = kSums ? 1 : 2;
 };
 
 // One stage of the pipeline in shared memory. Tokens come first, in the 128-byte swizzle of bulk
@@ -33,7 +40,7 @@ template <class S, WeightType kType>
 struct LargeMStageBase {
   uint16_t tokens[S::kTokens][64];
   PackedTile<Bits(kType)> weights[S::kPackedTiles][64 / kPackedTileK];
-  uint16_t scales[S::kColumns];
+  ScaleElement<kType> scales[ScaleRows(kType)][S::kColumns];
 };
 template <class S, WeightType kType>
 struct alignas(1024) LargeMStage
@@ -42,15 +49,17 @@ struct alignas(1024) LargeMStage
 // By WeightType.
 template <class S>
 inline constexpr int kLargeMStageBytes[] = {
-    sizeof(LargeMStage<S, WeightType::kU4B8>), sizeof(LargeMStage<S, WeightType::kU4>),
-    sizeof(LargeMStage<S, WeightType::kU8B128>), sizeof(LargeMStage<S, WeightType::kFp8>)};
+    sizeof(LargeMStage<S, WeightType::kU4B8>),   sizeof(LargeMStage<S, WeightType::kU4>),
+    sizeof(LargeMStage<S, WeightType::kU8B128>), sizeof(LargeMStage<S, WeightType::kFp8>),
+    sizeof(LargeMStage<S, WeightType::kMxFp4>),  sizeof(LargeMStage<S, WeightType::kNvFp4>)};
 
 struct LargeMParams {
-  const void* weights;    // packed tiles, layout.h
-  const void* scales;     // [groups, n], permuted by the engine
-  const uint32_t* zeros;  // [groups, n / 8]
-  const void* bias;       // [n], permuted by the engine, or null
-  void* c;                // [m, n]
+  const void* weights;        // packed tiles, layout.h
+  const void* scales;         // [groups, n] of ScaleElement, permuted by the engine
+  const uint32_t* zeros;      // [groups, n / 8]
+  const float* global_scale;  // of the matrix, or of each expert's: NVFP4 only
+  const void* bias;           // [n], permuted by the engine, or null
+  void* c;                    // [m, n]
   int m, n, k;
   uint64_t group_magic;  // GroupMagic of the group
   int per_channel;

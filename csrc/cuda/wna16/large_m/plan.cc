@@ -87,7 +87,7 @@ Cut CutTiles(int tiles, int chunks, int sms, const LargeMClusters& clusters, con
 bool LargeMServes(int m, int group, bool per_channel, WeightType type, bool half) {
   // Scales of FP8 weights lose bits in float16 without the factor that the engine gives them.
   const bool scales = !(type == WeightType::kFp8 && half && m >= kManyTokens && !per_channel);
-  return m >= kLeastTokens && scales && (per_channel || group % 64 == 0);
+  return m >= kLeastTokens && scales && ScalesServe(type, group, per_channel);
 }
 
 LargeMPlan MakeLargeMPlan(int m, int n, int k, WeightType type, const DeviceLimits& device,

@@ -26,18 +26,24 @@ class MarlinAccumulator {
 
   // Adds this warp's 64 of K of one stage.
   __device__ __forceinline__ void MultiplyStage(const Stage& stage) {
-    const bool split = p_.group == 32;
+    const bool split = !IsFp4(kType) && p_.group == 32;
     const auto& weights = stage.weights[packed_tile_][warp_k];
     float sum[S::kMmaTiles][S::kTokenTiles][4];
-    uint32_t zero[S::kMmaTiles][2];
+    uint32_t adjust[S::kMmaTiles][2];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if constexpr (HasZeroPoints(kType)) {
-        if (half == 0 || split) LoadZeros<T>(zero, Zeros(stage, half), first_mma_tile_);
+        if (half == 0 || split) LoadZeros<T>(adjust, Zeros(stage, half), first_mma_tile_);
       }
 #pragma unroll
       for (int quarter = 0; quarter < 2; ++quarter) {
         const int slice = 2 * half + quarter;
+        if constexpr (IsFp4(kType)) {
+          constexpr int kSlices = Fp4Group(kType) / kPackedTileK;  // that share scales
+          if (slice % kSlices == 0) {
+            LoadFp4Scales<T, kType>(adjust, Scales(stage, slice / kSlices), first_mma_tile_);
+          }
+        }
         uint32_t b[S::kTokenTiles][2];
         LoadFragments(b, stage, slice);
         uint32_t words[S::kMmaTiles * Bits(kType) / 4];
@@ -45,10 +51,12 @@ class MarlinAccumulator {
 #pragma unroll
         for (int i = 0; i < S::kMmaTiles; ++i) {
           uint32_t a[4];
-          Dequantize<T, kType>(a, words, i, zero[i]);
+          Dequantize<T, kType>(a, words, i, adjust[i]);
 #pragma unroll
           for (int j = 0; j < S::kTokenTiles; ++j) {
-            if (slice == 0) {
+            if constexpr (IsFp4(kType)) {
+              Mma<T>(total[i][j], a, b[j], total[i][j]);
+            } else if (slice == 0) {
               const float none[4] = {0, 0, 0, 0};
               Mma<T>(sum[i][j], a, b[j], none);
             } else {
@@ -57,11 +65,13 @@ class MarlinAccumulator {
           }
         }
       }
-      if (half == 1) {
-        AddGroup(sum, Scales(stage, split ? 1 : 0));
-      } else if (split) {
-        AddGroup(sum, Scales(stage, 0));
-        SetZero(sum);
+      if constexpr (!IsFp4(kType)) {
+        if (half == 1) {
+          AddGroup(sum, Scales(stage, split ? 1 : 0));
+        } else if (split) {
+          AddGroup(sum, Scales(stage, 0));
+          SetZero(sum);
+        }
       }
     }
   }
@@ -94,9 +104,11 @@ class MarlinAccumulator {
     }
   }
 
-  __device__ __forceinline__ const uint16_t* Scales(const Stage& stage, int half) const {
-    return &stage.scales[2 * warp_k + half]
-                        [packed_tile_ * kPackedTileN + lane / 4 * 8 + first_mma_tile_ * 2];
+  // Of this lane's rows: from the warp's first tile on, those of FP4 from the packed tile's.
+  __device__ __forceinline__ const ScaleElement<kType>* Scales(const Stage& stage, int row) const {
+    return &stage.scales[MarlinScaleRows(kType) * warp_k + row]
+                        [packed_tile_ * kPackedTileN + lane / 4 * 8 +
+                         (IsFp4(kType) ? 0 : first_mma_tile_ * 2)];
   }
   __device__ __forceinline__ const uint32_t* Zeros(const Stage& stage, int half) const {
     return &stage.zeros[2 * warp_k + half][packed_tile_ * (kPackedTileN / 8) + lane / 4];

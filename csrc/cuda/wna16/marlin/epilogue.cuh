@@ -136,7 +136,7 @@ class MarlinEpilogue {
         }
       }
     }
-    const uint16_t* const scales = schedule_.Scales(expert);
+    const ColumnScales<T, kType> scales(p_, schedule_.template Scales<uint16_t>(expert), expert);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < S::kMmaTiles; ++i) {
@@ -144,7 +144,7 @@ class MarlinEpilogue {
       for (int high = 0; high < 2; ++high) {
         const int column = 16 * i + 8 * high + lane / 4;
         const int position = in_range ? ChannelPosition(n0 + column) : 0;
-        const float scale = p_.per_channel ? Scale<T, kType>(scales[position]) : 1.f;
+        const float scale = scales[position];
         const float offset = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
 #pragma unroll
         for (int j = 0; j < S::kTokenTiles; ++j) {

@@ -164,22 +164,35 @@ class MarlinLoader {
 
   __device__ __forceinline__ void LoadScales(Stage& stage) const {
     if (!p_.per_channel) {
-      LoadRows<sizeof(stage.scales[0])>(stage.scales, schedule_.Scales(expert_), p_.n * 2, n0_ * 2);
+      constexpr int kBytes = sizeof(ScaleElement<kType>);
+      LoadRows<sizeof(stage.scales[0])>(stage.scales,
+                                        schedule_.template Scales<ScaleElement<kType>>(expert_),
+                                        p_.n * kBytes, n0_ * kBytes);
     }
     if constexpr (HasZeroPoints(kType)) {
       LoadRows<sizeof(stage.zeros[0])>(stage.zeros, schedule_.Zeros(expert_), p_.n / 2, n0_ / 2);
     }
   }
 
-  // One row, or two for groups of 32, of kBytes for each 64 of K, from rows of `row_bytes` at
-  // `offset`.
+  // One row, or two for groups of 32, or those of FP4, of kBytes for each 64 of K, from rows of
+  // `row_bytes` at `offset`.
   template <int kBytes>
   __device__ __forceinline__ void LoadRows(void* to, const void* from, int row_bytes,
                                            int offset) const {
     constexpr int kVectors = kBytes / 16;
-    static_assert(S::kWarpsK * 2 * kVectors <= S::kThreads, "one copy a thread");
+    constexpr int kRows = MarlinScaleRows(kType);
+    static_assert(S::kWarpsK * kRows * kVectors <= S::kThreads, "one copy a thread");
     const int thread = static_cast<int>(threadIdx.x);
     const int part = thread % kVectors, row = thread / kVectors;
+    if constexpr (IsFp4(kType)) {
+      if (row >= kRows * S::kWarpsK) return;
+      const int64_t group = k_step_ * (kRows * S::kWarpsK) + row;
+      ptx::cp_async_cg(
+          static_cast<unsigned char*>(to) + (row * kVectors + part) * 16,
+          static_cast<const unsigned char*>(from) + group * row_bytes + offset + part * 16,
+          row / kRows < chunks_left_ && offset + part * 16 < row_bytes);
+      return;
+    }
     const bool split = p_.group == 32;
     const int rows = split ? 2 * S::kWarpsK : S::kWarpsK;
     if (row >= rows) return;

@@ -27,13 +27,17 @@ struct MarlinShape {
   static constexpr int kBlocksPerSm = kTokenTiles <= 2 ? 2 : 1;
 };
 
+// Rows of scales in a stage for each 64 of K: groups of integers and FP8 may be as short as 32.
+VK_HOST_DEVICE constexpr int MarlinScaleRows(WeightType type) {
+  return IsFp4(type) ? ScaleRows(type) : 2;
+}
+
 // One stage of the pipeline in shared memory.
 template <class S, WeightType kType>
 struct MarlinStageBase {
   PackedTile<Bits(kType)> weights[S::kN / kPackedTileN][S::kWarpsK][64 / kPackedTileK];
   uint16_t tokens[S::kWarpsK][S::kTokens][64];
-  // Two rows for each 64 of K: groups may be as short as 32.
-  uint16_t scales[2 * S::kWarpsK][S::kN];
+  ScaleElement<kType> scales[MarlinScaleRows(kType) * S::kWarpsK][S::kN];
 };
 template <class S, WeightType kType>
 struct MarlinStage : WithZeroPoints<MarlinStageBase<S, kType>, kType, 2 * S::kWarpsK, S::kN> {};
@@ -60,14 +64,15 @@ struct MarlinExpertParams {
 };
 
 struct MarlinParams {
-  const void* a;          // [m, k], rows lda elements apart
-  const void* weights;    // packed tiles, layout.h
-  const void* scales;     // [groups, n], permuted by the engine
-  const uint32_t* zeros;  // [groups, n / 8], 4-bit types with zero points only
-  const void* bias;       // [n], permuted by the engine, or null
-  void* c;                // [m, n]
-  float* partials;        // sums of tiles that several blocks share, two slots a block
-  int32_t* locks;         // zeros before and after the launch
+  const void* a;              // [m, k], rows lda elements apart
+  const void* weights;        // packed tiles, layout.h
+  const void* scales;         // [groups, n] of ScaleElement, permuted by the engine
+  const uint32_t* zeros;      // [groups, n / 8], 4-bit types with zero points only
+  const float* global_scale;  // of the matrix, or of each expert's: NVFP4 only
+  const void* bias;           // [n], permuted by the engine, or null
+  void* c;                    // [m, n]
+  float* partials;            // sums of tiles that several blocks share, two slots a block
+  int32_t* locks;             // zeros before and after the launch
   int64_t lda;
   int m, n, k;
   int group;  // elements of K that share a scale; k: one scale per channel

@@ -17,7 +17,8 @@ constexpr MarlinShapeInfo Info() {
           S::kBlocksPerSm,
           S::kTokens * S::kN * 4,
           {sizeof(MarlinStage<S, WeightType::kU4B8>), sizeof(MarlinStage<S, WeightType::kU4>),
-           sizeof(MarlinStage<S, WeightType::kU8B128>), sizeof(MarlinStage<S, WeightType::kFp8>)},
+           sizeof(MarlinStage<S, WeightType::kU8B128>), sizeof(MarlinStage<S, WeightType::kFp8>),
+           sizeof(MarlinStage<S, WeightType::kMxFp4>), sizeof(MarlinStage<S, WeightType::kNvFp4>)},
           sizeof(MarlinSums<S>)};
 }
 

@@ -35,8 +35,9 @@ class MarlinSchedule {
     }
   }
 
-  __device__ __forceinline__ const uint16_t* Scales(int expert) const {
-    const auto* const scales = static_cast<const uint16_t*>(p_.scales);
+  template <class Element>
+  __device__ __forceinline__ const Element* Scales(int expert) const {
+    const auto* const scales = static_cast<const Element*>(p_.scales);
     return kExperts ? scales + expert * p_.experts.scale_elements : scales;
   }
   __device__ __forceinline__ const uint32_t* Zeros(int expert) const {

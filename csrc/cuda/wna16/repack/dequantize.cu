@@ -15,9 +15,10 @@ constexpr int kThreads = 256;
 
 struct DequantizeParams {
   const void* weights;
-  const uint16_t* scales;
+  const void* scales;
   const uint32_t* zeros;
-  const int32_t* g_idx;  // null: k / group
+  const float* global_scale;  // NVFP4 only
+  const int32_t* g_idx;       // null: k / group
   uint16_t* out;
   int n, k, group, groups, per_channel;
 };
@@ -26,11 +27,21 @@ struct DequantizeParams {
 template <class T, WeightType kType>
 __device__ __forceinline__ void LoadGroup(float (&scale)[2], float (&zero)[2],
                                           const DequantizeParams& p, int group, int column) {
+  const int64_t row = static_cast<int64_t>(group) * p.n;
 #pragma unroll
   for (int i = 0; i < 2; ++i, column += 8) {
+    if constexpr (IsFp4(kType)) {
+      const auto* const scales = static_cast<const uint8_t*>(p.scales) + row;
+      scale[i] = Fp4Scale<kType>(scales[Fp4ScalePosition(column)]);
+      zero[i] = 0;
+      if constexpr (kType == WeightType::kNvFp4) {
+        scale[i] *= 0x1p-14f * (*p.global_scale * Magic<T>::kNvFp4Unfix);
+      }
+      continue;
+    }
+    const auto* const scales = static_cast<const uint16_t*>(p.scales) + row;
     const int at = GroupedPosition(column);
-    const int64_t row = static_cast<int64_t>(group) * p.n;
-    scale[i] = T::ToFloat(p.scales[row + (p.per_channel ? ChannelPosition(column) : at)]);
+    scale[i] = T::ToFloat(scales[p.per_channel ? ChannelPosition(column) : at]);
     if constexpr (kType == WeightType::kFp8) scale[i] *= Magic<T>::kFp8Unfix;
     zero[i] = kType == WeightType::kU4B8 ? 8.f : 0.f;
     if constexpr (kType == WeightType::kU4) {
@@ -58,7 +69,11 @@ __global__ void __launch_bounds__(kThreads) Dequantize(const DequantizeParams p)
     const uint32_t* const words =
         static_cast<const uint32_t*>(p.weights) + packed_tile * PackedTileWords(Bits(kType));
     uint32_t a[4];
-    if constexpr (kWords == 1) {
+    if constexpr (IsFp4(kType)) {
+      Fp4Fragment<T>(a, words[lane * 4 + i]);
+#pragma unroll
+      for (int r = 0; r < 4; ++r) a[r] = T::Mul2(a[r], Magic<T>::kFp4Fix);
+    } else if constexpr (kWords == 1) {
       // Zero points are applied below: they may differ along K.
       Dequant4<T>(a, words[lane * 4 + i], Magic<T>::kBase, Magic<T>::kBase);
     } else {
@@ -116,6 +131,12 @@ void Launch(const Problem& problem, const DequantizeParams& params, cudaStream_t
     case WeightType::kFp8:
       Dequantize<T, WeightType::kFp8><<<grid, kThreads, 0, stream>>>(params);
       break;
+    case WeightType::kMxFp4:
+      Dequantize<T, WeightType::kMxFp4><<<grid, kThreads, 0, stream>>>(params);
+      break;
+    case WeightType::kNvFp4:
+      Dequantize<T, WeightType::kNvFp4><<<grid, kThreads, 0, stream>>>(params);
+      break;
   }
 }
 
@@ -140,16 +161,13 @@ extern "C" vk_status vk_cuda_marlin_dequantize(const vk_tensor* weight, const vk
     }
     VK_CHECK(checked.n / 64 <= 65535, "%s: size_n is %d, want at most %d", op, checked.n,
              65535 * 64);
-    const wna16::DequantizeParams params = {checked.weights,
-                                            static_cast<const uint16_t*>(checked.scales),
-                                            checked.zeros,
-                                            checked.g_idx,
-                                            static_cast<uint16_t*>(weight->data),
-                                            checked.n,
-                                            checked.k,
-                                            checked.group,
-                                            checked.groups,
-                                            checked.per_channel};
+    const wna16::DequantizeParams params = {
+        checked.weights,    checked.scales,
+        checked.zeros,      checked.global_scale,
+        checked.g_idx,      static_cast<uint16_t*>(weight->data),
+        checked.n,          checked.k,
+        checked.group,      checked.groups,
+        checked.per_channel};
     const cudaStream_t on = static_cast<cudaStream_t>(stream);
     if (checked.dtype == VK_BF16) {
       wna16::Launch<wna16::Bf16Arithmetic>(checked, params, on);

@@ -81,7 +81,9 @@ class SmallMBlock {
     return min(S::kWarpsK, chunks_ - step * S::kWarpsK);
   }
 
+  // Of a chunk's first row of scales.
   __device__ __forceinline__ int Group(int chunk) const {
+    if constexpr (IsFp4(kType)) return chunk * ScaleRows(kType);
     return static_cast<int>(static_cast<uint64_t>(chunk) * p_.group_magic >> 32);
   }
 
@@ -90,10 +92,12 @@ class SmallMBlock {
     const int chunks = ChunksOf(step), first = begin_ + step * S::kWarpsK;
     Stage& to = StageAt(at.stage);
     const uint32_t full = pipeline_.full(at.stage);
-    const int group = Group(first), groups = Group(first + chunks - 1) - group + 1;
+    const int group = Group(first);
+    const int groups = Group(first + chunks - 1) - group + ScaleRows(kType);
     if (lane_ == 0) {
+      constexpr int kScaleBytes = kPackedTileN * sizeof(ScaleElement<kType>);
       const int row =
-          (p_.per_channel ? 0 : kPackedTileN * 2) + (HasZeroPoints(kType) ? kPackedTileN / 2 : 0);
+          (p_.per_channel ? 0 : kScaleBytes) + (HasZeroPoints(kType) ? kPackedTileN / 2 : 0);
       pipeline_.ProducerCommit(
           at, packed_tiles_ * (chunks * kChunkBytes + groups * row) + TokenBytes(chunks));
     }
@@ -101,6 +105,16 @@ class SmallMBlock {
     if (lane_ < packed_tiles_) {
       ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.weights[lane_]),
                          Weights(packed_tile0_ + lane_, first), chunks * kChunkBytes, full);
+    }
+    if constexpr (IsFp4(kType)) {
+      for (int row = lane_; row < groups; row += kLanes) {
+        ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.scales[row]),
+                           static_cast<const uint8_t*>(p_.scales) +
+                               static_cast<int64_t>(group + row) * p_.n +
+                               packed_tile0_ * kPackedTileN,
+                           packed_tiles_ * kPackedTileN, full);
+      }
+      return;
     }
     const int row = lane_ - 16;  // other lanes than those of the weights
     if (row >= 0 && row < groups) {
@@ -191,26 +205,35 @@ class SmallMBlock {
                                                 int row) {
     const auto& weights = stage.weights[packed_tile][chunk];
     const auto* const tokens = reinterpret_cast<const unsigned char*>(&stage + 1);
-    uint32_t zero[S::kMmaTiles][2];
+    uint32_t adjust[S::kMmaTiles][2];
     if constexpr (HasZeroPoints(kType)) {
-      LoadZeros<T>(zero, &stage.zeros[row][packed_tile * (kPackedTileN / 8) + lane_ / 4], 0);
+      LoadZeros<T>(adjust, &stage.zeros[row][packed_tile * (kPackedTileN / 8) + lane_ / 4], 0);
     }
+    const auto* const scales = &stage.scales[row][packed_tile * kPackedTileN + lane_ / 4 * 8];
     uint32_t pairs[S::kMmaTiles];
-    LoadScalePairs(pairs, &stage.scales[row][packed_tile * kPackedTileN + lane_ / 4 * 8]);
+    if constexpr (!IsFp4(kType)) LoadScalePairs(pairs, scales);
     float sum[S::kMmaTiles][S::kTokenTiles][4];
 #pragma unroll
     for (int slice = 0; slice < 4; ++slice) {
       uint32_t b[S::kTokenTiles][2];
       LoadFragments(b, tokens, chunk, slice);
+      if constexpr (IsFp4(kType)) {
+        constexpr int kSlices = Fp4Group(kType) / kPackedTileK;  // that share scales
+        if (slice % kSlices == 0) {
+          LoadFp4Scales<T, kType>(adjust, scales + slice / kSlices * S::kColumns, 0);
+        }
+      }
       uint32_t words[S::kMmaTiles * Bits(kType) / 4];
       LoadWords<kType, S::kMmaTiles>(words, weights[slice], lane_, 0);
 #pragma unroll
       for (int i = 0; i < S::kMmaTiles; ++i) {
         uint32_t a[4];
-        Dequantize<T, kType>(a, words, i, zero[i]);
+        Dequantize<T, kType>(a, words, i, adjust[i]);
 #pragma unroll
         for (int j = 0; j < S::kTokenTiles; ++j) {
-          if (slice == 0) {
+          if constexpr (IsFp4(kType)) {
+            Mma<T>(total_[i][j], a, b[j], total_[i][j]);
+          } else if (slice == 0) {
             const float none[4] = {0, 0, 0, 0};
             Mma<T>(sum[i][j], a, b[j], none);
           } else {
@@ -219,7 +242,7 @@ class SmallMBlock {
         }
       }
     }
-    AddScaled<T, kType>(total_, sum, pairs, p_.per_channel != 0);
+    if constexpr (!IsFp4(kType)) AddScaled<T, kType>(total_, sum, pairs, p_.per_channel != 0);
   }
 
   // The fragments of all tokens for the 16 of K number `slice` of a chunk. Tokens beyond the last
@@ -312,12 +335,12 @@ class SmallMBlock {
     if (packed_tile >= packed_tiles_) return;
     const int n0 = (packed_tile0_ + packed_tile) * kPackedTileN + part / S::kTokenTiles * 16;
     const auto* const bias = static_cast<const uint16_t*>(p_.bias);
+    const ColumnScales<T, kType> scales(p_, p_.scales, 0);
     const float values[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
       const int column = n0 + 8 * high + lane_ / 4, position = ChannelPosition(column);
-      const float scale =
-          p_.per_channel ? Scale<T, kType>(static_cast<const uint16_t*>(p_.scales)[position]) : 1.f;
+      const float scale = scales[position];
       const float offset = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
       const uint32_t mine = T::FromFloat(values[2 * high] * scale + offset);
       const uint32_t next = T::FromFloat(values[2 * high + 1] * scale + offset);

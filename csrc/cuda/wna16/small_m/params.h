@@ -34,7 +34,7 @@ struct SmallMShape {
 template <class S, WeightType kType>
 struct SmallMStageBase {
   PackedTile<Bits(kType)> weights[S::kPackedTiles][S::kWarpsK][64 / kPackedTileK];
-  uint16_t scales[S::kWarpsK][S::kColumns];
+  ScaleElement<kType> scales[S::kWarpsK * ScaleRows(kType)][S::kColumns];
 };
 template <class S, WeightType kType>
 struct alignas(1024) SmallMStage
@@ -48,12 +48,13 @@ struct SmallMSharedStorage {
 };
 
 struct SmallMParams {
-  const void* a;          // the row of tokens, where m is 1
-  const void* weights;    // packed tiles, layout.h
-  const void* scales;     // [groups, n], permuted by the engine
-  const uint32_t* zeros;  // [groups, n / 8]
-  const void* bias;       // [n], permuted by the engine, or null
-  void* c;                // [m, n]
+  const void* a;              // the row of tokens, where m is 1
+  const void* weights;        // packed tiles, layout.h
+  const void* scales;         // [groups, n] of ScaleElement, permuted by the engine
+  const uint32_t* zeros;      // [groups, n / 8]
+  const float* global_scale;  // of the matrix: NVFP4 only
+  const void* bias;           // [n], permuted by the engine, or null
+  void* c;                    // [m, n]
   int m, n, k;
   uint64_t group_magic;  // GroupMagic of the group
   int per_channel;

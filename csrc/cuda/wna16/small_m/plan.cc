@@ -9,10 +9,10 @@ namespace {
 
 struct SmallMShapeInfo {
   int token_tiles, packed_tiles, threads;
-  int fragments;     // of the tile, that a cluster divides
-  int rest_bytes;    // of shared memory beside the stages
-  int tokens_at[4];  // bytes of a stage without tokens, per WeightType
-  int token_bytes;   // of a stage
+  int fragments;                // of the tile, that a cluster divides
+  int rest_bytes;               // of shared memory beside the stages
+  int tokens_at[kWeightTypes];  // bytes of a stage without tokens, per WeightType
+  int token_bytes;              // of a stage
   int warps_k;
 };
 
@@ -24,7 +24,8 @@ constexpr SmallMShapeInfo SmallMInfo() {
           S::kAllFragments,
           sizeof(SmallMSharedStorage<S>),
           {sizeof(SmallMStage<S, WeightType::kU4B8>), sizeof(SmallMStage<S, WeightType::kU4>),
-           sizeof(SmallMStage<S, WeightType::kU8B128>), sizeof(SmallMStage<S, WeightType::kFp8>)},
+           sizeof(SmallMStage<S, WeightType::kU8B128>), sizeof(SmallMStage<S, WeightType::kFp8>),
+           sizeof(SmallMStage<S, WeightType::kMxFp4>), sizeof(SmallMStage<S, WeightType::kNvFp4>)},
           S::kWarpsK * 128,
           S::kWarpsK};
 }
@@ -42,8 +43,8 @@ constexpr int kAlignment = 1024;  // of swizzled tokens
 
 }  // namespace
 
-bool SmallMServes(int m, int group, bool per_channel) {
-  return m >= 1 && m <= kSmallMTokens && (per_channel || group % 64 == 0);
+bool SmallMServes(int m, WeightType type, int group, bool per_channel) {
+  return m >= 1 && m <= kSmallMTokens && ScalesServe(type, group, per_channel);
 }
 
 SmallMPlan MakeSmallMPlan(int m, int n, int k, WeightType type, const DeviceLimits& device) {

@@ -26,7 +26,7 @@ struct SmallMPlan {
 };
 
 // Whether the kernel serves the GEMM, whatever the GPU and the build.
-bool SmallMServes(int m, int group, bool per_channel);
+bool SmallMServes(int m, WeightType type, int group, bool per_channel);
 
 // `m`: 1 to kSmallMTokens.
 SmallMPlan MakeSmallMPlan(int m, int n, int k, WeightType type, const DeviceLimits& device);

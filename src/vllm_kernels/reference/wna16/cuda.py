@@ -14,8 +14,12 @@ U4 = 4 << 8 | 1 << 50
 U4B8 = 4 << 8 | 8 << 17 | 1 << 50
 U8B128 = 8 << 8 | 128 << 17 | 1 << 50
 FP8_E4M3 = 4 | 3 << 8 | 1 << 16 | 1 << 49 | 2 << 50
-_BITS = {U4: 4, U4B8: 4, U8B128: 8, FP8_E4M3: 8}
-_NAMES = "uint4b8, uint4 with zero points, uint8b128 and float8_e4m3fn"
+FP4_E2M1 = 2 | 1 << 8 | 1 << 16 | 1 << 49
+_BITS = {U4: 4, U4B8: 4, U8B128: 8, FP8_E4M3: 8, FP4_E2M1: 4}
+_NAMES = "uint4b8, uint4 with zero points, uint8b128, float8_e4m3fn and float4_e2m1"
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# The factor that the engine gives NVFP4's global scales, as powers of two.
+NVFP4_FACTOR = {torch.float16: 7, torch.bfloat16: 119}
 # Columns of a word of AWQ weights, from the low bits up; the engine's zero points use it too.
 _AWQ_COLUMNS = {4: [0, 2, 4, 6, 1, 3, 5, 7], 8: [0, 2, 1, 3]}
 
@@ -135,20 +139,52 @@ def _fp8(bits: torch.Tensor) -> torch.Tensor:
     return bits.to(torch.uint8).view(torch.float8_e4m3fn).double()
 
 
+def _fp4(bits: torch.Tensor) -> torch.Tensor:
+    magnitudes = torch.tensor(_E2M1, dtype=torch.float64, device=bits.device)
+    return torch.where(bits >= 8, -magnitudes[bits % 8], magnitudes[bits % 8])
+
+
+def _fp4_scales(
+    b_scales: torch.Tensor, global_scale: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """Scales [groups, N] of MXFP4 or NVFP4, float64, for activations of ``dtype``."""
+    if b_scales.dtype == torch.float8_e8m0fnu:
+        exponents = b_scales.view(torch.uint8).int() - 127
+        values = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
+    elif b_scales.dtype == torch.float8_e4m3fn:
+        if global_scale is None or not global_scale.numel():
+            raise RuntimeError("marlin_gemm: global_scale is absent, but NVFP4 weights want one")
+        halves = (b_scales.view(torch.uint8).short() << 7).view(torch.float16).double()
+        exponent = -7 - NVFP4_FACTOR[dtype]
+        values = halves * (global_scale.double().reshape(()) * 2.0**exponent)
+    else:
+        raise RuntimeError(
+            f"marlin_gemm: no kernel for float4_e2m1 weights with scales of {b_scales.dtype}"
+        )
+    fours = _split(values, -1, (-1, 4))[..., [0, 2, 1, 3]]
+    return _unpermute_scales(fours.flatten(-2), False)
+
+
 def _marlin_weight(
-    a: torch.Tensor,
+    dtype: torch.dtype,
     b_q_weight: torch.Tensor,
     b_scales: torch.Tensor,
+    global_scale: torch.Tensor | None,
     b_zeros: torch.Tensor | None,
     g_idx: torch.Tensor | None,
     b_type_id: int,
     size_n: int,
     size_k: int,
 ) -> torch.Tensor:
-    """(q - zero) * scale [K, N], float64."""
+    """(q - zero) * scale [K, N], float64, for activations of ``dtype``."""
     bits = _BITS[b_type_id]
     q = _unrepack(b_q_weight, bits, size_k, size_n)
     groups = b_scales.shape[0]
+    if b_type_id == FP4_E2M1:
+        scales = _fp4_scales(b_scales, global_scale, dtype)
+        return _fp4(q) * scales.repeat_interleave(size_k // groups, 0)
+    if global_scale is not None and global_scale.numel():
+        raise RuntimeError("marlin_gemm: global_scale is given, but only NVFP4 weights want one")
     scales = _unpermute_scales(b_scales.double(), groups == 1)
     if b_type_id == FP8_E4M3:
         value = _fp8(q)
@@ -158,7 +194,7 @@ def _marlin_weight(
     if g_idx is not None and g_idx.numel():
         group = g_idx.long()
     else:
-        group = torch.arange(size_k, device=a.device) // (size_k // groups)
+        group = torch.arange(size_k, device=q.device) // (size_k // groups)
     if b_type_id == U4:
         if b_zeros is None or not b_zeros.numel():
             raise RuntimeError(
@@ -168,6 +204,17 @@ def _marlin_weight(
     elif b_type_id in (U4B8, U8B128):
         value = value - (8 if b_type_id == U4B8 else 128)
     return value * scales[group]
+
+
+def _check_marlin(
+    op: str, b_type_id: int, a_scales: torch.Tensor | None, is_zp_float: bool
+) -> None:
+    if b_type_id not in _BITS:
+        raise RuntimeError(f"{op}: no kernel for weights of id {b_type_id}, only for {_NAMES}")
+    if a_scales is not None and a_scales.numel():
+        raise RuntimeError(f"{op}: no kernel for a_scales")
+    if is_zp_float:
+        raise RuntimeError(f"{op}: no kernel for is_zp_float")
 
 
 def marlin_gemm(
@@ -203,39 +250,39 @@ def marlin_gemm(
         b_q_weight: Result of ``gptq_marlin_repack`` or ``awq_marlin_repack``.
         b_bias_or_none: [size_n], dtype of a.
         b_scales: [groups, size_n], dtype of a; those of FP8 weights bring the factor 2^8 (float16)
-            or 2^120 (bfloat16).
-        a_scales, global_scale: For formats without a kernel; RuntimeError where given.
+            or 2^120 (bfloat16). Of FP4, after ``mxfp4_marlin_process_scales``, float8_e8m0fnu for
+            each 32 of K, or after ``nvfp4_marlin_process_scales``, for each 16 of K bits 14 to 7 of
+            the scale times 2^7 in float16, given as float8_e4m3fn.
+        a_scales: Of activations of 8 bits; RuntimeError where given.
+        global_scale: Of NVFP4 weights: one float32, which brings the factor 2^7 (float16) or 2^119
+            (bfloat16).
         b_zeros_or_none: [groups, size_n / 8] int32, for uint4.
         g_idx_or_none: [size_k] int32, ascending: group of each row of K.
         perm_or_none: [size_k] int32: column of ``a`` for each row of K.
         workspace: Not used here.
-        b_type_id: The engine's id of uint4, uint4b8, uint8b128 or float8_e4m3fn.
+        b_type_id: The engine's id of uint4, uint4b8, uint8b128, float8_e4m3fn or float4_e2m1f.
         is_k_full, use_atomic_add, use_fp32_reduce: Choices of speed.
         is_zp_float: Floating zero points; RuntimeError.
 
     Raises:
         RuntimeError: No kernel for the format.
     """
-    if b_type_id not in _BITS:
-        raise RuntimeError(
-            f"marlin_gemm: no kernel for weights of id {b_type_id}, only for {_NAMES}"
-        )
-    for name, value in (("a_scales", a_scales), ("global_scale", global_scale)):
-        if value is not None and value.numel():
-            raise RuntimeError(f"marlin_gemm: no kernel for {name}")
-    if is_zp_float:
-        raise RuntimeError("marlin_gemm: no kernel for is_zp_float")
+    _check_marlin("marlin_gemm", b_type_id, a_scales, is_zp_float)
     weight = _marlin_weight(
-        a, b_q_weight, b_scales, b_zeros_or_none, g_idx_or_none, b_type_id, size_n, size_k
-    )
+        a.dtype, b_q_weight, b_scales, global_scale, b_zeros_or_none, g_idx_or_none, b_type_id,
+        size_n, size_k,
+    )  # fmt: skip
     ordered = a.double()
     if perm_or_none is not None and perm_or_none.numel():
         ordered = ordered[:, perm_or_none.long()]
-    product = ordered @ weight
-    if b_bias_or_none is not None and b_bias_or_none.numel():
-        product = product + _unpermute_scales(b_bias_or_none.double(), True)
-    result = product.to(a.dtype)
+    result = _with_bias(ordered @ weight, b_bias_or_none).to(a.dtype)
     return result if c_or_none is None else c_or_none.copy_(result)
+
+
+def _with_bias(product: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    if bias is None or not bias.numel():
+        return product
+    return product + _unpermute_scales(bias.double(), True)
 
 
 def moe_wna16_marlin_gemm(
@@ -276,9 +323,10 @@ def moe_wna16_marlin_gemm(
     (0 in a new tensor).
 
     Args:
-        a, c_or_none, a_scales, global_scale, workspace, b_type_id: As of ``marlin_gemm``.
+        a, c_or_none, a_scales, workspace, b_type_id: As of ``marlin_gemm``.
         b_q_weight, b_bias_or_none, b_scales, b_zeros_or_none: As of ``marlin_gemm``, with a first
             dimension of experts.
+        global_scale: As of ``marlin_gemm``, one for each expert.
         g_idx_or_none, perm_or_none: RuntimeError where given.
         sorted_token_ids: [places] int32: row of the result; from size_m * top_k on: none.
         expert_ids: [places / moe_block_size] int32: of each tile. These, ``sorted_token_ids`` and
@@ -291,6 +339,7 @@ def moe_wna16_marlin_gemm(
     if g_idx_or_none is not None and g_idx_or_none.numel():
         raise RuntimeError("moe_wna16_marlin_gemm: no kernel for act_order (g_idx) of experts")
     rows = size_m * top_k
+    _check_marlin("moe_wna16_marlin_gemm", b_type_id, a_scales, is_zp_float)
     result = a.new_zeros((rows, size_n)) if c_or_none is None else c_or_none
     places = sorted_token_ids[: int(num_tokens_past_padded)].long()
     tiles = places.reshape(-1, moe_block_size)
@@ -302,11 +351,11 @@ def moe_wna16_marlin_gemm(
         named = tile[(tile >= 0) & (tile < rows)]
         if expert < 0 or not named.numel():
             continue
-        product = marlin_gemm(
-            a[named // top_k].double(), None, b_q_weight[expert], of(b_bias_or_none, expert),
-            b_scales[expert], a_scales, global_scale, of(b_zeros_or_none, expert), None, None,
-            workspace, b_type_id, named.numel(), size_n, size_k, True, False, True, is_zp_float,
+        weight = _marlin_weight(
+            a.dtype, b_q_weight[expert], b_scales[expert], of(global_scale, expert),
+            of(b_zeros_or_none, expert), None, b_type_id, size_n, size_k,
         )  # fmt: skip
+        product = _with_bias(a[named // top_k].double() @ weight, of(b_bias_or_none, expert))
         if mul_topk_weights:
             product = product * topk_weights.reshape(-1)[named, None]
         result[named] = product.to(result.dtype)

@@ -7,16 +7,20 @@
 
 namespace emulation {
 
-// Three experts, tiles of one that is not here, places and tiles behind the last.
+// kU4B8 or NVFP4, whose experts have a scale each besides. Three experts, tiles of one that is not
+// here, places and tiles behind the last.
+template <WeightType kType>
 struct ExpertsProduct {
   using T = Bf16Arithmetic;
-  static constexpr int kExpertCount = 3, kN = 192, kK = 320, kGroup = 64, kTopK = 2;
+  static constexpr int kExpertCount = 3, kN = 192, kK = 320, kTopK = 2;
+  static constexpr int kGroup = IsFp4(kType) ? Fp4Group(kType) : 64;
+  static_assert(kType == WeightType::kU4B8 || kType == WeightType::kNvFp4);
 
   explicit ExpertsProduct(int block_places, int tokens = 9)
       : block(block_places),
         count(kTopK * tokens),
         a(static_cast<size_t>(tokens) * kK),
-        scales(kExpertCount * kK / kGroup * kN),
+        scales(kExpertCount * kK / kGroup * kN + 8),
         bias(kExpertCount * kN),
         out(static_cast<size_t>(count) * kN, 0x7fff),
         weights(kExpertCount * kK * kN / 8),
@@ -25,7 +29,13 @@ struct ExpertsProduct {
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
     for (auto& x : a) x = T::FromFloat(normal(random));
-    for (auto& x : scales) x = T::FromFloat(0.01f + 0.001f * static_cast<float>(random() % 20));
+    for (int i = 0; i < kExpertCount * kK / kGroup * kN; ++i) {
+      if (IsFp4(kType)) {
+        Fp4Scales()[i] = static_cast<uint8_t>(0x90 + random() % 16);
+      } else {
+        scales[i] = T::FromFloat(0.01f + 0.001f * static_cast<float>(random() % 20));
+      }
+    }
     for (auto& x : bias) x = T::FromFloat(normal(random));
     for (auto& x : weights) x = static_cast<uint32_t>(random());
     for (auto& x : router) x = std::fabs(normal(random));
@@ -52,7 +62,8 @@ struct ExpertsProduct {
   Params Operands() {
     Params p{};
     p.weights = weights.data();
-    p.scales = scales.data();
+    p.scales = IsFp4(kType) ? static_cast<const void*>(Fp4Scales()) : scales.data();
+    p.global_scale = global_scale;
     p.bias = bias.data();
     p.c = out.data();
     p.m = count / kTopK;
@@ -96,8 +107,27 @@ struct ExpertsProduct {
   std::vector<float> router;
   std::vector<int32_t> sorted, experts, expert_of;
   int32_t padded = 0;
+  // With the factor of the engine, 2^119, and others of ours.
+  const float global_scale[kExpertCount] = {0x1p110f, 0x3p112f, 0x1p115f};
 
  private:
+  const uint8_t* Fp4Scales() const { return const_cast<ExpertsProduct*>(this)->Fp4Scales(); }
+  uint8_t* Fp4Scales() {
+    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(scales.data()) + 15) / 16 * 16);
+  }
+
+  static double ValueOf(uint32_t q) {
+    return IsFp4(kType) ? Fp4Value(static_cast<int>(q)) : static_cast<int>(q) - 8.0;
+  }
+
+  double ScaleOf(int expert, int k, int n) const {
+    const int row = (expert * kK / kGroup + k / kGroup) * kN, place = GroupedPosition(n);
+    if (!IsFp4(kType)) return T::ToFloat(scales[row + place]);
+    const int swapped[4] = {0, 2, 1, 3};
+    const int code = Fp4Scales()[row + place / 4 * 4 + swapped[place % 4]];
+    return Fp4ScaleValue(code) * 0x1p-7 * (global_scale[expert] * 0x1p-119);
+  }
+
   std::vector<double> RowOf(int row, int expert) const {
     std::vector<double> sum(kN);
     for (int tile = 0; tile < kK / 16 * kN / 64; ++tile) {
@@ -107,9 +137,7 @@ struct ExpertsProduct {
           const int k = tile % (kK / 16) * 16 + place.k, n = tile / (kK / 16) * 64 + place.n;
           const uint32_t q =
               weights[expert * kK * kN / 8 + tile * PackedTileWords(4) + word] >> (4 * e);
-          sum[n] +=
-              (static_cast<int>(q & 15) - 8.0) * T::ToFloat(a[row / kTopK * kK + k]) *
-              T::ToFloat(scales[(expert * kK / kGroup + k / kGroup) * kN + GroupedPosition(n)]);
+          sum[n] += ValueOf(q & 15) * T::ToFloat(a[row / kTopK * kK + k]) * ScaleOf(expert, k, n);
         }
       }
     }

@@ -13,11 +13,13 @@ using namespace emulation;  // NOLINT: everything here is about it
 
 int wraps = 0, checked = 0;
 
+template <WeightType kType>
 bool Check(int block, int tokens, int sms, int shared_kib) {
-  ExpertsProduct product(block, tokens);
+  using Experts = ExpertsProduct<kType>;
+  Experts product(block, tokens);
   const LargeExpertsPlan plan =
-      MakeLargeExpertsPlan(block, product.kN, WeightType::kU4B8, {sms, shared_kib * 1024});
-  auto params = product.Operands<LargeExpertsParams>();
+      MakeLargeExpertsPlan(block, product.kN, kType, {sms, shared_kib * 1024});
+  auto params = product.template Operands<LargeExpertsParams>();
   params.n_tiles = plan.n_tiles;
   params.stages = plan.stages;
   const int places = static_cast<int>(product.sorted.size());
@@ -35,11 +37,11 @@ bool Check(int block, int tokens, int sms, int shared_kib) {
                                   {product.kK * 2},
                                   {64, static_cast<uint32_t>(block)}});
   int shape = 0;
-#define VK_RUN(tokens)                                                                             \
-  if (plan.shape == shape++) {                                                                     \
-    using Shape = LargeExpertsShape<tokens>;                                                       \
-    Launch({static_cast<unsigned>(plan.blocks)}, plan.threads,                                     \
-           [&] { LargeExpertsKernel<ExpertsProduct::T, WeightType::kU4B8, Shape>(params, map); }); \
+#define VK_RUN(tokens)                                                                   \
+  if (plan.shape == shape++) {                                                           \
+    using Shape = LargeExpertsShape<tokens>;                                             \
+    Launch({static_cast<unsigned>(plan.blocks)}, plan.threads,                           \
+           [&] { LargeExpertsKernel<typename Experts::T, kType, Shape>(params, map); }); \
   }
   VK_WNA16_LARGE_EXPERTS_SHAPES(VK_RUN)
 #undef VK_RUN
@@ -52,13 +54,17 @@ bool Check(int block, int tokens, int sms, int shared_kib) {
 
 int main() {
   bool right = true;
-  for (const int sms : {1, 3}) {
-    right &= Check(8, 9, sms, 60);
-    right &= Check(16, 40, sms, 227);
-    right &= Check(32, 60, sms, 80);
-    right &= Check(48, 9, sms, 110);
-    right &= Check(64, 120, sms, 110);
-  }
+  const auto check = [&]<WeightType kType>() {
+    for (const int sms : {1, 3}) {
+      right &= Check<kType>(8, 9, sms, 60);
+      right &= Check<kType>(16, 40, sms, 227);
+      right &= Check<kType>(32, 60, sms, 80);
+      right &= Check<kType>(48, 9, sms, 110);
+      right &= Check<kType>(64, 120, sms, 110);
+    }
+  };
+  check.template operator()<WeightType::kU4B8>();
+  check.template operator()<WeightType::kNvFp4>();
   std::printf("%d products, %d around the ring\n", checked, wraps);
   if (wraps == 0) Fail("the cases miss what they are for");
   return right ? 0 : 1;

@@ -56,7 +56,7 @@ bool Check(const Case& c, int shared_kib) {
   if (last.cluster % 2 == 1 && last.cluster > 1) ++uneven;
   if (plan.parts > 1) ++divided;
   if (plan.stages < plan.part[0].chunks) ++wraps;
-  return product.Right(!exact);
+  return product.Right(!exact && !IsFp4(kType));
 }
 
 }  // namespace

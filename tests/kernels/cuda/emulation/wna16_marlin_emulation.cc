@@ -32,7 +32,7 @@ bool Check(const Case& c, int shape) {
   p.lda = product.lda;
   p.partials = partials.data();
   p.locks = locks.data();
-  p.group = c.group;
+  p.group = product.c.group;
   p.m_tiles = plan.m_tiles;
   p.n_tiles = plan.n_tiles;
   p.k_steps = plan.k_steps;
@@ -52,14 +52,15 @@ bool Check(const Case& c, int shape) {
 }
 
 // Products per expert by tiles of `block` on a GPU of `sms` multiprocessors.
-template <class S>
+template <class S, WeightType kType>
 bool CheckExperts(int block, int sms) {
-  ExpertsProduct product(block);
-  const MarlinPlan plan = MakeMarlinExpertPlan(block, 1, product.kN, product.kK, WeightType::kU4B8,
-                                               {sms, 227 * 1024}, sms);
+  using Experts = ExpertsProduct<kType>;
+  Experts product(block);
+  const MarlinPlan plan =
+      MakeMarlinExpertPlan(block, 1, product.kN, product.kK, kType, {sms, 227 * 1024}, sms);
   std::vector<float> partials(plan.partial_bytes / 4, NAN);
   std::vector<int32_t> locks(sms);
-  auto p = product.Operands<MarlinParams>();
+  auto p = product.template Operands<MarlinParams>();
   p.a = product.a.data();
   p.lda = product.kK;
   p.partials = partials.data();
@@ -69,7 +70,7 @@ bool CheckExperts(int block, int sms) {
   p.k_steps = plan.k_steps;
   p.stages = plan.stages;
   SetGrid({static_cast<unsigned>(plan.blocks)},
-          [&] { MarlinKernel<ExpertsProduct::T, WeightType::kU4B8, S, true>(p); });
+          [&] { MarlinKernel<typename Experts::T, kType, S, true>(p); });
   for (int i = plan.blocks - 1; i >= 0; --i) LaunchCluster({static_cast<unsigned>(i)}, S::kThreads);
   ++checked;
   return product.Right() && Unlocked(locks);
@@ -93,19 +94,27 @@ bool CheckShapes(const std::vector<Case>& cases) {
 int main() {
   const std::vector<Case> cases = {
       {3, 192, 576, 64, 3, true}, {17, 320, 256, 32, 5, false}, {1, 64, 192, 192, 2, true}};
+#ifdef VK_ONE_TYPE
+  bool right = CheckShapes<Bf16Arithmetic, WeightType::VK_ONE_TYPE>(cases);
+#else
   bool right = CheckShapes<Bf16Arithmetic, WeightType::kU4B8>(cases);
-#ifndef VK_ONE_TYPE
   const std::vector<Case> few = {
       {5, 128, 384, 128, 2, true}, {9, 64, 320, 32, 3, false}, {2, 128, 128, 128, 2, true}};
   right &= CheckShapes<Fp16Arithmetic, WeightType::kU4>(few);
   right &= CheckShapes<Bf16Arithmetic, WeightType::kU8B128>(few);
   right &= CheckShapes<Fp16Arithmetic, WeightType::kFp8>(few);
+  right &= CheckShapes<Bf16Arithmetic, WeightType::kMxFp4>(few);
+  right &= CheckShapes<Fp16Arithmetic, WeightType::kNvFp4>(few);
 #endif
-  for (int sms : {1, 5}) {
-    right &= CheckExperts<MarlinShape<1, 2, 4>>(8, sms);
-    right &= CheckExperts<MarlinShape<2, 2, 4>>(16, sms);
-    right &= CheckExperts<MarlinShape<8, 8, 1>>(48, sms);
-  }
+  const auto check_experts = [&]<WeightType kType>() {
+    for (int sms : {1, 5}) {
+      right &= CheckExperts<MarlinShape<1, 2, 4>, kType>(8, sms);
+      right &= CheckExperts<MarlinShape<2, 2, 4>, kType>(16, sms);
+      right &= CheckExperts<MarlinShape<8, 8, 1>, kType>(48, sms);
+    }
+  };
+  check_experts.template operator()<WeightType::kU4B8>();
+  check_experts.template operator()<WeightType::kNvFp4>();
   std::printf("%d products, %d with tiles of several blocks\n", checked, shared_tiles);
   if (shared_tiles == 0) Fail("the cases miss what they are for");
   return right ? 0 : 1;

@@ -90,8 +90,10 @@ void CheckLargeExperts(int block, int n, int type) {
 // The kernel of 9.0 takes what fills most of the GPU by tiles of more than 16 places, and no groups
 // that it cannot load.
 void CheckLargeExpertsServe() {
-  const auto serve = [](int rows, int count, int block, int n, int group, bool per_channel) {
-    return LargeExpertsServe(ExpertTiles(rows, count, block), block, n, group, per_channel, kH100);
+  const auto serve = [](int rows, int count, int block, int n, int group, bool per_channel,
+                        WeightType type = WeightType::kU4B8) {
+    return LargeExpertsServe(ExpertTiles(rows, count, block), block, n, type, group, per_channel,
+                             kH100);
   };
   Check(serve(128, 8, 32, 28672, 128, false), "eight experts of many columns", 128, 28672, 0, 0);
   Check(serve(128, 8, 32, 4096, 128, false), "128 tiles", 128, 4096, 0, 0);
@@ -101,6 +103,12 @@ void CheckLargeExpertsServe() {
   Check(serve(8192, 8, 64, 4096, 128, false), "many rows of an expert", 8192, 4096, 0, 0);
   Check(!serve(8192, 8, 64, 4096, 32, false), "groups of 32", 8192, 4096, 0, 0);
   Check(serve(8192, 8, 64, 4096, 14336, true), "scales per channel", 8192, 4096, 0, 0);
+  for (const WeightType type : {WeightType::kMxFp4, WeightType::kNvFp4}) {
+    const int group = Fp4Group(type);
+    Check(serve(8192, 8, 64, 4096, group, false, type), "FP4", 8192, 4096, 0, 0);
+    Check(SmallMServes(16, type, group, false), "FP4 for a few tokens", 16, 0, 0, 0);
+    Check(LargeMServes(500, group, false, type, true), "FP4 for many tokens", 500, 0, 0, 0);
+  }
 }
 
 // Seen on an H200, by rows of c: whether two blocks of Marlin's kernel share a multiprocessor.
@@ -124,7 +132,7 @@ void CheckMarlinExperts() {
 }  // namespace
 
 int main() {
-  for (int type = 0; type < 4; ++type) {
+  for (int type = 0; type < kWeightTypes; ++type) {
     for (int n : {64, 128, 192, 320, 4096, 5120, 8192, 14336, 28672}) {
       for (int k : {64, 128, 448, 1152, 4096, 8192, 28672}) {
         for (int m = 1; m <= kSmallMTokens; ++m) CheckSmallM(m, n, k, type);
@@ -137,7 +145,7 @@ int main() {
   CheckLargeMFillsGpu();
   CheckLargeExpertsServe();
   CheckMarlinExperts();
-  for (int type = 0; type < 4; ++type) {
+  for (int type = 0; type < kWeightTypes; ++type) {
     for (int block : {1, 8, 16, 17, 32, 48, 64}) {
       for (int n : {64, 192, 256, 1536, 28672}) CheckLargeExperts(block, n, type);
     }

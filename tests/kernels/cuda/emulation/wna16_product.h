@@ -45,18 +45,31 @@ inline float Fp8Value(int bits) {
   return bits & 128 ? -value : value;
 }
 
+inline float Fp4Value(int bits) {
+  const float magnitudes[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+  return bits & 8 ? -magnitudes[bits & 7] : magnitudes[bits & 7];
+}
+
+// Five bits of exponent and three of mantissa, as bits 14 to 7 of a half.
+inline float Fp4ScaleValue(int bits) {
+  const int exponent = bits >> 3, mantissa = bits & 7;
+  return exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -17)
+                       : std::ldexp(1.f + static_cast<float>(mantissa) / 8.f, exponent - 15);
+}
+
 template <class T, WeightType kType>
 class Product {
  public:
   static constexpr bool kHalf = std::is_same_v<T, Fp16Arithmetic>;
   static constexpr int kBits = Bits(kType);
 
-  explicit Product(const Case& one)
-      : c(one),
+  explicit Product(Case one)
+      : c((one.group = IsFp4(kType) ? Fp4Group(kType) : one.group, one)),
         groups(c.k / c.group),
         lda(c.k + 8),
         a(static_cast<size_t>(c.m) * lda),
         scales(static_cast<size_t>(groups) * c.n),
+        fp4_scales(static_cast<size_t>(groups) * c.n + 16),
         bias(static_cast<size_t>(c.n)),
         out(static_cast<size_t>(c.m) * c.n, 0x7fff),
         weights_(static_cast<size_t>(c.k) * c.n * kBits / 32 + 4),
@@ -74,8 +87,9 @@ class Product {
   Params Operands() {
     Params params{};
     params.weights = weights();
-    params.scales = scales.data();
+    params.scales = IsFp4(kType) ? static_cast<const void*>(Fp4Scales()) : scales.data();
     params.zeros = zeros();
+    params.global_scale = &global_scale_;
     params.bias = c.bias ? bias.data() : nullptr;
     params.c = out.data();
     params.m = c.m;
@@ -127,9 +141,16 @@ class Product {
   const Case c;
   const int groups;
   const int64_t lda;
-  std::vector<uint16_t> a, scales, bias, out;
+  std::vector<uint16_t> a, scales;
+  std::vector<uint8_t> fp4_scales;
+  std::vector<uint16_t> bias, out;
 
  private:
+  uint8_t* Fp4Scales() {
+    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(fp4_scales.data()) + 15) / 16 *
+                                      16);
+  }
+
   // Kernels want 16 bytes.
   static uint32_t* Aligned(const std::vector<uint32_t>& words) {
     const auto address = reinterpret_cast<uintptr_t>(words.data());
@@ -142,6 +163,7 @@ class Product {
     const double value = kType == WeightType::kU4B8     ? q - 8
                          : kType == WeightType::kU4     ? q - zero_values_[at]
                          : kType == WeightType::kU8B128 ? q - 128
+                         : IsFp4(kType)                 ? Fp4Value(q)
                                                         : Fp8Value(q);
     return value * scale_values_[at];
   }
@@ -169,6 +191,7 @@ class Product {
   void FillScales() {
     const std::vector<int> order = ScaleOrder(c.n, per_channel());
     scale_values_.resize(scales.size());
+    if (IsFp4(kType)) return FillFp4Scales(order);
     for (int g = 0; g < groups; ++g) {
       for (int p = 0; p < c.n; ++p) {
         const int factor = kType != WeightType::kFp8 ? 0 : kHalf ? 8 : 120;
@@ -176,6 +199,26 @@ class Product {
         const size_t row = static_cast<size_t>(g) * c.n;
         scales[row + p] = T::FromFloat(std::ldexp(scale, factor));
         scale_values_[row + order[p]] = std::ldexp(T::ToFloat(scales[row + p]), -factor);
+      }
+    }
+  }
+
+  // Powers of two from one end of float16 to the other; halves of NVFP4's range, and zeros. The
+  // engine gives the scale of the matrix a factor of its own for each type of activations.
+  void FillFp4Scales(const std::vector<int>& order) {
+    const int swapped[4] = {0, 2, 1, 3};
+    global_scale_ = std::ldexp(0.0625f, kHalf ? 7 : 119);
+    for (int g = 0; g < groups; ++g) {
+      const size_t row = static_cast<size_t>(g) * c.n;
+      for (int p = 0; p < c.n; ++p) {
+        const int column = order[p / 4 * 4 + swapped[p % 4]];
+        int code = static_cast<int>(random_() % 12) + 110;
+        if (kType == WeightType::kNvFp4) code = static_cast<int>(random_() % 80) + 0x80;
+        if (random_() % 16 == 0) code = 0;
+        Fp4Scales()[row + p] = static_cast<uint8_t>(code);
+        scale_values_[row + column] = kType == WeightType::kNvFp4
+                                          ? Fp4ScaleValue(code) * 0x1p-7 * 0.0625
+                                          : std::ldexp(1.0, code - 127);
       }
     }
   }
@@ -200,16 +243,17 @@ class Product {
   std::vector<uint32_t> weights_, zeros_;
   std::vector<int> quantized_, zero_values_;
   std::vector<double> scale_values_;
+  float global_scale_ = NAN;
   std::mt19937 random_;
   std::normal_distribution<float> normal_;
 };
 
 // Calls run.template operator()<T, kType>() for every dtype and weight type; whether all are right.
-// VK_ONE_TYPE: for one, which compiles in a fifth of the time.
+// VK_ONE_TYPE: for that one, which compiles in a small part of the time.
 template <class Run>
 bool ForAllTypes(const Run& run) {
 #ifdef VK_ONE_TYPE
-  return run.template operator()<Bf16Arithmetic, WeightType::kU4>();
+  return run.template operator()<Bf16Arithmetic, WeightType::VK_ONE_TYPE>();
 #else
   bool right = true;
   const auto types = [&]<class T>() {
@@ -217,6 +261,8 @@ bool ForAllTypes(const Run& run) {
     right &= run.template operator()<T, WeightType::kU4>();
     right &= run.template operator()<T, WeightType::kU8B128>();
     right &= run.template operator()<T, WeightType::kFp8>();
+    right &= run.template operator()<T, WeightType::kMxFp4>();
+    right &= run.template operator()<T, WeightType::kNvFp4>();
   };
   types.template operator()<Bf16Arithmetic>();
   types.template operator()<Fp16Arithmetic>();
