@@ -75,16 +75,24 @@ class Product {
 
   // Few rows: the weights are read once, in memory order, and dequantised in registers.
   void RunFew() const {
-    const size_t row_stride = RoundUp(depth_ * table_.packed_bytes[dtype_], 64) + 64;
+    const Wna16Few& few = Few();
+    const size_t group_size = Panel(0).group_size;
+    const size_t row_stride = RoundUp(few.row_bytes(depth_, group_size), 64) + 64;
     char* packed = ThreadScratch(rows_ * row_stride + 64);
     for (size_t row = 0; row < rows_; ++row) {
-      table_.pack[dtype_](packed + row * row_stride, RowAt(call_.input, row), depth_);
+      few.pack(packed + row * row_stride, RowAt(call_.input, row), depth_, group_size);
     }
     ForItems(panels_, [&](size_t, size_t panel) {
       alignas(64) float sums[kMostFewRows * kPanel];
-      table_.multiply[dtype_](Panel(panel), packed, row_stride, rows_, depth_, sums);
+      few.multiply(Panel(panel), packed, row_stride, rows_, depth_, sums);
       Finish(0, rows_, panel, sums);
     });
+  }
+
+  const Wna16Few& Few() const {
+    const Wna16Few& by_group = table_.by_group[dtype_];
+    const bool fits = call_.g_idx == nullptr && Panel(0).group_size % by_group.group_multiple == 0;
+    return fits ? by_group : table_.by_value[dtype_];
   }
 
   // Many rows: one part of a panel after another is expanded into the layout of the gemm family's

@@ -44,14 +44,20 @@ struct Wna16Panel {
   size_t group_size;
 };
 
+// One way to multiply few rows.
+struct Wna16Few {
+  size_t group_multiple;  // of K, that all share a group; 0: any groups
+  size_t (*row_bytes)(size_t depth, size_t group_size);  // of a packed row
+  void (*pack)(void* to, const void* from, size_t depth, size_t group_size);
+  // sums[row][64] = packed rows, `row_stride` bytes apart, times the whole depth of a panel.
+  void (*multiply)(const Wna16Panel& panel, const void* rows, size_t row_stride, size_t row_count,
+                   size_t depth, float* sums);
+};
+
 // Arrays of three are by vk_dtype of the activations: float32, bfloat16, float16.
 struct Wna16Table {
-  size_t few_rows;         // at most, for `multiply`
-  size_t packed_bytes[3];  // of one value of a row
-  void (*pack[3])(void* to, const void* from, size_t depth);
-  // sums[row][64] = packed rows, `row_stride` bytes apart, times the whole depth of a panel.
-  void (*multiply[3])(const Wna16Panel& panel, const void* rows, size_t row_stride,
-                      size_t row_count, size_t depth, float* sums);
+  size_t few_rows;  // at most, for Wna16Few
+  Wna16Few by_group[3], by_value[3];
   // Values [k, k + count) of K as gemm's kernels read them (gemm_table.h), zeros from `depth` on
   // and past the panel's blocks; k and count are even.
   void (*expand[3])(const Wna16Panel& panel, size_t k, size_t count, size_t depth, void* to);

@@ -1,12 +1,9 @@
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
 #include <cstring>
 
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/vec.h"
 #include "cpu/wna16/wna16.h"
+#include "cpu/wna16/wna16_groups.h"
 
 namespace vk::VK_TIER {
 namespace {
@@ -86,15 +83,8 @@ HWY_INLINE void ForGroups(const Wna16Panel& panel, size_t k, size_t depth, const
   }
 }
 
-HWY_INLINE VF Broadcast(const float* value) { return hn::Set(DF(), *value); }
-HWY_INLINE VF Broadcast(const hwy::bfloat16_t* value) {
-  uint16_t bits;
-  std::memcpy(&bits, value, sizeof(bits));
-  return hn::BitCast(DF(), hn::Set(DU(), static_cast<uint32_t>(bits) << 16));
-}
-
 // kRows rows of A times vectors [v, v + kVectors) of a panel.
-template <class T, class A, size_t kRows, size_t kVectors>
+template <class T, size_t kRows, size_t kVectors>
 void MultiplyStrip(const Wna16Panel& panel, size_t v, const char* rows, size_t row_stride,
                    size_t depth, float* sums) {
   VF sum[kRows][kVectors];
@@ -107,7 +97,7 @@ void MultiplyStrip(const Wna16Panel& panel, size_t v, const char* rows, size_t r
     for (; k < end; ++k) {
       VF a[kRows];
       for (size_t r = 0; r < kRows; ++r) {
-        a[r] = Broadcast(reinterpret_cast<const A*>(rows + r * row_stride) + k);
+        a[r] = hn::Set(DF(), reinterpret_cast<const float*>(rows + r * row_stride)[k]);
       }
       for (size_t i = 0; i < kVectors; ++i) {
         const VF weight = Dequantise(panel, Place(v + i), k, group[i]);
@@ -122,7 +112,7 @@ void MultiplyStrip(const Wna16Panel& panel, size_t v, const char* rows, size_t r
   }
 }
 
-template <class T, class A, size_t kRows>
+template <class T, size_t kRows>
 void MultiplyRows(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
                   float* sums) {
   // A block of columns, or all blocks of a panel where one vector holds a block.
@@ -130,149 +120,52 @@ void MultiplyRows(const Wna16Panel& panel, const char* rows, size_t row_stride, 
   const size_t vectors = panel.blocks * kBlockVectors;
   size_t v = 0;
   for (; v + kVectors <= vectors; v += kVectors) {
-    MultiplyStrip<T, A, kRows, kVectors>(panel, v, rows, row_stride, depth, sums);
+    MultiplyStrip<T, kRows, kVectors>(panel, v, rows, row_stride, depth, sums);
   }
   for (; v < vectors; ++v) {
-    MultiplyStrip<T, A, kRows, 1>(panel, v, rows, row_stride, depth, sums);
+    MultiplyStrip<T, kRows, 1>(panel, v, rows, row_stride, depth, sums);
   }
 }
 
-#if defined(__AVX512BF16__)
-// Pairs of K, of one block's 16 columns, as bfloat16: exact, since they are integers from -8 to 7.
-class Pairs {
-  using D8 = hn::Repartition<uint8_t, DF>;
-  using D16 = hn::Repartition<uint16_t, DF>;
-
- public:
-  Pairs() {
-    alignas(64) uint8_t bytes[64];
-    alignas(64) uint32_t shifts[16];
-    alignas(64) uint16_t table[32];
-    for (int column = 0; column < 16; ++column) {
-      const uint8_t from[4] = {uint8_t(column / 2), 0x80, uint8_t(8 + column / 2), 0x80};
-      std::memcpy(bytes + 4 * column, from, 4);
-      shifts[column] = column % 2 * 4;
-    }
-    for (int i = 0; i < 32; ++i) {
-      const float value = static_cast<float>(i % 16 - 8);
-      uint32_t bits;
-      std::memcpy(&bits, &value, 4);
-      table[i] = static_cast<uint16_t>(bits >> 16);
-    }
-    spread_ = hn::Load(D8(), bytes);
-    shift_ = hn::Load(DU(), shifts);
-    table_ = hn::Load(D16(), table);
-  }
-  // A lookup uses the low five bits of an index. The table repeats, so that the fifth bit, which
-  // belongs to the neighbour, does not matter.
-  HWY_INLINE __m512bh Load(const uint32_t* words) const {
-    const D8 d8;
-    const auto both = hn::LoadDup128(d8, reinterpret_cast<const uint8_t*>(words));
-    const auto bytes = hn::BitCast(DU(), hn::TableLookupBytes(both, spread_));
-    const auto index = hn::Shr(bytes, shift_);
-    return (__m512bh)_mm512_permutexvar_epi16(index.raw, table_.raw);
-  }
-
- private:
-  hn::Vec<D8> spread_;
-  hn::Vec<DU> shift_;
-  hn::Vec<D16> table_;
-};
-
-// Sums of a * (q - 8) by group. The scale and the zero point's difference from 8 are applied once
-// for each group.
-template <size_t kRows, size_t kBlocks, bool kZeros>
-void MultiplyPairs(const Wna16Panel& panel, size_t block, const char* rows, size_t row_stride,
-                   size_t depth, float* sums) {
-  const Pairs pairs;
-  const __m512bh ones = (__m512bh)_mm512_set1_epi32(0x3F803F80);
-  const VF eight = hn::Set(DF(), 8388608.0f + 8.0f);
-  for (size_t r = 0; r < kRows; ++r) {
-    std::memset(sums + r * kPanel + block * kLanes, 0, kBlocks * kLanes * sizeof(float));
-  }
-  ForGroups(panel, 0, depth, [&](size_t k, size_t end, size_t index) HWY_ATTR {
-    __m512 sum[kRows][kBlocks], total[kRows];
-    for (size_t r = 0; r < kRows; ++r) {
-      total[r] = _mm512_setzero_ps();
-      for (size_t i = 0; i < kBlocks; ++i) sum[r][i] = _mm512_setzero_ps();
-    }
-    const uint32_t* weights = panel.weights + block * panel.block_stride;
-    for (; k < end; k += 2) {
-      __m512bh a[kRows];
-      for (size_t r = 0; r < kRows; ++r) {
-        int32_t pair;
-        std::memcpy(&pair, rows + r * row_stride + 2 * k, 4);
-        a[r] = (__m512bh)_mm512_set1_epi32(pair);
-        if constexpr (kZeros) total[r] = _mm512_dpbf16_ps(total[r], a[r], ones);
-      }
-      for (size_t i = 0; i < kBlocks; ++i) {
-        const __m512bh weight = pairs.Load(weights + i * panel.block_stride + 2 * k);
-        for (size_t r = 0; r < kRows; ++r) sum[r][i] = _mm512_dpbf16_ps(sum[r][i], a[r], weight);
-      }
-    }
-    for (size_t i = 0; i < kBlocks; ++i) {
-      const Group group = LoadGroup<hwy::bfloat16_t>(panel, Place(block + i), index);
-      for (size_t r = 0; r < kRows; ++r) {
-        VF value{sum[r][i]};
-        if constexpr (kZeros) {
-          value = hn::NegMulAdd(hn::Sub(group.zero, eight), VF{total[r]}, value);
-        }
-        float* to = sums + r * kPanel + (block + i) * kLanes;
-        hn::StoreU(hn::MulAdd(value, group.scale, hn::LoadU(DF(), to)), DF(), to);
-      }
-    }
-  });
-}
-
-template <size_t kRows, bool kZeros>
-void MultiplyPairRows(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
-                      float* sums) {
-  constexpr size_t kAll = kPanel / kWna16Columns;
-  if (panel.blocks == kAll) {
-    return MultiplyPairs<kRows, kAll, kZeros>(panel, 0, rows, row_stride, depth, sums);
-  }
-  for (size_t block = 0; block < panel.blocks; ++block) {
-    MultiplyPairs<kRows, 1, kZeros>(panel, block, rows, row_stride, depth, sums);
-  }
-}
-
-struct FewBf16 {
-  using Scale = hwy::bfloat16_t;
-  using A = hwy::bfloat16_t;
-  template <size_t kRows>
-  static void Multiply(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
-                       float* sums) {
-    // A pair must not straddle groups.
-    const bool whole = depth % 2 == 0 && panel.group_size % 2 == 0 && panel.groups == nullptr;
-    if (!whole) return MultiplyRows<Scale, A, kRows>(panel, rows, row_stride, depth, sums);
-    panel.zeros != nullptr ? MultiplyPairRows<kRows, true>(panel, rows, row_stride, depth, sums)
-                           : MultiplyPairRows<kRows, false>(panel, rows, row_stride, depth, sums);
-  }
-  static void Pack(void* to, const void* from, size_t depth) {
-    if (depth > 0) std::memcpy(to, from, depth * sizeof(A));  // else `from` may be null
-  }
-};
-#endif
-
+// Few rows, value by value of K: any groups.
 template <class T>
-struct Few {
-  using Scale = T;
-  using A = float;
-  template <size_t kRows>
-  static void Multiply(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
-                       float* sums) {
-    MultiplyRows<T, float, kRows>(panel, rows, row_stride, depth, sums);
-  }
-  static void Pack(void* to, const void* from, size_t depth) {
+struct ByValue {
+  static constexpr size_t kGroupMultiple = 0;
+  static size_t RowBytes(size_t depth, size_t) { return depth * sizeof(float); }
+  static void Pack(void* to, const void* from, size_t depth, size_t) {
     float* wide = static_cast<float*>(to);
     const T* in = static_cast<const T*>(from);
     ForVectors(depth, [=](size_t i, size_t n)
                           VK_INLINE_LAMBDA { StoreUpTo(LoadUpTo(in + i, n), wide + i, n); });
   }
+  template <size_t kRows>
+  static void Multiply(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
+                       float* sums) {
+    MultiplyRows<T, kRows>(panel, rows, row_stride, depth, sums);
+  }
 };
-#if !defined(__AVX512BF16__)
-using FewBf16 = Few<hwy::bfloat16_t>;
+
+template <class T>
+struct ByGroup {
+#if defined(__AVX512BF16__)
+  static constexpr bool kPairs = hwy::IsSame<T, hwy::bfloat16_t>();
+  using Arithmetic = hwy::If<kPairs, GroupsBf16, GroupsF32>;
+#else
+  using Arithmetic = GroupsF32;
 #endif
+  static constexpr size_t kGroupMultiple = kTurn<Arithmetic>;
+  static size_t RowBytes(size_t depth, size_t group_size) {
+    return PackedRowBytes<Arithmetic>(depth, group_size);
+  }
+  static void Pack(void* to, const void* from, size_t depth, size_t group_size) {
+    PackGroups<Arithmetic, T>(to, from, depth, group_size);
+  }
+  template <size_t kRows>
+  static void Multiply(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
+                       float* sums) {
+    MultiplyGroups<Arithmetic, T, kRows>(panel, rows, row_stride, depth, sums);
+  }
+};
 
 template <class Kind>
 void Multiply(const Wna16Panel& panel, const void* rows, size_t row_stride, size_t row_count,
@@ -290,6 +183,9 @@ void Multiply(const Wna16Panel& panel, const void* rows, size_t row_stride, size
     row_count -= count;
   }
 }
+
+template <class Kind>
+constexpr Wna16Few kFew = {Kind::kGroupMultiple, Kind::RowBytes, Kind::Pack, Multiply<Kind>};
 
 // One vector of columns, values [k, end) of K: one value after the other, or pairs of bfloat16.
 template <class T>
@@ -328,9 +224,8 @@ void Expand(const Wna16Panel& panel, size_t k, size_t count, size_t depth, void*
 extern const Wna16Table wna16_table;
 const Wna16Table wna16_table = {
     kFewRows,
-    {sizeof(float), sizeof(FewBf16::A), sizeof(float)},
-    {Few<float>::Pack, FewBf16::Pack, Few<hwy::float16_t>::Pack},
-    {Multiply<Few<float>>, Multiply<FewBf16>, Multiply<Few<hwy::float16_t>>},
+    {kFew<ByGroup<float>>, kFew<ByGroup<hwy::bfloat16_t>>, kFew<ByGroup<hwy::float16_t>>},
+    {kFew<ByValue<float>>, kFew<ByValue<hwy::bfloat16_t>>, kFew<ByValue<hwy::float16_t>>},
     {Expand<float>, Expand<hwy::bfloat16_t>, Expand<hwy::float16_t>},
 };
 
