@@ -83,6 +83,7 @@ def run_in(
     folder: Path,
     log: IO[str] | None = None,
     extra: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> int:
     """Run ``command`` in the activated ``prefix`` from ``folder``; returns its exit status.
 
@@ -90,6 +91,10 @@ def run_in(
         log: Takes what the command prints; the default is the caller's own output.
         extra: Variables besides those of the caller that are passed on; an empty value takes the
             caller's away.
+        timeout: Seconds until it is ended.
+
+    Raises:
+        subprocess.TimeoutExpired: It was not over by then.
     """
     variables = ActivationVariables(None, ["/usr/bin", "/bin"])
     script = activate(prefix, variables).script
@@ -106,6 +111,7 @@ def run_in(
     shell = shutil.which("bash") or "/bin/bash"
     done = run(
         [shell, "-c", f'{script}\nexec "$@"', "bash", *command],
+        timeout,
         cwd=folder,
         env=environment,
         stdout=log,

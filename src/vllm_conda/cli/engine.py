@@ -76,6 +76,27 @@ def build(
     show_default=True,
     help="What to run on; cuda needs a GPU.",
 )
+@click.option(
+    "--python",
+    metavar="PROGRAM",
+    help="Python that finds the engine and the kernels; default: one solved from OUTPUT.",
+)
+@click.option(
+    "--jobs",
+    "at_once",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes at a time, spread over the GPUs.",
+)
+@click.option(
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(1),
+    default=3600.0,
+    show_default=True,
+    help="Seconds after which a process counts as failed.",
+)
 @json_option
 def test(
     root: Path,
@@ -85,40 +106,54 @@ def test(
     full: bool,
     models: tuple[str, ...],
     device: str,
+    python: str | None,
+    at_once: int,
+    seconds: float,
     as_json: bool,
 ) -> None:
     """Run the engine in an environment solved from our channels; compare with transformers.
 
     \b
-    Needs the packages of `./run build`. Results: OUTPUT.build/engine-test.json, with --device
-    cuda OUTPUT.build/engine-test-cuda.json.
+    Needs the packages of `./run build`, or with --python an environment that has the engine and the
+    kernels (VLLM_KERNELS_LIBRARY_DIR names a build tree's). Results: OUTPUT.build/engine-test.json,
+    with --device cuda OUTPUT.build/engine-test-cuda.json.
 
     \b
     Example:
       vllm-conda engine test --full
       vllm-conda engine test --device cuda --model llama --model qwen3
+      vllm-conda engine test --device cuda --full --python python3 --jobs 8
     """
-    from vllm_conda.engine import cases, testing
+    from vllm_conda.engine import cases, runs
     from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 
+    known = cases.EVERY[device]
     for model in models:
-        if model not in cases.MODELS:
+        if model not in known:
             raise UsageError(
-                f"Unknown model {model!r}.{did_you_mean(model, cases.MODELS)}",
-                f"Models: {', '.join(cases.MODELS)}.",
+                f"Unknown model {model!r}.{did_you_mean(model, known)}",
+                f"Models: {', '.join(known)}.",
             )
     folder = output or root / "output"
-    if not (folder / platform / "repodata.json").is_file():
-        raise ConfigError(
-            f"{folder} is no channel with packages for {platform}.", "Run `./run build` first."
-        )
-    options = cases.Options(root, folder, platform, channels, models, full, device)
+    options = cases.Options(
+        root, folder, platform, channels, models, full, device, at_once=at_once, seconds=seconds
+    )
     with reporter(as_json) as report_to:
-        rows = testing.run(options, report_to)
+        if python:
+            found = runs.in_environment(python, options, report_to)
+        else:
+            from vllm_conda.engine import testing
+
+            if not (folder / platform / "repodata.json").is_file():
+                raise ConfigError(
+                    f"{folder} is no channel with packages for {platform}.",
+                    "Run `./run build` first, or name a --python that finds engine and kernels.",
+                )
+            found = testing.run(options, report_to)
     if as_json:
-        print_json(rows)
+        print_json(found)
         return
-    print_table(("run", "mode", "found", "time"), testing.table(rows))
+    print_table(("run", "mode", "found", "time"), runs.table(found["rows"]))
 
 
 @engine.command("diff")

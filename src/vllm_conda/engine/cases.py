@@ -23,10 +23,17 @@ QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
 HYBRID = ("qwen3_next",)
 # A Llama whose keys and values are kept in FP8.
 CACHED = ("llama_fp8_cache",)
+# Attention to selected keys: Hopper GPUs with vllm-flashmla and vllm-deepgemm; refused elsewhere.
+SPARSE = ("deepseek_v32",)
+# What a device's full test runs.
+EVERY = {
+    "cpu": (*MODELS, *QUANTISED, *HYBRID, *CACHED),
+    "cuda": (*MODELS, *QUANTISED, *HYBRID, *CACHED, *SPARSE),
+}
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
-# The engine itself refuses them in float16: Gemma for its range, FP8 as its CPU kernel lacks it.
-WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8")
+# The engine itself refuses them in float16: Gemma for its range, the rest as its kernels lack it.
+WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", *HYBRID, *SPARSE)
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
@@ -38,6 +45,7 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "prefix_caching": ("llama", "gemma3"),
     "chunked_prefill": ("llama", "gemma2"),
     "tensor_parallel": ("llama",),
+    "tensor_parallel_graphs": ("llama",),
     "ngram": ("llama",),
     "lora": ("llama",),
     "structured": ("llama",),
@@ -48,8 +56,9 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "rerank": ("llama_score",),
     "long_context": ("llama_long",),
 }
-# Of two ranks, for which a machine with one GPU has no room.
-ONLY_ON_CPU = ("tensor_parallel",)
+# Of two ranks: on a CPU they share its cores, else each wants a GPU.
+RANKS = ("tensor_parallel", "tensor_parallel_graphs")
+ONLY_ON_CUDA = ("tensor_parallel_graphs",)
 # What happens to servers, each with a server of its own (`inside/faults.py`).
 FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 PROGRAMS = Path(__file__).parent / "inside"
@@ -78,6 +87,13 @@ class Case:
     def name(self) -> str:
         where = "" if self.device == "cpu" else f"{self.device} "
         return f"{where}{self.program} {self.model} {self.dtype} {self.mode}"
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it has to see."""
+        if self.device == "cpu":
+            return 0
+        return 2 if self.mode in RANKS else 1
 
     @property
     def hides_compiler(self) -> bool:
@@ -125,8 +141,9 @@ class Job:
             return [*words, *itertools.chain(*(("--run", one.mode) for one in self.cases))]
         for one in self.cases:
             words += ["--run", f"{one.dtype}:{one.mode}"]
-        # A separate process for the engine's core would cost each run a third of its time.
-        return [*words, "--inline"] if len(self.cases) > 1 else words
+        # A separate process for the engine's core would cost each run a third of its time; on a GPU
+        # the server's runs have one.
+        return [*words, "--inline"] if len(self.cases) > 1 or case.device != "cpu" else words
 
 
 @dataclass(frozen=True)
@@ -140,6 +157,9 @@ class Options:
         full: Every model, type and mode, and the server with 64 requests at once;
             otherwise one model, traced, and the server.
         device: ``cpu`` or ``cuda``, which needs a GPU.
+        gpus: How many GPUs there are.
+        at_once: Processes at a time, spread over the GPUs.
+        seconds: After which a process is ended.
     """
 
     root: Path
@@ -149,6 +169,9 @@ class Options:
     models: tuple[str, ...] = ()
     full: bool = False
     device: str = "cpu"
+    gpus: int = 1
+    at_once: int = 1
+    seconds: float = 3600.0
 
 
 def cases(options: Options) -> list[Case]:
@@ -171,7 +194,7 @@ def _cpu_cases(options: Options) -> list[Case]:
             *found,
             Case("server", models[0], _cpu_dtypes(models[0])[0], "eager", ("--concurrent", "8")),
         ]
-    models = options.models or (*MODELS, *QUANTISED, *HYBRID, *CACHED)
+    models = options.models or EVERY["cpu"]
     found = [
         Case("trial", model, dtype, mode)
         for model in models
@@ -181,7 +204,8 @@ def _cpu_cases(options: Options) -> list[Case]:
     found += [Case("trial", models[0], dtype, "inductor") for dtype in _cpu_dtypes(models[0])]
     many = ("--concurrent", "64")
     found += [Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"]]
-    found += _features("float32", options.models)
+    features = _features("float32", options.models)
+    found += [case for case in features if case.mode not in ONLY_ON_CUDA]
     return [*found, Case("refusal", models[0], "bfloat16", "refused")]
 
 
@@ -207,16 +231,24 @@ def _cpu_dtypes(model: str) -> tuple[str, ...]:
 
 
 def _cuda_cases(options: Options) -> list[Case]:
-    models = options.models or (MODELS if options.full else MODELS[:1])
-    dtypes = DTYPES["cuda"] if options.full else DTYPES["cuda"][:1]
-    found = [
-        Case("trial", model, dtype, mode)
-        for dtype in dtypes
-        for mode in MODES["cuda"]
-        for model in models
-    ]
-    if options.full:
-        features = _features(dtypes[0], options.models)
-        found += [case for case in features if case.mode not in ONLY_ON_CPU]
+    models = options.models or (EVERY["cuda"] if options.full else MODELS[:1])
+    first, *others = DTYPES["cuda"]
+
+    def trials(dtype: str, mode: str) -> list[Case]:
+        served = [one for one in models if dtype != "float16" or one not in WITHOUT_FLOAT16]
+        return [Case("trial", model, dtype, mode) for model in served]
+
     many = ("--concurrent", "64" if options.full else "8")
-    return [*found, Case("server", models[0], dtypes[0], "inductor", many)]
+    server = Case("server", models[0], first, "inductor", many)
+    if not options.full:
+        return [*trials(first, "eager"), *trials(first, "inductor"), server]
+    # What says most comes first: a run that is cut short has it.
+    features = _features(first, options.models)
+    found = [case for case in features if case.mode in RANKS and options.gpus > 1]
+    found += trials(first, "eager")
+    found += [case for case in features if case.mode not in RANKS and case.program == "features"]
+    found += [*trials(first, "inductor"), server]
+    found += [case for case in features if case.program == "faults"]
+    return found + [
+        case for dtype in others for mode in MODES["cuda"] for case in trials(dtype, mode)
+    ]

@@ -34,20 +34,34 @@ def test_short_test_on_a_gpu_runs_eager_and_the_default_mode() -> None:
 def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
-    others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED) if device == "cpu" else ()
+    others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED)
+    others += cases.SPARSE if device == "cuda" else ()
     trials = [case for case in found if case.program == "trial"]
     assert {case.model for case in trials} == {*cases.MODELS, *others}
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
     assert {case.mode for case in trials} == {*cases.MODES[device]}
     assert ("refusal" in {case.program for case in found}) == (device == "cpu")
-    left_out = () if device == "cpu" else cases.ONLY_ON_CPU
+    # A machine with one GPU has no room for two ranks.
+    left_out = cases.ONLY_ON_CUDA if device == "cpu" else cases.RANKS
     features = {case.mode for case in found if case.program == "features"}
     assert features == {*cases.FEATURES} - {*left_out}
     assert {case.mode for case in found if case.program == "faults"} == {*cases.FAULTS}
     for model in cases.MODELS:
-        skipped = {"float16"} if device == "cpu" and model in cases.WITHOUT_FLOAT16 else set()
+        skipped = {"float16"} if model in cases.WITHOUT_FLOAT16 else set()
         dtypes = {case.dtype for case in trials if case.model == model}
         assert dtypes == set(cases.DTYPES[device]) - skipped
+
+
+def test_ranks_want_two_gpus() -> None:
+    found = cases.cases(options(full=True, device="cuda", gpus=2))
+    ranks = [case for case in found if case.mode in cases.RANKS]
+    assert {case.mode for case in ranks} == {*cases.RANKS}
+    assert {case.gpus for case in ranks} == {2}
+    assert {case.gpus for case in found if case not in ranks} == {1}
+    assert {case.gpus for case in cases.cases(options(full=True))} == {0}
+    # What says most is not lost where the run is cut short.
+    assert found[: len(ranks)] == ranks
+    assert [case.dtype for case in found] == sorted(case.dtype for case in found)
 
 
 def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
@@ -92,7 +106,7 @@ def test_command_line(device: str, mode: str, hidden: bool) -> None:
     assert (f"CXX={cases.NO_COMPILER}" in words) == hidden
     assert words[words.index("--device") + 1] == device
     assert words[words.index("--run") + 1] == f"bfloat16:{mode}"
-    assert "--inline" not in words
+    assert ("--inline" in words) == (device == "cuda")
 
 
 def test_command_line_of_several_runs() -> None:

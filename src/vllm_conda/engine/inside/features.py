@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -116,11 +117,15 @@ class Run:
                 self.verdict, self.allowed, prompt, list(output.token_ids), chosen
             )
 
-    def close(self, differences: Iterable[float]) -> Found:
-        """Whether numbers are as near to transformers' as log-probabilities have to be."""
+    def close(self, differences: Iterable[float], terms: float = 1.0) -> Found:
+        """Whether numbers are as near to transformers' as log-probabilities have to be.
+
+        Args:
+            terms: How many times as far they may be.
+        """
         found = list(differences)
         # Each by itself: `max` may pass over NaN.
-        right = all(difference <= self.allowed.logprob for difference in found)
+        right = all(difference <= self.allowed.logprob * terms for difference in found)
         return {"worst_difference": round(max(found), 6), "right": right}
 
 
@@ -165,15 +170,89 @@ def _sums_through(worker: Any) -> str:
     return str(getattr(module, "__name__", type(module).__name__))
 
 
-def tensor_parallel(run: Run) -> Found:
-    """Two ranks of one machine, which add up in shared memory."""
-    # Left to itself the engine wants a NUMA node for each rank.
-    with mock.patch.dict(os.environ, VLLM_CPU_OMP_THREADS_BIND="nobind"):
-        llm = run.engine(tensor_parallel_size=2)
+def _count_sums(worker: Any) -> None:
+    """Count a GPU rank's sums by what they go through, from now on."""
+    from vllm import _custom_ops
+    from vllm.distributed import get_tp_group
+
+    communicator = get_tp_group().device_communicator
+
+    def counted(place: Any, name: str, kind: str) -> None:
+        function = getattr(place, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            worker.sums[kind] += 1
+            return function(*args, **kwargs)
+
+        setattr(place, name, call)
+
+    worker.sums = {"direct": 0, "nccl": 0}
+    counted(_custom_ops, "all_reduce", "direct")
+    counted(communicator.pynccl_comm, "all_reduce", "nccl")
+
+
+def _sums_counted(worker: Any) -> dict[str, int]:
+    return dict(worker.sums)
+
+
+def _ranks(run: Run, eager: bool) -> Found:
+    """Two ranks, against transformers and, beside that, one rank's tokens."""
     prompts = [run.prompt(length, length) for length in (5, 130, 33)]
-    run.judge(prompts, run.generate(llm, prompts))
-    through = llm.collective_rpc(_sums_through)
-    return {"through": ", ".join(through), "right": through == ["_CPUSHMDistributed"] * 2}
+    cpu = run.options.device == "cpu"
+    # Left to itself the engine wants a NUMA node for each rank.
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {}
+    # Functions for the workers are sent to them as they are.
+    with mock.patch.dict(os.environ, {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **cores}):
+        llm = run.engine(tensor_parallel_size=2, enforce_eager=eager)
+        if not cpu and eager:
+            llm.collective_rpc(_count_sums)
+        answers = run.generate(llm, prompts)
+        if cpu:
+            through = llm.collective_rpc(_sums_through)
+        elif eager:
+            through = [str(counts) for counts in llm.collective_rpc(_sums_counted)]
+        else:
+            through = llm.collective_rpc(_sums_direct)
+    run.judge(prompts, answers)
+    run.close_engines()
+    alone = run.generate(run.engine(enforce_eager=eager), prompts)
+    same = sum(
+        list(one.outputs[0].token_ids) == list(other.outputs[0].token_ids)
+        for one, other in zip(answers, alone, strict=True)
+    )
+    return {"through": ", ".join(through), "same_as_one_rank": f"{same} of {len(prompts)}"}
+
+
+def _sums_direct(worker: Any) -> str:
+    """Whether a GPU rank sums by reading the others' memory, where that serves."""
+    from vllm.distributed import get_tp_group
+
+    direct = get_tp_group().device_communicator.ca_comm
+    return "nccl" if direct is None or direct.disabled else "direct"
+
+
+def _wanted_through(run: Run, eager: bool) -> str:
+    """What the sums have to go through."""
+    if run.options.device == "cpu":
+        return "_CPUSHMDistributed"
+    from vllm_kernels_plugin import all_reduce
+
+    wanted = "nccl" if all_reduce.left_out() else "direct"
+    other = "nccl" if wanted == "direct" else "direct"
+    return f"'{other}': 0" if eager else wanted
+
+
+def tensor_parallel(run: Run) -> Found:
+    """Two ranks of one machine: CPUs add up in shared memory, GPUs in each other's or by NCCL."""
+    found = _ranks(run, eager=True)
+    right = found["through"].count(_wanted_through(run, eager=True)) == 2
+    return {**found, "right": right and "'direct': 0, 'nccl': 0" not in found["through"]}
+
+
+def tensor_parallel_graphs(run: Run) -> Found:
+    """The same in the engine's default mode, with sums in CUDA graphs."""
+    found = _ranks(run, eager=False)
+    return {**found, "right": found["through"].count(_wanted_through(run, eager=False)) == 2}
 
 
 def _drafted(run: Run, settings: Mapping[str, Any]) -> Found:
@@ -300,7 +379,22 @@ def beams(run: Run) -> Found:
                 for value, token in zip(best.values, best.indices, strict=True)
             ]
         kept = sorted(grown, reverse=True)[:width]
-    return {"beams": len(found), "right": found == [text for _, text in kept]}
+    same = sum(one == text for one, (_, text) in zip(found, kept, strict=True))
+    if run.allowed.exact:
+        return {"beams": len(found), "the_same": same, "right": same == width}
+    # Rounding decides between texts of nearly one score: the scores have to be the same.
+    scores = [
+        float(
+            run.reference.log_probabilities(prompt, text)[
+                torch.arange(tokens), torch.tensor(text)
+            ].sum()
+        )
+        for text in found
+    ]
+    near = run.close(
+        (abs(score - best) for score, (best, _) in zip(scores, kept, strict=True)), tokens**0.5
+    )
+    return {"beams": len(found), "the_same": same, **near}
 
 
 def embedding(run: Run) -> Found:
@@ -367,6 +461,7 @@ CHECKS: Mapping[str, Callable[[Run], Found]] = {
         prefix_caching,
         chunked_prefill,
         tensor_parallel,
+        tensor_parallel_graphs,
         ngram,
         lora,
         structured,
@@ -389,8 +484,8 @@ def run_feature(name: str, options: argparse.Namespace) -> dict[str, Any]:
     try:
         found = dict(CHECKS[name](run))
     except Exception as error:
-        message = " ".join(str(error).split())
-        return {**row, "right": False, "failure": f"{type(error).__name__}: {message}"[:500]}
+        traceback.print_exc()
+        return {**row, "right": False, "failure": program.failure(error)}
     finally:
         run.close_engines()
     verdict = run.verdict

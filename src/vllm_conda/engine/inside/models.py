@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock
 from quantise import DEQUANTISED, SCHEMES, Scheme, quantise
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -73,6 +74,7 @@ class Model:
         scheme: A key of ``quantise.SCHEMES``: how its weights are stored; empty for bfloat16.
         cache: The engine's ``kv_cache_dtype``: how keys and values are kept.
         head: Class in transformers: what the model ends with.
+        needs: What a refusal names on a GPU where the optional packages with it are not there.
     """
 
     config: str
@@ -82,6 +84,12 @@ class Model:
     scheme: str = ""
     cache: str = "auto"
     head: str = "AutoModelForCausalLM"
+    needs: tuple[str, ...] = ()
+
+    @property
+    def latent(self) -> bool:
+        """Whether keys and values are kept as one latent vector a token."""
+        return "kv_lora_rank" in self.settings
 
     @property
     def rounds_cache(self) -> bool:
@@ -154,6 +162,28 @@ MODELS: Mapping[str, Model] = {
         },
         experts=True,
     ),
+    # Each query attends to the keys that an indexer selects: to all of them, in prompts this short.
+    "deepseek_v32": Model(
+        "DeepseekV32Config",
+        {
+            **_LATENT,
+            "num_attention_heads": 16,
+            "num_key_value_heads": 16,
+            "q_lora_rank": 128,
+            "n_group": 4,
+            "topk_group": 2,
+            "num_experts_per_tok": 4,
+            "routed_scaling_factor": 2.5,
+            "norm_topk_prob": True,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+            "index_n_heads": 64,
+            "index_head_dim": 128,
+            "index_topk": 2048,
+        },
+        experts=True,
+        needs=("deepgemm", "flashmla"),
+    ),
     # Every other layer is a gated delta net with a short convolution.
     "qwen3_next": Model(
         "Qwen3NextConfig",
@@ -199,9 +229,15 @@ MODELS: Mapping[str, Model] = {
 def make(name: str, folder: Path) -> Path:
     """Make the model below ``folder`` unless it is there, whole; return its folder."""
     path = folder / name
-    if (path / COMPLETE).is_file():
-        return path
-    entry = MODELS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    # Several processes may want it at once.
+    with FileLock(folder / f"{name}.lock"):
+        if not (path / COMPLETE).is_file():
+            _make(MODELS[name], path)
+    return path
+
+
+def _make(entry: Model, path: Path) -> None:
     config = getattr(transformers, entry.config)(**{**entry.base, **entry.settings})
     torch.manual_seed(SEED)
     head = getattr(transformers, entry.head)
@@ -220,7 +256,6 @@ def make(name: str, folder: Path) -> Path:
         model.save_pretrained(path)
     make_tokenizer(path)
     (path / COMPLETE).touch()
-    return path
 
 
 def _save_quantised(model: Any, scheme: Scheme, path: Path) -> None:

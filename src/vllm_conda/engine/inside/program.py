@@ -38,13 +38,19 @@ def memory(device: str) -> dict[str, Any]:
     """Arguments of the engine that bound its memory: a small model needs no share of a GPU's."""
     if device == "cpu":  # VLLM_CPU_KVCACHE_SPACE does it
         return {}
-    return {"gpu_memory_utilization": 0.3, "kv_cache_memory_bytes": 8 << 30}
+    # Several such engines may share a GPU.
+    return {"gpu_memory_utilization": 0.1, "kv_cache_memory_bytes": 1 << 30}
 
 
 def engine_arguments(parser: argparse.ArgumentParser, dtype: str) -> None:
     """The arguments of a program that starts one engine."""
     parser.add_argument("--dtype", default=dtype)
     parser.add_argument("--eager", action="store_true")
+
+
+def failure(error: Exception) -> str:
+    """What the engine raised, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 
 
 def write(path: Path, found: object) -> None:

@@ -30,12 +30,13 @@ class Scheme:
     Attributes:
         config: Its ``quantization_config``.
         quantise: How one weight is stored.
-        int8_activations: The engine quantises activations too, each token by its largest.
+        activations: The type to which the engine rounds activations too: ``int8``, each token by
+            its largest; ``float8``, each token's ``BLOCK`` columns by theirs, on a GPU alone.
     """
 
     config: Mapping[str, Any]
     quantise: Quantise
-    int8_activations: bool = False
+    activations: str = ""
 
 
 def _words(values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -147,8 +148,9 @@ SCHEMES: Mapping[str, Scheme] = {
             "weight_block_size": [BLOCK, BLOCK],
         },
         _fp8,
+        "float8",
     ),
-    "w8a8": Scheme(_int8_config(), _int8, int8_activations=True),
+    "w8a8": Scheme(_int8_config(), _int8, "int8"),
 }
 
 
@@ -166,14 +168,32 @@ def quantise(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> tuple[Tenso
     return stored, plain
 
 
-def round_activations(model: torch.nn.Module) -> None:
-    """Round what enters each product inside the layers to int8 and back, token by token."""
+def _as_int8(x: torch.Tensor) -> torch.Tensor:
+    scale = x.abs().amax(-1, keepdim=True) / 127
+    return (x / scale.clamp(min=torch.finfo(torch.float32).tiny)).round() * scale
+
+
+def _as_float8(x: torch.Tensor) -> torch.Tensor:
+    blocks = x.unflatten(-1, (-1, BLOCK))
+    limit = torch.finfo(torch.float8_e4m3fn).max
+    scale = blocks.abs().amax(-1, keepdim=True).clamp(min=1e-10) / limit
+    return ((blocks / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2)
+
+
+_ROUNDED = {"int8": _as_int8, "float8": _as_float8}
+
+
+def rounds_activations(scheme: Scheme, device: str) -> bool:
+    """Whether the engine rounds activations of such a checkpoint on the device."""
+    return scheme.activations == "int8" or (scheme.activations == "float8" and device != "cpu")
+
+
+def round_activations(model: torch.nn.Module, kind: str) -> None:
+    """Round what enters each product inside the layers, token by token, and back."""
 
     def rounded(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         (x,) = inputs
-        scale = x.float().abs().amax(-1, keepdim=True) / 127
-        values = (x.float() / scale.clamp(min=torch.finfo(torch.float32).tiny)).round()
-        return ((values * scale).to(x.dtype),)
+        return (_ROUNDED[kind](x.float()).to(x.dtype),)
 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and ".layers." in name:

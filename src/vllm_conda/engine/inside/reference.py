@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from quantise import DEQUANTISED, SCHEMES, round_activations
+from quantise import DEQUANTISED, SCHEMES, round_activations, rounds_activations
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Reference:
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
         )
-        if scheme and SCHEMES[scheme].int8_activations:
-            round_activations(model)
+        if scheme and rounds_activations(SCHEMES[scheme], device):
+            round_activations(model, SCHEMES[scheme].activations)
         self.model = model.to(device).eval()
         # The engine is told to ignore the end of the text.
         self.model.generation_config.eos_token_id = None

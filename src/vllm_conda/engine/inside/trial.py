@@ -11,6 +11,7 @@ import argparse
 import gc
 import os
 import random
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,47 @@ def prompts(vocabulary: int, count: int) -> list[list[int]]:
     ]
 
 
+def kernels_used(model: Any) -> dict[str, list[str]]:
+    """What the engine has chosen for the model's layers."""
+    attention, linear = set(), set()
+    for module in model.modules():
+        if hasattr(module, "get_attn_backend"):
+            attention.add(module.get_attn_backend().get_name())
+        method = getattr(module, "quant_method", None)
+        if kernel := getattr(method, "fp8_linear", None):
+            linear.add(type(kernel).__name__)
+    return {"attention": sorted(attention), "linear": sorted(linear)}
+
+
+def wrong_choice(model: Model, used: dict[str, list[str]], device: str) -> str:
+    """What speaks against the engine's choice of kernels; empty where nothing does."""
+    if device == "cpu" or not used or not model.latent:
+        return ""
+    from vllm_kernels_plugin import flash_mla
+
+    if flash_mla.problem() is not None:
+        wanted = "TRITON_MLA"
+    else:
+        wanted = "FLASHMLA_SPARSE" if model.needs else "FLASHMLA"
+    found = used["attention"]
+    return "" if wanted in found else f"attention is {', '.join(found)}, not {wanted}"
+
+
+def refused(model: Model, path: Path) -> dict[str, Any] | None:
+    """A row on a model that wants optional packages which are not there; None where they are."""
+    if not model.needs:
+        return None
+    import refusal
+
+    from vllm_kernels_plugin import deep_gemm, flash_mla
+
+    if deep_gemm.problem() is None and flash_mla.problem() is None:
+        return None
+    said = refusal.ask(str(path), {})
+    right = all(package in said for package in model.needs) and "Traceback" not in said
+    return {"mode": "refused", "said": said, "right": right}
+
+
 def generate(
     path: Path, options: argparse.Namespace, dtype: str, mode: str, cache: str
 ) -> dict[str, Any]:
@@ -56,6 +98,7 @@ def generate(
         **program.memory(options.device),
     )
     compilation = llm.llm_engine.vllm_config.compilation_config
+    used = llm.apply_model(kernels_used)[0] if options.inline else {}
     chosen = prompts(llm.get_tokenizer().vocab_size, options.prompts)
     sampling = SamplingParams(temperature=0, max_tokens=TOKENS, ignore_eos=True, logprobs=0)
     requests = [{"prompt_token_ids": prompt} for prompt in chosen]
@@ -74,6 +117,7 @@ def generate(
             else {"eager": "traced"}.get(compilation.backend, compilation.backend)
         ),
         "graphs": compilation.cudagraph_mode.name if options.device == "cuda" else "NONE",
+        "used": used,
         "prompts": chosen,
         "tokens": [list(output.token_ids) for output in outputs],
         "logprobs": [
@@ -89,10 +133,10 @@ def compare(
     reference: Reference, dtype: str, options: argparse.Namespace, model: Model, found: Any
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
-    from quantise import SCHEMES
+    from quantise import SCHEMES, rounds_activations
     from reference import Verdict, tolerance
 
-    rounded = bool(model.scheme) and SCHEMES[model.scheme].int8_activations
+    rounded = bool(model.scheme) and rounds_activations(SCHEMES[model.scheme], options.device)
     allowed = tolerance(dtype, model.experts, options.device, rounded or model.rounds_cache)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
@@ -132,25 +176,35 @@ def main() -> None:
     references: dict[str, Reference] = {}
     rows: list[dict[str, Any]] = []
     for dtype, mode in (run.split(":") for run in options.run):
-        found = generate(path, options, dtype, mode, model.cache)
-        if dtype not in references:
-            from reference import Reference
-
-            references[dtype] = Reference(
-                path, dtype, options.device, model.scheme, model.rounds_cache
-            )
-        row = {
-            "model": options.model,
-            "dtype": dtype,
-            "device": options.device,
-            "mode": found["mode"],
-            "graphs": found["graphs"],
-            "platform": found["platform"],
-            **surroundings,
-            **compare(references[dtype], dtype, options, model, found),
-        }
+        row = {"model": options.model, "dtype": dtype, "device": options.device, **surroundings}
+        try:
+            row |= refused(model, path) or trial(model, path, options, dtype, mode, references)
+        except Exception as error:
+            traceback.print_exc()
+            row |= {"mode": mode, "right": False, "failure": program.failure(error)}
         rows.append(row)
         program.write(options.result, rows)
+
+
+def trial(
+    model: Model,
+    path: Path,
+    options: argparse.Namespace,
+    dtype: str,
+    mode: str,
+    references: dict[str, Reference],
+) -> dict[str, Any]:
+    """A row on one run."""
+    found = generate(path, options, dtype, mode, model.cache)
+    if dtype not in references:
+        from reference import Reference
+
+        references[dtype] = Reference(path, dtype, options.device, model.scheme, model.rounds_cache)
+    row = {name: found[name] for name in ("mode", "graphs", "used", "platform")}
+    row |= compare(references[dtype], dtype, options, model, found)
+    if wrong := wrong_choice(model, found["used"], options.device):
+        row |= {"right": False, "failure": wrong}
+    return row
 
 
 if __name__ == "__main__":

@@ -1,0 +1,248 @@
+"""Runs the engine's test programs, several at a time, and gathers what they found."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from vllm_conda.engine.cases import PROGRAMS, Job, Options, cases, jobs
+from vllm_conda.errors import ConfigError, TestFailure
+from vllm_conda.paths import disk_errors, private_folder, write_atomic
+from vllm_conda.processes import run as run_guarded
+from vllm_conda.progress import Reporter
+
+# Runs a command with variables of its own; its exit status. TimeoutExpired after so many seconds.
+Start = Callable[[Sequence[str], Path, IO[str], Mapping[str, str], float], int]
+FACTS_SECONDS = 300.0
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the programs run and what they leave.
+
+    Attributes:
+        start: Runs a command in the engine's environment.
+        folder: Keeps models, compiled code and the programs' own results.
+        logs: A log a process.
+        result: The document of all results.
+    """
+
+    start: Start
+    folder: Path
+    logs: Path
+    result: Path
+
+    def log(self, name: str) -> Path:
+        with disk_errors("a log", self.logs):
+            self.logs.mkdir(parents=True, exist_ok=True)
+        return self.logs / f"{name.replace(' ', '-')}.log"
+
+
+def logs(options: Options) -> Path:
+    """Where the test's logs are."""
+    return private_folder(options.output) / "logs" / "engine-test"
+
+
+def result_path(options: Options) -> Path:
+    """The file that holds the results of a device."""
+    suffix = "" if options.device == "cpu" else f"-{options.device}"
+    return private_folder(options.output) / f"engine-test{suffix}.json"
+
+
+def in_environment(python: str, options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Run every case with an interpreter that finds the engine and the kernels.
+
+    Raises:
+        TestFailure: A run failed or gave wrong tokens.
+        ConfigError: The interpreter has no engine, or not the device.
+    """
+
+    def start(
+        words: Sequence[str], folder: Path, log: IO[str], more: Mapping[str, str], limit: float
+    ) -> int:
+        command = [python if word == "python" else word for word in words]
+        environment = {**os.environ, **more}
+        found = run_guarded(
+            command, limit, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        return found.returncode
+
+    folder = private_folder(options.output) / "engine-test"
+    return run(Place(start, folder, logs(options), result_path(options)), options, reporter)
+
+
+def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
+    """Run every case; return the document of what each found, which is also written as they end.
+
+    Raises:
+        TestFailure: A run failed or gave wrong tokens.
+        ConfigError: The environment has no engine, or not the device.
+    """
+    with disk_errors("the test's folder", place.folder):
+        place.folder.mkdir(parents=True, exist_ok=True)
+        place.result.parent.mkdir(parents=True, exist_ok=True)
+    facts = _facts(place, options)
+    options = replace(options, gpus=facts["gpus"])
+    document: dict[str, Any] = {
+        **facts,
+        "device": options.device,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "rows": [],
+    }
+    chosen = list(jobs(cases(options)))
+    by_job: list[list[dict[str, Any]]] = [[] for _ in chosen]
+    writing = threading.Lock()
+
+    def one(index: int, gpus: Sequence[str]) -> None:
+        by_job[index] = _run(chosen[index], gpus, place, options, reporter)
+        with writing:
+            document["rows"] = [row for rows in by_job for row in rows]
+            write_atomic(place.result, json.dumps(document, indent=1) + "\n")
+
+    _spread(len(chosen), one, _visible(options), options.at_once)
+    rows = document["rows"]
+    wrong = [row for row in rows if not row["right"]]
+    if wrong:
+        lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)
+        raise TestFailure(
+            f"{len(wrong)} of {len(rows)} runs of the engine are not right:\n  {lines}",
+            f"Logs: {place.logs}",
+        )
+    return document
+
+
+def _spread(
+    count: int, one: Callable[[int, Sequence[str]], None], gpus: Sequence[str], at_once: int
+) -> None:
+    """Call ``one`` for each number below ``count``, with all GPUs, its own one first."""
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(at_once):
+        free.put(place)
+
+    def turn(index: int) -> None:
+        place = free.get()
+        try:
+            first = place % max(len(gpus), 1)
+            one(index, [*gpus[first:], *gpus[:first]])
+        finally:
+            free.put(place)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for done in [pool.submit(turn, index) for index in range(count)]:
+            done.result()
+
+
+def _visible(options: Options) -> list[str]:
+    """Names of the GPUs that the programs may use."""
+    names = os.environ.get(VISIBLE_VARIABLE, "")
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    return listed[: options.gpus] or [str(index) for index in range(options.gpus)]
+
+
+def _facts(place: Place, options: Options) -> dict[str, Any]:
+    """What the environment is."""
+    result, path = place.folder / "facts.json", place.log("facts")
+    result.unlink(missing_ok=True)
+    command = ["python", str(PROGRAMS / "facts.py"), str(result), "--device", options.device]
+    with path.open("w") as log:
+        code = place.start(command, place.folder, log, {}, FACTS_SECONDS)
+    facts = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {}
+    if code or not facts.get("engine"):
+        raise ConfigError(
+            "The environment has no engine and kernels that run: " + last_line(path),
+            f"Full log: {path}",
+        )
+    found: dict[str, Any] = facts
+    return found
+
+
+def settings(place: Place, job: Job, gpus: Sequence[str], at_once: int) -> dict[str, str]:
+    """Variables of a process beside those of the environment."""
+    found = {"VLLM_CACHE_ROOT": str(place.folder / "cache")}
+    if wanted := max(case.gpus for case in job.cases):
+        found[VISIBLE_VARIABLE] = ",".join(gpus[:wanted])
+    if at_once > 1:
+        # Each would take all cores.
+        share = str(max(1, len(os.sched_getaffinity(0)) // at_once))
+        found |= {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
+    return found
+
+
+def _run(
+    job: Job, gpus: Sequence[str], place: Place, options: Options, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """A row a case, also for those that a process that ended early never came to."""
+    path = place.log(job.name)
+    result = path.with_suffix(".json")
+    result.unlink(missing_ok=True)
+    started = time.monotonic()
+    with reporter.task(job.name) as task, path.open("w") as log:
+        command = job.command(place.folder / "models", result, path)
+        variables = settings(place, job, gpus, options.at_once)
+        ended = ""
+        try:
+            code = place.start(command, place.folder, log, variables, options.seconds)
+        except subprocess.TimeoutExpired:
+            code, ended = 1, f"not over after {options.seconds:g} s; "
+        found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else []
+        rows = list(_rows(job, found, code, ended + last_line(path)))
+        wrong = [row["case"] for row in rows if not row["right"]]
+        task.status(f"WRONG: {', '.join(wrong)}" if wrong else "right")
+    seconds = (time.monotonic() - started) / len(rows)
+    return [{**row, "seconds": round(seconds, 1)} for row in rows]
+
+
+def _rows(
+    job: Job, found: Sequence[dict[str, Any]], code: int, said: str
+) -> Iterator[dict[str, Any]]:
+    for index, case in enumerate(job.cases):
+        row: dict[str, Any] = {
+            "case": case.name, "program": case.program, "model": case.model,
+            "dtype": case.dtype, "device": case.device, "mode": case.mode,
+        }  # fmt: skip
+        if index < len(found) and (not code or len(job.cases) > 1):
+            ran = found[index].get("mode", case.mode)
+            row |= {key: value for key, value in found[index].items() if key not in row}
+            if ran not in (case.mode, "serve", "refused"):
+                row |= {"right": False, "failure": f"the engine ran the model {ran}"}
+        else:
+            row |= {"right": False, "failure": said}
+        yield row
+
+
+def last_line(path: Path) -> str:
+    """What a process said last."""
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no output"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """One line a run: what ran, how the tokens compare, how long it took."""
+    return [[row["case"], row["mode"], words(row), f"{row['seconds']} s"] for row in rows]
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """What a run found."""
+    if "failure" in row:
+        return str(row["failure"])
+    if "tokens" in row:
+        found = f"{row['chosen']}/{row['tokens']} tokens, {row['near_ties']} near ties"
+        return f"{found}, {row['misses']} misses; {row['exact']}/{row['prompts']} prompts exact"
+    if "seen" in row:
+        return ", ".join(f"{name} {value}" for name, value in row["seen"].items())
+    if "said" in row:
+        return " ".join(row["said"].split())
+    total = row["concurrent_requests"]
+    found = f"{total - row['concurrent_wrong']}/{total} concurrent requests"
+    return f"{found} in {row['concurrent_seconds']} s"

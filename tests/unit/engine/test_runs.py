@@ -1,0 +1,158 @@
+"""How the engine's test programs are run, and what is made of their results."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from vllm_conda.engine import cases, runs
+from vllm_conda.errors import ConfigError, TestFailure
+from vllm_conda.progress import Mode, Reporter
+
+FACTS = {"engine": "0.26.0", "name": "a GPU", "gpus": 2, "versions": {"torch": "2.11.0"}}
+RIGHT = {
+    "mode": "eager", "right": True, "tokens": 4, "chosen": 4, "near_ties": 0, "misses": 0,
+    "exact": 1, "prompts": 1,
+}  # fmt: skip
+
+
+def options(tmp_path: Path, **changes: object) -> cases.Options:
+    return cases.Options(tmp_path, tmp_path / "output", "linux-64", **changes)  # type: ignore[arg-type]
+
+
+class Programs:
+    """Stands for the environment: answers a command by the program's name."""
+
+    def __init__(self, **answers: object) -> None:
+        self.answers = {"facts": FACTS, **answers}
+        self.seen: list[tuple[list[str], Mapping[str, str]]] = []
+        self._lock = threading.Lock()
+
+    def start(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        log: IO[str],
+        settings: Mapping[str, str],
+        limit: float,
+    ) -> int:
+        with self._lock:
+            self.seen.append((list(command), settings))
+        words = list(command)
+        program = next(Path(word).stem for word in words if word.endswith(".py"))
+        answer = self.answers.get(program)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            log.write("a traceback\nRuntimeError: no kernel\n")
+            log.flush()
+            return 1
+        place = Path(words[words.index("--result") + 1]) if "--result" in words else Path(words[2])
+        if program == "trial":
+            mode = words[words.index("--run") + 1].split(":")[1]
+            answer = [{**RIGHT, "mode": mode}] if answer == "its mode" else answer
+        place.write_text(json.dumps(answer))
+        return 0
+
+    def place(self, tmp_path: Path) -> runs.Place:
+        return runs.Place(self.start, tmp_path / "work", tmp_path / "logs", tmp_path / "r.json")
+
+
+SERVED = [{"mode": "serve", "right": True, "concurrent_requests": 8, "concurrent_wrong": 0,
+           "concurrent_seconds": 1.0}]  # fmt: skip
+
+
+def test_every_result_is_in_the_document(tmp_path: Path) -> None:
+    programs = Programs(trial="its mode", server=SERVED)
+    found = runs.run(
+        programs.place(tmp_path), options(tmp_path, device="cuda", at_once=3), Reporter(Mode.JSON)
+    )
+    assert json.loads((tmp_path / "r.json").read_text()) == found
+    assert found["engine"] == "0.26.0"
+    assert found["device"] == "cuda"
+    # In the cases' order, whichever ends first.
+    assert [row["mode"] for row in found["rows"]] == ["eager", "inductor", "inductor"]
+    assert all(row["right"] for row in found["rows"])
+    assert len(runs.table(found["rows"])) == 3
+    used = {settings["CUDA_VISIBLE_DEVICES"] for command, settings in programs.seen[1:]}
+    assert used <= {"0", "1"}
+
+
+def test_what_fails_is_told_and_what_is_right_is_kept(tmp_path: Path) -> None:
+    programs = Programs(trial=[{**RIGHT, "mode": "traced"}])
+    with pytest.raises(TestFailure) as caught:
+        runs.run(programs.place(tmp_path), options(tmp_path), Reporter(Mode.JSON))
+    assert "1 of 2 runs of the engine are not right" in str(caught.value)
+    assert "server llama float32 eager: RuntimeError: no kernel" in str(caught.value)
+    rows = json.loads((tmp_path / "r.json").read_text())["rows"]
+    assert [row["right"] for row in rows] == [True, False]
+
+
+def test_another_mode_than_the_wanted_one_is_not_right(tmp_path: Path) -> None:
+    programs = Programs(trial=[{**RIGHT, "mode": "eager"}], server=SERVED)
+    with pytest.raises(TestFailure, match="the engine ran the model eager"):
+        runs.run(programs.place(tmp_path), options(tmp_path), Reporter(Mode.JSON))
+
+
+def test_a_refusal_in_a_sentence_is_a_result(tmp_path: Path) -> None:
+    row = {"mode": "refused", "right": True, "said": "needs vllm-flashmla"}
+    programs = Programs(trial=[row], server=SERVED)
+    found = runs.run(programs.place(tmp_path), options(tmp_path), Reporter(Mode.JSON))
+    assert runs.words(found["rows"][0]) == "needs vllm-flashmla"
+
+
+def test_a_process_that_does_not_end_is_ended(tmp_path: Path) -> None:
+    programs = Programs(trial=subprocess.TimeoutExpired("trial.py", 5.0), server=SERVED)
+    with pytest.raises(TestFailure, match="not over after 5 s"):
+        runs.run(programs.place(tmp_path), options(tmp_path, seconds=5.0), Reporter(Mode.JSON))
+
+
+def test_an_environment_without_engine_is_one_sentence(tmp_path: Path) -> None:
+    programs = Programs(facts=None)
+    with pytest.raises(ConfigError, match="no engine and kernels that run: RuntimeError"):
+        runs.run(programs.place(tmp_path), options(tmp_path), Reporter(Mode.JSON))
+
+
+def test_ranks_see_all_gpus_and_processes_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    place = Programs().place(tmp_path)
+    ranks, alone = (
+        cases.Job((cases.Case("features", "llama", "bfloat16", name, device="cuda"),))
+        for name in ("tensor_parallel", "lora")
+    )
+    assert runs.settings(place, ranks, ["1", "0"], 1)["CUDA_VISIBLE_DEVICES"] == "1,0"
+    found = runs.settings(place, alone, ["1", "0"], 8)
+    assert found["CUDA_VISIBLE_DEVICES"] == "1"
+    assert found["OMP_NUM_THREADS"] == "2"
+    cpu = cases.Job((cases.Case("trial", "llama", "float32", "eager"),))
+    assert set(runs.settings(place, cpu, [], 1)) == {"VLLM_CACHE_ROOT"}
+
+
+def test_the_named_interpreter_runs_the_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of Python a script, which says which programs it was to run."""
+    said = tmp_path / "said"
+    script = tmp_path / "python"
+    script.write_text(
+        f"#!{sys.executable}\nimport json, pathlib, sys\n"
+        f"open({str(said)!r}, 'a').write(pathlib.Path(sys.argv[1]).stem + ' ')\n"
+        f"facts = {FACTS!r}\nrow = {RIGHT!r} | {{'mode': 'traced'}}\n"
+        "words = sys.argv\n"
+        "place = words[words.index('--result') + 1] if '--result' in words else words[2]\n"
+        "open(place, 'w').write(json.dumps(facts if 'facts' in words[1] else [row]))\n"
+    )
+    script.chmod(0o755)
+    with pytest.raises(TestFailure, match="the engine ran the model traced"):
+        runs.in_environment(str(script), options(tmp_path), Reporter(Mode.JSON))
+    assert said.read_text().split() == ["facts", "trial", "server"]
