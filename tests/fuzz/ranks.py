@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from .calls import Call, ops
-from .strategies import LARGEST
 
 # More than any call of the strategies brings, the ranks' parts together.
-_ROOM = 4 * LARGEST
+_ROOM = 16 << 20
 # Counts of a rank's own meetings, behind those of its peers' (csrc/cuda/all_reduce/launch.h).
 _OWN = 64 * 4
 _LONG_AGO = 2**30

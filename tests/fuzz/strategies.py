@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Callable
@@ -27,7 +28,7 @@ DTYPES = (
     *(torch.int16, torch.int32, torch.int64, torch.bool, torch.float8_e4m3fn, torch.complex64),
 )
 # A tensor of more than this many bytes is not worth its time.
-LARGEST = 1 << 22
+LARGEST = 1 << 20
 
 Spoil = Callable[[Call, int, random.Random], Call]
 
@@ -37,6 +38,20 @@ def plain(x: Tensor) -> bool:
     return x.layout == torch.strided and x.device.type != "meta" and not x.is_neg()
 
 
+@functools.cache
+def _drawn() -> Tensor:
+    return torch.randn(1 << 16, generator=torch.Generator().manual_seed(0))
+
+
+def _random(count: int, dice: random.Random) -> Tensor:
+    """Numbers drawn once, from another one on each time: drawing takes longer than most calls."""
+    drawn = _drawn()
+    if count > drawn.numel():
+        return drawn.repeat(-(-count // drawn.numel()))[:count]
+    begin = dice.randrange(drawn.numel() - count + 1)
+    return drawn[begin : begin + count].clone()
+
+
 def filled(shape: tuple[int, ...], like: Tensor, dice: random.Random) -> Tensor:
     """A tensor of that shape with the values of ``like`` over and over, floats at random."""
     dtype = like.dtype
@@ -44,8 +59,7 @@ def filled(shape: tuple[int, ...], like: Tensor, dice: random.Random) -> Tensor:
     if max(count, like.numel()) * like.element_size() > LARGEST or not plain(like):
         return like
     if dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        generator = torch.Generator().manual_seed(dice.getrandbits(32))
-        return torch.randn(shape, generator=generator).to(dtype)
+        return _random(count, dice).view(shape).to(dtype)
     if like.numel() == 0:
         return torch.zeros(shape, dtype=dtype)
     flat = like.flatten()

@@ -61,6 +61,20 @@ Owner OwnerOf(int file) {
 #error "the platform has no locks of open files (F_OFD_SETLK)"
 #endif
 
+// A name in /dev/shm, removed again unless it is kept.
+class NewName {
+ public:
+  explicit NewName(const char* name) : name_(name) {}
+  NewName(const NewName&) = delete;
+  ~NewName() {
+    if (name_ != nullptr) shm_unlink(name_);
+  }
+  void Keep() { name_ = nullptr; }
+
+ private:
+  const char* name_;
+};
+
 constexpr const char* kInit = "init_shm_manager";
 constexpr const char* kJoin = "join_shm_manager";
 
@@ -107,9 +121,9 @@ Segment Segment::Create(const std::string& name, int64_t ranks) {
     Fail(VK_INVALID_ARGUMENT, "%s: /dev/shm%s cannot be made: %s", kInit, name.c_str(),
          std::strerror(errno));
   }
+  NewName made_name(name.c_str());
   // The pages are taken now: a write to one that the file system cannot give ends the process.
   if (const int error = posix_fallocate(file.number(), 0, kBytes); error != 0) {
-    shm_unlink(name.c_str());
     Fail(VK_OUT_OF_MEMORY,
          "%s: /dev/shm cannot give %lld MiB to this rank: %s; give it more room (`docker run "
          "--shm-size=1g`, or `--ipc=host`)",
@@ -118,6 +132,7 @@ Segment Segment::Create(const std::string& name, int64_t ranks) {
   Lock(file.number());
   Segment made(-1, Map(kInit, file.number()));
   made.file_ = file.Keep();
+  made_name.Keep();
   auto* counters = new (made.memory_) Counters{};
   counters->ranks = ranks;
   counters->layout = kLayout;

@@ -22,7 +22,7 @@ def check(parts: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 17])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 17, 64])
 def test_widths(tier: str, dtype: torch.dtype, ranks: int) -> None:
     for width in (0, 1, 15, 16, 17, 67, 1000):
         check(torch.randn(ranks, width).to(dtype) * 100)
@@ -63,7 +63,10 @@ def test_refusals(tier: str, subtests: pytest.Subtests) -> None:
     cases = [
         (parts[0].clone(), parts.double(), "parts is float64"),
         (parts[0].clone(), parts[0].clone(), r"parts has shape \[8\], want 2 dimensions"),
-        (torch.zeros(8), torch.zeros(0, 8), r"parts has shape \[0, 8\], want at least one rank"),
+        (torch.zeros(8), torch.zeros(0, 8), r"parts has shape \[0, 8\], want 1 to 64 ranks"),
+        (torch.zeros(8), torch.zeros(65, 8), r"parts has shape \[65, 8\], want 1 to 64 ranks"),
+        # Pointers to so many would take 16 GiB, and the sum minutes.
+        (torch.zeros(8), parts[:1].expand(2**31, 8), "want 1 to 64 ranks"),
         (torch.zeros(8), torch.zeros(8, 2).t(), "parts"),
         (torch.zeros(7), parts, r"out has shape \[7\]"),
         (torch.zeros(8).half(), parts, "out is float16"),

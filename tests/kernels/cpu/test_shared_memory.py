@@ -367,3 +367,14 @@ def test_no_room(pair: tuple[Process, Process]) -> None:
     assert refused.startswith("init_shm_manager: /dev/shm cannot give 4 MiB to this rank: ")
     assert "docker run --shm-size" in refused
     assert files(name) == []
+
+
+def test_no_address_space(pair: tuple[Process, Process]) -> None:
+    name = new_name()
+    pages = "int(open('/proc/self/statm').read().split()[0])"
+    limit = f"{pages} * resource.getpagesize() + (3 << 20)"
+    limited = f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, resource.RLIM_INFINITY))"
+    assert pair[0].ask(limited) == "None"
+    refused = pair[0].ask(f"ops.init_shm_manager({name!r}, 2, 0, 1)")
+    assert refused.startswith("init_shm_manager: 4 MiB of shared memory cannot be mapped: ")
+    assert files(name) == []

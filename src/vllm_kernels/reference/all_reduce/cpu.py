@@ -65,7 +65,7 @@ def rank_sum(out: Tensor, parts: Tensor) -> None:
 
     Args:
         out: ``[width]``, the parts' dtype, contiguous.
-        parts: ``[ranks, width]``, float32, bfloat16 or float16.
+        parts: ``[ranks, width]``, float32, bfloat16 or float16; at most 64 ranks.
     """
     total = parts[0].float()
     for part in parts[1:]:
