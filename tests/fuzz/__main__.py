@@ -140,7 +140,9 @@ def part(
         kind = kind or f"exit code {process.returncode}"
         report.counts["hangs" if end == "hang" else "crashes"] += 1
         report.counts["calls"] = number + 1 - begin
-        report.faults[f"{kind}: {call.split('(')[0]}"] = f"{call}\n{text[-1500:]}"
+        # What PyTorch has to say of an operator is longer than what leads to it.
+        last = max(0, min(len(text) - 1500, text.rfind("Traceback (most recent")))
+        report.faults[f"{kind}: {call.split('(')[0]}"] = f"{call}\n{text[last:][:4000]}"
         if call == STARTING:  # it would do so again
             return report, count
     if options.sanitizer:

@@ -34,7 +34,8 @@ class Gpu:
         memories: dict[int, Tensor] = {}
         placed: list[Placed] = []
         places = [place for place, _ in call.tensors()]
-        stays = places[seed % len(places)] if places and how == "spoilt" else -1
+        # The last tensor on the host would take the call there, to a reference.
+        stays = places[seed % len(places)] if len(places) > 1 and how == "spoilt" else -1
         for place, x in call.tensors():
             if x.layout != torch.strided or x.device.type != "cpu":
                 continue

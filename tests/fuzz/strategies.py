@@ -269,7 +269,7 @@ def generic(op: str, dice: random.Random) -> Call:
         elif "Tensor" in kind:
             shape = [dice.choice(sizes) for _ in range(dice.randrange(5))]
             dtype = dice.choice(DTYPES[:11])
-            values.append((torch.randn(shape) * 3).to(dtype))
+            values.append((_random(math.prod(shape), dice).view(shape) * 3).to(dtype))
         elif "List[List[int]]" in kind:
             values.append([_integers(dice) for _ in range(dice.randrange(4))])
         elif "List[int]" in kind:

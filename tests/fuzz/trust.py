@@ -41,11 +41,12 @@ def _attention(given: dict[str, Any]) -> bool:
 def _experts(given: dict[str, Any]) -> bool:
     weight, places, block = given["b_q_weight"], given["sorted_token_ids"], given["moe_block_size"]
     experts, used = given["expert_ids"], given["num_tokens_past_padded"]
-    if not all(isinstance(x, Tensor) and x.dim() > 0 for x in (weight, places, experts, used)):
-        return True
-    tiled = min(places.shape[0], experts.shape[0] * min(max(block, 0), 64))
-    if used.numel() != 1 or not plain(used) or not 1 <= block <= 64:
+    tensors = (weight, places, experts, used)
+    if not all(isinstance(x, Tensor) and x.dim() > 0 and plain(x) for x in tensors):
         return True  # refused
+    if used.numel() != 1 or not 1 <= block <= 64:
+        return True  # refused
+    tiled = min(places.shape[0], experts.shape[0] * block)
     # What lies behind the places in use is never read.
     return (
         _numbers(used, 0, tiled)

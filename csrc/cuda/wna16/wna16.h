@@ -189,7 +189,8 @@ VK_EXPORT vk_status vk_cuda_awq_dequantize(const vk_tensor* weight, const vk_ten
 //   b_scales: [experts, N, groups], dtype of input, contiguous; K / groups a multiple of 32
 //   b_qzeros: [experts, N / 2, groups], uint8, contiguous: row 2 i in the low bits; or null: 8
 //   topk_weights: float32, tokens * top_k elements, or null
-//   sorted_token_ids, expert_ids, num_tokens_post_pad: int32, of blocks of block_size_m
+//   sorted_token_ids, expert_ids, num_tokens_post_pad: int32, of blocks of block_size_m; what is no
+//     whole block below num_tokens_post_pad is not used
 //   bit: 4
 VK_EXPORT vk_status vk_cuda_moe_wna16_gemm(const vk_tensor* input, const vk_tensor* output,
                                            const vk_tensor* b_qweight, const vk_tensor* b_scales,

@@ -127,6 +127,21 @@ def test_all_entries_elsewhere() -> None:
     assert not problem.output.any()
 
 
+@pytest.mark.parametrize("block", [16, 48])
+@pytest.mark.parametrize("cut", ["places", "total"])
+def test_a_block_that_is_cut_is_not_used(block: int, cut: str) -> None:
+    problem = Problem(8, 2, 3, 34, 64, 32, block=block)
+    kept = int(problem.total) - 1
+    last = problem.order[int(problem.total) - block : int(problem.total)]
+    if cut == "places":
+        problem.order = problem.order[:kept]
+    else:
+        problem.total.fill_(kept)
+    problem.check()
+    rows = problem.output.view(-1, 34)
+    assert not rows[last[last < len(rows)].long()].any()
+
+
 def test_capture() -> None:
     problem = Problem(4, 2, 8, 64, 128, 64)
     problem.check()

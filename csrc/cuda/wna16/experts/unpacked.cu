@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kWarps * 32, 3) ExpertsGemm(const __grid_const
   const int block = static_cast<int>(blockIdx.y);
   const int parts = (p.block_rows + kRows - 1) / kRows;
   const int first = block / parts * p.block_rows + block % parts * kRows;
-  if (first >= *p.total) return;
+  if ((block / parts + 1) * p.block_rows > *p.total) return;
   const int expert = p.experts[block / parts];
   if (expert < 0 || expert >= p.count) return;
   const int rows = min(kRows, p.block_rows - block % parts * kRows);

@@ -7,6 +7,8 @@ the product on repacked weights: "MARLIN", Frantar et al. 2024.
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 # The engine's ids of scalar types: exponent, mantissa, sign, bias, finite only, kind of NaN.
@@ -27,6 +29,9 @@ _AWQ_COLUMNS = {4: [0, 2, 4, 6, 1, 3, 5, 7], 8: [0, 2, 1, 3]}
 def _split(tensor: torch.Tensor, dim: int, sizes: tuple[int, ...]) -> torch.Tensor:
     """``tensor.unflatten``, which PyTorch leaves untyped."""
     dim %= tensor.dim()
+    # What -1 stands for, which PyTorch does not know of a tensor without elements.
+    rest = tensor.shape[dim] // abs(math.prod(sizes))
+    sizes = tuple(rest if size == -1 else size for size in sizes)
     return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
 
 

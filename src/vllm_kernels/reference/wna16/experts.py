@@ -36,7 +36,8 @@ def moe_wna16_gemm(
         b_scales: [experts, n, groups], input's dtype; k / groups a multiple of 32.
         b_qzeros: uint8 [experts, n / 2, groups], row 2 i in the low bits; or None: 8.
         topk_weights: float32, tokens * top_k elements, or None.
-        sorted_token_ids: int32: entries in the order of their experts, in blocks.
+        sorted_token_ids: int32: entries in the order of their experts, in blocks; what is no
+            whole block below num_tokens_post_pad is not used.
         expert_ids: int32: expert of each block, or -1.
         num_tokens_post_pad: int32 [1]: sorted entries with their padding.
         top_k: Entries of a row of the input.
@@ -54,7 +55,8 @@ def moe_wna16_gemm(
     rows = output.view(-1, n)
     rows.zero_()
     group = k // b_scales.shape[2]
-    ids = sorted_token_ids[: int(num_tokens_post_pad)].long()
+    used = min(len(sorted_token_ids), max(0, int(num_tokens_post_pad)))
+    ids = sorted_token_ids[: used // BLOCK_SIZE_M * BLOCK_SIZE_M].long()
     owners = expert_ids.long().repeat_interleave(BLOCK_SIZE_M)[: len(ids)]
     for expert in owners.unique().tolist():
         if not 0 <= expert < len(b_qweight):
