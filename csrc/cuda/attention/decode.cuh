@@ -8,7 +8,7 @@
 
 #include "cuda/attention/rows.cuh"
 #include "cuda/attention/split.h"
-#include "cuda/common/pdl.cuh"
+#include "cuda/ptx/griddepcontrol.cuh"
 
 namespace vk::cuda::attention {
 
@@ -16,7 +16,8 @@ constexpr int kDecodeRows = 16;
 
 template <class T, class KV, int kHead>
 struct DecodeTraits {
-  static constexpr int kKeys = sizeof(KV) == 1 ? 32 : 16;
+  // Of short rows more: a tile's latencies are those of fewer bytes else.
+  static constexpr int kKeys = sizeof(KV) == 1 || kHead <= 64 ? 32 : 16;
   static constexpr int kStages = 3;
   static constexpr int kQueryBytes = kDecodeRows * kRowBytes<T, kHead>;
   static constexpr int kTileBytes = kKeys * kRowBytes<KV, kHead>;
@@ -92,7 +93,9 @@ __device__ __forceinline__ int64_t PartialRow(const Problem& p, int32_t split, i
 
 template <class T, class KV, int kHead, bool kFast>
 __global__ void __launch_bounds__(128) DecodeKernel(const __grid_constant__ Problem p) {
-  PdlPrologue();
+  // The next kernel is let in only now: it may read what the kernels before this one wrote.
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   using Traits = DecodeTraits<T, KV, kHead>;
   using Tile = WarpTile<Operand<T, KV>, KV, kHead, 1, Traits::kKeys>;
   constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages;

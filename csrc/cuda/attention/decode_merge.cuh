@@ -48,15 +48,17 @@ __device__ __forceinline__ void MergeStats(const Problem& p, int64_t first, int6
 template <class T, int kTeam, int kVector>
 __global__ void __launch_bounds__(32 * kTeam * MergeRows(kTeam))
     DecodeMergeKernel(const __grid_constant__ Problem p, int keys) {
-  PdlPrologue();
+  ptx::griddepcontrol_launch_dependents();
   extern __shared__ __align__(128) char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int32_t index = kTeam == 1 ? blockIdx.x * MergeRows(kTeam) + warp : blockIdx.x;
   const int32_t kv_head = index / p.decode_rows, row = index - kv_head * p.decode_rows;
-  if (kv_head >= p.kv_heads) return;
+  // What the decode kernel reads as well, which waited for it before this one started.
   const Request request = LoadRequest(p, blockIdx.y);
-  if (request.query_len > p.decode_query_len || row >= request.query_len * p.group) return;
   const int32_t used = LoadSplit(p, request, row - row % kDecodeRows, 0, keys).used;
+  ptx::griddepcontrol_wait();
+  if (kv_head >= p.kv_heads) return;
+  if (request.query_len > p.decode_query_len || row >= request.query_len * p.group) return;
   if (used == 1) return;  // written by the decode kernel
   const int64_t first = PartialRow(p, 0, request.index, kv_head, row);
   const int64_t step = static_cast<int64_t>(p.requests) * p.kv_heads * p.decode_rows;

@@ -76,18 +76,13 @@ struct HopperConsumer {
       }
     }
     const float scale = kExtras ? 1.0f : logits.scale;
-    // Several chains of comparisons a row: in one, each would wait for the one before.
-    constexpr int kChains = 4;
-    float tops[2][kChains];
-#pragma unroll
-    for (int i = 0; i < kScores; ++i) {
-      const int half = i / 2 % 2, chain = i / 4 % kChains;
-      const bool first = i / 4 < kChains && i % 2 == 0;
-      tops[half][chain] = fmaxf(first ? maximum[half] : tops[half][chain], scores[i]);
-    }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = fmaxf(fmaxf(tops[half][0], tops[half][1]), fmaxf(tops[half][2], tops[half][3]));
+      float top = maximum[half];
+#pragma unroll
+      for (int i = 0; i < kScores; i += 4) {
+        top = fmaxf(top, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
+      }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
       const float origin = top == -INFINITY ? 0.0f : top * scale;

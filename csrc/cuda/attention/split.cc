@@ -27,6 +27,7 @@ SplitPlan PlanSplits(int64_t blocks, int64_t slots, int64_t max_keys, int32_t ti
   for (int64_t splits = 1; splits <= most; ++splits) best = std::max(best, busy(splits));
   int64_t splits = 1;
   while (busy(splits) < 0.95 * best) ++splits;
+  while (splits < most && blocks * (splits + 1) <= slots) ++splits;  // none of a wave is left idle
   // Requests differ in length: one long request must not be the work of one block.
   splits = std::max(splits, std::min(most, CeilDiv(max_keys, 8192)));
   return {static_cast<int32_t>(splits), static_cast<int32_t>(min_tiles)};

@@ -38,6 +38,10 @@ void CheckSplits() {
         if (keys >= 131072) {
           Check(blocks * used >= sms || used >= 100, "idle multiprocessors", sms, blocks, keys);
         }
+        // Keys enough for 128 splits of one wave leave no room for one more.
+        if (keys >= 131072 && plan.splits < 128 && blocks * plan.splits <= slots) {
+          Check(blocks * (plan.splits + 1) > slots, "idle slots", sms, blocks, keys);
+        }
         if (blocks >= slots && keys <= 1024) {
           Check(plan.splits == 1, "splits of a full GPU", sms, blocks, keys);
         }
