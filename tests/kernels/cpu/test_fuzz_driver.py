@@ -135,6 +135,22 @@ def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         gpus("cuda")
 
 
+def test_sums_that_cancel_differ_by_their_terms() -> None:
+    from fuzz.calls import Call
+    from fuzz.oracle import _cancelled, _rounding, references
+
+    mat1, codes = torch.tensor([[3e3, -3e3, 1.0]]), torch.tensor([[100, 100, -1]], dtype=torch.int8)
+    arguments = (mat1, codes, torch.ones(1), None, torch.float32, False)
+    call = Call("int8_scaled_mm_with_quant", arguments)
+    exact = torch.tensor([[-1.0]])
+    most = _cancelled(call, references())
+    assert most == 6e5 + 1
+    assert _rounding(exact + 0.05, exact, most)
+    assert not _rounding(exact + 0.05, exact)
+    assert not _rounding(exact + 2.0, exact, most)
+    assert _cancelled(Call("rms_norm", (exact, exact, None, 1e-6)), references()) == 0.0
+
+
 def test_what_an_op_trusts_is_kept() -> None:
     """Calls that break it are not made on a GPU, where they would read outside."""
     from fuzz.calls import full
