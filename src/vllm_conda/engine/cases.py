@@ -19,6 +19,8 @@ MODELS = (
 )
 # Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
 QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
+# Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4. On a GPU.
+FP4 = ("gpt_oss", "llama_nvfp4")
 # Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
 HYBRID = ("qwen3_next",)
 # A Llama whose keys and values are kept in FP8.
@@ -28,12 +30,12 @@ SPARSE = ("deepseek_v32",)
 # What a device's full test runs.
 EVERY = {
     "cpu": (*MODELS, *QUANTISED, *HYBRID, *CACHED),
-    "cuda": (*MODELS, *QUANTISED, *HYBRID, *CACHED, *SPARSE),
+    "cuda": (*MODELS, *QUANTISED, *FP4, *HYBRID, *CACHED, *SPARSE),
 }
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
 # The engine itself refuses them in float16: Gemma for its range, the rest as its kernels lack it.
-WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", *HYBRID, *SPARSE)
+WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", "gpt_oss", *HYBRID, *SPARSE)
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.

@@ -35,7 +35,7 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
     others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED)
-    others += cases.SPARSE if device == "cuda" else ()
+    others += (*cases.FP4, *cases.SPARSE) if device == "cuda" else ()
     trials = [case for case in found if case.program == "trial"]
     assert {case.model for case in trials} == {*cases.MODELS, *others}
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}

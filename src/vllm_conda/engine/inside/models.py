@@ -206,6 +206,20 @@ MODELS: Mapping[str, Model] = {
     "llama_awq": Model("LlamaConfig", {"head_dim": 64}, scheme="awq"),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
+    "llama_nvfp4": Model("LlamaConfig", {"head_dim": 64}, scheme="nvfp4"),
+    # Sinks, windows in every other layer, biases, experts' weights in MXFP4.
+    "gpt_oss": Model(
+        "GptOssConfig",
+        {
+            "head_dim": 64,
+            "intermediate_size": 256,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 4,
+            "sliding_window": 32,
+        },
+        experts=True,
+        scheme="mxfp4",
+    ),
     "llama_fp8_cache": Model("LlamaConfig", {"head_dim": 64}, cache="fp8"),
     "llama_classes": Model("LlamaConfig", {"head_dim": 64, "num_labels": 5}, head=CLASSIFIER),
     "llama_score": Model("LlamaConfig", {"head_dim": 64, "num_labels": 1}, head=CLASSIFIER),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from float4 import NVFP4_GROUP, mxfp4, nvfp4
 
 DEQUANTISED = "dequantised"
 GROUP = 64
@@ -23,6 +24,16 @@ Tensors = dict[str, torch.Tensor]
 Quantise = Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
 
 
+def _matrices(name: str, tensor: torch.Tensor) -> bool:
+    """Products inside the layers."""
+    return tensor.dim() == 2 and ".layers." in name and name.endswith("weight")
+
+
+def _experts(name: str, tensor: torch.Tensor) -> bool:
+    """All experts' weights in one tensor."""
+    return tensor.dim() == 3
+
+
 @dataclass(frozen=True)
 class Scheme:
     """One kind of checkpoint.
@@ -32,11 +43,13 @@ class Scheme:
         quantise: How one weight is stored.
         activations: The type to which the engine rounds activations too: ``int8``, each token by
             its largest; ``float8``, each token's ``BLOCK`` columns by theirs, on a GPU alone.
+        takes: Which tensors, by name, are quantised.
     """
 
     config: Mapping[str, Any]
     quantise: Quantise
     activations: str = ""
+    takes: Callable[[str, torch.Tensor], bool] = _matrices
 
 
 def _words(values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -126,6 +139,24 @@ def _int8_config() -> dict[str, Any]:
     }
 
 
+def _nvfp4_config() -> dict[str, Any]:
+    weights = {
+        "num_bits": 4,
+        "type": "float",
+        "symmetric": True,
+        "strategy": "tensor_group",
+        "group_size": NVFP4_GROUP,
+        "dynamic": False,
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "nvfp4-pack-quantized",
+        "quantization_status": "compressed",
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+    }
+
+
 SCHEMES: Mapping[str, Scheme] = {
     "gptq": Scheme(
         {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
@@ -151,15 +182,17 @@ SCHEMES: Mapping[str, Scheme] = {
         "float8",
     ),
     "w8a8": Scheme(_int8_config(), _int8, "int8"),
+    "mxfp4": Scheme({"quant_method": "mxfp4"}, mxfp4, takes=_experts),
+    "nvfp4": Scheme(_nvfp4_config(), nvfp4),
 }
 
 
 def quantise(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> tuple[Tensors, Tensors]:
-    """The checkpoint's tensors and the plain model's; only products inside layers are quantised."""
+    """The checkpoint's tensors and the plain model's."""
     stored: Tensors = {}
     plain: Tensors = {}
     for name, tensor in weights.items():
-        if tensor.dim() != 2 or ".layers." not in name:
+        if not scheme.takes(name, tensor):
             stored[name] = plain[name] = tensor
             continue
         parts, plain[name] = scheme.quantise(tensor.float())
