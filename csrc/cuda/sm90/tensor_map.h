@@ -15,12 +15,13 @@ inline CUtensorMapDataType Float16MapType(bool bfloat16) {
   return bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
 }
 
-// Boxes of a tensor in the 128-byte swizzle, zeros outside of it; strides in bytes, of all
-// dimensions but the innermost.
+// Boxes of a tensor, in the 128-byte swizzle unless said otherwise, zeros outside of it; strides in
+// bytes, of all dimensions but the innermost.
 template <int kDims>
 CUtensorMap EncodeTensorMap(const char* op, const void* data, CUtensorMapDataType type,
                             const uint64_t (&sizes)[kDims], const int64_t (&strides)[kDims - 1],
-                            const uint32_t (&box)[kDims]) {
+                            const uint32_t (&box)[kDims],
+                            CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_128B) {
   static const auto encode =
       FindDriverFunction<PFN_cuTensorMapEncodeTiled_v12000>(op, "cuTensorMapEncodeTiled", 12000);
   cuuint64_t bytes[kDims - 1];
@@ -33,8 +34,8 @@ CUtensorMap EncodeTensorMap(const char* op, const void* data, CUtensorMapDataTyp
   CUtensorMap map;
   const CUresult result =
       encode(&map, type, kDims, const_cast<void*>(data), sizes, bytes, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     Fail(VK_INTERNAL, "%s: the driver refused a tensor map (error %d)", op,
          static_cast<int>(result));

@@ -56,8 +56,8 @@ bool SelectsLargeExperts(const char* op, const Problem& problem, const MarlinExp
 
 void RunSmallM(const char*, const Problem&, void*, void*, cudaStream_t) {}
 void RunLargeM(const char*, const Problem&, void*, void*, cudaStream_t) {}
-void RunLargeExperts(const char*, const Problem&, const MarlinExpertParams&, int64_t, void*, void*,
-                     cudaStream_t) {}
+void RunLargeExperts(const char*, const Problem&, const MarlinExpertParams&, int64_t, int64_t,
+                     void*, void*, cudaStream_t) {}
 
 #endif
 

@@ -30,9 +30,9 @@ bool SelectsLargeExperts(const char* op, const Problem& problem, const MarlinExp
 // called in a build without the part sm90.
 void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cudaStream_t stream);
 void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cudaStream_t stream);
-// `memory`: besides, LargeExpertsTokenBytes() behind those.
+// `count`: of experts. `memory`: besides, LargeExpertsTokenBytes() behind those.
 void RunLargeExperts(const char* op, const Problem& problem, const MarlinExpertParams& experts,
-                     int64_t places, void* c, void* memory, cudaStream_t stream);
+                     int64_t count, int64_t places, void* c, void* memory, cudaStream_t stream);
 
 }  // namespace vk::cuda::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_SELECT_H_

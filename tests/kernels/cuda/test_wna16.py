@@ -11,7 +11,7 @@ import torch
 
 from vllm_kernels.reference.wna16 import cuda as reference
 
-from ..common.wna16 import FAMILY, FP4_GROUPS, make, with_groups
+from ..common.wna16 import FAMILY, FP4_GROUPS, GROUPED, make, permute, with_groups
 
 ops = torch.ops.vllm_kernels
 
@@ -92,28 +92,20 @@ def test_fp4_in_all_block_shapes(type_name: str, force: Force, dtype: torch.dtyp
             problem.check(problem.run())
 
 
-@pytest.mark.parametrize("m", [1, 16, 50, 200])
-def test_every_power_of_two(m: int) -> None:
-    """MXFP4's scales from the smallest to the largest whose weights bfloat16 holds."""
-    problem = make("mxfp4", m, 128, 4096, 0, torch.bfloat16)
-    codes = torch.arange(128 * 128, device="cuda").reshape(128, 128) // 65
-    scales = codes.to(torch.uint8).contiguous()
-    problem = replace(problem, scales=scales.view(torch.float8_e8m0fnu))
-    arguments = problem.arguments()
-    expected = reference.marlin_gemm(*arguments)  # type: ignore[arg-type]
-    weight = reference._marlin_weight(
-        torch.bfloat16,
-        problem.weights,
-        problem.scales,
-        None,
-        None,
-        None,
-        problem.type_id,
-        128,
-        4096,
+@pytest.mark.parametrize("m", [1, 16, 24, 50, 200, 2100])
+def test_powers_of_two(m: int) -> None:
+    """MXFP4's scales up to the largest, one a column."""
+    n, k = 128, 1024
+    problem = make("mxfp4", m, n, k, 0, torch.bfloat16)
+    columns = 64 + torch.arange(n, device="cuda") % 105  # 2^-63 to 2^41
+    codes = columns.to(torch.uint8).expand(k // 32, n)
+    given = permute(permute(codes, GROUPED), [0, 2, 1, 3])
+    weights = reference._fp4(reference._unrepack(problem.weights, 4, k, n))
+    exact = replace(
+        problem,
+        scales=given.view(torch.float8_e8m0fnu),
+        dense=weights * torch.exp2(columns.double() - 127),
     )
-    exact = replace(problem, dense=weight)
-    assert expected.isfinite().any()
     exact.check(exact.run())
 
 

@@ -25,11 +25,6 @@ struct Bf16Arithmetic {
         __hmul2(reinterpret_cast<__nv_bfloat162&>(x), reinterpret_cast<__nv_bfloat162&>(y));
     return reinterpret_cast<const uint32_t&>(z);
   }
-  static __device__ __forceinline__ uint32_t Max2(uint32_t x, uint32_t y) {
-    const __nv_bfloat162 z =
-        __hmax2(reinterpret_cast<__nv_bfloat162&>(x), reinterpret_cast<__nv_bfloat162&>(y));
-    return reinterpret_cast<const uint32_t&>(z);
-  }
   static __device__ __forceinline__ float ToFloat(uint16_t x) {
     return __uint_as_float(static_cast<uint32_t>(x) << 16);
   }

@@ -26,8 +26,8 @@ struct Magic<Bf16Arithmetic> {
   static constexpr uint32_t kFp8Fix = 0x7b807b80;  // 2^120: what an e4m3 exponent lacks
   static constexpr float kFp8Unfix = 0x1p-120f;    // in scales that the engine multiplied by it
   static constexpr uint32_t kFp4Fix = 0x7e807e80;  // 2^126: what an e2m1 exponent lacks
-  // What global scales that the engine multiplied by 2^119 lack, as scaled weights are made here.
-  static constexpr float kNvFp4Unfix = 0x1p-112f;
+  static constexpr float kMxFp4Unfix = 0x1p40f;    // 2^126 / 2^86
+  static constexpr float kNvFp4Unfix = 0x1p-112f;  // 2^14 / 2^7, in place of the engine's 2^119
 };
 template <>
 struct Magic<Fp16Arithmetic> {
@@ -36,7 +36,8 @@ struct Magic<Fp16Arithmetic> {
   static constexpr uint32_t kFp8Fix = 0x5c005c00;  // 2^8
   static constexpr float kFp8Unfix = 0x1p-8f;
   static constexpr uint32_t kFp4Fix = 0x74007400;  // 2^14
-  static constexpr float kNvFp4Unfix = 1.f;        // the engine's factor is 2^7
+  static constexpr float kMxFp4Unfix = 1.f;
+  static constexpr float kNvFp4Unfix = 1.f;  // 2^14 / 2^7, in place of the engine's 2^7
 };
 
 // Fragment registers a0..a3 from one word of 4-bit weights; `zero` holds what is subtracted from
@@ -91,6 +92,17 @@ __device__ __forceinline__ void Dequant8(uint32_t (&a)[4], uint32_t low, uint32_
   }
 }
 
+// Whether scales bring kFp4Fix: those of MXFP4 have no room for it in float16.
+template <class T, WeightType kType>
+inline constexpr bool kFp4ScaleFixes =
+    kType == WeightType::kNvFp4 || Magic<T>::kBase == Magic<Bf16Arithmetic>::kBase;
+
+// What sums of FP4 weights lack; of NVFP4 besides, the global scale with the engine's factor.
+template <class T, WeightType kType>
+__device__ __forceinline__ constexpr float Fp4Unfix() {
+  return kType == WeightType::kNvFp4 ? Magic<T>::kNvFp4Unfix : Magic<T>::kMxFp4Unfix;
+}
+
 // Two e2m1, from bit kAt (0 or 4) of both halves of `word` on, as 16-bit floats whose exponents
 // lack kFp4Fix.
 template <class T, int kAt>
@@ -116,20 +128,20 @@ __device__ __forceinline__ void Fp4Fragment(uint32_t (&a)[4], uint32_t word) {
 }
 
 // As Fp4Fragment, times pairs of equal scales (Fp4ScalePair) of the rows of a0 and a2, and of a1
-// and a3: MXFP4's weights as they are; NVFP4's without the global scale, over 2^7.
+// and a3: weights over Fp4Unfix<T, kType>().
 template <class T, WeightType kType>
 __device__ __forceinline__ void DequantFp4(uint32_t (&a)[4], uint32_t word, uint32_t scale_low,
                                            uint32_t scale_high) {
   Fp4Fragment<T>(a, word);
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    if constexpr (kType == WeightType::kMxFp4) a[r] = T::Mul2(a[r], Magic<T>::kFp4Fix);
+    if constexpr (!kFp4ScaleFixes<T, kType>) a[r] = T::Mul2(a[r], Magic<T>::kFp4Fix);
     a[r] = T::Mul2(a[r], r % 2 == 0 ? scale_low : scale_high);
   }
 }
 
-// The scales in the high bytes of both halves of `bytes`, whose low bytes are clear. MXFP4: powers
-// of two (255, which is NaN: not finite). NVFP4: times 2^7, and times kFp4Fix / 2^14.
+// The scales in the high bytes of both halves of `bytes`, whose low bytes are clear. They bring
+// kFp4Fix, as far as the type's range allows: sums get the rest, Fp4Unfix, in float32.
 template <class T, WeightType kType>
 __device__ __forceinline__ uint32_t Fp4ScalePair(uint32_t bytes) {
   constexpr bool kHalf = Magic<T>::kBase == Magic<Fp16Arithmetic>::kBase;
@@ -142,7 +154,7 @@ __device__ __forceinline__ uint32_t Fp4ScalePair(uint32_t bytes) {
     return T::FromFloats(__uint_as_float((bytes & 0xff00) << 15),
                          __uint_as_float((bytes & 0xff000000) >> 1));
   } else {
-    return T::Max2(bytes >> 1, 0x00400040);  // 0 is 2^-127, which has no exponent bits either
+    return T::Mul2(bytes >> 1, 0x6a806a80);  // 2^86
   }
 }
 

@@ -101,9 +101,8 @@ class ColumnScales {
   template <class Params>
   __device__ __forceinline__ ColumnScales(const Params& params, const void* scales, int expert)
       : per_channel_(params.per_channel != 0), scales_(static_cast<const uint16_t*>(scales)) {
-    if constexpr (kType == WeightType::kNvFp4) {
-      global_ = params.global_scale[expert] * Magic<T>::kNvFp4Unfix;
-    }
+    if constexpr (IsFp4(kType)) global_ = Fp4Unfix<T, kType>();
+    if constexpr (kType == WeightType::kNvFp4) global_ *= params.global_scale[expert];
   }
 
   // `position`: ChannelPosition of the column.

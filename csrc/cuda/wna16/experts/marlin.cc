@@ -59,6 +59,7 @@ class SliceOfNumbers {
 struct Checked {
   Problem problem;
   MarlinExpertParams experts;
+  int64_t count;    // of experts
   int64_t places;   // of sorted_token_ids
   bool large;       // RunLargeExperts()
   MarlinPlan plan;  // else
@@ -123,6 +124,7 @@ Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, 
                      static_cast<int>(rows)};
   VK_CHECK(locks > 0, "%s: workspace is empty, want at least one int32, zero", kOp);
   checked.scratch_bytes = CopyBytes(checked.problem);
+  checked.count = count;
   checked.places = sorted.size(0);
   const int64_t m_tiles =
       ExpertTiles(checked.experts.rows, static_cast<int>(count), checked.experts.block);
@@ -154,8 +156,8 @@ void Run(const vk_tensor* c, const vk_marlin_problem* given, const vk_marlin_exp
            static_cast<long long>(bytes), static_cast<long long>(checked.scratch_bytes));
   auto* const start = bytes > 0 ? static_cast<unsigned char*>(scratch->data) : nullptr;
   if (checked.large) {
-    return RunLargeExperts(kOp, checked.problem, checked.experts, checked.places, c->data, start,
-                           stream);
+    return RunLargeExperts(kOp, checked.problem, checked.experts, checked.count, checked.places,
+                           c->data, start, stream);
   }
   MarlinParams params =
       MakeMarlinParams(kOp, checked.problem, checked.plan, c->data, start, stream);

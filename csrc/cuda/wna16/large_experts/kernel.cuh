@@ -15,7 +15,8 @@ namespace vk::cuda::wna16 {
 template <class T, WeightType kType, class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     LargeExpertsKernel(const __grid_constant__ LargeExpertsParams params,
-                       const __grid_constant__ CUtensorMap tokens) {
+                       const __grid_constant__ CUtensorMap tokens,
+                       const __grid_constant__ CUtensorMap scales) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) char vk_large_experts[];
   using Stage = LargeMStage<S, kType>;
@@ -38,7 +39,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   if (threadIdx.x < 128) {
     ptx::setmaxnreg_dec<40>();
     if (threadIdx.x < kLanes) {
-      LargeExpertsLoader<kType, S> loader(params, &tokens, pipeline, stages);
+      LargeExpertsLoader<kType, S> loader(params, &tokens, &scales, pipeline, stages);
       for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
         const LargeExpertsTile<S> at(params, tile, m_tiles);
         if (at.expert >= 0) loader.Load(at);

@@ -2,6 +2,7 @@
 #include "cuda/sm90/tensor_map.h"
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/common/launch.h"
+#include "cuda/wna16/common/scale_map.h"
 #include "cuda/wna16/large_experts/gather.h"
 #include "cuda/wna16/large_experts/plan.h"
 #include "cuda/wna16/select.h"
@@ -9,7 +10,7 @@
 namespace vk::cuda::wna16 {
 
 void RunLargeExperts(const char* op, const Problem& problem, const MarlinExpertParams& experts,
-                     int64_t places, void* c, void* memory, cudaStream_t stream) {
+                     int64_t count, int64_t places, void* c, void* memory, cudaStream_t stream) {
   const LargeExpertsPlan plan =
       MakeLargeExpertsPlan(experts.block, problem.n, problem.type, LimitsOf(op));
   const Activations activations = PrepareActivations(op, problem, memory, stream);
@@ -26,7 +27,8 @@ void RunLargeExperts(const char* op, const Problem& problem, const MarlinExpertP
   const LaunchConfig config{dim3(static_cast<unsigned>(plan.blocks)),
                             dim3(static_cast<unsigned>(plan.threads)), plan.shared_bytes, stream,
                             true};
-  void* arguments[] = {&params, &map};
+  CUtensorMap scales = Fp4ScaleMap(op, problem, count, plan.columns, 1);
+  void* arguments[] = {&params, &map, &scales};
   LaunchKernel(op, LargeExpertsKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], config,
                arguments);
 }

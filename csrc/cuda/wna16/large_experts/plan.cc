@@ -47,6 +47,7 @@ LargeExpertsPlan MakeLargeExpertsPlan(int block, int n, WeightType type,
   plan.shared_bytes = plan.stages * stage_bytes + info.rest_bytes;
   plan.blocks = device.sms;
   plan.threads = info.threads;
+  plan.columns = info.columns;
   plan.n_tiles = static_cast<int>(CeilDiv(n, info.columns));
   return plan;
 }

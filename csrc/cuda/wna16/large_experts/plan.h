@@ -14,7 +14,7 @@ struct LargeExpertsPlan {
   int shape;
   int stages, shared_bytes;
   int blocks, threads;
-  int n_tiles;
+  int n_tiles, columns;
 };
 
 // About how many tiles of `block` places `rows` rows of c, of `count` experts, make.

@@ -19,7 +19,8 @@ namespace vk::cuda::wna16 {
 template <class T, WeightType kType, class S>
 __global__ void __launch_bounds__(S::kThreads, 1)
     LargeMKernel(const __grid_constant__ LargeMParams params,
-                 const __grid_constant__ CUtensorMap tokens) {
+                 const __grid_constant__ CUtensorMap tokens,
+                 const __grid_constant__ CUtensorMap scales) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ __align__(1024) char vk_large_m[];
   using Stage = LargeMStage<S, kType>;
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(S::kThreads, 1)
   if (threadIdx.x < 128) {
     ptx::setmaxnreg_dec<40>();
     if (threadIdx.x < kLanes) {
-      LargeMLoader<kType, S>(params, &tokens, tile, pipeline, stages).Run();
+      LargeMLoader<kType, S>(params, &tokens, &scales, tile, pipeline, stages).Run();
     }
     __syncwarp();
     LargeMEpilogue<T, kType, S>::RunProducer(tile);

@@ -4,6 +4,7 @@
 #include "cuda/sm90/tensor_map.h"
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/common/launch.h"
+#include "cuda/wna16/common/scale_map.h"
 #include "cuda/wna16/large_m/plan.h"
 #include "cuda/wna16/select.h"
 
@@ -48,6 +49,7 @@ void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cu
       sm90::EncodeTensorMap<2>(op, activations.a, sm90::Float16MapType(problem.dtype == VK_BF16),
                                {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)},
                                {activations.lda * 2}, {64, static_cast<uint32_t>(plan.tokens)});
+  CUtensorMap scales = Fp4ScaleMap(op, problem, 1, plan.columns, 1);
   config.block = dim3(static_cast<unsigned>(plan.threads));
   config.shared_bytes = plan.shared_bytes;
   for (int i = 0; i < plan.parts; ++i) {
@@ -56,7 +58,7 @@ void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cu
     params.chunks = part.chunks;
     config.grid = dim3(static_cast<unsigned>(part.tiles * part.cluster));
     config.cluster = dim3(static_cast<unsigned>(part.cluster));
-    void* arguments[] = {&params, &map};
+    void* arguments[] = {&params, &map, &scales};
     LaunchKernel(op, kernels[plan.shape], config, arguments);
   }
 }

@@ -17,10 +17,11 @@ class LargeMLoader {
   using Pipeline = sm90::Pipeline<kLargeMMaxStages>;
 
   __device__ __forceinline__ LargeMLoader(const LargeMParams& params, const CUtensorMap* tokens,
-                                          const LargeMTile<S>& tile, const Pipeline& pipeline,
-                                          Stage* stages)
+                                          const CUtensorMap* scales, const LargeMTile<S>& tile,
+                                          const Pipeline& pipeline, Stage* stages)
       : p_(params),
         token_map_(tokens),
+        scale_map_(scales),
         tile_(tile),
         pipeline_(pipeline),
         stages_(stages),
@@ -49,30 +50,32 @@ class LargeMLoader {
   // Weights, scales and zero points, which depend on no kernel before this one.
   __device__ __forceinline__ void LoadWeights(int step, const sm90::PipelineState& at) const {
     constexpr int kChunkBytes = sizeof(Stage::weights[0]);  // 64 columns x 64 of K
-    constexpr int kRows = ScaleRows(kType), kScaleBytes = sizeof(ScaleElement<kType>);
     const int chunk = tile_.begin + step;
     Stage& to = stages_[at.stage];
     const uint32_t full = pipeline_.full(at.stage);
     if (lane_ == 0) {
-      const int row = (p_.per_channel ? 0 : kRows * kPackedTileN * kScaleBytes) +
-                      (HasZeroPoints(kType) ? kPackedTileN / 2 : 0);
+      const int row =
+          (p_.per_channel ? 0 : kPackedTileN * 2) + (HasZeroPoints(kType) ? kPackedTileN / 2 : 0);
+      const int scales = IsFp4(kType) ? static_cast<int>(sizeof(to.scales))  // a box is whole
+                                      : tile_.packed_tiles * row;
       pipeline_.ProducerCommit(
-          at, static_cast<int>(sizeof(Stage::tokens)) + tile_.packed_tiles * (kChunkBytes + row));
+          at, static_cast<int>(sizeof(Stage::tokens)) + tile_.packed_tiles * kChunkBytes + scales);
     }
     __syncwarp();
-    const int64_t group =
-        IsFp4(kType) ? chunk * kRows
-                     : static_cast<int64_t>(static_cast<uint64_t>(chunk) * p_.group_magic >> 32);
+    const int64_t group = static_cast<int64_t>(static_cast<uint64_t>(chunk) * p_.group_magic >> 32);
     if (lane_ < tile_.packed_tiles) {
       const int64_t from = static_cast<int64_t>(tile_.packed_tile0 + lane_) * (p_.k / 64) + chunk;
       ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.weights[lane_]),
                          static_cast<const unsigned char*>(p_.weights) + from * kChunkBytes,
                          kChunkBytes, full);
-    } else if (lane_ >= 8 && lane_ < 8 + kRows && !p_.per_channel) {
-      ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.scales[lane_ - 8]),
-                         static_cast<const ScaleElement<kType>*>(p_.scales) +
-                             (group + lane_ - 8) * p_.n + tile_.packed_tile0 * kPackedTileN,
-                         tile_.packed_tiles * kPackedTileN * kScaleBytes, full);
+    } else if (IsFp4(kType) && lane_ == 8) {
+      ptx::tma_load_2d(ptx::cvta_to_shared(to.scales), scale_map_, full,
+                       tile_.packed_tile0 * kPackedTileN, chunk * ScaleRows(kType));
+    } else if (!IsFp4(kType) && lane_ == 8 && !p_.per_channel) {
+      ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.scales),
+                         static_cast<const uint16_t*>(p_.scales) + group * p_.n +
+                             tile_.packed_tile0 * kPackedTileN,
+                         tile_.packed_tiles * kPackedTileN * 2, full);
     } else if (HasZeroPoints(kType) && lane_ == 9) {
       if constexpr (HasZeroPoints(kType)) {
         ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.zeros),
@@ -89,6 +92,7 @@ class LargeMLoader {
 
   const LargeMParams& p_;
   const CUtensorMap* const token_map_;
+  const CUtensorMap* const scale_map_;  // FP4 only
   const LargeMTile<S>& tile_;
   const Pipeline& pipeline_;
   Stage* const stages_;

@@ -107,6 +107,7 @@ LargeMPlan MakeLargeMPlan(int m, int n, int k, WeightType type, const DeviceLimi
   std::copy_n(best.part, best.parts, plan.part);
   const LargeMShapeInfo& info = kLargeMShapes[plan.shape];
   plan.tokens = info.tokens;
+  plan.columns = info.columns;
   plan.threads = info.threads;
   const int stage_bytes = info.stage_bytes[static_cast<int>(type)];
   // All of it: the epilogue stages sums and rows there.

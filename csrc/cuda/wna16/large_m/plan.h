@@ -29,7 +29,7 @@ struct LargeMPart {
 
 struct LargeMPlan {
   int shape;
-  int tokens;  // of a block
+  int tokens, columns;  // of a block
   int stages, shared_bytes, threads;
   // Whole waves of blocks, and the tiles that are left over, which share the multiprocessors.
   int parts;

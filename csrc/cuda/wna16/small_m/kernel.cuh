@@ -27,9 +27,10 @@ class SmallMBlock {
   using SharedStorage = SmallMSharedStorage<S>;
 
   __device__ __forceinline__ SmallMBlock(const SmallMParams& params, const CUtensorMap* tokens,
-                                         unsigned char* shared)
+                                         const CUtensorMap* scales, unsigned char* shared)
       : p_(params),
         token_map_(tokens),
+        scale_map_(scales),
         stages_(shared),
         pipeline_(reinterpret_cast<const typename Pipeline::SharedStorage&>(Shared().barriers)),
         lane_(static_cast<int>(threadIdx.x) % kLanes),
@@ -95,11 +96,12 @@ class SmallMBlock {
     const int group = Group(first);
     const int groups = Group(first + chunks - 1) - group + ScaleRows(kType);
     if (lane_ == 0) {
-      constexpr int kScaleBytes = kPackedTileN * sizeof(ScaleElement<kType>);
       const int row =
-          (p_.per_channel ? 0 : kScaleBytes) + (HasZeroPoints(kType) ? kPackedTileN / 2 : 0);
-      pipeline_.ProducerCommit(
-          at, packed_tiles_ * (chunks * kChunkBytes + groups * row) + TokenBytes(chunks));
+          (p_.per_channel ? 0 : kPackedTileN * 2) + (HasZeroPoints(kType) ? kPackedTileN / 2 : 0);
+      const int scales = IsFp4(kType) ? static_cast<int>(sizeof(to.scales))  // a box is whole
+                                      : packed_tiles_ * groups * row;
+      pipeline_.ProducerCommit(at,
+                               packed_tiles_ * chunks * kChunkBytes + scales + TokenBytes(chunks));
     }
     __syncwarp();
     if (lane_ < packed_tiles_) {
@@ -107,12 +109,9 @@ class SmallMBlock {
                          Weights(packed_tile0_ + lane_, first), chunks * kChunkBytes, full);
     }
     if constexpr (IsFp4(kType)) {
-      for (int row = lane_; row < groups; row += kLanes) {
-        ptx::bulk_copy_g2s(ptx::cvta_to_shared(to.scales[row]),
-                           static_cast<const uint8_t*>(p_.scales) +
-                               static_cast<int64_t>(group + row) * p_.n +
-                               packed_tile0_ * kPackedTileN,
-                           packed_tiles_ * kPackedTileN, full);
+      if (lane_ == 16) {
+        ptx::tma_load_2d(ptx::cvta_to_shared(to.scales), scale_map_, full,
+                         packed_tile0_ * kPackedTileN, group);
       }
       return;
     }
@@ -159,6 +158,7 @@ class SmallMBlock {
   // The producer's warp.
   __device__ __forceinline__ void Load() const {
     if (lane_ == 0) ptx::prefetch_tensormap(token_map_);
+    if (IsFp4(kType) && lane_ == 16) ptx::prefetch_tensormap(scale_map_);
     const int first_round = min(p_.stages, steps_);
     for (int step = 0; step < first_round; ++step) LoadWeights(step, {step, 0});
     ptx::griddepcontrol_wait();
@@ -357,6 +357,7 @@ class SmallMBlock {
 
   const SmallMParams& p_;
   const CUtensorMap* const token_map_;  // 64 of K, rows, chunks of K
+  const CUtensorMap* const scale_map_;  // columns, groups: FP4 only
   unsigned char* const stages_;
   const Pipeline pipeline_;
   const int lane_, warp_, cluster_, rank_;
@@ -368,9 +369,10 @@ class SmallMBlock {
 template <class T, WeightType kType, class S>
 __global__ void __launch_bounds__(S::kThreads, 2)
     SmallMKernel(const __grid_constant__ SmallMParams params,
-                 const __grid_constant__ CUtensorMap tokens) {
+                 const __grid_constant__ CUtensorMap tokens,
+                 const __grid_constant__ CUtensorMap scales) {
   extern __shared__ __align__(1024) unsigned char vk_small_m[];
-  SmallMBlock<T, kType, S>(params, &tokens, vk_small_m).Run();
+  SmallMBlock<T, kType, S>(params, &tokens, &scales, vk_small_m).Run();
 }
 
 }  // namespace vk::cuda::wna16

@@ -2,6 +2,7 @@
 #include "cuda/sm90/tensor_map.h"
 #include "cuda/wna16/common/kernel_tables.h"
 #include "cuda/wna16/common/launch.h"
+#include "cuda/wna16/common/scale_map.h"
 #include "cuda/wna16/select.h"
 #include "cuda/wna16/small_m/plan.h"
 
@@ -22,7 +23,8 @@ void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cu
       {64, static_cast<uint64_t>(problem.m), static_cast<uint64_t>(problem.k / 64)},
       {activations.lda * 2, 128},
       {64, static_cast<uint32_t>(problem.m), static_cast<uint32_t>(plan.chunks_at_once)});
-  void* arguments[] = {&params, &map};
+  CUtensorMap scales = Fp4ScaleMap(op, problem, 1, plan.columns, plan.chunks_at_once);
+  void* arguments[] = {&params, &map, &scales};
   const LaunchConfig config{dim3(static_cast<unsigned>(plan.blocks)),
                             dim3(static_cast<unsigned>(plan.threads)),
                             plan.shared_bytes,

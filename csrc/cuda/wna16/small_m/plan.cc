@@ -66,6 +66,7 @@ SmallMPlan MakeSmallMPlan(int m, int n, int k, WeightType type, const DeviceLimi
       plan.chunks = CeilDiv(chunks, cluster);
       plan.blocks = CeilDiv(n / kPackedTileN, info.packed_tiles) * cluster;
       plan.threads = info.threads;
+      plan.columns = info.packed_tiles * kPackedTileN;
       plan.chunks_at_once = info.warps_k;
       plan.stage_bytes =
           RoundUp(info.tokens_at[static_cast<int>(type)] + m * info.token_bytes, kAlignment);

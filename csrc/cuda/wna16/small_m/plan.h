@@ -23,6 +23,7 @@ struct SmallMPlan {
   int chunks_at_once;  // of K that a stage holds
   int last_steps;      // SmallMParams
   int blocks, threads;
+  int columns;  // of a block
 };
 
 // Whether the kernel serves the GEMM, whatever the GPU and the build.

@@ -169,12 +169,14 @@ inline void CopyLate(uint32_t shared, uint32_t bytes, uint32_t barrier, Work cop
   });
 }
 
-// What a test puts into a CUtensorMap. Boxes are rows of 128 bytes in the 128-byte swizzle.
+// What a test puts into a CUtensorMap. Boxes are rows of 128 bytes in the 128-byte swizzle, or of
+// any multiple of 16 where they are plain.
 struct Map {
   const char* data;
   int dims, item;              // bytes of an element
   int64_t size[4], stride[3];  // strides in bytes
   uint32_t box[4];
+  bool plain = false;
 };
 static_assert(sizeof(Map) <= sizeof(CUtensorMap));
 inline CUtensorMap Encode(const Map& map) {

@@ -76,6 +76,18 @@ struct ExpertsProduct {
     return p;
   }
 
+  // Boxes of FP4's scales, as Fp4ScaleMap's.
+  CUtensorMap ScaleMap(int columns) {
+    if (!IsFp4(kType)) return {};
+    return Encode({reinterpret_cast<const char*>(Fp4Scales()),
+                   2,
+                   1,
+                   {kN, kExpertCount * kK / kGroup},
+                   {kN},
+                   {static_cast<uint32_t>(columns), static_cast<uint32_t>(ScaleRows(kType))},
+                   true});
+  }
+
   bool Right() const {
     double norm = 0, error = 0;
     bool good = true;

@@ -36,12 +36,13 @@ bool Check(int block, int tokens, int sms, int shared_kib) {
                                   {product.kK, places},
                                   {product.kK * 2},
                                   {64, static_cast<uint32_t>(block)}});
+  const CUtensorMap scales = product.ScaleMap(plan.columns);
   int shape = 0;
-#define VK_RUN(tokens)                                                                   \
-  if (plan.shape == shape++) {                                                           \
-    using Shape = LargeExpertsShape<tokens>;                                             \
-    Launch({static_cast<unsigned>(plan.blocks)}, plan.threads,                           \
-           [&] { LargeExpertsKernel<typename Experts::T, kType, Shape>(params, map); }); \
+#define VK_RUN(tokens)                                                                           \
+  if (plan.shape == shape++) {                                                                   \
+    using Shape = LargeExpertsShape<tokens>;                                                     \
+    Launch({static_cast<unsigned>(plan.blocks)}, plan.threads,                                   \
+           [&] { LargeExpertsKernel<typename Experts::T, kType, Shape>(params, map, scales); }); \
   }
   VK_WNA16_LARGE_EXPERTS_SHAPES(VK_RUN)
 #undef VK_RUN

@@ -13,7 +13,8 @@ using namespace emulation;  // NOLINT: everything here is about it
 int clusters = 0, uneven = 0, divided = 0, wraps = 0, checked = 0;
 
 template <class T, WeightType kType, class S>
-void RunParts(const LargeMPlan& plan, LargeMParams params, const CUtensorMap& map) {
+void RunParts(const LargeMPlan& plan, LargeMParams params, const CUtensorMap& map,
+              const CUtensorMap& scales) {
   for (int i = 0; i < plan.parts; ++i) {
     const LargeMPart& part = plan.part[i];
     params.first_tile = part.first;
@@ -21,7 +22,7 @@ void RunParts(const LargeMPlan& plan, LargeMParams params, const CUtensorMap& ma
     const unsigned cluster = static_cast<unsigned>(part.cluster);
     Launch(
         {static_cast<unsigned>(part.tiles) * cluster}, plan.threads,
-        [&] { LargeMKernel<T, kType, S>(params, map); }, cluster);
+        [&] { LargeMKernel<T, kType, S>(params, map, scales); }, cluster);
   }
 }
 
@@ -40,13 +41,14 @@ bool Check(const Case& c, int shared_kib) {
                                   {c.k, c.m},
                                   {product.lda * 2},
                                   {64, static_cast<uint32_t>(plan.tokens)}});
+  const CUtensorMap scales = product.ScaleMap(plan.columns, 1);
   int shape = 0;
   bool exact = true;
 #define VK_RUN(tokens, mma_tiles, is_exact)                 \
   if (plan.shape == shape++) {                              \
     using Shape = LargeMShape<tokens, mma_tiles, is_exact>; \
     exact = Shape::kExact;                                  \
-    RunParts<T, kType, Shape>(plan, params, map);           \
+    RunParts<T, kType, Shape>(plan, params, map, scales);   \
   }
   VK_WNA16_LARGE_M_SHAPES(VK_RUN)
 #undef VK_RUN

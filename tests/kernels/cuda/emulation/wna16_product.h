@@ -100,6 +100,19 @@ class Product {
     return params;
   }
 
+  // Boxes of FP4's scales, as Fp4ScaleMap's.
+  CUtensorMap ScaleMap(int columns, int chunks) {
+    if (!IsFp4(kType)) return {};
+    return Encode(
+        {reinterpret_cast<const char*>(Fp4Scales()),
+         2,
+         1,
+         {c.n, groups},
+         {c.n},
+         {static_cast<uint32_t>(columns), static_cast<uint32_t>(chunks * ScaleRows(kType))},
+         true});
+  }
+
   bool per_channel() const { return c.group == c.k; }
 
   // Whether every element of `out` is what it should be, but for roundings: of the sum to T, of

@@ -36,13 +36,14 @@ bool Check(const Case& c, int shared_kib) {
               {64, c.m, c.k / 64},
               {product.lda * 2, 128},
               {64, static_cast<uint32_t>(c.m), static_cast<uint32_t>(plan.chunks_at_once)}});
+  const CUtensorMap scales = product.ScaleMap(plan.columns, plan.chunks_at_once);
   int shape = 0;
-#define VK_RUN(tokens, packed_tiles)                                                     \
-  if (plan.shape == shape++) {                                                           \
-    Launch(                                                                              \
-        {static_cast<unsigned>(plan.blocks)}, plan.threads,                              \
-        [&] { SmallMKernel<T, kType, SmallMShape<tokens, packed_tiles>>(params, map); }, \
-        static_cast<unsigned>(plan.cluster));                                            \
+#define VK_RUN(tokens, packed_tiles)                                                             \
+  if (plan.shape == shape++) {                                                                   \
+    Launch(                                                                                      \
+        {static_cast<unsigned>(plan.blocks)}, plan.threads,                                      \
+        [&] { SmallMKernel<T, kType, SmallMShape<tokens, packed_tiles>>(params, map, scales); }, \
+        static_cast<unsigned>(plan.cluster));                                                    \
   }
   VK_WNA16_SMALL_M_SHAPES(VK_RUN)
 #undef VK_RUN

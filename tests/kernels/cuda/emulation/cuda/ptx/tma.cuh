@@ -10,14 +10,15 @@ inline void prefetch_tensormap(const CUtensorMap*) {}
 inline void LoadBox(uint32_t shared, const CUtensorMap* tensor, uint32_t barrier,
                     const std::vector<int32_t>& at) {
   const emulation::Map map = *reinterpret_cast<const emulation::Map*>(tensor);
-  const int items = 128 / map.item;
+  const int items = map.plain ? static_cast<int>(map.box[0]) : 128 / map.item;
+  const uint32_t row_bytes = static_cast<uint32_t>(items * map.item);
   uint32_t rows = 1;
   for (int dim = 1; dim < map.dims; ++dim) rows *= map.box[dim];
   if (map.dims != static_cast<int>(at.size()) || map.box[0] != static_cast<uint32_t>(items) ||
-      shared % 128 != 0) {
+      shared % 128 != 0 || row_bytes % 16 != 0) {
     emulation::Fail("box of a copy");
   }
-  emulation::CopyLate(shared, rows * 128, barrier, [=] {
+  emulation::CopyLate(shared, rows * row_bytes, barrier, [=] {
     for (uint32_t row = 0; row < rows; ++row) {
       int64_t offset = 0;
       bool inside = true;
@@ -30,7 +31,10 @@ inline void LoadBox(uint32_t shared, const CUtensorMap* tensor, uint32_t barrier
       }
       for (int x = 0; x < items; ++x) {
         const int64_t column = at[0] + x;
-        char* to = emulation::Swizzled(shared + row * 128 + x * map.item, map.item);
+        const uint32_t address = shared + row * row_bytes + static_cast<uint32_t>(x * map.item);
+        const uint32_t size = static_cast<uint32_t>(map.item);
+        char* to =
+            map.plain ? emulation::Shared(address, size) : emulation::Swizzled(address, size);
         if (inside && column < map.size[0]) {
           std::memcpy(to, map.data + offset + map.item * column, map.item);
         } else {
