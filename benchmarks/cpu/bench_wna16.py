@@ -23,13 +23,13 @@ SHAPES = {(4096, 4096): (1, 4, 8, 32, 128, 512), (4096, 14336): (1, 8, 128)}
 GROUP = 128
 
 
-def _words(values: torch.Tensor) -> torch.Tensor:
+def words(values: torch.Tensor) -> torch.Tensor:
     parts = values.view(*values.shape[:-1], values.shape[-1] // 8, 8).long()
     packed = torch.stack([parts[..., i] << 4 * i for i in range(8)]).sum(0)
     return torch.where(packed >= 1 << 31, packed - (1 << 32), packed).to(torch.int32)
 
 
-def _dequantised(
+def dequantised(
     a: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor
 ) -> torch.Tensor:
     groups = values.view(scales.shape[0], -1, scales.shape[1])
@@ -37,10 +37,10 @@ def _dequantised(
     return a @ weight.view(values.shape)
 
 
-def _ours(a: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Call:
+def ours(a: torch.Tensor, values: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Call:
     depth, columns = values.shape
-    blocks = _words(values).view(depth, columns // 16, 2).transpose(0, 1)
-    weight, packed_zeros = blocks.reshape(columns // 16, 2 * depth), _words(zeros)
+    blocks = words(values).view(depth, columns // 16, 2).transpose(0, 1)
+    weight, packed_zeros = blocks.reshape(columns // 16, 2 * depth), words(zeros)
     out = torch.empty(a.shape[0], columns, dtype=a.dtype)
     return lambda: ops.cpu_gemm_wna16(a, weight, out, scales, packed_zeros, None, None, 8, "vec")
 
@@ -55,9 +55,9 @@ def _case(name: str, m: int, k: int, n: int) -> Case:
         scales = torch.rand(groups, n).to(dtype) / 64
         weight = torch.randn(n, k, dtype=dtype)
         return {
-            "ours": _ours(a, values, scales, zeros),
-            "eager": lambda: _dequantised(a, values, scales, zeros),
-            "compile": compiled(_dequantised, a, values, scales, zeros),
+            "ours": ours(a, values, scales, zeros),
+            "eager": lambda: dequantised(a, values, scales, zeros),
+            "compile": compiled(dequantised, a, values, scales, zeros),
             "not quantised": lambda: F.linear(a, weight),
         }
 

@@ -97,6 +97,9 @@ constexpr bool Gives(std::string_view results) {
   if constexpr (std::is_same_v<Result, std::tuple<Tensor, Tensor>>) {
     return results == "(Tensor, Tensor)";
   }
+  if constexpr (std::is_same_v<Result, std::tuple<Tensor, Tensor, Tensor>>) {
+    return results == "(Tensor, Tensor, Tensor)";
+  }
   if constexpr (std::is_same_v<Result, std::tuple<int64_t, Tensor>>) {
     return results == "(int, Tensor)";
   }

@@ -128,6 +128,24 @@ def _scaled_product(
     return mat1.new_empty((mat1.shape[0], mat2.shape[0]), dtype=out_dtype)
 
 
+def _converted_int4(
+    weight: torch.Tensor, scales: torch.Tensor, quant_method_4bit: int, **_: object
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of 32 columns each: the words, zero points and scales."""
+    *experts, groups, columns = scales.shape
+    words = weight.shape[-2] if quant_method_4bit == 1 else weight.shape[-2] // 8
+    size = (*experts, columns // 32, groups, 32)
+    return (
+        weight.new_empty((*experts, columns // 32, words, 128), dtype=torch.uint8),
+        weight.new_empty(size, dtype=torch.int8),
+        scales.new_empty(size, dtype=torch.float32),
+    )
+
+
+def _int4_product(x: torch.Tensor, w: torch.Tensor, **_: object) -> torch.Tensor:
+    return x.new_empty((x.shape[0], w.shape[0] * 32))
+
+
 def _shared_buffer(**_: object) -> tuple[torch.types.IntLikeType, torch.Tensor]:
     """An address, and the handle of the memory."""
     return torch.library.get_ctx().new_dynamic_size(), torch.empty(64, dtype=torch.uint8)
@@ -211,6 +229,8 @@ _SPECIAL: dict[str, Fake] = {
     "mla_schedule": _mla_schedule,
     "convert_weight_packed": _packed,
     "convert_scale_packed": _packed,
+    "convert_weight_packed_scale_zp": _converted_int4,
+    "int4_scaled_mm_cpu": _int4_product,
     "fp8_scaled_mm_cpu": _scaled_product,
     "int8_scaled_mm_with_quant": _scaled_product,
 }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import compiler, convolution, float8, kv_cache, needs
+from vllm_kernels_plugin import compiler, convolution, float8, int4, kv_cache, needs
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ class KernelsCpuPlatform(CpuPlatform):
         super().check_and_update_config(vllm_config)
         # Upstream uses Inductor for every model that is compiled.
         vllm_config.compilation_config.backend = cls.get_compile_backend()
-        needs.choose_int4_products()
         try:
             needs.check(vllm_config, "cpu")
         except PluginError as error:
@@ -45,10 +44,10 @@ class KernelsCpuPlatform(CpuPlatform):
     def import_ir_kernels(cls) -> None:
         """Called in every process that runs a model, before the model is built."""
         super().import_ir_kernels()
-        needs.choose_int4_products()
         _register_norms()
         _register_activations()
         float8.serve()
+        int4.serve()
         convolution.serve()
         kv_cache.serve()
 

@@ -1,4 +1,4 @@
-"""FP8 weights on every CPU, and experts with FP8, INT8 and MXFP4 weights on x86.
+"""FP8 weights on every CPU, and experts with FP8, INT8, INT4 and MXFP4 weights on x86.
 
 The engine's kernels for linear layers ask for AMX, which upstream's ops need. Ours run on every
 tier, so each of those kernels gets a subclass in its place that leaves the question out. Experts
@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 LINEAR = ("CPUFp8BlockScaledMMKernel", "CPUFp8PerTensorScaledMMLinearKernel")
-EXPERTS = ("CPUExpertsFp8", "CPUExpertsMxfp4", "CPUExpertsInt8")
+EXPERTS = ("CPUExpertsFp8", "CPUExpertsMxfp4", "CPUExpertsInt8", "CPUExpertsInt4")
 TABLES = ("_POSSIBLE_FP8_BLOCK_KERNELS", "_POSSIBLE_FP8_KERNELS")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import deep_gemm
+from vllm_kernels_plugin import deep_gemm, int4
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -153,10 +153,10 @@ CPU_NEEDS = (
         "use a checkpoint in bfloat16",
     ),
     Need(
-        "VLLM_CPU_INT4_W4A8=1",
+        f"{int4.VARIABLE}=1",
         ("convert_weight_packed_scale_zp", "int4_scaled_mm_cpu"),
-        lambda config: _int4_weights(config) and _switched_on("VLLM_CPU_INT4_W4A8"),
-        "unset VLLM_CPU_INT4_W4A8",
+        lambda config: _int4_weights(config) and int4.asked(),
+        f"unset {int4.VARIABLE}",
     ),
     Need(
         "float8 weights",
@@ -285,16 +285,6 @@ CUDA_NEEDS = (
     ),
 )
 NEEDS = {"cpu": CPU_NEEDS, "cuda": CUDA_NEEDS}
-
-
-def choose_int4_products() -> None:
-    """Have the engine multiply 4-bit weights with 16-bit activations where it has the choice.
-
-    On a CPU with AMX the engine would round activations to int8 by default, with ops that these
-    kernels do not have. A choice that the user has made stays, and `check` answers it.
-    """
-    if not _served("int4_scaled_mm_cpu"):
-        os.environ.setdefault("VLLM_CPU_INT4_W4A8", "0")
 
 
 def check(config: VllmConfig, device: str) -> None:

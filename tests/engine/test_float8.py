@@ -70,7 +70,7 @@ class CPUExpertsMxfp4(Experts): ...
 class ArmCPUExpertsInt8(Experts): ...
 class CPUExpertsFp8W8A8(Experts): ...
 """
-INT8 = "class CPUExpertsInt8(Experts): ...\n"
+INTEGERS = "class CPUExpertsInt8(Experts): ...\nclass CPUExpertsInt4(Experts): ...\n"
 
 LAYERS = "vllm/model_executor/layers/fused_moe/experts"
 
@@ -127,13 +127,14 @@ ASK = (
 
 
 def test_experts_on_x86(engine: Engine) -> None:
-    done = served(engine, ASK, experts=INT8)
-    assert done.stdout.split() == ["CPUExpertsFp8", "CPUExpertsInt8", "CPUExpertsMxfp4"]
+    done = served(engine, ASK, experts=INTEGERS)
+    kinds = ["CPUExpertsFp8", "CPUExpertsInt4", "CPUExpertsInt8", "CPUExpertsMxfp4"]
+    assert done.stdout.split() == kinds
 
 
 @pytest.mark.parametrize("architecture", ["ARM", "POWERPC"])
 def test_experts_elsewhere_are_the_engines_choice(engine: Engine, architecture: str) -> None:
-    done = served(engine, ASK, architecture, experts=INT8)
+    done = served(engine, ASK, architecture, experts=INTEGERS)
     assert done.stdout.split() == []
 
 

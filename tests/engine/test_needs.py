@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -200,19 +199,11 @@ def test_four_bit_weights_with_float8_activations_on_a_gpu() -> None:
         needs.check(model, "cuda")  # type: ignore[arg-type]
 
 
-def test_the_engine_keeps_activations_of_four_bit_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
-    monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "")  # restored afterwards, also where it was unset
-    monkeypatch.delenv("VLLM_CPU_INT4_W4A8")
-    needs.choose_int4_products()
-    assert os.environ["VLLM_CPU_INT4_W4A8"] == "0"
-    needs.check(config(quantization="awq"), "cpu")  # type: ignore[arg-type]
-
-
-def test_rounding_their_activations_on_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rounding_their_activations_without_the_ops_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "1")
-    needs.choose_int4_products()
     with pytest.raises(PluginError, match="needs the op convert_weight_packed_scale_zp for VLLM_"):
         needs.check(config(quantization="awq"), "cpu")  # type: ignore[arg-type]
 

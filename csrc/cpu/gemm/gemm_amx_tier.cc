@@ -261,6 +261,38 @@ void Multiply(const GemmBlock& block) {
 }
 #undef VK_TILE_DOT
 
+// Weights of 4 bits: some steps at a time as bytes in the L1 cache.
+constexpr size_t kNibbleSteps = 4;
+
+void ExpandNibbles(const char* from, size_t bytes, char* to) {
+  const hn::ScalableTag<uint8_t> d8;
+  const auto low = hn::Set(d8, 0x0F);
+  for (size_t i = 0; i < bytes; i += kBRowBytes) {
+    for (size_t v = 0; v < kBRowBytes; v += hn::Lanes(d8)) {
+      const auto words = hn::LoadU(d8, reinterpret_cast<const uint8_t*>(from + i + v));
+      uint8_t* out = reinterpret_cast<uint8_t*>(to + 2 * i + v);
+      hn::StoreU(hn::And(words, low), d8, out);
+      hn::StoreU(hn::ShiftRight<4>(words), d8, out + kBRowBytes);
+    }
+  }
+}
+
+void MultiplyNibbles(const GemmBlock& block) {
+  constexpr size_t kStepBytes = kBStepBytes / 2;
+  alignas(64) char bytes[kNibbleSteps * kBStepBytes];
+  GemmBlock part = block;
+  part.b = bytes;
+  part.near = true;
+  for (size_t s = 0; s < block.steps; s += part.steps) {
+    part.steps = HWY_MIN(kNibbleSteps, block.steps - s);
+    part.first = block.first && s == 0;
+    part.a = block.a + s * kTileBytes;
+    ExpandNibbles(block.b + s * kStepBytes, part.steps * kStepBytes, bytes);
+    TileBarrier(bytes);
+    Multiply<I8Tiles>(part);
+  }
+}
+
 // Missing rows of the last group keep whatever the memory held: they only reach sums that are never
 // read.
 template <class Tiles>
@@ -289,10 +321,18 @@ constexpr GemmKernel MakeKernel() {
   return kernel;
 }
 
+constexpr GemmKernel MakeNibbles() {
+  GemmKernel kernel = MakeKernel<I8Tiles>();
+  kernel.multiply = MultiplyNibbles;
+  return kernel;
+}
+
 }  // namespace
 
 const GemmKernel gemm_amx_bf16 = MakeKernel<Bf16Tiles>();
 const GemmKernel gemm_amx_i8 = MakeKernel<I8Tiles>();
+
+const GemmKernel gemm_amx_u4 = MakeNibbles();
 
 }  // namespace vk::VK_TIER
 #endif  // VK_GEMM_AMX

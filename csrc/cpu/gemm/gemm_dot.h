@@ -32,6 +32,9 @@ HWY_INLINE T Read(const char* from) {
 constexpr size_t kPartABytes = 4;
 template <class Dot>
 constexpr size_t kABytes = Dot::kParts * kPartABytes;
+// What a step of one column takes in B.
+template <class Dot>
+constexpr size_t kColumnBytes = Dot::kDepth * sizeof(typename Dot::Value);
 
 HWY_INLINE VF BroadcastFloat(const char* a) { return hn::Set(DF(), Read<float>(a)); }
 HWY_INLINE VI BroadcastInts(const char* a) { return hn::Set(DI(), Read<int32_t>(a)); }
@@ -239,6 +242,61 @@ struct DotI8 {
   }
 };
 #endif
+
+// Bytes of B from 0 to 15 times int8 of A: no instruction needs A shifted, and no pair of products
+// leaves int16.
+#if VK_INT8_DOT
+using DotSmall = DotI8;
+#else
+struct DotSmall {
+  using Value = uint8_t;
+  using Sum = VI;
+  static constexpr size_t kDepth = 4, kParts = 1;
+  static constexpr int32_t kShift = 0;
+  template <size_t kPart = 0>
+  static HWY_INLINE VI Load(const char* b) {
+    return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
+  }
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
+#if HWY_ARCH_PPC
+    using Signed = __vector signed char;
+    using Unsigned = __vector unsigned char;
+    return Sum{
+        vec_msum(reinterpret_cast<Signed>(a.raw), reinterpret_cast<Unsigned>(b.raw), sum.raw)};
+#elif defined(__AVX512VNNI__)
+    return Sum{_mm512_dpbusd_epi32(sum.raw, b.raw, a.raw)};
+#else
+    const D16 d16;
+    const hn::Repartition<uint8_t, DI> du8;
+    const hn::Repartition<int8_t, DI> di8;
+    const auto pairs = hn::SatWidenMulPairwiseAdd(d16, hn::BitCast(du8, b), hn::BitCast(di8, a));
+    return DotI16::Add(sum, hn::BitCast(DI(), pairs), hn::BitCast(DI(), hn::Set(d16, 1)));
+#endif
+  }
+};
+#endif
+
+// Words of eight values of K of 4 bits: those of the first four in the lower halves of the bytes.
+struct DotU4 {
+  using Wide = DotSmall;
+  using Value = uint32_t;
+  using Sum = VI;
+  static constexpr size_t kDepth = 8, kParts = 2;
+  static constexpr int32_t kShift = 0;
+  template <size_t kPart>
+  static HWY_INLINE VI Load(const char* b) {
+    const DU du;
+    const VU32 words = hn::LoadU(du, reinterpret_cast<const uint32_t*>(b));
+    const VU32 halves = kPart == 1 ? VU32(hn::ShiftRight<4>(words)) : words;
+    return hn::BitCast(DI(), hn::And(halves, hn::Set(du, 0x0F0F0F0Fu)));
+  }
+  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) { return DotSmall::Add(sum, a, b); }
+  static void PackRow(char* to, const void* from, size_t depth) { std::memcpy(to, from, depth); }
+};
+template <>
+constexpr size_t kColumnBytes<DotU4> = sizeof(DotU4::Value);
 
 }  // namespace
 }  // namespace vk::VK_TIER

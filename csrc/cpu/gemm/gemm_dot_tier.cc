@@ -23,7 +23,7 @@ constexpr size_t VectorsFor(size_t rows) {
 constexpr size_t kFewRows = kLanes == 16 ? kMaxRows : 1;
 
 template <class Dot>
-constexpr size_t kBVectorBytes = kLanes * Dot::kDepth * sizeof(typename Dot::Value);
+constexpr size_t kBVectorBytes = kLanes * kColumnBytes<Dot>;
 template <class Dot>
 constexpr size_t kBStepBytes = kPanel / kLanes * kBVectorBytes<Dot>;
 
@@ -280,5 +280,6 @@ const GemmKernel gemm_dot_bf16 = Make<DotBf16>();
 #endif
 const GemmKernel gemm_dot_f16 = MakeWidened<DotF16>();
 const GemmKernel gemm_dot_i8 = Make<DotI8>();
+const GemmKernel gemm_dot_u4 = MakeWidened<DotU4>();
 
 }  // namespace vk::VK_TIER

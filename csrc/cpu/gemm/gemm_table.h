@@ -3,7 +3,8 @@
 // Packed weights: panels of kPanel columns, [N / 64][K / unit][64][unit], where `unit` values of K
 // that one dot-product instruction consumes lie together: 1 (f32, f16), 2 (bf16), 4 (int8). This
 // is oneDNN's BA16a64b{unit}a too, so that oneDNN can multiply with the same copy. K and N are
-// padded with zeros.
+// padded with zeros. Weights of 4 bits, from 0 to 15: [N / 64][K / 8][64] words of 32 bits, whose
+// byte i holds value i of K in its lower half and value i + 4 in its upper one.
 #ifndef VLLM_KERNELS_CPU_GEMM_GEMM_TABLE_H_
 #define VLLM_KERNELS_CPU_GEMM_GEMM_TABLE_H_
 
@@ -100,6 +101,8 @@ struct GemmFinish {
 
 struct GemmTable {
   const GemmKernel* kernel[4];  // by vk_dtype of a: float32, bfloat16, float16, int8
+  // int8 a times weights of 4 bits, sums int32: for few rows, and for many. K is whole steps.
+  const GemmKernel* nibbles[2];
   void (*expand)(const GemmCompact& from, size_t rows, char* to);  // to packed bfloat16
   void (*finish[3])(const GemmFinish& finish);         // by vk_dtype of c, sums are float
   void (*finish_scaled[3])(const GemmFinish& finish);  // sums are int32

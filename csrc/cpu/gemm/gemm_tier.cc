@@ -6,8 +6,10 @@ extern const GemmTable gemm_table;
 const GemmTable gemm_table = {
 #if VK_GEMM_AMX
     {&gemm_dot_f32, &gemm_amx_bf16, &gemm_dot_f16, &gemm_amx_i8},
+    {&gemm_dot_u4, &gemm_amx_u4},
 #else
     {&gemm_dot_f32, &gemm_dot_bf16, &gemm_dot_f16, &gemm_dot_i8},
+    {&gemm_dot_u4, &gemm_dot_u4},
 #endif
     GemmExpand,
     {GemmFinishFloat<float>, GemmFinishFloat<hwy::bfloat16_t>, GemmFinishFloat<hwy::float16_t>},

@@ -58,10 +58,10 @@ class Fetcher {
 };
 
 // Vector kernels (gemm_dot_tier.cc).
-extern const GemmKernel gemm_dot_f32, gemm_dot_bf16, gemm_dot_f16, gemm_dot_i8;
+extern const GemmKernel gemm_dot_f32, gemm_dot_bf16, gemm_dot_f16, gemm_dot_i8, gemm_dot_u4;
 #if VK_GEMM_AMX
 // Tile kernels (gemm_amx_tier.cc).
-extern const GemmKernel gemm_amx_bf16, gemm_amx_i8;
+extern const GemmKernel gemm_amx_bf16, gemm_amx_i8, gemm_amx_u4;
 #endif
 
 // Compact weights to packed ones (gemm_compact_tier.cc).

@@ -13,15 +13,13 @@ void FusedExperts(const vk_tensor* out, const vk_tensor* hidden_states, const vk
                   const vk_tensor* w2_bias, std::optional<double> alpha,
                   std::optional<double> limit, bool is_vnni, int64_t act_method) {
   constexpr const char* kOp = "fused_experts_cpu";
-  if (w1_zero != nullptr || w2_zero != nullptr || a1_scale != nullptr) {
-    Refuse(kOp, "w1_zero, w2_zero and a1_scale", " are of methods without a kernel, want None");
-  }
+  if (a1_scale != nullptr) Refuse(kOp, "a1_scale", " is of a method without a kernel, want None");
   if (!is_vnni) Refuse(kOp, "is_vnni", " is False, want weights of convert_weight_packed");
   if (block_size.has_value() && block_size->size() != 2) {
     Refuse(kOp, "block_size", " has " + std::to_string(block_size->size()) + " elements, want 2");
   }
   Check(vk_cpu_fused_experts(out, hidden_states, w1, w2, topk_weights, topk_ids, method, w1_scale,
-                             w2_scale, block_size ? block_size->at(0) : 0,
+                             w2_scale, w1_zero, w2_zero, block_size ? block_size->at(0) : 0,
                              block_size ? block_size->at(1) : 0, w1_bias, w2_bias, act_method,
                              alpha.value_or(1.702), limit.value_or(7.0)));
 }

@@ -1,8 +1,10 @@
-// Experts whose weights have 16, 8 or 4 bits, packed by vk_cpu_convert_weight_packed.
+// Experts whose weights have 16, 8 or 4 bits, packed by vk_cpu_convert_weight_packed or
+// vk_cpu_convert_int4.
 #include "core/check.h"
 #include "cpu/moe_gemm/moe_checks.h"
 #include "cpu/moe_gemm/moe_gemm.h"
 #include "cpu/moe_gemm/moe_gemm_run.h"
+#include "cpu/packed/packed_int4.h"
 
 namespace {
 
@@ -15,7 +17,7 @@ constexpr const char* kOp = "fused_experts_cpu";
 constexpr int64_t kMxfp4Group = 32, kMxfp4Columns = 32;
 
 // The engine's numbers of how weights are stored, and of activations.
-enum Method { kUnquantised = 0, kInt8 = 1, kFp8 = 2, kMxfp4 = 4 };
+enum Method { kUnquantised = 0, kInt8 = 1, kFp8 = 2, kInt4 = 3, kMxfp4 = 4 };
 constexpr vk::MoeActivation kActivations[] = {vk::kMoeSilu, vk::kMoeSwigluOai, vk::kMoeGelu,
                                               vk::kMoeGeluTanh};
 
@@ -37,8 +39,9 @@ Stored FindStored(int64_t method, const Arg& input) {
       return {VK_U8, vk::kCodedE2m1, 2};
     default:
       vk::Fail(VK_UNSUPPORTED,
-               "%s: moe_comp_method is %lld, want 0 (16 bits), 1 (INT8), 2 (FP8) or 4 (MXFP4)", kOp,
-               vk::Print(method));
+               "%s: moe_comp_method is %lld, want 0 (16 bits), 1 (INT8), 2 (FP8), 3 (INT4) or 4 "
+               "(MXFP4)",
+               kOp, vk::Print(method));
   }
 }
 
@@ -90,59 +93,87 @@ PackedScales FindScales(const char* name, const vk_tensor* scale, int64_t method
   return scales;
 }
 
+// One of the two matrices as a caller passes it, and how the schema calls that.
+struct Names {
+  const char *weight, *scale, *zero;
+};
+struct Given {
+  const vk_tensor *weight, *scale, *zero;
+};
+
+PackedWeights FindWeights(const Names& names, const Given& given, int64_t method, const Arg& input,
+                          const int64_t* block) {
+  if (method == kInt4) {
+    return PackedWeights(vk::FindInt4(kOp, {names.weight, names.zero, names.scale}, given.weight,
+                                      given.zero, given.scale, true));
+  }
+  const Stored stored = FindStored(method, input);
+  VK_CHECK(given.zero == nullptr, "%s: %s is given for weights without zero points, want None", kOp,
+           names.zero);
+  const Arg weight(kOp, names.weight, given.weight);
+  weight.Dtype({stored.dtype}).Dims(3).Contiguous();
+  const int64_t depth = weight.size(2) * stored.values;
+  return PackedWeights(
+      *given.weight, stored.coding,
+      FindScales(names.scale, given.scale, method, weight.size(0), weight.size(1), depth, block));
+}
+
+// That the two matrices fit each other and the input.
+void CheckSizes(const Arg& input, const vk_tensor& w1, const vk_tensor& w2, const PackedWeights& up,
+                const PackedWeights& down) {
+  const auto hidden = static_cast<size_t>(input.size(1));
+  VK_CHECK(up.depth() == hidden && down.columns() == hidden && up.experts() == down.experts(),
+           "%s: w1 has shape %s and w2 %s, want as many experts, and hidden_states' %zu columns as "
+           "depth of w1 and as columns of w2",
+           kOp, vk::ShapeString(w1).c_str(), vk::ShapeString(w2).c_str(), hidden);
+  VK_CHECK(up.columns() == 2 * down.depth(),
+           "%s: w1 has shape %s and w2 %s, want twice as many columns of w1 as w2 is deep", kOp,
+           vk::ShapeString(w1).c_str(), vk::ShapeString(w2).c_str());
+}
+
 const vk_tensor* CheckBias(const char* name, const vk_tensor* bias, const Arg& input,
-                           int64_t experts, int64_t columns) {
+                           const PackedWeights& weights) {
   if (bias == nullptr) return nullptr;
   const Arg arg(kOp, name, bias);
-  arg.Dims(2).Size(0, experts).Size(1, columns).Contiguous();
+  arg.Dims(2).Size(0, static_cast<int64_t>(weights.experts()));
+  arg.Size(1, static_cast<int64_t>(weights.columns())).Contiguous();
   if (bias->dtype != VK_F32) arg.SameDtype(input);
   return bias;
 }
 
 }  // namespace
 
-extern "C" vk_status vk_cpu_fused_experts(const vk_tensor* out, const vk_tensor* hidden_states,
-                                          const vk_tensor* w1, const vk_tensor* w2,
-                                          const vk_tensor* topk_weights, const vk_tensor* topk_ids,
-                                          int64_t method, const vk_tensor* w1_scale,
-                                          const vk_tensor* w2_scale, int64_t block_n,
-                                          int64_t block_k, const vk_tensor* w1_bias,
-                                          const vk_tensor* w2_bias, int64_t act_method,
-                                          double alpha, double limit) {
+extern "C" vk_status vk_cpu_fused_experts(
+    const vk_tensor* out, const vk_tensor* hidden_states, const vk_tensor* w1, const vk_tensor* w2,
+    const vk_tensor* topk_weights, const vk_tensor* topk_ids, int64_t method,
+    const vk_tensor* w1_scale, const vk_tensor* w2_scale, const vk_tensor* w1_zero,
+    const vk_tensor* w2_zero, int64_t block_n, int64_t block_k, const vk_tensor* w1_bias,
+    const vk_tensor* w2_bias, int64_t act_method, double alpha, double limit) {
   return vk::Guard([&] {
     const Arg in(kOp, "hidden_states", hidden_states), result(kOp, "out", out);
     in.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(2).LastDimContiguous();
     result.SameDtype(in).SameShape(in).LastDimContiguous();
-    const Stored stored = FindStored(method, in);
-    const Arg up(kOp, "w1", w1), down(kOp, "w2", w2);
-    VK_CHECK(in.size(1) % stored.values == 0,
-             "%s: hidden_states has shape %s, want an even last dimension for 4-bit weights", kOp,
-             vk::ShapeString(*hidden_states).c_str());
-    up.Dtype({stored.dtype}).Dims(3).Size(2, in.size(1) / stored.values).Contiguous();
-    down.Dtype({stored.dtype}).Dims(3).Size(0, up.size(0)).Size(1, in.size(1)).Contiguous();
-    const int64_t inner = down.size(2) * stored.values;
-    VK_CHECK(up.size(1) == 2 * inner,
-             "%s: w1 has shape %s and w2 %s, want twice as many columns of w1 as w2 is deep", kOp,
-             vk::ShapeString(*w1).c_str(), vk::ShapeString(*w2).c_str());
+    const int64_t block[] = {block_n, block_k};
+    const PackedWeights up =
+        FindWeights({"w1", "w1_scale", "w1_zero"}, {w1, w1_scale, w1_zero}, method, in, block);
+    const PackedWeights down =
+        FindWeights({"w2", "w2_scale", "w2_zero"}, {w2, w2_scale, w2_zero}, method, in, block);
+    CheckSizes(in, *w1, *w2, up, down);
     vk::CheckMoeSlots(kOp, in, topk_weights, topk_ids, "topk_ids");
     constexpr int64_t kKnown = sizeof(kActivations) / sizeof(kActivations[0]);
     VK_CHECK(act_method >= 0 && act_method < kKnown,
              "%s: act_method is %lld, want a number from 0 to %lld", kOp, vk::Print(act_method),
              vk::Print(kKnown - 1));
-    const int64_t experts = up.size(0), block[] = {block_n, block_k};
-    const PackedScales of_w1 =
-        FindScales("w1_scale", w1_scale, method, experts, up.size(1), in.size(1), block);
-    const PackedScales of_w2 =
-        FindScales("w2_scale", w2_scale, method, experts, in.size(1), inner, block);
-    const vk_tensor* up_bias = CheckBias("w1_bias", w1_bias, in, experts, up.size(1));
-    const vk_tensor* down_bias = CheckBias("w2_bias", w2_bias, in, experts, in.size(1));
+    const int64_t experts = static_cast<int64_t>(up.experts());
+    const vk_tensor* up_bias = CheckBias("w1_bias", w1_bias, in, up);
+    const vk_tensor* down_bias = CheckBias("w2_bias", w2_bias, in, down);
     vk::CheckMoeOutput(kOp, "out", *out, "hidden_states", *hidden_states);
     if (vk::NumElements(*out) == 0) return;  // however many tokens there are
     vk::CheckMoeRouting(kOp, *topk_ids, experts, "topk_ids");
     vk::RunMoe({*out,
                 *hidden_states,
-                PackedWeights(*w1, stored.coding, of_w1),
-                PackedWeights(*w2, stored.coding, of_w2),
+                up,
+                down,
                 up_bias,
                 down_bias,
                 *topk_weights,

@@ -35,12 +35,15 @@ VK_EXPORT vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* i
                                      int32_t skip_weighted, const char* act, const char* isa);
 
 // As vk_cpu_fused_moe, with weights of 16, 8 or 4 bits from vk_cpu_convert_weight_packed. They are
-// decoded without rounding; their scales multiply sums in float32; hidden_states keep their dtype.
+// decoded without rounding; their scales multiply sums in float32; hidden_states keep their dtype
+// but with method 3. w1_zero and w2_zero: with method 3 alone.
 //   out, hidden_states: [T, H], float32 | bfloat16 | float16
 //   method: 0: w1 [E, 2 I, H], w2 [E, H, I] of the input's dtype, no scales
 //           1: int8, scales [E, N] or [E, N, 1] float32, N = 2 I or H
 //           2: float8_e4m3fn, scales [E, ceil(N / block_n), ceil(K / block_k)] float32; block_k is
 //              a multiple of 32, or at least K
+//           3: integers of 4 bits, with scales and zero points, from vk_cpu_convert_int4; what
+//              either product multiplies is rounded to int8 (vk_cpu_int4_scaled_mm)
 //           4: two E2M1 values a byte (uint8, last dimension K / 2), scales uint8 [E, N, K / 32]
 //              from vk_cpu_convert_scale_packed; N and K are multiples of 32
 //   w1_bias: [E, 2 I], w2_bias: [E, H], float32 or the input's dtype, contiguous, or null
@@ -52,10 +55,10 @@ VK_EXPORT vk_status vk_cpu_fused_experts(const vk_tensor* out, const vk_tensor* 
                                          const vk_tensor* w1, const vk_tensor* w2,
                                          const vk_tensor* topk_weights, const vk_tensor* topk_ids,
                                          int64_t method, const vk_tensor* w1_scale,
-                                         const vk_tensor* w2_scale, int64_t block_n,
-                                         int64_t block_k, const vk_tensor* w1_bias,
-                                         const vk_tensor* w2_bias, int64_t act_method, double alpha,
-                                         double limit);
+                                         const vk_tensor* w2_scale, const vk_tensor* w1_zero,
+                                         const vk_tensor* w2_zero, int64_t block_n, int64_t block_k,
+                                         const vk_tensor* w1_bias, const vk_tensor* w2_bias,
+                                         int64_t act_method, double alpha, double limit);
 
 }  // extern "C"
 

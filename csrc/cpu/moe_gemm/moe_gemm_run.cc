@@ -8,8 +8,7 @@
 
 #include "core/check.h"
 #include "cpu/dispatch.h"
-#include "cpu/gemm/gemm_rows.h"
-#include "cpu/gemm/gemm_weights.h"
+#include "cpu/packed/packed_rows.h"
 #include "cpu/parallel.h"
 #include "cpu/round.h"
 #include "cpu/scratch.h"
@@ -38,7 +37,6 @@ class Pass {
  public:
   Pass(const MoeCall& call, size_t first, size_t tokens)
       : call_(call),
-        kernel_(*Kernels().gemm->kernel[call.input.dtype]),
         table_(*Kernels().moe_gemm),
         first_(first),
         tokens_(tokens),
@@ -119,7 +117,7 @@ class Pass {
     const size_t down = place(rows * call_.w2.columns() * sizeof(float));
     const size_t threads = omp_in_parallel() ? 1 : omp_get_max_threads();
     // A thread keeps one panel of gates and two of ups, and one before it is scaled.
-    panel_sums_ = RoundUp(kChunkRows, kernel_.group) * kPanel;
+    panel_sums_ = kChunkRows * kPanel;
     const size_t sums = place(threads * kThreadPanels * panel_sums_ * sizeof(float));
     char* scratch = ThreadScratch(size);
     for (size_t at : up_at) up_at_.push_back(scratch + at);
@@ -137,8 +135,8 @@ class Pass {
   char* Activated(size_t row) const { return activated_ + row * inner_ * value_bytes_; }
   float* DownSums(size_t row) const { return down_sums_ + row * call_.w2.columns(); }
 
-  GemmRows Rows(const PackedWeights& weights, const Chunk& chunk) const {
-    return GemmRows(kernel_, weights.depth(), chunk.rows);
+  PackedRows Rows(const PackedWeights& weights, const Chunk& chunk) const {
+    return PackedRows(weights, call_.input.dtype, chunk.rows);
   }
 
   template <class Source>
@@ -153,8 +151,7 @@ class Pass {
                 [&](int64_t begin, int64_t end) {
                   for (int64_t row = begin; row < end; ++row) {
                     const Chunk& chunk = chunks_[chunk_of[row]];
-                    Rows(weights, chunk)
-                        .Pack(at[chunk_of[row]], row - chunk.first, source(row), value_bytes_);
+                    Rows(weights, chunk).Pack(at[chunk_of[row]], row - chunk.first, source(row));
                   }
                 });
   }
@@ -182,18 +179,11 @@ class Pass {
   // One panel of a product, bias included. `sums` is one of the panels that start at `all_sums`.
   void MultiplyPanel(const PackedWeights& weights, const vk_tensor* bias, const Chunk& chunk,
                      const char* area, size_t panel, float* all_sums, float* sums) const {
-    const GemmRows rows = Rows(weights, chunk);
     const bool last = panel + 1 == weights.panels();
     const char* next = last ? nullptr : weights.Panel(chunk.expert, panel + 1);
-    const size_t part = rows.part_depth();
-    for (size_t k = 0; k < rows.depth(); k += part, area += rows.part_stride()) {
-      const size_t depth = std::min(part, rows.depth() - k);
-      weights.Multiply(kernel_, call_.input.dtype, chunk.expert, panel,
-                       {area, rows.group_stride(), rows.rows(), k, depth,
-                        k + part < rows.depth() ? nullptr : next, sums,
-                        all_sums + (kThreadPanels - 1) * panel_sums_});
-    }
-    if (rows.depth() == 0) std::fill_n(sums, rows.rows() * kPanel, 0.0f);
+    Rows(weights, chunk)
+        .Multiply(area, chunk.expert, panel, next, sums,
+                  all_sums + (kThreadPanels - 1) * panel_sums_);
     if (bias == nullptr) return;
     const size_t first = chunk.expert * weights.columns() + panel * kPanel;
     Kernels().packed->add_bias[bias->dtype](
@@ -286,7 +276,6 @@ class Pass {
   }
 
   const MoeCall& call_;
-  const GemmKernel& kernel_;
   const MoeGemmTable& table_;
   const size_t first_, tokens_, slots_, value_bytes_, inner_;
   std::vector<Chunk> chunks_;
@@ -309,13 +298,10 @@ int64_t MoeExpert(const vk_tensor& topk_id, int64_t token, int64_t slot) {
 void RunMoe(const MoeCall& call) {
   const size_t tokens = call.input.shape[0], slots = call.topk_id.shape[1];
   if (tokens == 0 || call.w2.columns() == 0) return;
-  const GemmKernel& kernel = *Kernels().gemm->kernel[call.input.dtype];
-  // An upper bound: each row is counted as a whole group, as if it were alone.
-  const size_t group = kernel.group;
-  const GemmRows up(kernel, call.w13.depth(), group), down(kernel, call.w2.depth(), group);
-  const size_t row_bytes = (up.bytes() + down.bytes()) / group +
-                           call.w2.depth() * DtypeSize(call.input.dtype) +
-                           call.w2.columns() * sizeof(float);
+  const int32_t dtype = call.input.dtype;
+  const PackedRows up(call.w13, dtype, kRowMultiple), down(call.w2, dtype, kRowMultiple);
+  const size_t row_bytes = (up.bytes() + down.bytes()) / kRowMultiple +
+                           call.w2.depth() * DtypeSize(dtype) + call.w2.columns() * sizeof(float);
   const size_t most = std::max<size_t>(1, kScratchBytes / std::max<size_t>(1, slots * row_bytes));
   // Equal passes, so that no pass reads all weights for a few tokens.
   const size_t passes = CeilDiv(tokens, most), share = CeilDiv(tokens, passes);

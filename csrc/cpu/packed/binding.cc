@@ -2,6 +2,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <tuple>
+
 #include "torch/bind.h"
 
 namespace vk::binding {
@@ -64,6 +66,46 @@ Tensor Int8ScaledMm(const Tensor& mat1, const Tensor& mat2, const Tensor& scales
   return out;
 }
 
+int64_t SizeOf(const Tensor& tensor, int64_t from_last) {
+  const int64_t dim = tensor.dim() - from_last;
+  return dim >= 0 ? tensor.size(dim) : 0;
+}
+
+std::tuple<Tensor, Tensor, Tensor> ConvertInt4(const Tensor& weight, const Tensor& qzeros,
+                                               const Tensor& scales, int64_t method) {
+  constexpr const char* kOp = "convert_weight_packed_scale_zp";
+  const View words(kOp, "weight", weight), zeros(kOp, "qzeros", qzeros);
+  const View of_groups(kOp, "scales", scales);
+  Check(vk_cpu_convert_int4(words, zeros, of_groups, method, nullptr, nullptr, nullptr));
+  const int64_t blocks = SizeOf(scales, 1) / 32, groups = SizeOf(scales, 2);
+  const int64_t rows = method == 1 ? SizeOf(weight, 2) : SizeOf(weight, 2) / 8;
+  std::vector<int64_t> words_size{blocks, rows, 128}, groups_size{blocks, groups, 32};
+  if (weight.dim() == 3) {
+    words_size.insert(words_size.begin(), weight.size(0));
+    groups_size.insert(groups_size.begin(), weight.size(0));
+  }
+  const Tensor packed = NewEmpty(kOp, "packed", weight, words_size, ScalarType::Byte);
+  const Tensor packed_zeros = NewEmpty(kOp, "packed_zeros", qzeros, groups_size, ScalarType::Char);
+  const Tensor packed_scales =
+      NewEmpty(kOp, "packed_scales", scales, groups_size, ScalarType::Float);
+  Check(vk_cpu_convert_int4(words, zeros, of_groups, method, View(kOp, "packed", packed),
+                            View(kOp, "packed_zeros", packed_zeros),
+                            View(kOp, "packed_scales", packed_scales)));
+  return {packed, packed_zeros, packed_scales};
+}
+
+Tensor Int4ScaledMm(const Tensor& x, const Tensor& w, const Tensor& w_zeros, const Tensor& w_scales,
+                    const std::optional<Tensor>& bias) {
+  constexpr const char* kOp = "int4_scaled_mm_cpu";
+  CheckDims(kOp, "x", x, 2, "[M, K]");
+  CheckDims(kOp, "w", w, 3, "[N / 32, K / 8, 128]");
+  const Tensor out = NewEmpty(kOp, "out", x, {x.size(0), SizeOf(w, 3) * 32});
+  Check(vk_cpu_int4_scaled_mm(View(kOp, "out", out), View(kOp, "x", x), View(kOp, "w", w),
+                              View(kOp, "w_zeros", w_zeros), View(kOp, "w_scales", w_scales),
+                              View(kOp, "bias", bias)));
+  return out;
+}
+
 }  // namespace
 }  // namespace vk::binding
 
@@ -72,3 +114,5 @@ VK_IMPL(CPU, convert_scale_packed, vk::binding::ConvertScalePacked);
 VK_BIND(CPU, weight_packed_linear, vk_cpu_weight_packed_linear);
 VK_IMPL(CPU, fp8_scaled_mm_cpu, vk::binding::Fp8ScaledMm);
 VK_IMPL(CPU, int8_scaled_mm_with_quant, vk::binding::Int8ScaledMm);
+VK_IMPL(CPU, convert_weight_packed_scale_zp, vk::binding::ConvertInt4);
+VK_IMPL(CPU, int4_scaled_mm_cpu, vk::binding::Int4ScaledMm);

@@ -1,5 +1,6 @@
 // Products with weights that a caller packs into a tensor and passes at every call: 16-bit ones,
-// and ones of 8 or 4 bits with scales. Activations keep their dtype.
+// and ones of 8 or 4 bits with scales. Activations keep their dtype, except where the weights are
+// integers of 4 bits: then they are rounded to int8 (W4A8).
 #ifndef VLLM_KERNELS_CPU_PACKED_PACKED_H_
 #define VLLM_KERNELS_CPU_PACKED_PACKED_H_
 
@@ -49,21 +50,63 @@ VK_EXPORT vk_status vk_cpu_int8_scaled_mm(const vk_tensor* out, const vk_tensor*
                                           const vk_tensor* mat2, const vk_tensor* scales2,
                                           const vk_tensor* bias, int32_t is_vnni);
 
+// Brings weights of 4-bit integers, with the scales and zero points of groups along K, into what
+// vk_cpu_int4_scaled_mm and vk_cpu_fused_experts read. A weight means scale * (q - zero). Only the
+// bytes of `packed` and its kin count, not their dimensions: 64 columns lie together, and the last
+// ones of N that are fewer.
+//   weight: int32, any strides, eight values a word. method 0 (AWQ): [K, N / 8], value j of a word
+//     in bits 4 i(j), i = 0, 4, 1, 5, 2, 6, 3, 7; method 1 (GPTQ): [K / 8, N], in bits 4 j
+//   zeros: int32 [G, N / 8], any strides, packed along N likewise; of GPTQ less 1
+//   scales: float32 | bfloat16 | float16 [G, N], any strides
+//   packed: uint8 [N / 32, K / 8, 128], packed_zeros: int8 and packed_scales: float32, both
+//     [N / 32, G, 32]; contiguous, of their own memory; all three null: checks alone
+// N is a multiple of 32, K / G a whole multiple of 8, K at most 2^20. All may have a first
+// dimension more: experts.
+VK_EXPORT vk_status vk_cpu_convert_int4(const vk_tensor* weight, const vk_tensor* zeros,
+                                        const vk_tensor* scales, int64_t method,
+                                        const vk_tensor* packed, const vk_tensor* packed_zeros,
+                                        const vk_tensor* packed_scales);
+
+// out[m, n] = s[m] * sum_g scale[g, n] * sum_k a[m, k] * (q[k, n] - zero[g, n]) + bias[n], where
+// s[m] = max |x[m]| / 127 and a = round(x / s), ties to even (int8). Sums of a group are exact in
+// int32, the others float32. A row of x with a NaN or an infinity has an unspecified result.
+//   out: [M, N], x: [M, K], float32 | bfloat16 | float16, one dtype, last dimension contiguous
+//   weight, zeros, scales: from vk_cpu_convert_int4, without experts
+//   bias: [N], float32 or x's dtype, contiguous, or null
+VK_EXPORT vk_status vk_cpu_int4_scaled_mm(const vk_tensor* out, const vk_tensor* x,
+                                          const vk_tensor* weight, const vk_tensor* zeros,
+                                          const vk_tensor* scales, const vk_tensor* bias);
+
 }  // extern "C"
 
 namespace vk {
 
 // What the bits of a weight mean: its dtype's value; an integer of 8 bits; a float of 8 (E4M3, "FP8
-// Formats for Deep Learning", Micikevicius et al. 2022); an integer of 4 bits less a zero point; a
-// float of 4 bits (E2M1 of the OCP Microscaling formats, 2023).
+// Formats for Deep Learning", Micikevicius et al. 2022); an integer of 4 bits less a zero point,
+// for activations of int8; a float of 4 bits (E2M1 of the OCP Microscaling formats, 2023).
 enum PackedCoding { kPlain, kCodedI8, kCodedE4m3, kCodedI4, kCodedE2m1, kPackedCodings };
+
+// Integer sums of one group of K and a panel, and what makes numbers of them.
+struct PackedGroup {
+  const int32_t* products;  // [rows][64]: sums of a * q
+  const float* scales;      // [64]
+  const int8_t* zeros;      // [64], and with them
+  const int32_t* row_sums;  // [rows]: sums of a; null: other products of the group had them
+  const float* row_scales;  // [rows]: multiply all sums, those of other groups too; null: 1
+  size_t rows;
+  bool first;  // sums start at zero
+};
 
 // Arrays of three are by vk_dtype: float32, bfloat16, float16.
 struct PackedTable {
   // `rows` rows of 64 columns' 32-bit words, of 4 or 8 values of K, to what gemm's kernels read.
-  // `zeros` is of the columns, for kCodedI4. Exact.
-  using Decode = void(const uint8_t* words, size_t rows, const uint8_t* zeros, void* to);
-  Decode* decode[kPackedCodings][3];  // of kPlain: null
+  // Exact.
+  using Decode = void(const uint8_t* words, size_t rows, void* to);
+  Decode* decode[kPackedCodings][3];  // of kPlain and kCodedI4: null
+  // sums[row][i] += scales[i] * (products[row][i] - row_sums[row] * zeros[i]), times row_scales.
+  void (*add_group)(float* sums, const PackedGroup& group);
+  int32_t (*sum)(const int8_t* values, size_t count);
+  void (*widen[3])(float* to, const void* from, size_t count);
   // to[row][i] = sums[row][i] * scales[i], plus to[row][i] unless `first`; 64 columns.
   void (*scale)(float* to, const float* sums, const float* scales, size_t rows, bool first);
   // sums[row][i] += bias[i] for `count` columns; rows are `stride` floats apart.

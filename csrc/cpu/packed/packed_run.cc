@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "cpu/dispatch.h"
-#include "cpu/gemm/gemm_rows.h"
+#include "cpu/packed/packed_rows.h"
 #include "cpu/parallel.h"
 #include "cpu/rows.h"
 #include "cpu/scratch.h"
@@ -20,26 +20,24 @@ class Product {
  public:
   explicit Product(const PackedCall& call)
       : call_(call),
-        kernel_(*Kernels().gemm->kernel[call.input.dtype]),
         rows_(call.input.shape[0]),
-        depth_(call.weights.depth()),
         threads_(omp_in_parallel() ? 1 : omp_get_max_threads()) {
     const size_t chunks = CeilDiv(rows_, kChunkRows);
     chunk_rows_ = std::min(rows_, RoundUp(CeilDiv(rows_, chunks), kRowMultiple));
     chunks_ = CeilDiv(rows_, chunk_rows_);
-    chunk_bytes_ = RoundUp(GemmRows(kernel_, depth_, chunk_rows_).bytes(), kCacheLine);
-    sums_ = RoundUp(chunk_rows_, kernel_.group) * kPanel;
+    const PackedRows chunk = RowsOf(chunk_rows_);
+    chunk_bytes_ = RoundUp(chunk.bytes(), kCacheLine);
+    sums_ = chunk.sums();
   }
 
   void Run() const {
     char* packed = ThreadScratch(chunks_ * chunk_bytes_ + threads_ * 2 * sums_ * sizeof(float));
     float* sums = reinterpret_cast<float*>(packed + chunks_ * chunk_bytes_);
-    const size_t value_bytes = DtypeSize(call_.input.dtype);
-    ParallelFor(rows_, GrainFor(depth_ * value_bytes), [&](int64_t begin, int64_t end) {
+    const size_t row_bytes = call_.weights.depth() * DtypeSize(call_.input.dtype);
+    ParallelFor(rows_, GrainFor(row_bytes), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const size_t chunk = row / chunk_rows_;
-        Rows(chunk).Pack(packed + chunk * chunk_bytes_, row % chunk_rows_, RowAt(call_.input, row),
-                         value_bytes);
+        Rows(chunk).Pack(packed + chunk * chunk_bytes_, row % chunk_rows_, RowAt(call_.input, row));
       }
     });
     // Threads take the next item whenever they are ready, so one that the system holds up delays
@@ -57,21 +55,18 @@ class Product {
   }
 
  private:
-  GemmRows Rows(size_t chunk) const {
-    return GemmRows(kernel_, depth_, std::min(chunk_rows_, rows_ - chunk * chunk_rows_));
+  PackedRows RowsOf(size_t count) const {
+    return PackedRows(call_.weights, call_.input.dtype, count);
+  }
+  PackedRows Rows(size_t chunk) const {
+    return RowsOf(std::min(chunk_rows_, rows_ - chunk * chunk_rows_));
   }
 
   void Multiply(size_t chunk, size_t panel, const char* area, float* sums) const {
-    const GemmRows rows = Rows(chunk);
+    const PackedRows rows = Rows(chunk);
     const bool last = panel + 1 == call_.weights.panels();
     const char* next = last ? nullptr : call_.weights.Panel(0, panel + 1);
-    for (size_t k = 0; k < depth_; k += rows.part_depth(), area += rows.part_stride()) {
-      const size_t depth = std::min(rows.part_depth(), depth_ - k);
-      call_.weights.Multiply(kernel_, call_.input.dtype, 0, panel,
-                             {area, rows.group_stride(), rows.rows(), k, depth,
-                              k + depth < depth_ ? nullptr : next, sums, sums + sums_});
-    }
-    if (depth_ == 0) std::fill_n(sums, rows.rows() * kPanel, 0.0f);
+    rows.Multiply(area, 0, panel, next, sums, sums + sums_);
     Finish(chunk * chunk_rows_, rows.rows(), panel, sums);
   }
 
@@ -91,8 +86,7 @@ class Product {
   }
 
   const PackedCall& call_;
-  const GemmKernel& kernel_;
-  const size_t rows_, depth_, threads_;
+  const size_t rows_, threads_;
   size_t chunk_rows_, chunks_, chunk_bytes_, sums_;
 };
 

@@ -1,4 +1,5 @@
-// Weights of 8 and 4 bits to floats. Each fits into a bfloat16 and a float16 without rounding.
+// Weights of 8 and 4 bits to floats, each of which fits into a bfloat16 and a float16 without
+// rounding, and what else makes numbers of products with them.
 #include "cpu/gemm/gemm_table.h"
 #include "cpu/packed/packed.h"
 #include "cpu/vec.h"
@@ -31,8 +32,7 @@ HWY_INLINE VF WithSign(VF value, VU32 sign) {
 
 struct CodeI8 {
   static constexpr size_t kBits = 8;
-  explicit CodeI8(const uint8_t*) {}
-  HWY_INLINE VF Value(VU32 code) const {
+  static HWY_INLINE VF Value(VU32 code) {
     const auto wide = hn::ShiftRight<24>(hn::BitCast(DI(), hn::ShiftLeft<24>(code)));
     return hn::ConvertTo(DF(), wide);
   }
@@ -40,8 +40,7 @@ struct CodeI8 {
 
 struct CodeE4m3 {
   static constexpr size_t kBits = 8;
-  explicit CodeE4m3(const uint8_t*) {}
-  HWY_INLINE VF Value(VU32 code) const {
+  static HWY_INLINE VF Value(VU32 code) {
     const VU32 magnitude = hn::And(code, Word(0x7F));
     const auto nan = hn::RebindMask(DF(), hn::Eq(magnitude, Word(0x7F)));
     const VF value =
@@ -52,25 +51,10 @@ struct CodeE4m3 {
 
 struct CodeE2m1 {
   static constexpr size_t kBits = 4;
-  explicit CodeE2m1(const uint8_t*) {}
-  HWY_INLINE VF Value(VU32 code) const {
+  static HWY_INLINE VF Value(VU32 code) {
     const VF value = SmallFloat<1, 1>(hn::And(code, Word(7)));
     return WithSign(value, hn::ShiftLeft<28>(hn::And(code, Word(8))));
   }
-};
-
-struct CodeI4 {
-  static constexpr size_t kBits = 4;
-  explicit CodeI4(const uint8_t* zeros) {
-    const hn::Rebind<uint8_t, DF> d8;
-    zero_ = hn::PromoteTo(DI(), hn::LoadU(d8, zeros));
-  }
-  HWY_INLINE VF Value(VU32 code) const {
-    return hn::ConvertTo(DF(), hn::Sub(hn::BitCast(DI(), code), zero_));
-  }
-
- private:
-  Sized<DI> zero_;
 };
 
 // Two values of K of some columns, at `to` + `column` where row k begins.
@@ -87,21 +71,20 @@ HWY_INLINE void StorePair(VF first, VF second, hwy::bfloat16_t* to, size_t colum
 }
 
 template <class Code, class T>
-void Decode(const uint8_t* words, size_t rows, const uint8_t* zeros, void* out) {
+void Decode(const uint8_t* words, size_t rows, void* out) {
   constexpr size_t kValues = 32 / Code::kBits;
   const DU du;
   const hn::Repartition<uint8_t, DF> d8;
   const VU32 mask = Word((1u << Code::kBits) - 1);
   for (size_t column = 0; column < kPanel; column += kLanes) {
-    const Code code(zeros + column);
     const uint8_t* from = words + column * sizeof(uint32_t);
     T* to = static_cast<T*>(out);
     for (size_t row = 0; row < rows; ++row, from += kPanel * sizeof(uint32_t)) {
       VU32 word = hn::BitCast(du, hn::LoadU(d8, from));
       for (size_t i = 0; i < kValues; i += 2, to += 2 * kPanel) {
-        const VF first = code.Value(hn::And(word, mask));
+        const VF first = Code::Value(hn::And(word, mask));
         word = hn::ShiftRight<Code::kBits>(word);
-        const VF second = code.Value(hn::And(word, mask));
+        const VF second = Code::Value(hn::And(word, mask));
         word = hn::ShiftRight<Code::kBits>(word);
         StorePair(first, second, to, column);
       }
@@ -118,6 +101,45 @@ void Scale(float* to, const float* sums, const float* scales, size_t rows, bool 
                  to + i);
     }
   }
+}
+
+void AddGroup(float* sums, const PackedGroup& group) {
+  const DF df;
+  const DI di;
+  const hn::Rebind<int8_t, DF> d8;
+  for (size_t i = 0; i < kPanel; i += kLanes) {
+    const VF scale = hn::LoadU(df, group.scales + i);
+    const auto zero = hn::PromoteTo(di, hn::LoadU(d8, group.zeros + i));
+    for (size_t row = 0; row < group.rows; ++row) {
+      float* to = sums + row * kPanel + i;
+      auto product = hn::LoadU(di, group.products + row * kPanel + i);
+      if (group.row_sums != nullptr) {
+        product = hn::Sub(product, hn::Mul(hn::Set(di, group.row_sums[row]), zero));
+      }
+      const VF value = hn::ConvertTo(df, product);
+      VF sum = group.first ? hn::Mul(value, scale) : hn::MulAdd(value, scale, hn::LoadU(df, to));
+      if (group.row_scales != nullptr) sum = hn::Mul(sum, hn::Set(df, group.row_scales[row]));
+      hn::StoreU(sum, df, to);
+    }
+  }
+}
+
+int32_t Sum(const int8_t* values, size_t count) {
+  const DI di;
+  const hn::Rebind<int8_t, DF> d8;
+  auto sum = hn::Zero(di);
+  ForVectors(count, [&](size_t i, size_t n) VK_INLINE_LAMBDA {
+    const auto few = n == kLanes ? hn::LoadU(d8, values + i) : hn::LoadN(d8, values + i, n);
+    sum = hn::Add(sum, hn::PromoteTo(di, few));
+  });
+  return hn::ReduceSum(di, sum);
+}
+
+template <class T>
+void Widen(float* to, const void* from, size_t count) {
+  const T* values = static_cast<const T*>(from);
+  ForVectors(count, [=](size_t i, size_t n)
+                        VK_INLINE_LAMBDA { StoreUpTo(LoadUpTo(values + i, n), to + i, n); });
 }
 
 template <class T>
@@ -139,7 +161,10 @@ void AddBias(float* sums, size_t stride, size_t rows, const void* bias, size_t c
 
 extern const PackedTable packed_table;
 const PackedTable packed_table = {
-    {{}, VK_CODED(CodeI8), VK_CODED(CodeE4m3), VK_CODED(CodeI4), VK_CODED(CodeE2m1)},
+    {{}, VK_CODED(CodeI8), VK_CODED(CodeE4m3), {}, VK_CODED(CodeE2m1)},
+    AddGroup,
+    Sum,
+    {Widen<float>, Widen<hwy::bfloat16_t>, Widen<hwy::float16_t>},
     Scale,
     {AddBias<float>, AddBias<hwy::bfloat16_t>, AddBias<hwy::float16_t>},
 };

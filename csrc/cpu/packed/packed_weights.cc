@@ -40,7 +40,7 @@ size_t UnitOf(int32_t dtype) {
   return DtypeSize(dtype) == 1 ? kWordBytes : dtype == VK_BF16 ? 2 : 1;
 }
 
-bool IsHalfByte(PackedCoding coding) { return coding == kCodedI4 || coding == kCodedE2m1; }
+bool IsHalfByte(PackedCoding coding) { return coding == kCodedE2m1; }
 
 // E8M0: 2^(bits - 127), and NaN.
 float PowerOfTwo(uint8_t bits) {
@@ -63,14 +63,29 @@ PackedWeights::PackedWeights(const vk_tensor& packed, PackedCoding coding,
       values_(IsHalfByte(coding) ? 2 : 1),
       stored_depth_(packed.shape[packed.ndim - 1]),
       value_bytes_(DtypeSize(packed.dtype)),
-      unit_(UnitOf(packed.dtype)) {}
+      unit_(UnitOf(packed.dtype)),
+      expert_bytes_(columns_ * stored_depth_ * value_bytes_) {}
+
+// A stored value is a word.
+PackedWeights::PackedWeights(const PackedInt4& int4)
+    : data_(reinterpret_cast<char*>(int4.words)),
+      experts_(int4.experts),
+      columns_(int4.columns),
+      depth_(int4.depth),
+      coding_(kCodedI4),
+      int4_(int4),
+      values_(kWordValues),
+      stored_depth_(int4.depth / kWordValues),
+      value_bytes_(kWordBytes),
+      unit_(1),
+      expert_bytes_(int4.words_stride) {}
 
 size_t PackedWeights::Width(size_t panel) const {
   return std::min(kPanel, columns_ - panel * kPanel);
 }
 
 char* PackedWeights::Panel(size_t expert, size_t panel) const {
-  return data_ + (expert * columns_ + panel * kPanel) * stored_depth_ * value_bytes_;
+  return data_ + expert * expert_bytes_ + panel * kPanel * stored_depth_ * value_bytes_;
 }
 
 void PackedWeights::PackPanel(const vk_tensor& weight, size_t expert, size_t panel) const {
@@ -151,11 +166,10 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
   const size_t width = Width(panel), word_values = kWordBytes * values_;
   alignas(64) char words[kDecodeDepth * kPanel], decoded[kExpandBytes];
   alignas(64) float scales[kPanel];
-  alignas(64) uint8_t zeros[kPanel] = {};
   const size_t end = part.k + part.depth;
   for (size_t k = part.k; k < end;) {
     const bool first_group = k == 0;
-    const size_t group_end = std::min(end, ReadScales(expert, panel, k, scales, zeros));
+    const size_t group_end = std::min(end, ReadScales(expert, panel, k, scales));
     for (bool first = true; k < group_end; first = false) {
       const size_t depth = std::min(kDecodeDepth, group_end - k);
       const size_t padded = RoundUp(depth, kPackedGroupMultiple);
@@ -165,7 +179,7 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
         Expand(data, width, stored, count, words);
         from = words;
       }
-      decode(reinterpret_cast<const uint8_t*>(from), padded / word_values, zeros, decoded);
+      decode(reinterpret_cast<const uint8_t*>(from), padded / word_values, decoded);
       GemmBlock block{part.a + (k - part.k) / kernel.step * kernel.group_step_bytes,
                       part.a_group_stride,
                       decoded,
@@ -196,8 +210,7 @@ size_t PackedWeights::BlockRest(size_t column) const {
   return scales_.block_columns - column % scales_.block_columns;
 }
 
-size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* scales,
-                                 uint8_t* zeros) const {
+size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* scales) const {
   const size_t width = Width(panel), group = k / scales_.group_size;
   std::fill_n(scales, kPanel, 0.0f);
   for (size_t i = 0; i < width;) {
@@ -209,14 +222,13 @@ size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* s
       scales[i + j] = scales_.dtype == VK_U8
                           ? PowerOfTwo(static_cast<const uint8_t*>(scales_.data)[place])
                           : static_cast<const float*>(scales_.data)[place];
-      if (scales_.zeros != nullptr) zeros[i + j] = scales_.zeros[place];
     }
     i += count;
   }
   // Blocks with the same scales are one, such as those of a matrix that has a single scale.
   const size_t groups = CeilDiv(depth_, scales_.group_size);
   size_t next = group + 1;
-  if (scales_.zeros == nullptr && scales_.dtype == VK_F32) {
+  if (scales_.dtype == VK_F32) {
     while (next < groups && SameScales(expert, panel, next)) ++next;
   }
   return std::min(depth_, next * scales_.group_size);

@@ -4,7 +4,8 @@
 // Where K is no multiple of `unit`, the last rows of a panel hold single values.
 //
 // Weights of 8 or 4 bits are decoded part by part into what gemm's kernels read, without rounding;
-// their scales, shared by some columns and some values of K, multiply sums in float32.
+// their scales, shared by some columns and some values of K, multiply sums in float32. Integers of
+// 4 bits stay what they are, and meet activations of int8 (packed_rows.h).
 #ifndef VLLM_KERNELS_CPU_PACKED_PACKED_WEIGHTS_H_
 #define VLLM_KERNELS_CPU_PACKED_PACKED_WEIGHTS_H_
 
@@ -24,23 +25,39 @@ constexpr size_t kPackedGroupMultiple = 32;
 // Where the scale of a column and a group of K lies: column n in block n / block_columns.
 struct PackedScales {
   const void* data = nullptr;
-  int32_t dtype = VK_F32;          // VK_U8: powers of two, with a bias of 127 (E8M0)
-  const uint8_t* zeros = nullptr;  // zero points of VK_CODING_I4, at the scales' places
-  size_t group_size = 0;           // values of K
+  int32_t dtype = VK_F32;  // VK_U8: powers of two, with a bias of 127 (E8M0)
+  size_t group_size = 0;   // values of K
   size_t block_columns = 1;
   int64_t expert_stride = 0, block_stride = 0, column_stride = 0, group_stride = 0;
 };
 
+// Integers of 4 bits, whose panels are as gemm_table.h has them, with a scale and a zero point for
+// each column and group of K: [N/64][groups][64], the last panel narrower as well.
+struct PackedInt4 {
+  uint8_t* words;
+  float* scales;
+  int8_t* zeros;
+  size_t experts, columns, depth, groups;  // N a multiple of 32, K / groups one of kWordValues
+  // Between experts, in elements.
+  size_t words_stride, scales_stride, zeros_stride;
+
+  size_t group_size() const { return groups == 0 ? 1 : depth / groups; }
+};
+constexpr size_t kWordValues = 8;  // of K
+
 // All experts' matrices of one layer; a linear layer has one.
 class PackedWeights {
  public:
-  // Contiguous [experts, N, K] or [N, K]; the last dimension is half of K for codings of 4 bits.
+  // Contiguous [experts, N, K] or [N, K]; the last dimension is half of K for floats of 4 bits.
   PackedWeights(const vk_tensor& packed, PackedCoding coding, const PackedScales& scales = {});
+  explicit PackedWeights(const PackedInt4& int4);
 
   size_t experts() const { return experts_; }
   size_t columns() const { return columns_; }
   size_t depth() const { return depth_; }
   size_t panels() const { return CeilDiv(columns_, kPanel); }
+  PackedCoding coding() const { return coding_; }
+  const PackedInt4& int4() const { return int4_; }  // of kCodedI4
   size_t Width(size_t panel) const;
   char* Panel(size_t expert, size_t panel) const;
 
@@ -62,27 +79,29 @@ class PackedWeights {
   };
   void Multiply(const GemmKernel& kernel, int32_t dtype, size_t expert, size_t panel,
                 const Part& part) const;
+  // Stored values [k, k + count) of a panel as kernels want them: 64 columns, zeros from the end
+  // on.
+  void Expand(const char* panel, size_t width, size_t k, size_t count, char* to) const;
 
  private:
   void MultiplyPlain(const GemmKernel& kernel, size_t expert, size_t panel, const Part& part) const;
   void MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_t expert, size_t panel,
                      const Part& part) const;
-  // Stored values [k, k + count) of a panel as kernels want them: 64 columns, zeros from the end
-  // on.
-  void Expand(const char* panel, size_t width, size_t k, size_t count, char* to) const;
   // Where the scale of a column lies, and how many columns from it on are in its block.
   int64_t ScaleAt(size_t expert, size_t column, size_t group) const;
   size_t BlockRest(size_t column) const;
-  // Scales and zero points of a panel's columns at value `k` of K; returns where others begin.
-  size_t ReadScales(size_t expert, size_t panel, size_t k, float* scales, uint8_t* zeros) const;
+  // Scales of a panel's columns at value `k` of K; returns where others begin.
+  size_t ReadScales(size_t expert, size_t panel, size_t k, float* scales) const;
   bool SameScales(size_t expert, size_t panel, size_t group) const;
 
   char* data_;
   size_t experts_, columns_, depth_;
   PackedCoding coding_;
-  PackedScales scales_;
+  PackedScales scales_ = {};
+  PackedInt4 int4_ = {};
   size_t values_, stored_depth_;  // values of K in a stored one, stored ones
   size_t value_bytes_, unit_;     // of stored ones
+  size_t expert_bytes_;
 };
 
 }  // namespace vk

@@ -19,6 +19,8 @@ MODELS = (
 )
 # Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
 QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
+# The same of weights stored in 4 bits, which the engine does on a CPU and in bfloat16 alone.
+ROUNDED = ("llama_w4a8",)
 # Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4. On a GPU.
 FP4 = ("gpt_oss", "llama_nvfp4")
 # Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
@@ -29,7 +31,7 @@ CACHED = ("llama_fp8_cache",)
 SPARSE = ("deepseek_v32",)
 # What a device's full test runs.
 EVERY = {
-    "cpu": (*MODELS, *QUANTISED, *HYBRID, *CACHED),
+    "cpu": (*MODELS, *QUANTISED, *ROUNDED, *HYBRID, *CACHED),
     "cuda": (*MODELS, *QUANTISED, *FP4, *HYBRID, *CACHED, *SPARSE),
 }
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
@@ -225,7 +227,7 @@ def _features(dtype: str, models: Sequence[str]) -> list[Case]:
 
 
 def _cpu_dtypes(model: str) -> tuple[str, ...]:
-    if model in HYBRID:
+    if model in (*HYBRID, *ROUNDED):
         return ("bfloat16",)
     # The engine accepts most quantised checkpoints in 16 bits only.
     dtypes = DTYPES["cpu"][1:] if model in QUANTISED else DTYPES["cpu"]

@@ -112,8 +112,8 @@ ENGINE = (
     Variable(
         "VLLM_CPU_INT4_W4A8",
         "",
-        "Set to `0` unless it is set: dense layers with 4-bit weights keep 16-bit activations. "
-        "`1` is refused.",
+        "Dense bfloat16 layers with 4-bit weights: `1` rounds activations to int8 on every CPU, "
+        "which is faster; `0` keeps their 16 bits. Unset, the engine rounds them on CPUs with AMX.",
     ),
     Variable(
         "VLLM_CPU_SGL_KERNEL",

@@ -40,6 +40,27 @@ def _coded_experts(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     ]
 
 
+@check("convert_weight_packed_scale_zp", "fused_experts_cpu")
+def _int4_experts(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Integers of 4 bits, in groups of 32, of which most experts get a token or none."""
+    hidden, inner, experts, tokens = 96, 64, 4, 5
+    x = torch.randn(tokens, hidden, dtype=dtype)
+    weights, ids = torch.rand(tokens, experts).topk(2)
+    packed = []
+    for n, k in ((2 * inner, hidden), (hidden, inner)):
+        bits = torch.randint(-(2**31), 2**31, (experts, k // 8, n), dtype=torch.int32)
+        zeros = torch.randint(-(2**31), 2**31, (experts, k // 32, n // 8), dtype=torch.int32)
+        scales = torch.rand(experts, k // 32, n) / 64
+        packed.append(ops.convert_weight_packed_scale_zp(bits, zeros, scales, 1))
+    (w1, zero1, scale1), (w2, zero2, scale2) = packed
+    out = torch.empty(tokens, hidden, dtype=dtype)
+    ops.fused_experts_cpu(
+        out, x, w1, w2, weights, ids.to(torch.int32), 3, scale1, scale2, zero1, zero2, None, None,
+        None, None, None, None, True, 0,
+    )  # fmt: skip
+    return [out]
+
+
 @check("prepack_moe_weight", "cpu_fused_moe")
 def _experts(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     """A decode of one token and a prefill, panels of 64 columns and narrower ones."""

@@ -32,3 +32,18 @@ def _scaled_linear(ops: Any, dtype: torch.dtype) -> list[Tensor]:
         ops.fp8_scaled_mm_cpu(a, weight, scales, [32, 64], None, torch.float32, False),
         ops.int8_scaled_mm_with_quant(a, packed_bytes, rows, bias, dtype, True),
     ]
+
+
+@check("convert_weight_packed_scale_zp", "int4_scaled_mm_cpu")
+def _int4_linear(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """A whole panel of 64 columns and half of one, groups of 40, in both orders of words."""
+    bits = torch.randint(-(2**31), 2**31, (80, 12), dtype=torch.int32)
+    zeros = torch.randint(-(2**31), 2**31, (2, 12), dtype=torch.int32)
+    scales = torch.rand(2, 96).to(dtype) / 16
+    a, bias = torch.randn(3, 80, dtype=dtype), torch.randn(96)
+    awq = ops.convert_weight_packed_scale_zp(bits, zeros, scales, 0)
+    gptq = ops.convert_weight_packed_scale_zp(bits.view(10, 96), zeros, scales, 1)
+    return [
+        ops.int4_scaled_mm_cpu(a, *awq, bias),
+        ops.int4_scaled_mm_cpu(a, *gptq, None),
+    ]

@@ -75,3 +75,97 @@ def int8_scaled_mm_with_quant(
     precision: it is not rounded to int8.
     """
     return _product(mat1, mat2.float() * scales2.reshape(-1, 1), bias).to(out_dtype)
+
+
+def _nibbles(words: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
+    """[..., W] int32 to [..., W, 8] values from 0 to 15, value j from bits 4 ``places[j]``."""
+    shifts = torch.tensor([4 * place for place in places], device=words.device)
+    return (words.unsqueeze(-1).long() >> shifts) & 15
+
+
+def convert_weight_packed_scale_zp(
+    weight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, quant_method_4bit: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Weights, zero points and scales of 4-bit integers as the products below take them.
+
+    Eight values an int32: with method 0 (AWQ) weight [K, N / 8] in AWQ's order; with 1 (GPTQ)
+    [K / 8, N], and zero points less 1. qzeros [G, N / 8], scales [G, N]; experts may come first.
+    The results, uint8 [N / 32, K / 8, 128], int8 and float32 [N / 32, G, 32], hold 64 columns
+    together, the last ones 32; a byte, value i of eight along K and value i + 4.
+    """
+    awq = quant_method_4bit == 0
+    if quant_method_4bit not in (0, 1):
+        raise RuntimeError(
+            f"convert_weight_packed_scale_zp: quant_method_4bit is {quant_method_4bit}, "
+            "want 0 (AWQ) or 1 (GPTQ)"
+        )
+    along = tuple(range(8))
+    places = (0, 4, 1, 5, 2, 6, 3, 7) if awq else along
+    zeros = _nibbles(qzeros, places).flatten(-2) + (0 if awq else 1)
+    if awq:
+        values = _nibbles(weight, places).flatten(-2)
+    else:
+        values = _nibbles(weight, along).transpose(-1, -2).flatten(-3, -2)
+
+    low, high = values.unflatten(-2, (-1, 2, 4)).unbind(-3)
+    words = _panels((low | high << 4).transpose(-1, -2), -2).to(torch.uint8)
+    *experts, groups, columns = zeros.shape
+    size = (*experts, columns // 32, groups, 32)
+    return (
+        words.reshape(*experts, columns // 32, values.shape[-2] // 8, 128),
+        _panels(zeros, -1).to(torch.int8).reshape(size),
+        _panels(scales, -1).float().reshape(size),
+    )
+
+
+def _panels(matrix: torch.Tensor, columns: int) -> torch.Tensor:
+    """The 64 columns of one panel after the other, row by row; the last ones may be 32."""
+    parts = matrix.split(64, columns)
+    return torch.cat([part.flatten(columns - 1) for part in parts], -1)
+
+
+def _from_panels(packed: torch.Tensor, rows: int, unit: int) -> torch.Tensor:
+    """[R, N, ``unit``] of one matrix."""
+    columns = packed.shape[0] * 32
+    flat, parts = packed.reshape(-1), []
+    for first in range(0, columns, 64):
+        width = min(64, columns - first)
+        part = flat[first * rows * unit : (first + width) * rows * unit]
+        parts.append(part.view(rows, width, unit))
+    return torch.cat(parts, 1) if parts else packed.new_empty((rows, 0, unit))
+
+
+def unpack_int4(w: torch.Tensor, w_zeros: torch.Tensor, w_scales: torch.Tensor) -> torch.Tensor:
+    """[K, N] float32 of one matrix from ``convert_weight_packed_scale_zp``."""
+    words, groups = w.shape[1], w_scales.shape[1]
+    bytes_ = _from_panels(w, words, 4).transpose(1, 2)
+    values = torch.stack((bytes_ & 15, bytes_ >> 4), 1).flatten(0, 2)
+    size = words * 8 // max(1, groups)
+    zeros, scales = (
+        _from_panels(x, groups, 1).squeeze(2).float().repeat_interleave(size, 0)
+        for x in (w_zeros, w_scales)
+    )
+    return (values.float() - zeros) * scales
+
+
+def rounded_to_int8(x: torch.Tensor) -> torch.Tensor:
+    """Each row of ``x``, rounded to multiples of its largest magnitude / 127; float32."""
+    scale = x.float().abs().amax(-1, keepdim=True) / 127 if x.shape[-1] else x.float()
+    smallest = torch.finfo(torch.float32).tiny
+    return (x.float() * (1 / scale.clamp(min=smallest))).round() * scale
+
+
+def int4_scaled_mm_cpu(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    w_zeros: torch.Tensor,
+    w_scales: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> torch.Tensor:
+    """``x``, rounded to int8 row by row, times ``(q - zero) * scale``, plus ``bias`` (W4A8).
+
+    x [M, K] float32, bfloat16 or float16; w, w_zeros and w_scales from
+    ``convert_weight_packed_scale_zp``; bias [N], float32 or x's dtype. Result [M, N], x's dtype.
+    """
+    result = rounded_to_int8(x) @ unpack_int4(w, w_zeros, w_scales)
+    return (result if bias is None else result + bias.float()).to(x.dtype)

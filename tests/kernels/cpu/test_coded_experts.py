@@ -154,7 +154,7 @@ def test_no_tokens(tier: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"method": 3}, "moe_comp_method is 3, want 0 (16 bits), 1 (INT8), 2 (FP8) or 4 (MXFP4)"),
+        ({"method": 5}, "is 5, want 0 (16 bits), 1 (INT8), 2 (FP8), 3 (INT4) or 4 (MXFP4)"),
         ({"act": 4}, "act_method is 4, want a number from 0 to 3"),
         ({"ids": torch.full((3, 2), 5)}, "topk_ids[0, 0] is 5, want an expert from 0 to 4"),
         ({"weights": torch.ones(3, 1)}, "topk_weights has shape [3, 1]"),

@@ -35,7 +35,7 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
     others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED)
-    others += (*cases.FP4, *cases.SPARSE) if device == "cuda" else ()
+    others += (*cases.FP4, *cases.SPARSE) if device == "cuda" else cases.ROUNDED
     trials = [case for case in found if case.program == "trial"]
     assert {case.model for case in trials} == {*cases.MODELS, *others}
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
@@ -72,6 +72,7 @@ def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
     assert [job.cases[0].model for job in trials] == [
         *cases.MODELS,
         *cases.QUANTISED,
+        *cases.ROUNDED,
         *cases.HYBRID,
         *cases.CACHED,
         cases.MODELS[0],

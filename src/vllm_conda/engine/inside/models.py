@@ -75,6 +75,7 @@ class Model:
         cache: The engine's ``kv_cache_dtype``: how keys and values are kept.
         head: Class in transformers: what the model ends with.
         needs: What a refusal names on a GPU where the optional packages with it are not there.
+        environment: Variables of the engine.
     """
 
     config: str
@@ -85,6 +86,7 @@ class Model:
     cache: str = "auto"
     head: str = "AutoModelForCausalLM"
     needs: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def latent(self) -> bool:
@@ -204,6 +206,9 @@ MODELS: Mapping[str, Model] = {
     ),
     "llama_gptq": Model("LlamaConfig", {"head_dim": 64}, scheme="gptq"),
     "llama_awq": Model("LlamaConfig", {"head_dim": 64}, scheme="awq"),
+    "llama_w4a8": Model(
+        "LlamaConfig", {"head_dim": 64}, scheme="w4a8", environment={"VLLM_CPU_INT4_W4A8": "1"}
+    ),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
     "llama_nvfp4": Model("LlamaConfig", {"head_dim": 64}, scheme="nvfp4"),

@@ -67,8 +67,16 @@ def _bfloat16(values: torch.Tensor) -> torch.Tensor:
 def _gptq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
     """Symmetric 4-bit groups over columns of the input in any order (act-order)."""
     depth = weight.shape[1]
-    groups = depth // GROUP
-    group_of = torch.arange(depth) % groups
+    return _gptq_of_groups(weight, torch.arange(depth) % (depth // GROUP))
+
+
+def _gptq_in_order(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    """Symmetric 4-bit groups over neighbouring columns of the input."""
+    return _gptq_of_groups(weight, torch.arange(weight.shape[1]) // GROUP)
+
+
+def _gptq_of_groups(weight: torch.Tensor, group_of: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    groups = weight.shape[1] // GROUP
     scales = torch.stack([weight[:, group_of == g].abs().amax(1) / 7.0 for g in range(groups)])
     scales = _bfloat16(scales)
     values = (weight.t() / scales[group_of]).round().clamp(-8, 7) + 8
@@ -161,6 +169,11 @@ SCHEMES: Mapping[str, Scheme] = {
     "gptq": Scheme(
         {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
         _gptq,
+    ),
+    "w4a8": Scheme(
+        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True},
+        _gptq_in_order,
+        "int8",
     ),
     "awq": Scheme(
         {

@@ -172,6 +172,7 @@ def main() -> None:
     from models import MODELS, make
 
     model = MODELS[options.model]
+    os.environ.update(model.environment)
     path = make(options.model, options.models)
     references: dict[str, Reference] = {}
     rows: list[dict[str, Any]] = []

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from vllm_kernels.reference.moe_gemm.fused import _ACTIVATIONS
+from vllm_kernels.reference.packed import rounded_to_int8, unpack_int4
 
-UNQUANTISED, INT8, FP8, MXFP4 = 0, 1, 2, 4
+UNQUANTISED, INT8, FP8, INT4, MXFP4 = 0, 1, 2, 3, 4
 _ACTS = ("silu", "swigluoai", "gelu", "gelu_tanh")
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -20,9 +21,17 @@ def _mxfp4(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def _weight(
-    method: int, weight: torch.Tensor, scale: torch.Tensor | None, block: list[int] | None
+    method: int,
+    weight: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero: torch.Tensor | None,
+    block: list[int] | None,
 ) -> torch.Tensor:
     """One expert's matrix in float32."""
+    if method == INT4:
+        if scale is None or zero is None:
+            raise RuntimeError("fused_experts_cpu: scales or zero points of INT4 weights are None")
+        return unpack_int4(weight, zero, scale).t()
     if method == UNQUANTISED or scale is None:
         return weight.float()
     if method == INT8:
@@ -66,12 +75,15 @@ def fused_experts_cpu(
 ) -> None:
     """``out[t] = sum_j topk_weights[t, j] * expert(topk_ids[t, j], hidden_states[t])``.
 
-    ``expert`` is as in ``cpu_fused_moe``; hidden_states keep their precision. moe_comp_method: 0,
-    weights of the input's dtype; 1, int8 with float32 scales [E, N] or [E, N, 1]; 2, float8_e4m3fn
-    with one float32 scale for each block of ``block_size``; 4, MXFP4: two values of K a byte,
-    scales uint8 [E, N, K / 32] from ``convert_scale_packed``. w1 [E, 2 I, H] and w2 [E, H, I] are
-    from ``convert_weight_packed``; biases float32 or the input's dtype. act_method: 0 SiLU, 1
-    gpt-oss's of ``alpha`` (1.702) and ``limit`` (7), 2 GELU, 3 GELU by tanh.
+    ``expert`` is as in ``cpu_fused_moe``; hidden_states keep their precision, but with method 3.
+    moe_comp_method: 0, weights of the input's dtype; 1, int8 with float32 scales [E, N] or
+    [E, N, 1]; 2, float8_e4m3fn with one float32 scale for each block of ``block_size``; 3, integers
+    of 4 bits, with scales and zero points, from ``convert_weight_packed_scale_zp``: both products
+    round what they multiply to int8; 4, MXFP4: two values of K a byte, scales uint8 [E, N, K / 32]
+    from ``convert_scale_packed``. w1 [E, 2 I, H] and w2 [E, H, I] are from
+    ``convert_weight_packed`` unless they are integers of 4 bits; biases float32 or the input's
+    dtype. act_method: 0 SiLU, 1 gpt-oss's of ``alpha`` (1.702) and ``limit`` (7), 2 GELU, 3 GELU by
+    tanh.
     """
     result = torch.zeros(hidden_states.shape, dtype=torch.float32, device=hidden_states.device)
     act = _ACTS[act_method]
@@ -79,13 +91,16 @@ def fused_experts_cpu(
         tokens, slots = (topk_ids == expert).nonzero(as_tuple=True)
         scale1 = None if w1_scale is None else w1_scale[expert]
         scale2 = None if w2_scale is None else w2_scale[expert]
-        up = _weight(moe_comp_method, w1[expert], scale1, block_size)
-        down = _weight(moe_comp_method, w2[expert], scale2, block_size)
-        x = hidden_states[tokens].float() @ up.t()
+        zero1 = None if w1_zero is None else w1_zero[expert]
+        zero2 = None if w2_zero is None else w2_zero[expert]
+        up = _weight(moe_comp_method, w1[expert], scale1, zero1, block_size)
+        down = _weight(moe_comp_method, w2[expert], scale2, zero2, block_size)
+        rounded = rounded_to_int8 if moe_comp_method == INT4 else torch.Tensor.float
+        x = rounded(hidden_states[tokens]) @ up.t()
         if w1_bias is not None:
             x = x + w1_bias[expert].float()
         x = _activated(x, act, 1.702 if alpha is None else alpha, 7.0 if limit is None else limit)
-        y = x.to(hidden_states.dtype).float() @ down.t()
+        y = rounded(x.to(hidden_states.dtype)) @ down.t()
         if w2_bias is not None:
             y = y + w2_bias[expert].float()
         result.index_add_(0, tokens, y * topk_weights[tokens, slots].unsqueeze(1))
