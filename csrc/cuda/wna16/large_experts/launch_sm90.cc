@@ -20,6 +20,7 @@ void RunLargeExperts(const char* op, const Problem& problem, const MarlinExpertP
   params.experts = experts;
   params.n_tiles = plan.n_tiles;
   params.stages = plan.stages;
+  params.even_groups = HasEvenGroups(problem.group, problem.per_channel != 0);
   CUtensorMap map = sm90::EncodeTensorMap<2>(
       op, tokens, sm90::Float16MapType(problem.dtype == VK_BF16),
       {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(places)}, {int64_t{problem.k} * 2},

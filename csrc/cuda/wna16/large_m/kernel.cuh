@@ -2,8 +2,8 @@
 // are wgmma's operand in registers, dequantized there while the wgmma before runs.
 //
 // The columns of c are wgmma's rows: a packed tile holds the fragments of four tiles of 16
-// columns, of which a warp takes one or two. Blocks of 128 tokens scale weights in the 16-bit type,
-// so round them once, as dequantized ones are; those of 64 keep them exact. Where tiles are few, a
+// columns, of which a warp takes one or two. From 128 tokens on weights are scaled in the 16-bit
+// type, so rounded once, as dequantized ones are; for fewer they stay exact. Where tiles are few, a
 // cluster shares K and adds its sums up in shared memory, always in the order of its ranks.
 #ifndef VLLM_KERNELS_CUDA_WNA16_LARGE_M_KERNEL_CUH_
 #define VLLM_KERNELS_CUDA_WNA16_LARGE_M_KERNEL_CUH_

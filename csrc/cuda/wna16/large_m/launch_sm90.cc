@@ -45,6 +45,7 @@ void RunLargeM(const char* op, const Problem& problem, void* c, void* memory, cu
   const Activations activations = PrepareActivations(op, problem, memory, stream);
   auto params = WithOperands<LargeMParams>(problem, c);
   params.stages = plan.stages;
+  params.even_groups = HasEvenGroups(problem.group, problem.per_channel != 0);
   CUtensorMap map =
       sm90::EncodeTensorMap<2>(op, activations.a, sm90::Float16MapType(problem.dtype == VK_BF16),
                                {static_cast<uint64_t>(problem.k), static_cast<uint64_t>(problem.m)},

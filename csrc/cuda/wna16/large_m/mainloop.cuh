@@ -31,9 +31,11 @@ class LargeMMainloop {
       for (int i = 0; i < S::kSums; ++i) total[t][i] = 0;
     }
     int step = 0;
-    constexpr int kSteps = Scaling::kSteps;
-    for (; step + kSteps <= chunks; step += kSteps) Steps<kSteps>(at, total);
-    if (kSteps > 1 && step < chunks) Steps<1>(at, total);
+    // Two steps of one group are in flight together.
+    if (!Scaling::kSums || p_.even_groups) {
+      for (; step + 2 <= chunks; step += 2) Steps<2>(at, total);
+    }
+    for (; step < chunks; ++step) Steps<1>(at, total);
   }
 
  private:
@@ -64,7 +66,7 @@ class LargeMMainloop {
       const Stage& stage = stages_[at.stage];
       const uint32_t tokens = ptx::cvta_to_shared(stage.tokens);
       stages[step] = at.stage;
-      LoadGroup(group, stage);
+      if (!Scaling::kSums || step == 0) LoadGroup(group, stage);
 #pragma unroll
       for (int slice = 0; slice < 4; ++slice) {
         // The wgmma that reads this set of fragments has ended.
@@ -76,7 +78,8 @@ class LargeMMainloop {
         for (int t = 0; t < S::kMmaTiles; ++t) {
           const uint64_t desc = sm90::MakeSmemDesc<ptx::Major::kK>(tokens + slice * 32);
           if constexpr (Scaling::kSums) {
-            ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(sum[t], a[slice][t], desc, slice);
+            ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(sum[t], a[slice][t], desc,
+                                                               step > 0 || slice > 0);
           } else {
             ptx::wgmma_rs<typename T::Element, ptx::Major::kK>(total[t], a[slice][t], desc, 1);
           }

@@ -30,8 +30,6 @@ template <class S, WeightType kType>
 struct LargeMScaling {
   static constexpr bool kSums = S::kExact && !IsFp4(kType);     // of each group, scaled in float32
   static constexpr bool kRounds = !S::kExact && !IsFp4(kType);  // weights are scaled, and rounded
-  // Steps whose wgmma groups are in flight together.
-  static constexpr int kSteps = kSums ? 1 : 2;
 };
 
 // One stage of the pipeline in shared memory. Tokens come first, in the 128-byte swizzle of bulk
@@ -63,10 +61,16 @@ struct LargeMParams {
   int m, n, k;
   uint64_t group_magic;  // GroupMagic of the group
   int per_channel;
-  int first_tile;  // of the launch
-  int chunks;      // of 64 of K that each block of a cluster takes
+  int even_groups;  // whether the chunks of 64 of K number 2 i and 2 i + 1 have one group
+  int first_tile;   // of the launch
+  int chunks;       // of 64 of K that each block of a cluster takes
   int stages;
 };
+
+// LargeMParams::even_groups.
+constexpr bool HasEvenGroups(int group, bool per_channel) {
+  return per_channel || group % 128 == 0;
+}
 
 inline constexpr int kLargeMMaxStages = 12;
 

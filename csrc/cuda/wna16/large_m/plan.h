@@ -9,7 +9,8 @@
 namespace vk::cuda::wna16 {
 
 // Block shapes: X(tokens, tiles of a warp, whether weights are exact).
-#define VK_WNA16_LARGE_M_SHAPES(X) X(64, 1, true) X(128, 1, true) X(128, 1, false) X(128, 2, false)
+#define VK_WNA16_LARGE_M_SHAPES(X) \
+  X(64, 1, true) X(128, 1, true) X(128, 1, false) X(128, 2, false) X(256, 1, false)
 
 // Blocks of a cluster, at most: what every GPU of 9.0 has.
 inline constexpr int kLargeMMaxCluster = 8;
@@ -24,7 +25,7 @@ struct LargeMClusters {
 struct LargeMPart {
   int first, tiles;
   int cluster;  // blocks that share K
-  int chunks;   // of 64 of K that each takes
+  int chunks;   // of 64 of K that each takes; an even number where several do
 };
 
 struct LargeMPlan {

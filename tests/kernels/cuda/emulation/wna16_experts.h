@@ -9,11 +9,11 @@ namespace emulation {
 
 // kU4B8 or NVFP4, whose experts have a scale each besides. Three experts, tiles of one that is not
 // here, places and tiles behind the last.
-template <WeightType kType>
+template <WeightType kType, int kIntegerGroup = 64>
 struct ExpertsProduct {
   using T = Bf16Arithmetic;
-  static constexpr int kExpertCount = 3, kN = 192, kK = 320, kTopK = 2;
-  static constexpr int kGroup = IsFp4(kType) ? Fp4Group(kType) : 64;
+  static constexpr int kExpertCount = 3, kN = 192, kK = 384, kTopK = 2;
+  static constexpr int kGroup = IsFp4(kType) ? Fp4Group(kType) : kIntegerGroup;
   static_assert(kType == WeightType::kU4B8 || kType == WeightType::kNvFp4);
 
   explicit ExpertsProduct(int block_places, int tokens = 9)

@@ -13,15 +13,16 @@ using namespace emulation;  // NOLINT: everything here is about it
 
 int wraps = 0, checked = 0;
 
-template <WeightType kType>
+template <WeightType kType, int kGroup>
 bool Check(int block, int tokens, int sms, int shared_kib) {
-  using Experts = ExpertsProduct<kType>;
+  using Experts = ExpertsProduct<kType, kGroup>;
   Experts product(block, tokens);
   const LargeExpertsPlan plan =
       MakeLargeExpertsPlan(block, product.kN, kType, {sms, shared_kib * 1024});
   auto params = product.template Operands<LargeExpertsParams>();
   params.n_tiles = plan.n_tiles;
   params.stages = plan.stages;
+  params.even_groups = HasEvenGroups(kGroup, false);
   const int places = static_cast<int>(product.sorted.size());
   const int vectors = product.kK / 8;
   std::vector<uint4> gathered(static_cast<size_t>(places) * vectors);
@@ -55,17 +56,18 @@ bool Check(int block, int tokens, int sms, int shared_kib) {
 
 int main() {
   bool right = true;
-  const auto check = [&]<WeightType kType>() {
+  const auto check = [&]<WeightType kType, int kGroup>() {
     for (const int sms : {1, 3}) {
-      right &= Check<kType>(8, 9, sms, 60);
-      right &= Check<kType>(16, 40, sms, 227);
-      right &= Check<kType>(32, 60, sms, 80);
-      right &= Check<kType>(48, 9, sms, 110);
-      right &= Check<kType>(64, 120, sms, 110);
+      right &= Check<kType, kGroup>(8, 9, sms, 60);
+      right &= Check<kType, kGroup>(16, 40, sms, 227);
+      right &= Check<kType, kGroup>(32, 60, sms, 80);
+      right &= Check<kType, kGroup>(48, 9, sms, 110);
+      right &= Check<kType, kGroup>(64, 120, sms, 110);
     }
   };
-  check.template operator()<WeightType::kU4B8>();
-  check.template operator()<WeightType::kNvFp4>();
+  check.template operator()<WeightType::kU4B8, 64>();
+  check.template operator()<WeightType::kU4B8, 128>();
+  check.template operator()<WeightType::kNvFp4, 64>();
   std::printf("%d products, %d around the ring\n", checked, wraps);
   if (wraps == 0) Fail("the cases miss what they are for");
   return right ? 0 : 1;

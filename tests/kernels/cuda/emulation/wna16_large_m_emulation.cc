@@ -11,6 +11,7 @@ namespace {
 using namespace emulation;  // NOLINT: everything here is about it
 
 int clusters = 0, uneven = 0, divided = 0, wraps = 0, checked = 0;
+unsigned shapes = 0;  // a bit each
 
 template <class T, WeightType kType, class S>
 void RunParts(const LargeMPlan& plan, LargeMParams params, const CUtensorMap& map,
@@ -35,6 +36,7 @@ bool Check(const Case& c, int shared_kib) {
   const LargeMPlan plan = MakeLargeMPlan(c.m, c.n, c.k, kType, {c.sms, shared_kib * 1024}, most);
   auto params = product.template Operands<LargeMParams>();
   params.stages = plan.stages;
+  params.even_groups = HasEvenGroups(c.group, product.per_channel());
   const CUtensorMap map = Encode({reinterpret_cast<const char*>(product.a.data()),
                                   2,
                                   2,
@@ -53,6 +55,7 @@ bool Check(const Case& c, int shared_kib) {
   VK_WNA16_LARGE_M_SHAPES(VK_RUN)
 #undef VK_RUN
   ++checked;
+  shapes |= 1u << plan.shape;
   const LargeMPart& last = plan.part[plan.parts - 1];
   if (last.cluster > 1) ++clusters;
   if (last.cluster % 2 == 1 && last.cluster > 1) ++uneven;
@@ -74,6 +77,7 @@ int main() {
       {{128, 64, 576, 192, 20, false}, 227}, {{150, 128, 448, 448, 2, true}, 120},
       {{40, 64, 768, 64, 3, true}, 60},      {{130, 64, 1280, 128, 5, true}, 227},
       {{40, 448, 2304, 128, 3, false}, 60},  {{70, 64, 1536, 64, 4, true}, 60},
+      {{128, 320, 448, 64, 2, true}, 227},
   };
   bool right = true;
   for (const Run& run : runs) {
@@ -82,7 +86,7 @@ int main() {
   }
   std::printf("%d products, %d by clusters, %d of odd ones, %d in parts, %d around the ring\n",
               checked, clusters, uneven, divided, wraps);
-  if (clusters == 0 || uneven == 0 || divided == 0 || wraps == 0)
+  if (clusters == 0 || uneven == 0 || divided == 0 || wraps == 0 || shapes != 31)
     Fail("the cases miss what they are for");
   return right ? 0 : 1;
 }

@@ -53,6 +53,7 @@ void CheckLargeM(int m, int n, int k, int type, const LargeMClusters& clusters) 
     check(part.cluster >= 1 && clusters.most[part.cluster] > 0, "clusters that the GPU has not");
     check(static_cast<int64_t>(part.chunks) * part.cluster * 64 >= k, "K is not covered");
     check(static_cast<int64_t>(part.chunks) * (part.cluster - 1) * 64 < k, "a block without K");
+    check(part.cluster == 1 || part.chunks % 2 == 0, "chunks of one group in two blocks");
     check(i + 1 == plan.parts || part.tiles % device.sms == 0, "a wave that is not whole");
   }
   check(next == vk::cuda::CeilDiv(m, plan.tokens) * vk::cuda::CeilDiv(n, columns), "tiles");
