@@ -1,6 +1,7 @@
 #include "cpu/activation/activation.h"
 
 #include "cpu/math.h"
+#include "cpu/two_vectors.h"
 
 namespace vk::VK_TIER {
 namespace {
@@ -16,9 +17,11 @@ void Gated(void* out, const void* gate, const void* up, size_t count) {
   T* to = static_cast<T*>(out);
   const T* x = static_cast<const T*>(gate);
   const T* y = static_cast<const T*>(up);
-  ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
-    const VF activated = RoundTo<T>(Activation()(LoadUpTo(x + i, n)));
-    StoreUpTo(hn::Mul(activated, LoadUpTo(y + i, n)), to + i, n);
+  const auto gated = [](VF gate, VF up) VK_INLINE_LAMBDA {
+    return VF(hn::Mul(RoundTo<T>(Activation()(gate)), up));
+  };
+  ForTwoVectors(count, [=](size_t i, auto n) VK_INLINE_LAMBDA {
+    StoreUpTo(Map(gated, LoadUpTo(x + i, n), LoadUpTo(y + i, n)), to + i, n);
   });
 }
 
@@ -26,8 +29,8 @@ template <class T, class Activation>
 void Plain(void* out, const void* input, size_t count) {
   T* to = static_cast<T*>(out);
   const T* x = static_cast<const T*>(input);
-  ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
-    StoreUpTo(Activation()(LoadUpTo(x + i, n)), to + i, n);
+  ForTwoVectors(count, [=](size_t i, auto n) VK_INLINE_LAMBDA {
+    StoreUpTo(Map(Activation(), LoadUpTo(x + i, n)), to + i, n);
   });
 }
 
