@@ -176,6 +176,11 @@ class EngineCase:
         return f"{self.batch} x {self.prompt}"
 
     @property
+    def key(self) -> tuple[str, str]:
+        """What distinguishes it in a document."""
+        return self.model, self.label
+
+    @property
     def bound(self) -> float:
         """Seconds in which a step's bytes can be read."""
         return self.step_bytes / self.read_bytes_per_s
@@ -283,9 +288,10 @@ def kernels(folder: Path = RESULTS) -> list[Document[KernelCase]]:
     return [read(path, KernelCase.read) for path in paths if path.stem != ENGINE]
 
 
-def engines(folder: Path = RESULTS) -> list[Document[EngineCase]]:
-    """What was measured of engines, by device and machine."""
-    return [read(path, EngineCase.read) for path in sorted(folder.glob(f"*/*/{ENGINE}.json"))]
+def engines(folder: Path = RESULTS, device: str = "cpu") -> list[Document[EngineCase]]:
+    """What was measured of engines on a device, by machine."""
+    paths = sorted(folder.glob(f"{device}/*/{ENGINE}.json"))
+    return [read(path, EngineCase.read) for path in paths]
 
 
 def builds(folder: Path = RESULTS) -> dict[str, Document[Build]]:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from benchmarks.record import ROOT
 
 DEVICES = ("cpu", "cuda")
-# A process for each GPU or rank, and arguments of its own.
-OF_SEVERAL_GPUS = frozenset({"all_reduce"})
+# Of several processes, with arguments of their own.
+OF_THEIR_OWN = frozenset({"all_reduce", "engine"})
 # How PyTorch and oneDNN are kept to the instructions of a tier of the CPU kernels, so that a lower
 # tier meets the peers that it would meet on a CPU that has no more. MKL has no such switch on AMD.
 PEERS_ISA = {
@@ -37,7 +37,7 @@ def families(device: str) -> list[str]:
     """Names of the benchmarks of one device."""
     scripts = sorted((ROOT / "benchmarks" / device).glob("bench_*.py"))
     names = [path.stem.removeprefix("bench_") for path in scripts]
-    return [name for name in names if name not in OF_SEVERAL_GPUS]
+    return [name for name in names if name not in OF_THEIR_OWN]
 
 
 def measure(

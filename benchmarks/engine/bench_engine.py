@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.cpu import CpuTimer
+from benchmarks.harness.timer import Timer
 from benchmarks.record import (
     ENGINE,
     RESULTS,
@@ -72,13 +73,24 @@ def start(command: list[str], result: Path, variables: dict[str, str]) -> Any:
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def run(contender: Contender, shapes: list[str], tokens: int, scratch: Path) -> dict[str, Any]:
-    """One start of one contender; what it found by shape."""
+def run(
+    contender: Contender,
+    shapes: list[str],
+    tokens: int,
+    scratch: Path,
+    model: str = MODEL,
+    more: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """One start of one contender; what it found by shape.
+
+    Args:
+        more: Of the program's arguments.
+    """
     result = scratch / "result.json"
     command = [
-        contender.python, str(PROGRAMS / "measure.py"), MODEL,
+        contender.python, str(PROGRAMS / "measure.py"), model,
         "--models", str(scratch / "models"), "--result", str(result), "--tokens", str(tokens),
-        *(word for shape in shapes for word in ("--shape", shape)),
+        *(word for shape in shapes for word in ("--shape", shape)), *more,
     ]  # fmt: skip
     variables = {"VLLM_CACHE_ROOT": str(scratch / "cache"), **contender.variables}
     found: dict[str, Any] = start(command, result, variables)
@@ -101,15 +113,23 @@ class Record:
 
     Args:
         add: Keep the rounds that it has of the shapes that are measured.
+        device: "cpu" or "cuda", of which ``timer`` knows the machine.
     """
 
-    def __init__(self, folder: Path, machine: str, add: bool) -> None:
-        timer = CpuTimer()
+    def __init__(
+        self,
+        folder: Path,
+        machine: str,
+        add: bool,
+        device: str = "cpu",
+        timer: Timer | None = None,
+    ) -> None:
+        timer = timer or CpuTimer()
         # The engine chooses its threads itself; each case has them.
         where: Machine = dataclasses.replace(timer.machine(machine), threads=None)
         self._folder = folder
         self.document: Document[EngineCase] = Document(
-            ENGINE, "cpu", where, timer.versions(), commit(), today(), ()
+            ENGINE, device, where, timer.versions(), commit(), today(), ()
         )
         path = folder / self.document.path
         if path.is_file():
@@ -117,27 +137,38 @@ class Record:
             if (before.machine, before.versions) != (where, timer.versions()):
                 sys.exit(f"{path} was measured elsewhere or with other versions; remove it first.")
             self.document = dataclasses.replace(self.document, cases=before.cases)
-        self._kept = {case.label for case in self.document.cases} if add else set()
+        self._kept = {case.key for case in self.document.cases} if add else set()
 
-    def add(self, shape: str, name: str, found: dict[str, Any], rate: float, threads: int) -> None:
+    def add(
+        self,
+        shape: str,
+        name: str,
+        found: dict[str, Any],
+        rate: float,
+        threads: int,
+        model: str = MODEL,
+    ) -> None:
         """Put a contender's rounds of a shape into the document."""
         batch, prompt = (int(number) for number in shape.split("x"))
-        cases = {case.label: case for case in self.document.cases}
-        case = EngineCase(MODEL, DTYPE, batch, prompt, threads, found["step_bytes"], rate, {})
-        if case.label in self._kept and (before := cases.get(case.label)):
+        cases = {case.key: case for case in self.document.cases}
+        case = EngineCase(model, DTYPE, batch, prompt, threads, found["step_bytes"], rate, {})
+        if case.key in self._kept and (before := cases.get(case.key)):
             # The largest that was seen is the memory's.
             rate = max(rate, before.read_bytes_per_s)
             contenders = before.contenders
             case = dataclasses.replace(case, read_bytes_per_s=rate, contenders=contenders)
-        self._kept.add(case.label)
+        self._kept.add(case.key)
         rounds = (*case.contenders.get(name, ()), *(Round(**one) for one in found["rounds"]))
         contenders = {**case.contenders, name: rounds}
-        cases[case.label] = dataclasses.replace(case, contenders=contenders)
-        order = sorted(cases.values(), key=lambda one: (one.prompt, one.batch))
+        cases[case.key] = dataclasses.replace(case, contenders=contenders)
+        order = sorted(cases.values(), key=lambda one: (one.model, one.prompt, one.batch))
         self.document = dataclasses.replace(self.document, cases=tuple(order))
 
     def write(self) -> None:
-        self.document.write(self._folder)
+        """Cases that ours has not run yet are no results."""
+        cases = tuple(case for case in self.document.cases if "kernels" in case.contenders)
+        if cases:
+            dataclasses.replace(self.document, cases=cases).write(self._folder)
 
 
 def report(case: EngineCase) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from benchmarks.record import (
     ROOT,
@@ -21,7 +21,10 @@ from benchmarks.report.plots import BUILDS, ENGINES, has_plot, kernels_name
 from vllm_conda.costs import Build
 
 FOLDER = ROOT / "docs" / "performance" / "generated"
-ENGINE_PEERS = {"reference": "PyTorch reference ops", "upstream": "upstream's CPU build"}
+ENGINE_PEERS = {
+    "cpu": {"reference": "PyTorch reference ops", "upstream": "upstream's CPU build"},
+    "cuda": {"upstream": "upstream's wheel"},
+}
 
 
 def pages() -> dict[str, str]:
@@ -30,7 +33,9 @@ def pages() -> dict[str, str]:
     measured: dict[str, list[Document[KernelCase]]] = {}
     for document in kernels():
         measured.setdefault(document.machine.name, []).append(document)
-    running = {document.machine.name: document for document in engines()}
+    running = {
+        document.machine.name: document for document in (*engines(), *engines(device="cuda"))
+    }
     for name in {**measured, **running}:
         found[f"{name}.md"] = machine_page(name, measured.get(name, []), running.get(name))
     return found
@@ -122,8 +127,9 @@ def _engine(document: Document[EngineCase]) -> str:
     """One row a shape and contender, with the ratio of our decode throughput to its own."""
     models = {f"{case.model} in {case.dtype}, random weights" for case in document.cases}
     threads = {str(case.threads) for case in document.cases}
+    plot = f"![Decode throughput against others](../plots/{ENGINES}.svg)\n\n"
     text = (
-        f"\n## The engine\n\n![Decode throughput against others](../plots/{ENGINES}.svg)\n\n"
+        f"\n## The engine\n\n{plot if document.device == 'cpu' else ''}"
         f"{_provenance(document)} {', '.join(sorted(models))}; threads of the model: "
         f"{', '.join(sorted(threads))}. Shapes are batch x prompt; decode: while every request "
         "decodes; medians of the rounds. Ratio: our decode throughput over the contender's. The "
@@ -136,17 +142,22 @@ def _engine(document: Document[EngineCase]) -> str:
         *("shape", "on", "rounds>", "tokens/s>", "decode, tokens/s>", "first token, ms>"),
         *("between tokens, ms>", "ratio>", "bound, ms>", "ratio at the bound>"),
     )
-    return text + table(head, (row for case in document.cases for row in _engine_rows(case)))
+    several = len({case.model for case in document.cases}) > 1
+    peers = ENGINE_PEERS[document.device]
+    rows = (row for case in document.cases for row in _engine_rows(case, peers, several))
+    return text + table(head, rows)
 
 
-def _engine_rows(case: EngineCase) -> Iterator[tuple[str, ...]]:
+def _engine_rows(
+    case: EngineCase, peers: Mapping[str, str], several: bool
+) -> Iterator[tuple[str, ...]]:
     contenders = case.medians()
     ours = contenders["kernels"].decode_tokens_per_second
     for name, row in contenders.items():
-        peer = name in ENGINE_PEERS
+        peer = name in peers
         yield (
-            case.label,
-            ENGINE_PEERS.get(name, "the kernels"),
+            f"{case.model} {case.label}" if several else case.label,
+            peers.get(name, "the kernels"),
             str(len(case.contenders[name])),
             f"{row.tokens_per_second:.1f}",
             f"{row.decode_tokens_per_second:.1f}",

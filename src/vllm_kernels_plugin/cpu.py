@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import compiler, convolution, float8, int4, kv_cache, needs
+from vllm_kernels_plugin import compiler, convolution, float8, int4, kv_cache, needs, serve
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -44,6 +44,10 @@ class KernelsCpuPlatform(CpuPlatform):
     def import_ir_kernels(cls) -> None:
         """Called in every process that runs a model, before the model is built."""
         super().import_ir_kernels()
+        # It registers fakes of its own for some ops, and PyTorch 2.11 takes none twice.
+        import vllm._custom_ops  # noqa: F401
+
+        serve.register_fakes("cpu")
         _register_norms()
         _register_activations()
         float8.serve()

@@ -63,7 +63,6 @@ def _activate_cpu() -> str:
         raise PluginError(str(error)) from None
     _hide_gpus()
     ops = serve.serve("cpu")
-    serve.register_fakes("cpu")
     serve.plant(CPU_MODULES)
     # Before 0.32 the engine has no working backend of latent attention for the CPU, then one that
     # neither chunks prompts nor caches prefixes; so told, it expands the keys and values of such

@@ -9,6 +9,20 @@ PLATFORM = "vllm_kernels_plugin.cpu.KernelsCpuPlatform"
 ASK = "from vllm_kernels_plugin import platform; print(platform())"
 
 
+def test_fakes_wait_for_the_engines_own(engine: Engine) -> None:
+    """Those of `vllm._custom_ops`: PyTorch 2.11 refuses a second one for an op."""
+    done = engine.run(
+        f"""
+        {ASK}
+        import torch
+        find = torch._library.simple_registry.singleton.find
+        print(hasattr(torch.ops._C, "weight_packed_linear"))
+        print(find("_C::weight_packed_linear").fake_impl.kernel)
+        """
+    )
+    assert done.stdout.split() == [PLATFORM, "True", "None"], done.stderr
+
+
 def test_serves_native_kernels_without_forwarding(engine: Engine) -> None:
     done = engine.run(
         f"""

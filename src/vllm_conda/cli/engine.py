@@ -156,6 +156,32 @@ def test(
     print_table(("run", "mode", "found", "time"), runs.table(found["rows"]))
 
 
+@engine.command("record")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@root_option
+@json_option
+def record(results: tuple[Path, ...], root: Path, as_json: bool) -> None:
+    """Put results of `engine test` into the checkout's table of what has been run.
+
+    \b
+    RESULTS are files that the test wrote, here or on another machine. A cell that is recorded
+    already is replaced. `vllm-conda generate` writes docs/users/generated/runs.md from the table.
+
+    \b
+    Example:
+      vllm-conda engine record output.build/engine-test-cuda.json
+      vllm-conda generate
+    """
+    from vllm_conda.engine import matrix
+
+    written = [matrix.record(root, path) for path in results]
+    if as_json:
+        print_json({"written": [*map(str, written)]})
+        return
+    for path in written:
+        click.echo(path)
+
+
 @engine.command("diff")
 @click.argument("version")
 @root_option

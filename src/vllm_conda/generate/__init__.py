@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_conda import generated
-from vllm_conda.engine import absent
+from vllm_conda.engine import absent, matrix
 from vllm_conda.engine.interface.table import FILE as ENGINES_FILE
 from vllm_conda.errors import StaleFileError
 from vllm_conda.feedstock.config import conda_build_config
@@ -91,6 +91,9 @@ def _files(root: Path, targets: Targets) -> dict[Path, str]:
     if (root / absent.FILE).is_file():
         head = header("", f"{absent.FILE}, {absent.OPS_FILE} and {ENGINES_FILE}").rstrip()
         files[ABSENT_PAGE] = f"<!--{head} -->\n{absent.page(root)}"
+    if (root / matrix.FOLDER).is_dir():
+        head = header("", f"{matrix.FOLDER}").rstrip()
+        files[matrix.PAGE] = f"<!--{head} -->\n{matrix.page(root)}"
     return files
 
 

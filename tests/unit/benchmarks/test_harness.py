@@ -167,7 +167,7 @@ def test_every_family_has_a_benchmark(device: str, kernels: str) -> None:
     folder = ROOT / "csrc" / device
     families = {path.relative_to(folder).parts[0] for path in folder.glob(kernels)}
     assert families
-    benchmarks = set(run.families(device)) | run.OF_SEVERAL_GPUS
+    benchmarks = set(run.families(device)) | run.OF_THEIR_OWN
     assert families - {"common", "ptx", "sm90"} <= benchmarks
 
 

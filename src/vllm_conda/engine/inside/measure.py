@@ -25,6 +25,9 @@ WARM_UP_TOKENS = 2
 # The same for all shapes, because the engine compiles a model anew where they differ.
 MODEL_LENGTH = 2304
 REQUESTS = 32
+MEMORY = 0.8
+# How configurations call the number of experts.
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
 def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) -> dict[str, float]:
@@ -55,35 +58,74 @@ def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) ->
 
 
 def step_bytes(path: Path, batch: int, context: int) -> int:
-    """The least that a decoding step reads: every weight once, every request's keys and values."""
+    """The least that a decoding step reads: weights once, every request's keys and values.
+
+    Of experts those of one token.
+    """
+    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    if "kv_lora_rank" in config:
+        width = config["kv_lora_rank"] + config["qk_rope_head_dim"]
+    else:
+        width = 2 * config["num_key_value_heads"] * config["head_dim"]
+    token = 2 * config["num_hidden_layers"] * width
+    return int(_weight_bytes(path, config) + batch * context * token)
+
+
+def _weight_bytes(path: Path, config: dict[str, Any]) -> float:
     from safetensors import safe_open
 
-    weights = 0
-    for file in path.glob("*.safetensors"):
+    stored = 0.0
+    files = list(path.glob("*.safetensors"))
+    for file in files:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 if "embed_tokens" not in name:  # a row a token
-                    weights += tensors.get_tensor(name).nbytes
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    token = 2 * 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
-    return int(weights + batch * context * token)
+                    stored += tensors.get_tensor(name).nbytes
+    return stored if files else _made_up_bytes(path, config)
+
+
+def _made_up_bytes(path: Path, config: dict[str, Any]) -> float:
+    """Of a model without stored weights, by its shapes."""
+    import torch
+    import transformers
+
+    quantised = config.get("quantization_config")
+    # A scale a group beside the values.
+    inside = quantised["bits"] / 8 + 2 / quantised["group_size"] if quantised else 2.0
+    plain = transformers.AutoConfig.from_pretrained(path)
+    if quantised:
+        del plain.quantization_config
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(plain)
+    experts = next((config[k] for k in EXPERTS if config.get(k)), 1)
+    share = config.get("num_experts_per_tok", 1) / experts
+    found = 0.0
+    for name, tensor in model.named_parameters():
+        if "embed_tokens" in name:
+            continue
+        size = inside if ".layers." in name and tensor.dim() > 1 else 2.0
+        found += tensor.numel() * size * (share if ".experts." in name else 1.0)
+    return found
 
 
 def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespace) -> Any:
     """Rounds by shape."""
     from vllm import LLM, SamplingParams
 
+    settings: dict[str, Any] = {} if options.device == "cpu" else {"gpu_memory_utilization": MEMORY}
+    if not list(path.glob("*.safetensors")):
+        settings |= {"load_format": "dummy"}
+    settings |= json.loads(options.arguments)
     llm = LLM(
         model=str(path),
         dtype=options.dtype,
         enforce_eager=options.eager,
         max_model_len=MODEL_LENGTH,
-        max_num_seqs=REQUESTS,
+        max_num_seqs=max(REQUESTS, *(batch for batch, _ in shapes)),
         seed=0,
         enable_prefix_caching=False,
         disable_log_stats=True,
-        **program.memory(options.device),
-        **json.loads(options.arguments),
+        **settings,
     )
     draw = random.Random(3)  # noqa: S311 - test data
     vocabulary = llm.llm_engine.model_config.get_vocab_size()

@@ -62,6 +62,75 @@ _LATENT: Mapping[str, Any] = {
 }
 
 
+# Of real models' layers, some of them with fewer.
+_LLAMA_8B: Mapping[str, Any] = {
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 8192,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "tie_word_embeddings": False,
+}
+_GPTQ: Mapping[str, Any] = {
+    "quantization_config": {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 128,
+        "desc_act": False,
+        "sym": True,
+        "lm_head": False,
+    }
+}
+LARGE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "llama_8b": ("LlamaConfig", _LLAMA_8B),
+    "llama_8b_gptq": ("LlamaConfig", {**_LLAMA_8B, **_GPTQ}),
+    "mixtral_12_layers": (
+        "MixtralConfig",
+        {
+            **_LLAMA_8B,
+            "vocab_size": 32000,
+            "num_hidden_layers": 12,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "sliding_window": None,
+        },
+    ),
+    "qwen3_moe_12_layers": (
+        "Qwen3MoeConfig",
+        {
+            **_LLAMA_8B,
+            "vocab_size": 151936,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_hidden_layers": 12,
+            "num_key_value_heads": 4,
+            "moe_intermediate_size": 768,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        },
+    ),
+    "deepseek_v3_4_layers": (
+        "DeepseekV3Config",
+        {
+            "num_hidden_layers": 4,
+            "first_k_dense_replace": 1,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+        },
+    ),
+}
+
+
 @dataclass(frozen=True)
 class Model:
     """A model to make.
@@ -74,6 +143,8 @@ class Model:
         scheme: A key of ``quantise.SCHEMES``: how its weights are stored; empty for bfloat16.
         cache: The engine's ``kv_cache_dtype``: how keys and values are kept.
         head: Class in transformers: what the model ends with.
+        weights: Whether weights are drawn and stored. Without, for measurements alone, the engine
+            makes some up (``load_format="dummy"``).
         needs: What a refusal names on a GPU where the optional packages with it are not there.
         environment: Variables of the engine.
     """
@@ -85,6 +156,7 @@ class Model:
     scheme: str = ""
     cache: str = "auto"
     head: str = "AutoModelForCausalLM"
+    weights: bool = True
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -242,6 +314,10 @@ MODELS: Mapping[str, Model] = {
             "intermediate_size": 4864,
         },
     ),
+    **{
+        name: Model(config, settings, base={}, weights=False)
+        for name, (config, settings) in LARGE.items()
+    },
 }
 
 
@@ -258,6 +334,13 @@ def make(name: str, folder: Path) -> Path:
 
 def _make(entry: Model, path: Path) -> None:
     config = getattr(transformers, entry.config)(**{**entry.base, **entry.settings})
+    if not entry.weights:
+        config.architectures = [entry.config.replace("Config", "ForCausalLM")]
+        config.dtype = torch.bfloat16
+        config.save_pretrained(path)
+        make_tokenizer(path)
+        (path / COMPLETE).touch()
+        return
     torch.manual_seed(SEED)
     head = getattr(transformers, entry.head)
     model = head.from_config(config, dtype=torch.float32).eval()

@@ -1,0 +1,78 @@
+"""The table of what engines have been run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vllm_conda.engine import matrix
+from vllm_conda.errors import ConfigError
+
+
+def results(path: Path, **changes: object) -> Path:
+    row = {
+        "program": "trial", "model": "llama", "dtype": "bfloat16", "mode": "eager", "right": True,
+        "tokens": 192, "chosen": 184, "near_ties": 8, "misses": 0, "exact": 5, "prompts": 6,
+    }  # fmt: skip
+    failed = {**row, "mode": "inductor", "right": False, "failure": "RuntimeError: no | in /a/b.py"}
+    feature = {
+        "program": "features", "model": "llama", "dtype": "bfloat16", "mode": "prefix_caching",
+        "right": True, "seen": {"cached_tokens": [288]},
+    }  # fmt: skip
+    document = {
+        "engine": "0.26.0", "device": "cuda", "name": "NVIDIA H200", "gpus": 2,
+        "versions": {"torch": "2.11.0"}, "date": "2026-01-02", "rows": [row, failed, feature],
+    }  # fmt: skip
+    path.write_text(json.dumps({**document, **changes}))
+    return path
+
+
+def test_page_has_a_cell_a_model_and_mode_and_says_what_is_wrong(tmp_path: Path) -> None:
+    written = matrix.record(tmp_path, results(tmp_path / "r.json"))
+    assert written == tmp_path / matrix.FOLDER / "0-26-0-nvidia-h200.json"
+    text = matrix.page(tmp_path)
+    assert "| 0.26.0 | NVIDIA H200 | 2 | 1 |" in text
+    assert "| model | type | eager | inductor |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| llama | bfloat16"))
+    right, wrong = row.strip("| ").split(" | ")[2:]
+    assert right == "184/192, 8 near ties, 0 misses"
+    assert wrong == "**wrong**: RuntimeError: no \\| in …"
+    assert "| prefix caching | llama | bfloat16 | cached_tokens [288] |" in text
+    assert "2026-01-02; torch 2.11.0." in text
+
+
+def test_a_later_run_replaces_its_cells_and_keeps_the_others(tmp_path: Path) -> None:
+    matrix.record(tmp_path, results(tmp_path / "r.json"))
+    again = json.loads((tmp_path / "r.json").read_text())["rows"][1] | {"right": True}
+    del again["failure"]
+    matrix.record(tmp_path, results(tmp_path / "s.json", rows=[again], date="2026-02-03"))
+    (found,) = matrix.recorded(tmp_path)
+    assert [cell.right for cell in found.cells] == [True, True, True]
+    assert [cell.date for cell in found.cells] == ["2026-01-02", "2026-02-03", "2026-01-02"]
+    assert "2026-01-02 to 2026-02-03" in matrix.page(tmp_path)
+
+
+def test_engines_are_in_the_order_of_their_versions(tmp_path: Path) -> None:
+    for version in ("0.33.0", "0.9.1", "0.26.0"):
+        matrix.record(tmp_path, results(tmp_path / "r.json", engine=version))
+    assert [one.engine for one in matrix.recorded(tmp_path)] == ["0.9.1", "0.26.0", "0.33.0"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rows": 3}', '{"rows": [{}]}', "[" * 10000])
+def test_other_files_are_refused_in_a_sentence(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError):
+        matrix.record(tmp_path, path)
+    folder = tmp_path / matrix.FOLDER
+    folder.mkdir(parents=True)
+    (folder / "x.json").write_text(text)
+    with pytest.raises(ConfigError):
+        matrix.page(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing\.json cannot be read"):
+        matrix.record(tmp_path, tmp_path / "missing.json")
