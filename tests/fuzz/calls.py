@@ -63,7 +63,7 @@ def describe(value: object) -> str:
 
 
 # The engine's schemas do not say so.
-_WRITTEN = ("workspace", "c_or_none")
+_WRITTEN = ("workspace", "c_or_none", "blockscale_offsets")
 _READ = (("causal_conv1d_update_cpu_vec", "x"),)
 
 

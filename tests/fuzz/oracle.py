@@ -21,6 +21,7 @@ from .calls import Call, describe, ops, written
 from .calls import named as named_arguments
 from .gpu import Gpu
 from .memory import Arenas, Placed, plain, shared
+from .trust import specified
 
 # Sentences of PyTorch's own parser of arguments, which ends a call before it reaches us.
 _PARSER = re.compile(r"^(vllm_kernels::\w+\(\)|Overloaded torch operator|Unknown keyword)")
@@ -31,7 +32,8 @@ _REFERENCE_SECONDS = 3.0
 _MOST = 1 << 22  # elements, expanded ones too, that are worth comparing
 # Results are numbers of native objects, or what only the kernels understand.
 _OPAQUE = {
-    "mla_schedule",  # as many parts as the device has multiprocessors for
+    # As many parts as the device has multiprocessors for, cut evenly; the references' is one part.
+    *("mla_schedule", "paged_mqa_logits_schedule"),
     *("create_onednn_mm_handler", "create_onednn_scaled_mm_handler", "prepack_moe_weight"),
     *("get_scheduler_metadata", "release_dnnl_matmul_handler", "init_cpu_memory_env"),
     *("cpu_attn_has_isa", "convert_weight_packed", "convert_scale_packed"),
@@ -39,6 +41,15 @@ _OPAQUE = {
 # A few terms may cancel to anything: a float32 result of 1 by 1 was 2e-4 off, and as near to the
 # exact sum as the reference's.
 _PRODUCTS = {"weight_packed_linear", "fp8_scaled_mm_cpu", "int8_scaled_mm_with_quant"}
+# Each step multiplies the state.
+_RECURRENT = {
+    *("chunk_gated_delta_rule_cpu", "fused_sigmoid_gating_delta_rule_update_cpu"),
+    *("fused_sigmoid_gating_delta_rule_update_spec_cpu",),
+}
+_GROWN = 1e5
+# How far sums may be off whose terms lose bits: tensor cores keep 14 of a product of about 11, and
+# a logit has 64 heads.
+_COARSE = dict.fromkeys(("mqa_logits", "paged_mqa_logits"), 64 * 11 * 2.0**-13)
 # What references raise of arguments that they do not take.
 _NOT_TAKEN = (
     *(RuntimeError, ValueError, TypeError, AttributeError),
@@ -97,6 +108,7 @@ class Oracle:
             call = Call(call.op, (abs(int(call.arguments[0])) + 2**40,))
         # What the op computes from is gone afterwards where tensors share memory.
         comparable = call.op not in _OPAQUE and _tame(call) and not _scatters_twice(call)
+        comparable = comparable and specified(call)
         original = call.copied() if comparable else None
         call = _packed(call, ops)
         outputs = written(call.op)
@@ -169,7 +181,11 @@ class Oracle:
         for got, want in pairs:
             if not isinstance(got, Tensor) or not isinstance(want, Tensor):
                 continue
+            if call.op in _RECURRENT and _grows(want):
+                continue
             said = selftest.difference(got.cpu(), want.cpu())
+            if said and _near(got.cpu(), want.cpu(), _COARSE.get(call.op, 0.0)):
+                continue
             if said and not _rounding(got.cpu(), want.cpu(), _cancelled(expected, provider)):
                 yield "differs from the reference", said
 
@@ -215,6 +231,18 @@ def _cancelled(call: Call, provider: Any) -> float:
     return float(found.double().abs().amax())
 
 
+def _near(got: Tensor, want: Tensor, apart: float) -> bool:
+    """Whether two results lie no more than that apart."""
+    if not apart or got.shape != want.shape or got.dtype != want.dtype:
+        return False
+    return torch.allclose(got, want, rtol=2e-3, atol=apart, equal_nan=True)
+
+
+def _grows(want: Tensor) -> bool:
+    """Whether a recursion has grown far past its inputs, and every rounding with it."""
+    return want.numel() > 0 and float(want.double().nan_to_num(0.0).abs().amax()) > _GROWN
+
+
 def _rounding(got: Tensor, want: Tensor, most: float = 0.0) -> bool:
     """Whether the difference is small beside the largest result: sums that cancel lose bits.
 
@@ -252,7 +280,8 @@ def _bad_sentence(op: str, text: str) -> Iterator[tuple[str, str]]:
 
 def _scatters_twice(call: Call) -> bool:
     """Whether several values go to one slot of a cache: which of them stays is nobody's promise."""
-    slots = named_arguments(call).get("slot_mapping")
+    named = named_arguments(call)
+    slots = named.get("slot_mapping", named.get("token_expert_indices"))
     if not isinstance(slots, Tensor) or slots.dtype not in (torch.int32, torch.int64):
         return False
     if not plain(slots) or slots.numel() > _MOST:
@@ -289,6 +318,8 @@ def _fits_int32(azp: object, azp_adj: object) -> bool:
     """Whether zero points times sums of columns stay far from the end of what a kernel adds in."""
     if not isinstance(azp_adj, Tensor) or not plain(azp_adj) or azp_adj.numel() == 0:
         return True
+    if azp_adj.numel() > _MOST or (isinstance(azp, Tensor) and azp.numel() > _MOST):
+        return False
     most = float(azp_adj.double().abs().max())
     if isinstance(azp, Tensor) and plain(azp) and azp.numel() > 0:
         most *= float(azp.double().abs().max())
@@ -322,7 +353,7 @@ def _tame(call: Call) -> bool:
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.device.type == "meta" or value.is_neg():
                 return False
-            if value.numel() > _MOST:
+            if value.numel() > _MOST or max(value.shape, default=0) > _MOST:
                 return False
             if value.dtype.is_floating_point and value.numel() > 0 and not exact:
                 most = float(value.double().abs().max())

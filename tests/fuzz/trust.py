@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .calls import Call, named
@@ -55,7 +56,35 @@ def _experts(given: dict[str, Any]) -> bool:
     )
 
 
+def _longest(starts: object) -> int:
+    """The most between two starts; 0 where there are none."""
+    if not isinstance(starts, Tensor) or not plain(starts) or starts.numel() < 2:
+        return 0
+    if starts.dtype.is_floating_point or starts.is_complex() or starts.numel() > 1 << 20:
+        return 0
+    return int(starts.flatten().long().diff().max())
+
+
+def _within_maxima(given: dict[str, Any]) -> bool:
+    lengths = given["seq_lens"]
+    keys = _longest(given["key_start_loc"])
+    if isinstance(lengths, Tensor) and plain(lengths) and 0 < lengths.numel() <= 1 << 20:
+        keys = max(keys, int(lengths.max())) if lengths.dtype == torch.int32 else keys
+    return (
+        _longest(given["query_start_loc"]) <= given["max_query_len"]
+        and keys <= given["max_seq_len"]
+    )
+
+
 _OPS = {"varlen_attention": _attention, "moe_wna16_marlin_gemm": _experts}
+
+
+_SPECIFIED = {"varlen_attention": _within_maxima}
+
+
+def specified(call: Call) -> bool:
+    """Whether its docstring says what the call computes."""
+    return call.op not in _SPECIFIED or _SPECIFIED[call.op](named(call))
 
 
 def kept(call: Call) -> bool:

@@ -50,8 +50,9 @@ class Activation {
     VK_CHECK(problem.rows * vectors < (int64_t{1} << 31),
              "%s: input has shape %s, want less than 2^31 vectors of 16 bytes", op,
              vk::ShapeString(*input).c_str());
-    problem.vectors = FastDiv(static_cast<uint32_t>(vectors > 0 ? vectors : 1));
     problem.count = static_cast<uint32_t>(problem.rows * vectors);
+    // Of no rows, vectors may be more than 32 bits hold.
+    problem.vectors = FastDiv(problem.count > 0 ? static_cast<uint32_t>(vectors) : 1);
     const bool aligned = problem.width % vector == 0 && RowsAligned(*input, 16) &&
                          RowsAligned(*out, vector * vk::DtypeSize(out->dtype));
     launch = {op, input->dtype, out->dtype, aligned, vk::cuda::AsStream(stream)};

@@ -23,7 +23,8 @@ __device__ __forceinline__ void Activate(const Problem& problem, float& gate, fl
     const float limit = problem.limit;
     const float g = gate > limit ? RoundTo<T>(limit) : gate;
     gate = g * Sigmoid<T>(problem.alpha * g);
-    up = up > limit ? RoundTo<T>(limit) : up < -limit ? RoundTo<T>(-limit) : up;
+    up = up < -limit ? RoundTo<T>(-limit) : up;  // of a limit below 0, what comes last holds
+    up = up > limit ? RoundTo<T>(limit) : up;
     up += problem.beta;
   }
 }
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
     const float gate = pairs[2 * i / N][2 * i % N], up = pairs[2 * i / N][2 * i % N + 1];
     const float limit = problem.limit;
     const float g = gate > limit ? limit : gate;
-    const float u = up > limit ? limit : up < -limit ? -limit : up;
+    const float least = up < -limit ? -limit : up, u = least > limit ? limit : least;
     y[i] = (u + 1.0f) * (g * Sigmoid<T>(problem.alpha * g));
   }
   T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(at.quotient);

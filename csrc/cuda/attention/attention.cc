@@ -74,6 +74,7 @@ struct Arguments {
   int64_t heads() const { return query.size(1); }
   int64_t kv_heads() const { return key.size(-2); }
   int64_t group() const { return heads() / kv_heads(); }
+  bool IsEmpty() const { return tokens() == 0 || requests() == 0 || heads() == 0; }
   bool fp8() const { return CacheDtype(key.tensor()) == VK_F8E4M3; }
 
   Arg out, query, key, value, starts;
@@ -148,6 +149,8 @@ void SetKeys(Problem& problem, const vk_cuda_attention_args& call, const Argumen
         problem.blocks == 0
             ? 0
             : std::min<int64_t>(call.block_table->shape[1], INT32_MAX / problem.block_size));
+    // A table without columns may lie nowhere, which says elsewhere that keys are packed.
+    if (problem.pages == 0) problem.block_table = problem.query_start;
     const vk::cuda::attention::Reciprocal page(static_cast<uint32_t>(problem.block_size));
     problem.page_factor = page.factor;
     problem.page_shift = page.shift;
@@ -362,7 +365,7 @@ extern "C" vk_status vk_cuda_attention_workspace(const vk_cuda_attention_args* c
   return vk::Guard([&] {
     const Arguments args(*call);
     Problem problem = MakeProblem(*call, args);
-    *bytes = MakePlan(problem, *call, args).workspace;
+    *bytes = args.IsEmpty() ? 0 : MakePlan(problem, *call, args).workspace;
   });
 }
 
@@ -370,7 +373,7 @@ extern "C" vk_status vk_cuda_varlen_attention(const vk_cuda_attention_args* call
   return vk::Guard([&] {
     const Arguments args(*call);
     Problem problem = MakeProblem(*call, args);
-    if (args.tokens() == 0 || args.requests() == 0 || args.heads() == 0) return;
+    if (args.IsEmpty()) return;
     const Plan plan = MakePlan(problem, *call, args);
     SetWorkspace(problem, plan, call->workspace);
     const cudaStream_t queue = vk::cuda::AsStream(stream);

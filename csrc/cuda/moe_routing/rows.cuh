@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(kRowThreads) ScatterKernel(const __grid_consta
 #pragma unroll
     for (int k = 0; k < kFan; ++k) {
       const int64_t target = first + k < copy.fan ? targets[first + k] : end;
-      to[k] = target < end ? copy.output + target * copy.output_stride : nullptr;
+      const bool kept = target >= 0 && target < end;
+      to[k] = kept ? copy.output + target * copy.output_stride : nullptr;
     }
     for (int64_t i = threadIdx.x; i < words; i += blockDim.x) {
       const Word word = from[i];

@@ -54,7 +54,7 @@ __device__ __forceinline__ void PlaceEntry(const Sort& sort, int slot, int64_t e
     if (used) sort.token_of_row[row] = static_cast<int32_t>(entry / sort.topk);
   } else if constexpr (Kind::kTail) {
     const int value = sort.values[entry];
-    sort.row_of_entry[value] = row;
+    if (value >= 0 && value < sort.entries) sort.row_of_entry[value] = row;
     if (bucket < sort.buckets) sort.entry_of_row[row] = value;
   } else if (row < sort.capacity) {
     sort.sorted[static_cast<int64_t>(slot) * sort.capacity + row] = static_cast<int32_t>(entry);

@@ -34,8 +34,9 @@ class Quant {
     VK_CHECK(problem.rows * vectors < (int64_t{1} << 31),
              "%s: input has shape %s, want less than 2^31 vectors of 16 bytes", op,
              vk::ShapeString(*input).c_str());
-    problem.vectors = FastDiv(static_cast<uint32_t>(vectors > 0 ? vectors : 1));
     problem.count = static_cast<uint32_t>(problem.rows * vectors);
+    // Of no rows, vectors may be more than 32 bits hold.
+    problem.vectors = FastDiv(problem.count > 0 ? static_cast<uint32_t>(vectors) : 1);
     problem.group_rows = problem.group_columns = 1;
     launch = {op, input->dtype, input->dtype,
               problem.width % vector == 0 && RowsAligned(*input, 16), vk::cuda::AsStream(stream)};

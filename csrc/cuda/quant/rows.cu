@@ -139,9 +139,10 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
   }
 }
 
-__global__ void ZeroScales(float* scales, int64_t count) {
+template <class T>
+__global__ void ZeroKernel(T* values, int64_t count) {
   const int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (index < count) scales[index] = 0.0f;
+  if (index < count) values[index] = T{};
 }
 
 }  // namespace
@@ -149,8 +150,11 @@ __global__ void ZeroScales(float* scales, int64_t count) {
 void LaunchRows(const Problem& problem, const Launch& launch) {
   if (problem.rows == 0) return;
   if (problem.width == 0) {
-    ZeroScales<<<GridX(launch.op, CeilDiv(problem.rows, 256)), 256, 0, launch.stream>>>(
-        problem.scales, problem.rows);
+    const unsigned grid = GridX(launch.op, CeilDiv(problem.rows, 256));
+    ZeroKernel<<<grid, 256, 0, launch.stream>>>(problem.scales, problem.rows);
+    if (problem.zero_points != nullptr) {
+      ZeroKernel<<<grid, 256, 0, launch.stream>>>(problem.zero_points, problem.rows);
+    }
     return CheckLaunch(launch.op);
   }
   DispatchFloating(launch.dtype, [&](auto type) {

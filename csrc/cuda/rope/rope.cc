@@ -77,8 +77,9 @@ Angles CheckCache(const char* op, const Arg& cache, const Arg& heads, bool inver
   launch.float_cache = cache.tensor().dtype == VK_F32;
   if (!launch.float_cache) cache.SameDtype(heads);
   const int64_t rot_dim = cache.size(1);
-  VK_CHECK(rot_dim > 0 && rot_dim % 2 == 0, "%s: cos_sin_cache has shape %s, want an even width",
-           op, vk::ShapeString(cache.tensor()).c_str());
+  VK_CHECK(rot_dim > 0 && rot_dim % 2 == 0 && rot_dim <= INT32_MAX,
+           "%s: cos_sin_cache has shape %s, want an even width of less than 2^31", op,
+           vk::ShapeString(cache.tensor()).c_str());
   Angles angles = {};
   angles.cache = cache.tensor().data;
   angles.row_stride = cache.stride(0);

@@ -85,6 +85,9 @@ def test_with_parameters(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
         ("silu_and_mul_with_clamp", (2.5, 1.702, 1.0)),
         ("swigluoai_and_mul", ()),
         ("swigluoai_and_mul", (1.3, 2.0)),
+        # Below 0 the upper limit holds.
+        ("swigluoai_and_mul", (1.3, -1.0)),
+        ("silu_and_mul_with_clamp", (-1.0, 1.702, 1.0)),
     ):
         ours = torch.full(shape, float("nan"), dtype=dtype, device="cuda")
         theirs = torch.empty_like(ours)

@@ -243,6 +243,20 @@ def test_numbers_of_blocks_that_are_not_there() -> None:
         torch.testing.assert_close(got[first:], want[first:])
 
 
+def test_table_without_columns() -> None:
+    batch = make(Problem(((5, 70), (1, 9)), block_size=16))
+    out, lse = batch.run(block_table=batch.args["block_table"][:, :0].contiguous())
+    assert int(out.count_nonzero()) == 0
+    assert bool((lse == -float("inf")).all())
+
+
+def test_no_heads() -> None:
+    batch = make(Problem(((5, 70),), block_size=16))
+    query = batch.args["query"][:, :0]
+    out, lse = torch.empty_like(query), query.new_empty((0, len(query)), dtype=torch.float32)
+    batch.run(query=query, out=out, softmax_lse=lse)
+
+
 def test_cache_without_blocks() -> None:
     batch = make(Problem(((5, 70),), block_size=16))
     nothing = {name: batch.args[name][:0] for name in ("key", "value")}

@@ -136,6 +136,14 @@ def test_batched_align_fills_as_much_as_full_experts_take() -> None:
     assert int((ours[0] == POISON).sum()) == 476
 
 
+def test_only_the_first_number_of_places_is_written() -> None:
+    ids = torch.randint(0, 32, (127, 8), device="cuda").int()
+    total = numbers(4)
+    ops.moe_align_block_size(ids, 32, 64, numbers(4096), numbers(64), total, None)
+    assert total[1:].tolist() == [POISON] * 3
+    assert int(total[0]) > 0
+
+
 # --- moving rows ---
 
 
@@ -177,6 +185,24 @@ def test_permute_and_back(
     reference.moe_unpermute(permuted, weights, inverse.flatten(), first, topk, expected)
     rtol = 1e-5 if dtype == torch.float32 else 1e-2
     torch.testing.assert_close(back, expected, rtol=rtol, atol=rtol)
+
+
+def test_permute_with_entries_that_are_not_there() -> None:
+    """Twice, none, or outside: nothing is written around the outputs."""
+    tokens, topk, experts, hidden = 2, 17, 8, 5
+    x = randn(tokens, hidden, dtype=torch.float16)
+    ids = torch.randint(0, experts, (tokens, topk), device="cuda").int()
+    entries = torch.tensor([0, 0, -1, 34, 2**31 - 1, -(2**31), 5], device="cuda").int().repeat(5)
+    entries = entries[: tokens * topk].view(tokens, topk)
+    around = torch.full((2 * 4096 + tokens * topk * hidden,), POISON, device="cuda").half()
+    permuted = around[4096:-4096].view(tokens * topk, hidden)
+    places = torch.full((2 * 4096 + tokens * topk,), POISON, device="cuda", dtype=torch.int32)
+    inverse = places[4096:-4096].view(tokens, topk)
+    first, index = numbers(experts + 1, dtype=torch.int64), numbers(tokens * topk)
+    ops.moe_permute(x, ids, entries, None, experts, experts, topk, permuted, first, inverse, index)
+    for memory in (around, places):
+        assert bool((memory[:4096] == POISON).all())
+        assert bool((memory[-4096:] == POISON).all())
 
 
 def test_permute_moves_bytes_of_any_dtype() -> None:

@@ -264,6 +264,20 @@ def test_graph(dtype: torch.dtype) -> None:
     same(result, want)
 
 
+def test_rows_without_values() -> None:
+    """Of no rows, the width may be any."""
+    x = torch.empty(129, 0, device="cuda")
+    scale = torch.full((129, 1), 7.0, device="cuda")
+    azp = torch.full((129, 1), 7, device="cuda", dtype=torch.int32)
+    ops.dynamic_scaled_int8_quant(x.to(torch.int8), x, scale, azp)
+    assert not scale.any()
+    assert not azp.any()
+    wide, none = torch.empty(0, 2**40, device="cuda"), torch.empty(0, 1, device="cuda")
+    ops.dynamic_scaled_int8_quant(wide.to(torch.int8), wide, none, None)
+    ops.dynamic_per_token_scaled_fp8_quant(wide.to(FLOAT8), wide, none, None)
+    ops.static_scaled_fp8_quant(wide.to(FLOAT8), wide, torch.ones(1, device="cuda"), None)
+
+
 def test_bad_input(subtests: pytest.Subtests) -> None:
     x = randn(4, 256, dtype=torch.float32)
     q, i8 = poisoned(x.shape, FLOAT8), poisoned(x.shape, torch.int8)

@@ -179,6 +179,14 @@ def test_graph(dtype: torch.dtype) -> None:
     check(query.view(9, 2, 64), want)
 
 
+def test_table_wider_than_any() -> None:
+    x, positions = torch.zeros(5, 256, device="cuda"), torch.zeros(5, device="cuda").long()
+    for width in (2**31, 2**33):
+        cache = torch.empty(0, width, device="cuda")
+        with pytest.raises(RuntimeError, match=r"^rotary_embedding: "):
+            ops.rotary_embedding(positions, x, None, 64, cache, True)
+
+
 def test_bad_input() -> None:
     positions = torch.zeros(4, dtype=torch.int64, device="cuda")
     query, cache = randn(4, 128, dtype=torch.float32), tables(64, torch.float32)

@@ -67,7 +67,8 @@ def varlen_attention(
     [requests]. Computed in float32 (float64 stays).
 
     Keys beyond the pages of ``block_table`` are none, and a block number that ``key`` has not gives
-    the request an unspecified result; ``query_start_loc`` and ``key_start_loc`` are trusted.
+    the request an unspecified result, and so does one longer than ``max_query_len`` or
+    ``max_seq_len``; ``query_start_loc`` and ``key_start_loc`` are trusted.
 
     Raises:
         RuntimeError: ``key`` has no blocks, but ``max_seq_len`` is above 0.
@@ -147,12 +148,12 @@ def merge_attn_states(
 
     ``prefix_output`` and ``suffix_output`` likewise; the log-sum-exps [heads, tokens], where both
     infinities mean that there are no keys. Tokens from ``prefill_tokens_with_context`` on copy the
-    suffix. With ``output_scale`` (one value) ``output`` is float8_e4m3fn and holds the result over
-    the scale. Section 2.2 of Ye et al. 2025 (FlashInfer).
+    suffix (None or -1: no tokens). With ``output_scale`` (one value) ``output`` is float8_e4m3fn
+    and holds the result over the scale. Section 2.2 of Ye et al. 2025 (FlashInfer).
     """
     tokens = output.shape[0]
     count = prefill_tokens_with_context
-    merged = tokens if count is None else count
+    merged = tokens if count is None or count < 0 else count
     wide = torch.promote_types(prefix_output.dtype, torch.float32)
     prefix, suffix = prefix_output.to(wide), suffix_output.to(wide)
     lse = torch.stack((prefix_lse, suffix_lse)).to(wide)

@@ -38,7 +38,7 @@ def _align(
     names = torch.arange(num_experts, device=blocks.device).repeat_interleave(blocks)
     experts_ids.fill_(-1)
     experts_ids[: len(names)] = names.to(experts_ids.dtype)
-    num_tokens_post_pad.fill_(int(blocks.sum()) * block_size)
+    num_tokens_post_pad.view(-1)[0] = int(blocks.sum()) * block_size
 
 
 def moe_align_block_size(
@@ -60,7 +60,7 @@ def moe_align_block_size(
         sorted_token_ids: int32, written: entries (0 to their count - 1) in the order of experts;
             padding is the count.
         experts_ids: int32, written: expert of each block, -1 for blocks past the end.
-        num_tokens_post_pad: int32 [1], written: entries with padding.
+        num_tokens_post_pad: int32 [1], written: entries with padding; what is behind it stays.
         maybe_expert_map: int32 [num_experts]: local number, or -1 for what is left out; or None.
     """
     local = _local(topk_ids, num_experts, maybe_expert_map)
@@ -163,7 +163,8 @@ def moe_permute(
     Args:
         input: [tokens, hidden], any dtype.
         topk_ids: int32 [tokens, topk].
-        token_expert_indices: int32 [tokens, topk]: the number of each entry, usually in order.
+        token_expert_indices: int32 [tokens, topk]: the number of each entry, usually in order; of
+            one that there is not, nothing is written but ``permuted_idx``.
         expert_map: int32 [n_expert]: local number or -1; or None.
         n_expert: Experts, before the map.
         n_local_expert: Experts after it.

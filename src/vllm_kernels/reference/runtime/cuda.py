@@ -32,6 +32,8 @@ def get_cuda_view_from_cpu_tensor(cpu_tensor: torch.Tensor) -> torch.Tensor:
     """
     if not torch.cuda.is_available():
         raise RuntimeError("get_cuda_view_from_cpu_tensor: this process has no usable GPU")
+    if cpu_tensor.device.type != "cpu":
+        raise RuntimeError("get_cuda_view_from_cpu_tensor: cpu_tensor is not on the CPU")
     if cpu_tensor.numel() == 0:
         return torch.empty(cpu_tensor.shape, dtype=cpu_tensor.dtype, device="cuda")
     pinned = cpu_tensor if cpu_tensor.is_pinned() else cpu_tensor.contiguous().pin_memory()

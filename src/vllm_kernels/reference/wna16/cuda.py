@@ -414,7 +414,7 @@ def gptq_gemm(
     weight = _gptq_weight(b_q_weight, b_gptq_qzeros, b_gptq_scales, group, use_v2_format, bit)
     ordered = a.double()
     if index.numel() and use_exllama:
-        ordered = ordered[:, index]
+        ordered = ordered[:, index.clamp(0, max(size_k - 1, 0))]
     return (ordered @ weight).to(a.dtype)
 
 
@@ -423,12 +423,13 @@ def gptq_shuffle(q_weight: torch.Tensor, q_perm: torch.Tensor, bit: int) -> None
 
     Args:
         q_weight: [K * bit / 32, N] int32; written.
-        q_perm: [K] int32.
+        q_perm: [K] int32; numbers outside count as the nearest.
         bit: 2, 3, 4 or 8.
     """
     if not q_perm.numel():
         return
-    rows = _unpack(q_weight, bit, 0)[q_perm.long()]
+    rows = _unpack(q_weight, bit, 0)
+    rows = rows[q_perm.long().clamp(0, max(len(rows) - 1, 0))]
     # 32 rows fill whole words, whatever the number of bits: their sum as Python would write it.
     grouped = _split(rows, 0, (-1, 32))
     words = torch.zeros(
