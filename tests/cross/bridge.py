@@ -36,8 +36,8 @@ FAMILIES_VARIABLE = "VLLM_CROSS_FAMILIES"
 PRODUCTS = ("attention", "gated_delta_rule", "gemm", "moe_gemm", "packed", "wna16")
 # What a test's family calls besides its own kernels.
 CALLS = {
-    "moe_gemm": ("moe_gemm", "packed", "gemm"),
-    "packed": ("packed", "gemm"),
+    "moe_gemm": ("moe_gemm", "packed", "gemm", "quant"),
+    "packed": ("packed", "gemm", "quant"),
     "wna16": ("wna16", "gemm"),
 }
 # They look at this process: its memory, or the libraries that another Python loads.

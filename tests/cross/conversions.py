@@ -81,10 +81,10 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         return packed
 
     def experts(*values: Any) -> None:
-        (out, x, w1, w2, weights, ids, method, scale1, scale2, _, _, _, block, bias1, bias2,
+        (out, x, w1, w2, weights, ids, method, scale1, scale2, zero1, zero2, _, block, bias1, bias2,
          alpha, limit, _, act) = values  # fmt: skip
         driver.call(
-            "fused_experts", out, x, w1, w2, weights, ids, method, scale1, scale2,
+            "fused_experts", out, x, w1, w2, weights, ids, method, scale1, scale2, zero1, zero2,
             *(block or (0, 0)), bias1, bias2, act, 1.702 if alpha is None else float(alpha),
             7.0 if limit is None else float(limit),
         )  # fmt: skip
@@ -107,6 +107,26 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
     ) -> torch.Tensor:  # fmt: skip
         out = torch.empty(mat1.shape[0], mat2.shape[0], dtype=dtype)
         driver.call("int8_scaled_mm", out, mat1, mat2, scales, bias, packed)
+        return out
+
+    def convert_int4(
+        weight: torch.Tensor, zeros: torch.Tensor, scales: torch.Tensor, method: int
+    ) -> tuple[torch.Tensor, ...]:
+        driver.call("convert_int4", weight, zeros, scales, method, None, None, None)
+        *experts, groups, columns = scales.shape
+        words = weight.shape[-2] if method == 1 else weight.shape[-2] // 8
+        size = (*experts, columns // 32, groups, 32)
+        packed = (
+            torch.empty((*experts, columns // 32, words, 128), dtype=torch.uint8),
+            torch.empty(size, dtype=torch.int8),
+            torch.empty(size, dtype=torch.float32),
+        )
+        driver.call("convert_int4", weight, zeros, scales, method, *packed)
+        return packed
+
+    def int4(x: torch.Tensor, weight: torch.Tensor, *values: Any) -> torch.Tensor:
+        out = torch.empty(x.shape[0], weight.shape[0] * 32, dtype=x.dtype)
+        driver.call("int4_scaled_mm", out, x, weight, *values)
         return out
 
     def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -185,6 +205,8 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "convert_weight_packed": convert,
         "convert_scale_packed": convert_scale,
         "fused_experts_cpu": experts,
+        "convert_weight_packed_scale_zp": convert_int4,
+        "int4_scaled_mm_cpu": int4,
         "fp8_scaled_mm_cpu": fp8,
         "int8_scaled_mm_with_quant": int8,
         "causal_conv1d_weight_pack": pack,

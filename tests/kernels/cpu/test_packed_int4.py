@@ -164,7 +164,7 @@ def test_alternating_signs(tier: str, m: int) -> None:
     assert torch.equal(got, torch.full((m, 64), 64 * 3 * 127.0 * 15))
 
 
-@pytest.mark.parametrize("m", [1, 33])
+@pytest.mark.parametrize("m", [1, 7])
 def test_deepest(tier: str, m: int) -> None:
     """One group of the greatest depth: its sum is near the end of int32."""
     k = 1 << 20
@@ -295,13 +295,13 @@ def test_product_refusals() -> None:
     ops.int4_scaled_mm_cpu(*good.values())
     for change, sentence in (
         ({"x": torch.ones(2, 72)}, "x has shape [2, 72], want 64 in dimension 1"),
-        ({"x": torch.ones(64)}, "x has 1 dimensions, want 2: [M, K]"),
+        ({"x": torch.ones(64)}, "x has shape [64], want 2 dimensions"),
         ({"x": torch.ones(2, 64).double()}, "x is float64"),
         ({"x": torch.ones(64, 2).t()}, "x"),
         ({"w": packed[0].int()}, "w is int32"),
         ({"w": packed[0][:1]}, "w_scales has shape [2, 2, 32]"),
         ({"w": packed[0][..., :64]}, "w has shape [2, 8, 64]"),
-        ({"w": packed[0][0]}, "w has 2 dimensions, want 3: [N / 32, K / 8, 128]"),
+        ({"w": packed[0][0]}, "w has shape [8, 128], want 3 dimensions"),
         ({"w_zeros": packed[1].byte()}, "w_zeros is uint8"),
         ({"w_zeros": packed[1][:, :1]}, "w_zeros has shape [2, 1, 32]"),
         ({"w_scales": packed[2].bfloat16()}, "w_scales is bfloat16"),

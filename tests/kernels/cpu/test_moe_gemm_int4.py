@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from ..common.sampled import with_dtypes
-from .test_int4 import AWQ, EPS, GPTQ, Weights, rounded, weights
+from .test_packed_int4 import AWQ, EPS, GPTQ, Weights, rounded, weights
 
 ops = torch.ops.vllm_kernels
 EXPERTS = 5
