@@ -79,8 +79,8 @@ def main() -> None:
     parser.add_argument("--machine", default="", help="its name in the results")
     arguments = parser.parse_args()
     shapes = arguments.shape or list(SHAPES)
-    more = ("--device", "cuda", "--arguments", arguments.arguments)
-    more += ("--eager",) if arguments.eager else ()
+    eager = ("--eager",) if arguments.eager else ()
+    more = ("--device", "cuda", "--arguments", arguments.arguments, *eager)
     timer = CudaTimer()
     rate = timer.copy_bytes_per_s(timer.quick) or 0.0
     timer.tidy()

@@ -89,7 +89,7 @@ def _hide_gpus() -> None:
 
 
 def _activate_cuda(status: engine_api.CudaStatus) -> str:
-    from vllm_kernels_plugin import deep_gemm, flash_attention, flash_mla
+    from vllm_kernels_plugin import choices, deep_gemm, flash_attention, flash_mla
 
     if importlib.util.find_spec("torchvision") is None:
         # The engine's worker always imports a model that needs it, whichever model it runs.
@@ -98,6 +98,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
             "`conda install torchvision`"
         )
     ops = serve.serve("cuda")
+    choices.withhold(logger)
     serve.plant(CUDA_MODULES)
     flash_attention.plant()
     if flash_mla.problem() is None:

@@ -298,7 +298,7 @@ def check(config: VllmConfig, device: str) -> None:
             "backend (vLLM has from 0.32 on): unset VLLM_MLA_DISABLE or set it to 1"
         )
     for need in NEEDS[device]:
-        missing = [op for op in need.ops if not _served(op)]
+        missing = [op for op in need.ops if not is_served(op)]
         if missing and need.applies(config):
             raise PluginError(
                 f"{_name(model)} needs the op {missing[0]} for {need.feature}, which the installed "
@@ -352,7 +352,8 @@ def latent_backend() -> Any:
     return getattr(AttentionBackendEnum, "CPU_MLA", None)
 
 
-def _served(op: str) -> bool:
+def is_served(op: str) -> bool:
+    """Whether the engine finds ``op`` in its namespace."""
     # What ops.def does not have, the engine would call in its main namespace.
     return hasattr(getattr(torch.ops, engine_api.namespace_of(op) or "_C"), op)
 

@@ -9,7 +9,8 @@ import pytest
 from conftest import Engine
 from cuda_engine import ASK, CUDA, REFERENCE
 
-CPU = "vllm_kernels_plugin.cpu.KernelsCpuPlatform"
+from vllm_kernels_plugin import choices, engines
+
 CPU = "vllm_kernels_plugin.cpu.KernelsCpuPlatform"
 # What the engine's modules look for when they are imported, before any kernel runs.
 IMPORT_MINIMUM = (
@@ -154,6 +155,32 @@ def test_torchvision_is_asked_for(cuda: Engine) -> None:
     )
     assert done.stdout.split() == ["vllm_kernels_plugin.refusal.Refusal"], done.stderr
     assert "on a GPU the engine needs torchvision, which is not installed" in done.stderr
+
+
+def test_kernels_without_ops_are_withheld(cuda: Engine) -> None:
+    """The engine asks whether they suit the GPU, not whether what they call exists."""
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        {ASK}
+        import os
+        print(os.environ["VLLM_DISABLED_KERNELS"])
+        """,
+        **REFERENCE,
+        VLLM_DISABLED_KERNELS="TritonInt8ScaledMMLinearKernel",
+    )
+    names = done.stdout.split()[1].split(",")
+    # The user's choice stays.
+    assert names[0] == "TritonInt8ScaledMMLinearKernel", done.stderr
+    have = {name for name in choices.LINEAR if name not in names}
+    assert {"MacheteLinearKernel", "AllSparkLinearKernel", "CutlassW4A8LinearKernel"} <= {*names}
+    assert {"MarlinLinearKernel", "CutlassFp8BlockScaledMMKernel", "ExllamaLinearKernel"} <= have
+
+
+def test_kernels_are_known_by_ops_of_engines() -> None:
+    versions = [".".join(map(str, one)) for one in engines.releases()]
+    known = {name for version in versions for name in engines.ops(version, "cuda")}
+    assert {*choices.LINEAR.values()} <= known
 
 
 def test_fakes_that_the_engine_registers_stay_its_own(cuda: Engine) -> None:

@@ -48,7 +48,7 @@ def scheme(weights: int, activations: int | None) -> dict[str, Any]:
 
 @pytest.fixture
 def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: False)
+    monkeypatch.setattr(needs, "is_served", lambda op: False)
 
 
 @pytest.mark.usefixtures("no_ops")
@@ -94,7 +94,7 @@ def test_what_needs_no_special_op_passes(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("device", needs.NEEDS)
 def test_present_ops_are_enough(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: True)
+    monkeypatch.setattr(needs, "is_served", lambda op: True)
     monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
     needs.check(config(quantization="awq", speculative=object()), device)  # type: ignore[arg-type]
 
@@ -111,7 +111,7 @@ def test_latent_attention_of_an_engine_that_has_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(needs, "latent_backend", lambda: "CPU_MLA")
     with pytest.raises(PluginError, match="mla_decode_kvcache for latent attention"):
         needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
-    monkeypatch.setattr(needs, "_served", lambda op: True)
+    monkeypatch.setattr(needs, "is_served", lambda op: True)
     needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
 
 
@@ -137,7 +137,7 @@ INT4 = ("cpu_gemm_wna16",)
 
 
 def test_four_bit_weights_of_experts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
+    monkeypatch.setattr(needs, "is_served", lambda op: op in INT4)
     dense = config(quantization="gptq")
     needs.check(dense, "cpu")  # type: ignore[arg-type]
     dense.model_config.is_moe = True
@@ -164,7 +164,7 @@ def float8_scheme(strategy: str) -> dict[str, Any]:
 def test_float8_weights_by_their_scales(
     method: str, settings: Any, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: op == "fp8_scaled_mm_cpu")
+    monkeypatch.setattr(needs, "is_served", lambda op: op == "fp8_scaled_mm_cpu")
     model = config(quantization=method, quantization_config=settings)
     if not refused:
         needs.check(model, "cpu")  # type: ignore[arg-type]
@@ -180,7 +180,7 @@ CUDA_EXPERTS = ("topk_softmax", "moe_align_block_size", "moe_sum")
 @pytest.mark.parametrize("method", ["gptq", "awq", "auto_gptq", "auto_awq"])
 def test_four_bit_weights_of_experts_on_a_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     served = [*CUDA_INT4, *CUDA_EXPERTS]
-    monkeypatch.setattr(needs, "_served", lambda op: op in served)
+    monkeypatch.setattr(needs, "is_served", lambda op: op in served)
     experts = config(quantization=method)
     needs.check(experts, "cuda")  # type: ignore[arg-type]
     experts.model_config.is_moe = True
@@ -202,20 +202,20 @@ def test_four_bit_weights_with_float8_activations_on_a_gpu() -> None:
 def test_rounding_their_activations_without_the_ops_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: op in INT4)
+    monkeypatch.setattr(needs, "is_served", lambda op: op in INT4)
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "1")
     with pytest.raises(PluginError, match="needs the op convert_weight_packed_scale_zp for VLLM_"):
         needs.check(config(quantization="awq"), "cpu")  # type: ignore[arg-type]
 
 
 def test_drafting_by_n_grams_needs_less_than_by_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: not op.startswith(("eagle_", "copy_and_")))
+    monkeypatch.setattr(needs, "is_served", lambda op: not op.startswith(("eagle_", "copy_and_")))
     for method in ("ngram", "suffix"):
         needs.check(config(speculative=SimpleNamespace(method=method)), "cpu")  # type: ignore[arg-type]
     for method in ("eagle", "mtp", "draft_model"):
         with pytest.raises(PluginError, match="for speculative decoding with a drafting model"):
             needs.check(config(speculative=SimpleNamespace(method=method)), "cpu")  # type: ignore[arg-type]
-    monkeypatch.setattr(needs, "_served", lambda op: not op.startswith("copy_and_"))
+    monkeypatch.setattr(needs, "is_served", lambda op: not op.startswith("copy_and_"))
     needs.check(config(speculative=SimpleNamespace(method="eagle")), "cpu")  # type: ignore[arg-type]
     for settings in ({"method": "draft_model"}, {"method": "eagle", "parallel_drafting": True}):
         with pytest.raises(PluginError, match="for drafting of several tokens at once"):
@@ -223,7 +223,7 @@ def test_drafting_by_n_grams_needs_less_than_by_a_model(monkeypatch: pytest.Monk
 
 
 def test_sparse_attention_without_its_indexer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: True)
+    monkeypatch.setattr(needs, "is_served", lambda op: True)
     model = config()
     model.model_config.hf_text_config.index_topk = 2048
     needs.check(model, "cpu")  # type: ignore[arg-type]
@@ -240,7 +240,7 @@ def test_sparse_attention_without_its_indexer(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_experts_on_grouped_products_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "_served", lambda op: True)
+    monkeypatch.setattr(needs, "is_served", lambda op: True)
     monkeypatch.setattr(engine_api, "cuda_problem", lambda op: None)
     monkeypatch.setenv("VLLM_MOE_USE_DEEP_GEMM", "0")
     model = config(quantization="fp8", quantization_config={"weight_block_size": [128, 128]})

@@ -97,6 +97,12 @@ def build(
     show_default=True,
     help="Seconds after which a process counts as failed.",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="TEXT",
+    help="Runs whose names have it, such as 'lora' or 'llama_gptq bfloat16'; may be repeated.",
+)
 @json_option
 def test(
     root: Path,
@@ -109,6 +115,7 @@ def test(
     python: str | None,
     at_once: int,
     seconds: float,
+    only: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run the engine in an environment solved from our channels; compare with transformers.
@@ -124,6 +131,8 @@ def test(
       vllm-conda engine test --device cuda --model llama --model qwen3
       vllm-conda engine test --device cuda --full --python python3 --jobs 8
     """
+    from dataclasses import replace
+
     from vllm_conda.engine import cases, runs
     from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 
@@ -136,8 +145,11 @@ def test(
             )
     folder = output or root / "output"
     options = cases.Options(
-        root, folder, platform, channels, models, full, device, at_once=at_once, seconds=seconds
-    )
+        root, folder, platform, channels, models, full, device,
+        at_once=at_once, seconds=seconds, only=only,
+    )  # fmt: skip
+    if not cases.cases(replace(options, gpus=2)):
+        raise UsageError(f"No run's name has {' or '.join(map(repr, only))}.")
     with reporter(as_json) as report_to:
         if python:
             found = runs.in_environment(python, options, report_to)

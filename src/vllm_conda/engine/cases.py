@@ -164,6 +164,7 @@ class Options:
         gpus: How many GPUs there are.
         at_once: Processes at a time, spread over the GPUs.
         seconds: After which a process is ended.
+        only: Cases whose names have one of these words; all where empty.
     """
 
     root: Path
@@ -176,12 +177,18 @@ class Options:
     gpus: int = 1
     at_once: int = 1
     seconds: float = 3600.0
+    only: tuple[str, ...] = ()
 
 
 def cases(options: Options) -> list[Case]:
     """The runs that the options ask for."""
     found = _cuda_cases(options) if options.device == "cuda" else _cpu_cases(options)
-    return [replace(case, device=options.device) for case in found]
+    named = [replace(case, device=options.device) for case in found]
+    return [
+        case
+        for case in named
+        if not options.only or any(word in case.name for word in options.only)
+    ]
 
 
 def jobs(found: Sequence[Case]) -> Iterator[Job]:

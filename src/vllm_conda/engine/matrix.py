@@ -129,7 +129,9 @@ def from_results(path: Path) -> Runs:
 
 def _in_a_cell(text: str) -> str:
     """On one line, without what would end a cell of a table or name a place on a machine."""
-    text = re.sub(r"(?<![\w.])(?:/[\w.+-]+){2,}/?", "…", " ".join(text.split()))
+    # What pydantic puts around the sentence of a refusal.
+    text = re.sub(r"^\d+ validation errors? for \w+ Value error, ", "", " ".join(text.split()))
+    text = re.sub(r"(?<![\w.])(?:/[\w.+-]+){2,}/?", "…", text.split(" [type=")[0])
     return text.replace("|", "\\|")
 
 

@@ -19,6 +19,7 @@ from vllm_conda.engine.cases import PROGRAMS, Job, Options, cases, jobs
 from vllm_conda.errors import ConfigError, TestFailure
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.processes import run as run_guarded
+from vllm_conda.processes import stop_signal
 from vllm_conda.progress import Reporter
 
 # Runs a command with variables of its own; its exit status. TimeoutExpired after so many seconds.
@@ -105,8 +106,14 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     writing = threading.Lock()
 
     def one(index: int, gpus: Sequence[str]) -> None:
-        by_job[index] = _run(chosen[index], gpus, place, options, reporter)
+        if stop_signal():
+            return
+        found = _run(chosen[index], gpus, place, options, reporter)
+        # What the end of the test cut short has found nothing.
+        if stop_signal():
+            return
         with writing:
+            by_job[index] = found
             document["rows"] = [row for rows in by_job for row in rows]
             write_atomic(place.result, json.dumps(document, indent=1) + "\n")
 

@@ -43,6 +43,17 @@ def test_page_has_a_cell_a_model_and_mode_and_says_what_is_wrong(tmp_path: Path)
     assert "2026-01-02; torch 2.11.0." in text
 
 
+def test_a_refusal_is_its_sentence(tmp_path: Path) -> None:
+    sentence = "The model /a/b/c (X) needs more"
+    said = f"1 validation error for VllmConfig\n  Value error, {sentence} [type=v, input]"
+    row = {
+        "program": "trial", "model": "m", "dtype": "bfloat16", "mode": "eager", "right": True,
+        "said": said,
+    }  # fmt: skip
+    matrix.record(tmp_path, results(tmp_path / "r.json", rows=[row]))
+    assert "| m | bfloat16 | The model … (X) needs more |" in matrix.page(tmp_path)
+
+
 def test_a_later_run_replaces_its_cells_and_keeps_the_others(tmp_path: Path) -> None:
     matrix.record(tmp_path, results(tmp_path / "r.json"))
     again = json.loads((tmp_path / "r.json").read_text())["rows"][1] | {"right": True}

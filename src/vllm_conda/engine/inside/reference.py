@@ -30,7 +30,7 @@ class Tolerance:
     exact: bool = False
 
 
-def tolerance(dtype: str, experts: bool, device: str, rounded: bool = False) -> Tolerance:
+def tolerance(dtype: str, experts: bool, device: str, rounded: str = "") -> Tolerance:
     """In float32 the tokens are the same. In 16 bits rounding decides near ties, and of a router
     with random weights also which expert is taken, which changes a token entirely.
 
@@ -38,7 +38,16 @@ def tolerance(dtype: str, experts: bool, device: str, rounded: bool = False) -> 
 
     Activations in int8, and keys and values of 8 bits, round as coarsely as bfloat16, whatever type
     they come from: a difference in the last bit moves one by 1/127 of the largest, or by 1/16. In
-    float32 few are so near to the middle between two numbers."""
+    float32 few are so near to the middle between two numbers.
+
+    Activations in E4M3 move by 1/16 of themselves in every product. Of 192 tokens that transformers
+    chooses with such activations in bfloat16, 16 miss 0.2 nats by itself in float32 with the same
+    rounding, and 4 miss 0.4; of the log-probabilities 4 differ by more than 0.5.
+
+    Args:
+        rounded: What is rounded to 8 bits: ``int8`` or ``float8`` activations, or the ``cache``."""
+    if rounded == "float8":
+        return Tolerance(gap=0.4, logprob=0.5, outliers=0.08 if experts else 0.03)
     if dtype == "float32" and device == "cuda":
         return Tolerance(gap=0.05, logprob=0.05, outliers=0.01)
     if dtype == "float32":

@@ -136,8 +136,10 @@ def compare(
     from quantise import SCHEMES, rounds_activations
     from reference import Verdict, tolerance
 
-    rounded = bool(model.scheme) and rounds_activations(SCHEMES[model.scheme], options.device)
-    allowed = tolerance(dtype, model.experts, options.device, rounded or model.rounds_cache)
+    rounded = "cache" if model.rounds_cache else ""
+    if model.scheme and rounds_activations(SCHEMES[model.scheme], options.device):
+        rounded = SCHEMES[model.scheme].activations
+    allowed = tolerance(dtype, model.experts, options.device, rounded)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
