@@ -79,7 +79,7 @@ def test_align_of_one_expert_for_all() -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("tokens", "experts"), [(5, 8), (300, 64), (5000, 128)])
+@pytest.mark.parametrize(("tokens", "experts"), [(0, 8), (5, 8), (300, 64), (5000, 128)])
 @pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
 def test_lora_align(tokens: int, experts: int, mapped: bool) -> None:
     topk, block, loras = 4, 16, 4
