@@ -218,12 +218,13 @@ def _rows(
             "case": case.name, "program": case.program, "model": case.model,
             "dtype": case.dtype, "device": case.device, "mode": case.mode,
         }  # fmt: skip
-        if index < len(found) and (not code or len(job.cases) > 1):
+        if index < len(found):
             ran = found[index].get("mode", case.mode)
             row |= {key: value for key, value in found[index].items() if key not in row}
             if ran not in (case.mode, "serve", "refused"):
                 row |= {"right": False, "failure": f"the engine ran the model {ran}"}
-        else:
+        # A process of several cases may end early; what it has found by then counts.
+        if index >= len(found) or (code and len(job.cases) == 1):
             row |= {"right": False, "failure": said}
         yield row
 

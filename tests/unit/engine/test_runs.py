@@ -115,6 +115,20 @@ def test_a_process_that_does_not_end_is_ended(tmp_path: Path) -> None:
         runs.run(programs.place(tmp_path), options(tmp_path, seconds=5.0), Reporter(Mode.JSON))
 
 
+def test_what_a_failed_process_had_found_is_kept(tmp_path: Path) -> None:
+    programs = Programs(trial=[{**RIGHT, "mode": "traced"}], server=SERVED)
+
+    def start(words: Sequence[str], *rest: object) -> int:
+        code = programs.start(words, *rest)  # type: ignore[arg-type]
+        return 1 if any("trial" in word for word in words) else code
+
+    place = runs.Place(start, tmp_path / "work", tmp_path / "logs", tmp_path / "r.json")
+    with pytest.raises(TestFailure):
+        runs.run(place, options(tmp_path), Reporter(Mode.JSON))
+    row = json.loads((tmp_path / "r.json").read_text())["rows"][0]
+    assert (row["right"], row["failure"], row["chosen"]) == (False, "no output", 4)
+
+
 def test_an_environment_without_engine_is_one_sentence(tmp_path: Path) -> None:
     programs = Programs(facts=None)
     with pytest.raises(ConfigError, match="no engine and kernels that run: RuntimeError"):
