@@ -345,7 +345,7 @@ def _tame(call: Call) -> bool:
         return False  # a sum of squares less that much may be anything near 0
     if not _fits_int32(named.get("azp"), named.get("azp_adj")):
         return False
-    if not _ascends(named.get("cu_seq_lens")):
+    if not all(_ascends(named.get(name)) for name in ("cu_seq_lens", "workspace_starts")):
         return False
     for value in call.arguments:
         if isinstance(value, float) and not (exact or value == 0 or 1e-8 < abs(value) < 1e3):

@@ -65,8 +65,8 @@ struct Sort {
   int32_t* total;
 
   // Adapters: one sort for each, of the tokens that are the adapter's.
-  const int32_t* token_adapters;  // [entries / topk] or null
-  const int32_t* adapters;        // [slots]
+  const int32_t* token_adapters;  // [entries / topk]
+  const int32_t* adapters;        // [slots], or null: no adapters
   const int32_t* enabled;         // [max_adapters]
   int32_t slots, max_adapters, topk;
 

@@ -273,7 +273,7 @@ int32_t SortSegments(int64_t entries) {
 }
 
 void LaunchAlign(const char* op, const Sort& sort, cudaStream_t stream) {
-  if (sort.token_adapters != nullptr) return LaunchAdapters(op, sort, stream);
+  if (sort.adapters != nullptr) return LaunchAdapters(op, sort, stream);
   if (SortSegments(sort.entries) == 1) return LaunchAlignByExpert(op, sort, stream);
   LaunchSegments<Align>(op, sort, stream);
 }
