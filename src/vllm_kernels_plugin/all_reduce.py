@@ -8,7 +8,8 @@ from vllm_kernels import engine_api
 from vllm_kernels_plugin.errors import PluginError
 
 VARIABLE = "VLLM_KERNELS_ALL_REDUCE"
-# The kernels have run on an emulated group of GPUs only: NCCL, until they have run on real ones.
+# On two GPUs the sums are right and faster than NCCL's, but no engine's tokens through them have
+# been compared with one rank's: NCCL, until they have.
 CHOICES = ("nccl", "direct")
 _NAMESPACE = "_C_custom_ar"
 

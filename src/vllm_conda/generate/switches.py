@@ -88,9 +88,10 @@ PLUGIN = (
     Variable(
         "VLLM_KERNELS_ALL_REDUCE",
         "`nccl`, `direct`",
-        "`direct`: tensor-parallel ranks of one machine sum small messages by reading each other's "
-        "memory, unless `--disable-custom-all-reduce` is given. Run on one GPU only, with ranks as "
-        "streams, hence `nccl`.",
+        "`direct`: tensor-parallel ranks of one machine sum messages of up to 8 MiB by reading "
+        "each other's memory, unless `--disable-custom-all-reduce` is given: on two H200 1.3 to "
+        "2.3 times as fast as NCCL in graphs, every sum right. An engine has answered through it, "
+        "but its tokens have not been compared with one rank's, hence `nccl`.",
     ),
     Variable(
         "VLLM_KERNELS_NO_COMPILER_SAID",
