@@ -28,7 +28,7 @@ COMMON = {
 # Families that use another's packed weights or epilogue.
 FRIENDS = {
     "cpu/moe_gemm": {"cpu/gemm", "cpu/packed"},
-    "cpu/packed": {"cpu/gemm"},
+    "cpu/packed": {"cpu/gemm", "cpu/quant"},
     "cpu/wna16": {"cpu/gemm"},
     "cuda/sparse_gemm": {"cuda/gemm"},
 }
