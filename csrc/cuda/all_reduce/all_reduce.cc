@@ -18,7 +18,9 @@ using vk::cuda::all_reduce::Problem;
 
 // Bytes of a tensor that can be moved in vectors.
 int64_t VectorBytes(const char* op, const char* name, const vk_tensor& tensor) {
-  const int64_t bytes = vk::NumElements(tensor) * vk::DtypeSize(tensor.dtype);
+  const int64_t item = vk::DtypeSize(tensor.dtype);
+  VK_CHECK(item > 0, "%s: %s has a dtype that is not known here", op, name);
+  const int64_t bytes = vk::NumElements(tensor) * item;
   VK_CHECK(bytes % kVectorBytes == 0, "%s: %s has %lld bytes, want a multiple of %d", op, name,
            static_cast<long long>(bytes), kVectorBytes);
   VK_CHECK(reinterpret_cast<uintptr_t>(tensor.data) % kVectorBytes == 0 || bytes == 0,

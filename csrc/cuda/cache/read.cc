@@ -142,7 +142,11 @@ void Convert(const vk_tensor* dst_cache, const vk_tensor* src_cache, double scal
 }
 
 // Bytes from the first to behind the last element of a tensor without gaps.
-int64_t Bytes(const vk_tensor& tensor) { return NumElements(tensor) * DtypeSize(tensor.dtype); }
+int64_t Bytes(const char* op, const char* name, const vk_tensor& tensor) {
+  const int64_t item = DtypeSize(tensor.dtype);
+  VK_CHECK(item > 0, "%s: %s has a dtype that is not known here", op, name);
+  return NumElements(tensor) * item;
+}
 
 void SwapBlocks(const vk_tensor* src, const vk_tensor* dst, int64_t block_bytes,
                 const vk_tensor* block_mapping, void* stream) {
@@ -155,7 +159,8 @@ void SwapBlocks(const vk_tensor* src, const vk_tensor* dst, int64_t block_bytes,
            Print(block_bytes));
   const int64_t* pairs = static_cast<const int64_t*>(block_mapping->data);
   const int64_t count = mapping.size(0), row = mapping.stride(0), column = mapping.stride(1);
-  const int64_t limits[2] = {Bytes(*src) / block_bytes, Bytes(*dst) / block_bytes};
+  const int64_t limits[2] = {Bytes(op, "src", *src) / block_bytes,
+                             Bytes(op, "dst", *dst) / block_bytes};
   // Before anything is copied: the op leaves dst as it was when it fails.
   for (int64_t i = 0; i < count; ++i) {
     for (int side = 0; side < 2; ++side) {

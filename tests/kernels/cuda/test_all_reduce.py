@@ -134,6 +134,11 @@ def test_bad_calls_are_refused(group: Group) -> None:
     refused("multiple of 16", one, x[:3], x[:3].clone(), address, LARGEST)
     refused("strides", one, x.view(8, 8).t(), x.clone().view(8, 8), address, LARGEST)
     refused("inp", one, x.int(), x.int().clone(), address, LARGEST)
+    short = x.to(torch.int16)
+    with pytest.raises(
+        RuntimeError, match=r"^custom_all_gather: inp has a dtype that is not known"
+    ):
+        ops.custom_all_gather(one, short, short.repeat(group.ranks), address, LARGEST)
     with pytest.raises(RuntimeError, match="want 2, 4, 6 or 8"):
         ops.init_custom_ar([address] * 3, x.view(torch.uint8), 0, True)
     with pytest.raises(RuntimeError, match="rank is 2"):

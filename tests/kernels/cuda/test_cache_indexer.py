@@ -87,6 +87,17 @@ def test_bad_input_is_refused(change: dict[str, int], message: str) -> None:
         ops.indexer_k_quant_and_cache(keys, cache, slots, sizes["group"], "auto")
 
 
+def test_scales_of_a_dtype_that_is_not_known() -> None:
+    """Its elements would count as no bytes, and the scales be left as they are."""
+    cache = empty_cache(2, 16, 136)
+    table = torch.zeros(1, 1, dtype=torch.int32, device="cuda")
+    starts = torch.tensor([0, 5], dtype=torch.int32, device="cuda")
+    keys = torch.zeros(5, 128, dtype=torch.uint8, device="cuda")
+    scales = torch.zeros(5, 4, dtype=torch.int16, device="cuda")
+    with pytest.raises(RuntimeError, match=r"dst_scale has a dtype that is not known here"):
+        ops.cp_gather_indexer_k_quant_cache(cache, keys, scales, table, starts)
+
+
 @pytest.mark.parametrize("moved", [False, True], ids=["whole", "from-starts"])
 @pytest.mark.parametrize("block_size", [16, 64])
 def test_unpack(moved: bool, block_size: int) -> None:
