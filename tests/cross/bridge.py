@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import modules
 import pytest
 import sample
 import torch
@@ -42,9 +43,6 @@ CALLS = {
 }
 # They look at this process: its memory, or the libraries that another Python loads.
 OF_THIS_PROCESS = ("test_onednn_serves_the_best_tier_only", "test_release_frees_the_memory")
-# These modules set variables of this process, which the driver does not see.
-# test_arguments: what the bindings refuse, which the driver does not have.
-MODULES_OF_THIS_PROCESS = ("test_arguments", "test_gemm_compact")
 # More work than fits into scratch memory at once: minutes each, for code that is of no tier.
 OF_NO_TIER = ("test_passes", "test_many_passes")
 
@@ -129,7 +127,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     own = set(os.environ.get(FAMILIES_VARIABLE, "").split(","))
     kept: set[pytest.Item] = set()
     for (module, name, tier), cases in tests.items():
-        family = _family_of(module, families)
+        family = modules.family_of(module, families)
         served = family and (step <= 1 or own & {*CALLS.get(family, (family,))})
         if served and name not in (*OF_THIS_PROCESS, *OF_NO_TIER):
             parameters = [_parameters(case) for case in cases]
@@ -138,17 +136,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped := [item for item in items if item not in kept]:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item in kept]
-
-
-def _family_of(module: str, families: Iterable[str]) -> str:
-    """``gemm`` for test_gemm and test_gemm_scaled; empty: its ops are not the driver's.
-
-    Such a module would compare references with themselves.
-    """
-    if module in MODULES_OF_THIS_PROCESS:
-        return ""
-    found = (name for name in families if f"{module}_".startswith(f"test_{name}_"))
-    return max(found, key=len, default="")
 
 
 def _parameters(item: pytest.Item) -> dict[str, str]:
