@@ -436,9 +436,11 @@ def rerank(run: Run) -> Found:
     prompts = [tokenizer(query, text_pair=one).input_ids for one in documents]
     expected = [float(torch.sigmoid(classes)[0]) for classes in _classes(run, prompts)]
     near = run.close(abs(a - b) for a, b in zip(found, expected, strict=True))
-    # Documents of one score would prove nothing.
-    spread = max(expected) - min(expected)
-    return {**near, "right": near["right"] and spread > run.allowed.logprob}
+    # Documents of nearly one score would prove nothing.
+    clear = max(expected) - min(expected) > 4 * near["worst_difference"]
+    places = range(len(documents))
+    order = sorted(places, key=found.__getitem__) == sorted(places, key=expected.__getitem__)
+    return {**near, "right": near["right"] and clear and order}
 
 
 def long_context(run: Run) -> Found:
