@@ -10,7 +10,7 @@ extern "C" {
 
 // out[i] = parts[0, i] + parts[1, i] + ..., added in that order in float32 and rounded once. What
 // vk_cpu_shm_allreduce gives every rank, for parts that lie in one process.
-//   parts: [ranks, width], float32 | bfloat16 | float16, last dimension contiguous, at most 64 ranks
+//   parts: [at most 64 ranks, width], float32 | bfloat16 | float16, last dimension contiguous
 //   out: [width], the parts' dtype, contiguous
 VK_EXPORT vk_status vk_cpu_rank_sum(const vk_tensor* out, const vk_tensor* parts);
 
