@@ -44,9 +44,6 @@ class KernelsCpuPlatform(CpuPlatform):
     def import_ir_kernels(cls) -> None:
         """Called in every process that runs a model, before the model is built."""
         super().import_ir_kernels()
-        # It registers fakes of its own for some ops, and PyTorch 2.11 takes none twice.
-        import vllm._custom_ops  # noqa: F401
-
         serve.register_fakes("cpu")
         _register_norms()
         _register_activations()

@@ -53,9 +53,6 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
     def import_ir_kernels(cls) -> None:
         """Called in every process that runs a model, before the model is built."""
         super().import_ir_kernels()
-        # It registers fakes of its own for some ops, and twice is an error.
-        import vllm._custom_ops  # noqa: F401
-
         serve.register_fakes("cuda")
 
     @classmethod

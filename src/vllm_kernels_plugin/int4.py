@@ -8,25 +8,20 @@ CPU.
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-VARIABLE = "VLLM_CPU_INT4_W4A8"
+from vllm_kernels_plugin import needs
+
 _QUESTION = "_is_amx_tile_supported"
-
-
-def asked() -> bool:
-    """Whether the user, rather than the engine's default, wants activations rounded."""
-    return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
 def serve() -> None:
     """Have the engine's kernel for 4-bit weights round activations on every CPU, if asked."""
-    if not asked():
+    if not needs.switched_on(needs.W4A8_VARIABLE):
         return
     from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
 

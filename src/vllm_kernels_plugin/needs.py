@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import deep_gemm, int4
+from vllm_kernels_plugin import deep_gemm
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+W4A8_VARIABLE = "VLLM_CPU_INT4_W4A8"
 Applies = Callable[[Any], bool]
 
 _DRAFTED_WITHOUT_MODEL = ("ngram", "ngram_gpu", "suffix")
@@ -118,7 +119,8 @@ def _latent(config: Any) -> bool:
     return bool(config.model_config.use_mla)
 
 
-def _switched_on(variable: str) -> bool:
+def switched_on(variable: str) -> bool:
+    """Whether the user has set it, and not to 0."""
     return os.environ.get(variable, "0") not in ("", "0")
 
 
@@ -153,10 +155,10 @@ CPU_NEEDS = (
         "use a checkpoint in bfloat16",
     ),
     Need(
-        f"{int4.VARIABLE}=1",
+        f"{W4A8_VARIABLE}=1",
         ("convert_weight_packed_scale_zp", "int4_scaled_mm_cpu"),
-        lambda config: _int4_weights(config) and int4.asked(),
-        f"unset {int4.VARIABLE}",
+        lambda config: _int4_weights(config) and switched_on(W4A8_VARIABLE),
+        f"unset {W4A8_VARIABLE}",
     ),
     Need(
         "float8 weights",
@@ -225,7 +227,7 @@ CPU_NEEDS = (
     Need(
         "VLLM_CPU_SGL_KERNEL=1",
         ("convert_weight_packed", "weight_packed_linear"),
-        lambda config: _switched_on("VLLM_CPU_SGL_KERNEL"),
+        lambda config: switched_on("VLLM_CPU_SGL_KERNEL"),
         "unset VLLM_CPU_SGL_KERNEL",
     ),
 )
@@ -317,7 +319,7 @@ def _check_grouped_products(config: Any) -> None:
     asked = ""
     if getattr(getattr(config, "kernel_config", None), "moe_backend", None) == deep_gemm.NAME:
         asked = f"--moe-backend {deep_gemm.NAME}"
-    elif _switched_on(deep_gemm.EXPERTS_VARIABLE):
+    elif switched_on(deep_gemm.EXPERTS_VARIABLE):
         asked = f"{deep_gemm.EXPERTS_VARIABLE}={os.environ[deep_gemm.EXPERTS_VARIABLE]}"
     if asked:
         raise PluginError(

@@ -121,6 +121,9 @@ def _is_ours(ours: torch.FunctionSchema, theirs: torch.FunctionSchema) -> bool:
 
 def register_fakes(device: str) -> None:
     """Register the fakes of the served ops, but for those that the engine has registered."""
+    # It registers fakes of its own for some ops, and PyTorch 2.11 takes none twice.
+    import vllm._custom_ops  # noqa: F401
+
     serve(device)
     fakes = engine_api.fakes()
     for op in _served(device):

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .calls import Call, named
 from .memory import plain
 
+_MOST = 1 << 20  # numbers that are worth reading
+
+
+def _integers(value: object) -> Tensor | None:
+    """A tensor's integers, in one row; None where there are none, or the op refuses them."""
+    if not isinstance(value, Tensor) or not plain(value) or not 0 < value.numel() <= _MOST:
+        return None
+    if value.dtype.is_floating_point or value.is_complex():
+        return None
+    return value.flatten().long()
+
 
 def _within(starts: object, size: int) -> bool:
     """Whether starts of parts, and the end of the last, ascend from 0 to at most ``size``."""
-    if not isinstance(starts, Tensor) or not plain(starts) or starts.numel() == 0:
+    bounds = _integers(starts)
+    if bounds is None:
         return True
-    if starts.dtype.is_floating_point or starts.numel() > 1 << 20:
-        return True  # refused
-    bounds = starts.flatten().long()
     return bool((bounds.diff() >= 0).all()) and int(bounds[0]) >= 0 and int(bounds[-1]) <= size
 
 
-def _numbers(values: object, low: int, high: int) -> bool:
+def _numbers(given: object, low: int, high: int) -> bool:
     """Whether all integers lie from ``low`` to ``high``."""
-    if not isinstance(values, Tensor) or not plain(values) or values.numel() == 0:
-        return True
-    if values.dtype.is_floating_point or values.is_complex() or values.numel() > 1 << 20:
-        return True  # refused
-    return low <= int(values.min()) and int(values.max()) <= high
+    values = _integers(given)
+    return values is None or (low <= int(values.min()) and int(values.max()) <= high)
 
 
 def _attention(given: dict[str, Any]) -> bool:
@@ -58,27 +63,19 @@ def _experts(given: dict[str, Any]) -> bool:
 
 def _longest(starts: object) -> int:
     """The most between two starts; 0 where there are none."""
-    if not isinstance(starts, Tensor) or not plain(starts) or starts.numel() < 2:
-        return 0
-    if starts.dtype.is_floating_point or starts.is_complex() or starts.numel() > 1 << 20:
-        return 0
-    return int(starts.flatten().long().diff().max())
+    bounds = _integers(starts)
+    return 0 if bounds is None or bounds.numel() < 2 else int(bounds.diff().max())
 
 
 def _within_maxima(given: dict[str, Any]) -> bool:
-    lengths = given["seq_lens"]
-    keys = _longest(given["key_start_loc"])
-    if isinstance(lengths, Tensor) and plain(lengths) and 0 < lengths.numel() <= 1 << 20:
-        keys = max(keys, int(lengths.max())) if lengths.dtype == torch.int32 else keys
     return (
         _longest(given["query_start_loc"]) <= given["max_query_len"]
-        and keys <= given["max_seq_len"]
+        and _longest(given["key_start_loc"]) <= given["max_seq_len"]
+        and _numbers(given["seq_lens"], -(2**63), given["max_seq_len"])
     )
 
 
 _OPS = {"varlen_attention": _attention, "moe_wna16_marlin_gemm": _experts}
-
-
 _SPECIFIED = {"varlen_attention": _within_maxima}
 
 

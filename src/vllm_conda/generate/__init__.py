@@ -92,7 +92,7 @@ def _files(root: Path, targets: Targets) -> dict[Path, str]:
         head = header("", f"{absent.FILE}, {absent.OPS_FILE} and {ENGINES_FILE}").rstrip()
         files[ABSENT_PAGE] = f"<!--{head} -->\n{absent.page(root)}"
     if (root / matrix.FOLDER).is_dir():
-        head = header("", f"{matrix.FOLDER}").rstrip()
+        head = header("", str(matrix.FOLDER)).rstrip()
         files[matrix.PAGE] = f"<!--{head} -->\n{matrix.page(root)}"
     return files
 

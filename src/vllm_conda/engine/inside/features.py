@@ -195,28 +195,6 @@ def _sums_counted(worker: Any) -> dict[str, int]:
     return dict(worker.sums)
 
 
-def _ranks(run: Run, eager: bool) -> Found:
-    """What the sums of two ranks went through; their answers are judged."""
-    prompts = [run.prompt(length, length) for length in (5, 130, 33)]
-    cpu = run.options.device == "cpu"
-    # Left to itself the engine wants a NUMA node for each rank.
-    cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {}
-    # Functions for the workers are sent to them as they are.
-    with mock.patch.dict(os.environ, {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **cores}):
-        llm = run.engine(tensor_parallel_size=2, enforce_eager=eager)
-        if not cpu and eager:
-            llm.collective_rpc(_count_sums)
-        answers = run.generate(llm, prompts)
-        if cpu:
-            through = llm.collective_rpc(_sums_through)
-        elif eager:
-            through = [str(counts) for counts in llm.collective_rpc(_sums_counted)]
-        else:
-            through = llm.collective_rpc(_sums_direct)
-    run.judge(prompts, answers)
-    return {"through": ", ".join(through)}
-
-
 def _sums_direct(worker: Any) -> str:
     """Whether a GPU rank sums by reading the others' memory, where that serves."""
     from vllm.distributed import get_tp_group
@@ -225,28 +203,44 @@ def _sums_direct(worker: Any) -> str:
     return "nccl" if direct is None or direct.disabled else "direct"
 
 
-def _wanted_through(run: Run, eager: bool) -> str:
+def _ranks(run: Run, eager: bool) -> Found:
+    """Whether both ranks' sums go through what they should; their answers are judged."""
+    prompts = [run.prompt(length, length) for length in (5, 130, 33)]
+    cpu = run.options.device == "cpu"
+    # In CUDA graphs no Python is left to count.
+    look = _sums_through if cpu else _sums_counted if eager else _sums_direct
+    # Left to itself the engine wants a NUMA node for each rank.
+    cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {}
+    # Functions for the workers are sent to them as they are.
+    with mock.patch.dict(os.environ, {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **cores}):
+        llm = run.engine(tensor_parallel_size=2, enforce_eager=eager)
+        if look is _sums_counted:
+            llm.collective_rpc(_count_sums)
+        answers = run.generate(llm, prompts)
+        through = llm.collective_rpc(look)
+    run.judge(prompts, answers)
+    used = [{one} if isinstance(one, str) else {way for way in one if one[way]} for one in through]
+    right = used == [{_wanted_through(run)}] * 2
+    return {"through": ", ".join(map(str, through)), "right": right}
+
+
+def _wanted_through(run: Run) -> str:
     """What the sums have to go through."""
     if run.options.device == "cpu":
         return "_CPUSHMDistributed"
     from vllm_kernels_plugin import all_reduce
 
-    wanted = "nccl" if all_reduce.left_out() else "direct"
-    other = "nccl" if wanted == "direct" else "direct"
-    return f"'{other}': 0" if eager else wanted
+    return "nccl" if all_reduce.left_out() else "direct"
 
 
 def tensor_parallel(run: Run) -> Found:
     """Two ranks of one machine: CPUs add up in shared memory, GPUs in each other's or by NCCL."""
-    found = _ranks(run, eager=True)
-    right = found["through"].count(_wanted_through(run, eager=True)) == 2
-    return {**found, "right": right and "'direct': 0, 'nccl': 0" not in found["through"]}
+    return _ranks(run, eager=True)
 
 
 def tensor_parallel_graphs(run: Run) -> Found:
     """The same in the engine's default mode, with sums in CUDA graphs."""
-    found = _ranks(run, eager=False)
-    return {**found, "right": found["through"].count(_wanted_through(run, eager=False)) == 2}
+    return _ranks(run, eager=False)
 
 
 def _drafted(run: Run, settings: Mapping[str, Any]) -> Found:
@@ -408,7 +402,7 @@ def embedding(run: Run) -> Found:
 
 def _classes(run: Run, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """What transformers' classifier says to each prompt, before a softmax or sigmoid."""
-    from models import CLASSIFIER
+    from configurations import CLASSIFIER
 
     plain = run.plain(CLASSIFIER)
     with torch.no_grad():

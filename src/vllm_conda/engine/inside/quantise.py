@@ -130,41 +130,19 @@ def _fp8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
     return tensors, plain
 
 
-def _int8_config() -> dict[str, Any]:
-    common = {"num_bits": 8, "type": "int", "symmetric": True}
+def _compressed(form: str, **schemes: Mapping[str, Any]) -> dict[str, Any]:
+    """compressed-tensors' configuration of all linear layers but the last."""
     return {
         "quant_method": "compressed-tensors",
-        "format": "int-quantized",
+        "format": form,
         "quantization_status": "compressed",
         "ignore": ["lm_head"],
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": {**common, "strategy": "channel", "dynamic": False},
-                "input_activations": {**common, "strategy": "token", "dynamic": True},
-            }
-        },
+        "config_groups": {"group_0": {"targets": ["Linear"], **schemes}},
     }
 
 
-def _nvfp4_config() -> dict[str, Any]:
-    weights = {
-        "num_bits": 4,
-        "type": "float",
-        "symmetric": True,
-        "strategy": "tensor_group",
-        "group_size": NVFP4_GROUP,
-        "dynamic": False,
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "nvfp4-pack-quantized",
-        "quantization_status": "compressed",
-        "ignore": ["lm_head"],
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
-    }
-
-
+_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
+_NVFP4 = {"num_bits": 4, "type": "float", "symmetric": True, "group_size": NVFP4_GROUP}
 SCHEMES: Mapping[str, Scheme] = {
     "gptq": Scheme(
         {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
@@ -194,9 +172,23 @@ SCHEMES: Mapping[str, Scheme] = {
         _fp8,
         "float8",
     ),
-    "w8a8": Scheme(_int8_config(), _int8, "int8"),
+    "w8a8": Scheme(
+        _compressed(
+            "int-quantized",
+            weights={**_INT8, "strategy": "channel", "dynamic": False},
+            input_activations={**_INT8, "strategy": "token", "dynamic": True},
+        ),
+        _int8,
+        "int8",
+    ),
     "mxfp4": Scheme({"quant_method": "mxfp4"}, mxfp4, takes=_experts),
-    "nvfp4": Scheme(_nvfp4_config(), nvfp4),
+    "nvfp4": Scheme(
+        _compressed(
+            "nvfp4-pack-quantized",
+            weights={**_NVFP4, "strategy": "tensor_group", "dynamic": False},
+        ),
+        nvfp4,
+    ),
 }
 
 
@@ -229,9 +221,14 @@ def _as_float8(x: torch.Tensor) -> torch.Tensor:
 _ROUNDED = {"int8": _as_int8, "float8": _as_float8}
 
 
-def rounds_activations(scheme: Scheme, device: str) -> bool:
-    """Whether the engine rounds activations of such a checkpoint on the device."""
-    return scheme.activations == "int8" or (scheme.activations == "float8" and device != "cpu")
+def rounded_activations(scheme: str, device: str) -> str:
+    """The type to which the engine rounds activations of such a checkpoint on the device, or none.
+
+    Args:
+        scheme: A key of ``SCHEMES``, or empty.
+    """
+    kind = SCHEMES[scheme].activations if scheme else ""
+    return "" if (kind, device) == ("float8", "cpu") else kind
 
 
 def round_activations(model: torch.nn.Module, kind: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import transformers
-from quantise import DEQUANTISED, SCHEMES, round_activations, rounds_activations
+from quantise import DEQUANTISED, round_activations, rounded_activations
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Reference:
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
         )
-        if scheme and rounds_activations(SCHEMES[scheme], device):
-            round_activations(model, SCHEMES[scheme].activations)
+        if rounded := rounded_activations(scheme, device):
+            round_activations(model, rounded)
         self.model = model.to(device).eval()
         # The engine is told to ignore the end of the text.
         self.model.generation_config.eos_token_id = None

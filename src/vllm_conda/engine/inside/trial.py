@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import program
 
 if TYPE_CHECKING:
-    from models import Model
+    from configurations import Model
     from reference import Reference
 
 # Shorter and longer than a window and a cache block, and one token more or less than both.
@@ -133,12 +133,11 @@ def compare(
     reference: Reference, dtype: str, options: argparse.Namespace, model: Model, found: Any
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
-    from quantise import SCHEMES, rounds_activations
+    from quantise import rounded_activations
     from reference import Verdict, tolerance
 
-    rounded = "cache" if model.rounds_cache else ""
-    if model.scheme and rounds_activations(SCHEMES[model.scheme], options.device):
-        rounded = SCHEMES[model.scheme].activations
+    rounded = rounded_activations(model.scheme, options.device)
+    rounded = rounded or ("cache" if model.rounds_cache else "")
     allowed = tolerance(dtype, model.experts, options.device, rounded)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
@@ -171,7 +170,8 @@ def main() -> None:
     surroundings = program.surroundings(options.device)
     if options.inline:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    from models import MODELS, make
+    from configurations import MODELS
+    from models import make
 
     model = MODELS[options.model]
     os.environ.update(model.environment)
