@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.engine.bench_engine import Contender, Record, run
 from benchmarks.harness.cuda import CudaTimer
+from benchmarks.harness.measure import in_turn
 from benchmarks.record import RESULTS, EngineCase
 
 MODELS = (
@@ -90,10 +91,8 @@ def main() -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         chosen = contenders(arguments.wheel, scratch)
         for number in range(arguments.rounds):
-            names = list(chosen)
-            turn = number % len(names)
             for model in arguments.model or MODELS:
-                for name in names[turn:] + names[:turn]:
+                for name in in_turn(list(chosen), number):
                     found = run(chosen[name], shapes, arguments.tokens, scratch, model, more)
                     for shape in shapes:
                         record.add(shape, name, found[shape], rate, 1, model)

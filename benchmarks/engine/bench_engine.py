@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.cpu import CpuTimer
+from benchmarks.harness.measure import in_turn
 from benchmarks.harness.timer import Timer
 from benchmarks.record import (
     ENGINE,
@@ -211,8 +212,7 @@ def main() -> None:
         scratch.mkdir(parents=True, exist_ok=True)
         rate, threads = bandwidth(scratch)
         for number in range(arguments.rounds):
-            turn = number % len(names)
-            for name in names[turn:] + names[:turn]:
+            for name in in_turn(names, number):
                 found = run(contenders[name], shapes, arguments.tokens, scratch)
                 for shape in shapes:
                     record.add(shape, name, found[shape], rate, threads)

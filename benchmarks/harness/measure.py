@@ -11,6 +11,12 @@ from benchmarks.record import KernelCase, Timing
 OURS = "ours"
 
 
+def in_turn(names: list[str], number: int) -> list[str]:
+    """The contenders in the order of a block or round: another one first each time."""
+    first = number % len(names)
+    return names[first:] + names[:first]
+
+
 def measure(case: Case, timer: Timer, effort: Effort) -> KernelCase:
     """Time all contenders of ``case`` in blocks; the one that goes first rotates.
 
@@ -27,8 +33,7 @@ def measure(case: Case, timer: Timer, effort: Effort) -> KernelCase:
     for block in range(effort.max_blocks):
         if block >= effort.min_blocks and timer.now() > deadline:
             break
-        turn = block % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in in_turn(names, block):
             samples[name].append(contenders[name].sample())
     timings = {
         name: Timing(statistics.median(taken), min(taken)) for name, taken in samples.items()

@@ -110,10 +110,11 @@ def _made_up_bytes(path: Path, config: dict[str, Any]) -> float:
 
 def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespace) -> Any:
     """Rounds by shape."""
+    from configurations import MODELS
     from vllm import LLM, SamplingParams
 
     settings: dict[str, Any] = {} if options.device == "cpu" else {"gpu_memory_utilization": MEMORY}
-    if not list(path.glob("*.safetensors")):
+    if not MODELS[options.model].weights:
         settings |= {"load_format": "dummy"}
     settings |= json.loads(options.arguments)
     llm = LLM(
