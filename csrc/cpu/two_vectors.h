@@ -63,9 +63,7 @@ HWY_INLINE VF RoundNumberTo(VF value) {
 #if !defined(__AVX512BF16__)
   if constexpr (hwy::IsSame<T, hwy::bfloat16_t>()) {
     const hn::RebindToUnsigned<DF> du;
-    const VU32 bits = hn::BitCast(du, value);
-    const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-    const VU32 rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+    const VU32 rounded = RoundUpperHalf(VU32(hn::BitCast(du, value)));
     return hn::BitCast(DF(), hn::And(rounded, hn::Set(du, 0xFFFF0000u)));
   }
 #endif

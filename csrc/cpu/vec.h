@@ -42,17 +42,22 @@ constexpr bool kManyRegisters = !HWY_ARCH_X86 || HWY_TARGET <= HWY_AVX3;
 using VU32 = Sized<hn::RebindToUnsigned<DF>>;
 using VBF16 = hn::Vec<hn::Rebind<hwy::bfloat16_t, DF>>;
 
-// The bits of `value`, a result of arithmetic, rounded to its upper half (a bfloat16): to nearest,
-// ties to even, subnormals like the rest. The lower half is undefined.
+// The bits of a float that is no NaN, rounded to its upper half (a bfloat16): to nearest, ties to
+// even, subnormals like the rest. The lower half is undefined.
+HWY_INLINE VU32 RoundUpperHalf(VU32 bits) {
+  const hn::RebindToUnsigned<DF> du;
+  const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  return hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+}
+
+// Of `value`, a result of arithmetic, which may be a NaN.
 HWY_INLINE VU32 RoundUpperHalf(VF value) {
   const hn::RebindToUnsigned<DF> du;
   const hn::RebindToSigned<DF> di;
   // Clamp NaNs to the default quiet NaN of their sign: the addition below could carry a NaN of many
   // ones into the sign bit. All other values are below these bounds.
   const auto positive = hn::Min(hn::BitCast(di, value), hn::Set(di, 0x7FC00000));
-  const VU32 bits = hn::Min(hn::BitCast(du, positive), hn::Set(du, 0xFFC00000u));
-  const VU32 odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
-  return hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7FFF)));
+  return RoundUpperHalf(VU32(hn::Min(hn::BitCast(du, positive), hn::Set(du, 0xFFC00000u))));
 }
 
 HWY_INLINE VBF16 ToBF16Portable(VF value) {
@@ -163,6 +168,14 @@ HWY_INLINE void ForVectors(size_t size, const Body& body) {
   size_t i = 0;
   for (; i + lanes <= size; i += lanes) body(i, lanes);
   if (i < size) body(i, size - i);
+}
+
+// A row in float32.
+template <class T>
+static void WidenRow(float* to, const void* from, size_t count) {
+  const T* values = static_cast<const T*>(from);
+  ForVectors(count, [=](size_t i, size_t n)
+                        VK_INLINE_LAMBDA { StoreUpTo(LoadUpTo(values + i, n), to + i, n); });
 }
 
 }  // namespace vk::VK_TIER

@@ -105,8 +105,7 @@ DeltaRule Checked(const Tensors& call) {
            "%s: query has shape %s, want [1, tokens, heads, size]", op,
            vk::ShapeString(*call.q).c_str());
   k.SameDtype(q).SameShape(q);
-  v.SameDtype(q).Dims(call.q->ndim).Size(-3, q.size(-3));
-  if (call.q->ndim == 4) v.Size(0, 1);
+  v.SameDtype(q).Dims(call.q->ndim).Size(0, q.size(0)).Size(-3, q.size(-3));
   Arg(op, "out", call.out).SameDtype(q).SameShape(v);
   const int64_t key_heads = q.size(-2), value_heads = v.size(-2);
   VK_CHECK(key_heads > 0 && value_heads % key_heads == 0,
@@ -244,8 +243,8 @@ vk_status vk_cpu_chunk_gated_delta_rule(const vk_tensor* out, const vk_tensor* f
     const auto gate = [&](const char* name, const vk_tensor* tensor) {
       const Arg arg(call.op, name, tensor);
       if (tensor->dtype != VK_F32) arg.SameDtype(like);
-      arg.Dims(q->ndim - 1).Size(-2, tokens).Size(-1, rule.value_heads).Contiguous();
-      if (q->ndim == 4) arg.Size(0, 1);
+      arg.Dims(q->ndim - 1).Size(0, like.size(0)).Size(-2, tokens).Size(-1, rule.value_heads);
+      arg.Contiguous();
       Floats values(tokens * rule.value_heads);
       Table().widen[tensor->dtype](values.get(), tensor->data, tokens * rule.value_heads);
       return values;

@@ -57,13 +57,6 @@ void ExpAll(float* values, size_t count) {
 }
 
 template <class T>
-void Widen(float* to, const void* from, size_t count) {
-  ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
-    StoreUpTo(LoadUpTo(static_cast<const T*>(from) + i, n), to + i, n);
-  });
-}
-
-template <class T>
 void Narrow(void* to, const float* from, size_t count) {
   ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
     StoreUpTo(LoadUpTo(from + i, n), static_cast<T*>(to) + i, n);
@@ -263,7 +256,7 @@ extern const GatedDeltaRuleTable gated_delta_rule_table;
 const GatedDeltaRuleTable gated_delta_rule_table = {
     {Gating<float>, Gating<BF16>, Gating<F16>},
     ExpAll,
-    {Widen<float>, Widen<BF16>, Widen<F16>},
+    {WidenRow<float>, WidenRow<BF16>, WidenRow<F16>},
     {Narrow<float>, Narrow<BF16>, Narrow<F16>},
     ScratchFloats,
     {{Attend<float, float>, Attend<float, BF16>, Attend<float, F16>},

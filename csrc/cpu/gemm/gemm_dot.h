@@ -69,15 +69,7 @@ struct DotF16 {
   static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
   static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
   static void PackRow(char* to, const void* from, size_t depth) {
-    WidenRow(to, static_cast<const hwy::float16_t*>(from), depth);
-  }
-  template <class T>
-  static void WidenRow(char* to, const T* from, size_t depth) {
-    float* wide = reinterpret_cast<float*>(to);
-    for (size_t k = 0; k < depth; k += kLanes) {
-      const size_t count = HWY_MIN(kLanes, depth - k);
-      StoreUpTo(LoadUpTo(from + k, count), wide + k, count);
-    }
+    WidenRow<Value>(reinterpret_cast<float*>(to), from, depth);
   }
 };
 
@@ -141,7 +133,7 @@ struct DotBf16 {
   static HWY_INLINE VF Broadcast(const char* a) { return BroadcastFloat(a); }
   static HWY_INLINE Sum Add(Sum sum, VF a, VF b) { return hn::MulAdd(a, b, sum); }
   static void PackRow(char* to, const void* from, size_t depth) {
-    DotF16::WidenRow(to, static_cast<const Value*>(from), depth);
+    WidenRow<Value>(reinterpret_cast<float*>(to), from, depth);
   }
 };
 #endif

@@ -90,8 +90,8 @@ enum PackedCoding { kPlain, kCodedI8, kCodedE4m3, kCodedI4, kCodedE2m1, kPackedC
 struct PackedGroup {
   const int32_t* products;  // [rows][64]: sums of a * q
   const float* scales;      // [64]
-  const int8_t* zeros;      // [64], and with them
-  const int32_t* row_sums;  // [rows]: sums of a; null: other products of the group had them
+  const int8_t* zeros;      // [64], of row_sums
+  const int32_t* row_sums;  // [rows]: sums of a; null: an earlier part of the group had them
   const float* row_scales;  // [rows]: multiply all sums, those of other groups too; null: 1
   size_t rows;
   bool first;  // sums start at zero

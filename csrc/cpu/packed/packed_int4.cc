@@ -5,7 +5,6 @@
 
 #include "core/check.h"
 #include "core/checked.h"
-#include "core/overlap.h"
 #include "cpu/dispatch.h"
 #include "cpu/packed/packed.h"
 #include "cpu/packed/packed_run.h"
@@ -84,13 +83,13 @@ class PanelConverter {
         width_(std::min<int64_t>(kPanel, source.columns - first_)) {}
 
   void Run() const {
-    uint32_t* words = reinterpret_cast<uint32_t*>(to_.words + expert_ * to_.words_stride) +
-                      first_ * (source_.depth / kValues);
+    const int64_t before = expert_ * source_.columns + first_;
+    uint32_t* words = reinterpret_cast<uint32_t*>(to_.words) + before * (source_.depth / kValues);
     for (int64_t k = 0; k < source_.depth; k += kValues) {
       for (int64_t i = 0; i < width_; ++i) *words++ = Word(k, first_ + i);
     }
-    float* scales = to_.scales + expert_ * to_.scales_stride + first_ * source_.groups;
-    int8_t* zeros = to_.zeros + expert_ * to_.zeros_stride + first_ * source_.groups;
+    float* scales = to_.scales + before * source_.groups;
+    int8_t* zeros = to_.zeros + before * source_.groups;
     for (int64_t group = 0; group < source_.groups; ++group, scales += width_) {
       CopyScales(group, scales);
       for (int64_t i = 0; i < width_; ++i) *zeros++ = Zero(group, first_ + i);
@@ -152,18 +151,16 @@ PackedInt4 FindInt4(const char* op, const Int4Names& names, const vk_tensor* wei
   scale.Dtype({VK_F32}).Dims(dims).Size(-3, words.size(-3)).Size(-1, kInt4Columns).Contiguous();
   zero.Dtype({VK_I8}).SameShape(scale).Contiguous();
   if (experts) scale.Size(0, words.size(0));
-  const int64_t blocks = words.size(-3), depth = words.size(-2) * kValues, groups = scale.size(-2);
+  const int64_t depth = words.size(-2) * kValues, groups = scale.size(-2);
   CheckGroups(op, names.scales, depth, groups);
   PackedInt4 found{};
   found.words = static_cast<uint8_t*>(weight->data);
   found.scales = static_cast<float*>(scales->data);
   found.zeros = static_cast<int8_t*>(zeros->data);
   found.experts = experts ? words.size(0) : 1;
-  found.columns = blocks * kInt4Columns;
+  found.columns = words.size(-3) * kInt4Columns;
   found.depth = depth;
   found.groups = groups;
-  found.words_stride = blocks * words.size(-2) * kInt4WordBytes;
-  found.scales_stride = found.zeros_stride = found.columns * groups;
   return found;
 }
 

@@ -1,8 +1,6 @@
 #include "cpu/packed/packed_rows.h"
 
 #include <algorithm>
-#include <cfloat>
-#include <cmath>
 #include <cstring>
 
 #include "core/check.h"
@@ -49,9 +47,8 @@ void PackedRows::PackRounded(char* area, size_t row, const char* from) const {
   const size_t value_bytes = DtypeSize(dtype_), part = rows_.part_depth();
   float* scale = reinterpret_cast<float*>(area + scales_at()) + row;
   int32_t* row_sums = reinterpret_cast<int32_t*>(area + row_sums_at());
-  *scale = quant.abs_max[dtype_](from, depth) / 127.0f;
-  // The bound keeps the inverse finite where the scale is 0 or subnormal.
-  const float inverse = 1.0f / std::fmax(*scale, FLT_MIN);
+  *scale = Int8Scale(quant.abs_max[dtype_](from, depth));
+  const float inverse = InverseScale(*scale);
   alignas(64) int8_t values[kRoundedValues];
   for (size_t k = 0; k < depth;) {
     const size_t group = k / group_size, part_begin = k / part * part;
@@ -90,9 +87,9 @@ void PackedRows::MultiplyRounded(const char* area, size_t expert, size_t panel, 
   const size_t depth = int4.depth, part = rows_.part_depth(), width = weights_.Width(panel);
   const bool narrow = width < kPanel;
   const char* data = weights_.Panel(expert, panel);
-  const size_t first_column = panel * kPanel * int4.groups;
-  const float* scales = int4.scales + expert * int4.scales_stride + first_column;
-  const int8_t* zeros = int4.zeros + expert * int4.zeros_stride + first_column;
+  const size_t first_group = (expert * int4.columns + panel * kPanel) * int4.groups;
+  const float* scales = int4.scales + first_group;
+  const int8_t* zeros = int4.zeros + first_group;
   const float* row_scales = reinterpret_cast<const float*>(area + scales_at());
   const int32_t* row_sums = reinterpret_cast<const int32_t*>(area + row_sums_at());
   alignas(64) char words[kSpreadWords * kPanel * sizeof(uint32_t)];

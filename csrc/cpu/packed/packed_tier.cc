@@ -136,13 +136,6 @@ int32_t Sum(const int8_t* values, size_t count) {
 }
 
 template <class T>
-void Widen(float* to, const void* from, size_t count) {
-  const T* values = static_cast<const T*>(from);
-  ForVectors(count, [=](size_t i, size_t n)
-                        VK_INLINE_LAMBDA { StoreUpTo(LoadUpTo(values + i, n), to + i, n); });
-}
-
-template <class T>
 void AddBias(float* sums, size_t stride, size_t rows, const void* bias, size_t count) {
   const T* from = static_cast<const T*>(bias);
   ForVectors(count, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
@@ -164,7 +157,7 @@ const PackedTable packed_table = {
     {{}, VK_CODED(CodeI8), VK_CODED(CodeE4m3), {}, VK_CODED(CodeE2m1)},
     AddGroup,
     Sum,
-    {Widen<float>, Widen<hwy::bfloat16_t>, Widen<hwy::float16_t>},
+    {WidenRow<float>, WidenRow<hwy::bfloat16_t>, WidenRow<hwy::float16_t>},
     Scale,
     {AddBias<float>, AddBias<hwy::bfloat16_t>, AddBias<hwy::float16_t>},
 };

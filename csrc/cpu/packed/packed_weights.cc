@@ -63,8 +63,7 @@ PackedWeights::PackedWeights(const vk_tensor& packed, PackedCoding coding,
       values_(IsHalfByte(coding) ? 2 : 1),
       stored_depth_(packed.shape[packed.ndim - 1]),
       value_bytes_(DtypeSize(packed.dtype)),
-      unit_(UnitOf(packed.dtype)),
-      expert_bytes_(columns_ * stored_depth_ * value_bytes_) {}
+      unit_(UnitOf(packed.dtype)) {}
 
 // A stored value is a word.
 PackedWeights::PackedWeights(const PackedInt4& int4)
@@ -77,15 +76,14 @@ PackedWeights::PackedWeights(const PackedInt4& int4)
       values_(kWordValues),
       stored_depth_(int4.depth / kWordValues),
       value_bytes_(kWordBytes),
-      unit_(1),
-      expert_bytes_(int4.words_stride) {}
+      unit_(1) {}
 
 size_t PackedWeights::Width(size_t panel) const {
   return std::min(kPanel, columns_ - panel * kPanel);
 }
 
 char* PackedWeights::Panel(size_t expert, size_t panel) const {
-  return data_ + expert * expert_bytes_ + panel * kPanel * stored_depth_ * value_bytes_;
+  return data_ + (expert * columns_ + panel * kPanel) * stored_depth_ * value_bytes_;
 }
 
 void PackedWeights::PackPanel(const vk_tensor& weight, size_t expert, size_t panel) const {

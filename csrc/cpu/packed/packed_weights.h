@@ -38,8 +38,6 @@ struct PackedInt4 {
   float* scales;
   int8_t* zeros;
   size_t experts, columns, depth, groups;  // N a multiple of 32, K / groups one of kWordValues
-  // Between experts, in elements.
-  size_t words_stride, scales_stride, zeros_stride;
 
   size_t group_size() const { return groups == 0 ? 1 : depth / groups; }
 };
@@ -101,7 +99,6 @@ class PackedWeights {
   PackedInt4 int4_ = {};
   size_t values_, stored_depth_;  // values of K in a stored one, stored ones
   size_t value_bytes_, unit_;     // of stored ones
-  size_t expert_bytes_;
 };
 
 }  // namespace vk

@@ -1,7 +1,6 @@
 #include "cpu/quant/quant.h"
 
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 
 #include "core/check.h"
@@ -20,7 +19,7 @@ struct Parameters {
   float zero_point;
 };
 
-Parameters Symmetric(float abs_max) { return {abs_max / 127.0f, 0.0f}; }
+Parameters Symmetric(float abs_max) { return {vk::Int8Scale(abs_max), 0.0f}; }
 
 Parameters Asymmetric(QuantTable::Range range) {
   float scale = (range.max - range.min) / 255.0f;
@@ -29,9 +28,6 @@ Parameters Asymmetric(QuantTable::Range range) {
   if (std::fabs(zero_point) <= kMaxZeroPoint) return {scale, zero_point};
   return Symmetric(std::fmax(std::fabs(range.min), std::fabs(range.max)));
 }
-
-// The bound keeps the inverse finite where the scale is 0 or subnormal.
-float Inverse(float scale) { return 1.0f / std::fmax(scale, FLT_MIN); }
 
 // One row of input and result at a time, over all threads: row(index, input, result).
 template <class Row>
@@ -100,7 +96,7 @@ void DynamicQuant(const vk_tensor* result, const vk_tensor* input, const vk_tens
                                          : Symmetric(table.abs_max[dtype](from, width));
     scales[row] = found.scale;
     if (zero_points) zero_points[row] = static_cast<int32_t>(found.zero_point);
-    table.quantize[dtype](to, from, width, Inverse(found.scale), found.zero_point);
+    table.quantize[dtype](to, from, width, vk::InverseScale(found.scale), found.zero_point);
   });
 }
 

@@ -4,6 +4,8 @@
 #ifndef VLLM_KERNELS_CPU_QUANT_QUANT_H_
 #define VLLM_KERNELS_CPU_QUANT_QUANT_H_
 
+#include <cfloat>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -34,6 +36,11 @@ VK_EXPORT vk_status vk_cpu_dynamic_scaled_int8_quant(const vk_tensor* result,
 }  // extern "C"
 
 namespace vk {
+
+// The scale of a row that is quantised symmetrically.
+inline float Int8Scale(float abs_max) { return abs_max / 127.0f; }
+// The bound keeps the inverse finite where the scale is 0 or subnormal.
+inline float InverseScale(float scale) { return 1.0f / std::fmax(scale, FLT_MIN); }
 
 // One row; the index of each array is vk_dtype of the input (float32, bfloat16, float16).
 struct QuantTable {

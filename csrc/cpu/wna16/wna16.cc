@@ -37,6 +37,7 @@ class Product {
         depth_(call.input.shape[1]),
         columns_(call.output.shape[1]),
         panels_(CeilDiv(columns_, kPanel)),
+        group_size_(std::max<size_t>(1, depth_ / std::max<int64_t>(1, call.scales.shape[0]))),
         threads_(omp_in_parallel() ? 1 : omp_get_max_threads()) {}
 
   void Run() const { rows_ <= table_.few_rows ? RunFew() : RunMany(); }
@@ -55,7 +56,7 @@ class Product {
       panel.zeros_stride = call_.zeros->stride[0];
     }
     if (call_.g_idx != nullptr) panel.groups = static_cast<const int32_t*>(call_.g_idx->data);
-    panel.group_size = std::max<size_t>(1, depth_ / std::max<int64_t>(1, call_.scales.shape[0]));
+    panel.group_size = group_size_;
     return panel;
   }
 
@@ -76,11 +77,10 @@ class Product {
   // Few rows: the weights are read once, in memory order, and dequantised in registers.
   void RunFew() const {
     const Wna16Few& few = Few();
-    const size_t group_size = Panel(0).group_size;
-    const size_t row_stride = RoundUp(few.row_bytes(depth_, group_size), 64) + 64;
+    const size_t row_stride = RoundUp(few.row_bytes(depth_, group_size_), 64) + 64;
     char* packed = ThreadScratch(rows_ * row_stride + 64);
     for (size_t row = 0; row < rows_; ++row) {
-      few.pack(packed + row * row_stride, RowAt(call_.input, row), depth_, group_size);
+      few.pack(packed + row * row_stride, RowAt(call_.input, row), depth_, group_size_);
     }
     ForItems(panels_, [&](size_t, size_t panel) {
       alignas(64) float sums[kMostFewRows * kPanel];
@@ -91,7 +91,7 @@ class Product {
 
   const Wna16Few& Few() const {
     const Wna16Few& by_group = table_.by_group[dtype_];
-    const bool fits = call_.g_idx == nullptr && Panel(0).group_size % by_group.group_multiple == 0;
+    const bool fits = call_.g_idx == nullptr && group_size_ % by_group.group_multiple == 0;
     return fits ? by_group : table_.by_value[dtype_];
   }
 
@@ -167,7 +167,7 @@ class Product {
   const Call& call_;
   const Wna16Table& table_;
   const int32_t dtype_;
-  const size_t rows_, depth_, columns_, panels_, threads_;
+  const size_t rows_, depth_, columns_, panels_, group_size_, threads_;
 };
 
 void CheckGroups(const vk_tensor* g_idx, int64_t depth, int64_t groups) {

@@ -133,10 +133,7 @@ struct ByValue {
   static constexpr size_t kGroupMultiple = 0;
   static size_t RowBytes(size_t depth, size_t) { return depth * sizeof(float); }
   static void Pack(void* to, const void* from, size_t depth, size_t) {
-    float* wide = static_cast<float*>(to);
-    const T* in = static_cast<const T*>(from);
-    ForVectors(depth, [=](size_t i, size_t n)
-                          VK_INLINE_LAMBDA { StoreUpTo(LoadUpTo(in + i, n), wide + i, n); });
+    WidenRow<T>(static_cast<float*>(to), from, depth);
   }
   template <size_t kRows>
   static void Multiply(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,

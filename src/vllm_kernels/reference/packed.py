@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.quant import dynamic_scaled_int8_quant
+from vllm_kernels.reference.wna16.cuda import _awq_columns, _unpack
+
 
 def convert_weight_packed(weight: torch.Tensor) -> torch.Tensor:
     """What the products below and ``fused_experts_cpu`` take for ``weight``.
@@ -77,12 +80,6 @@ def int8_scaled_mm_with_quant(
     return _product(mat1, mat2.float() * scales2.reshape(-1, 1), bias).to(out_dtype)
 
 
-def _nibbles(words: torch.Tensor, places: tuple[int, ...]) -> torch.Tensor:
-    """[..., W] int32 to [..., W, 8] values from 0 to 15, value j from bits 4 ``places[j]``."""
-    shifts = torch.tensor([4 * place for place in places], device=words.device)
-    return (words.unsqueeze(-1).long() >> shifts) & 15
-
-
 def convert_weight_packed_scale_zp(
     weight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor, quant_method_4bit: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -99,13 +96,10 @@ def convert_weight_packed_scale_zp(
             f"convert_weight_packed_scale_zp: quant_method_4bit is {quant_method_4bit}, "
             "want 0 (AWQ) or 1 (GPTQ)"
         )
-    along = tuple(range(8))
-    places = (0, 4, 1, 5, 2, 6, 3, 7) if awq else along
-    zeros = _nibbles(qzeros, places).flatten(-2) + (0 if awq else 1)
     if awq:
-        values = _nibbles(weight, places).flatten(-2)
+        values, zeros = _awq_columns(weight, 4), _awq_columns(qzeros, 4)
     else:
-        values = _nibbles(weight, along).transpose(-1, -2).flatten(-3, -2)
+        values, zeros = _unpack(weight, 4, -2), _unpack(qzeros, 4, -1) + 1
 
     low, high = values.unflatten(-2, (-1, 2, 4)).unbind(-3)
     words = _panels((low | high << 4).transpose(-1, -2), -2).to(torch.uint8)
@@ -150,9 +144,10 @@ def unpack_int4(w: torch.Tensor, w_zeros: torch.Tensor, w_scales: torch.Tensor) 
 
 def rounded_to_int8(x: torch.Tensor) -> torch.Tensor:
     """Each row of ``x``, rounded to multiples of its largest magnitude / 127; float32."""
-    scale = x.float().abs().amax(-1, keepdim=True) / 127 if x.shape[-1] else x.float()
-    smallest = torch.finfo(torch.float32).tiny
-    return (x.float() * (1 / scale.clamp(min=smallest))).round() * scale
+    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    scale = x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
+    dynamic_scaled_int8_quant(q, x, scale, None)
+    return q.float() * scale
 
 
 def int4_scaled_mm_cpu(

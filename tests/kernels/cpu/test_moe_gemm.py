@@ -17,10 +17,10 @@ ACTS = ("silu", "gelu", "gelu_tanh", "swigluoai")
 EPS = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 
 
-def activated(act: str, x: torch.Tensor) -> torch.Tensor:
+def activated(act: str, x: torch.Tensor, alpha: float = 1.702, limit: float = 7.0) -> torch.Tensor:
     if act == "swigluoai":
-        gate, up = x[..., ::2].clamp(max=7.0), x[..., 1::2].clamp(-7.0, 7.0)
-        return (up + 1) * gate * torch.sigmoid(1.702 * gate)
+        gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
+        return (up + 1) * gate * torch.sigmoid(alpha * gate)
     gate, up = x.chunk(2, -1)
     if act == "silu":
         return F.silu(gate) * up

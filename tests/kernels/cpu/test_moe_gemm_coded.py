@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 
 from ..common.sampled import with_dtypes
+from .test_moe_gemm import activated
 
 ops = torch.ops.vllm_kernels
 E4M3 = torch.float8_e4m3fn
@@ -18,6 +18,8 @@ E2M1 = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6])
 # Unit roundoffs of what the activation and the output are rounded to.
 EPS = {torch.float32: 2.0**-20, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 BLOCK = (32, 64)
+# By act_method.
+ACTS = ("silu", "swigluoai", "gelu", "gelu_tanh")
 
 
 def coded(method: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, object, torch.Tensor]:
@@ -69,16 +71,6 @@ class Layer:
         )  # fmt: skip
         return out
 
-    def activated(self, x: torch.Tensor) -> torch.Tensor:
-        if self.act == 1:
-            limit, alpha = self.limit or 7.0, self.alpha or 1.702
-            gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
-            return (up + 1) * gate * torch.sigmoid(alpha * gate)
-        gate, up = x.chunk(2, -1)
-        if self.act == 0:
-            return F.silu(gate) * up
-        return F.gelu(gate, approximate="tanh" if self.act == 3 else "none") * up
-
     def check(self) -> None:
         result = torch.zeros(self.x.shape, dtype=torch.float64)
         size = torch.zeros_like(result)
@@ -90,7 +82,7 @@ class Layer:
             up = self.x[token].double() @ meant[0][expert].t()
             if self.bias1 is not None:
                 up = up + self.bias1[expert].double()
-            inner = self.activated(up)
+            inner = activated(ACTS[self.act], up, self.alpha or 1.702, self.limit or 7.0)
             down, terms = inner @ meant[1][expert].t(), inner.abs() @ meant[1][expert].abs().t()
             if self.bias2 is not None:
                 down, terms = (

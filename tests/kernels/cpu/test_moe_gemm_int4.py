@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 
 from ..common.sampled import with_dtypes
+from .test_moe_gemm import activated
+from .test_moe_gemm_coded import ACTS
 from .test_packed_int4 import AWQ, EPS, GPTQ, Weights, rounded, weights
 
 ops = torch.ops.vllm_kernels
@@ -39,15 +40,6 @@ class Layer:
         ops.fused_experts_cpu(*(arguments | changes).values())
         return out
 
-    def activated(self, x: torch.Tensor) -> torch.Tensor:
-        if self.act == 1:
-            gate, up = x[..., ::2].clamp(max=7.0), x[..., 1::2].clamp(-7.0, 7.0)
-            return (up + 1) * gate * torch.sigmoid(1.702 * gate)
-        gate, up = x.chunk(2, -1)
-        if self.act == 0:
-            return F.silu(gate) * up
-        return F.gelu(gate, approximate="tanh" if self.act == 3 else "none") * up
-
     def check(self) -> None:
         """Both products round as the contract says; next to a tie either side is right."""
         result = torch.zeros(self.x.shape, dtype=torch.float64)
@@ -62,7 +54,7 @@ class Layer:
             up = integers.double() * scale.double() @ one[expert]
             if self.bias1 is not None:
                 up = up + self.bias1[expert].double()
-            inner = self.activated(up)
+            inner = activated(ACTS[self.act], up)
             levels, inner_scale = rounded(inner.to(self.x.dtype))
             exact = inner / inner_scale.double()
             # What rounding to the dtype and float32's sums move, in levels; and one level where

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from ..common.sampled import with_dtypes
+from ..common.wna16 import INTERLEAVE, pack, permute
 
 ops = torch.ops.vllm_kernels
 AWQ, GPTQ = 0, 1
-# Value j of a word lies in bits 4 PLACES[j].
-PLACES = {AWQ: (0, 4, 1, 5, 2, 6, 3, 7), GPTQ: tuple(range(8))}
 
 # Unit roundoffs: of the result.
 EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -20,10 +19,7 @@ EPS = {torch.float32: 2.0**-24, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11
 
 def words(values: torch.Tensor, method: int) -> torch.Tensor:
     """[..., 8 W] values from 0 to 15 as int32 [..., W]."""
-    parts = values.reshape(*values.shape[:-1], values.shape[-1] // 8, 8).long()
-    packed = sum(parts[..., j] << 4 * place for j, place in enumerate(PLACES[method]))
-    assert isinstance(packed, torch.Tensor)
-    return torch.where(packed >= 1 << 31, packed - (1 << 32), packed).to(torch.int32)
+    return pack(permute(values, INTERLEAVE) if method == AWQ else values, 4, -1)
 
 
 @dataclass
