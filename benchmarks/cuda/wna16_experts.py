@@ -70,18 +70,14 @@ def product(layer: Layer, experts: int, chosen: torch.Tensor, a: torch.Tensor) -
     )  # fmt: skip
 
 
-def _calls(layer: Layer, experts: int, tokens: int) -> dict[str, Call]:
-    chosen = choices(tokens, experts)
-    a = torch.randn(tokens, layer.k, device="cuda").bfloat16()
-    counts = torch.bincount(chosen.flatten(), minlength=experts)
+def _calls(layer: Layer, chosen: torch.Tensor, counts: list[int]) -> dict[str, Call]:
+    """``counts``: rows of each expert."""
+    experts = len(counts)
+    a = torch.randn(len(chosen), layer.k, device="cuda").bfloat16()
     dense = torch.randn(experts, layer.n, layer.k, device="cuda", dtype=torch.bfloat16)
     rows = torch.randn(chosen.numel(), layer.k, device="cuda").bfloat16()
-    ends = counts.cumsum(0).int().cuda()
-    parts = [
-        (part, dense[expert])
-        for expert, part in enumerate(rows.split(counts.tolist()))
-        if len(part)
-    ]
+    ends = torch.tensor(counts, device="cuda").cumsum(0).int()
+    parts = [(part, dense[expert]) for expert, part in enumerate(rows.split(counts)) if len(part)]
     peers: dict[str, Call] = {
         "grouped": lambda: torch._grouped_mm(rows, dense.transpose(1, 2), offs=ends),
         "loop": lambda: [F.linear(part, weight) for part, weight in parts],
@@ -95,12 +91,14 @@ def expert_cases() -> Iterator[Case]:
         for kind in KINDS:
             layer = Layer(kind, k, n)
             for tokens in TOKENS:
-                rows, used = tokens * CHOSEN, len(choices(tokens, experts).unique())
+                chosen = choices(tokens, experts)
+                counts = torch.bincount(chosen.flatten(), minlength=experts).tolist()
+                rows, used = tokens * CHOSEN, experts - counts.count(0)
                 yield Case(
                     "moe_wna16_marlin_gemm",
                     {"tokens": tokens, "slots": CHOSEN, "experts": experts, "n": n, "k": k},
                     kind,
-                    partial(_calls, layer, experts, tokens),
+                    partial(_calls, layer, chosen, counts),
                     load(tokens),
                     variant=name,
                     bytes_moved=used * layer.weight_bytes + 2 * (tokens * k + rows * n),
