@@ -1,24 +1,12 @@
 #include "core/check.h"
 
-#include <iterator>
-
 #include "core/checked.h"
+#include "core/dtypes.h"
 
 namespace vk {
 namespace {
 
-struct DtypeInfo {
-  const char* name;
-  int64_t size;
-};
-// Indexed by vk_dtype.
-constexpr DtypeInfo kDtypes[] = {{"float32", 4},       {"bfloat16", 2},      {"float16", 2},
-                                 {"int8", 1},          {"uint8", 1},         {"int32", 4},
-                                 {"int64", 8},         {"bool", 1},          {"float64", 8},
-                                 {"float8_e4m3fn", 1}, {"float8_e8m0fnu", 1}};
-static_assert(std::size(kDtypes) == VK_F8E8M0 + 1);
-
-bool Known(int32_t dtype) { return dtype >= 0 && dtype <= VK_F8E8M0; }
+bool Known(int32_t dtype) { return dtype >= 0 && dtype < int32_t{std::size(kDtypes)}; }
 
 }  // namespace
 
@@ -26,7 +14,7 @@ const char* DtypeName(int32_t dtype) {
   return Known(dtype) ? kDtypes[dtype].name : "an unknown dtype";
 }
 
-int64_t DtypeSize(int32_t dtype) { return Known(dtype) ? kDtypes[dtype].size : 0; }
+int64_t DtypeSize(int32_t dtype) { return Known(dtype) ? kDtypes[dtype].bytes : 0; }
 
 std::string ShapeString(const vk_tensor& tensor) {
   std::string text = "[";
@@ -121,6 +109,12 @@ int32_t Arg::Index(int32_t dim) const {
   VK_CHECK(index >= 0 && index < tensor_->ndim, "%s: %s has shape %s, want a dimension %d", op_,
            name_, ShapeString(*tensor_).c_str(), dim);
   return index;
+}
+
+int64_t Arg::ItemSize() const {
+  const int64_t bytes = DtypeSize(tensor_->dtype);
+  VK_CHECK(bytes > 0, "%s: %s has a dtype that is not known here", op_, name_);
+  return bytes;
 }
 
 int64_t Arg::size(int32_t dim) const { return tensor_->shape[Index(dim)]; }

@@ -12,7 +12,7 @@
 namespace vk {
 
 const char* DtypeName(int32_t dtype);
-int64_t DtypeSize(int32_t dtype);                  // bytes
+int64_t DtypeSize(int32_t dtype);                  // bytes; 0: unknown
 std::string ShapeString(const vk_tensor& tensor);  // "[2, 3]"
 int64_t NumElements(const vk_tensor& tensor);
 
@@ -33,6 +33,7 @@ class Arg {
 
   const vk_tensor& tensor() const { return *tensor_; }
   const char* name() const { return name_; }
+  int64_t ItemSize() const;  // bytes; refuses a dtype that is not known
   int64_t size(int32_t dim) const;
   int64_t stride(int32_t dim) const;
 

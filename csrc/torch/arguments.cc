@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/checked.h"
+#include "core/dtypes.h"
 #include "core/overlap.h"
 
 namespace vk::binding {
@@ -12,7 +13,7 @@ namespace {
 // Of the dtypes that the C ABI lacks, the only one that an op of ours takes is uint32 (indices of
 // routing); the others it refuses, or leaves their memory alone.
 int64_t ItemSize(const vk_tensor& tensor) {
-  return tensor.dtype < 0 ? sizeof(uint32_t) : BytesOf(tensor.dtype);
+  return tensor.dtype < 0 ? sizeof(uint32_t) : kDtypes[tensor.dtype].bytes;
 }
 
 std::string Layout(const vk_tensor& tensor) {
@@ -32,12 +33,6 @@ void CheckApart(const char* op, const Operand& written, const Operand& other) {
 }
 
 }  // namespace
-
-int64_t BytesOf(int32_t dtype) {
-  constexpr int64_t kBytes[] = {4, 2, 2, 1, 1, 4, 8, 1, 8, 1, 1};  // by vk_dtype
-  static_assert(std::size(kBytes) == VK_F8E8M0 + 1);
-  return kBytes[dtype];
-}
 
 std::string Sizes(const int64_t* numbers, size_t count) {
   std::string text = "[";

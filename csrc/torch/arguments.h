@@ -82,9 +82,6 @@ struct Operand {
   uint32_t bit;  // of its place in the schema
 };
 
-// Bytes of an element of a vk_dtype.
-int64_t BytesOf(int32_t dtype);
-
 std::string Sizes(const int64_t* numbers, size_t count);  // "[2, 3]"
 
 // Throws a sentence with the op's and an argument's name where memory does not serve.

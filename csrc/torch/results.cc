@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/checked.h"
+#include "core/dtypes.h"
 #include "torch/arguments.h"
 
 namespace vk::binding {
@@ -15,7 +16,7 @@ namespace {
 // Of dtypes that the C ABI lacks a guess.
 int64_t ItemSize(ScalarType type) {
   const int32_t dtype = ToDtype(type);
-  return dtype < 0 ? 8 : BytesOf(dtype);
+  return dtype < 0 ? 8 : kDtypes[dtype].bytes;
 }
 
 [[noreturn, gnu::cold]] void RefuseSizes(const char* op, const char* name, SizeList sizes,

@@ -17,14 +17,12 @@ using vk::cuda::all_reduce::kVectorBytes;
 using vk::cuda::all_reduce::Problem;
 
 // Bytes of a tensor that can be moved in vectors.
-int64_t VectorBytes(const char* op, const char* name, const vk_tensor& tensor) {
-  const int64_t item = vk::DtypeSize(tensor.dtype);
-  VK_CHECK(item > 0, "%s: %s has a dtype that is not known here", op, name);
-  const int64_t bytes = vk::NumElements(tensor) * item;
-  VK_CHECK(bytes % kVectorBytes == 0, "%s: %s has %lld bytes, want a multiple of %d", op, name,
-           static_cast<long long>(bytes), kVectorBytes);
-  VK_CHECK(reinterpret_cast<uintptr_t>(tensor.data) % kVectorBytes == 0 || bytes == 0,
-           "%s: %s is not aligned to %d bytes", op, name, kVectorBytes);
+int64_t VectorBytes(const char* op, const Arg& arg) {
+  const int64_t bytes = vk::NumElements(arg.tensor()) * arg.ItemSize();
+  VK_CHECK(bytes % kVectorBytes == 0, "%s: %s has %lld bytes, want a multiple of %d", op,
+           arg.name(), static_cast<long long>(bytes), kVectorBytes);
+  VK_CHECK(reinterpret_cast<uintptr_t>(arg.tensor().data) % kVectorBytes == 0 || bytes == 0,
+           "%s: %s is not aligned to %d bytes", op, arg.name(), kVectorBytes);
   return bytes;
 }
 
@@ -69,13 +67,12 @@ Problem OfShares(const char* op, const Communicator& group, const vk_tensor* inp
   const Arg in(op, "inp", inp), result(op, "out", out);
   in.Contiguous();
   result.SameDtype(in).Contiguous();
-  const char* names[] = {"inp", "out"};
-  const vk_tensor &whole = gathers ? *out : *inp, &share = gathers ? *inp : *out;
-  VK_CHECK(vk::NumElements(whole) == vk::NumElements(share) * group.ranks(),
-           "%s: %s has shape %s, want %d times the elements of %s", op, names[gathers],
-           vk::ShapeString(whole).c_str(), group.ranks(), names[!gathers]);
-  const int64_t bytes = VectorBytes(op, names[!gathers], share);
-  VectorBytes(op, names[gathers], whole);
+  const Arg &whole = gathers ? result : in, &share = gathers ? in : result;
+  VK_CHECK(vk::NumElements(whole.tensor()) == vk::NumElements(share.tensor()) * group.ranks(),
+           "%s: %s has shape %s, want %d times the elements of %s", op, whole.name(),
+           vk::ShapeString(whole.tensor()).c_str(), group.ranks(), share.name());
+  const int64_t bytes = VectorBytes(op, share);
+  VectorBytes(op, whole);
   if (bytes == 0) return {};
   Problem problem =
       Staged(op, group, gathers ? bytes : bytes * group.ranks(), buffer, buffer_bytes);
@@ -176,8 +173,8 @@ vk_status vk_cuda_all_reduce(int64_t communicator, const vk_tensor* inp, const v
     in.Dtype({VK_F32, VK_BF16, VK_F16});
     result.SameDtype(in).SameShape(in);
     CheckSameLayout(op, *inp, *out);
-    const int64_t bytes = VectorBytes(op, "inp", *inp);
-    VectorBytes(op, "out", *out);
+    const int64_t bytes = VectorBytes(op, in);
+    VectorBytes(op, result);
     Communicator& group = Find(op, communicator);
     if (bytes == 0) return;
     const cudaStream_t queue = vk::cuda::AsStream(stream);

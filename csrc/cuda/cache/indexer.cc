@@ -63,8 +63,7 @@ void GatherKeys(const vk_tensor* kv_cache, const vk_tensor* dst_k, const vk_tens
   const Arg starts(op, "cu_seq_lens", cu_seq_lens);
   keys.Dtype({VK_U8, VK_F8E4M3, VK_I8}).Dims(2).LastDimContiguous();
   scales.Dims(2).Size(0, keys.size(0)).LastDimContiguous();
-  const int64_t item = DtypeSize(dst_scale->dtype), head = keys.size(1);
-  VK_CHECK(item > 0, "%s: dst_scale has a dtype that is not known here", op);
+  const int64_t item = scales.ItemSize(), head = keys.size(1);
   const int64_t scale_bytes = scales.size(1) * item;
   VK_CHECK(head % 4 == 0 && scale_bytes % 4 == 0 && head <= INT32_MAX && scale_bytes <= head,
            "%s: dst_k has shape %s and dst_scale rows of %lld bytes, want multiples of 4", op,

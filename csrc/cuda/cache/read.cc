@@ -54,7 +54,7 @@ void RunGather(const char* op, const vk_tensor* src_cache, const vk_tensor* dst,
   VK_CHECK(from.size(1) > 0 && from.size(1) <= INT32_MAX, "%s: src_cache has blocks of %lld slots",
            op, Print(from.size(1)));
   const bool bytes = format == Format::kSame;
-  const int64_t from_item = DtypeSize(src_cache->dtype), to_item = DtypeSize(dst->dtype);
+  const int64_t from_item = DtypeSize(src_cache->dtype), to_item = to.ItemSize();
   const int64_t unit = bytes ? to_item : 1;  // what strides and widths are multiplied by
   gather.from = src_cache->data;
   gather.to = dst->data;
@@ -112,7 +112,6 @@ void GatherSequences(const vk_tensor* src_cache, const vk_tensor* dst, const vk_
   const char* op = "cp_gather_cache";
   const Arg from(op, "src_cache", src_cache), to(op, "dst", dst);
   to.SameDtype(from).MinDims(1);
-  VK_CHECK(DtypeSize(dst->dtype) > 0, "%s: dst has an unknown dtype", op);
   RunGather(op, src_cache, dst, block_table, cu_seq_lens, batch_size, to.size(0), Format::kSame,
             seq_starts, {}, stream);
 }
@@ -141,26 +140,18 @@ void Convert(const vk_tensor* dst_cache, const vk_tensor* src_cache, double scal
                 launch);
 }
 
-// Bytes from the first to behind the last element of a tensor without gaps.
-int64_t Bytes(const char* op, const char* name, const vk_tensor& tensor) {
-  const int64_t item = DtypeSize(tensor.dtype);
-  VK_CHECK(item > 0, "%s: %s has a dtype that is not known here", op, name);
-  return NumElements(tensor) * item;
-}
-
 void SwapBlocks(const vk_tensor* src, const vk_tensor* dst, int64_t block_bytes,
                 const vk_tensor* block_mapping, void* stream) {
   const char* op = "swap_blocks";
-  Arg(op, "src", src);
-  Arg(op, "dst", dst);
+  const Arg source(op, "src", src), target(op, "dst", dst);
   const Arg mapping(op, "block_mapping", block_mapping);
   mapping.Dtype({VK_I64}).Dims(2).Size(1, 2);
   VK_CHECK(block_bytes > 0, "%s: block_size_in_bytes is %lld, want more than 0", op,
            Print(block_bytes));
   const int64_t* pairs = static_cast<const int64_t*>(block_mapping->data);
   const int64_t count = mapping.size(0), row = mapping.stride(0), column = mapping.stride(1);
-  const int64_t limits[2] = {Bytes(op, "src", *src) / block_bytes,
-                             Bytes(op, "dst", *dst) / block_bytes};
+  const int64_t limits[2] = {NumElements(*src) * source.ItemSize() / block_bytes,
+                             NumElements(*dst) * target.ItemSize() / block_bytes};
   // Before anything is copied: the op leaves dst as it was when it fails.
   for (int64_t i = 0; i < count; ++i) {
     for (int side = 0; side < 2; ++side) {

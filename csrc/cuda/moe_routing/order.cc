@@ -202,8 +202,7 @@ vk_status vk_cuda_moe_permute(const vk_tensor* input, const vk_tensor* topk_ids,
     first.Dtype({VK_I64}).Dims(1).Size(0, n_local_expert + 1).Contiguous();
     sort.first_rows = static_cast<int64_t*>(expert_first_token_offset->data);
     Workspace(op, sort, workspace);
-    const int64_t item = vk::DtypeSize(input->dtype);
-    VK_CHECK(item > 0, "%s: input has a dtype that is not known here", op);
+    const int64_t item = in.ItemSize();
     const cudaStream_t on = vk::cuda::AsStream(stream);
     LaunchPermutation(op, sort, on);
     Copy copy = {};
@@ -291,8 +290,7 @@ vk_status vk_cuda_shuffle_rows(const vk_tensor* input, const vk_tensor* dst2src_
     in.Dims(2).LastDimContiguous();
     out.SameDtype(in).Dims(2).Size(1, in.size(1)).LastDimContiguous();
     Arg(op, "dst2src_map", dst2src_map).Dtype({VK_I32}).Dims(1).Size(0, out.size(0)).Contiguous();
-    const int64_t item = vk::DtypeSize(input->dtype);
-    VK_CHECK(item > 0, "%s: input_tensor has a dtype that is not known here", op);
+    const int64_t item = in.ItemSize();
     Copy copy = {};
     copy.input = static_cast<const char*>(input->data);
     copy.output = static_cast<char*>(output->data);

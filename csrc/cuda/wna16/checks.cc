@@ -7,8 +7,6 @@
 namespace vk::cuda::wna16 {
 namespace {
 
-bool Given(const vk_tensor* tensor) { return tensor != nullptr && NumElements(*tensor) > 0; }
-
 bool Aligned16(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 void CheckAligned(const char* op, const char* name, const void* pointer) {

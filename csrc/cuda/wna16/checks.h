@@ -28,6 +28,9 @@ struct Problem {
   bool copies_a;  // rows must be gathered or aligned first
 };
 
+// Whether an optional tensor is there: the engine passes empty ones for none.
+inline bool Given(const vk_tensor* tensor) { return tensor != nullptr && NumElements(*tensor) > 0; }
+
 Problem CheckProblem(const char* op, const vk_marlin_problem* problem);
 
 }  // namespace vk::cuda::wna16

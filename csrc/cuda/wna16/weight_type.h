@@ -51,6 +51,13 @@ struct WithZeroPoints : Stage {
 template <class Stage, WeightType kType, int kRows, int kColumns>
 struct WithZeroPoints<Stage, kType, kRows, kColumns, false> : Stage {};
 
+// The sizes of Stage<Shape, type>, by WeightType.
+template <template <class, WeightType> class Stage, class Shape>
+inline constexpr int kStageBytes[kWeightTypes] = {
+    sizeof(Stage<Shape, WeightType::kU4B8>),   sizeof(Stage<Shape, WeightType::kU4>),
+    sizeof(Stage<Shape, WeightType::kU8B128>), sizeof(Stage<Shape, WeightType::kFp8>),
+    sizeof(Stage<Shape, WeightType::kMxFp4>),  sizeof(Stage<Shape, WeightType::kNvFp4>)};
+
 // The engine's id: exponent bits (8), mantissa bits (8), signed (1), bias (32), finite only (1) and
 // kind of NaN (8), from the low bits up. Mantissa bits of an integer do not count its sign; the
 // kind is 1 (as IEEE 754) unless said otherwise.

@@ -68,10 +68,10 @@ typedef struct vk_marlin_plan {
 VK_EXPORT vk_status vk_cuda_marlin_plan(const vk_marlin_problem* problem, int64_t locks,
                                         vk_marlin_plan* plan);
 
-// c = a[:, perm] @ ((q - zero) * scale) + bias. Weights are exact (but for
-// rounding to 16 bits in large_m's blocks of 128 tokens, and for those of MXFP4 that the type does
-// not hold; in bfloat16, with scales above 2^41, they are infinite), sums are float32, rounded once
-// at the end, and added in the same order in every run.
+// c = a[:, perm] @ ((q - zero) * scale) + bias. Weights are exact (but for rounding to 16 bits by
+// large_m from 128 tokens on, and for those of MXFP4 that the type does not hold; in bfloat16, with
+// scales above 2^41, they are infinite), sums are float32, rounded once at the end, and added in
+// the same order in every run.
 //   c: [M, N], dtype of a, contiguous, 16-byte aligned
 //   workspace: int32, contiguous, at least one; zeros before the call, and after it
 //   scratch: uint8, as vk_cuda_marlin_plan says; contents of no meaning

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from vllm_kernels import engine_api
+from vllm_kernels.reference.float4 import e2m1
 from vllm_kernels.reference.wna16 import cuda as reference
 
 ops = torch.ops.vllm_kernels
@@ -163,7 +164,7 @@ def make(
     zeros = torch.randint(0, 16, (groups, n), device=device) if type_name == "u4" else None
     global_scale = None
     if type_name in FP4_GROUPS:
-        value = reference._fp4(q)
+        value = e2m1(q).double()
         given, global_scale, s = fp4_scales(type_name, groups, n, dtype)
     elif type_name == "fp8":
         value = q.to(torch.uint8).view(torch.float8_e4m3fn).double()

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vllm_kernels.reference.float4 import e2m1
 from vllm_kernels.reference.wna16 import cuda as reference
 
 from ..common.wna16 import FAMILY, FP4_GROUPS, GROUPED, make, permute, with_groups
@@ -100,7 +101,7 @@ def test_powers_of_two(m: int) -> None:
     columns = 64 + torch.arange(n, device="cuda") % 105  # 2^-63 to 2^41
     codes = columns.to(torch.uint8).expand(k // 32, n)
     given = permute(permute(codes, GROUPED), [0, 2, 1, 3])
-    weights = reference._fp4(reference._unrepack(problem.weights, 4, k, n))
+    weights = e2m1(reference._unrepack(problem.weights, 4, k, n)).double()
     exact = replace(
         problem,
         scales=given.view(torch.float8_e8m0fnu),

@@ -11,13 +11,13 @@ namespace {
 
 constexpr char kOp[] = "moe_wna16_marlin_gemm";
 
-// One expert's part of a tensor [experts, ...].
+// One expert's part of a tensor with one for each.
 class Slice {
  public:
+  // Of [experts, ...].
   Slice(const char* name, const vk_tensor* tensor, int64_t experts) {
-    if (tensor == nullptr || NumElements(*tensor) == 0) return;
-    const Arg arg(kOp, name, tensor);
-    arg.MinDims(2).Size(0, experts).Contiguous();
+    if (!Given(tensor)) return;
+    Arg(kOp, name, tensor).MinDims(2).Size(0, experts).Contiguous();
     view_ = *tensor;
     view_.ndim = tensor->ndim - 1;
     for (int32_t dim = 0; dim < view_.ndim; ++dim) {
@@ -26,32 +26,25 @@ class Slice {
     }
     present_ = true;
   }
+  // Of as many numbers, in any shape.
+  static Slice OfNumbers(const char* name, const vk_tensor* tensor, int64_t experts) {
+    Slice slice;
+    if (!Given(tensor)) return slice;
+    Arg(kOp, name, tensor).Contiguous();
+    VK_CHECK(NumElements(*tensor) == experts,
+             "%s: %s has shape %s, want one number for each of %lld experts", kOp, name,
+             ShapeString(*tensor).c_str(), static_cast<long long>(experts));
+    slice.view_ = *tensor;
+    slice.view_.ndim = 1;
+    slice.view_.shape[0] = slice.view_.stride[0] = 1;
+    slice.present_ = true;
+    return slice;
+  }
   operator const vk_tensor*() const { return present_ ? &view_ : nullptr; }
   int64_t elements() const { return present_ ? NumElements(view_) : 0; }
 
  private:
-  vk_tensor view_{};
-  bool present_ = false;
-};
-
-// One expert's number of a tensor with one for each.
-class SliceOfNumbers {
- public:
-  SliceOfNumbers(const char* name, const vk_tensor* tensor, int64_t experts) {
-    if (tensor == nullptr || NumElements(*tensor) == 0) return;
-    Arg(kOp, name, tensor).Contiguous();
-    VK_CHECK(NumElements(*tensor) == experts,
-             "%s: %s has shape %s, want one number for each of %lld"
-             " experts",
-             kOp, name, ShapeString(*tensor).c_str(), static_cast<long long>(experts));
-    view_ = *tensor;
-    view_.ndim = 1;
-    view_.shape[0] = view_.stride[0] = 1;
-    present_ = true;
-  }
-  operator const vk_tensor*() const { return present_ ? &view_ : nullptr; }
-
- private:
+  Slice() = default;
   vk_tensor view_{};
   bool present_ = false;
 };
@@ -74,8 +67,8 @@ Checked Check(const vk_marlin_problem* given, const vk_marlin_experts* routing, 
   const Slice weight("b_q_weight", given->b_q_weight, count);
   const Slice bias("b_bias", given->bias, count), scales("b_scales", given->scales, count);
   const Slice zeros("b_zeros", given->zeros, count);
-  const SliceOfNumbers global_scale("global_scale", given->global_scale, count);
-  if (given->g_idx != nullptr && NumElements(*given->g_idx) > 0) {
+  const Slice global_scale = Slice::OfNumbers("global_scale", given->global_scale, count);
+  if (Given(given->g_idx)) {
     Fail(VK_UNSUPPORTED, "%s: no kernel for act_order (g_idx) of experts", kOp);
   }
   vk_marlin_problem one = *given;

@@ -14,7 +14,8 @@ template <class S>
 constexpr LargeExpertsShapeInfo ExpertsInfo() {
   // 1 KiB to align the stages.
   return {S::kTokens, S::kColumns, S::kThreads,
-          static_cast<int>(sizeof(LargeExpertsSharedStorage<S>)) + 1024, kLargeMStageBytes<S>};
+          static_cast<int>(sizeof(LargeExpertsSharedStorage<S>)) + 1024,
+          kStageBytes<LargeMStage, S>};
 }
 
 #define VK_WNA16_LARGE_EXPERTS_INFO(tokens) ExpertsInfo<LargeExpertsShape<tokens>>(),

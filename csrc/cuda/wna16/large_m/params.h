@@ -44,13 +44,6 @@ template <class S, WeightType kType>
 struct alignas(1024) LargeMStage
     : WithZeroPoints<LargeMStageBase<S, kType>, kType, 1, S::kColumns> {};
 
-// By WeightType.
-template <class S>
-inline constexpr int kLargeMStageBytes[] = {
-    sizeof(LargeMStage<S, WeightType::kU4B8>),   sizeof(LargeMStage<S, WeightType::kU4>),
-    sizeof(LargeMStage<S, WeightType::kU8B128>), sizeof(LargeMStage<S, WeightType::kFp8>),
-    sizeof(LargeMStage<S, WeightType::kMxFp4>),  sizeof(LargeMStage<S, WeightType::kNvFp4>)};
-
 struct LargeMParams {
   const void* weights;        // packed tiles, layout.h
   const void* scales;         // [groups, n] of ScaleElement, permuted by the engine

@@ -13,7 +13,7 @@ struct LargeMShapeInfo {
 
 template <class S>
 constexpr LargeMShapeInfo LargeMInfo() {
-  return {S::kTokens, S::kColumns, S::kThreads, S::kExact, kLargeMStageBytes<S>};
+  return {S::kTokens, S::kColumns, S::kThreads, S::kExact, kStageBytes<LargeMStage, S>};
 }
 
 // Shared memory beside the stages; 1 KiB to align them.

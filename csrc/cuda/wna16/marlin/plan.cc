@@ -16,9 +16,7 @@ constexpr MarlinShapeInfo Info() {
           S::kThreads,
           S::kBlocksPerSm,
           S::kTokens * S::kN * 4,
-          {sizeof(MarlinStage<S, WeightType::kU4B8>), sizeof(MarlinStage<S, WeightType::kU4>),
-           sizeof(MarlinStage<S, WeightType::kU8B128>), sizeof(MarlinStage<S, WeightType::kFp8>),
-           sizeof(MarlinStage<S, WeightType::kMxFp4>), sizeof(MarlinStage<S, WeightType::kNvFp4>)},
+          kStageBytes<MarlinStage, S>,
           sizeof(MarlinSums<S>)};
 }
 

@@ -25,9 +25,10 @@ namespace vk::cuda::wna16 {
 struct MarlinShapeInfo {
   int token_tiles, warps_n, warps_k;
   int tokens, n, k, threads;
-  int blocks_per_sm;                          // that its registers allow
-  int tile_bytes;                             // of float32 sums
-  int stage_bytes[kWeightTypes], rest_bytes;  // shared memory, per WeightType
+  int blocks_per_sm;       // that its registers allow
+  int tile_bytes;          // of float32 sums
+  const int* stage_bytes;  // shared memory, by WeightType
+  int rest_bytes;
 };
 
 extern const MarlinShapeInfo kMarlinShapes[];

@@ -9,10 +9,10 @@ namespace {
 
 struct SmallMShapeInfo {
   int token_tiles, packed_tiles, threads;
-  int fragments;                // of the tile, that a cluster divides
-  int rest_bytes;               // of shared memory beside the stages
-  int tokens_at[kWeightTypes];  // bytes of a stage without tokens, per WeightType
-  int token_bytes;              // of a stage
+  int fragments;         // of the tile, that a cluster divides
+  int rest_bytes;        // of shared memory beside the stages
+  const int* tokens_at;  // bytes of a stage without tokens, by WeightType
+  int token_bytes;       // of a stage
   int warps_k;
 };
 
@@ -23,9 +23,7 @@ constexpr SmallMShapeInfo SmallMInfo() {
           S::kThreads,
           S::kAllFragments,
           sizeof(SmallMSharedStorage<S>),
-          {sizeof(SmallMStage<S, WeightType::kU4B8>), sizeof(SmallMStage<S, WeightType::kU4>),
-           sizeof(SmallMStage<S, WeightType::kU8B128>), sizeof(SmallMStage<S, WeightType::kFp8>),
-           sizeof(SmallMStage<S, WeightType::kMxFp4>), sizeof(SmallMStage<S, WeightType::kNvFp4>)},
+          kStageBytes<SmallMStage, S>,
           S::kWarpsK * 128,
           S::kWarpsK};
 }

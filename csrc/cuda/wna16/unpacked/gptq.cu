@@ -2,6 +2,7 @@
 // column are as many words as a weight has bits, whatever their number.
 #include "core/check.h"
 #include "core/checked.h"
+#include "cuda/wna16/checks.h"
 #include "cuda/wna16/unpacked/unpacked.cuh"
 #include "cuda/wna16/wna16.h"
 
@@ -176,8 +177,6 @@ void CheckBits(const char* op, int64_t bits) {
   VK_CHECK(bits == 2 || bits == 3 || bits == 4 || bits == 8, "%s: bit is %lld, want 2, 3, 4 or 8",
            op, static_cast<long long>(bits));
 }
-
-bool Given(const vk_tensor* tensor) { return tensor != nullptr && NumElements(*tensor) > 0; }
 
 GptqParams CheckWeights(const char* op, const vk_gptq_weights& weights) {
   CheckBits(op, weights.bit);

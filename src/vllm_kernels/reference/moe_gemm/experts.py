@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.float4 import e2m1
 from vllm_kernels.reference.moe_gemm.fused import _ACTIVATIONS
 from vllm_kernels.reference.packed import rounded_to_int8, unpack_int4
 
 UNQUANTISED, INT8, FP8, INT4, MXFP4 = 0, 1, 2, 3, 4
 _ACTS = ("silu", "swigluoai", "gelu", "gelu_tanh")
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 def _mxfp4(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """[N, K / 2] bytes, the lower halves first, times powers of two [N, K / 32], biased by 127."""
-    table = torch.tensor([*_E2M1, *(-value for value in _E2M1)], device=weight.device)
-    values = table[torch.stack((weight & 15, weight >> 4), -1).long()].flatten(-2)
+    values = e2m1(torch.stack((weight & 15, weight >> 4), -1)).flatten(-2)
     powers = torch.where(scale == 255, torch.nan, torch.exp2(scale.float() - 127))
     return values * powers.repeat_interleave(32, -1)
 

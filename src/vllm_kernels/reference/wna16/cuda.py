@@ -11,6 +11,8 @@ import math
 
 import torch
 
+from vllm_kernels.reference.float4 import e2m1
+
 # The engine's ids of scalar types: exponent, mantissa, sign, bias, finite only, kind of NaN.
 U4 = 4 << 8 | 1 << 50
 U4B8 = 4 << 8 | 8 << 17 | 1 << 50
@@ -19,7 +21,6 @@ FP8_E4M3 = 4 | 3 << 8 | 1 << 16 | 1 << 49 | 2 << 50
 FP4_E2M1 = 2 | 1 << 8 | 1 << 16 | 1 << 49
 _BITS = {U4: 4, U4B8: 4, U8B128: 8, FP8_E4M3: 8, FP4_E2M1: 4}
 _NAMES = "uint4b8, uint4 with zero points, uint8b128, float8_e4m3fn and float4_e2m1"
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # The factor that the engine gives NVFP4's global scales, as powers of two.
 NVFP4_FACTOR = {torch.float16: 7, torch.bfloat16: 119}
 # Columns of a word of AWQ weights, from the low bits up; the engine's zero points use it too.
@@ -144,11 +145,6 @@ def _fp8(bits: torch.Tensor) -> torch.Tensor:
     return bits.to(torch.uint8).view(torch.float8_e4m3fn).double()
 
 
-def _fp4(bits: torch.Tensor) -> torch.Tensor:
-    magnitudes = torch.tensor(_E2M1, dtype=torch.float64, device=bits.device)
-    return torch.where(bits >= 8, -magnitudes[bits % 8], magnitudes[bits % 8])
-
-
 def _fp4_scales(
     b_scales: torch.Tensor, global_scale: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:
@@ -187,7 +183,7 @@ def _marlin_weight(
     groups = b_scales.shape[0]
     if b_type_id == FP4_E2M1:
         scales = _fp4_scales(b_scales, global_scale, dtype)
-        return _fp4(q) * scales.repeat_interleave(size_k // groups, 0)
+        return e2m1(q).double() * scales.repeat_interleave(size_k // groups, 0)
     if global_scale is not None and global_scale.numel():
         raise RuntimeError("marlin_gemm: global_scale is given, but only NVFP4 weights want one")
     scales = _unpermute_scales(b_scales.double(), groups == 1)

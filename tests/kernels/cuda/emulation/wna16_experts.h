@@ -1,4 +1,4 @@
-// Products per expert with packed weights (u4b8): random routing, and what comes out in float64.
+// Products per expert with packed weights: random routing, and what comes out in float64.
 #ifndef VLLM_KERNELS_TESTS_WNA16_EXPERTS_H_
 #define VLLM_KERNELS_TESTS_WNA16_EXPERTS_H_
 
@@ -76,16 +76,8 @@ struct ExpertsProduct {
     return p;
   }
 
-  // Boxes of FP4's scales, as Fp4ScaleMap's.
-  CUtensorMap ScaleMap(int columns) {
-    if (!IsFp4(kType)) return {};
-    return Encode({reinterpret_cast<const char*>(Fp4Scales()),
-                   2,
-                   1,
-                   {kN, kExpertCount * kK / kGroup},
-                   {kN},
-                   {static_cast<uint32_t>(columns), static_cast<uint32_t>(ScaleRows(kType))},
-                   true});
+  CUtensorMap ScaleMap(int columns) const {
+    return EncodeScales<kType>(Fp4Scales(), kN, kExpertCount * kK / kGroup, columns, 1);
   }
 
   bool Right() const {
@@ -123,10 +115,7 @@ struct ExpertsProduct {
   const float global_scale[kExpertCount] = {0x1p110f, 0x3p112f, 0x1p115f};
 
  private:
-  const uint8_t* Fp4Scales() const { return const_cast<ExpertsProduct*>(this)->Fp4Scales(); }
-  uint8_t* Fp4Scales() {
-    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(scales.data()) + 15) / 16 * 16);
-  }
+  uint8_t* Fp4Scales() const { return Aligned<uint8_t>(scales); }
 
   static double ValueOf(uint32_t q) {
     return IsFp4(kType) ? Fp4Value(static_cast<int>(q)) : static_cast<int>(q) - 8.0;
@@ -135,8 +124,7 @@ struct ExpertsProduct {
   double ScaleOf(int expert, int k, int n) const {
     const int row = (expert * kK / kGroup + k / kGroup) * kN, place = GroupedPosition(n);
     if (!IsFp4(kType)) return T::ToFloat(scales[row + place]);
-    const int swapped[4] = {0, 2, 1, 3};
-    const int code = Fp4Scales()[row + place / 4 * 4 + swapped[place % 4]];
+    const int code = Fp4Scales()[row + place / 4 * 4 + kFp4Order[place % 4]];
     return Fp4ScaleValue(code) * 0x1p-7 * (global_scale[expert] * 0x1p-119);
   }
 

@@ -57,6 +57,28 @@ inline float Fp4ScaleValue(int bits) {
                        : std::ldexp(1.f + static_cast<float>(mantissa) / 8.f, exponent - 15);
 }
 
+// Where the engine puts the scales of FP4 within each four of the order of ScaleOrder.
+inline constexpr int kFp4Order[4] = {0, 2, 1, 3};
+
+// Boxes of FP4's scales [rows, n], as Fp4ScaleMap's; empty for other types.
+template <WeightType kType>
+CUtensorMap EncodeScales(const uint8_t* scales, int n, int rows, int columns, int chunks) {
+  if (!IsFp4(kType)) return {};
+  return Encode({reinterpret_cast<const char*>(scales),
+                 2,
+                 1,
+                 {n, rows},
+                 {n},
+                 {static_cast<uint32_t>(columns), static_cast<uint32_t>(chunks * ScaleRows(kType))},
+                 true});
+}
+
+// The first place of 16 bytes, which kernels want, in memory with as many to spare.
+template <class T, class Memory>
+T* Aligned(const std::vector<Memory>& memory) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(memory.data()) + 15) / 16 * 16);
+}
+
 template <class T, WeightType kType>
 class Product {
  public:
@@ -100,17 +122,8 @@ class Product {
     return params;
   }
 
-  // Boxes of FP4's scales, as Fp4ScaleMap's.
-  CUtensorMap ScaleMap(int columns, int chunks) {
-    if (!IsFp4(kType)) return {};
-    return Encode(
-        {reinterpret_cast<const char*>(Fp4Scales()),
-         2,
-         1,
-         {c.n, groups},
-         {c.n},
-         {static_cast<uint32_t>(columns), static_cast<uint32_t>(chunks * ScaleRows(kType))},
-         true});
+  CUtensorMap ScaleMap(int columns, int chunks) const {
+    return EncodeScales<kType>(Fp4Scales(), c.n, groups, columns, chunks);
   }
 
   bool per_channel() const { return c.group == c.k; }
@@ -148,8 +161,8 @@ class Product {
   }
 
   std::mt19937& random() { return random_; }
-  const void* weights() const { return Aligned(weights_); }
-  const uint32_t* zeros() const { return Aligned(zeros_); }
+  const void* weights() const { return Aligned<void>(weights_); }
+  const uint32_t* zeros() const { return Aligned<uint32_t>(zeros_); }
 
   const Case c;
   const int groups;
@@ -159,16 +172,7 @@ class Product {
   std::vector<uint16_t> bias, out;
 
  private:
-  uint8_t* Fp4Scales() {
-    return reinterpret_cast<uint8_t*>((reinterpret_cast<uintptr_t>(fp4_scales.data()) + 15) / 16 *
-                                      16);
-  }
-
-  // Kernels want 16 bytes.
-  static uint32_t* Aligned(const std::vector<uint32_t>& words) {
-    const auto address = reinterpret_cast<uintptr_t>(words.data());
-    return reinterpret_cast<uint32_t*>((address + 15) / 16 * 16);
-  }
+  uint8_t* Fp4Scales() const { return Aligned<uint8_t>(fp4_scales); }
 
   double Weight(int k, int n) const {
     const size_t at = static_cast<size_t>(k / c.group) * c.n + n;
@@ -188,7 +192,7 @@ class Product {
         q = static_cast<int>(random_() % (1u << kBits));
       } while (kType == WeightType::kFp8 && (q & 127) == 127);
     }
-    uint32_t* const words = Aligned(weights_);
+    auto* const words = Aligned<uint32_t>(weights_);
     for (int64_t index = 0; index < static_cast<int64_t>(c.k) * c.n * kBits / 32; ++index) {
       const int tile = static_cast<int>(index / PackedTileWords(kBits));
       for (int e = 0; e < 32 / kBits; ++e) {
@@ -219,12 +223,11 @@ class Product {
   // Powers of two from one end of float16 to the other; halves of NVFP4's range, and zeros. The
   // engine gives the scale of the matrix a factor of its own for each type of activations.
   void FillFp4Scales(const std::vector<int>& order) {
-    const int swapped[4] = {0, 2, 1, 3};
     global_scale_ = std::ldexp(0.0625f, kHalf ? 7 : 119);
     for (int g = 0; g < groups; ++g) {
       const size_t row = static_cast<size_t>(g) * c.n;
       for (int p = 0; p < c.n; ++p) {
-        const int column = order[p / 4 * 4 + swapped[p % 4]];
+        const int column = order[p / 4 * 4 + kFp4Order[p % 4]];
         int code = static_cast<int>(random_() % 12) + 110;
         if (kType == WeightType::kNvFp4) code = static_cast<int>(random_() % 80) + 0x80;
         if (random_() % 16 == 0) code = 0;
@@ -241,7 +244,7 @@ class Product {
     const int interleave[8] = {0, 2, 4, 6, 1, 3, 5, 7};
     zero_values_.resize(scales.size());
     for (int& zero : zero_values_) zero = static_cast<int>(random_() % 16);
-    uint32_t* const words = Aligned(zeros_);
+    auto* const words = Aligned<uint32_t>(zeros_);
     for (int g = 0; g < groups; ++g) {
       for (int word = 0; word < c.n / 8; ++word) {
         for (int i = 0; i < 8; ++i) {
