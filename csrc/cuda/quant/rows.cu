@@ -151,9 +151,9 @@ void LaunchRows(const Problem& problem, const Launch& launch) {
   if (problem.rows == 0) return;
   if (problem.width == 0) {
     const unsigned grid = GridX(launch.op, CeilDiv(problem.rows, 256));
-    ZeroKernel<<<grid, 256, 0, launch.stream>>>(problem.scales, problem.rows);
+    ZeroKernel<float><<<grid, 256, 0, launch.stream>>>(problem.scales, problem.rows);
     if (problem.zero_points != nullptr) {
-      ZeroKernel<<<grid, 256, 0, launch.stream>>>(problem.zero_points, problem.rows);
+      ZeroKernel<int32_t><<<grid, 256, 0, launch.stream>>>(problem.zero_points, problem.rows);
     }
     return CheckLaunch(launch.op);
   }
