@@ -296,7 +296,8 @@ def fuzz(families: Sequence[str], options: argparse.Namespace) -> dict[str, Repo
                 yield family, seed
 
     wanted = written() if options.read_calls else in_turn()
-    batches = (one for one in wanted if left(one[0]) and time.time() <= options.until)
+    in_time = itertools.takewhile(lambda _: time.time() <= options.until, wanted)
+    batches = (one for one in in_time if left(one[0]))
     lock = threading.Lock()
 
     def work(gpu: str | None) -> None:

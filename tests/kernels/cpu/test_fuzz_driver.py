@@ -121,6 +121,16 @@ def test_batches_of_a_file_may_differ_in_size_and_come_in_its_order(drawn: Path)
     assert done.stderr.index("rope, seed 1: ") < done.stderr.index("rope, seed 0: ")
 
 
+def test_it_ends_when_its_time_is_over() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", "--family", "runtime", "--seconds", "0"],
+        cwd=ROOT,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
 def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from fuzz.__main__ import gpus
 
