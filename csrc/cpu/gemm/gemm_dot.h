@@ -139,8 +139,19 @@ struct DotBf16 {
 #endif
 
 #if defined(__AVX512VNNI__) || HWY_ARCH_PPC
-// vpdpbusd and vmsummbm multiply unsigned with signed bytes: a is shifted by 128 into the unsigned
-// range.
+// vpdpbusd, vmsummbm: to each sum, four products of unsigned with signed bytes.
+HWY_INLINE VI AddFours(VI sum, VI bytes, VI signed_bytes) {
+#if HWY_ARCH_PPC
+  using Signed = __vector signed char;
+  using Unsigned = __vector unsigned char;
+  return VI{vec_msum(reinterpret_cast<Signed>(signed_bytes.raw),
+                     reinterpret_cast<Unsigned>(bytes.raw), sum.raw)};
+#else
+  return VI{_mm512_dpbusd_epi32(sum.raw, bytes.raw, signed_bytes.raw)};
+#endif
+}
+
+// a is shifted by 128 into the unsigned range.
 struct DotI8 {
   using Value = int8_t;
   using Sum = VI;
@@ -151,16 +162,7 @@ struct DotI8 {
     return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
   }
   static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
-  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
-#if HWY_ARCH_PPC
-    using Signed = __vector signed char;
-    using Unsigned = __vector unsigned char;
-    return Sum{
-        vec_msum(reinterpret_cast<Signed>(b.raw), reinterpret_cast<Unsigned>(a.raw), sum.raw)};
-#else
-    return Sum{_mm512_dpbusd_epi32(sum.raw, a.raw, b.raw)};
-#endif
-  }
+  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) { return AddFours(sum, a, b); }
   static void PackRow(char* to, const void* from, size_t depth) {
     const uint8_t* in = static_cast<const uint8_t*>(from);
     for (size_t k = 0; k < depth; ++k) to[k] = static_cast<char>(in[k] ^ 0x80);
@@ -251,13 +253,8 @@ struct DotSmall {
   }
   static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
   static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
-#if HWY_ARCH_PPC
-    using Signed = __vector signed char;
-    using Unsigned = __vector unsigned char;
-    return Sum{
-        vec_msum(reinterpret_cast<Signed>(a.raw), reinterpret_cast<Unsigned>(b.raw), sum.raw)};
-#elif defined(__AVX512VNNI__)
-    return Sum{_mm512_dpbusd_epi32(sum.raw, b.raw, a.raw)};
+#if defined(__AVX512VNNI__) || HWY_ARCH_PPC
+    return AddFours(sum, b, a);
 #else
     const D16 d16;
     const hn::Repartition<uint8_t, DI> du8;

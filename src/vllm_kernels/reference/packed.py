@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vllm_kernels.reference.quant import dynamic_scaled_int8_quant
-from vllm_kernels.reference.wna16.cuda import _awq_columns, _unpack
+from vllm_kernels.reference.wna16.words import awq_columns, unpack
 
 
 def convert_weight_packed(weight: torch.Tensor) -> torch.Tensor:
@@ -97,9 +97,9 @@ def convert_weight_packed_scale_zp(
             "want 0 (AWQ) or 1 (GPTQ)"
         )
     if awq:
-        values, zeros = _awq_columns(weight, 4), _awq_columns(qzeros, 4)
+        values, zeros = awq_columns(weight, 4), awq_columns(qzeros, 4)
     else:
-        values, zeros = _unpack(weight, 4, -2), _unpack(qzeros, 4, -1) + 1
+        values, zeros = unpack(weight, 4, -2), unpack(qzeros, 4, -1) + 1
 
     low, high = values.unflatten(-2, (-1, 2, 4)).unbind(-3)
     words = _panels((low | high << 4).transpose(-1, -2), -2).to(torch.uint8)

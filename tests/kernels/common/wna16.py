@@ -9,6 +9,7 @@ import torch
 from vllm_kernels import engine_api
 from vllm_kernels.reference.float4 import e2m1
 from vllm_kernels.reference.wna16 import cuda as reference
+from vllm_kernels.reference.wna16 import words
 
 ops = torch.ops.vllm_kernels
 FAMILY = "wna16"
@@ -47,14 +48,14 @@ def permute(values: torch.Tensor, order: list[int]) -> torch.Tensor:
 
 def pack(values: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     """int32 words along `dim`; bits divides 32."""
-    return reference._pack(values.movedim(dim, -1), bits).movedim(-1, dim).contiguous()
+    return words.pack(values.movedim(dim, -1), bits).movedim(-1, dim).contiguous()
 
 
 def pack_stream(values: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
     """int32 words along `dim` of elements of any number of bits."""
     values = values.movedim(dim, -1).long()
     single = (values[..., None] >> torch.arange(bits, device=values.device) & 1).flatten(-2)
-    return reference._pack(single, 1).movedim(-1, dim).contiguous()
+    return words.pack(single, 1).movedim(-1, dim).contiguous()
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 
 from vllm_kernels.reference.float4 import e2m1
 from vllm_kernels.reference.wna16 import cuda as reference
+from vllm_kernels.reference.wna16 import words
 
 from ..common.wna16 import FAMILY, FP4_GROUPS, GROUPED, make, permute, with_groups
 
@@ -101,7 +102,7 @@ def test_powers_of_two(m: int) -> None:
     columns = 64 + torch.arange(n, device="cuda") % 105  # 2^-63 to 2^41
     codes = columns.to(torch.uint8).expand(k // 32, n)
     given = permute(permute(codes, GROUPED), [0, 2, 1, 3])
-    weights = e2m1(reference._unrepack(problem.weights, 4, k, n)).double()
+    weights = e2m1(words.unrepack(problem.weights, 4, k, n)).double()
     exact = replace(
         problem,
         scales=given.view(torch.float8_e8m0fnu),
@@ -173,7 +174,7 @@ def test_act_order_over_a_part_of_k(m: int, dtype: torch.dtype) -> None:
     assert full.g_idx is not None
     g_idx = torch.randint(0, 8, (512,), device="cuda").sort().values.int()
     scales = reference._unpermute_scales(full.scales.double(), False)
-    q = reference._unrepack(full.weights, 4, 512, 256)
+    q = words.unrepack(full.weights, 4, 512, 256)
     assert full.perm is not None
     dense = torch.empty_like(full.dense)
     dense[full.perm.long()] = (q - 8) * scales[g_idx.long()]

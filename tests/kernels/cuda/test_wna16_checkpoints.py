@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vllm_kernels.reference.wna16 import cuda as reference
+from vllm_kernels.reference.wna16 import words
 
 from ..common.wna16 import GROUPED, INTERLEAVE, UNIT, make, pack, pack_stream, permute
 
@@ -78,7 +79,7 @@ def test_awq_marlin_equals_awq(dtype: torch.dtype) -> None:
     kernel = torch.randint(-(2**31), 2**31, (k, n // 8), device="cuda").int()
     zeros = torch.randint(-(2**31), 2**31, (k // group, n // 8), device="cuda").int()
     scales = (torch.rand(k // group, n, device="cuda") * 0.02 + 0.01).to(dtype)
-    plain_zeros = reference._awq_columns(zeros, 4)
+    plain_zeros = words.awq_columns(zeros, 4)
     problem = make("u4", m, n, k, group, dtype)
     problem = replace(
         problem,

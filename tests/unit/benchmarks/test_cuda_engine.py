@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 from built import require_kernels
+from rounds import FOUND
 
 require_kernels()
 
@@ -15,14 +15,6 @@ from benchmarks.cuda.bench_engine import contenders, report
 from benchmarks.engine.bench_engine import Record
 from benchmarks.record import EngineCase, read
 from benchmarks.report.pages import _engine
-
-ROUND = {
-    "tokens_per_second": 10.0,
-    "decode_tokens_per_second": 20.0,
-    "first_token": 0.5,
-    "between_tokens": 0.1,
-}
-FOUND: dict[str, Any] = {"step_bytes": 1000, "rounds": [ROUND]}
 
 
 def test_a_wheels_files_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 from built import require_kernels
+from rounds import FOUND
 
 require_kernels()
 
 from benchmarks.engine.bench_engine import Record
 from benchmarks.record import EngineCase, read
-
-ROUND = {
-    "tokens_per_second": 10.0,
-    "decode_tokens_per_second": 20.0,
-    "first_token": 0.5,
-    "between_tokens": 0.1,
-}
-FOUND: dict[str, Any] = {"step_bytes": 1000, "rounds": [ROUND]}
 
 
 def test_rounds_go_into_the_file_as_they_end(tmp_path: Path) -> None:

@@ -47,6 +47,19 @@ _LATENT: Mapping[str, Any] = {
     "n_shared_experts": 1,
     "first_k_dense_replace": 1,
 }
+# DeepSeek-V3's and V3.2's.
+_ROUTED: Mapping[str, Any] = {
+    **_LATENT,
+    "q_lora_rank": 128,
+    "n_group": 4,
+    "topk_group": 2,
+    "num_experts_per_tok": 4,
+    "routed_scaling_factor": 2.5,
+    "norm_topk_prob": True,
+    # The engine creates the routing bias only where the file names this method.
+    "topk_method": "noaux_tc",
+    "scoring_func": "sigmoid",
+}
 _LLAMA_8B: Mapping[str, Any] = {
     "vocab_size": 128256,
     "hidden_size": 4096,
@@ -167,35 +180,16 @@ MODELS: Mapping[str, Model] = {
     ),
     "deepseek_v3": Model(
         "DeepseekV3Config",
-        {
-            **_LATENT,
-            "q_lora_rank": 128,
-            "n_group": 4,
-            "topk_group": 2,
-            "num_experts_per_tok": 4,
-            "routed_scaling_factor": 2.5,
-            "norm_topk_prob": True,
-            # The engine creates the routing bias only where the file names this method.
-            "topk_method": "noaux_tc",
-            "scoring_func": "sigmoid",
-        },
+        _ROUTED,
         experts=True,
     ),
     # Each query attends to the keys that an indexer selects: to all of them, in prompts this short.
     "deepseek_v32": Model(
         "DeepseekV32Config",
         {
-            **_LATENT,
+            **_ROUTED,
             "num_attention_heads": 16,
             "num_key_value_heads": 16,
-            "q_lora_rank": 128,
-            "n_group": 4,
-            "topk_group": 2,
-            "num_experts_per_tok": 4,
-            "routed_scaling_factor": 2.5,
-            "norm_topk_prob": True,
-            "topk_method": "noaux_tc",
-            "scoring_func": "sigmoid",
             "index_n_heads": 64,
             "index_head_dim": 128,
             "index_topk": 2048,

@@ -1,17 +1,15 @@
 """References of products with weights of 4 or 8 bits and activations of 16.
 
-Repacked weights lie as csrc/cuda/wna16/layout.h says: packed tiles of 64 columns x 16 rows of K,
-each the operands of four tensor-core instructions. GPTQ: Frantar et al. 2022; AWQ: Lin et al. 2023;
+Repacked weights: words.py. GPTQ: Frantar et al. 2022; AWQ: Lin et al. 2023;
 the product on repacked weights: "MARLIN", Frantar et al. 2024.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from vllm_kernels.reference.float4 import e2m1
+from vllm_kernels.reference.wna16.words import awq_columns, repack, split, unpack, unrepack
 
 # The engine's ids of scalar types: exponent, mantissa, sign, bias, finite only, kind of NaN.
 U4 = 4 << 8 | 1 << 50
@@ -23,69 +21,6 @@ _BITS = {U4: 4, U4B8: 4, U8B128: 8, FP8_E4M3: 8, FP4_E2M1: 4}
 _NAMES = "uint4b8, uint4 with zero points, uint8b128, float8_e4m3fn and float4_e2m1"
 # The factor that the engine gives NVFP4's global scales, as powers of two.
 NVFP4_FACTOR = {torch.float16: 7, torch.bfloat16: 119}
-# Columns of a word of AWQ weights, from the low bits up; the engine's zero points use it too.
-_AWQ_COLUMNS = {4: [0, 2, 4, 6, 1, 3, 5, 7], 8: [0, 2, 1, 3]}
-
-
-def _split(tensor: torch.Tensor, dim: int, sizes: tuple[int, ...]) -> torch.Tensor:
-    """``tensor.unflatten``, which PyTorch leaves untyped."""
-    dim %= tensor.dim()
-    # What -1 stands for, which PyTorch does not know of a tensor without elements.
-    rest = tensor.shape[dim] // abs(math.prod(sizes))
-    sizes = tuple(rest if size == -1 else size for size in sizes)
-    return tensor.reshape(*tensor.shape[:dim], *sizes, *tensor.shape[dim + 1 :])
-
-
-def _unpack(words: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
-    """Elements of ``bits`` each, low bits first, that a stream of int32 along ``dim`` holds."""
-    words = words.movedim(dim, -1).long() & 0xFFFFFFFF
-    count = words.shape[-1] * 32 // bits
-    start = torch.arange(count, device=words.device) * bits
-    low = words[..., start // 32] >> start % 32
-    following = words[..., (start // 32 + 1).clamp(max=words.shape[-1] - 1)]
-    values = (low | following << (32 - start % 32)) & ((1 << bits) - 1)
-    return values.movedim(-1, dim)
-
-
-def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """int32 words of the elements along the last dimension, low bits first; bits divides 32."""
-    per_word = 32 // bits
-    shifts = torch.arange(per_word, device=values.device) * bits
-    words = (_split(values.long(), -1, (-1, per_word)) << shifts).sum(-1)
-    return (words - ((words >> 31) << 32)).to(torch.int32)
-
-
-def _tile_places(bits: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """K and N inside its packed tile of each element of each word: two [words, 32 / bits]."""
-    word = torch.arange(32 * bits, device=device)[:, None]
-    element = torch.arange(32 // bits, device=device)[None]
-    if bits == 4:
-        lane, tile, pair, second = word // 4, word % 4, element % 4, element // 4
-    else:
-        lane, tile = word % 128 // 4, 2 * (word // 128) + word % 4 // 2
-        pair, second = 2 * (word % 2) + element % 2, element // 2
-    k = 2 * (lane % 4) + second + 8 * (pair // 2)
-    return k, 16 * tile + lane // 4 + 8 * (pair % 2)
-
-
-def _repack(q: torch.Tensor, bits: int) -> torch.Tensor:
-    """[K / 16, N * bits / 2] int32 in packed tiles, of the elements [K, N]."""
-    size_k, size_n = q.shape
-    k, n = _tile_places(bits, q.device)
-    tiles = _split(_split(q, 0, (-1, 16)), 2, (-1, 64)).permute(2, 0, 1, 3)
-    return _pack(tiles[:, :, k, n], bits).reshape(size_k // 16, size_n * bits // 2)
-
-
-def _unrepack(packed: torch.Tensor, bits: int, size_k: int, size_n: int) -> torch.Tensor:
-    """The elements [K, N] of repacked weights."""
-    k, n = _tile_places(bits, packed.device)
-    words = packed.reshape(size_n // 64, size_k // 16, 32 * bits)
-    values = _split(_unpack(words, bits, -1), -1, k.shape)
-    tiles = torch.empty(
-        (size_n // 64, size_k // 16, 16, 64), dtype=torch.int64, device=packed.device
-    )
-    tiles[:, :, k, n] = values
-    return tiles.permute(1, 2, 0, 3).reshape(size_k, size_n)
 
 
 def _check_repack(op: str, size_k: int, size_n: int, num_bits: int, is_a_8bit: bool) -> None:
@@ -115,8 +50,8 @@ def gptq_marlin_repack(
         is_a_8bit: Layout for 8-bit activations: RuntimeError, there is no kernel.
     """
     _check_repack("gptq_marlin_repack", size_k, size_n, num_bits, is_a_8bit)
-    q = _unpack(b_q_weight, num_bits, 0)
-    return _repack(q[perm.long()] if perm.numel() else q, num_bits)
+    q = unpack(b_q_weight, num_bits, 0)
+    return repack(q[perm.long()] if perm.numel() else q, num_bits)
 
 
 def awq_marlin_repack(
@@ -124,20 +59,13 @@ def awq_marlin_repack(
 ) -> torch.Tensor:
     """As ``gptq_marlin_repack`` for AWQ weights [size_k, size_n * num_bits / 32]."""
     _check_repack("awq_marlin_repack", size_k, size_n, num_bits, is_a_8bit)
-    return _repack(_awq_columns(b_q_weight, num_bits), num_bits)
-
-
-def _awq_columns(words: torch.Tensor, bits: int) -> torch.Tensor:
-    values = _split(_unpack(words, bits, -1), -1, (-1, 32 // bits))
-    columns = torch.empty_like(values)
-    columns[..., _AWQ_COLUMNS[bits]] = values
-    return columns.flatten(-2)
+    return repack(awq_columns(b_q_weight, num_bits), num_bits)
 
 
 def _unpermute_scales(scales: torch.Tensor, per_channel: bool) -> torch.Tensor:
     """Scales, zero points or a bias in the order of the columns again (last dimension)."""
     shape = (-1, 4, 4, 2) if per_channel else (-1, 8, 8)
-    blocks = _split(scales, -1, shape)
+    blocks = split(scales, -1, shape)
     return blocks.transpose(1 - len(shape), 2 - len(shape)).flatten(-len(shape))
 
 
@@ -162,7 +90,7 @@ def _fp4_scales(
         raise RuntimeError(
             f"marlin_gemm: no kernel for float4_e2m1 weights with scales of {b_scales.dtype}"
         )
-    fours = _split(values, -1, (-1, 4))[..., [0, 2, 1, 3]]
+    fours = split(values, -1, (-1, 4))[..., [0, 2, 1, 3]]
     return _unpermute_scales(fours.flatten(-2), False)
 
 
@@ -179,7 +107,7 @@ def _marlin_weight(
 ) -> torch.Tensor:
     """(q - zero) * scale [K, N], float64, for activations of ``dtype``."""
     bits = _BITS[b_type_id]
-    q = _unrepack(b_q_weight, bits, size_k, size_n)
+    q = unrepack(b_q_weight, bits, size_k, size_n)
     groups = b_scales.shape[0]
     if b_type_id == FP4_E2M1:
         scales = _fp4_scales(b_scales, global_scale, dtype)
@@ -201,7 +129,7 @@ def _marlin_weight(
             raise RuntimeError(
                 "marlin_gemm: b_zeros is absent, but weights of type uint4 want them"
             )
-        value = value - _unpermute_scales(_awq_columns(b_zeros, 4).double(), False)[group]
+        value = value - _unpermute_scales(awq_columns(b_zeros, 4).double(), False)[group]
     elif b_type_id in (U4B8, U8B128):
         value = value - (8 if b_type_id == U4B8 else 128)
     return value * scales[group]
@@ -376,8 +304,8 @@ def _gptq_weight(
     use_v2_format: bool,
     bit: int,
 ) -> torch.Tensor:
-    zeros = _unpack(b_gptq_qzeros, bit, -1) + (0 if use_v2_format else 1)
-    return (_unpack(b_q_weight, bit, 0) - zeros[group]) * b_gptq_scales.double()[group]
+    zeros = unpack(b_gptq_qzeros, bit, -1) + (0 if use_v2_format else 1)
+    return (unpack(b_q_weight, bit, 0) - zeros[group]) * b_gptq_scales.double()[group]
 
 
 def gptq_gemm(
@@ -424,10 +352,10 @@ def gptq_shuffle(q_weight: torch.Tensor, q_perm: torch.Tensor, bit: int) -> None
     """
     if not q_perm.numel():
         return
-    rows = _unpack(q_weight, bit, 0)
+    rows = unpack(q_weight, bit, 0)
     rows = rows[q_perm.long().clamp(0, max(len(rows) - 1, 0))]
     # 32 rows fill whole words, whatever the number of bits: their sum as Python would write it.
-    grouped = _split(rows, 0, (-1, 32))
+    grouped = split(rows, 0, (-1, 32))
     words = torch.zeros(
         (grouped.shape[0], bit, rows.shape[1]), dtype=torch.int64, device=rows.device
     )
@@ -459,7 +387,7 @@ def awq_dequantize(
 
 
 def _awq_weight(kernel: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
-    q, zero = _awq_columns(kernel, 4), _awq_columns(zeros, 4)
+    q, zero = awq_columns(kernel, 4), awq_columns(zeros, 4)
     group = torch.arange(q.shape[0], device=q.device) // (q.shape[0] // scales.shape[0])
     return (q - zero[group]) * scales.double()[group]
 
