@@ -20,12 +20,13 @@ from vllm_kernels_plugin.errors import no_kernel
 
 NAME = "deep_gemm"
 OP = "mqa_logits"
+EXPERTS_OP = "grouped_mm_labelled"
 BLOCK = 128  # elements that share a scale
 TMA_BYTES = 16
 EXPERTS_VARIABLE = "VLLM_MOE_USE_DEEP_GEMM"
 # What the engine does by default for kernels that are compiled at their first call, and for those
 # whose scales are powers of two: neither is so here. Of experts spread over GPUs (EP) it would take
-# DeepGEMM before its own kernels, and grouped products are not here.
+# DeepGEMM before its own kernels, which no engine has been run with yet: by choice.
 SETTINGS = {
     "VLLM_DEEP_GEMM_WARMUP": "skip",
     "VLLM_USE_DEEP_GEMM_E8M0": "0",
@@ -35,13 +36,24 @@ SETTINGS = {
 Tensor: TypeAlias = torch.Tensor
 Scaled: TypeAlias = tuple[Tensor, Tensor]
 
+# Rows of the contiguous layout that have one expert: the engine asserts that they are as many as a
+# block of scales at the start, and takes fewer only where it is told that these are enough.
+MOST_ROWS = BLOCK
+ROWS = (16, 64, BLOCK)  # tiles of the kernels
+
 _num_sms: int | None = None
+_rows = MOST_ROWS
 _pdl = False
 
 
 def problem() -> str | None:
     """Why no kernel of the indexer's logits is in use, one clause; None where they are."""
     return engine_api.cuda_problem(OP)
+
+
+def experts_problem() -> str | None:
+    """Why no kernel of the experts' grouped products is in use; None where they are."""
+    return engine_api.cuda_problem(EXPERTS_OP)
 
 
 # Logits of the indexer
@@ -215,12 +227,98 @@ def fp8_gemm_nt(
     name = "fp8_gemm_nt"
     if c is not None:
         no_kernel(name, "a sum with c")
-    _check_blocks(name, recipe, recipe_a, recipe_b)
-    (left, left_scales), (right, right_scales) = a, b
-    for scales in (left_scales, right_scales):
-        _check_float(name, scales)
+    (left, left_scales), (right, right_scales) = _blocks(name, a, b, recipe, recipe_a, recipe_b)
     left_scales = get_mn_major_tma_aligned_tensor(left_scales)
     torch.ops.vllm_kernels.cutlass_scaled_mm(d, left, right.T, left_scales, right_scales.T, None)
+
+
+def m_grouped_fp8_gemm_nt_contiguous(
+    a: Scaled,
+    b: Scaled,
+    d: Tensor,
+    m_indices: Tensor,
+    recipe: tuple[int, ...] | None = None,
+    recipe_a: tuple[int, ...] | None = None,
+    recipe_b: tuple[int, ...] | None = None,
+    compiled_dims: str = "nk",
+    disable_ue8m0_cast: bool = False,
+    use_psum_layout: bool = False,
+    expected_m_for_psum_layout: int | None = None,
+) -> None:
+    """Write each row of ``a`` times its expert's weights to ``d``.
+
+    Args:
+        a: float8 e4m3 ``[m, k]``, and float32 ``[m, ceil(k / 128)]`` of any strides.
+        b: float8 e4m3 ``[experts, n, k]``, and float32 ``[experts, ceil(n / 128), ceil(k / 128)]``.
+        d: bfloat16 ``[m, n]``. Of a block's rows behind its last one with an expert nothing is
+            written.
+        m_indices: int32 ``[m]``, the expert of each row, -1 for none: the same for as many rows as
+            :func:`get_mk_alignment_for_contiguous_layout` says.
+        recipe: (1, 128, 128), as are the other two, or None.
+        compiled_dims: Not needed: nothing is compiled.
+        disable_ue8m0_cast: Not needed: scales stay as they are on this GPU.
+        expected_m_for_psum_layout: Not needed without that layout.
+
+    Raises:
+        NotImplementedError: The layout of ends of rows, other blocks, packed scales.
+    """
+    name = "m_grouped_fp8_gemm_nt_contiguous"
+    if use_psum_layout:
+        no_kernel(name, "the layout of ends of rows (psum)")
+    (left, left_scales), (right, right_scales) = _blocks(name, a, b, recipe, recipe_a, recipe_b)
+    torch.ops.vllm_kernels.grouped_mm_labelled(
+        d, left, left_scales, right, right_scales, m_indices, _rows
+    )
+
+
+def m_grouped_fp8_gemm_nt_masked(
+    a: Scaled,
+    b: Scaled,
+    d: Tensor,
+    masked_m: Tensor,
+    expected_m: int,
+    recipe: tuple[int, ...] | None = None,
+    recipe_a: tuple[int, ...] | None = None,
+    recipe_b: tuple[int, ...] | None = None,
+    compiled_dims: str = "nk",
+    disable_ue8m0_cast: bool = False,
+) -> None:
+    """Write the first rows of each expert times its weights to ``d``.
+
+    Args:
+        a: float8 e4m3 ``[experts, m, k]``, and float32 ``[experts, m, ceil(k / 128)]`` of any
+            strides.
+        b: float8 e4m3 ``[experts, n, k]``, and float32 ``[experts, ceil(n / 128), ceil(k / 128)]``.
+        d: bfloat16 ``[experts, m, n]``; other rows stay as they are.
+        masked_m: int32 ``[experts]``, rows of each.
+        expected_m: About how many, which decides on speed alone.
+        recipe: (1, 128, 128), as are the other two, or None.
+        compiled_dims: Not needed: nothing is compiled.
+        disable_ue8m0_cast: Not needed: scales stay as they are on this GPU.
+
+    Raises:
+        NotImplementedError: Other blocks, packed scales.
+    """
+    name = "m_grouped_fp8_gemm_nt_masked"
+    (left, left_scales), (right, right_scales) = _blocks(name, a, b, recipe, recipe_a, recipe_b)
+    torch.ops.vllm_kernels.grouped_mm_counted(
+        d, left, left_scales, right, right_scales, masked_m, expected_m
+    )
+
+
+def fp8_m_grouped_gemm_nt_masked(*rest: Any, **named: Any) -> None:
+    """:func:`m_grouped_fp8_gemm_nt_masked`, as older callers spell it."""
+    m_grouped_fp8_gemm_nt_masked(*rest, **named)
+
+
+def _blocks(
+    name: str, a: Scaled, b: Scaled, *recipes: tuple[int, ...] | None
+) -> tuple[Scaled, Scaled]:
+    """Both operands, with scales of the one kind that there is."""
+    _check_blocks(name, *recipes)
+    for _, scales in (a, b):
+        _check_float(name, scales)
+    return a, b
 
 
 def _check_blocks(name: str, *recipes: tuple[int, ...] | None) -> None:
@@ -333,15 +431,41 @@ def get_pdl() -> bool:
     return _pdl
 
 
+def get_mk_alignment_for_contiguous_layout() -> int:
+    """Rows of the contiguous layout that have one expert."""
+    return _rows
+
+
+def set_mk_alignment_for_contiguous_layout(rows: int) -> None:
+    """Have the next products take the contiguous layout with so many rows of one expert.
+
+    Raises:
+        ValueError: No multiple of 16.
+    """
+    global _rows
+    if rows <= 0 or rows % ROWS[0] != 0:
+        raise ValueError(
+            f"set_mk_alignment_for_contiguous_layout: {rows} rows, want a multiple of {ROWS[0]}"
+        )
+    _rows = rows
+
+
+def get_theoretical_mk_alignment_for_contiguous_layout(
+    expected_m: int | None = None, num_groups: int | None = None
+) -> int:
+    """Rows of one expert that waste little where experts have ``expected_m / num_groups`` rows."""
+    if expected_m is None:
+        return MOST_ROWS
+    mean = -(-expected_m // (num_groups or 1))
+    return next((rows for rows in ROWS if mean <= rows), MOST_ROWS)
+
+
 # What upstream has and the engine calls for other GPUs or models
 
 _REFUSED = (
     "fp8_einsum",
     "tf32_hc_prenorm_gemm",
     "m_grouped_fp8_fp4_gemm_nt_contiguous",
-    "m_grouped_fp8_gemm_nt_contiguous",
-    "m_grouped_fp8_gemm_nt_masked",
-    "fp8_m_grouped_gemm_nt_masked",
     "pack_ue8m0_to_int",
     "get_mn_major_tma_aligned_packed_ue8m0_tensor",
     "get_k_grouped_mn_major_tma_aligned_packed_ue8m0_tensor",
@@ -363,13 +487,19 @@ _MEMBERS: tuple[Callable[..., Any], ...] = (
     fp8_fp4_mqa_logits,
     fp8_fp4_paged_mqa_logits,
     fp8_gemm_nt,
+    fp8_m_grouped_gemm_nt_masked,
     fp8_mqa_logits,
     fp8_paged_mqa_logits,
+    get_mk_alignment_for_contiguous_layout,
     get_mn_major_tma_aligned_tensor,
     get_num_sms,
     get_paged_mqa_logits_metadata,
     get_pdl,
+    get_theoretical_mk_alignment_for_contiguous_layout,
     get_tma_aligned_size,
+    m_grouped_fp8_gemm_nt_contiguous,
+    m_grouped_fp8_gemm_nt_masked,
+    set_mk_alignment_for_contiguous_layout,
     set_num_sms,
     set_pdl,
     transform_sf_into_required_layout,

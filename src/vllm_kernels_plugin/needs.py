@@ -316,6 +316,8 @@ def _check_grouped_products(config: Any) -> None:
     """The engine would call them when the first tokens reach the experts."""
     if deep_gemm.problem() is not None or not (_experts(config) and _fp8(config)):
         return
+    if (problem := deep_gemm.experts_problem()) is None:
+        return
     asked = ""
     if getattr(getattr(config, "kernel_config", None), "moe_backend", None) == deep_gemm.NAME:
         asked = f"--moe-backend {deep_gemm.NAME}"
@@ -324,7 +326,7 @@ def _check_grouped_products(config: Any) -> None:
     if asked:
         raise PluginError(
             f"{_name(config.model_config)} would run its experts on DeepGEMM ({asked}), whose "
-            "grouped products have no kernel in vllm_kernels: leave that out"
+            f"grouped products have no kernel here ({problem}): leave that out"
         )
 
 

@@ -30,7 +30,11 @@ def planted(cuda: Engine, installed: str, **settings: str) -> list[str]:
         if found:
             import deep_gemm
             for name in ("fp8_fp4_mqa_logits", "fp8_fp4_paged_mqa_logits", "fp8_gemm_nt",
-                         "get_paged_mqa_logits_metadata", "transform_sf_into_required_layout"):
+                         "get_paged_mqa_logits_metadata", "transform_sf_into_required_layout",
+                         "m_grouped_fp8_gemm_nt_contiguous", "m_grouped_fp8_gemm_nt_masked",
+                         "fp8_m_grouped_gemm_nt_masked", "get_mk_alignment_for_contiguous_layout",
+                         "get_theoretical_mk_alignment_for_contiguous_layout",
+                         "set_mk_alignment_for_contiguous_layout"):
                 assert callable(getattr(deep_gemm, name)), name
             # Upstream's for other GPUs: the engine goes by their absence.
             assert not hasattr(deep_gemm, "fp8_fp4_sparse_mqa_logits")
@@ -135,6 +139,63 @@ def test_scales_of_blocks_stay() -> None:
         deep_gemm.transform_sf_into_required_layout(scales, 200, 640, (1, 128, 128), is_sfa=False)
 
 
+def grouped(
+    counts: list[int], rows: int, n: int, k: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """a, its scales, b, its scales, where each expert has ``rows`` rows."""
+    experts = len(counts)
+    return (
+        float8(experts, rows, k),
+        torch.rand(experts, rows, k // 128),
+        float8(experts, n, k),
+        torch.rand(experts, -(-n // 128), k // 128),
+    )
+
+
+def product(
+    a: torch.Tensor, a_scales: torch.Tensor, b: torch.Tensor, b_scales: torch.Tensor
+) -> torch.Tensor:
+    left = a.double() * a_scales.double().repeat_interleave(128, -1)
+    wide = b_scales.double().repeat_interleave(128, 0)[: len(b)].repeat_interleave(128, 1)
+    return left @ (b.double() * wide).T
+
+
+def test_grouped_products() -> None:
+    torch.manual_seed(0)
+    counts, rows, n, k = [3, 0, 16, 9], 16, 136, 256
+    a, a_scales, b, b_scales = grouped(counts, rows, n, k)
+    used = torch.tensor(counts, dtype=torch.int32)
+    labels = torch.arange(4, dtype=torch.int32)[:, None].repeat(1, rows)
+    labels[torch.arange(rows) >= used[:, None]] = -1
+    masked = torch.full((4, rows, n), torch.nan, dtype=torch.bfloat16)
+    flat = masked.clone().flatten(0, 1)
+    deep_gemm.fp8_m_grouped_gemm_nt_masked((a, a_scales), (b, b_scales), masked, used, 8)
+    deep_gemm.set_mk_alignment_for_contiguous_layout(rows)
+    try:
+        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(
+            (a.flatten(0, 1), a_scales.flatten(0, 1)), (b, b_scales), flat, labels.flatten()
+        )
+    finally:
+        deep_gemm.set_mk_alignment_for_contiguous_layout(128)
+    assert torch.equal(flat.view_as(masked).isnan(), masked.isnan())
+    for expert, count in enumerate(counts):
+        want = product(a[expert, :count], a_scales[expert, :count], b[expert], b_scales[expert])
+        for found in (masked[expert, :count], flat.view_as(masked)[expert, :count]):
+            torch.testing.assert_close(found.double(), want, atol=1e-2, rtol=1e-2)
+        assert masked[expert, count:].isnan().all()
+
+
+def test_alignments() -> None:
+    """The engine asserts that the first answer is a block of scales."""
+    assert deep_gemm.get_mk_alignment_for_contiguous_layout() == 128
+    ask = deep_gemm.get_theoretical_mk_alignment_for_contiguous_layout
+    assert [ask(m, 8) for m in (1, 128, 129, 512, 513, 10**6)] == [16, 16, 64, 64, 128, 128]
+    assert ask(60) == 64
+    assert ask() == 128
+    with pytest.raises(ValueError, match="24 rows, want a multiple of 16"):
+        deep_gemm.set_mk_alignment_for_contiguous_layout(24)
+
+
 def test_what_has_no_kernel_is_one_sentence() -> None:
     query, scales = float8(2, 64, DEPTH), torch.rand(2)
     rows = torch.zeros(2, dtype=torch.int32)
@@ -150,6 +211,11 @@ def test_what_has_no_kernel_is_one_sentence() -> None:
         deep_gemm.fp8_gemm_nt(pair, pair, out, recipe=(1, 1, 32))
     with pytest.raises(NotImplementedError, match=r"scales of torch\.int32"):
         deep_gemm.fp8_gemm_nt((pair[0], rows.view(2, 1)), pair, out)
+    groups = (query, torch.rand(2, 64, 1)), (query, torch.rand(2, 1, 1)), out
+    with pytest.raises(NotImplementedError, match="the layout of ends of rows"):
+        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(*groups, rows, use_psum_layout=True)
+    with pytest.raises(NotImplementedError, match=r"recipe \(1, 32\)"):
+        deep_gemm.m_grouped_fp8_gemm_nt_masked(*groups, rows, 1, recipe_a=(1, 32))
     with pytest.raises(NotImplementedError, match=r"deep_gemm\.fp8_einsum has no kernel"):
         next(one for one in deep_gemm._MEMBERS if one.__name__ == "fp8_einsum")()
     with pytest.raises(NotImplementedError, match="blocks of 32 x 128"):

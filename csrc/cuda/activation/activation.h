@@ -70,5 +70,22 @@ VK_EXPORT vk_status vk_cuda_silu_and_mul_per_block_quant(
     const vk_tensor* out, const vk_tensor* input, const vk_tensor* scales, int64_t group_size,
     const vk_tensor* scale_ub, bool is_scale_transposed, void* stream);
 
+// y = silu(gate) * up, not rounded, of the first counts[e] rows of each expert e, quantised with a
+// scale for each group of 128 columns; other rows stay as they are:
+//   scale = max(max |y|, 1e-10) / 448, with use_ue8m0 the next power of two; y_q = y / scale
+//   input: [experts, rows, 2 d], float32 | bfloat16 | float16, rows aligned to 16 bytes; d a
+//   multiple
+//     of 128, 1 to 1024 experts
+//   counts: int32 [experts], contiguous
+//   y_q: float8_e4m3fn [experts, rows, d], rows aligned to 16 bytes
+//   y_s: float32 [experts, rows, d / 128] of any strides; or, with use_ue8m0, int32
+//     [experts, rows, ceil(d / 512)]: the powers' exponents as bytes, lowest first, 0 behind the
+//     last
+VK_EXPORT vk_status vk_cuda_persistent_masked_m_silu_mul_quant(const vk_tensor* input,
+                                                               const vk_tensor* counts,
+                                                               const vk_tensor* y_q,
+                                                               const vk_tensor* y_s, bool use_ue8m0,
+                                                               void* stream);
+
 }  // extern "C"
 #endif  // VLLM_KERNELS_CUDA_ACTIVATION_ACTIVATION_H_

@@ -16,3 +16,4 @@ VK_BIND(CUDA, silu_and_mul_with_clamp, vk_cuda_silu_and_mul_with_clamp);
 VK_BIND(CUDA, swigluoai_and_mul, vk_cuda_swigluoai_and_mul);
 VK_BIND(CUDA, silu_and_mul_quant, vk_cuda_silu_and_mul_quant);
 VK_BIND(CUDA, silu_and_mul_per_block_quant, vk_cuda_silu_and_mul_per_block_quant);
+VK_BIND(CUDA, persistent_masked_m_silu_mul_quant, vk_cuda_persistent_masked_m_silu_mul_quant);

@@ -33,6 +33,25 @@ struct Launch {
   cudaStream_t stream;
 };
 
+constexpr int kMaskedGroup = 128;     // columns that share a scale
+constexpr int kMaskedExperts = 1024;  // at most
+
+// What persistent_masked_m_silu_mul_quant writes as scales: float32, float32 powers of two, or
+// their exponents, four in an int32.
+enum class MaskedScale { kFloat, kPower, kPacked };
+
+// Of [experts, rows, columns] each; strides count elements.
+struct MaskedProblem {
+  const void* input;
+  void *out, *scales;
+  const int32_t* counts;
+  int64_t input_expert, input_row, out_expert, out_row;
+  int64_t scale_expert, scale_row, scale_group;
+  int64_t width;   // of out
+  FastDiv groups;  // of a row
+  int32_t experts, rows;
+};
+
 enum class Gate { kSilu, kSiluOfUp, kGelu, kGeluTanh, kFatrelu, kSiluClamp, kSwigluOai };
 enum class Unary { kGeluTanh, kGeluQuick, kReluSquared };
 
@@ -40,6 +59,7 @@ void LaunchGated(Gate gate, const Problem& problem, const Launch& launch);
 void LaunchUnary(Unary unary, const Problem& problem, const Launch& launch);
 void LaunchSiluQuant(const Problem& problem, const Launch& launch);
 void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch);
+void LaunchMasked(const MaskedProblem& problem, MaskedScale scale, const Launch& launch);
 
 }  // namespace vk::cuda::activation
 #endif  // VLLM_KERNELS_CUDA_ACTIVATION_LAUNCH_H_

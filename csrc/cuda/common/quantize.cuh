@@ -25,6 +25,12 @@ __device__ __forceinline__ float OverQuantMax(float x) {
   return x > FLT_MAX ? x : quotient;
 }
 
+// The biased exponent of the least power of two that is not below `scale`, which is normal.
+__device__ __forceinline__ uint32_t CeilExponent(float scale) {
+  const uint32_t bits = __float_as_uint(scale);
+  return (bits >> 23) + ((bits & 0x7FFFFF) != 0 ? 1 : 0);
+}
+
 // 1 / x, correctly rounded, for x neither subnormal nor with such a reciprocal: the division's own
 // steps without its tests for the rest.
 __device__ __forceinline__ float Reciprocal(float x) {

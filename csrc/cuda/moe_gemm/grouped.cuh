@@ -9,76 +9,15 @@
 
 #include "cuda/common/dtype.cuh"
 #include "cuda/moe_gemm/grouped_tiles.cuh"
+#include "cuda/moe_gemm/store.cuh"
 #include "cuda/ptx/cvta.cuh"
-#include "cuda/ptx/ldmatrix.cuh"
 #include "cuda/ptx/mbarrier.cuh"
-#include "cuda/ptx/named_barrier.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
 #include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/wgmma.cuh"
 #include "cuda/sm90/smem_desc.cuh"
 
 namespace vk::cuda::moe_gemm {
-
-// The assembler of CUDA 12 lets products of a tile wait for each other where the first one
-// overwrites the sums by a flag; cleared sums cost a few cycles.
-#if defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ < 13
-constexpr bool kClearSums = true;
-#else
-constexpr bool kClearSums = false;
-#endif
-
-enum class NamedBarrier {
-  kWarpgroup = 1,  // and the next: of a warpgroup of the consumers each
-};
-constexpr int BarrierOf(int group) { return static_cast<int>(NamedBarrier::kWarpgroup) + group; }
-
-// Writes a warpgroup's 64 weight rows of the tile; `buffer` and `scales` are the warpgroup's.
-template <class T, int kTokens>
-__device__ __forceinline__ void StoreTile(const Grouped& g, const TileOfWork& tile,
-                                          const float (&sums)[kTokens / 2],
-                                          const float (&row_scales)[2], const float* scales,
-                                          char* buffer, int group) {
-  constexpr int kOutTokens = OutTokens(kTokens);
-  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
-  const uint32_t address = ptx::cvta_to_shared(buffer);
-  const int32_t first_column = tile.weight_row + group * 64;
-#pragma unroll
-  for (int begin = 0; begin < kTokens; begin += kOutTokens) {
-    if (begin >= tile.count) continue;
-    ptx::named_barrier_sync(BarrierOf(group), 128);  // the buffer is free
-#pragma unroll
-    for (int token = 0; token < kOutTokens; token += 16) {
-      const int at = (begin + token) / 2;  // of the sums
-      const float* scale = scales + begin + token + lane % 4 * 2;
-      uint32_t pairs[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float row = row_scales[i % 2], *two = scale + i / 2 * 8;
-        pairs[i] =
-            PackPair<T>(sums[at + 2 * i] * (row * two[0]), sums[at + 2 * i + 1] * (row * two[1]));
-      }
-      const int row = token + lane / 16 * 8 + lane % 8, chunk = warp * 2 + lane / 8 % 2;
-      ptx::stmatrix_x4_trans(address + row * 128 + ((chunk ^ (row % 8)) * 16), pairs);
-    }
-    ptx::named_barrier_sync(BarrierOf(group), 128);
-    for (int i = thread; i < kOutTokens * 8; i += 128) {
-      const int row = i / 8, chunk = i % 8;
-      if (begin + row >= tile.count || first_column + chunk * 8 >= g.n) continue;
-      T* to = static_cast<T*>(g.out) + (int64_t{tile.first_row} + begin + row) * g.out_stride +
-              first_column + chunk * 8;
-      *reinterpret_cast<uint4*>(to) =
-          *reinterpret_cast<const uint4*>(buffer + row * 128 + (chunk ^ (row % 8)) * 16);
-    }
-  }
-}
-
-// The sums of the first kBoxes boxes of a tile (of all, where it has no more).
-template <int kBox, int kBoxes, int kCount>
-__device__ __forceinline__ auto& FirstBoxes(float (&sums)[kCount]) {
-  constexpr int kPart = kBoxes * kBox / 2 < kCount ? kBoxes * kBox / 2 : kCount;
-  return reinterpret_cast<float (&)[kPart]>(sums);
-}
 
 template <class T, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -99,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     pipeline.Init(kConsumerWarps);
     ptx::fence_mbarrier_init();
   }
-  FillTable<kTokens>(g, table);
+  FillTable<kTokens>(g.experts, table, [&](int expert) { return RowsOf(g, expert); });
 
   const int32_t columns = (g.n + kWeightRows - 1) / kWeightRows;
   const int32_t work = table.before[g.experts] * columns;
@@ -111,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::setmaxnreg_dec<40>();
     if (threadIdx.x == 0) {
       for (int32_t index = first; index < work; index += step) {
-        const TileOfWork tile = FindTile<kTokens>(g, table, columns, index);
+        const TileOfWork tile = FindTile<kTokens>(g.experts, table, columns, index);
         const int boxes = (tile.count + kBox - 1) / kBox;
         for (int32_t i = 0; i < depth; ++i, at.Advance(kStages)) {
           pipeline.ProducerAcquire(at);
@@ -139,7 +78,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (lane == 0) pipeline.ConsumerRelease(used);
     };
     for (int32_t index = first; index < work; index += step) {
-      const TileOfWork tile = FindTile<kTokens>(g, table, columns, index);
+      const TileOfWork tile = FindTile<kTokens>(g.experts, table, columns, index);
       float row_scales[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -194,11 +133,11 @@ __global__ void __launch_bounds__(kThreads, 1)
       };
       const int boxes = (tile.count + kBox - 1) / kBox;
       if (kTokens / kBox > 1 && boxes == 1) {
-        multiply(FirstBoxes<kBox, 1>(sums));
+        multiply(FirstTokens<kBox>(sums));
       } else if (kTokens / kBox > 2 && boxes == 2) {
-        multiply(FirstBoxes<kBox, 2>(sums));
+        multiply(FirstTokens<2 * kBox>(sums));
       } else if (kTokens / kBox > 3 && boxes == 3) {
-        multiply(FirstBoxes<kBox, 3>(sums));
+        multiply(FirstTokens<3 * kBox>(sums));
       } else {
         multiply(sums);
       }
@@ -206,7 +145,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int i = 0; i < kScales; ++i) {
         if (thread + 128 * i < kTokens) my_scales[thread + 128 * i] = loaded_scales[i];
       }
-      StoreTile<T, kTokens>(g, tile, sums, row_scales, my_scales, buffer, group);
+      const Place<T> place{static_cast<T*>(g.out) + int64_t{tile.first_row} * g.out_stride,
+                           g.out_stride, tile.count, tile.weight_row + group * 64, g.n};
+      const auto result = [&](int token, int i) {
+        const int at = token / 2 + 2 * i;
+        const float row = row_scales[i % 2], *two = my_scales + token + lane % 4 * 2 + i / 2 * 8;
+        return make_float2(sums[at] * (row * two[0]), sums[at + 1] * (row * two[1]));
+      };
+      StoreTile<kTokens>(place, result, buffer, group);
     }
   }
 #endif

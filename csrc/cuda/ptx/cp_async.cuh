@@ -1,4 +1,4 @@
-// Asynchronous copies of 16 bytes a thread (compute capability 8.0); 7.5 copies at once.
+// Asynchronous copies by each thread (compute capability 8.0); 7.5 copies at once.
 #ifndef VLLM_KERNELS_CUDA_PTX_CP_ASYNC_CUH_
 #define VLLM_KERNELS_CUDA_PTX_CP_ASYNC_CUH_
 
@@ -29,6 +29,24 @@ __device__ __forceinline__ void cp_async_cg_l2_128b(void* shared, const void* gl
       "l"(global), "r"(valid ? 16 : 0));
 #else
   cp_async_cg(shared, global, valid);
+#endif
+}
+
+// "cp.async", .ca: 4 bytes.
+__device__ __forceinline__ void cp_async_ca_4(void* shared, const void* global) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(cvta_to_shared(shared)),
+               "l"(global));
+#else
+  *static_cast<uint32_t*>(shared) = __ldg(static_cast<const uint32_t*>(global));
+#endif
+}
+
+// "cp.async.mbarrier.arrive", .noinc: one of the arrivals that the barrier counts, as soon as the
+// thread's copies so far are there. `barrier` is its address.
+__device__ __forceinline__ void cp_async_mbarrier_arrive_noinc(uint32_t barrier) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 #endif
 }
 

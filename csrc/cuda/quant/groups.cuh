@@ -13,12 +13,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-// The biased exponent of the least power of two that is not below `scale` (not below 1e-10).
-__device__ __forceinline__ uint32_t CeilExponent(float scale) {
-  const uint32_t bits = __float_as_uint(fmaxf(scale, 1e-10f));
-  return (bits >> 23) + ((bits & 0x7FFFFF) != 0 ? 1 : 0);
-}
-
 // The scale of a group whose largest |x| is `abs_max`, as it is divided by.
 // kIsQuantMax: problem.largest is that of Q, and eps no tiny number.
 template <GroupScale kScale, class Q, bool kIsQuantMax>
@@ -26,7 +20,7 @@ __device__ __forceinline__ float ScaleOf(const Problem& problem, float abs_max) 
   const float bounded = fmaxf(abs_max, problem.eps);
   const float scale = kIsQuantMax ? OverQuantMax<Q>(bounded) : __fdiv_rn(bounded, problem.largest);
   if constexpr (kScale == GroupScale::kFloat) return scale;
-  return __uint_as_float(CeilExponent(scale) << 23);
+  return __uint_as_float(CeilExponent(fmaxf(scale, 1e-10f)) << 23);
 }
 
 template <GroupScale kScale>

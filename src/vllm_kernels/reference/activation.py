@@ -135,3 +135,33 @@ def silu_and_mul_per_block_quant(
     measured = measured.clamp_min(quant.LEAST_SCALE[out.dtype])
     quant.put_group_scales(scales, measured, is_scale_transposed)
     out.copy_(quant.saturated(y / measured, out.dtype).flatten(-2))
+
+
+def persistent_masked_m_silu_mul_quant(
+    input: torch.Tensor,
+    counts: torch.Tensor,
+    y_q: torch.Tensor,
+    y_s: torch.Tensor,
+    use_ue8m0: bool,
+) -> None:
+    """``silu(gate) * up`` of each expert's first rows in float32, quantised by 128 columns.
+
+    ``input``: [experts, rows, 2 d]; ``counts``: int32 [experts]; ``y_q``: float8_e4m3fn
+    [experts, rows, d], written as ``y_s``: float32 [experts, rows, d / 128]: max(max |y|, 1e-10) /
+    448, with ``use_ue8m0`` the next power of two; or then int32 [experts, rows, ceil(d / 512)]: the
+    powers' exponents as bytes, lowest first.
+    """
+    packed = y_s.dtype == torch.int32
+    for expert, count in enumerate(counts.clamp(0, input.shape[1]).tolist()):
+        gate, up = input[expert, :count].float().chunk(2, dim=-1)
+        y = quant.in_groups(F.silu(gate) * up, 128)
+        scale = quant.divided(y.abs().amax(-1, keepdim=True).clamp_min(1e-10), 448.0)
+        if use_ue8m0:
+            scale = quant.next_power_of_two(scale)
+        y_q[expert, :count] = quant.saturated(y / scale, y_q.dtype).flatten(-2)
+        scale = scale.squeeze(-1)
+        if packed:
+            bits = scale.view(torch.int32) >> 23
+            exponents = F.pad(bits.to(torch.uint8), (0, -scale.shape[-1] % 4))
+            scale = exponents.contiguous().view(torch.int32)
+        y_s[expert, :count] = scale

@@ -167,6 +167,12 @@ def dynamic_per_token_scaled_fp8_quant(
     result.copy_(to_quantized(x, measured, result.dtype))
 
 
+def next_power_of_two(scale: torch.Tensor) -> torch.Tensor:
+    """The least power of two that is not below each positive ``scale``."""
+    fraction, exponent = torch.frexp(scale)
+    return torch.ldexp(torch.ones_like(scale), exponent - (fraction == 0.5).int())
+
+
 def _group_quant(
     input: torch.Tensor,
     output_q: torch.Tensor,
@@ -180,9 +186,7 @@ def _group_quant(
     x = in_groups(input.float(), group_size)
     scale = divided(x.abs().amax(-1, keepdim=True).clamp_min(eps), largest)
     if power_of_two:
-        fraction, exponent = torch.frexp(scale.clamp_min(1e-10))
-        exponent = exponent - (fraction == 0.5).int()
-        scale = torch.ldexp(torch.ones_like(scale), exponent)
+        scale = next_power_of_two(scale.clamp_min(1e-10))
     q = (x / scale).clamp(least, largest)
     output_q.copy_(saturated(q, output_q.dtype).flatten(-2))
     return scale.squeeze(-1)

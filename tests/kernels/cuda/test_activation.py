@@ -173,6 +173,39 @@ def test_per_block(
         assert float((gap > 0).float().mean()) < 0.01
 
 
+@pytest.mark.parametrize("scale", ["float", "power", "packed"])
+def test_experts_rows(dtype: torch.dtype, scale: str) -> None:
+    for rows, width, counts in (
+        (1, 128, [1]),
+        (7, 384, [0, 7, 3, -1, 100]),
+        (70, 640, [(11 * i) % 71 for i in range(300)]),
+    ):
+        experts, groups = len(counts), width // 128
+        wide = randn(experts, rows, 2 * width + 16, dtype=dtype)
+        x = wide[..., : 2 * width] * 10 ** torch.linspace(-4, 3, rows, device="cuda")[:, None]
+        x[:, 0] = 0.0
+        x = x.to(dtype)
+        used = torch.tensor(counts, dtype=torch.int32, device="cuda")
+        packed = scale == "packed"
+        columns = -(-groups // 4) if packed else groups
+        outputs = []
+        for module in (ops, reference):
+            out = torch.full((experts, rows, width), 3, device="cuda").to(FLOAT8)
+            kind = torch.int32 if packed else torch.float32
+            scales = torch.full((experts, columns, rows), 77, dtype=kind, device="cuda").mT
+            module.persistent_masked_m_silu_mul_quant(x, used, out, scales, scale != "float")
+            outputs.append((out.float(), scales))
+        (ours, our_scales), (theirs, their_scales) = outputs
+        if scale == "float":
+            torch.testing.assert_close(our_scales, their_scales, rtol=3e-6, atol=0)
+            assert bool(((ours - theirs).abs() <= theirs.abs() * 0.126 + 2.0**-8).all())
+        else:
+            # A largest value near a power of two may fall on either side of it.
+            same = (our_scales == their_scales).float().mean()
+            assert float(same) > 0.99
+        assert float((ours != theirs).float().mean()) < 0.01
+
+
 def test_graph(dtype: torch.dtype) -> None:
     x = randn(33, 512, dtype=dtype)
     out = torch.empty(33, 256, dtype=dtype, device="cuda")
@@ -198,6 +231,11 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
         ("silu_and_mul_quant", (q, x, out), r"scale has shape \[4, 4\], want 1 element"),
         ("silu_and_mul_per_block_quant", (q, x, one, 32), "group_size is 32, want 64 or 128"),
         ("silu_and_mul_per_block_quant", (q, x, one, 64), "out has 4 columns, want a multiple of"),
+        (
+            "persistent_masked_m_silu_mul_quant",
+            (x[None], torch.ones(1, dtype=torch.int32, device="cuda"), q[None], out[None], False),
+            "input has 8 columns, want a multiple of 256",
+        ),
     ]
     for name, arguments, message in cases:
         with subtests.test(message), pytest.raises(RuntimeError, match=f"{name}: {message}"):

@@ -52,6 +52,87 @@ def test_products(form: str, rows: int, n: int, k: int) -> None:
     torch.testing.assert_close(out.float(), want, atol=2e-2 * k**0.5, rtol=2e-2)
 
 
+def experts_scales(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, device="cuda") + 0.1
+
+
+def wanted(
+    a: torch.Tensor, a_scales: torch.Tensor, b: torch.Tensor, b_scales: torch.Tensor
+) -> torch.Tensor:
+    wide = b_scales.repeat_interleave(128, 0)[: len(b)].repeat_interleave(128, 1)
+    return (a.float() * a_scales.repeat_interleave(128, 1)) @ (b.float() * wide).T
+
+
+@pytest.mark.parametrize("form", ["aligned", "rows", "columns", "apart"])
+@pytest.mark.parametrize("mean", [3, 40, 200])
+@pytest.mark.parametrize(("n", "k"), [(256, 128), (512, 1536), (576, 7168)])
+def test_grouped_products(form: str, mean: int, n: int, k: int) -> None:
+    if problem := engine_api.cuda_problem("grouped_mm_labelled"):
+        pytest.skip(problem)
+    torch.manual_seed(0)
+    experts = 6
+    counts = torch.randint(0, 2 * mean, (experts,)).tolist()
+    rows = deep_gemm.get_theoretical_mk_alignment_for_contiguous_layout(sum(counts), experts)
+    assert rows in (16, 64, 128)
+    labels: list[int] = []
+    for expert, count in enumerate(counts):
+        labels += [expert] * count + [-1] * (-count % rows)
+    a, b = float8(len(labels), k), float8(experts, n, k)
+    a_scales = experts_scales(len(labels), k // 128)
+    b_scales = experts_scales(experts, -(-n // 128), k // 128)
+    out = torch.full((len(labels), n), torch.nan, dtype=torch.bfloat16, device="cuda")
+    before = deep_gemm.get_mk_alignment_for_contiguous_layout()
+    assert before == 128
+    deep_gemm.set_mk_alignment_for_contiguous_layout(rows)
+    try:
+        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(
+            (a, forms(a_scales)[form]), (b, b_scales), out,
+            torch.tensor(labels, dtype=torch.int32, device="cuda"), disable_ue8m0_cast=True,
+        )  # fmt: skip
+    finally:
+        deep_gemm.set_mk_alignment_for_contiguous_layout(before)
+    where = torch.tensor(labels, device="cuda")
+    for expert in range(experts):
+        mine = where == expert
+        want = wanted(a[mine], a_scales[mine], b[expert], b_scales[expert])
+        torch.testing.assert_close(out[mine].float(), want, atol=2e-2 * k**0.5, rtol=2e-2)
+    assert out[where < 0].isnan().all()
+
+
+@pytest.mark.parametrize("expected", [1, 64, 300])
+def test_masked_products_as_the_engine_calls_them(expected: int) -> None:
+    """Both products of batched experts, and the activation between them."""
+    if problem := engine_api.cuda_problem("grouped_mm_counted"):
+        pytest.skip(problem)
+    torch.manual_seed(0)
+    counts, rows, n, k = [5, 0, 70, 33], 75, 256, 512
+    experts = len(counts)
+    used = torch.tensor(counts, dtype=torch.int32, device="cuda")
+    a, w13, w2 = float8(experts, rows, k), float8(experts, 2 * n, k), float8(experts, k, n)
+    a_scales = experts_scales(experts, k // 128, rows).mT * 0.01
+    s13 = experts_scales(experts, 2 * n // 128, k // 128) * 0.1
+    s2 = experts_scales(experts, k // 128, n // 128) * 0.1
+    inner = torch.full((experts, rows, 2 * n), torch.nan, dtype=torch.bfloat16, device="cuda")
+    deep_gemm.fp8_m_grouped_gemm_nt_masked((a, a_scales), (w13, s13), inner, used, expected)
+    hidden = torch.zeros(experts, rows, n, device="cuda").to(torch.float8_e4m3fn)
+    hidden_scales = torch.zeros(experts, n // 128, rows, device="cuda").mT
+    torch.ops.vllm_kernels.persistent_masked_m_silu_mul_quant(
+        inner, used, hidden, hidden_scales, False
+    )
+    outer = torch.full((experts, rows, k), torch.nan, dtype=torch.bfloat16, device="cuda")
+    deep_gemm.m_grouped_fp8_gemm_nt_masked((hidden, hidden_scales), (w2, s2), outer, used, expected)
+    for expert, count in enumerate(counts):
+        first = wanted(a[expert, :count], a_scales[expert, :count], w13[expert], s13[expert])
+        gate, up = first.chunk(2, -1)
+        middle = torch.nn.functional.silu(gate) * up
+        want = middle @ (w2[expert].float() * s2[expert].repeat_interleave(128, 0)
+                         .repeat_interleave(128, 1)).T  # fmt: skip
+        # float8 between the products: 3 bits of mantissa.
+        limit = 0.05 * float(want.abs().max()) if count else 0.0
+        torch.testing.assert_close(outer[expert, :count].float(), want, atol=limit, rtol=0.1)
+        assert outer[expert, count:].isnan().all()
+
+
 def test_logits_of_prefill() -> None:
     torch.manual_seed(0)
     rows, keys, heads = 70, 333, 64

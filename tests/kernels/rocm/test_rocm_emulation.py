@@ -113,6 +113,24 @@ def test_normal_distribution_of_float32_keeps_its_tail(family: Family) -> None:
     torch.testing.assert_close(ours[0].double(), exact, rtol=2e-6, atol=0.0)
 
 
+def test_activation_of_rows_in_use(family: Family, dtype: torch.dtype) -> None:
+    experts, rows, width = 5, 6, 384
+    x = torch.randn(experts, rows, 2 * width).to(dtype)
+    counts = torch.tensor([2, 0, 9, 1, -1], dtype=torch.int32)
+    found = []
+    for module in (None, activation):
+        quantized = torch.full((experts, rows, width), 3.0).to(FLOAT8)
+        scales = torch.full((experts, width // 128, rows), 7.0).mT
+        arguments = (x, counts, quantized, scales, False)
+        if module is None:
+            call(family("activation"), "persistent_masked_m_silu_mul_quant", *arguments)
+        else:
+            module.persistent_masked_m_silu_mul_quant(*arguments)
+        found.append((quantized, scales))
+    for ours, theirs in zip(*found, strict=True):
+        near(ours, theirs)
+
+
 @pytest.mark.parametrize("neox", [True, False])
 def test_rope(family: Family, dtype: torch.dtype, neox: bool) -> None:
     positions = torch.tensor([0, 3, 77, 5])

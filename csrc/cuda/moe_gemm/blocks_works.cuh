@@ -1,0 +1,100 @@
+// What the threads of the grouped GEMM with scales of blocks share, and which tiles a block takes.
+#ifndef VLLM_KERNELS_CUDA_MOE_GEMM_BLOCKS_WORKS_CUH_
+#define VLLM_KERNELS_CUDA_MOE_GEMM_BLOCKS_WORKS_CUH_
+
+#include <cstdint>
+
+#include "cuda/moe_gemm/blocks.h"
+#include "cuda/moe_gemm/grouped_tiles.cuh"
+#include "cuda/sm90/pipeline.cuh"
+#include "cuda/sm90/shared_storage.cuh"
+
+namespace vk::cuda::moe_gemm {
+
+template <int kTokens, int kRows, int kStages>
+struct BlocksSharedStorage {
+  struct Stage {
+    char weights[kRows * kDepth];
+    char tokens[kTokens * kDepth];
+  };
+  Stage stages[kStages];
+  char out[2][OutTokens(kTokens) * 128];  // of a warpgroup each
+  struct Scales {
+    alignas(16) float tokens[kTokens];
+    alignas(16) float weights[kRows / kWeightRows];
+  };
+  Scales scales[kStages];
+  Table table;  // without labels
+  typename sm90::Pipeline<kStages>::SharedStorage pipeline;
+};
+
+template <int kTokens, int kRows>
+using BlocksStorage = BlocksSharedStorage<kTokens, kRows,
+                                          FittingStages<BlocksSharedStorage<kTokens, kRows, 1>,
+                                                        BlocksSharedStorage<kTokens, kRows, 2>>()>;
+
+// Tiles of this block, one after the other, for a whole warp.
+template <int kTokens, int kRows>
+class Works {
+ public:
+  // The table is filled, where there are no labels.
+  __device__ __forceinline__ Works(const Blocks& blocks, const Table& table)
+      : b_(blocks),
+        table_(table),
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        columns_((b_.n + kRows - 1) / kRows),
+        tiles_(b_.labels != nullptr ? (b_.rows + kTokens - 1) / kTokens : table.before[b_.experts]),
+        index_(static_cast<int32_t>(blockIdx.x)) {
+    LoadLabels();
+  }
+
+  // Whether there is one more; it has a token at least.
+  __device__ __forceinline__ bool Next(TileOfWork& tile) {
+    while (index_ < tiles_ * columns_) {
+      if (b_.labels == nullptr) {
+        tile = FindTile<kTokens, kRows>(b_.experts, table_, columns_, index_);
+        Advance();
+        return true;
+      }
+      tile = {__shfl_sync(0xffffffffu, labels_[0], 0), place_.member * kTokens, 0,
+              place_.column * kRows};
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        const uint32_t used = __ballot_sync(0xffffffffu, labels_[i] >= 0);
+        if (used != 0) tile.count = 32 * i + 32 - __clz(static_cast<int>(used));
+      }
+      Advance();
+      LoadLabels();
+      if (tile.expert >= 0 && tile.expert < b_.experts) return true;
+    }
+    return false;
+  }
+
+ private:
+  static constexpr int kWords = (kTokens + 31) / 32;
+
+  __device__ __forceinline__ void Advance() { index_ += static_cast<int32_t>(gridDim.x); }
+
+  // Those of the tile to come, so that nobody waits for them when it begins.
+  __device__ __forceinline__ void LoadLabels() {
+    if (b_.labels == nullptr || index_ >= tiles_ * columns_) return;
+    place_ = PlaceInGroups<kTokens>(index_, tiles_, columns_);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const int token = 32 * i + lane_;
+      const int32_t row = place_.member * kTokens + token;
+      labels_[i] = token < kTokens && row < b_.rows ? __ldg(b_.labels + row) : -1;
+    }
+  }
+
+  const Blocks& b_;
+  const Table& table_;
+  const int lane_;
+  const int32_t columns_, tiles_;
+  int32_t index_;
+  PlaceOfTile place_ = {};
+  int32_t labels_[kWords] = {};
+};
+
+}  // namespace vk::cuda::moe_gemm
+#endif  // VLLM_KERNELS_CUDA_MOE_GEMM_BLOCKS_WORKS_CUH_

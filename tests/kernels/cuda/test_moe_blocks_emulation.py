@@ -1,0 +1,34 @@
+"""The grouped GEMM with scales of blocks on an emulated GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .emulated import check_emulation, compile_emulation, run_emulation
+
+pytestmark = pytest.mark.no_gpu
+
+
+def test_random_problems(tmp_path: Path) -> None:
+    program = compile_emulation("moe_blocks", tmp_path)
+    for seed in range(3):
+        check_emulation(program, seed, 2)
+
+
+@pytest.mark.parametrize(
+    ("header", "right", "wrong"),
+    [
+        ("blocks", "wgmma_wait_group<0>();", "wgmma_fence();"),  # sums that are not there yet
+        ("blocks", "kClearSums || k > 0", "true"),  # products of the chunk before
+        ("blocks", "ptx::cp_async_mbarrier_arrive_noinc(full)", "ptx::mbarrier_arrive(full)"),
+        ("blocks", "kWaves == 1 ? 0 : group", "0"),  # scales of the first weights alone
+        ("blocks_works", "labels_[i] >= 0", "true"),  # rows of nobody
+    ],
+    ids=["wait", "sums", "scales", "rows", "labels"],
+)
+def test_planted_faults_are_found(tmp_path: Path, header: str, right: str, wrong: str) -> None:
+    fault = (f"moe_gemm/{header}.cuh", right, wrong)
+    program = compile_emulation("moe_blocks", tmp_path, fault=fault)
+    assert run_emulation(program, 2, 3).returncode != 0
