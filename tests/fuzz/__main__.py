@@ -241,7 +241,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.device == "cuda":
             path = Path(os.environ.setdefault(record.VARIABLE, str(Path(folder) / "corpus.pt")))
             if not path.is_file():
-                record.record(path, record.cuda_tests(), options.jobs)
+                record.record(path, record.cuda_tests(), options.jobs, gpus("cuda"))
         if options.sanitizer:
             # Every tensor an allocation of its own, or an overflow would end in a neighbour.
             os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")

@@ -6,12 +6,14 @@ arguments.
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +34,8 @@ _LARGEST = 1 << 18
 _LIKE = 2
 _OF_AN_OP = 48
 _OF_A_TEST = 24
-_SECONDS = 120  # of one file
+# Of one file: after this no test is begun, and after twice this its process ends without calls.
+_SECONDS = 60
 
 
 # Numbers that say of which type packed values are.
@@ -100,6 +103,7 @@ class _Keep(TorchDispatchMode):
 
 
 _keep = _Keep()
+_began = time.monotonic()
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
@@ -123,6 +127,12 @@ def pytest_runtest_call(item: Any) -> None:
     item.obj = kept
 
 
+def pytest_runtest_teardown(item: Any) -> None:
+    """Hook of pytest: the tests after this one are left out once the time is over."""
+    if time.monotonic() - _began > _SECONDS:
+        item.session.shouldstop = "no time is left"
+
+
 def pytest_sessionfinish() -> None:
     """Hook of pytest: write the calls."""
     write(Path(os.environ[VARIABLE]), (call for kept in _keep.calls.values() for call in kept))
@@ -144,28 +154,33 @@ def cuda_tests() -> list[Path]:
     return [file for file in files if not file.stem.endswith(("_emulation", "_without_gpu"))]
 
 
-def record(path: Path, tests: Iterable[Path], jobs: int) -> None:
-    """Run test files under this plugin, ``jobs`` at once, and write what they call."""
+def record(path: Path, tests: Iterable[Path], jobs: int, gpus: Sequence[str | None]) -> None:
+    """Run test files under this plugin, ``jobs`` at once, and write what they call.
+
+    Args:
+        gpus: Each file runs on one of them.
+    """
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
 
-        def run(test: Path) -> list[Call]:
+        def run(test: Path, gpu: str | None) -> list[Call]:
             part = Path(folder) / f"{test.stem}.pt"
             plugin = ["-p", "no:cacheprovider", "-p", "tests.fuzz.record"]
             with suppress(subprocess.TimeoutExpired):
                 processes.run(
                     [sys.executable, "-m", "pytest", "-q", *plugin, str(test)],
-                    timeout=_SECONDS,
+                    timeout=2 * _SECONDS,
                     cwd=ROOT,
                     env={
                         **os.environ,
                         VARIABLE: str(part),
+                        **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
                         "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}",
                     },
                     stdout=subprocess.DEVNULL,
                 )
             return read(part) if part.is_file() else []
 
-        calls = [call for part in pool.map(run, tests) for call in part]
+        calls = [call for part in pool.map(run, tests, itertools.cycle(gpus)) for call in part]
     if not calls:
         sys.exit("fuzz: the tests left no calls to start from")
     write(path, chosen(calls))
