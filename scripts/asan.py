@@ -2,7 +2,9 @@
 """Build with AddressSanitizer and UBSan, and run the kernel tests and the fuzzer on that build.
 
     python scripts/asan.py [-D...] [pytest arguments]
-    python scripts/asan.py [-D...] --fuzz=4000    # the fuzzer alone, calls of each family
+    python scripts/asan.py [-D...] --fuzz=4000 [--jobs 8 --report FILE ...]
+
+With --fuzz, the fuzzer alone makes as many calls of each family; its other options follow.
 
 Runs on the Python that starts it, which needs PyTorch, pytest and hypothesis; Highway and oneDNN
 are looked for in its prefix and in CMAKE_PREFIX_PATH. The build is kept in build/asan. Arguments
@@ -16,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,9 +82,11 @@ def prove(environment: dict[str, str]) -> None:
     listed = python(TIERS)
     if listed.returncode != 0:
         sys.exit(f"asan: the build does not load: {listed.stderr[-2000:]}")
-    for tier in listed.stdout.split():
-        if "heap-buffer-overflow" not in python(PLANTED, tier).stderr:
-            sys.exit(f"asan: an overflow planted in tier {tier} was not reported")
+    tiers = listed.stdout.split()
+    with ThreadPoolExecutor() as pool:
+        for tier, done in zip(tiers, pool.map(python, [PLANTED] * len(tiers), tiers), strict=True):
+            if "heap-buffer-overflow" not in done.stderr:
+                sys.exit(f"asan: an overflow planted in tier {tier} was not reported")
     print(f"asan: planted overflows are reported in {listed.stdout.strip()}", flush=True)
 
 
@@ -102,10 +107,11 @@ def main(arguments: list[str]) -> int:
     }
     prove(environment)
     fuzz = [sys.executable, "-m", "tests.fuzz"]
-    for calls in (word.partition("=")[2] for word in arguments if word.startswith("--fuzz=")):
-        command = [*fuzz, "--calls", calls, "--batch", "1000"]
-        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     rest = [word for word in arguments if word not in definitions]
+    for word in (word for word in rest if word.startswith("--fuzz=")):
+        options = [other for other in rest if other != word]
+        command = [*fuzz, "--calls", word.partition("=")[2], "--batch", "1000", *options]
+        return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
     paths = [] if any(not word.startswith("-") for word in rest) else TESTS
     pytest = [sys.executable, "-m", "pytest", *rest, *paths]
     code = subprocess.run(pytest, cwd=ROOT, env=environment, check=False).returncode

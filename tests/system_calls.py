@@ -1,7 +1,8 @@
 """Kill a command at each system call of its that changes a file.
 
 By strace, which counts the calls of the thread that publishes; each call in turn gets SIGKILL in
-its stead, and afterwards the command must go right.
+its stead, and afterwards the command must go right. scripts/system_call_trials.py spreads them over
+processes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -42,6 +45,44 @@ class Publisher(Protocol):
         """What is wrong with what a whole run of the step left, or nothing."""
 
 
+@dataclass(frozen=True)
+class Kill:
+    """A kill in the stead of one system call; ``fault`` is empty where all went right."""
+
+    call: str
+    number: int
+    code: int
+    fault: str
+
+    def __str__(self) -> str:
+        return f"{self.call} number {self.number}, exit code {self.code}: {self.fault}"
+
+
+def points(publisher: Publisher) -> list[tuple[str, int]]:
+    """Each call of a whole run, by its name and its number among those of that name."""
+    for step in (1, 3):
+        assert _run(publisher, step) == 0
+    found = _counts(publisher, 4)
+    return [(call, number) for call in sorted(found) for number in range(1, found[call] + 1)]
+
+
+def kills(publisher: Publisher, chosen: Iterable[tuple[str, int]]) -> Iterator[Kill]:
+    """A run killed at each of the calls, and a whole run after each."""
+    tracer = _strace()
+    for half, (call, number) in enumerate(chosen, 3):
+        inject = f"inject={call}:signal=SIGKILL:when={number}"
+        code = _run(publisher, 2 * half, tracer, "-qq", "-o", os.devnull, "-e", inject)
+        wrong = publisher.damage()
+        if code == 0:  # this run makes fewer of these calls
+            wrong = wrong or publisher.result(2 * half)
+        if not wrong:
+            again = _run(publisher, 2 * half + 1)
+            wrong = f"the next run: exit code {again}" if again else publisher.damage()
+            if wrong := wrong or publisher.result(2 * half + 1):
+                wrong = f"afterwards {wrong}"
+        yield Kill(call, number, code, wrong)
+
+
 def kill_at_every_call(publisher: Publisher, few: int) -> int:
     """Even steps are killed, each at another call; odd ones run to their end.
 
@@ -51,24 +92,11 @@ def kill_at_every_call(publisher: Publisher, few: int) -> int:
     Returns:
         The number of kills.
     """
-    tracer = _strace()
-    for step in (1, 3):
-        assert _run(publisher, step) == 0
-    found = _counts(publisher, tracer, 4)
-    points = [(call, number) for call in sorted(found) for number in range(1, found[call] + 1)]
-    assert len(points) > 20
-    chosen = points if SLOW else points[:: -(-len(points) // few)]
-    for half, (call, number) in enumerate(chosen, 3):
-        inject = f"inject={call}:signal=SIGKILL:when={number}"
-        code = _run(publisher, 2 * half, tracer, "-qq", "-o", os.devnull, "-e", inject)
-        where = f"{call} number {number}"
-        wrong = publisher.damage()
-        if code == 0:  # this run makes fewer of these calls
-            wrong = wrong or publisher.result(2 * half)
-        assert not wrong, f"{where}: {wrong}"
-        assert _run(publisher, 2 * half + 1) == 0, where
-        wrong = publisher.damage() or publisher.result(2 * half + 1)
-        assert not wrong, f"after {where}: {wrong}"
+    every = points(publisher)
+    assert len(every) > 20
+    chosen = every if SLOW else every[:: -(-len(every) // few)]
+    for kill in kills(publisher, chosen):
+        assert not kill.fault, str(kill)
     return len(chosen)
 
 
@@ -84,9 +112,9 @@ def _run(publisher: Publisher, step: int, *before: str) -> int:
     return subprocess.run(words, env=publisher.environment(), capture_output=True).returncode
 
 
-def _counts(publisher: Publisher, tracer: str, step: int) -> dict[str, int]:
+def _counts(publisher: Publisher, step: int) -> dict[str, int]:
     """How often a run makes each call."""
     log = publisher.folder / "calls"
     changes = f"trace={','.join(CHANGES)}"
-    assert _run(publisher, step, tracer, "-qq", "-o", str(log), "-e", changes) == 0
+    assert _run(publisher, step, _strace(), "-qq", "-o", str(log), "-e", changes) == 0
     return Counter(line.partition("(")[0] for line in log.read_text().splitlines() if "(" in line)
