@@ -27,6 +27,19 @@ void CheckOperands(const char* op, const GemmWeights& weights, const Arg& c, con
   }
 }
 
+// `c` [..., N] as [M, N]: engines flatten `a` alone.
+vk_tensor AsRows(const Arg& c) {
+  c.MinDims(2);
+  vk_tensor rows = c.tensor();
+  if (rows.ndim == 2) return rows;
+  c.Contiguous();
+  rows.shape[1] = rows.stride[0] = c.size(-1);
+  rows.stride[1] = 1;
+  for (int32_t dim = 1; dim < c.tensor().ndim - 1; ++dim) rows.shape[0] *= c.size(dim);
+  rows.ndim = 2;
+  return rows;
+}
+
 const void* DataOrNull(const vk_tensor* tensor) {
   return tensor == nullptr ? nullptr : tensor->data;
 }
@@ -97,11 +110,12 @@ extern "C" vk_status vk_cpu_onednn_mm(const vk_tensor* c, const vk_tensor* a, co
     VK_CHECK(!weights->scaled,
              "%s: handle %lld holds int8 weights with scales, want one of create_onednn_mm_handler",
              kMultiply, static_cast<long long>(handle));
-    const Arg out(kMultiply, "c", c), in(kMultiply, "a", a);
+    const vk_tensor rows = AsRows(Arg(kMultiply, "c", c));
+    const Arg out(kMultiply, "c", &rows), in(kMultiply, "a", a);
     in.Dtype({static_cast<vk_dtype>(weights->dtype)});
     out.SameDtype(in);
     CheckOperands(kMultiply, *weights, out, in, bias);
-    vk::RunGemm({*weights, *c, *a, DataOrNull(bias)});
+    vk::RunGemm({*weights, rows, *a, DataOrNull(bias)});
   });
 }
 

@@ -18,7 +18,7 @@ extern "C" {
 VK_EXPORT vk_status vk_cpu_create_onednn_mm_handler(const vk_tensor* b, int64_t* handle);
 
 // c = a @ b + bias, accumulated in float32.
-//   c: [M, N], a: [M, K], dtype of b, last dimension contiguous
+//   c: [M, N], a: [M, K], dtype of b, last dimension contiguous; c may also be [..., N], contiguous
 //   bias: [N], dtype of b, contiguous, or null
 VK_EXPORT vk_status vk_cpu_onednn_mm(const vk_tensor* c, const vk_tensor* a, const vk_tensor* bias,
                                      int64_t handle);

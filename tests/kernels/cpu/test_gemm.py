@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -67,6 +68,23 @@ def test_odd_shapes(
     a, weight = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
     bias = torch.randn(n, dtype=dtype) if biased else None
     check(multiply(a, weight.t(), bias), a, weight.t(), bias)
+
+
+@pytest.mark.parametrize("leading", [(6, 1), (2, 3, 5), (0, 4)], ids=str)
+def test_more_dimensions_of_c(tier: str, dtype: torch.dtype, leading: tuple[int, ...]) -> None:
+    """Vision encoders have a batch besides the patches; the engine flattens a alone."""
+    a, weight = torch.randn(math.prod(leading), 65, dtype=dtype), torch.randn(33, 65, dtype=dtype)
+    c = torch.full((*leading, 33), float("nan"), dtype=dtype)
+    with handle(weight.t()) as handler:
+        ops.onednn_mm(c, a, None, handler)
+    check(c.flatten(0, -2), a, weight.t())
+
+
+def test_more_dimensions_with_gaps(tier: str) -> None:
+    a, weight = torch.randn(6, 8), torch.randn(4, 8)
+    c = torch.empty(3, 2, 8)[..., :4]
+    with handle(weight.t()) as handler, pytest.raises(RuntimeError, match="c is not contiguous"):
+        ops.onednn_mm(c, a, None, handler)
 
 
 @pytest.mark.parametrize("m", [*range(1, 20), 31, 32, 33, 47, 48, 49, 64, 255, 256, 257, 289])

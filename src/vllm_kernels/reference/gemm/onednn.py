@@ -51,13 +51,13 @@ def create_onednn_mm_handler(b: torch.Tensor, primitive_cache_size: int) -> int:
 def onednn_mm(
     c: torch.Tensor, a: torch.Tensor, bias: torch.Tensor | None, handler_tensor: torch.Tensor
 ) -> None:
-    """``c = a @ b + bias`` summed in float32; c [M, N], a [M, K], bias [N], one dtype."""
+    """``c = a @ b + bias`` summed in float32; c [..., N], a [M, K], bias [N], one dtype."""
     weights = _find("onednn_mm", int(handler_tensor.item()))
     if weights.scales is not None:
         raise RuntimeError("onednn_mm: the handle is not one of create_onednn_mm_handler")
     b = weights.b
     product = a.float() @ b.float()
-    c.copy_(product if bias is None else product + bias.float())
+    c.copy_((product if bias is None else product + bias.float()).view(c.shape))
 
 
 def release_dnnl_matmul_handler(handler: int) -> None:
