@@ -28,6 +28,7 @@ void CooperativeTopk(const Tensor& logits, const Tensor& lengths, const Tensor& 
 }  // namespace vk::binding
 
 VK_BIND(CUDA, apply_repetition_penalties_, vk_cuda_apply_repetition_penalties, logits);
+VK_BIND(CUDA, vocab_parallel_embedding, vk_cuda_vocab_parallel_embedding);
 VK_BIND(CUDA, top_k_per_row_prefill, vk_cuda_top_k_per_row_prefill);
 VK_BIND(CUDA, top_k_per_row_decode, vk_cuda_top_k_per_row_decode);
 VK_IMPL(CUDA, persistent_topk, vk::binding::PersistentTopk);

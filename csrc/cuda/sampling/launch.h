@@ -27,5 +27,15 @@ struct Select {
 };
 void LaunchSelect(const char* op, const Select& select, cudaStream_t stream);
 
+struct Embedding {
+  void* out;
+  const void *tokens, *weight;
+  int64_t count, width, stride;  // width and stride in bytes
+  int64_t start, end, added_start, added_end;
+  int64_t added_row;  // where the added tokens begin
+};
+void LaunchEmbedding(const char* op, bool wide_tokens, int64_t unit, const Embedding& embedding,
+                     cudaStream_t stream);
+
 }  // namespace vk::cuda::sampling
 #endif  // VLLM_KERNELS_CUDA_SAMPLING_LAUNCH_H_

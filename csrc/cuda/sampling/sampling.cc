@@ -7,6 +7,7 @@ namespace {
 
 using vk::Arg;
 using vk::cuda::RowsAligned;
+using vk::cuda::sampling::Embedding;
 using vk::cuda::sampling::Penalties;
 using vk::cuda::sampling::Select;
 
@@ -43,6 +44,21 @@ Select Rows(const char* op, const vk_tensor* logits, const char* name, const vk_
   select.indices = static_cast<int32_t*>(indices->data);
   select.k = static_cast<int32_t>(k);
   return select;
+}
+
+// Tokens [start, end) of one rank; how many there are.
+int64_t CheckTokens(const char* op, const char* name, int64_t start, int64_t end) {
+  VK_CHECK(start >= 0 && end >= start, "%s: the %s tokens are [%lld, %lld), want 0 <= start <= end",
+           op, name, static_cast<long long>(start), static_cast<long long>(end));
+  return end - start;
+}
+
+// The largest unit in which rows can be copied.
+int64_t CopyUnit(const vk_tensor& from, const vk_tensor& to, int64_t width) {
+  for (const int64_t unit : {16, 4}) {
+    if (width % unit == 0 && RowsAligned(from, unit) && RowsAligned(to, unit)) return unit;
+  }
+  return 1;
 }
 
 }  // namespace
@@ -116,6 +132,44 @@ vk_status vk_cuda_top_k_of_lengths(const char* op, const vk_tensor* logits,
     Select select = Rows(op, logits, "output", output, in.size(0), in.stride(0), in.stride(1), k);
     select.ends = Numbers(op, "lengths", lengths, in.size(0));
     LaunchSelect(op, select, vk::cuda::AsStream(stream));
+  });
+}
+
+vk_status vk_cuda_vocab_parallel_embedding(const vk_tensor* out, const vk_tensor* input_ids,
+                                           const vk_tensor* weight, int64_t start, int64_t end,
+                                           int64_t padding, int64_t added_start, int64_t added_end,
+                                           void* stream) {
+  return vk::Guard([&] {
+    const char* op = "vocab_parallel_embedding";
+    const Arg to(op, "out", out), tokens(op, "input_ids", input_ids), from(op, "weight", weight);
+    tokens.Dtype({VK_I32, VK_I64}).Dims(1).Contiguous();
+    from.Dims(2).LastDimContiguous();
+    to.SameDtype(from).Dims(2).Size(0, tokens.size(0)).Size(1, from.size(1)).Contiguous();
+    const int64_t own = CheckTokens(op, "original", start, end);
+    const int64_t added = CheckTokens(op, "added", added_start, added_end);
+    const int64_t rows = from.size(0);
+    // Step by step: a sum of the caller's numbers might overflow.
+    const bool fits =
+        padding >= 0 && own <= rows && padding <= rows - own && added <= rows - own - padding;
+    VK_CHECK(fits,
+             "%s: weight has %lld rows, want at least those of %lld original tokens, %lld of "
+             "padding and %lld added tokens",
+             op, static_cast<long long>(rows), static_cast<long long>(own),
+             static_cast<long long>(padding), static_cast<long long>(added));
+    Embedding embedding = {};
+    embedding.out = out->data;
+    embedding.tokens = input_ids->data;
+    embedding.weight = weight->data;
+    embedding.count = tokens.size(0);
+    embedding.width = from.size(1) * from.ItemSize();
+    embedding.stride = from.stride(0) * from.ItemSize();
+    embedding.start = start;
+    embedding.end = end;
+    embedding.added_start = added_start;
+    embedding.added_end = added_end;
+    embedding.added_row = own + padding;
+    LaunchEmbedding(op, input_ids->dtype == VK_I64, CopyUnit(*weight, *out, embedding.width),
+                    embedding, vk::cuda::AsStream(stream));
   });
 }
 

@@ -1,4 +1,5 @@
-// What comes between logits and the choice of a token or of a row's columns. Tensors are on the
+// What comes between tokens and the model's rows: embeddings, and the choice of a token or of a
+// row's columns by logits. Tensors are on the
 // current GPU; work is enqueued on `stream` (a cudaStream_t), nothing is allocated or waited for.
 #ifndef VLLM_KERNELS_CUDA_SAMPLING_SAMPLING_H_
 #define VLLM_KERNELS_CUDA_SAMPLING_SAMPLING_H_
@@ -46,6 +47,14 @@ VK_EXPORT vk_status vk_cuda_top_k_per_row_decode(const vk_tensor* logits, int64_
 VK_EXPORT vk_status vk_cuda_top_k_of_lengths(const char* op, const vk_tensor* logits,
                                              const vk_tensor* lengths, const vk_tensor* output,
                                              int64_t k, void* stream);
+
+// Rows of one rank's part of an embedding; tokens of other ranks get zeros. The part holds the
+// tokens [start, end), then `padding` rows, then the added tokens [added_start, added_end).
+//   out: [tokens, width], contiguous; input_ids: [tokens], int32 | int64
+//   weight: [rows, width], out's dtype, any; last dimension contiguous
+VK_EXPORT vk_status vk_cuda_vocab_parallel_embedding(
+    const vk_tensor* out, const vk_tensor* input_ids, const vk_tensor* weight, int64_t start,
+    int64_t end, int64_t padding, int64_t added_start, int64_t added_end, void* stream);
 
 }  // extern "C"
 #endif  // VLLM_KERNELS_CUDA_SAMPLING_SAMPLING_H_
