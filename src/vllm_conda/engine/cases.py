@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from packaging.version import Version
+
 MODELS = (
     "llama",
     "qwen3",
@@ -18,7 +20,7 @@ MODELS = (
     "deepseek_v3",
 )
 # Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
-QUANTISED = ("llama_gptq", "llama_awq", "llama_fp8", "llama_w8a8")
+QUANTISED = ("llama_gptq", "llama_gptq_in_order", "llama_awq", "llama_fp8", "llama_w8a8")
 # The same of weights stored in 4 bits, which the engine does on a CPU and in bfloat16 alone.
 ROUNDED = ("llama_w4a8",)
 # Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4. On a GPU.
@@ -38,6 +40,8 @@ EVERY = {
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
 # The engine itself refuses them in float16: Gemma for its range, the rest as its kernels lack it.
 WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", "gpt_oss", *HYBRID, *SPARSE)
+# From which release on the engine itself refuses a checkpoint: GPTQ's act-order.
+REFUSED_SINCE: Mapping[str, str] = {"llama_gptq": "0.30"}
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
@@ -51,6 +55,8 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "tensor_parallel": ("llama",),
     "tensor_parallel_graphs": ("llama",),
     "ngram": ("llama",),
+    "draft_model": ("llama",),
+    "vision": ("qwen2_5_vl",),
     "lora": ("llama",),
     "structured": ("llama",),
     "logprobs": ("llama",),
@@ -62,7 +68,9 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 }
 # Of two ranks: on a CPU they share its cores, else each wants a GPU.
 RANKS = ("tensor_parallel", "tensor_parallel_graphs")
-ONLY_ON_CUDA = ("tensor_parallel_graphs",)
+# Drafting with a model wants an op that a CPU's kernels do not have, the vision model torchvision,
+# which the engine's package does without on a CPU.
+ONLY_ON_CUDA = ("tensor_parallel_graphs", "draft_model", "vision")
 # What happens to servers, each with a server of its own (`inside/faults.py`).
 FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 PROGRAMS = Path(__file__).parent / "inside"
@@ -165,6 +173,7 @@ class Options:
         at_once: Processes at a time, spread over the GPUs.
         seconds: After which a process is ended.
         only: Cases whose names have one of these words; all where empty.
+        engine: Its version; empty where it is not known yet.
     """
 
     root: Path
@@ -178,6 +187,7 @@ class Options:
     at_once: int = 1
     seconds: float = 3600.0
     only: tuple[str, ...] = ()
+    engine: str = ""
 
 
 def cases(options: Options) -> list[Case]:
@@ -187,8 +197,14 @@ def cases(options: Options) -> list[Case]:
     return [
         case
         for case in named
-        if not options.only or any(word in case.name for word in options.only)
+        if (not options.only or any(word in case.name for word in options.only))
+        and not _refused(case.model, options.engine)
     ]
+
+
+def _refused(model: str, engine: str) -> bool:
+    since = REFUSED_SINCE.get(model, "")
+    return bool(since and engine) and Version(engine) >= Version(since)
 
 
 def jobs(found: Sequence[Case]) -> Iterator[Job]:

@@ -94,7 +94,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
         place.folder.mkdir(parents=True, exist_ok=True)
         place.result.parent.mkdir(parents=True, exist_ok=True)
     facts = _facts(place, options)
-    options = replace(options, gpus=facts["gpus"])
+    options = replace(options, gpus=facts["gpus"], engine=facts["engine"])
     document: dict[str, Any] = {
         **facts,
         "device": options.device,

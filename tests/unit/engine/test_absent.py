@@ -45,7 +45,7 @@ def test_what_is_missing_or_too_much_is_said(checkout: Path) -> None:
     path.write_text(
         path.read_text()
         .replace('"hadacore_transform"', '"hadamard_transform"')
-        .replace('"vocab_parallel_embedding"', '"vocab_parallel_embedding", "rms_norm"')
+        .replace('"direct_dcp_kv_gather"', '"direct_dcp_kv_gather", "rms_norm"')
     )
     assert list(absent.mistakes(checkout)) == [
         f"hadacore_transform (cuda) has neither a kernel in {absent.OPS_FILE} nor a reason in "

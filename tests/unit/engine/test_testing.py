@@ -52,6 +52,15 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
         assert dtypes == set(cases.DTYPES[device]) - skipped
 
 
+@pytest.mark.parametrize(
+    ("engine", "runs"), [("", True), ("0.26.0", True), ("0.30.0", False), ("0.33.1", False)]
+)
+def test_what_an_engine_itself_refuses_is_left_out(engine: str, runs: bool) -> None:
+    found = cases.cases(options(full=True, device="cuda", engine=engine))
+    assert ("llama_gptq" in {case.model for case in found}) == runs
+    assert "llama_gptq_in_order" in {case.model for case in found}
+
+
 def test_ranks_want_two_gpus() -> None:
     found = cases.cases(options(full=True, device="cuda", gpus=2))
     ranks = [case for case in found if case.mode in cases.RANKS]

@@ -1,4 +1,4 @@
-"""A LoRA adapter as PEFT writes it, and the model with the adapter merged in.
+"""Models made from another: an adapter as PEFT writes it, one with it merged in, one that drafts.
 
 Runs in the engine's environment. LoRA: Hu et al., 2021, https://arxiv.org/abs/2106.09685.
 """
@@ -16,6 +16,8 @@ RANK, ALPHA = 8, 16
 TARGETS = ("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj")
 WEIGHTS = "model.safetensors"
 SEED = 20260902
+# Of a weight's deviation: the two models then choose the same token about every other time.
+NOISE = 0.1
 
 
 def make_adapter(model: Path, path: Path) -> Path:
@@ -55,8 +57,25 @@ def make_merged(model: Path, adapter: Path, path: Path) -> Path:
         if part.startswith("A."):
             up = changes[name.replace(".lora_A.", ".lora_B.")]
             tensors[f"{layer}.weight"] += ALPHA / RANK * (up @ down)
+    _copied(model, path)
+    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    return path
+
+
+def make_draft(model: Path, path: Path) -> Path:
+    """Write ``model`` with noise on its weights to ``path``: it agrees with the model at times."""
+    generator = torch.Generator().manual_seed(SEED)
+    tensors = {}
+    for name, weight in sorted(load_file(model / WEIGHTS).items()):
+        noise = torch.randn(weight.shape, generator=generator) * weight.float().std() * NOISE
+        tensors[name] = (weight.float() + noise).to(weight.dtype)
+    _copied(model, path)
+    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    return path
+
+
+def _copied(model: Path, path: Path) -> None:
+    """What a model is besides its weights."""
     path.mkdir(parents=True, exist_ok=True)
     for file in model.glob("*.json"):
         shutil.copy(file, path)
-    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
-    return path

@@ -12,6 +12,8 @@ from typing import Any
 
 VOCABULARY = 512
 PAD, BOS, EOS = 0, 1, 2
+# Of models that see, after the tokens that every model has.
+IMAGE_TOKENS = {"<|vision_start|>": 4, "<|vision_end|>": 5, "<|image_pad|>": 6, "<|video_pad|>": 7}
 CLASSIFIER = "AutoModelForSequenceClassification"
 
 _SMALL: Mapping[str, Any] = {
@@ -115,6 +117,11 @@ class Model:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def sees(self) -> bool:
+        """Whether prompts may have pictures."""
+        return "vision_config" in self.settings
+
+    @property
     def latent(self) -> bool:
         """Whether keys and values are kept as one latent vector a token."""
         return "kv_lora_rank" in self.settings
@@ -216,6 +223,7 @@ MODELS: Mapping[str, Model] = {
         experts=True,
     ),
     "llama_gptq": Model("LlamaConfig", {"head_dim": 64}, scheme="gptq"),
+    "llama_gptq_in_order": Model("LlamaConfig", {"head_dim": 64}, scheme="gptq_in_order"),
     "llama_awq": Model("LlamaConfig", {"head_dim": 64}, scheme="awq"),
     "llama_w4a8": Model(
         "LlamaConfig", {"head_dim": 64}, scheme="w4a8", environment={"VLLM_CPU_INT4_W4A8": "1"}
@@ -239,6 +247,35 @@ MODELS: Mapping[str, Model] = {
     "llama_fp8_cache": Model("LlamaConfig", {"head_dim": 64}, cache="fp8"),
     "llama_classes": Model("LlamaConfig", {"head_dim": 64, "num_labels": 5}, head=CLASSIFIER),
     "llama_score": Model("LlamaConfig", {"head_dim": 64, "num_labels": 1}, head=CLASSIFIER),
+    # Patches attend in windows and to all; positions have three coordinates.
+    "qwen2_5_vl": Model(
+        "Qwen2_5_VLConfig",
+        {
+            "text_config": {
+                **_SMALL,
+                "model_type": "qwen2_5_vl_text",
+                "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12]},
+            },
+            "vision_config": {
+                "depth": 3,
+                "hidden_size": 128,
+                "out_hidden_size": 256,
+                "intermediate_size": 256,
+                "num_heads": 2,
+                "fullatt_block_indexes": [1],
+            },
+            "image_token_id": IMAGE_TOKENS["<|image_pad|>"],
+            "video_token_id": IMAGE_TOKENS["<|video_pad|>"],
+            "vision_start_token_id": IMAGE_TOKENS["<|vision_start|>"],
+            "vision_end_token_id": IMAGE_TOKENS["<|vision_end|>"],
+            "bos_token_id": BOS,
+            "eos_token_id": EOS,
+            "pad_token_id": PAD,
+            "tie_word_embeddings": False,
+        },
+        base={},
+        head="AutoModelForImageTextToText",
+    ),
     "llama_long": Model("LlamaConfig", {"head_dim": 64, "max_position_embeddings": 40960}),
     # For measurements: the size class of half a billion parameters.
     "llama_500m": Model(

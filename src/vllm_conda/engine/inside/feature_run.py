@@ -79,6 +79,10 @@ class Run:
 
     def generate(self, llm: Any, prompts: Sequence[list[int]], **more: Any) -> list[Any]:
         """The engine's answers, greedy; ``tokens``, ``logprobs``: of `SamplingParams`."""
+        return self.ask(llm, [{"prompt_token_ids": prompt} for prompt in prompts], **more)
+
+    def ask(self, llm: Any, requests: Sequence[Mapping[str, Any]], **more: Any) -> list[Any]:
+        """The same for requests that are more than tokens."""
         from vllm import SamplingParams
 
         sampling = SamplingParams(
@@ -88,7 +92,6 @@ class Run:
             logprobs=more.pop("logprobs", 0),
             prompt_logprobs=more.pop("prompt_logprobs", None),
         )
-        requests = [{"prompt_token_ids": prompt} for prompt in prompts]
         found: list[Any] = llm.generate(requests, sampling, use_tqdm=False, **more)
         return found
 

@@ -15,11 +15,11 @@ import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from unittest import mock
 
 import program
 import torch
 from feature_run import TOKENS, Found, Run
+from ranks import two_ranks
 
 
 def _counted(llm: Any, name: str) -> int:
@@ -55,85 +55,14 @@ def chunked_prefill(run: Run) -> Found:
     return {"tokens_a_step": step, "right": chunked}
 
 
-def _sums_through(worker: Any) -> str:
-    """What a rank's sums go through: shared memory by the engine's class, or PyTorch's module."""
-    from vllm.distributed import get_tp_group
-
-    module = get_tp_group().device_communicator.dist_module
-    return str(getattr(module, "__name__", type(module).__name__))
-
-
-def _count_sums(worker: Any) -> None:
-    """Count a GPU rank's sums by what they go through, from now on."""
-    from vllm import _custom_ops
-    from vllm.distributed import get_tp_group
-
-    communicator = get_tp_group().device_communicator
-
-    def counted(place: Any, name: str, kind: str) -> None:
-        function = getattr(place, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            worker.sums[kind] += 1
-            return function(*args, **kwargs)
-
-        setattr(place, name, call)
-
-    worker.sums = {"direct": 0, "nccl": 0}
-    counted(_custom_ops, "all_reduce", "direct")
-    counted(communicator.pynccl_comm, "all_reduce", "nccl")
-
-
-def _sums_counted(worker: Any) -> dict[str, int]:
-    return dict(worker.sums)
-
-
-def _sums_direct(worker: Any) -> str:
-    """Whether a GPU rank sums by reading the others' memory, where that serves."""
-    from vllm.distributed import get_tp_group
-
-    direct = get_tp_group().device_communicator.ca_comm
-    return "nccl" if direct is None or direct.disabled else "direct"
-
-
-def _ranks(run: Run, eager: bool) -> Found:
-    """Whether both ranks' sums go through what they should; their answers are judged."""
-    prompts = [run.prompt(length, length) for length in (5, 130, 33)]
-    cpu = run.options.device == "cpu"
-    # In CUDA graphs no Python is left to count.
-    look = _sums_through if cpu else _sums_counted if eager else _sums_direct
-    # Left to itself the engine wants a NUMA node for each rank.
-    cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {}
-    # Functions for the workers are sent to them as they are.
-    with mock.patch.dict(os.environ, {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **cores}):
-        llm = run.engine(tensor_parallel_size=2, enforce_eager=eager)
-        if look is _sums_counted:
-            llm.collective_rpc(_count_sums)
-        answers = run.generate(llm, prompts)
-        through = llm.collective_rpc(look)
-    run.judge(prompts, answers)
-    used = [{one} if isinstance(one, str) else {way for way in one if one[way]} for one in through]
-    right = used == [{_wanted_through(run)}] * 2
-    return {"through": ", ".join(map(str, through)), "right": right}
-
-
-def _wanted_through(run: Run) -> str:
-    """What the sums have to go through."""
-    if run.options.device == "cpu":
-        return "_CPUSHMDistributed"
-    from vllm_kernels_plugin import all_reduce
-
-    return "nccl" if all_reduce.left_out() else "direct"
-
-
 def tensor_parallel(run: Run) -> Found:
     """Two ranks of one machine: CPUs add up in shared memory, GPUs in each other's or by NCCL."""
-    return _ranks(run, eager=True)
+    return two_ranks(run, eager=True)
 
 
 def tensor_parallel_graphs(run: Run) -> Found:
     """The same in the engine's default mode, with sums in CUDA graphs."""
-    return _ranks(run, eager=False)
+    return two_ranks(run, eager=False)
 
 
 def _drafted(run: Run, settings: Mapping[str, Any]) -> Found:
@@ -157,6 +86,44 @@ def ngram(run: Run) -> Found:
             "prompt_lookup_min": 1,
         },
     )
+
+
+def draft_model(run: Run) -> Found:
+    """Speculative decoding with drafts of a second model, near enough that some are accepted."""
+    from adapters import make_draft
+
+    draft = make_draft(run.path, run.path.with_name(f"{run.model}-draft"))
+    found = _drafted(
+        run,
+        {
+            "method": "draft_model",
+            "model": str(draft),
+            "num_speculative_tokens": 3,
+        },
+    )
+    # Were all accepted, nothing would show that a wrong one is put right.
+    return {**found, "right": found["right"] and found["accepted"] < found["drafted"]}
+
+
+def vision(run: Run) -> Found:
+    """A picture in the prompt, and prompts with another one and with none beside it."""
+    from pictures import PictureReference, picture
+
+    text = run.prompt(40)
+    # One of several windows, one of less than one.
+    asked = [picture(run.path, text, *one) for one in ((1, (336, 224)), (2, (84, 112)))]
+    plain = run.prompt(33, 3)
+    llm = run.engine(limit_mm_per_prompt={"image": 1})
+    requests = [*(one.request() for one in asked), {"prompt_token_ids": plain}]
+    answers = run.ask(llm, requests)
+    for one, answer in zip(asked, answers, strict=False):
+        seen = PictureReference(run.path, run.options.dtype, run.options.device, one)
+        run.judge([one.tokens], [answer], seen)
+    blind = PictureReference(run.path, run.options.dtype, run.options.device)
+    run.judge([plain], answers[2:], blind)
+    # Pictures that change nothing would prove nothing.
+    first, second = (list(answer.outputs[0].token_ids) for answer in answers[:2])
+    return {"pictures": len(asked), "right": first != second}
 
 
 def lora(run: Run) -> Found:
@@ -346,6 +313,8 @@ CHECKS: Mapping[str, Callable[[Run], Found]] = {
         tensor_parallel,
         tensor_parallel_graphs,
         ngram,
+        draft_model,
+        vision,
         lora,
         structured,
         logprobs,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from configurations import BOS, EOS, MODELS, PAD, VOCABULARY, Model
+from configurations import BOS, EOS, IMAGE_TOKENS, MODELS, PAD, VOCABULARY, Model
 from filelock import FileLock
 from quantise import DEQUANTISED, SCHEMES, Scheme, quantise
 from safetensors.torch import save_file
@@ -23,6 +23,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 SEED = 20260901
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 COMPLETE = ".complete"
+# A picture of a model that sees has so many, no more.
+PIXELS = {"min_pixels": 56 * 56, "max_pixels": 448 * 448}
 
 
 def make(name: str, folder: Path) -> Path:
@@ -60,7 +62,10 @@ def _make(entry: Model, path: Path) -> None:
         _save_quantised(model, SCHEMES[entry.scheme], path)
     else:
         model.save_pretrained(path)
-    make_tokenizer(path)
+    if entry.sees:
+        _make_processor(model.config, path)
+    else:
+        make_tokenizer(path)
     (path / COMPLETE).touch()
 
 
@@ -106,7 +111,7 @@ def _distribution(name: str, tensor: torch.Tensor, tied: bool, gemma: bool) -> t
     if _routing_bias(name):
         return 0.0, 0.2
     if tensor.dim() == 1:
-        if "norm" not in name:
+        if "norm" not in name or name.endswith(".bias"):
             return 0.0, 0.05
         if not gemma:
             return 1.0, 0.1
@@ -115,19 +120,36 @@ def _distribution(name: str, tensor: torch.Tensor, tied: bool, gemma: bool) -> t
         return (5.0 if "post_" in name else 0.0), 0.1
     if "embed_tokens" in name:
         return 0.0, 0.08 if tied else 0.7
+    if tensor.dim() == 4:  # a convolution over patches
+        return 0.0, 1.3 / math.sqrt(tensor[0].numel())
     if "lm_head" in name:
         return 0.0, 2.4 / math.sqrt(tensor.shape[-1])
     return 0.0, 1.3 / math.sqrt(tensor.shape[-1])
 
 
-def make_tokenizer(path: Path) -> None:
-    """Write a byte-level tokenizer with a chat template."""
+def _make_processor(config: Any, path: Path) -> None:
+    """Write a tokenizer with tokens for pictures, and what turns them into patches."""
+    vision = config.vision_config
+    shape = {
+        "patch_size": vision.patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+    }
+    transformers.Qwen2_5_VLProcessor(
+        image_processor=transformers.Qwen2VLImageProcessor(**shape, **PIXELS),
+        tokenizer=make_tokenizer(path, tuple(IMAGE_TOKENS)),
+        video_processor=transformers.Qwen2VLVideoProcessor(**shape, **PIXELS),
+    ).save_pretrained(path)
+
+
+def make_tokenizer(path: Path, more: tuple[str, ...] = ()) -> Any:
+    """Write a byte-level tokenizer with a chat template, and with ``more`` special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
-        special_tokens=list(SPECIAL_TOKENS),
+        special_tokens=[*SPECIAL_TOKENS, *more],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -147,3 +169,4 @@ def make_tokenizer(path: Path) -> None:
         "{% if add_generation_prompt %}{{ bos_token }}assistant:{% endif %}"
     )
     fast.save_pretrained(path)
+    return fast

@@ -141,6 +141,13 @@ def _compressed(form: str, **schemes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_GPTQ_IN_ORDER = {
+    "quant_method": "gptq",
+    "bits": 4,
+    "group_size": GROUP,
+    "desc_act": False,
+    "sym": True,
+}
 _INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 _NVFP4 = {"num_bits": 4, "type": "float", "symmetric": True, "group_size": NVFP4_GROUP}
 SCHEMES: Mapping[str, Scheme] = {
@@ -148,11 +155,8 @@ SCHEMES: Mapping[str, Scheme] = {
         {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
         _gptq,
     ),
-    "w4a8": Scheme(
-        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True},
-        _gptq_in_order,
-        "int8",
-    ),
+    "gptq_in_order": Scheme(_GPTQ_IN_ORDER, _gptq_in_order),
+    "w4a8": Scheme(_GPTQ_IN_ORDER, _gptq_in_order, "int8"),
     "awq": Scheme(
         {
             "quant_method": "awq",

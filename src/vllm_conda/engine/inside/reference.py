@@ -121,6 +121,9 @@ class RoundedCache(transformers.DynamicCache):  # type: ignore[misc]
 class Reference:
     """A model in transformers.
 
+    Attributes:
+        kind: The class that loads it.
+
     Args:
         path: The model's folder.
         dtype: Name of a type of PyTorch.
@@ -130,6 +133,8 @@ class Reference:
         rounded_cache: Whether keys and values are kept in 8 bits.
         attention: Its attention in transformers: the plainest, or one that needs less memory.
     """
+
+    kind = "AutoModelForCausalLM"
 
     def __init__(
         self,
@@ -142,7 +147,7 @@ class Reference:
     ) -> None:
         self.device = device
         self._rounded_cache = rounded_cache
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        model = getattr(transformers, self.kind).from_pretrained(
             path / DEQUANTISED if scheme else path,
             dtype=getattr(torch, dtype),
             attn_implementation=attention,
@@ -161,17 +166,19 @@ class Reference:
             self._continued[key] = self._generate(prompt, length)
         return self._continued[key]
 
-    def _cache(self) -> dict[str, Any]:
+    def arguments(self, tokens: torch.Tensor) -> dict[str, Any]:
+        """What the model is given besides ``tokens``."""
         return {"past_key_values": RoundedCache(), "use_cache": True} if self._rounded_cache else {}
 
     @torch.no_grad()
     def _generate(self, prompt: Sequence[int], length: int) -> list[int]:
+        tokens = torch.tensor([list(prompt)], device=self.device)
         found = self.model.generate(
-            torch.tensor([list(prompt)], device=self.device),
+            tokens,
             max_new_tokens=length,
             do_sample=False,
             pad_token_id=0,
-            **self._cache(),
+            **self.arguments(tokens),
         )
         return list(found[0, len(prompt) :].tolist())
 
@@ -192,7 +199,7 @@ class Reference:
     def log_probabilities(self, prompt: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """``[len(tokens), vocabulary]`` float32: before each of ``tokens``, given those before."""
         both = torch.tensor([[*prompt, *tokens]], device=self.device)
-        logits = self.model(both, **self._cache()).logits[0, len(prompt) - 1 : -1]
+        logits = self.model(both, **self.arguments(both)).logits[0, len(prompt) - 1 : -1]
         return torch.log_softmax(logits.float(), dim=-1).cpu()
 
     def judge(
