@@ -87,12 +87,12 @@ std::string Sizes(const int64_t* numbers, size_t count);  // "[2, 3]"
 // Throws a sentence with the op's and an argument's name where memory does not serve.
 void CheckMemory(const char* op, const Operand* operands, size_t count);
 
-// Whether the op makes its results, which are no views of its arguments.
+// Whether the op makes tensors of its arguments' sizes: its results, or what its handle names.
 constexpr bool MakesTensors(std::string_view op, const Schema& schema) {
   for (const Exception& one : kExceptions) {
     if (one.op == op && one.access == Access::kGivesView) return false;
   }
-  return schema.results.find("Tensor") != schema.results.npos;
+  return schema.results.find("Tensor") != schema.results.npos || op.starts_with("create_");
 }
 
 // For ops that make their results, which have the sizes of their arguments: a few bytes can be

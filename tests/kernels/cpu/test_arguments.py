@@ -168,10 +168,10 @@ def test_in_place_where_the_op_reads_before_it_writes() -> None:
 
 
 def test_larger_than_any_memory() -> None:
-    b = torch.randn(1, 1).expand(2**31, 2**31)
+    b = torch.randn(2**22).as_strided((2**21, 2**21), (1, 1))
     with pytest.raises(RuntimeError, match=r"^create_onednn_mm_handler: b of shape .* memory"):
         ops.create_onednn_mm_handler(b, 0)
-    b = torch.ones(1, 1, dtype=torch.int8).expand(2**31, 2**31)
+    b = torch.ones(2**23, dtype=torch.int8).as_strided((2**22, 2**22), (1, 1))
     with pytest.raises(RuntimeError, match=r"^create_onednn_scaled_mm_handler: b of shape"):
         ops.create_onednn_scaled_mm_handler(b, torch.ones(1), torch.float32, True, False, 0)
 
@@ -212,6 +212,13 @@ def test_result_of_an_expanded_input(rows: int) -> None:
             (wide.expand(rows, 64), states, wide.t(), None, False, None, None, -1, False),
         ),
         ("fused_gdn_gating_cpu", "a", (wide[0], wide.expand(rows, 64), wide, wide[0])),
+        # Where memory is large, the weights that the handle names took minutes.
+        ("create_onednn_mm_handler", "b", (wide.expand(rows, 64), 0)),
+        (
+            "create_onednn_scaled_mm_handler",
+            "b",
+            (wide.to(torch.int8).expand(rows, 64), scales, torch.float32, True, False, 0),
+        ),
     ):
         with pytest.raises(RuntimeError, match=rf"^{op}: {name} is expanded to more than"):
             getattr(ops, op)(*arguments)
