@@ -43,6 +43,17 @@ def test_data(tokens: int, topk: int, experts: int, ids: torch.dtype, blocks: bo
     same(*outputs)
 
 
+def test_outputs_are_rows_of_numbers_whatever_their_shape() -> None:
+    """What lies behind the numbers is not written, as the fuzzer found of the reference."""
+    ids = torch.zeros(1, 1, dtype=torch.int32, device="cuda")
+    outputs = []
+    for library in (ops, reference):
+        outputs.append([numbers(1, 3), numbers(1, 3), numbers(1, 3), numbers(1, 2), numbers(2, 1)])
+        library.get_cutlass_moe_mm_data(ids, *outputs[-1], 1, 96, 160, None, True)
+    same(*outputs)
+    assert outputs[0][3].tolist() == [[0, numbers(1).item()]]
+
+
 def test_data_of_no_tokens() -> None:
     offsets, sizes1, sizes2 = numbers(9), numbers(8, 3), numbers(8, 3)
     none = numbers(0)

@@ -117,14 +117,16 @@ def get_cutlass_moe_mm_data(
     counts = torch.bincount(bucket, minlength=num_experts + 1)[:num_experts]
     ends = counts.cumsum(0)
     end = int(ends[-1])
-    expert_offsets[: num_experts + 1] = torch.cat([ends.new_zeros(1), ends]).int()
+    expert_offsets.view(-1)[: num_experts + 1] = torch.cat([ends.new_zeros(1), ends]).int()
     order = bucket.argsort(stable=True)
-    input_permutation[:end] = (order[:end] // topk).int()
+    input_permutation.view(-1)[:end] = (order[:end] // topk).int()
     rows = torch.arange(len(order), device=order.device).clamp(max=end)
-    output_permutation[order] = rows.int()
+    output_permutation.view(-1)[order] = rows.int()
     if blockscale_offsets is not None:
         padded = (counts + 127).div(128, rounding_mode="floor").mul(128).cumsum(0)
-        blockscale_offsets[: num_experts + 1] = torch.cat([padded.new_zeros(1), padded]).int()
+        blockscale_offsets.view(-1)[: num_experts + 1] = torch.cat(
+            [padded.new_zeros(1), padded]
+        ).int()
     swapped = blockscale_offsets is None and len(ids) <= _SWAPPED_ROWS
     columns = 2 * n if is_gated else n
     _write_sizes(problem_sizes1, problem_sizes2, counts, columns, n, k, swapped)
@@ -175,8 +177,8 @@ def get_cutlass_batched_moe_mm_data(
         n: Inner width of an expert.
         k: Hidden size.
     """
-    counts = expert_num_tokens[:num_local_experts]
+    counts = expert_num_tokens.view(-1)[:num_local_experts]
     first = torch.arange(num_local_experts, device=expert_offsets.device) * padded_m
-    expert_offsets[:num_local_experts] = first.int()
+    expert_offsets.view(-1)[:num_local_experts] = first.int()
     swapped = num_local_experts * padded_m <= _SWAPPED_ROWS
     _write_sizes(problem_sizes1, problem_sizes2, counts, 2 * n, n, k, swapped)
