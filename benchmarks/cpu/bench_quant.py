@@ -1,4 +1,4 @@
-"""int8 quantisation against PyTorch eager and torch.compile."""
+"""int8 and float8 quantisation against PyTorch eager and torch.compile."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 
 import vllm_kernels  # noqa: F401  registers the ops
 from benchmarks.harness import Call, Case, compiled, load, main
+from vllm_kernels.reference import quant as reference
 
 ops = torch.ops.vllm_kernels
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -59,11 +60,33 @@ def _case(op: str, tokens: int, dtype: str) -> Case:
     return Case(op, shape, dtype, make, load(tokens), bytes_moved=moved)
 
 
+def _float8(op: str, tokens: int) -> Case:
+    """Of weights with one scale, and of rows with a measured one."""
+
+    def make() -> dict[str, Call]:
+        x = torch.randn(tokens, WIDTH).bfloat16()
+        result, other = (torch.empty(x.shape).to(torch.float8_e4m3fn) for _ in range(2))
+        one, scale = torch.tensor([0.03]), torch.empty(tokens, 1)
+        ours, theirs = getattr(ops, op), getattr(reference, op)
+        last = (one,) if op == "static_scaled_fp8_quant" else (scale, None)
+        return {
+            "ours": lambda: ours(result, x, *last),
+            "eager": lambda: theirs(other, x, *last),
+            "compile": compiled(theirs, other, x, *last),
+        }
+
+    shape = {"tokens": tokens, "width": WIDTH}
+    return Case(op, shape, "bf16", make, load(tokens), bytes_moved=tokens * WIDTH * 3)
+
+
 def cases() -> Iterator[Case]:
     for dtype in DTYPES:
         for tokens in TOKENS:
             for op in ("static_int8", "dynamic_int8", AZP):
                 yield _case(op, tokens, dtype)
+    for tokens in TOKENS:
+        for op in ("static_scaled_fp8_quant", "dynamic_per_token_scaled_fp8_quant"):
+            yield _float8(op, tokens)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from pathlib import Path
 
 _FILE = Path(__file__).with_name("engines.tsv")
 _GONE = "-"
+# The engine's CPU build registers some ops without arguments, only so that imports find them.
+PLACEHOLDER = "() -> ()"
 
 Version = tuple[int, ...]
 # Namespace and signature, by op.

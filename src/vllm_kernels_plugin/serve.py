@@ -100,6 +100,10 @@ def _served(device: str) -> tuple[Served, ...]:
         if name in left or not engine_api.dispatch_keys(name):
             continue
         space, signature = engines_ops[name]
+        if signature == engines.PLACEHOLDER and engine_api.schema(name).arguments:
+            # What the engine only has a name for, in the form that later ones gave it.
+            found.append(Served(name, space))
+            continue
         ours, theirs = engine_api.schema(name), adapt.schema(name, signature)
         if space == engine_api.namespace_of(name) and _is_ours(ours, theirs):
             found.append(Served(name, space))

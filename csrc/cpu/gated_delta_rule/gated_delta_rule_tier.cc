@@ -2,8 +2,8 @@
 
 #include <cmath>
 
-#include "cpu/math.h"
 #include "cpu/round.h"
+#include "cpu/softplus.h"
 #include "cpu/strided.h"
 
 namespace vk::VK_TIER {
@@ -15,24 +15,6 @@ constexpr size_t kColumns = kFloatLanes > 32 ? kFloatLanes : 32;
 constexpr int kVectors = static_cast<int>(kColumns / kFloatLanes);
 // Tokens whose normalised queries and keys are kept for all columns.
 constexpr int64_t kChunk = 32;
-
-VF Exp(VF x) {
-  const DF d;
-  const VF zero = hn::Zero(d);
-  const VF e = ExpOfNegative(hn::Or(x, VF(hn::SignBit(d))));  // e^-|x|
-  return hn::IfThenElse(hn::Gt(x, zero), hn::Div(hn::Set(d, 1.0f), e), e);
-}
-
-// log(1 + e^x): 3 ulp. From e^-|x|, which cannot overflow, and the series of
-// log(1 + z) = 2 artanh(z / (2 + z)), whose argument is at most 1 / 3.
-VF Softplus(VF x) {
-  const DF d;
-  const VF e = ExpOfNegative(hn::Or(x, VF(hn::SignBit(d))));
-  const VF s = hn::Div(e, hn::Add(e, hn::Set(d, 2.0f)));
-  const VF series = Polynomial(hn::Mul(s, s), 2.0f, 2.0f / 3, 2.0f / 5, 2.0f / 7, 2.0f / 9,
-                               2.0f / 11, 2.0f / 13, 2.0f / 15);
-  return hn::MulAdd(s, series, AtLeast(x, hn::Zero(d)));
-}
 
 template <class T>
 void Gating(float* g, float* beta, const float* a_log, const float* dt_bias, const void* a,

@@ -1,5 +1,6 @@
 #include "cpu/quant/quant.h"
 
+#include "cpu/float8.h"
 #include "cpu/math.h"
 
 namespace vk::VK_TIER {
@@ -75,6 +76,31 @@ QuantTable::Range MinMax(const void* input, size_t width) {
   return {hn::ReduceMin(DF(), hn::Min(min0, min1)), hn::ReduceMax(DF(), hn::Max(max0, max1))};
 }
 
+template <class T>
+void ScaleFp8(uint8_t* result, const void* input, size_t width, const float* factors,
+              bool by_column) {
+  const T* in = static_cast<const T*>(input);
+  if (by_column) {
+    ForVectors(width, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
+      StoreFloat8<E4m3>(hn::Mul(LoadUpTo(in + i, n), LoadUpTo(factors + i, n)), result + i, n);
+    });
+    return;
+  }
+  const VF factor = hn::Set(DF(), factors[0]);
+  ForVectors(width, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
+    StoreFloat8<E4m3>(hn::Mul(LoadUpTo(in + i, n), factor), result + i, n);
+  });
+}
+
+template <class T>
+void DivideFp8(uint8_t* result, const void* input, size_t width, float scale) {
+  const T* in = static_cast<const T*>(input);
+  const VF divisor = hn::Set(DF(), scale);
+  ForVectors(width, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
+    StoreFloat8<E4m3>(hn::Div(LoadUpTo(in + i, n), divisor), result + i, n);
+  });
+}
+
 using hwy::bfloat16_t;
 using hwy::float16_t;
 
@@ -85,6 +111,8 @@ const QuantTable quant_table = {
     {Quantize<float>, Quantize<bfloat16_t>, Quantize<float16_t>},
     {AbsMax<float>, AbsMax<bfloat16_t>, AbsMax<float16_t>},
     {MinMax<float>, MinMax<bfloat16_t>, MinMax<float16_t>},
+    {ScaleFp8<float>, ScaleFp8<bfloat16_t>, ScaleFp8<float16_t>},
+    {DivideFp8<float>, DivideFp8<bfloat16_t>, DivideFp8<float16_t>},
 };
 
 }  // namespace vk::VK_TIER

@@ -40,3 +40,5 @@ VK_BIND(CPU, sample_recovered_tokens_kernel_impl, vk_cpu_sample_recovered_tokens
 VK_BIND(CPU, eagle_prepare_inputs_padded_kernel_impl, vk_cpu_eagle_prepare_inputs);
 VK_BIND(CPU, eagle_prepare_next_token_padded_kernel_impl, vk_cpu_eagle_prepare_next_token);
 VK_BIND(CPU, eagle_step_slot_mapping_metadata_kernel_impl, vk_cpu_eagle_step_slot_mapping);
+VK_BIND(CPU, copy_and_expand_eagle_inputs_kernel_impl, vk_cpu_copy_and_expand_eagle_inputs);
+VK_BIND(CPU, copy_and_expand_dflash_inputs_kernel_impl, vk_cpu_copy_and_expand_dflash_inputs);

@@ -62,3 +62,39 @@ def _drafting(ops: Any, dtype: torch.dtype) -> list[Tensor]:
         torch.tensor([8, 29, 63]), table, lengths, moved, slots, 16, 64, -1
     )
     return [index, rejected, token, count, moved, slots, lengths]
+
+
+@check("copy_and_expand_eagle_inputs_kernel_impl", dtypes=(torch.int64,))
+def _expanded(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Three requests of three, one and four tokens, of which one, none and two are rejected."""
+    ids, positions, next_ids = torch.randint(99, (8,)), torch.arange(8) + 5, torch.tensor([7, 8, 9])
+    starts, ends = torch.tensor([0, 3, 4, 8]).int(), torch.tensor([1, 3, 5]).int()
+    results: list[Tensor] = []
+    for shift in (True, False):
+        size = 8 + 3 * (4 - shift)
+        out = [torch.zeros(size, dtype=dtype) for _ in range(2)]
+        masks = [torch.zeros(size, dtype=torch.bool) for _ in range(2)]
+        places = [torch.zeros(size, dtype=torch.int32) for size in (12, 8)]
+        ops.copy_and_expand_eagle_inputs_kernel_impl(
+            ids, positions, next_ids, *out, *masks, *places, starts, ends, 0, 50, 8, 4, shift
+        )
+        results += [*out, *masks, *places]
+    return results
+
+
+@check("copy_and_expand_dflash_inputs_kernel_impl", dtypes=(torch.int64,))
+def _queried(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """The same requests, the last of which ends behind its blocks."""
+    positions, table = torch.arange(8) * 5 + 9, torch.randint(50, (3, 3)).int()
+    starts, rejected = torch.tensor([0, 3, 4, 8]).int(), torch.tensor([1, 0, 2])
+    results: list[Tensor] = []
+    for lost in (rejected, None):
+        ids, query, query_slots = (torch.zeros(12, dtype=dtype) for _ in range(3))
+        context, slots = (torch.zeros(8, dtype=dtype) for _ in range(2))
+        index = torch.zeros(9, dtype=torch.int32)
+        ops.copy_and_expand_dflash_inputs_kernel_impl(
+            torch.tensor([7, 8, 9]), positions, ids, context, query, slots, query_slots, index,
+            table, starts, lost, 50, 16, 4, 3, 8, lost is not None,
+        )  # fmt: skip
+        results += [ids, context, query, slots, query_slots, index]
+    return results

@@ -145,7 +145,10 @@ def static_scaled_fp8_quant(
 def dynamic_scaled_fp8_quant(
     result: torch.Tensor, input: torch.Tensor, scale: torch.Tensor
 ) -> None:
-    """The same with one scale, measured and written: max |x| / 448. Zeros have scale 0."""
+    """The same with one scale, measured and written: max |x| / 448. Zeros have scale 0.
+
+    With a NaN the result is unspecified.
+    """
     largest = input.abs().amax().float() if input.numel() else torch.zeros(())
     scale.fill_(divided(largest, 448))
     static_scaled_fp8_quant(result, input, scale)
@@ -156,7 +159,8 @@ def dynamic_per_token_scaled_fp8_quant(
 ) -> None:
     """``result = input / scale`` as float8_e4m3fn, with a measured scale for each row.
 
-    ``scale``: float32 [tokens, 1], written: max |x|, at most ``scale_ub``, over 448.
+    ``scale``: float32 [tokens, 1], written: max |x|, at most ``scale_ub``, over 448. A row with a
+    NaN has an unspecified result.
     """
     x = input.float()
     if x.numel() == 0:

@@ -76,6 +76,77 @@ def test_step_from_the_largest_numbers(tier: str) -> None:
     assert slots.tolist() == [-1, -1, int32**2 + 62, int32**2 + 1, -1]
 
 
+def _expanded(size: int, slots: int, requests: int, total: int) -> dict[int, torch.Tensor]:
+    """Outputs of the expansion, with room behind them."""
+    return {
+        3: torch.full((size + 2,), 77),
+        4: torch.full((size + 2,), 77),
+        5: torch.ones(size + 2, dtype=torch.bool),
+        6: torch.ones(size + 2, dtype=torch.bool),
+        7: torch.full((requests * slots + 2,), 77, dtype=torch.int32),
+        8: torch.full((total + 2,), 77, dtype=torch.int32),
+    }
+
+
+@pytest.mark.parametrize("requests", REQUESTS)
+@pytest.mark.parametrize("slots", [1, 4])
+@pytest.mark.parametrize("shift", [True, False])
+def test_expand_for_parallel_drafting(tier: str, requests: int, slots: int, shift: bool) -> None:
+    lengths = torch.arange(requests) * 3 % 7 + 1
+    starts = torch.cat((torch.zeros(1), lengths.cumsum(0))).int()
+    ends = starts[1:] - 1 - torch.minimum(torch.arange(requests) % 3, lengths - 1).int()
+    total = int(starts[-1])
+    same(
+        "copy_and_expand_eagle_inputs_kernel_impl",
+        _expanded(total + requests * (slots - shift), slots, requests, total),
+        (torch.arange(total + 3) + 1000, torch.arange(total + 3) * 5, torch.arange(requests) + 500,
+         *[None] * 6, starts, ends, -9, 300, total + 1, slots, shift),
+    )  # fmt: skip
+
+
+def test_expand_as_it_is_described(tier: str) -> None:
+    """Two requests, of three tokens with one rejected and of one; three more slots each."""
+    ids, positions = torch.tensor([10, 11, 12, 20]), torch.tensor([5, 6, 7, 40])
+    starts, ends = torch.tensor([0, 3, 4]).int(), torch.tensor([1, 3]).int()
+    outputs = _expanded(8, 3, 2, 4)
+    ops.copy_and_expand_eagle_inputs_kernel_impl(
+        ids, positions, torch.tensor([91, 92]), *outputs.values(), starts, ends, 0, 99, 4, 3, True
+    )
+    assert outputs[3].tolist() == [11, 91, 99, 99, 0, 92, 99, 99, 77, 77]
+    assert outputs[4].tolist() == [5, 6, 7, 8, 0, 40, 41, 42, 77, 77]
+    assert outputs[5].tolist() == [False] * 4 + [True] + [False] * 3 + [True] * 2
+    assert outputs[6].tolist() == [*[False] * 2, True, True, *[False] * 2, *[True] * 4]
+    assert outputs[7].tolist() == [1, 2, 3, 5, 6, 7, 77, 77]
+    assert outputs[8].tolist() == [0, 1, 2, 5, 77, 77]
+
+
+@pytest.mark.parametrize("requests", REQUESTS)
+@pytest.mark.parametrize("rejected", [True, False])
+@pytest.mark.parametrize(("queries", "speculated"), [(1, 0), (4, 3), (3, 5)])
+def test_query_masked_tokens(
+    tier: str, requests: int, rejected: bool, queries: int, speculated: int
+) -> None:
+    lengths = torch.arange(requests) * 3 % 7 + 1
+    starts = torch.cat((torch.zeros(1), lengths.cumsum(0))).int()
+    total = int(starts[-1])
+    asked = requests * queries
+    lost = torch.arange(requests) % 4 if rejected else None
+    same(
+        "copy_and_expand_dflash_inputs_kernel_impl",
+        {
+            2: torch.full((asked + 2,), 77),
+            3: torch.full((total + 2,), 77),
+            4: torch.full((asked + 2,), 77),
+            5: torch.full((total + 2,), 77),
+            6: torch.full((asked + 2,), 77),
+            7: torch.full((requests * speculated + 2,), 77, dtype=torch.int32),
+        },
+        (torch.arange(requests) + 500, torch.arange(total + 1) * 3 % 67, *[None] * 6,
+         torch.randint(99, (requests + 1, 5)).int()[:, :4], starts, lost, 300, 16, queries,
+         speculated, total, rejected),
+    )  # fmt: skip
+
+
 def test_bad_input(tier: str, subtests: pytest.Subtests) -> None:
     two = torch.zeros(2, dtype=torch.int64)
     short, mask = torch.zeros(3, dtype=torch.int32), torch.zeros(2, dtype=torch.bool)
@@ -105,6 +176,43 @@ def test_bad_input(tier: str, subtests: pytest.Subtests) -> None:
         (step, (two, table, short, two, two[:1], 16, 64, -1), "out_slot_mapping has shape"),
         (step, (two - 2, table, short, two, two, 16, 64, -1), "positions has -2 at index 0"),
     ]
+    expand = "copy_and_expand_eagle_inputs_kernel_impl"
+    starts, ends = torch.tensor([0, 2, 4]).int(), torch.tensor([1, 3]).int()
+    four, eight = torch.zeros(4, dtype=torch.int64), torch.zeros(8, dtype=torch.int64)
+    places, flags = torch.zeros(6, dtype=torch.int32), torch.zeros(8, dtype=torch.bool)
+    good = (four, four, two, eight, eight, flags, flags, places, places, starts, ends, 0, 9, 4, 3)
+    for at, value, message in (
+        (0, four[:3], r"target_token_ids has shape \[3\], want at least 4"),
+        (1, four - 1, "target_positions has -1 at index 0"),
+        (3, eight[:7], r"out_input_ids has shape \[7\], want at least 8"),
+        (5, eight, "out_is_rejected_token_mask is int64"),
+        (7, places[:5], "out_new_token_indices has shape"),
+        (8, places[:3], "out_hidden_state_mapping has shape"),
+        (9, starts[:2], "query_start_loc has shape"),
+        (9, torch.tensor([0, 2, 2]).int(), "query_start_loc has 2 at indices 1 and 2"),
+        (10, torch.tensor([2, 3]).int(), "query_end_loc has 2 at index 0, want 0 to 1"),
+        (10, torch.tensor([-1, 3]).int(), "query_end_loc has -1 at index 0, want 0 to 1"),
+        (13, 3, "query_start_loc ends at 4, want at most the 3 tokens"),
+        (14, 0, "num_padding_slots_per_request is 0"),
+        (14, 2**31 - 1, "2 requests of 2147483646 tokens pass int32"),
+    ):
+        cases.append((expand, (*good[:at], value, *good[at + 1 :], True), message))
+    query = "copy_and_expand_dflash_inputs_kernel_impl"
+    good = (two, four, eight, four, eight, four, eight, places, table, starts, two, 9, 16, 4, 3, 4)
+    for at, value, message in (
+        (0, two[:1], "next_token_ids has shape"),
+        (1, four - 1, "target_positions has -1 at index 0"),
+        (4, eight[:7], "out_query_positions has shape"),
+        (7, places[:5], "out_token_indices has shape"),
+        (8, table[:1], "block_table has shape"),
+        (8, table[:, :0], "block_table has shape"),
+        (10, two - 1, "num_rejected_tokens has -1 at index 0"),
+        (12, 0, "block_size is 0"),
+        (13, 0, "num_query_per_req is 0"),
+        (14, 2, "num_speculative_tokens is 2, want 3 to"),
+        (15, 3, "query_start_loc ends at 4, want at most the 3 tokens"),
+    ):
+        cases.append((query, (*good[:at], value, *good[at + 1 :], True), message))
     for name, arguments, message in cases:
         own = [one.clone() if isinstance(one, torch.Tensor) else one for one in arguments]
         with (

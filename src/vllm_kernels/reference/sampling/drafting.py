@@ -88,3 +88,120 @@ def eagle_step_slot_mapping_metadata_kernel_impl(
     out_slot_mapping[count:] = PAD_ID
     grown = torch.where(beyond, 1, seq_lens[:count].long() + 1)
     seq_lens[:count] = grown.clamp_max(max_model_len).to(torch.int32)
+
+
+def copy_and_expand_eagle_inputs_kernel_impl(
+    target_token_ids: torch.Tensor,
+    target_positions: torch.Tensor,
+    next_token_ids: torch.Tensor,
+    out_input_ids: torch.Tensor,
+    out_positions: torch.Tensor,
+    out_is_rejected_token_mask: torch.Tensor,
+    out_is_masked_token_mask: torch.Tensor,
+    out_new_token_indices: torch.Tensor,
+    out_hidden_state_mapping: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    query_end_loc: torch.Tensor,
+    padding_token_id: int,
+    parallel_drafting_token_id: int,
+    total_input_tokens: int,
+    num_padding_slots_per_request: int,
+    shift_input_ids: bool,
+) -> None:
+    """Give each request its accepted tokens, the sampled one, drafted ones and padding.
+
+    Args:
+        target_token_ids: [tokens], int64, as ``target_positions``, of which the first counts.
+        next_token_ids: [requests], int64: the sampled tokens.
+        out_input_ids: [tokens + requests (slots - shift)], int64, written, as ``out_positions``
+            and the two masks: of what is rejected, and of what is drafted.
+        out_new_token_indices: [requests slots], int32, written: where the sampled token and the
+            drafted ones lie.
+        out_hidden_state_mapping: [tokens], int32, written with ``shift_input_ids``: where the
+            hidden state of each token goes.
+        query_start_loc: [requests + 1], int32.
+        query_end_loc: [requests], int32: the last accepted token of each.
+        total_input_tokens: At least the last of ``query_start_loc``.
+        num_padding_slots_per_request: ``slots``: the sampled token and the drafted ones.
+        shift_input_ids: Whether a request's first token is left out.
+    """
+    shift, slots = int(shift_input_ids), num_padding_slots_per_request
+    for request, end in enumerate(query_end_loc.tolist()):
+        start, behind = query_start_loc[request : request + 2].tolist()
+        accepted = target_token_ids[start + shift : end + 1]
+        drafted = accepted.new_full((slots - 1,), parallel_drafting_token_id)
+        padding = accepted.new_full((behind - end - 1,), padding_token_id)
+        new = next_token_ids[request : request + 1]
+        ids = torch.cat((accepted, new, drafted, padding))
+        place = torch.arange(len(ids))
+        rejected, first = place >= len(accepted) + slots, start + request * (slots - shift)
+        at = slice(first, first + len(ids))
+        out_input_ids[at] = ids
+        out_positions[at] = torch.where(rejected, 0, target_positions[start] + place)
+        out_is_rejected_token_mask[at] = rejected
+        out_is_masked_token_mask[at] = (place > len(accepted)) & ~rejected
+        indices = first + len(accepted) + torch.arange(slots)
+        out_new_token_indices[request * slots : (request + 1) * slots] = indices.int()
+        if shift_input_ids:
+            out_hidden_state_mapping[start:behind] = first + torch.arange(behind - start).int()
+
+
+def copy_and_expand_dflash_inputs_kernel_impl(
+    next_token_ids: torch.Tensor,
+    target_positions: torch.Tensor,
+    out_input_ids: torch.Tensor,
+    out_context_positions: torch.Tensor,
+    out_query_positions: torch.Tensor,
+    out_context_slot_mapping: torch.Tensor,
+    out_query_slot_mapping: torch.Tensor,
+    out_token_indices: torch.Tensor,
+    block_table: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    num_rejected_tokens: torch.Tensor | None,
+    parallel_drafting_token_id: int,
+    block_size: int,
+    num_query_per_req: int,
+    num_speculative_tokens: int,
+    total_input_tokens: int,
+    has_num_rejected: bool,
+) -> None:
+    """Let each request query the sampled token and masked ones behind its last accepted token.
+
+    Args:
+        next_token_ids: [requests], int64: the sampled tokens.
+        target_positions: [tokens], int64.
+        out_input_ids: [requests num_query_per_req], int64, written, as ``out_query_positions`` and
+            ``out_query_slot_mapping``.
+        out_context_positions: [tokens], int64, written, as ``out_context_slot_mapping``.
+        out_token_indices: [requests num_speculative_tokens], int32, written: where the masked
+            tokens lie.
+        block_table: [requests, blocks], int32; what lies behind it is in its last block.
+        query_start_loc: [requests + 1], int32.
+        num_rejected_tokens: [requests], int64: of the last tokens, where ``has_num_rejected``.
+        total_input_tokens: At least the last of ``query_start_loc``.
+    """
+    count = num_query_per_req
+    for request, new in enumerate(next_token_ids[: len(query_start_loc) - 1].tolist()):
+        start, behind = query_start_loc[request : request + 2].tolist()
+        accepted = behind
+        if has_num_rejected and num_rejected_tokens is not None:
+            accepted -= int(num_rejected_tokens[request])
+        context = target_positions[start:behind]
+        query = target_positions[max(accepted, start + 1) - 1] + 1 + torch.arange(count)
+
+        def slots(
+            positions: torch.Tensor, row: torch.Tensor = block_table[request]
+        ) -> torch.Tensor:
+            block = (positions // block_size).clamp_max(len(row) - 1)
+            return row.long()[block] * block_size + positions % block_size
+
+        at = slice(request * count, (request + 1) * count)
+        out_context_positions[start:behind] = context
+        out_context_slot_mapping[start:behind] = slots(context)
+        out_query_positions[at] = query
+        out_query_slot_mapping[at] = slots(query)
+        out_input_ids[at] = parallel_drafting_token_id
+        out_input_ids[request * count] = new
+        first = request * num_speculative_tokens
+        masked = torch.arange(request * count + 1, (request + 1) * count)
+        out_token_indices[first : first + count - 1] = masked.int()

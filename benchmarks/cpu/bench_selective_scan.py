@@ -1,0 +1,107 @@
+"""Selective state spaces against the recurrence in PyTorch, eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.harness import Call, Case, compiled, load, main
+
+ops = torch.ops.vllm_kernels
+
+# Of Mamba2 2.7B: 80 heads of 64 rows in one group, states of 128.
+HEADS, ROWS, STATE = 80, 64, 128
+SEQUENCES = (1, 8)
+PROMPTS = (128, 1024)
+
+
+def step(
+    state: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+) -> torch.Tensor:
+    """One token of [sequences, heads, ...]; the state is replaced."""
+    decay = (a * dt).exp()[..., None, None]
+    input_ = (x.float() * dt[..., None])[..., None] * b.float()[:, :, None]
+    state.copy_(state * decay + input_)
+    return (state * c.float()[:, :, None]).sum(-1)
+
+
+def prompt(
+    state: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+) -> torch.Tensor:
+    """:func:`step`, token after token."""
+    tokens = range(len(x))
+    return torch.cat(
+        [step(state, x[t : t + 1], dt[t : t + 1], a, b[t : t + 1], c[t : t + 1]) for t in tokens]
+    )
+
+
+def _inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    b, c = torch.randn(2, tokens, 1, STATE).bfloat16()
+    return torch.randn(tokens, HEADS, ROWS).bfloat16(), b, c
+
+
+def _next(sequences: int) -> Case:
+    def make() -> dict[str, Call]:
+        x, b, c = _inputs(sequences)
+        dt, bias, a = (
+            torch.randn(sequences, HEADS).bfloat16(),
+            torch.zeros(HEADS),
+            -torch.ones(HEADS),
+        )
+        states, out = torch.zeros(sequences, HEADS, ROWS, STATE), torch.empty_like(x)
+        other, steps = states.clone(), F.softplus(dt.float())
+        slots = torch.arange(sequences, dtype=torch.int32)
+        return {
+            "ours": lambda: ops.selective_state_update_cpu(
+                states, x, dt, a, b, c, None, None, bias, True, slots, slots, -1, out, None, None
+            ),
+            "eager": lambda: step(other, x, steps, a, b, c),
+            "compile": compiled(step, other, x, steps, a, b, c),
+        }
+
+    moved = 2 * sequences * HEADS * ROWS * STATE * 4
+    return Case(
+        "selective_state_update", {"sequences": sequences}, "bf16", make, load(sequences),
+        bytes_moved=moved,
+    )  # fmt: skip
+
+
+def _prompt(tokens: int) -> Case:
+    def make() -> dict[str, Call]:
+        x, b, c = _inputs(tokens)
+        dt, a, out = torch.rand(tokens, HEADS), -torch.ones(HEADS), torch.empty_like(x)
+        states = torch.zeros(1, HEADS, ROWS, STATE)
+        other, starts = states.clone(), torch.tensor([0, tokens], dtype=torch.int32)
+        return {
+            "ours": lambda: ops.mamba_chunk_scan_fwd_cpu(
+                out, states, x, dt, a, b, c, None, None, starts
+            ),
+            "eager": lambda: prompt(other, x, dt, a, b, c),
+        }
+
+    flops = 5 * tokens * HEADS * ROWS * STATE
+    return Case("mamba_chunk_scan", {"tokens": tokens}, "bf16", make, load(tokens), flops=flops)
+
+
+def cases() -> Iterator[Case]:
+    for sequences in SEQUENCES:
+        yield _next(sequences)
+    for tokens in PROMPTS:
+        yield _prompt(tokens)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("cpu", "selective_scan", cases))

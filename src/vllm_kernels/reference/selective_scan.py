@@ -1,0 +1,154 @@
+"""References of selective state spaces (Gu and Dao 2023; Dao and Gu 2024)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+
+def _per_row(value: torch.Tensor | None, dim: int) -> torch.Tensor | None:
+    """[..., heads, dim] in float32, of [..., heads] or that."""
+    if value is None:
+        return None
+    wide = value.float()
+    return wide if wide.shape[-1] == dim and wide.dim() > 1 else wide[..., None].expand(-1, dim)
+
+
+def _spread(dt: torch.Tensor, dim: int) -> torch.Tensor:
+    """[tokens, heads, dim] in float32."""
+    return (dt if dt.dim() == 3 else dt[..., None]).float().expand(-1, -1, dim)
+
+
+def _decay(a: torch.Tensor) -> torch.Tensor:
+    """[heads, 1, 1] or [heads, dim, dstate] in float32."""
+    return (a if a.dim() == 3 else a[:, None, None]).float()
+
+
+class _Scan:
+    """What the tokens of a call have in common."""
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        dt: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        c: torch.Tensor,
+        d: torch.Tensor | None,
+        z: torch.Tensor | None,
+    ) -> None:
+        group = x.shape[1] // b.shape[1]
+        self.x, self.dt, self.a = x.float(), dt, _decay(a)
+        # [tokens, heads, 1, dstate]: the same for all rows of a head.
+        self.b = b.float().repeat_interleave(group, 1)[:, :, None]
+        self.c = c.float().repeat_interleave(group, 1)[:, :, None]
+        self.d, self.z = _per_row(d, x.shape[2]), z
+        self.ungated = torch.empty(0)
+
+    def step(self, state: torch.Tensor, token: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The state behind a token, [heads, dim, dstate], and its result, [heads, dim]."""
+        step, x = self.dt[token][:, :, None], self.x[token]
+        state = state * (self.a * step).exp() + (x[:, :, None] * step) * self.b[token]
+        y = (state * self.c[token]).sum(-1)
+        if self.d is not None:
+            y = y + self.d * x
+        self.ungated = y
+        return state, y if self.z is None else y * F.silu(self.z[token].float())
+
+
+def mamba_chunk_scan_fwd_cpu(
+    out: torch.Tensor,
+    final_states: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,  # noqa: N803  the engine's names
+    B: torch.Tensor,  # noqa: N803
+    C: torch.Tensor,  # noqa: N803
+    D: torch.Tensor | None,  # noqa: N803
+    z: torch.Tensor | None,
+    cu_seqlens: torch.Tensor,
+) -> None:
+    """By token: S = exp(A dt) S + x dt B, out = S . C + D x, times silu(z) with ``z``.
+
+    Args:
+        out: [tokens, heads, dim], written; as ``x`` and ``z``, float32, bfloat16 or float16.
+        final_states: [sequences, heads, dim, dstate], float32: the first states, and afterwards
+            the last ones.
+        dt: [tokens, heads] or [tokens, heads, dim], float32 or the dtype of ``x``, as all below.
+        A: [heads] or [heads, dim, dstate].
+        B: [tokens, groups, dstate], as ``C``.
+        D: [heads] or [heads, dim].
+        cu_seqlens: [sequences + 1], int32.
+    """
+    scan = _Scan(x, _spread(dt, x.shape[2]), A, B, C, D, z)
+    bounds = cu_seqlens.tolist()
+    for s, (first, behind) in enumerate(itertools.pairwise(bounds)):
+        for token in range(first, behind):
+            state, y = scan.step(final_states[s], token)
+            final_states[s] = state
+            out[token] = y
+
+
+def selective_state_update_cpu(
+    state: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,  # noqa: N803  the engine's names
+    B: torch.Tensor,  # noqa: N803
+    C: torch.Tensor,  # noqa: N803
+    D: torch.Tensor | None,  # noqa: N803
+    z: torch.Tensor | None,
+    dt_bias: torch.Tensor | None,
+    dt_softplus: bool,
+    state_batch_indices: torch.Tensor | None,
+    dst_state_batch_indices: torch.Tensor | None,
+    null_block_id: int,
+    out: torch.Tensor,
+    num_accepted_tokens: torch.Tensor | None,
+    cu_seqlens: torch.Tensor | None,
+) -> None:
+    """The same for next tokens, with states in slots, and dt = softplus(dt + dt_bias).
+
+    Args:
+        state: [slots, heads, dim, dstate], float32 or the dtype of ``x``, in place.
+        dt_bias: [heads] or [heads, dim].
+        state_batch_indices: [sequences] or [sequences, columns], int32: the slot that a sequence
+            begins with; of ``null_block_id``, none: the sequence is skipped. None: its number.
+        dst_state_batch_indices: The same for the last state, which ``null_block_id`` drops. None:
+            as ``state_batch_indices``.
+        num_accepted_tokens: [sequences], int32: the sequence begins with the slot of that column,
+            less one, and the state behind its token t goes to column t.
+        cu_seqlens: [sequences + 1], int32. None: a token each.
+    """
+    dim = x.shape[2]
+    step = _spread(dt, dim)
+    bias = _per_row(dt_bias, dim)
+    if bias is not None:
+        step = step + bias
+    scan = _Scan(x, F.softplus(step) if dt_softplus else step, A, B, C, D, z)
+    bounds = list(range(len(x) + 1)) if cu_seqlens is None else cu_seqlens.tolist()
+
+    def slots(indices: torch.Tensor | None, s: int) -> list[int]:
+        return [s] if indices is None else indices[s].reshape(-1).tolist()
+
+    for s, (first, behind) in enumerate(itertools.pairwise(bounds)):
+        if first == behind:
+            continue
+        read = slots(state_batch_indices, s)
+        drafted = num_accepted_tokens is not None and dst_state_batch_indices is not None
+        column = 0
+        if num_accepted_tokens is not None and state_batch_indices is not None:
+            column = max(int(num_accepted_tokens[s]) - 1, 0)
+        if state_batch_indices is not None and read[column] == null_block_id:
+            continue
+        none = None if dst_state_batch_indices is None else null_block_id
+        written = slots(dst_state_batch_indices, s) if none is not None else [read[column]]
+        current = state[read[column]].float()
+        for token in range(first, behind):
+            current, y = scan.step(current, token)
+            out[token] = y
+            to = written[token - first] if drafted else written[0]
+            if (drafted or token == behind - 1) and to != none:
+                state[to] = current
