@@ -11,7 +11,8 @@
 extern "C" {
 
 // output[m, n] = sum_k input[m, k] * scales[g(k), n] * (q[k, n] - zeros[g(k), n]) + bias[n], summed
-// in float32, where g(k) = g_idx[k], or k / (K / G) without g_idx.
+// in float32, where g(k) = g_idx[k], or k / (K / G) without g_idx. Few rows of 16-bit inputs may be
+// rounded to 2^-15 of the largest value of their group (wna16_arithmetic.h).
 //   output: [M, N], input: [M, K], float32 | bfloat16 | float16, last dimension contiguous
 //   q_weight: [N / 16, 2 K] int32, contiguous: 16 columns' values of one k in two words, column
 //     16 i + 8 w + j in bits 4 j .. 4 j + 3 of word w. N is a multiple of 16.

@@ -3,14 +3,10 @@
 //
 // Words are read as they lie in memory: lane i holds the eight columns 8 (i % 2) ... of value i / 2
 // of K. Each position in the words has a vector of sums of its own, one sum for each lane, so that
-// a weight costs a mask, a conversion and a multiplication, or on AVX512-BF16 a look-up and half a
-// product. Sums are of a * q; what zero points take away follows from the sum of a, group by group.
+// a weight costs a mask, a conversion and a multiplication, or less (wna16_arithmetic.h). Sums are
+// of a * q; what zero points take away follows from the sum of a, group by group.
 #ifndef VLLM_KERNELS_CPU_WNA16_WNA16_GROUPS_H_
 #define VLLM_KERNELS_CPU_WNA16_WNA16_GROUPS_H_
-
-#if defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
 
 #include <cstring>
 
@@ -18,13 +14,10 @@
 #include "cpu/round.h"
 #include "cpu/vec.h"
 #include "cpu/wna16/wna16.h"
+#include "cpu/wna16/wna16_arithmetic.h"
 
 namespace vk::VK_TIER {
 namespace {
-
-constexpr size_t kPositions = 8, kPositionBits = 4, kHalfPositions = kPositions / 2;
-// Values of K in a vector of words.
-constexpr size_t kVectorDepth = kFloatLanes / 2;
 
 template <size_t kValue>
 struct Index {
@@ -38,115 +31,6 @@ HWY_INLINE void ForIndices(const Body& body) {
     ForIndices<kFirst + 1, kEnd>(body);
   }
 }
-
-HWY_INLINE VF WordsToFloat(VU32 words) {
-  return hn::ConvertTo(DF(), hn::BitCast(hn::RebindToSigned<DF>(), words));
-}
-
-// An arithmetic says how kStep values of K are multiplied: `Words` holds their weights, of which
-// `Value<p>` is what position p gives, times Factor(p); Pack lays out `depth` values of a row so
-// that `Row` has the lanes of Words.
-struct GroupsF32 {
-  using Row = VF;
-  static constexpr size_t kStep = kVectorDepth, kPackedBytes = 2 * sizeof(float);
-  // Masked values keep their place in a half of a word.
-  static constexpr float Factor(size_t position) {
-    return static_cast<float>(1u << position % kHalfPositions * kPositionBits);
-  }
-
-  class Words {
-   public:
-    HWY_INLINE explicit Words(const uint32_t* from)
-        : low_(hn::LoadU(DU(), from)), high_(hn::ShiftRight<16>(low_)) {}
-    template <size_t kPosition>
-    HWY_INLINE VF Value() const {
-      constexpr uint32_t kMask = 15u << kPosition % kHalfPositions * kPositionBits;
-      return WordsToFloat(hn::And(kPosition < kHalfPositions ? low_ : high_, hn::Set(DU(), kMask)));
-    }
-
-   private:
-    using DU = hn::RebindToUnsigned<DF>;
-    VU32 low_, high_;
-  };
-
-  template <class T>
-  static void Pack(char* to, const T* in, size_t depth) {
-    float* out = reinterpret_cast<float*>(to);
-    ForVectors(depth, [=](size_t i, size_t n) VK_INLINE_LAMBDA {
-      const VF values = LoadUpTo(in + i, n);
-      if (HWY_LIKELY(n == kFloatLanes)) {
-        hn::StoreInterleaved2(values, values, DF(), out + 2 * i);
-        return;
-      }
-      alignas(64) float near[2 * kFloatLanes];
-      hn::StoreInterleaved2(values, values, DF(), near);
-      std::memcpy(out + 2 * i, near, 2 * n * sizeof(float));
-    });
-  }
-  static HWY_INLINE Row Load(const char* from) {
-    return hn::LoadU(DF(), reinterpret_cast<const float*>(from));
-  }
-  static HWY_INLINE VF Add(VF sum, Row a, VF weight) { return hn::MulAdd(a, weight, sum); }
-  static HWY_INLINE VF AddRow(VF sum, Row a) { return hn::Add(sum, a); }
-};
-
-#if defined(__AVX512BF16__)
-// Two vectors of words, whose values of K make pairs of bfloat16. Integers from 0 to 15 are exact.
-struct GroupsBf16 {
-  using Row = __m512bh;
-  static constexpr size_t kStep = 2 * kVectorDepth, kPackedBytes = 2 * sizeof(hwy::bfloat16_t);
-  static constexpr float Factor(size_t) { return 1.0f; }
-
-  class Words {
-   public:
-    HWY_INLINE explicit Words(const uint32_t* from) {
-      const __m512i first = _mm512_loadu_si512(from);
-      const __m512i second = _mm512_loadu_si512(from + kFloatLanes);
-      constexpr __mmask32 kUpper = 0xAAAAAAAAu;
-      low_ = _mm512_mask_blend_epi16(kUpper, first, _mm512_slli_epi32(second, 16));
-      high_ = _mm512_mask_blend_epi16(kUpper, _mm512_srli_epi32(first, 16), second);
-    }
-    // A look-up uses the low five bits of an index. The table repeats, so that the fifth bit, which
-    // belongs to the neighbour, does not matter.
-    template <size_t kPosition>
-    HWY_INLINE __m512bh Value() const {
-      constexpr size_t kShift = kPosition % kHalfPositions * kPositionBits;
-      const __m512i half = kPosition < kHalfPositions ? low_ : high_;
-      return (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(half, kShift), Integers());
-    }
-
-   private:
-    static HWY_INLINE __m512i Integers() {
-      // 0 to 15.
-      const __m256i once =
-          _mm256_setr_epi16(0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0, 0x4100,
-                            0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170);
-      return _mm512_broadcast_i64x4(once);
-    }
-    __m512i low_, high_;
-  };
-
-  // In each step the pairs of values k and k + kVectorDepth, each pair twice.
-  template <class T>
-  static void Pack(char* to, const T* from, size_t depth) {
-    const uint16_t* in = reinterpret_cast<const uint16_t*>(from);
-    uint16_t* out = reinterpret_cast<uint16_t*>(to);
-    for (size_t k = 0; k < depth; k += kStep) {
-      for (size_t i = 0; i < kVectorDepth; ++i, out += 4) {
-        out[0] = out[2] = in[k + i];
-        out[1] = out[3] = in[k + kVectorDepth + i];
-      }
-    }
-  }
-  static HWY_INLINE Row Load(const char* from) { return (__m512bh)_mm512_loadu_si512(from); }
-  static HWY_INLINE VF Add(VF sum, Row a, __m512bh weight) {
-    return VF{_mm512_dpbf16_ps(sum.raw, a, weight)};
-  }
-  static HWY_INLINE VF AddRow(VF sum, Row a) {
-    return VF{_mm512_dpbf16_ps(sum.raw, a, (__m512bh)_mm512_set1_epi32(0x3F803F80))};
-  }
-};
-#endif
 
 // Sums that registers hold beside weights, activations and masks.
 constexpr size_t kRegisterSums = kManyRegisters ? 16 : 8;
@@ -166,7 +50,17 @@ constexpr size_t kWordsAhead = 12288;
 template <class Arithmetic>
 constexpr size_t kTurn = HWY_MAX(Arithmetic::kStep, size_t{8});
 
-// A packed row is what Arithmetic::Pack makes of it, then its sums over each group, lane by lane.
+// Values of K that are summed at once: a group, or parts of one that would be too large.
+template <class Arithmetic>
+constexpr size_t RunDepth(size_t group_size) {
+  return HWY_MIN(group_size, Arithmetic::kMostDepth);
+}
+
+// A packed row is what Arithmetic::Pack makes of it, then for each run:
+struct RowRun {
+  float sum, scale;  // of the run's values, and of them all
+};
+
 template <class Arithmetic>
 HWY_INLINE size_t SumsAt(size_t depth) {
   return RoundUp(depth * Arithmetic::kPackedBytes, size_t{64});
@@ -174,29 +68,41 @@ HWY_INLINE size_t SumsAt(size_t depth) {
 
 template <class Arithmetic>
 size_t PackedRowBytes(size_t depth, size_t group_size) {
-  return SumsAt<Arithmetic>(depth) + depth / group_size * kFloatLanes * sizeof(float);
+  const size_t runs = depth / group_size * CeilDiv(group_size, RunDepth<Arithmetic>(group_size));
+  return SumsAt<Arithmetic>(depth) + runs * sizeof(RowRun);
+}
+
+// Calls body(group, k, depth) for the runs of all groups.
+template <class Arithmetic, class Body>
+HWY_INLINE void ForRuns(size_t depth, size_t group_size, const Body& body) {
+  const size_t run = RunDepth<Arithmetic>(group_size);
+  for (size_t begin = 0, group = 0; begin < depth; begin += group_size, ++group) {
+    for (size_t k = 0; k < group_size; k += run) {
+      body(group, begin + k, HWY_MIN(run, group_size - k));
+    }
+  }
 }
 
 template <class Arithmetic, class T>
 void PackGroups(void* to, const void* from, size_t depth, size_t group_size) {
   char* packed = static_cast<char*>(to);
-  Arithmetic::template Pack<T>(packed, static_cast<const T*>(from), depth);
-  float* sums = reinterpret_cast<float*>(packed + SumsAt<Arithmetic>(depth));
-  for (size_t k = 0; k < depth; sums += kFloatLanes) {
-    VF sum = hn::Zero(DF());
-    for (const size_t end = k + group_size; k < end; k += Arithmetic::kStep) {
-      sum = Arithmetic::AddRow(sum, Arithmetic::Load(packed + k * Arithmetic::kPackedBytes));
+  const T* values = static_cast<const T*>(from);
+  RowRun* runs = reinterpret_cast<RowRun*>(packed + SumsAt<Arithmetic>(depth));
+  ForRuns<Arithmetic>(depth, group_size, [&](size_t, size_t k, size_t count) VK_INLINE_LAMBDA {
+    char* to_run = packed + k * Arithmetic::kPackedBytes;
+    runs->scale = Arithmetic::template Pack<T>(to_run, values + k, count);
+    typename Arithmetic::Sum sum = Arithmetic::Zero();
+    for (size_t i = 0; i < count; i += Arithmetic::kStep) {
+      sum = Arithmetic::AddRow(sum, Arithmetic::Load(to_run + i * Arithmetic::kPackedBytes));
     }
-    hn::StoreU(sum, DF(), sums);
-  }
+    // Every value is there for both columns of a position.
+    runs->sum = static_cast<float>(hn::ReduceSum(typename Arithmetic::DSum(), sum)) / 2;
+    ++runs;
+  });
 }
 
-// The bits of two words or floats in turn in all lanes, as the columns 8 (i % 2) + p lie.
-HWY_INLINE VU32 BothHalves(const void* two) {
-  uint64_t bits;
-  std::memcpy(&bits, two, sizeof(bits));
-  return hn::BitCast(hn::RebindToUnsigned<DF>(), hn::Set(hn::Repartition<uint64_t, DF>(), bits));
-}
+// Both columns of the positions from first / 2 on, as a block's sums lie.
+constexpr size_t kColumnVectors = kWna16Columns / kFloatLanes;
 
 // Scales and zero points of one block of columns in one group.
 template <class T>
@@ -211,16 +117,20 @@ class BlockGroup {
       hn::StoreInterleaved2(Widened(scales + i), Widened(scales + kPositions + i), d,
                             scales_ + 2 * i);
     }
-    if (has_zeros_) zeros_ = BothHalves(panel.zeros + group * panel.zeros_stride + 2 * block);
+    if (has_zeros_) {
+      std::memcpy(&zeros_, panel.zeros + group * panel.zeros_stride + 2 * block, sizeof(zeros_));
+    }
   }
-  HWY_INLINE VF Scale(size_t position) const {
-    return hn::BitCast(DF(), BothHalves(scales_ + 2 * position));
+  HWY_INLINE VF Scale(size_t vector) const {
+    return hn::Load(DF(), scales_ + vector * kFloatLanes);
   }
-  template <size_t kPosition>
-  HWY_INLINE VF Zero() const {
+  HWY_INLINE VF Zero(size_t vector) const {
     if (!has_zeros_) return hn::Set(DF(), 8.0f);
-    const VU32 shifted = hn::ShiftRight<kPosition * kPositionBits>(zeros_);
-    return WordsToFloat(hn::And(shifted, hn::Set(hn::RebindToUnsigned<DF>(), 15)));
+    const hn::RebindToUnsigned<DF> du;
+    const VU32 words = hn::BitCast(du, hn::Set(hn::Repartition<uint64_t, DF>(), zeros_));
+    const VU32 position = hn::ShiftRight<1>(hn::Iota(du, vector * kFloatLanes));
+    const VU32 shifted = hn::Shr(words, hn::Mul(position, hn::Set(du, kPositionBits)));
+    return WordsToFloat(hn::And(shifted, hn::Set(du, 15)));
   }
 
  private:
@@ -233,30 +143,34 @@ class BlockGroup {
     }
   }
 
-  alignas(64) float scales_[2 * kPositions];  // of both columns of a position
-  VU32 zeros_;
+  alignas(64) float scales_[kWna16Columns];
+  uint64_t zeros_;
   bool has_zeros_;
 };
-
-// A block's sums by row and position, lane by lane, scaled.
-using BlockTotals = float[kPositions][kFloatLanes];
 
 // kRows packed rows, from a value of K on.
 struct GroupRows {
   const char* values;
-  const char* sums;
+  const RowRun* runs;
   size_t stride;  // bytes, of both
+
+  HWY_INLINE const RowRun& run(size_t row) const {
+    return *reinterpret_cast<const RowRun*>(reinterpret_cast<const char*>(runs) + row * stride);
+  }
 };
 
-// Adds what a block's columns get from `depth` values of K that share a group, for the positions
-// from kFirst on.
-template <class Arithmetic, size_t kRows, size_t kFirst, class T>
-HWY_INLINE void AddGroup(const BlockGroup<T>& group, const uint32_t* words, const GroupRows& rows,
-                         size_t depth, BlockTotals* totals) {
+// A run's sums of one row, by position, lane by lane.
+template <class Arithmetic>
+using RunSums = typename Arithmetic::Sum[kPositions];
+
+// Sums up `depth` values of K for the positions from kFirst on.
+template <class Arithmetic, size_t kRows, size_t kFirst>
+HWY_INLINE void SumRun(const uint32_t* words, const GroupRows& rows, size_t depth,
+                       RunSums<Arithmetic>* sums) {
   constexpr size_t kCount = PositionsAtOnce(kRows);
-  VF sum[kRows][kCount];
+  typename Arithmetic::Sum sum[kRows][kCount];
   for (auto& row : sum) {
-    for (VF& value : row) value = hn::Zero(DF());
+    for (auto& value : row) value = Arithmetic::Zero();
   }
   for (size_t k = 0; k < depth; k += kTurn<Arithmetic>) {
     if constexpr (kFirst == 0) {
@@ -276,58 +190,89 @@ HWY_INLINE void AddGroup(const BlockGroup<T>& group, const uint32_t* words, cons
         constexpr size_t kPosition = decltype(position)::value;
         const auto weight = step.template Value<kPosition>();
         for (size_t r = 0; r < kRows; ++r) {
-          VF& to = sum[r][kPosition - kFirst];
+          auto& to = sum[r][kPosition - kFirst];
           to = Arithmetic::Add(to, a[r], weight);
         }
       });
     }
   }
-  ForIndices<kFirst, kFirst + kCount>([&](auto position) VK_INLINE_LAMBDA {
-    constexpr size_t kPosition = decltype(position)::value;
-    const VF zero = group.template Zero<kPosition>(), scale = group.Scale(kPosition);
-    const VF inverse = hn::Set(DF(), 1.0f / Arithmetic::Factor(kPosition));
-    for (size_t r = 0; r < kRows; ++r) {
-      const char* row_sum = rows.sums + r * rows.stride;
-      const VF product = hn::Mul(sum[r][kPosition - kFirst], inverse);
-      const VF shifted =
-          hn::NegMulAdd(zero, hn::LoadU(DF(), reinterpret_cast<const float*>(row_sum)), product);
-      float* to = totals[r][kPosition];
-      hn::StoreU(hn::MulAdd(shifted, scale, hn::LoadU(DF(), to)), DF(), to);
-    }
-  });
+  for (size_t r = 0; r < kRows; ++r) {
+    for (size_t i = 0; i < kCount; ++i) sums[r][kFirst + i] = sum[r][i];
+  }
   if constexpr (kFirst + kCount < kPositions) {
-    AddGroup<Arithmetic, kRows, kFirst + kCount>(group, words, rows, depth, totals);
+    SumRun<Arithmetic, kRows, kFirst + kCount>(words, rows, depth, sums);
   }
 }
 
-// Lanes of even and of odd index, summed: columns p and 8 + p of the block.
-HWY_INLINE void StoreTotals(const BlockTotals& totals, float* to) {
-  const hn::FixedTag<float, 4> d;
-  for (size_t position = 0; position < kPositions; ++position) {
-    auto sum = hn::LoadU(d, totals[position]);
-    for (size_t i = 4; i < kFloatLanes; i += 4) {
-      sum = hn::Add(sum, hn::LoadU(d, totals[position] + i));
+// Lanes of even and of odd index, summed, position after position.
+template <class D, class V>
+HWY_INLINE void FoldLanes(D d, const V* sums, V* columns) {
+  const auto pair = [=](size_t position) VK_INLINE_LAMBDA {
+    const hn::Repartition<uint64_t, D> d64;
+    const auto a = hn::BitCast(d64, sums[position]), b = hn::BitCast(d64, sums[position + 1]);
+    return V(hn::Add(hn::BitCast(d, hn::InterleaveLower(d64, a, b)),
+                     hn::BitCast(d, hn::InterleaveUpper(d64, a, b))));
+  };
+  const auto halves = [=](V a, V b) VK_INLINE_LAMBDA {
+    return V(hn::Add(hn::ConcatLowerLower(d, b, a), hn::ConcatUpperUpper(d, b, a)));
+  };
+  if constexpr (kFloatLanes == 4) {
+    for (size_t i = 0; i < 4; ++i) columns[i] = pair(2 * i);
+  } else if constexpr (kFloatLanes == 8) {
+    for (size_t i = 0; i < 2; ++i) columns[i] = halves(pair(4 * i), pair(4 * i + 2));
+  } else {
+    const V even = halves(pair(0), pair(4)), odd = halves(pair(2), pair(6));
+    columns[0] = hn::OddEvenBlocks(hn::Add(odd, hn::SwapAdjacentBlocks(odd)),
+                                   hn::Add(even, hn::SwapAdjacentBlocks(even)));
+  }
+}
+
+// Adds a run's sums to what the block's columns have, two columns of a position after the other.
+template <class Arithmetic, class T>
+HWY_INLINE void AddRun(const BlockGroup<T>& group, const RowRun& run, RunSums<Arithmetic>& sums,
+                       float* totals) {
+  Arithmetic::Settle(sums);
+  typename Arithmetic::Sum columns[kColumnVectors];
+  FoldLanes(typename Arithmetic::DSum(), sums, columns);
+  for (size_t i = 0; i < kColumnVectors; ++i) {
+    VF product = Arithmetic::ToFloat(columns[i]);
+    if (Arithmetic::kFactored) {
+      product = hn::Mul(product, hn::Load(DF(), kFactors<Arithmetic> + i * kFloatLanes));
     }
-    alignas(16) float four[4];
-    hn::Store(sum, d, four);
-    to[position] = four[0] + four[2];
-    to[kPositions + position] = four[1] + four[3];
+    const VF shifted = hn::NegMulAdd(group.Zero(i), hn::Set(DF(), run.sum), product);
+    VF scale = group.Scale(i);
+    if (Arithmetic::kScaled) scale = hn::Mul(scale, hn::Set(DF(), run.scale));
+    float* to = totals + i * kFloatLanes;
+    hn::Store(hn::MulAdd(shifted, scale, hn::Load(DF(), to)), DF(), to);
+  }
+}
+
+HWY_INLINE void StoreTotals(const float* totals, float* to) {
+  for (size_t position = 0; position < kPositions; ++position) {
+    to[position] = totals[2 * position];
+    to[kPositions + position] = totals[2 * position + 1];
   }
 }
 
 template <class Arithmetic, class T, size_t kRows>
 void MultiplyGroups(const Wna16Panel& panel, const char* rows, size_t row_stride, size_t depth,
                     float* sums) {
+  const RowRun* runs = reinterpret_cast<const RowRun*>(rows + SumsAt<Arithmetic>(depth));
   for (size_t block = 0; block < panel.blocks; ++block, sums += kWna16Columns) {
-    alignas(64) BlockTotals totals[kRows] = {};
+    alignas(64) float totals[kRows][kWna16Columns] = {};
     const uint32_t* words = panel.weights + block * panel.block_stride;
-    GroupRows part{rows, rows + SumsAt<Arithmetic>(depth), row_stride};
-    for (size_t k = 0, index = 0; k < depth; k += panel.group_size, ++index) {
-      AddGroup<Arithmetic, kRows, 0>(BlockGroup<T>(panel, block, index), words + 2 * k, part,
-                                     panel.group_size, totals);
-      part.values += panel.group_size * Arithmetic::kPackedBytes;
-      part.sums += kFloatLanes * sizeof(float);
-    }
+    GroupRows part{rows, runs, row_stride};
+    ForRuns<Arithmetic>(depth, panel.group_size,
+                        [&](size_t index, size_t k, size_t count) VK_INLINE_LAMBDA {
+                          const BlockGroup<T> group(panel, block, index);
+                          RunSums<Arithmetic> run_sums[kRows];
+                          SumRun<Arithmetic, kRows, 0>(words + 2 * k, part, count, run_sums);
+                          for (size_t r = 0; r < kRows; ++r) {
+                            AddRun<Arithmetic>(group, part.run(r), run_sums[r], totals[r]);
+                          }
+                          part.values += count * Arithmetic::kPackedBytes;
+                          ++part.runs;
+                        });
     for (size_t r = 0; r < kRows; ++r) StoreTotals(totals[r], sums + r * kPanel);
   }
 }

@@ -145,11 +145,13 @@ struct ByValue {
 template <class T>
 struct ByGroup {
 #if defined(__AVX512BF16__)
-  static constexpr bool kPairs = hwy::IsSame<T, hwy::bfloat16_t>();
-  using Arithmetic = hwy::If<kPairs, GroupsBf16, GroupsF32>;
+  using Half = hwy::If<hwy::IsSame<T, hwy::bfloat16_t>(), GroupsBf16, GroupsI16>;
+#elif HWY_ARCH_X86
+  using Half = GroupsI16;
 #else
-  using Arithmetic = GroupsF32;
+  using Half = GroupsF32;
 #endif
+  using Arithmetic = hwy::If<sizeof(T) == 2, Half, GroupsF32>;
   static constexpr size_t kGroupMultiple = kTurn<Arithmetic>;
   static size_t RowBytes(size_t depth, size_t group_size) {
     return PackedRowBytes<Arithmetic>(depth, group_size);

@@ -37,6 +37,8 @@ class Problem:
     zeros: torch.Tensor | None = None
     g_idx: torch.Tensor | None = None
     bias: torch.Tensor | None = None
+    # Of a row's largest activation: by how much any of them may be wrong.
+    rounding: float = 0.0
 
     def run(self, out: torch.Tensor | None = None) -> torch.Tensor:
         if out is None:
@@ -61,6 +63,8 @@ class Problem:
             exact = exact + self.bias.double()
         # The sums of the fast path cancel what a zero point adds: float32 errors go by `size`.
         rounded = EPS[self.a.dtype] * (self.a.double().abs() @ weight.abs() + exact.abs())
+        largest = self.a.double().abs().amax(-1, keepdim=True) if self.rounding else 0.0
+        rounded = rounded + self.rounding * largest * weight.abs().sum(0)
         bound = rounded + size * 2.0**-22 + torch.finfo(self.a.dtype).tiny
         got = self.run().double()
         wrong = ~((got - exact).abs() <= bound)
@@ -105,6 +109,54 @@ def test_shapes(
 @pytest.mark.parametrize("m", [*range(1, 20), 24, 25, 31, 32, 33, 64, 257])
 def test_rows(tier: str, dtype: torch.dtype, m: int) -> None:
     problem(m, 320, 64, 5, dtype, zeros=True).check()
+
+
+@pytest.mark.parametrize("shape", [(1, 1040, 64, 1), (2, 1536, 80, 1), (4, 2080, 64, 2)], ids=str)
+def test_groups_of_many(tier: str, dtype: torch.dtype, shape: tuple[int, int, int, int]) -> None:
+    """More values of K share a group than are summed at once."""
+    problem(*shape, dtype, zeros=True).check()
+
+
+@pytest.mark.parametrize("m", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_largest_values_do_not_overflow(tier: str, dtype: torch.dtype, m: int) -> None:
+    """All weights and all activations are as large as they can be."""
+    largest = 65504.0 if dtype == torch.float16 else 2.0**100
+    a = torch.full((m, 1024), largest * 2.0**-14, dtype=torch.float64)
+    case = Problem(
+        a=(a * torch.linspace(0.99, 1, m).double()[:, None]).to(dtype),
+        values=torch.full((1024, 64), 15),
+        scales=torch.full((2, 64), 2.0**-3).to(dtype),
+        zeros=torch.zeros(2, 64, dtype=torch.int64),
+    )
+    case.check()
+    case.a = -case.a
+    case.check()
+
+
+@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize("exponent", [-140, -120, -20, 10, 100])
+def test_activations_of_different_sizes(
+    tier: str, dtype: torch.dtype, exponent: int, m: int
+) -> None:
+    """A group's largest activation decides how exact its others are, on tiers with integers."""
+    if dtype == torch.float16:
+        exponent = max(-22, min(exponent, 4))
+    case = problem(m, 256, 64, 2, dtype, zeros=True)
+    case.a = (case.a.double() * 2.0**exponent).to(dtype)
+    case.a[:, 7] *= 500
+    case.a[:, 129:] = 0
+    case.rounding = 2.0**-20 if dtype == torch.float32 else 2.0**-15
+    case.check()
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinity_stays_in_its_row(tier: str, dtype: torch.dtype, value: float) -> None:
+    case = problem(2, 64, 64, 2, dtype)
+    case.a[0, 5] = value
+    got = case.run()
+    assert not got[0].isfinite().any()
+    assert got[1].isfinite().all()
 
 
 @pytest.mark.parametrize("m", [1, 4, 6, 30])
