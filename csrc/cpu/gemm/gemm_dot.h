@@ -36,7 +36,14 @@ constexpr size_t kABytes = Dot::kParts * kPartABytes;
 template <class Dot>
 constexpr size_t kColumnBytes = Dot::kDepth * sizeof(typename Dot::Value);
 
-HWY_INLINE VF BroadcastFloat(const char* a) { return hn::Set(DF(), Read<float>(a)); }
+HWY_INLINE VF BroadcastFloat(const char* a) {
+#if HWY_ARCH_PPC
+  // One instruction; GCC takes three for a float, which it holds in double precision first.
+  return hn::BitCast(DF(), hn::Set(DI(), Read<int32_t>(a)));
+#else
+  return hn::Set(DF(), Read<float>(a));
+#endif
+}
 HWY_INLINE VI BroadcastInts(const char* a) { return hn::Set(DI(), Read<int32_t>(a)); }
 
 struct DotF32 {
