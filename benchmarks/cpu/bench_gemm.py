@@ -3,8 +3,8 @@
 float: `onednn_mm` against F.linear, eager and compiled with `freezing`, which packs weights too.
 int8: `onednn_scaled_mm` on quantized activations against `_int_mm` with scales (eager and
 compiled), oneDNN's quantized linear with packed weights as PyTorch calls it, and our own product
-in bfloat16. The first case reads as many bytes as a bfloat16 4096 x 4096 matrix holds: the limit
-of every product with one row.
+in bfloat16. llama.cpp's BF16 and Q8_0 where it is at hand (llama_cpp.py). The first case reads as
+many bytes as a bfloat16 4096 x 4096 matrix holds: the limit of every product with one row.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch._inductor import config as inductor
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.cpu import llama_cpp
 from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
@@ -80,6 +81,7 @@ def _float(name: str, m: int, k: int, n: int) -> Case:
             "ours": _ours(a, weight),
             "eager": lambda: F.linear(a, weight),
             "compile": _frozen_linear(a, weight),
+            **(llama_cpp.products("BF16", weight, a) if name == "bf16" else {}),
         }
 
     return _case(name, m, k, n, make)
@@ -122,6 +124,7 @@ def _int8(m: int, k: int, n: int) -> Case:
             "eager": lambda: _scaled(a, weight, a_scales, b_scales),
             "compile": compiled(_scaled, a, weight, a_scales, b_scales),
             **_torch_onednn(a, weight, b_scales),
+            **llama_cpp.products("Q8_0", weight.float(), a.float()),
             "ours bf16": _ours(torch.randn(m, k).bfloat16(), weight.bfloat16()),
         }
 

@@ -2,8 +2,9 @@
 
 `int4_scaled_mm_cpu`, groups of 128 with zero points, against the same weights as one byte a value,
 dequantised and multiplied with F.linear at every call, eager and compiled; against F.linear with
-weights that were dequantised once, which take four times the memory; and against
-`cpu_gemm_wna16`, the engine's other choice, which keeps the activations' 16 bits.
+weights that were dequantised once, which take four times the memory; against llama.cpp's Q4_0
+where it is at hand (llama_cpp.py); and against `cpu_gemm_wna16`, the engine's other choice, which
+keeps the activations' 16 bits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
-from benchmarks.cpu import bench_wna16
+from benchmarks.cpu import bench_wna16, llama_cpp
 from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
@@ -44,6 +45,7 @@ def _case(m: int, k: int, n: int) -> Case:
             "eager": lambda: dequantised(a, values, scales, zeros),
             "compile": compiled(dequantised, a, values, scales, zeros),
             "not quantised": lambda: F.linear(a, whole),
+            **llama_cpp.products("Q4_0", whole, a),
             "16-bit activations": bench_wna16.ours(a, values, scales, zeros),
         }
 

@@ -2,7 +2,8 @@
 
 `cpu_gemm_wna16` in the engine's layout, groups of 128 with zero points, against the same weights
 as one byte a value, dequantised to the dtype and multiplied with F.linear at every call, and
-against F.linear with weights that were dequantised once, which take four times the memory.
+against F.linear with weights that were dequantised once, which take four times the memory; and
+against llama.cpp's Q4_0 where it is at hand (llama_cpp.py), which rounds activations to 8 bits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.cpu import llama_cpp
 from benchmarks.harness import Call, Case, compiled, load, main
 
 ops = torch.ops.vllm_kernels
@@ -59,6 +61,7 @@ def _case(name: str, m: int, k: int, n: int) -> Case:
             "eager": lambda: dequantised(a, values, scales, zeros),
             "compile": compiled(dequantised, a, values, scales, zeros),
             "not quantised": lambda: F.linear(a, weight),
+            **llama_cpp.products("Q4_0", weight, a),
         }
 
     activations = (m * k + m * n) * dtype.itemsize

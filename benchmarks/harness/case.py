@@ -50,8 +50,20 @@ def load(tokens: int) -> str:
     return "decode" if tokens <= DECODE_TOKENS else "prefill"
 
 
+class Compilation:
+    """Whether torch.compile is among the peers: compiling can take most of a run."""
+
+    wanted = True
+
+
+def left_out() -> None:
+    """Stands for a peer that is not measured."""
+
+
 def compiled(function: Callable[..., object], *args: object, **kwargs: object) -> Call:
     """`function(*args, **kwargs)` through torch.compile (default mode, static shapes), warm."""
+    if not Compilation.wanted:
+        return left_out
     fast = torch.compile(function, dynamic=False)
     for _ in range(3):
         fast(*args, **kwargs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness.case import Case
+from benchmarks.harness.case import Case, Compilation
 from benchmarks.harness.cpu import CLOCKS, CpuTimer
 from benchmarks.harness.cuda import CudaTimer
 from benchmarks.harness.measure import measure
@@ -59,6 +60,14 @@ def _summary(family: str, cases: Sequence[KernelCase], copy_bytes_per_s: float |
     return "\n".join(lines)
 
 
+def _part(text: str) -> tuple[int, int]:
+    """Index and number of parts, of "1/4"."""
+    index, count = (int(word) for word in text.split("/"))
+    if not 1 <= index <= count:
+        raise ValueError(text)  # argparse says it
+    return index - 1, count
+
+
 def _arguments(device: str, family: str, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"Benchmark of the {family} kernels on {device}.")
     parser.add_argument("--quick", action="store_true", help="few blocks a case")
@@ -66,17 +75,35 @@ def _arguments(device: str, family: str, argv: Sequence[str] | None) -> argparse
         "--filter", default="", metavar="TEXT", help="cases whose label or group has it"
     )
     parser.add_argument(
+        "--part", type=_part, default=(0, 1), metavar="I/N", help="every Nth case, from the Ith on"
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         metavar="FOLDER",
         help="where the figures go (whole runs: benchmarks/results)",
     )
-    parser.add_argument("--machine", default="", metavar="NAME", help="of the results")
+    parser.add_argument(
+        "--machine", default="", metavar="NAME", help="of the results; {tier} in it is the tier"
+    )
+    parser.add_argument(
+        "--without-compile", action="store_true", help="leave torch.compile out of the peers"
+    )
     parser.add_argument("--commit", metavar="HASH", help="of the sources, outside a checkout")
     if device == "cpu":
         parser.add_argument("--threads", type=int, metavar="N", help="torch.set_num_threads(N)")
         parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what is timed")
     return parser.parse_args(argv)
+
+
+def _note(arguments: argparse.Namespace) -> str:
+    """What a reader of the figures must know."""
+    words = []
+    if arguments.quick:
+        words.append("A short run: 3 to 11 blocks a case.")
+    if arguments.without_compile:
+        words.append("torch.compile is not among the peers.")
+    return " ".join(words)
 
 
 def _timer(device: str, arguments: argparse.Namespace) -> Timer | None:
@@ -108,10 +135,12 @@ def main(
         return 2
     # Past the limit dynamo would fall back to eager without a word, and the peer be mislabelled.
     torch._dynamo.config.recompile_limit = 1 << 20
+    Compilation.wanted = not arguments.without_compile
     effort = timer.quick if arguments.quick else timer.full
     torch.manual_seed(0)
     # A partial run must not replace the figures of a whole one.
-    partial = arguments.quick or arguments.filter
+    part, parts = arguments.part
+    partial = arguments.quick or arguments.filter or arguments.without_compile or parts > 1
     folder = arguments.results or (None if partial else RESULTS)
     found: list[KernelCase] = []
     path = None
@@ -123,9 +152,8 @@ def main(
         if read_bytes_per_s:
             print(f"memory is read at {read_bytes_per_s * 1e-9:.1f} GB/s")
         print(ROW.format("case", "group", "ours", "best peer", "", "ratio", ""), flush=True)
-        for case in cases():
-            if arguments.filter not in f"{case.label} {case.group}":
-                continue
+        chosen = (case for case in cases() if arguments.filter in f"{case.label} {case.group}")
+        for case in itertools.islice(chosen, part, None, parts):
             found.append(measure(case, timer, effort))
             print(_row(found[-1], copy_bytes_per_s, read_bytes_per_s), flush=True)
             if folder:  # case by case: what was measured stays if the run is cut
@@ -138,6 +166,7 @@ def main(
                     date=today(),
                     copy_bytes_per_s=copy_bytes_per_s,
                     read_bytes_per_s=read_bytes_per_s,
+                    note=_note(arguments),
                     cases=tuple(found),
                 ).write(folder)
             del case

@@ -83,7 +83,7 @@ class CpuTimer:
 
         cpu, tier = cpu_model(), vllm_kernels.cpu_isa() or "reference"
         return Machine(
-            name or slug(cpu, tier),
+            slug(name.replace("{tier}", tier)) or slug(cpu, tier),
             cpu=cpu,
             cores=len(os.sched_getaffinity(0)),
             threads=torch.get_num_threads(),

@@ -16,8 +16,19 @@ require_kernels()
 
 import torch
 
+import vllm_kernels
 from benchmarks import record, run
-from benchmarks.harness import Call, Case, behind_another, command, load, main, offered
+from benchmarks.harness import (
+    Call,
+    Case,
+    behind_another,
+    command,
+    compiled,
+    load,
+    main,
+    offered,
+)
+from benchmarks.harness.case import Compilation
 from benchmarks.harness.cpu import CpuContender, CpuTimer
 from benchmarks.harness.measure import measure
 
@@ -103,6 +114,28 @@ def test_peers_that_this_pytorch_lacks_are_left_out() -> None:
     assert list(offered({"a": lambda: None, "b": lacks})) == ["a"]
 
 
+def test_without_compile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The peer is not even compiled, the record says so, and a whole run's figures stay."""
+    monkeypatch.setattr(Compilation, "wanted", True)
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "whole")
+    monkeypatch.setattr(torch, "compile", None)
+
+    def make() -> dict[str, Call]:
+        x = torch.ones(64)
+        return {"ours": lambda: x + x, "eager": lambda: x * 2, "compile": compiled(torch.add, x, x)}
+
+    cases = [Case("add", {"width": 64}, "f32", make, "decode")]
+    arguments = ["--without-compile", "--quick"]
+    assert main("cpu", "norm", lambda: cases, arguments) == 0
+    assert not (tmp_path / "whole").exists()
+    assert main("cpu", "norm", lambda: cases, [*arguments, "--results", str(tmp_path)]) == 0
+    (document,) = record.kernels(tmp_path)
+    assert list(document.cases[0].peers) == ["eager"]
+    assert "torch.compile is not among the peers." in document.note
+
+
 def test_behind_another_kernel(clock: Clock) -> None:
     between = torch.ones(2)
     behind_another({"ours": clock.call("ours", 1)}, between)["ours"]()
@@ -151,6 +184,31 @@ def test_partial_run_leaves_the_recorded_figures(
     assert json.loads(path.read_text())["schema"] == record.SCHEMA
 
 
+def test_part_of_the_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Nth one, into another folder than that of whole runs."""
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "whole")
+    monkeypatch.setattr(CpuTimer, "full", QUICK)
+
+    def cases() -> list[Case]:
+        return [add(group) for group in ("a", "b", "c", "d", "e")]
+
+    assert main("cpu", "norm", cases, ["--part", "2/3"]) == 0
+    assert not (tmp_path / "whole").exists()
+    arguments = ["--part", "2/3", "--results", str(tmp_path), "--machine", "of {tier}"]
+    assert main("cpu", "norm", cases, arguments) == 0
+    (path,) = tmp_path.rglob("*.json")
+    assert [case["group"] for case in json.loads(path.read_text())["cases"]] == ["b", "e"]
+    tier = vllm_kernels.cpu_isa() or "reference"
+    assert path.parent.name == f"of-{tier.replace('_', '-')}"
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "x/y"])
+def test_no_such_part(part: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main("cpu", "norm", list, ["--part", part])
+    assert "argument --part: invalid" in capsys.readouterr().err
+
+
 def test_filter_without_a_match(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("cpu", "norm", list, ["--filter", "nothing"]) == 2
     assert "no case matches --filter nothing" in capsys.readouterr().err
@@ -176,11 +234,11 @@ def test_tiers_are_measured_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, str | None]] = []
 
     def child(
-        command: list[str], env: dict[str, str], **_: object
+        command: tuple[str, ...], env: dict[str, str], **_: object
     ) -> subprocess.CompletedProcess[str]:
         names = ("VLLM_KERNELS_CPU_ISA", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
         seen.append({name: env.get(name) for name in names})
-        assert command[-2:] == ["benchmarks.cpu.bench_gemm", "--quick"]
+        assert command[-2:] == ("benchmarks.cpu.bench_gemm", "--quick")
         return subprocess.CompletedProcess(command, 0)
 
     for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA"):
