@@ -16,6 +16,7 @@ from benchmarks.record import (
     kernels,
     rate,
 )
+from benchmarks.report import loops
 from benchmarks.report.markdown import HEADER, microseconds, table
 from benchmarks.report.plots import BUILDS, ENGINES, has_plot, kernels_name
 from vllm_conda.costs import Build
@@ -29,7 +30,7 @@ ENGINE_PEERS = {
 
 def pages() -> dict[str, str]:
     """Texts of all pages by name."""
-    found: dict[str, str] = {"builds.md": builds_page(builds())}
+    found: dict[str, str] = {"builds.md": builds_page(builds()), **loops.page()}
     measured: dict[str, list[Document[KernelCase]]] = {}
     for document in kernels():
         measured.setdefault(document.machine.name, []).append(document)
