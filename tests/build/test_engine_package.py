@@ -12,10 +12,9 @@ import support
 import yaml
 from rattler.package_streaming import extract
 
-from vllm_conda.builder.channel import Toolchain
 from vllm_conda.builder.commit import EPOCH_VARIABLE, origin
+from vllm_conda.builder.upstream import Upstream
 from vllm_conda.builder.workspace import workspace_for
-from vllm_conda.engine.package import _Build
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE
 
@@ -37,18 +36,19 @@ def test_no_folder_and_no_time_of_the_build(
     support.build_dummy(folder, "engine", "1.0", {"run": []}, f"echo {folder} && touch $PREFIX/a")
     (package,) = folder.glob("*/engine-*.conda")
     reporter = Reporter(Mode.JSON, io.StringIO())
-    build = _Build(
+    build = Upstream(
         root,
+        root / ENGINE_RECIPE_FILE,
         "linux-64",
-        tmp_path / "output",
+        tmp_path / "engine",
         (),
-        Toolchain((), "x"),
         workspace,
         reporter,
-        "f",
         origin(root, []),
+        {},
+        {},
     )
-    build._repack(package, folder)
+    build._repack(package)
     extract(package, tmp_path / "content")
     info = tmp_path / "content/info"
     assert json.loads((info / "index.json").read_text())["timestamp"] == 1000 * EPOCH
