@@ -117,6 +117,11 @@ def _problem(backend: AttentionBackendEnum, config: AttentionSelectorConfig) -> 
         dense = backend is AttentionBackendEnum.FLASHMLA
         if dense and (config.kv_cache_dtype or "auto").startswith("fp8"):
             return flash_mla.FP8_PROBLEM
+    if backend is AttentionBackendEnum.FLASHINFER and not config.use_mla:
+        hopper = bool(KernelsCudaPlatform.is_device_capability_family(90))
+        return flashinfer.attention_problem(
+            config.head_size, config.dtype, config.kv_cache_dtype, hopper
+        )
     return None
 
 

@@ -108,6 +108,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
         words = ", ".join(f"{name}={value}" for name, value in settings.items())
         logger.info("deep_gemm is vllm_kernels' own module, with %s", words)
     compiler.prepare_triton(logger)
+    flashinfer.keep_from_compiling(logger)
     flashinfer.leave_out_sampler(logger)
     families = [family.name for family in status.families]
     logger.info(

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vllm_kernels_plugin.errors import PluginError
 
 SAMPLER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
+NO_JIT_VARIABLE = "FLASHINFER_DISABLE_JIT"
+WORKSPACE_VARIABLE = "FLASHINFER_WORKSPACE_BASE"
+CUBINS_VARIABLE = "FLASHINFER_CUBINS_REPOSITORY"
 DELTA_NET_KEY = "gdn_prefill_backend"
 _MISSING = "FlashInfer is not installed"
+# Beside the modules of vllm-flashinfer; others' packages have none.
+_SUMMARY = "modules.json"
+# FlashInfer's words in modules' names.
+_DTYPES = {torch.bfloat16: "bf16", torch.float16: "f16"}
+_FP8 = {"fp8": "e4m3", "fp8_e4m3": "e4m3", "fp8_e5m2": "e5m2"}
 
 
 def _folder(package: str) -> Path | None:
@@ -55,8 +67,8 @@ def module_problem(name: str) -> str | None:
         return _MISSING
     if any((folder / name / f"{name}.so").is_file() for folder in _compiled_folders(flashinfer)):
         return None
-    if os.environ.get("FLASHINFER_DISABLE_JIT") == "1":
-        return f"FlashInfer's module {name} is not compiled, and FLASHINFER_DISABLE_JIT is 1"
+    if value := os.environ.get(NO_JIT_VARIABLE):  # any value, 0 too
+        return f"FlashInfer's module {name} is not compiled, and {NO_JIT_VARIABLE} is {value}"
     for tool, found in (("nvcc", _nvcc()), ("ninja", shutil.which("ninja"))):
         if found is None:
             return f"FlashInfer's module {name} is not compiled, and there is no {tool} to do it"
@@ -67,10 +79,75 @@ def delta_net_problem() -> str | None:
     """Why FlashInfer's gated delta nets, which are compiled at their first call, do not work."""
     if _folder("flashinfer") is None:
         return _MISSING
+    if value := os.environ.get(NO_JIT_VARIABLE):
+        return (
+            "FlashInfer's gated delta nets are compiled at their first call, and "
+            f"{NO_JIT_VARIABLE} is {value}"
+        )
     cutlass = _folder("cutlass")
     if cutlass is None or not (cutlass / "cute").is_dir():
         return "FlashInfer's gated delta nets need nvidia-cutlass-dsl, which is not installed"
     return None
+
+
+def attention_problem(
+    head_size: int, dtype: torch.dtype, kv_cache_dtype: str | None, hopper: bool
+) -> str | None:
+    """Why the backend FLASHINFER cannot serve a layer: the first module that cannot be used."""
+    modules = attention_modules(head_size, dtype, kv_cache_dtype, hopper)
+    return next(filter(None, map(module_problem, modules)), None)
+
+
+def attention_modules(
+    head_size: int, dtype: torch.dtype, kv_cache_dtype: str | None, hopper: bool
+) -> list[str]:
+    """Names of the modules that the engine calls: on Hopper its own for prompts, and decoding's."""
+    out = _DTYPES.get(dtype, str(dtype))
+    cache = _FP8.get(kv_cache_dtype or "auto", out)
+    queries = out if cache == out else "e4m3"
+    name = (
+        f"batch_prefill_with_kv_cache_dtype_q_{queries}_dtype_kv_{cache}_dtype_o_{out}_dtype_idx_i32_"
+        f"head_dim_qk_{head_size}_head_dim_vo_{head_size}_posenc_0_use_swa_False_"
+        "use_logits_cap_False_f16qk_False"
+    )
+    if not hopper:
+        return [name]
+    return [f"{name}_sm90", name] if cache == out else [f"{name}_sm90"]
+
+
+def keep_from_compiling(logger: logging.Logger) -> None:
+    """Where vllm-flashinfer is installed, let nothing be compiled or downloaded beside it.
+
+    What the user has set stays.
+    """
+    flashinfer = _folder("flashinfer")
+    if flashinfer is None:
+        return
+    wanted = {}
+    ours = (one for one in _compiled_folders(flashinfer) if (one / _SUMMARY).is_file())
+    if folder := next(ours, None):
+        wanted = {
+            NO_JIT_VARIABLE: "1",
+            # A folder without any: what would be downloaded is missing at once.
+            CUBINS_VARIABLE: str(folder),
+            # Otherwise block-scaled products are compiled by NVRTC, inside of their module.
+            "TRTLLM_DG_ENABLED": "0",
+        }
+    if not _writable(Path.home()):
+        wanted[WORKSPACE_VARIABLE] = ""
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    if WORKSPACE_VARIABLE in missing:
+        # It cannot be imported without one; child processes use the same.
+        missing[WORKSPACE_VARIABLE] = tempfile.mkdtemp(prefix="flashinfer-")
+        atexit.register(shutil.rmtree, missing[WORKSPACE_VARIABLE], ignore_errors=True)
+    os.environ.update(missing)
+    if missing:
+        words = ", ".join(f"{name}={value}" for name, value in missing.items())
+        logger.info("FlashInfer is kept from compiling and downloading, with %s", words)
+
+
+def _writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK)
 
 
 def leave_out_sampler(logger: logging.Logger) -> None:

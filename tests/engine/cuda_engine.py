@@ -26,6 +26,9 @@ _BackendCandidate = namedtuple("_BackendCandidate", "backend_class backend prior
 
 class CudaPlatform:
     @classmethod
+    def is_device_capability_family(cls, capability): return capability == 90
+
+    @classmethod
     def check_and_update_config(cls, config): pass
 
     @classmethod
@@ -64,6 +67,7 @@ registered = {}
 class AttentionBackendEnum(enum.Enum):
     FLASH_ATTN = "flash"
     TRITON_ATTN = "triton"
+    FLASHINFER = "flashinfer"
     FLASHMLA = "flashmla"
     FLASHMLA_SPARSE = "flashmla sparse"
     TRITON_MLA = "triton mla"
@@ -155,7 +159,9 @@ import torch
 from vllm_kernels_plugin import flash_attention
 from vllm_kernels_plugin.cuda import AttentionBackendEnum, KernelsCudaPlatform
 
-config = namedtuple("config", "dtype head_size")
+config = namedtuple(
+    "config", "dtype head_size kv_cache_dtype use_mla", defaults=("auto", False)
+)
 latent_config = namedtuple("latent_config", "dtype head_size kv_cache_dtype use_mla use_sparse")
 
 

@@ -24,6 +24,21 @@ def test_our_attention_is_chosen_where_it_serves(cuda: Engine) -> None:
     assert left.stdout.split()[1:] == ["FLASH_ATTN"] * 4
 
 
+def test_flashinfer_is_refused_without_its_modules(cuda: Engine) -> None:
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        {ASK}
+        from select_backend import AttentionBackendEnum, chosen
+        chosen(wanted=AttentionBackendEnum.FLASHINFER)
+        """,
+        **REFERENCE,
+    )
+    assert done.stdout.splitlines()[1:] == [
+        "the attention backend FLASHINFER cannot be used: FlashInfer is not installed"
+    ]
+
+
 def test_without_attention_kernels_the_engines_own_are_taken(cuda: Engine) -> None:
     done = cuda.run(
         f"""

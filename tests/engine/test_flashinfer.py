@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from vllm_kernels_plugin import flashinfer
 from vllm_kernels_plugin.errors import PluginError
@@ -127,3 +128,100 @@ def test_delta_nets(packages: Path) -> None:
     config = {}
     flashinfer.leave_out_delta_net(config)
     assert config == {}
+
+
+def test_delta_nets_where_nothing_may_be_compiled(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(packages, "flashinfer")
+    package(package(packages, "cutlass"), "cute")
+    monkeypatch.setenv("FLASHINFER_DISABLE_JIT", "1")
+    config: dict[str, object] = {}
+    flashinfer.leave_out_delta_net(config)
+    assert config == {"gdn_prefill_backend": "triton"}
+    with pytest.raises(PluginError, match="compiled at their first call, and FLASHINFER_DISABLE"):
+        flashinfer.leave_out_delta_net({"gdn_prefill_backend": "flashinfer"})
+
+
+@pytest.mark.parametrize("value", ["1", "0", "no"])
+def test_any_value_forbids_compiling(
+    packages: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """As FlashInfer reads the variable."""
+    package(packages, "flashinfer")
+    monkeypatch.setenv("FLASHINFER_DISABLE_JIT", value)
+    problem = flashinfer.module_problem("page")
+    assert problem == (
+        f"FlashInfer's module page is not compiled, and FLASHINFER_DISABLE_JIT is {value}"
+    )
+
+
+KEPT = ("FLASHINFER_DISABLE_JIT", "FLASHINFER_CUBINS_REPOSITORY", "TRTLLM_DG_ENABLED")
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    for name in (*KEPT, flashinfer.WORKSPACE_VARIABLE):
+        # Set first, so that what the plugin sets is undone.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return monkeypatch
+
+
+def ahead_of_time(packages: Path) -> Path:
+    aot = package(packages, "flashinfer") / "data" / "aot"
+    module(aot)
+    (aot / "modules.json").write_text("{}")
+    return aot
+
+
+def test_nothing_is_compiled_beside_our_modules(
+    packages: Path, variables: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    aot = ahead_of_time(packages)
+    variables.setenv("TRTLLM_DG_ENABLED", "1")
+    with caplog.at_level(logging.INFO):
+        flashinfer.keep_from_compiling(logging.getLogger("test"))
+    assert [os.environ.get(name) for name in KEPT] == ["1", str(aot), "1"]
+    assert flashinfer.WORKSPACE_VARIABLE not in os.environ
+    assert caplog.messages == [
+        "FlashInfer is kept from compiling and downloading, with FLASHINFER_DISABLE_JIT=1, "
+        f"FLASHINFER_CUBINS_REPOSITORY={aot}"
+    ]
+    caplog.clear()
+    flashinfer.keep_from_compiling(logging.getLogger("test"))
+    assert not caplog.messages
+
+
+def test_others_packages_may_compile(packages: Path, variables: pytest.MonkeyPatch) -> None:
+    module(package(packages, "flashinfer") / "data" / "aot")
+    flashinfer.keep_from_compiling(logging.getLogger("test"))
+    assert not set(KEPT) & set(os.environ)
+
+
+def test_a_home_that_is_read_only(packages: Path, variables: pytest.MonkeyPatch) -> None:
+    package(packages, "flashinfer")
+    variables.setattr(flashinfer, "_writable", lambda folder: False)
+    flashinfer.keep_from_compiling(logging.getLogger("test"))
+    assert os.access(os.environ[flashinfer.WORKSPACE_VARIABLE], os.W_OK)
+
+
+def test_attention(packages: Path) -> None:
+    """The backend FLASHINFER is refused with the module that it lacks."""
+    aot = ahead_of_time(packages)
+    arguments = (128, torch.bfloat16, "auto", True)
+    first, second = flashinfer.attention_modules(*arguments)
+    assert first == f"{second}_sm90"
+    for name in (first, second):
+        problem = flashinfer.attention_problem(*arguments)
+        assert problem is not None
+        assert problem.startswith(f"FlashInfer's module {name} is not compiled, and there is no")
+        (aot / name).mkdir()
+        (aot / name / f"{name}.so").touch()
+    assert flashinfer.attention_problem(*arguments) is None
+    assert flashinfer.attention_problem(64, torch.bfloat16, "auto", True) is not None
+    assert flashinfer.attention_problem(128, torch.float16, None, True) is not None
+    (name,) = flashinfer.attention_modules(128, torch.bfloat16, "fp8", True)
+    assert "dtype_q_e4m3_dtype_kv_e4m3_dtype_o_bf16" in name
+    assert flashinfer.attention_modules(128, torch.bfloat16, "auto", False) == [second]
