@@ -27,21 +27,26 @@ ROUNDED = ("llama_w4a8",)
 FP4 = ("gpt_oss", "llama_nvfp4")
 # Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
 HYBRID = ("qwen3_next",)
+# Nothing but state-space layers.
+STATE_SPACE = ("mamba2",)
 # A Llama whose keys and values are kept in FP8.
 CACHED = ("llama_fp8_cache",)
+# Keys and values kept as one vector a token: what a refusal is about.
+LATENT = "deepseek_v2"
 # Attention to selected keys: Hopper GPUs with vllm-flashmla and vllm-deepgemm; refused elsewhere.
 SPARSE = ("deepseek_v32",)
 # What a device's full test runs.
 EVERY = {
     "cpu": (*MODELS, *QUANTISED, *ROUNDED, *HYBRID, *CACHED),
-    "cuda": (*MODELS, *QUANTISED, *FP4, *HYBRID, *CACHED, *SPARSE),
+    "cuda": (*MODELS, *QUANTISED, *FP4, *HYBRID, *STATE_SPACE, *CACHED, *SPARSE),
 }
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
 # The engine itself refuses them in float16: Gemma for its range, the rest as its kernels lack it.
 WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", "gpt_oss", *HYBRID, *SPARSE)
-# From which release on the engine itself refuses a checkpoint: GPTQ's act-order.
-REFUSED_SINCE: Mapping[str, str] = {"llama_gptq": "0.30"}
+# Until which release there is something to run, by model or program: engines from 0.30 on refuse
+# GPTQ's act-order themselves, those from 0.32 on have what older ones are refused.
+UNTIL: Mapping[str, str] = {"llama_gptq": "0.30", "refusal": "0.32"}
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
@@ -68,9 +73,8 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 }
 # Of two ranks: on a CPU they share its cores, else each wants a GPU.
 RANKS = ("tensor_parallel", "tensor_parallel_graphs")
-# Drafting with a model wants an op that a CPU's kernels do not have, the vision model torchvision,
-# which the engine's package does without on a CPU.
-ONLY_ON_CUDA = ("tensor_parallel_graphs", "draft_model", "vision")
+# The vision model wants torchvision, which the engine's package does without on a CPU.
+ONLY_ON_CUDA = ("tensor_parallel_graphs", "vision")
 # What happens to servers, each with a server of its own (`inside/faults.py`).
 FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 PROGRAMS = Path(__file__).parent / "inside"
@@ -198,13 +202,13 @@ def cases(options: Options) -> list[Case]:
         case
         for case in named
         if (not options.only or any(word in case.name for word in options.only))
-        and not _refused(case.model, options.engine)
+        and not _is_over(case, options.engine)
     ]
 
 
-def _refused(model: str, engine: str) -> bool:
-    since = REFUSED_SINCE.get(model, "")
-    return bool(since and engine) and Version(engine) >= Version(since)
+def _is_over(case: Case, engine: str) -> bool:
+    found = (UNTIL[name] for name in (case.model, case.program) if name in UNTIL)
+    return bool(engine) and any(Version(engine) >= Version(until) for until in found)
 
 
 def jobs(found: Sequence[Case]) -> Iterator[Job]:
@@ -233,7 +237,7 @@ def _cpu_cases(options: Options) -> list[Case]:
     found += [Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"]]
     features = _features("float32", options.models)
     found += [case for case in features if case.mode not in ONLY_ON_CUDA]
-    return [*found, Case("refusal", models[0], "bfloat16", "refused")]
+    return [*found, Case("refusal", LATENT, "bfloat16", "refused")]
 
 
 def _features(dtype: str, models: Sequence[str]) -> list[Case]:

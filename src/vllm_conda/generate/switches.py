@@ -87,11 +87,12 @@ PLUGIN = (
     ),
     Variable(
         "VLLM_KERNELS_ALL_REDUCE",
-        "`nccl`, `direct`",
-        "`direct`: tensor-parallel ranks of one machine sum messages of up to 8 MiB by reading "
-        "each other's memory, unless `--disable-custom-all-reduce` is given: on two H200 1.3 to "
-        "2.3 times as fast as NCCL in graphs, every sum right. An engine has answered through it, "
-        "but its tokens have not been compared with one rank's, hence `nccl`.",
+        "`auto`, `direct`, `nccl`",
+        "Two tensor-parallel ranks of one machine sum messages of up to 8 MiB by reading each "
+        "other's memory, unless `--disable-custom-all-reduce` is given or the GPUs cannot: on two "
+        "H200 1.3 to 2.3 times as fast as NCCL in graphs, every sum and an engine's tokens right. "
+        "More ranks use NCCL: these sums have not been run with more, which `direct` does. `nccl` "
+        "uses NCCL always.",
     ),
     Variable(
         "VLLM_KERNELS_NO_COMPILER_SAID",

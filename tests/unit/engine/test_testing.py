@@ -35,7 +35,8 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
     others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED)
-    others += (*cases.FP4, *cases.SPARSE) if device == "cuda" else cases.ROUNDED
+    gpu = (*cases.FP4, *cases.SPARSE, *cases.STATE_SPACE)
+    others += gpu if device == "cuda" else cases.ROUNDED
     trials = [case for case in found if case.program == "trial"]
     assert {case.model for case in trials} == {*cases.MODELS, *others}
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
@@ -59,6 +60,12 @@ def test_what_an_engine_itself_refuses_is_left_out(engine: str, runs: bool) -> N
     found = cases.cases(options(full=True, device="cuda", engine=engine))
     assert ("llama_gptq" in {case.model for case in found}) == runs
     assert "llama_gptq_in_order" in {case.model for case in found}
+
+
+@pytest.mark.parametrize(("engine", "runs"), [("0.31.0", True), ("0.32.0", False)])
+def test_what_an_engine_has_is_not_refused(engine: str, runs: bool) -> None:
+    found = cases.cases(options(full=True, engine=engine))
+    assert ("refusal" in {case.program for case in found}) == runs
 
 
 def test_ranks_want_two_gpus() -> None:

@@ -118,7 +118,7 @@ def _distribution(name: str, tensor: torch.Tensor, tied: bool, gemma: bool) -> t
         # Gemma adds one to its norm weights. With tied embeddings a token's own embedding wins
         # unless what the layers add is large.
         return (5.0 if "post_" in name else 0.0), 0.1
-    if "embed_tokens" in name:
+    if "embed_tokens" in name or name.endswith("embeddings.weight"):
         return 0.0, 0.08 if tied else 0.7
     if tensor.dim() == 4:  # a convolution over patches
         return 0.0, 1.3 / math.sqrt(tensor[0].numel())

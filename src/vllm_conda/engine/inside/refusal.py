@@ -1,20 +1,20 @@
-"""Asks the engine for what the kernels do not have, and reports what it answered.
+"""Asks the engine for what neither it nor the kernels have, and reports what it answered.
 
-Runs in the engine's environment: `python refusal.py MODEL --models DIR --result FILE`. Right is a
-sentence with the op, the model and what to do, before a process is started.
+Runs in the engine's environment: `python refusal.py MODEL --models DIR --result FILE`, with a model
+of latent attention. Right is a sentence with the model and what to do, before a process is started.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from typing import Any
 
 import program
 
-# By the op that the refusal names: arguments of the engine.
-WANTED: dict[str, dict[str, Any]] = {
-    "fp8_scaled_mm_cpu": {"quantization": "fp8"},
-}
+# Latent attention on a CPU without expanding keys and values: engines before 0.32 have no backend.
+ENVIRONMENT = {"VLLM_MLA_DISABLE": "0"}
+WORDS = ("would run with latent attention", "unset VLLM_MLA_DISABLE or set it to 1")
 
 
 def ask(path: str, arguments: dict[str, Any]) -> str:
@@ -34,25 +34,20 @@ def main() -> None:
     from models import make
 
     path = str(make(options.model, options.models))
-    rows = []
-    for op, arguments in WANTED.items():
-        said = ask(path, arguments)
-        started = len(multiprocessing.active_children())
-        rows.append(
-            {
-                "model": options.model,
-                "mode": "refused",
-                **surroundings,
-                "said": said,
-                "processes": started,
-                "right": f"needs the op {op}" in said
-                and path in said
-                and "use a checkpoint in bfloat16" in said
-                and "Traceback" not in said
-                and started == 0,
-            }
-        )
-    program.write(options.result, rows)
+    os.environ.update(ENVIRONMENT)
+    said = ask(path, {})
+    started = len(multiprocessing.active_children())
+    row = {
+        "model": options.model,
+        "mode": "refused",
+        **surroundings,
+        "said": said,
+        "processes": started,
+        "right": all(words in said for words in (path, *WORDS))
+        and "Traceback" not in said
+        and started == 0,
+    }
+    program.write(options.result, [row])
 
 
 if __name__ == "__main__":

@@ -26,5 +26,7 @@ def vocab_parallel_embedding(
     rows = torch.zeros_like(input_ids)
     rows[own] = input_ids[own] - org_vocab_start_index
     rows[added] = input_ids[added] - added_vocab_start_index + behind
-    out.copy_(weight[rows.long()])
-    out[~(own | added)] = 0
+    taken = weight[rows.long()]
+    # As bytes: PyTorch fills no float8.
+    taken.view(torch.uint8)[~(own | added)] = 0
+    out.copy_(taken)
