@@ -48,7 +48,8 @@ _RECURRENT = {
 }
 _GROWN = 1e5
 # Steps of the type that a result may be off, beside the largest: one of a few terms, and one that
-# takes sums of hundreds of terms into the next (one element of a state of 215,040 was more than 8 off).
+# takes sums of hundreds of terms into the next (of a state's 215,040 elements, one was more than 8
+# off).
 _OF_RESULTS, _OF_SUMS = 8, 64
 # How far sums may be off whose terms lose bits: tensor cores keep 14 of a product of about 11, and
 # a logit has 64 heads.
