@@ -161,6 +161,36 @@ def test_sums_that_cancel_differ_by_their_terms() -> None:
     assert _cancelled(Call("rms_norm", (exact, exact, None, 1e-6)), references()) == 0.0
 
 
+def test_a_recursion_that_grows_on_its_way_differs_by_what_its_inputs_move() -> None:
+    """One key for all tokens and beta beyond [0, 1]: 25 steps of the type off the largest."""
+    from fuzz.calls import full, ops
+    from fuzz.oracle import _NUDGES, _apart, _nudged, _rounding, references
+
+    torch.manual_seed(2)
+    key = torch.randn(300).as_strided((1, 256, 2, 256), (0, 1, 3, 0))
+    query, value, state = (
+        torch.randn(size) for size in ((1, 256, 2, 256), (1, 256, 4, 32), (4, 4, 256, 32))
+    )
+    g, beta = torch.randn(2, 1, 256, 4)
+    starts, rows = (
+        torch.tensor([0, 2, 40], dtype=torch.int32),
+        torch.tensor([2, 0], dtype=torch.int32),
+    )
+    call = full(
+        "chunk_gated_delta_rule_cpu",
+        (query, key, value, g, beta, state, True, starts, False, True, rows), {},
+    )  # fmt: skip
+    ours, theirs = call.copied(), call.copied()
+    ours.run(ops)
+    theirs.run(references())
+    at = next(place for place, x in call.tensors() if x is state)
+    got, want = ours.arguments[at], theirs.arguments[at]
+    moved = next(x for x in _nudged(call.copied(), references()) if x.shape == state.shape)
+    assert not _rounding(got, want)
+    assert _apart(got, want) <= _NUDGES * _apart(moved, want)
+    assert _apart(got + 1.0, want) > _NUDGES * _apart(moved, want)
+
+
 def test_what_an_op_trusts_is_kept() -> None:
     """Calls that break it are not made on a GPU, where they would read outside."""
     from fuzz.calls import full
