@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from typing import Any
 
 from vllm_kernels import engine_api
 from vllm_kernels_plugin.errors import PluginError
 
 VARIABLE = "VLLM_KERNELS_ALL_REDUCE"
-# On two GPUs the sums are right and faster than NCCL's, but no engine's tokens through them have
-# been compared with one rank's: NCCL, until they have.
-CHOICES = ("nccl", "direct")
+CHOICES = ("auto", "direct", "nccl")
+# The ranks with which sums and an engine's tokens have been compared; more are left to NCCL.
+RANKS = 2
 _NAMESPACE = "_C_custom_ar"
+
+
+def _choice() -> str:
+    choice = os.environ.get(VARIABLE) or CHOICES[0]
+    if choice not in CHOICES:
+        raise PluginError(f"{VARIABLE}={choice} is not one of: {', '.join(CHOICES)}")
+    return choice
 
 
 def left_out() -> frozenset[str]:
@@ -20,8 +29,25 @@ def left_out() -> frozenset[str]:
     Raises:
         PluginError: the variable has another value.
     """
-    choice = os.environ.get(VARIABLE) or CHOICES[0]
-    if choice not in CHOICES:
-        raise PluginError(f"{VARIABLE}={choice} is not one of: {', '.join(CHOICES)}")
     ops = {op for op in engine_api.ops() if engine_api.namespace_of(op) == _NAMESPACE}
-    return frozenset(ops if choice == "nccl" else ops.intersection(engine_api.reference_ops()))
+    left = ops if _choice() == "nccl" else ops.intersection(engine_api.reference_ops())
+    return frozenset(left)
+
+
+def bound(parallel: Any, logger: logging.Logger) -> None:
+    """Switch the engine's direct sums off for more ranks than they have been run with.
+
+    Args:
+        parallel: The engine's ``ParallelConfig``.
+    """
+    ranks = parallel.tensor_parallel_size
+    if _choice() != "auto" or ranks <= RANKS or parallel.disable_custom_all_reduce:
+        return
+    parallel.disable_custom_all_reduce = True
+    logger.info(
+        "%d tensor-parallel ranks sum through NCCL: direct sums have been run with %d; "
+        "%s=direct takes them",
+        ranks,
+        RANKS,
+        VARIABLE,
+    )

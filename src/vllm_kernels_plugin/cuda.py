@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ from vllm.v1.attention.backends.mla.prefill.registry import (
 )
 from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-from vllm_kernels_plugin import flash_attention, flash_mla, flashinfer, needs, serve
+from vllm_kernels_plugin import all_reduce, flash_attention, flash_mla, flashinfer, needs, serve
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.platforms.interface import DeviceCapability
     from vllm.v1.attention.selector import AttentionSelectorConfig
+
+logger = logging.getLogger("vllm.plugins.vllm_kernels")
 
 ATTENTION_VARIABLE = "VLLM_KERNELS_ATTENTION"
 ATTENTIONS = ("auto", "engine")
@@ -44,6 +47,7 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         try:
             _attention()
             flashinfer.leave_out_delta_net(vllm_config.additional_config)
+            all_reduce.bound(vllm_config.parallel_config, logger)
             needs.check(vllm_config, "cuda")
         except PluginError as error:
             # The configuration's validation shows a ValueError's text without a traceback.

@@ -22,14 +22,52 @@ except PluginError as error:
 @pytest.mark.parametrize(
     ("value", "references", "answer"),
     [
-        ("", "set()", "all"),
+        ("", "set()", "[]"),
+        ("auto", "set()", "[]"),
         ("direct", "set()", "[]"),
         ("nccl", "set()", "all"),
         # References of collectives sum one rank only.
+        ("", "set(every)", "all"),
         ("direct", "set(every)", "all"),
-        ("ring", "set()", "VLLM_KERNELS_ALL_REDUCE=ring is not one of: nccl, direct"),
+        ("ring", "set()", "VLLM_KERNELS_ALL_REDUCE=ring is not one of: auto, direct, nccl"),
     ],
 )
 def test_choice(engine: Engine, value: str, references: str, answer: str) -> None:
     done = engine.run(ASK.replace("REFERENCES", references), VLLM_KERNELS_ALL_REDUCE=value)
     assert done.stdout.splitlines() == [answer], done.stderr
+
+
+BOUND = """
+import logging, sys
+from types import SimpleNamespace
+from vllm_kernels_plugin import all_reduce
+logger = logging.getLogger("test")
+logger.addHandler(logging.StreamHandler(sys.stdout))
+logger.setLevel(logging.INFO)
+parallel = SimpleNamespace(tensor_parallel_size=RANKS, disable_custom_all_reduce=OFF)
+all_reduce.bound(parallel, logger)
+print(parallel.disable_custom_all_reduce)
+"""
+SAID = (
+    "4 tensor-parallel ranks sum through NCCL: direct sums have been run with 2; "
+    "VLLM_KERNELS_ALL_REDUCE=direct takes them"
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "ranks", "off", "answer"),
+    [
+        ("", 1, False, ["False"]),
+        ("", 2, False, ["False"]),
+        ("", 4, False, [SAID, "True"]),
+        ("", 4, True, ["True"]),
+        ("direct", 4, False, ["False"]),
+        ("nccl", 4, False, ["False"]),
+    ],
+)
+def test_more_ranks_than_have_been_run(
+    engine: Engine, value: str, ranks: int, off: bool, answer: list[str]
+) -> None:
+    code = BOUND.replace("RANKS", str(ranks)).replace("OFF", str(off))
+    done = engine.run(code, VLLM_KERNELS_ALL_REDUCE=value)
+    assert done.stdout.splitlines() == answer, done.stderr
