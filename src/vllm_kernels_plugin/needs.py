@@ -129,6 +129,24 @@ def _linear_attention(config: Any) -> bool:
     return "linear_attention" in layers
 
 
+# Whose layers are those of the first Mamba, and of Mamba 2.
+_MAMBA = frozenset({"FalconMambaForCausalLM", "JambaForCausalLM", "MambaForCausalLM"})
+_MAMBA2 = frozenset(
+    {
+        *("BambaForCausalLM", "FalconH1ForCausalLM", "GraniteMoeHybridForCausalLM"),
+        *("Mamba2ForCausalLM", "NemotronHForCausalLM", "Plamo2ForCausalLM", "Zamba2ForCausalLM"),
+    }
+)
+
+
+def _of(architectures: frozenset[str]) -> Callable[[Any], bool]:
+    def is_one(config: Any) -> bool:
+        own = getattr(config.model_config.hf_config, "architectures", None) or ()
+        return not architectures.isdisjoint(own)
+
+    return is_one
+
+
 def _drafting_model(config: Any) -> bool:
     method = getattr(config.speculative_config, "method", None)
     return method is not None and method not in _DRAFTED_WITHOUT_MODEL
@@ -196,6 +214,20 @@ CPU_NEEDS = (
         ("causal_conv1d_fwd_cpu", "chunk_gated_delta_rule_cpu"),
         _linear_attention,
         "use a model whose layers are attention only",
+    ),
+    Need(
+        # Engines before 0.27 have no such ops on a CPU.
+        "state-space layers (Mamba 2)",
+        ("mamba_chunk_scan_fwd_cpu", "selective_state_update_cpu"),
+        _of(_MAMBA2),
+        "use vLLM 0.27 or newer, or a model whose layers are attention only",
+    ),
+    Need(
+        # No engine has it on a CPU.
+        "state-space layers (Mamba)",
+        ("selective_scan_fwd",),
+        _of(_MAMBA),
+        "use a GPU, or a model whose layers are attention only or Mamba 2",
     ),
     Need(
         "speculative decoding",

@@ -20,12 +20,13 @@ def config(**changes: Any) -> SimpleNamespace:
         "quantization": None,
         "quantization_config": None,
         "layer_types": None,
+        "architecture": "LlamaForCausalLM",
         "speculative": None,
         "mla": False,
         **changes,
     }
     hf = SimpleNamespace(
-        architectures=["LlamaForCausalLM"],
+        architectures=[settings["architecture"]],
         quantization_config=settings["quantization_config"],
         layer_types=settings["layer_types"],
     )
@@ -104,6 +105,21 @@ def test_switch_without_its_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_SGL_KERNEL", "1")
     with pytest.raises(PluginError, match="convert_weight_packed for VLLM_CPU_SGL_KERNEL=1"):
         needs.check(config(), "cpu")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("no_ops")
+@pytest.mark.parametrize(
+    ("architecture", "sentence"),
+    [
+        ("Mamba2ForCausalLM", "mamba_chunk_scan_fwd_cpu for state-space layers .*use vLLM 0.27"),
+        ("BambaForCausalLM", "mamba_chunk_scan_fwd_cpu for state-space layers"),
+        ("JambaForCausalLM", "selective_scan_fwd for state-space layers .*use a GPU"),
+    ],
+)
+def test_state_space_layers(architecture: str, sentence: str) -> None:
+    with pytest.raises(PluginError, match=sentence):
+        needs.check(config(architecture=architecture), "cpu")  # type: ignore[arg-type]
+    needs.check(config(architecture=architecture), "cuda")  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("no_ops")

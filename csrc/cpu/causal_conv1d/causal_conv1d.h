@@ -21,7 +21,8 @@ extern "C" {
 //   out, x: T [dim, tokens]; weight: T [dim, width] or [dim, 1, width]; bias: T [dim] or null
 //   states: T [slots, dim, >= width - 1], written, or null: no history, and none is kept
 //   starts: int32 [sequences + 1], first token of each sequence
-//   slots: int32 [sequences] or null: sequence s has slot s; one of slot `pad_slot` is skipped
+//   slots: int32 [sequences], or [sequences, columns], whose first column counts, or null: sequence
+//     s has slot s; one of slot `pad_slot` is skipped
 //   initial: bool [sequences] or null: which have a history; that of the others is zeros
 VK_EXPORT vk_status vk_cpu_causal_conv1d_fwd(const vk_tensor* out, const vk_tensor* x,
                                              const vk_tensor* weight, const vk_tensor* bias,

@@ -60,7 +60,7 @@ def causal_conv1d_fwd_cpu(
     kept = weight.shape[-1] - 1
     starts = query_start_loc.tolist()
     for s, (first, end) in enumerate(itertools.pairwise(starts)):
-        slot = s if cache_indices is None else int(cache_indices[s])
+        slot = s if cache_indices is None else int(cache_indices[s].reshape(-1)[0])
         if first == end or (conv_states is not None and slot == pad_slot_id):
             continue
         history = x.new_zeros(dim, kept)
@@ -98,7 +98,7 @@ def causal_conv1d_update_cpu(
     out = torch.zeros_like(rows)
     width = weight.shape[-1]
     for s in range(len(rows) if rows.shape[1] else 0):
-        slot = s if conv_state_indices is None else int(conv_state_indices[s])
+        slot = s if conv_state_indices is None else int(conv_state_indices[s].reshape(-1)[0])
         if slot == pad_slot_id:
             continue
         at = 0 if num_accepted_tokens is None else int(num_accepted_tokens[s]) - 1

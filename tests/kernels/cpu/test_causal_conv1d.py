@@ -97,6 +97,21 @@ def test_next_token(tier: str, dtype: torch.dtype, dim: int) -> None:
         assert not states[1].any()
 
 
+def test_slots_in_the_first_of_several_columns(tier: str) -> None:
+    """The engine's state indices of next tokens are a column, of drafted ones a row each."""
+    x, weight = torch.randn(2, 8), torch.randn(8, 4)
+    table = torch.tensor([[2, 0, 9], [0, 1, 9]], dtype=torch.int32)
+    states, others = (torch.zeros(3, 3, 8).transpose(1, 2) for _ in range(2))
+    update = ops.causal_conv1d_update_cpu_vec
+    for _ in range(3):
+        one = update(x, states, weight, None, "silu", table, None, -1)
+        two = update(x, others, weight, None, "silu", table[:, 0].contiguous(), None, -1)
+        assert torch.equal(one, two)
+    assert torch.equal(states, others)
+    with pytest.raises(RuntimeError, match=r"conv_state_indices has shape \[2, 0\]"):
+        update(x, states, weight, None, "silu", table[:, :0], None, -1)
+
+
 @pytest.mark.parametrize("dim", [5, 64])
 def test_drafted_tokens(tier: str, dtype: torch.dtype, dim: int) -> None:
     """Three tokens a call, of which one to three are accepted: as if the rest had not been."""
