@@ -43,6 +43,10 @@ inline constexpr Exception kExceptions[] = {
     {"moe_wna16_marlin_gemm", "expert_ids", Access::kReads},
     {"moe_wna16_marlin_gemm", "num_tokens_past_padded", Access::kReads},
     {"moe_wna16_marlin_gemm", "topk_weights", Access::kReads},
+    {"selective_scan_fwd", "u", Access::kReads},
+    {"selective_scan_fwd", "A", Access::kReads},
+    {"selective_scan_fwd", "B", Access::kReads},
+    {"selective_scan_fwd", "C", Access::kReads},
     {"weak_ref_tensor", "input", Access::kGivesView},
 };
 

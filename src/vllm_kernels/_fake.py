@@ -181,6 +181,10 @@ def _delta_rule_update(v: torch.Tensor, **_: object) -> torch.Tensor:
     return out.transpose(0, 1) if v.dim() == 4 else out
 
 
+def _rotated(x: torch.Tensor, inplace: bool) -> torch.Tensor:
+    return x if inplace else x.new_empty(x.shape)
+
+
 def _group_name(name: str, **_: object) -> str:
     return name
 
@@ -217,6 +221,7 @@ _SPECIAL: dict[str, Fake] = {
     "grouped_topk": _grouped_topk,
     "greedy_argmax": _tokens,
     "fused_gumbel_argmax": _tokens,
+    "hadacore_transform": _rotated,
     "sparse_compress": _sparse_compress,
     "causal_conv1d_weight_pack": _conv_packed,
     "causal_conv1d_fwd_cpu": _conv_forward,

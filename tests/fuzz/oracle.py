@@ -44,7 +44,8 @@ _PRODUCTS = {"weight_packed_linear", "fp8_scaled_mm_cpu", "int8_scaled_mm_with_q
 # Each step multiplies the state.
 _RECURRENT = {
     *("chunk_gated_delta_rule_cpu", "fused_sigmoid_gating_delta_rule_update_cpu"),
-    *("fused_sigmoid_gating_delta_rule_update_spec_cpu",),
+    *("fused_sigmoid_gating_delta_rule_update_spec_cpu", "mamba_chunk_scan_fwd_cpu"),
+    *("selective_state_update_cpu", "selective_scan_fwd"),
 }
 _GROWN = 1e5
 # A recursion may grow on its way and shrink again: so many times as far as the reference moves with

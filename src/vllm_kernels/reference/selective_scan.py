@@ -152,3 +152,113 @@ def selective_state_update_cpu(
             to = written[token - first] if drafted else written[0]
             if (drafted or token == behind - 1) and to != none:
                 state[to] = current
+
+
+def _keep(chunks: list[int], block: int, first: int, block_size: int) -> list[int]:
+    """The block that each chunk of a sequence completes, but for the last one."""
+    partial = len(chunks) > 1 and block < block_size
+    position = first * block_size + (block_size - block if partial else 0)
+    found = []
+    for tokens in chunks:
+        position += tokens
+        found.append((position - 1) // block_size)
+    return found
+
+
+def selective_scan_fwd(
+    u: torch.Tensor,
+    delta: torch.Tensor,
+    A: torch.Tensor,  # noqa: N803  the engine's names
+    B: torch.Tensor,  # noqa: N803
+    C: torch.Tensor,  # noqa: N803
+    D_: torch.Tensor | None,  # noqa: N803
+    z_: torch.Tensor | None,
+    delta_bias_: torch.Tensor | None,
+    delta_softplus: bool,
+    query_start_loc: torch.Tensor | None,
+    cache_indices: torch.Tensor | None,
+    has_initial_state: torch.Tensor | None,
+    ssm_states: torch.Tensor,
+    null_block_id: int,
+    block_size: int,
+    block_idx_first_scheduled_token: torch.Tensor | None,
+    block_idx_last_scheduled_token: torch.Tensor | None,
+    initial_state_idx: torch.Tensor | None,
+    cu_chunk_seqlen: torch.Tensor | None,
+    last_chunk_indices: torch.Tensor | None,
+) -> None:
+    """The first Mamba's prompts: a decay for each number of a row's state.
+
+    Args:
+        u: [rows, tokens], or [sequences, rows, tokens] without ``query_start_loc``; as ``delta``,
+            which becomes y, and ``z_``, which becomes y silu(z).
+        A: [rows, dstate], float32, as ``D_`` and ``delta_bias_``, [rows].
+        B: [groups, dstate, tokens], or [sequences, groups, dstate, tokens], as ``C``.
+        query_start_loc: [sequences + 1], int32.
+        cache_indices: The slot of each sequence; of ``null_block_id``, none: it is skipped.
+        has_initial_state: [sequences], bool: whether its slot's state is its first one.
+        ssm_states: [slots, rows, dstate], float32 or the dtype of ``u``, in place.
+        block_idx_first_scheduled_token: [sequences], int32. With it states are kept by blocks of
+            ``block_size`` tokens, and ``cache_indices`` is [sequences, blocks]: the first state is
+            that of block ``initial_state_idx``, the one behind a chunk goes to the block that the
+            chunk completes, the last one to ``block_idx_last_scheduled_token``.
+        cu_chunk_seqlen: [chunks + 1], int32; without it chunks are blocks.
+        last_chunk_indices: [sequences], int32: each one's last chunk.
+    """
+    cached = block_idx_first_scheduled_token is not None
+    if query_start_loc is None:
+        bounds = [(0, u.shape[-1])] * len(u)
+    else:
+        ends = query_start_loc.tolist()
+        bounds = list(itertools.pairwise(ends))
+    for s, (first, behind) in enumerate(bounds):
+        at = (slice(None),) if query_start_loc is not None else (s,)
+        if first >= behind:
+            continue
+        column = int(initial_state_idx[s]) if cached and initial_state_idx is not None else 0
+        slots = [s] if cache_indices is None else cache_indices[s].reshape(-1).tolist()
+        if cache_indices is not None and slots[column] == null_block_id:
+            continue
+        begun = has_initial_state is not None and bool(has_initial_state[s])
+        state = ssm_states[slots[column]].float()
+        state = state[None] if begun else torch.zeros_like(state)[None]
+        tokens = slice(first, behind)
+        own = [x[at][..., tokens].movedim(-1, 0) for x in (u, delta, B, C)]
+        step = own[1].float() + (0 if delta_bias_ is None else delta_bias_)
+        gate = None if z_ is None else z_[at][..., tokens].movedim(-1, 0)
+        group = u.shape[-2] // own[2].shape[1]
+        scan = _Scan(
+            own[0][:, None],
+            (F.softplus(step) if delta_softplus else step)[:, None],
+            A[None],
+            own[2][:, :1],
+            own[3][:, :1],
+            None if D_ is None else D_[None],
+            None if gate is None else gate[:, None],
+        )
+        # The groups stand for rows here, not for heads.
+        scan.b, scan.c = (x.float().repeat_interleave(group, 1)[:, None] for x in own[2:])
+        count, chunks = behind - first, [behind - first]
+        kept = [column]
+        if cached and block_idx_last_scheduled_token is not None:
+            begin = int(block_idx_first_scheduled_token[s])  # type: ignore[index]
+            if cu_chunk_seqlen is not None and last_chunk_indices is not None:
+                from_chunk = 0 if s == 0 else int(last_chunk_indices[s - 1]) + 1
+                chunks = cu_chunk_seqlen.diff()[
+                    from_chunk : int(last_chunk_indices[s]) + 1
+                ].tolist()
+            else:
+                begin, full = 0, count // block_size
+                chunks = [block_size] * full + ([count % block_size] if count % block_size else [])
+            kept = _keep(chunks, chunks[0], begin, block_size)
+            kept[-1] = int(block_idx_last_scheduled_token[s])
+        token = 0
+        for size, block in zip(chunks, kept, strict=True):
+            for t in range(token, min(token + size, count)):
+                state, y = scan.step(state, t)
+                delta[at][..., first + t] = scan.ungated[0]
+                if z_ is not None:
+                    z_[at][..., first + t] = y[0]
+            token += size
+            if not cached or cache_indices is not None:
+                ssm_states[slots[block]] = state[0]

@@ -44,14 +44,14 @@ def test_what_is_missing_or_too_much_is_said(checkout: Path) -> None:
     path = checkout / absent.FILE
     path.write_text(
         path.read_text()
-        .replace('"hadacore_transform"', '"hadamard_transform"')
+        .replace('"octave_rotate"', '"octave_rotation"')
         .replace('"direct_dcp_kv_gather"', '"direct_dcp_kv_gather", "rms_norm"')
     )
     assert list(absent.mistakes(checkout)) == [
-        f"hadacore_transform (cuda) has neither a kernel in {absent.OPS_FILE} nor a reason in "
+        f"octave_rotate (cuda) has neither a kernel in {absent.OPS_FILE} nor a reason in "
         f"{absent.FILE}",
         f"rms_norm (cuda) stands in {absent.FILE} and in {absent.OPS_FILE}",
-        f"hadamard_transform (cuda) stands in {absent.FILE}, but no engine has it",
+        f"octave_rotation (cuda) stands in {absent.FILE}, but no engine has it",
     ]
 
 
