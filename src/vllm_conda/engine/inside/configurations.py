@@ -222,7 +222,8 @@ MODELS: Mapping[str, Model] = {
         },
         experts=True,
     ),
-    # State-space layers alone, with a decay a head.
+    # State-space layers alone, with a decay a head. Of several groups transformers norms all together,
+    # unlike the engine.
     "mamba2": Model(
         "Mamba2Config",
         {
@@ -232,7 +233,7 @@ MODELS: Mapping[str, Model] = {
             "num_heads": 8,
             "head_dim": 64,
             "state_size": 64,
-            "n_groups": 2,
+            "n_groups": 1,
             "chunk_size": 64,
             "bos_token_id": BOS,
             "eos_token_id": EOS,
