@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=500, help="over all products")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=products.PRODUCTS, action="append")
-    parser.add_argument("--json", type=Path, help="write the counts and each kill here")
+    parser.add_argument("--json", type=Path, help="write each kill here as it comes")
     options = parser.parse_args()
     chosen = options.only or list(products.PRODUCTS)
     rows: dict[str, dict[str, Any]] = {}
@@ -44,23 +44,37 @@ def main() -> int:
         for number, name in enumerate(chosen):
             share = len(range(number, options.kills, len(chosen)))
             started = time.monotonic()
+            progress = Progress()
+
+            def watch(
+                tally: trials.Tally,
+                name: str = name,
+                started: float = started,
+                progress: Progress = progress,
+            ) -> None:
+                progress(tally)
+                rows[name] = {**row(tally), "seconds": round(time.monotonic() - started)}
+                each[name] = [dataclasses.asdict(kill) for kill in tally.kills]
+                if options.json:
+                    written = {key: {**rows[key], "each": each[key]} for key in rows}
+                    options.json.write_text(json.dumps(written, indent=1) + "\n")
+
             product = products.PRODUCTS[name](Path(folder) / name, dummies)
-            tally = trials.Trials(product, options.seed).run(share, Progress())
-            rows[name] = {
-                "kills": len(tally.kills),
-                "by_victim": dict(sorted(Counter(map(kind, tally.kills)).items())),
-                "ended_before": tally.ended_before,
-                "slowest_end_seconds": round(tally.slowest_end, 2),
-                "seconds": round(time.monotonic() - started),
-                "faults": tally.faults,
-            }
+            watch(trials.Trials(product, options.seed).run(share, watch))
             print(f"\n{name}: {json.dumps(rows[name], indent=1)}", flush=True)
-            each[name] = [dataclasses.asdict(kill) for kill in tally.kills]
-            if options.json:
-                written = {key: {**row, "each": each[key]} for key, row in rows.items()}
-                options.json.write_text(json.dumps(written, indent=1) + "\n")
     print(table(rows))
     return 1 if any(row["faults"] for row in rows.values()) else 0
+
+
+def row(tally: trials.Tally) -> dict[str, Any]:
+    """The counts of one product so far."""
+    return {
+        "kills": len(tally.kills),
+        "by_victim": dict(sorted(Counter(map(kind, tally.kills)).items())),
+        "ended_before": tally.ended_before,
+        "slowest_end_seconds": round(tally.slowest_end, 2),
+        "faults": tally.faults,
+    }
 
 
 def kind(kill: trials.Kill) -> str:
