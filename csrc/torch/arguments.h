@@ -35,6 +35,8 @@ inline constexpr Exception kExceptions[] = {
     // Blocks move within one cache too; the caller's mapping says which.
     {"swap_blocks", "dst", Access::kInPlace, "src"},
     {"causal_conv1d_update_cpu_vec", "x", Access::kReads},
+    {"eagle_step_slot_mapping_metadata_kernel_impl", "out_clamped_positions", Access::kInPlace,
+     "positions"},
     {"marlin_gemm", "c_or_none", Access::kWrites},
     {"moe_wna16_marlin_gemm", "c_or_none", Access::kWrites},
     {"moe_wna16_marlin_gemm", "a", Access::kReads},

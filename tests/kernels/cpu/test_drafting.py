@@ -62,6 +62,18 @@ def test_step_slot_mapping(tier: str, requests: int) -> None:
     )
 
 
+def test_step_in_place(tier: str) -> None:
+    """The engine lets the moved positions take the place of the old ones."""
+    positions, table = torch.tensor([3, 70, -1, 62]), torch.randint(99, (4, 5)).int()
+    lengths, moved = torch.tensor([4, 9, 1, 63], dtype=torch.int32), torch.empty(4).long()
+    slots, others = torch.full((6,), 7), torch.full((6,), 8)
+    step = ops.eagle_step_slot_mapping_metadata_kernel_impl
+    step(positions, table, lengths.clone(), moved, slots, 16, 64, -1)
+    step(positions, table, lengths, positions, others, 16, 64, -1)
+    assert torch.equal(positions, moved)
+    assert torch.equal(slots, others)
+
+
 def test_step_from_the_largest_numbers(tier: str) -> None:
     int64, int32 = 2**63 - 1, 2**31 - 1
     positions = torch.tensor([int64, 62, 61, 0])
