@@ -222,8 +222,8 @@ MODELS: Mapping[str, Model] = {
         },
         experts=True,
     ),
-    # State-space layers alone, with a decay a head. Of several groups transformers norms all together,
-    # unlike the engine.
+    # State-space layers alone, with a decay a head. Of several groups transformers norms all
+    # together, unlike the engine.
     "mamba2": Model(
         "Mamba2Config",
         {
