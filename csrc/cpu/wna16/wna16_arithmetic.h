@@ -3,7 +3,7 @@
 #ifndef VLLM_KERNELS_CPU_WNA16_WNA16_ARITHMETIC_H_
 #define VLLM_KERNELS_CPU_WNA16_WNA16_ARITHMETIC_H_
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
 #include <immintrin.h>
 #endif
 
@@ -165,9 +165,13 @@ struct GroupsI16 {
   }
   static HWY_INLINE Sum Zero() { return hn::Zero(DI()); }
   static HWY_INLINE Sum Add(Sum sum, Row a, Row weight) {
+#if defined(__AVX512VNNI__)
+    return Sum{_mm512_dpwssd_epi32(sum.raw, a.raw, weight.raw)};
+#else
     sum = hn::Add(sum, hn::WidenMulPairwiseAdd(DI(), a, weight));
     asm("" : "+v"(sum.raw));  // compilers would add several products first, and spill them
     return sum;
+#endif
   }
   static HWY_INLINE Sum AddRow(Sum sum, Row a) { return Add(sum, a, hn::Set(D16(), 1)); }
   static HWY_INLINE void Settle(Sum* sums) {
