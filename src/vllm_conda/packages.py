@@ -11,6 +11,8 @@ import cattrs
 from vllm_conda import generated
 
 CPU, CUDA, ROCM = "cpu", "cuda", "rocm"
+# Upstream's modules, compiled by us: of a recipe of its own (recipe/flashinfer).
+FLASHINFER = "vllm-flashinfer"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Package:
 def table() -> Mapping[str, Package]:
     """Every package by its name, in the recipe's order."""
     return cattrs.structure(generated.read("packages"), dict[str, Package])
+
+
+def ours(name: str) -> bool:
+    """Whether we compile what the package ``name`` holds, or choose it."""
+    return name in table() or name == FLASHINFER
 
 
 def of_device(device: str) -> str:

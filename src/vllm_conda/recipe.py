@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
 from rattler_build import RattlerBuildError, Stage0Recipe
 from yaml import YAMLError
 
@@ -19,6 +20,7 @@ from vllm_conda.yaml_files import read_yaml
 
 RECIPE_FILE = Path("recipe/recipe.yaml")
 ENGINE_RECIPE_FILE = Path("recipe/engine/recipe.yaml")
+FLASHINFER_RECIPE_FILE = Path("recipe/flashinfer/recipe.yaml")
 _STAGING_SUFFIX = "-build"
 
 
@@ -207,6 +209,7 @@ def check_context(root: Path, targets: Targets) -> None:
         },
         ENGINE_RECIPE_FILE: {"version": release, "sha256": engines.sdist_sha256(release)},
     }
+    _check_flashinfer(root, targets)
     for file, facts in wanted.items():
         try:
             data = read_yaml(root / file)
@@ -222,3 +225,26 @@ def check_context(root: Path, targets: Targets) -> None:
                     f"{file}: {key} is {found.get(key)}, {TARGETS_FILE} has {value}.",
                     "Make them agree.",
                 )
+
+
+def _check_flashinfer(root: Path, targets: Targets) -> None:
+    """FlashInfer's recipe says itself what it builds where no toolkit does, as in a feedstock."""
+    table = targets.flashinfer
+    release = table.releases[table.release]
+    if not SpecifierSet(release.engines).contains(targets.engine.release):
+        raise RecipeError(
+            f"{TARGETS_FILE}: [flashinfer]: release {table.release} is for vLLM "
+            f"{release.engines}, [engine] has {targets.engine.release}."
+        )
+    try:
+        context = dict(read_yaml(root / FLASHINFER_RECIPE_FILE)["context"])
+    except (OSError, YAMLError, KeyError, TypeError) as error:
+        raise RecipeError(f"{FLASHINFER_RECIPE_FILE} has no context: {reason(error)}.") from None
+    facts = {"version": table.release, "sha256": release.sha256, "engines": release.engines}
+    for key, value in facts.items():
+        if f'default="{value}"' not in str(context.get(key)):
+            raise RecipeError(
+                f"{FLASHINFER_RECIPE_FILE}: the default of {key} is not {value}, which "
+                f"{TARGETS_FILE} has.",
+                "Make them agree.",
+            )

@@ -14,6 +14,7 @@ import cattrs
 from vllm_conda import families
 from vllm_conda.errors import ConfigError, check_known, did_you_mean
 from vllm_conda.feedstock_table import Feedstock, check_feedstock_table
+from vllm_conda.flashinfer_table import Flashinfer, check_flashinfer_table
 from vllm_conda.packages import Package
 from vllm_conda.platforms import Platform
 from vllm_conda.structure import GROUPS, Mismatch, first_mistake, read_toml
@@ -86,6 +87,7 @@ class Targets:
     families: dict[str, str]
     tiers: dict[str, dict[str, Tier]]
     cuda: Cuda
+    flashinfer: Flashinfer
     rocm: Rocm
     feedstock: Feedstock
 
@@ -194,6 +196,7 @@ def _explain(error: BaseException) -> ConfigError:
 
 def _check_names(targets: Targets) -> None:
     check_cuda_table(targets.cuda, TARGETS_FILE)
+    check_flashinfer_table(targets.flashinfer, TARGETS_FILE, targets.cuda.slices)
     check_rocm_table(targets.rocm, TARGETS_FILE)
     if targets.schema != SCHEMA:
         raise ConfigError(

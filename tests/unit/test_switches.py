@@ -10,7 +10,7 @@ from support import ROOT
 from vllm_conda.generate import switches
 from vllm_conda.site.overrides import VARIABLES
 
-OWN = r"VLLM_(KERNELS_|CONDA_|CROSS_|ENGINE_SDIST|COMPILE_LOG|SANITIZE_CASES)[A-Z0-9_]*"
+OWN = r"VLLM_(KERNELS_|CONDA_|CROSS_|ENGINE_SDIST|FLASHINFER_|COMPILE_LOG|SANITIZE_CASES)[A-Z0-9_]*"
 SOURCES = ("src", "csrc", "cmake", "recipe", "scripts", "tests", "benchmarks", "packages", "run")
 REGISTRY = "src/vllm_conda/generate/switches.py"
 # Include guards, and a placeholder in packages.

@@ -31,7 +31,7 @@ class Context:
 
     def own(self, subject: Subject) -> bool:
         """Whether the package is ours: our packages promise more than their metadata states."""
-        return subject.package in packages.table()
+        return packages.ours(subject.package)
 
     def built_for(self, subject: Subject) -> BuiltFor | None:
         """What one of our packages was built for; None of a foreign one.

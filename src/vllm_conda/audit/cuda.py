@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from vllm_conda.audit import modules
 from vllm_conda.audit.built_for import SUMMARY, gpu_code
 from vllm_conda.audit.built_for import GpuCode as GpuCodeFor
 from vllm_conda.audit.context import Context
@@ -30,6 +31,10 @@ def check_cuda(subject: Subject, context: Context) -> Iterator[Finding]:
             continue
         if code is not None:
             found[library.file] = code
+    for name in subject.files:
+        if name == modules.FILE:
+            yield from _modules(subject, name, found)
+            return
     summaries = [name for name in subject.files if PurePosixPath(name).match(SUMMARY)]
     summaries = [name for name in summaries if _is_ours(name)]
     if not summaries:
@@ -40,6 +45,27 @@ def check_cuda(subject: Subject, context: Context) -> Iterator[Finding]:
         return
     for name in summaries:
         yield from _package(subject, context, name, found)
+
+
+def _modules(subject: Subject, name: str, found: Mapping[str, GpuCode]) -> Iterator[Finding]:
+    """FlashInfer's: what its summary declares is there, and is what the package was built for."""
+    try:
+        summary = modules.read((subject.root / name).read_bytes())
+        archs = frozenset(parse_code(arch) for arch in summary.archs)
+    except (ValueError, ConfigError) as reason:
+        yield error(_NAME, name, f"it is damaged: {reason}")
+        return
+    folder = PurePosixPath(name).parent
+    declared = {
+        str(folder / one / f"{one}.so"): (archs, frozenset[Code]()) for one in summary.modules
+    }
+    yield from check_declared(found, declared)
+    wanted = (subject.built_for and subject.built_for.cuda) or {}
+    for one in summary.modules:
+        if one not in wanted or wanted[one].archs != summary.archs:
+            yield error(
+                _NAME, name, f"{one} is declared for {' '.join(summary.archs)}, not built so"
+            )
 
 
 def _is_ours(name: str) -> bool:

@@ -37,6 +37,7 @@ COMMANDS = {
     "doctor": "vllm_conda.cli.doctor:doctor",
     "engine": "vllm_conda.cli.engine:engine",
     "exec": "vllm_conda.cli.execute:execute",
+    "flashinfer": "vllm_conda.cli.flashinfer:flashinfer",
     "generate": "vllm_conda.cli.inspect:generate",
     "lint": "vllm_conda.cli.inspect:lint",
     "matrix": "vllm_conda.cli.inspect:matrix",

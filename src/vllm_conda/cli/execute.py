@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from vllm_conda.cli.common import channel_option, root_option
-from vllm_conda.packages import CPU, CUDA, ROCM, of_device, serving, table
+from vllm_conda.packages import CPU, CUDA, FLASHINFER, ROCM, of_device, serving, table
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 
@@ -67,7 +67,9 @@ def execute(
     from vllm_conda.engine import package
     from vllm_conda.environment import ensure_environment, run_in
     from vllm_conda.errors import ConfigError, UsageError
+    from vllm_conda.flashinfer import package as flashinfer
     from vllm_conda.solve import virtual_packages
+    from vllm_conda.targets import load_targets
     from vllm_conda.toolchain import PYTORCH_CUDA, rocm_names
 
     folder = output or root / "output"
@@ -80,7 +82,7 @@ def execute(
             raise UsageError(f"--virtual {word}: want NAME=VERSION, such as __cuda=13.0.")
     # `vllm-kernels-cuda[build=*_sm90_*]` asks for it too.
     names = {re.split(r"[\s=<>!~\[]", spec.strip())[0] for spec in specs}
-    gpu = bool(names & {of_device(CUDA), serving(CUDA)})
+    gpu = bool(names & {of_device(CUDA), serving(CUDA), FLASHINFER})
     with Reporter() as reporter:
         toolkit = PYTORCH_CUDA if gpu else ROCM if names & rocm_names() else ""
         toolchain = toolchain_for(platform, channels, reporter, [toolkit], gpu)
@@ -88,6 +90,12 @@ def execute(
         if names & {*package.NAMES, *(name for name, one in table().items() if one.serves)}:
             engine = package.ensure(root, platform, folder / package.FOLDER, channels, reporter)
             found = engine.beside(toolchain, toolkit)
+        if names & {*flashinfer.NAMES}:
+            targets = load_targets(root)
+            choice = flashinfer.choose(targets)
+            place = folder / flashinfer.FOLDER
+            made = flashinfer.ensure(root, targets, choice, place, channels, reporter)
+            found = made.beside(found)
         prefix = ensure_environment(
             [folder.resolve().as_uri(), *found],
             specs,

@@ -129,6 +129,30 @@ ENGINE = (
         "compiled, unless it is set.",
     ),
     Variable(
+        "FLASHINFER_DISABLE_JIT",
+        "",
+        "With any value FlashInfer compiles nothing, and a module that is not compiled is an "
+        "error. Set to `1` where `vllm-flashinfer` is installed, unless it is set.",
+    ),
+    Variable(
+        "FLASHINFER_CUBINS_REPOSITORY",
+        "an address or a folder",
+        "Where FlashInfer downloads code for GPUs from. Where `vllm-flashinfer` is installed, set "
+        "to a folder without any, unless it is set.",
+    ),
+    Variable(
+        "TRTLLM_DG_ENABLED",
+        "",
+        "With `0` FlashInfer's block-scaled products are not compiled at their first call. Set so "
+        "where `vllm-flashinfer` is installed, unless it is set.",
+    ),
+    Variable(
+        "FLASHINFER_WORKSPACE_BASE",
+        "a folder",
+        "FlashInfer cannot be imported unless it can write here; by default the home. Where the "
+        "home is read-only, set to a temporary folder, unless it is set.",
+    ),
+    Variable(
         "VLLM_CPU_KVCACHE_SPACE",
         "",
         "GiB for keys and values. Set it on shared machines.",
@@ -217,6 +241,20 @@ INTERNAL = (
         "VLLM_ENGINE_SDIST",
         "a file",
         "The source distribution that `recipe/engine/recipe.yaml` builds.",
+    ),
+    Variable(
+        "VLLM_FLASHINFER_WHEEL, VLLM_FLASHINFER_RELEASE, VLLM_FLASHINFER_SHA256, "
+        "VLLM_FLASHINFER_ENGINES",
+        "",
+        "What `recipe/flashinfer/recipe.yaml` builds: upstream's wheel, its version and hash, and "
+        "the engines that pin it.",
+    ),
+    Variable(
+        "VLLM_FLASHINFER_MODULES, VLLM_FLASHINFER_ARCH, VLLM_FLASHINFER_VERSION, "
+        "VLLM_FLASHINFER_HARDENING, VLLM_FLASHINFER_HARDENING_LINK",
+        "",
+        "What that recipe tells its script: the words of a set of modules, the GPU, the version "
+        "that the modules' distribution states, and options of compiler and linker.",
     ),
     Variable(
         "VLLM_COMPILE_LOG",

@@ -20,7 +20,7 @@ from vllm_conda.toolchain.cuda_pytorch import CUDA as PYTORCH_CUDA
 from vllm_conda.toolchain.rocm import names as rocm_names
 from vllm_conda.toolchain.root import Root
 from vllm_conda.toolchain.sysroot import glibc_symbols
-from vllm_conda.toolchain.wheels import ensure_wheels
+from vllm_conda.toolchain.wheels import ensure_wheels, pinned_wheel
 
 __all__ = [
     "PYTORCH_CUDA",
@@ -32,6 +32,7 @@ __all__ = [
     "ensure_wheels",
     "glibc_symbols",
     "offered",
+    "pinned_wheel",
     "rocm_names",
 ]
 

@@ -17,8 +17,10 @@ from packaging.specifiers import Specifier
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from vllm_conda.archives import DAMAGED, MALFORMED
+from vllm_conda.downloads import fetch
 from vllm_conda.downloads.store import Store
 from vllm_conda.errors import ConfigError, IntegrityError, did_you_mean
+from vllm_conda.paths import cache_root
 from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import host as host_module
 from vllm_conda.toolchain import model
@@ -26,6 +28,7 @@ from vllm_conda.toolchain.channel import Channel
 from vllm_conda.toolchain.host import Host
 from vllm_conda.toolchain.making import make_packages, once
 from vllm_conda.toolchain.model import Catalog, Package
+from vllm_conda.toolchain.pip_client import PipClient
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -230,6 +233,30 @@ def ensure_wheels(
 
     inputs = "\n".join((text, model.catalog_text(), code))
     return once(host, inputs, make, reporter=reporter, cache=cache)
+
+
+def pinned_wheel(
+    requirement: str, sha256: str, where: str, platform: str, reporter: Reporter
+) -> Path:
+    """One wheel by name, of the hash that ``where`` pins; a cached one of another is not taken.
+
+    Raises:
+        NetworkError: pip could not fetch it.
+        IntegrityError: It is not the pinned file.
+    """
+    store = Store(cache_root())
+    client = PipClient(store, host_module.detect(platform), reporter)
+    found = client.cached(requirement)
+    if found is None or found.sha256 != sha256 or not fetch.intact(found):
+        with store.locked(reporter):
+            found = client.fetch([requirement])[requirement]
+    if found.sha256 != sha256:
+        fetch.forget(store, found)
+        raise IntegrityError(
+            f"The wheel {requirement} has the SHA-256 {found.sha256}, {where} pins {sha256}.",
+            "The registry serves another file under this version; find out which is right.",
+        )
+    return found.path
 
 
 def _make(

@@ -152,3 +152,43 @@ def test_what_nvcc_writes(tmp_path: Path, mode: str) -> None:
 
 def test_library_without_gpu_code(tmp_path: Path) -> None:
     assert read_gpu_code(Path(shutil.which("true") or "/bin/true")) is None
+
+
+FLASHINFER = "lib/vllm_flashinfer"
+
+
+def flashinfer_messages(tmp_path: Path, files: dict[str, bytes], built_for: bytes) -> list[str]:
+    files = {**files, "info/built_for.json": built_for}
+    path = conda(tmp_path, files, name="vllm-flashinfer")
+    request = Request(checks=("cuda",), targets=load_targets(ROOT))
+    return [one.message for one in audit([path], request).packages[0].findings]
+
+
+@needs_compiler
+def test_flashinfers_modules(tmp_path: Path) -> None:
+    def promise(*archs: str) -> bytes:
+        code = {"sampling": {"archs": archs, "ptx": []}}
+        data = {"schema": 1, "platform": "linux-64", "glibc": "2.28", "libstdcxx": 12}
+        return json.dumps({**data, "cuda": code}).encode()
+
+    def declared(*names: str) -> bytes:
+        data = {"flashinfer": "0.6.14", "cuda": "13.0", "archs": ["9.0a"], "modules": names}
+        return json.dumps(data).encode()
+
+    right = library_with(container(entry(MACHINE, "9.0a")), tmp_path)
+    wrong = library_with(container(entry(MACHINE, "8.0")), tmp_path)
+    place, module = f"{FLASHINFER}/modules.json", f"{FLASHINFER}/sampling/sampling.so"
+    files = {module: right, place: declared("sampling")}
+    assert flashinfer_messages(tmp_path, files, promise("9.0a")) == []
+    said = flashinfer_messages(tmp_path, files, promise("10.0a"))
+    assert said == ["sampling is declared for 9.0a, not built so"]
+    said = flashinfer_messages(tmp_path, {**files, module: wrong}, promise("9.0a"))
+    assert said == [
+        "machine code for 9.0a is declared and missing", "machine code for 8.0 is not declared"
+    ]  # fmt: skip
+    said = flashinfer_messages(tmp_path, {**files, place: declared()}, promise("9.0a"))
+    assert len(said) == 1
+    assert "it holds GPU code" in said[0]
+    said = flashinfer_messages(tmp_path, {**files, place: b"{}"}, promise("9.0a"))
+    assert "it is damaged: it is malformed" in said[0]
+    assert "declares it" in flashinfer_messages(tmp_path, {module: right}, promise("9.0a"))[0]

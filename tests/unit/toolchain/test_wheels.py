@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 
 from vllm_conda.engine.channel import wheels_text
 from vllm_conda.errors import ConfigError, IntegrityError
+from vllm_conda.platforms import host_platform
+from vllm_conda.progress import Reporter
 from vllm_conda.toolchain import wheels
 
 DATA = """
@@ -115,3 +117,24 @@ def test_no_wheel(tmp_path: Path) -> None:
     path.write_bytes(b"not a zip")
     with pytest.raises(IntegrityError, match="is not a wheel"):
         wheels.read_metadata(path)
+
+
+def test_a_wheel_of_another_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CONDA_CACHE", str(tmp_path / "cache"))
+
+    def fetch(client: wheels.PipClient, rows: list[str]) -> dict[str, object]:
+        client.store.root.mkdir(parents=True, exist_ok=True)
+        file = tmp_path / "flashinfer_python-0.6.14-py3-none-any.whl"
+        file.write_bytes(b"another")
+        key = client._key(rows[0])
+        return {
+            rows[0]: wheels.fetch.record(client.store, "pip", key, "flashinfer", "0.6.14", file)
+        }
+
+    monkeypatch.setattr(wheels.PipClient, "fetch", fetch)
+    row, platform = "flashinfer-python==0.6.14", host_platform()
+    with pytest.raises(IntegrityError, match=r"has the SHA-256 .* targets.toml pins 00") as caught:
+        wheels.pinned_wheel(row, "00", "targets.toml", platform, Reporter())
+    digest = str(caught.value).split("SHA-256 ")[1].split(",")[0]
+    found = wheels.pinned_wheel(row, digest, "targets.toml", platform, Reporter())
+    assert found.read_bytes() == b"another"

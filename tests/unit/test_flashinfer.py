@@ -1,0 +1,137 @@
+"""FlashInfer's table, choice and recipe: what is refused, and that they agree."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import shlex
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from support import ROOT
+
+from vllm_conda import platforms
+from vllm_conda.errors import ConfigError, RecipeError, UsageError
+from vllm_conda.flashinfer import package
+from vllm_conda.recipe import FLASHINFER_RECIPE_FILE, check_context
+from vllm_conda.targets import load_targets, parse_targets, read_table
+
+TARGETS = load_targets(ROOT)
+TABLE = TARGETS.flashinfer
+needs_x86 = pytest.mark.skipif(
+    platforms.host_platform() != "linux-64", reason="a CUDA job of this platform"
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("slice", "sm91", "unknown slice 'sm91'"),
+        ("modules", "some", "unknown set 'some'"),
+        ("release", "0.5", "unknown release '0.5'"),
+        ("sets", {"sampling": ["Sampling"]}, "'Sampling' is no module"),
+        ("sets", {"sampling": ["prefill-bfloat16-fa3"]}, "'prefill-bfloat16-fa3' is no module"),
+        ("sets", {"sampling": ["page", "page"]}, "names a module twice"),
+        ("releases", {TABLE.release: {"sha256": "12", "engines": ">=1"}}, "sha256 is no SHA-256"),
+    ],
+)
+def test_the_table_points_nowhere(key: str, value: object, message: str) -> None:
+    data = read_table(ROOT)
+    data["flashinfer"][key] = value
+    with pytest.raises(ConfigError, match=message):
+        parse_targets(data)
+
+
+def test_sets_grow() -> None:
+    """The solver prefers the later ones of the table."""
+    sets = [set(words) for words in TABLE.sets.values()]
+    assert all(one < other for one, other in itertools.pairwise(sets))
+    assert next(iter(TABLE.sets)) == TABLE.modules
+
+
+@needs_x86
+def test_choice() -> None:
+    chosen = package.choose(TARGETS)
+    assert chosen.job.name == f"linux-64-cuda-13.0-{TABLE.slice}"
+    assert (chosen.release, chosen.modules) == (TABLE.release, TABLE.modules)
+    assert package.choose(TARGETS, "13.4", "attention").name == (
+        f"linux-64-cuda-13.4-sm90-{TABLE.release}-attention"
+    )
+    with pytest.raises(UsageError, match=r"Unknown set of modules 'attentoin'. Did you mean"):
+        package.choose(TARGETS, modules="attentoin")
+    with pytest.raises(UsageError, match=r"Unknown release of FlashInfer '0.1'"):
+        package.choose(TARGETS, release="0.1")
+
+
+@pytest.mark.parametrize("key", ["version", "sha256", "engines"])
+def test_the_recipe_says_what_the_table_says(tmp_path: Path, key: str) -> None:
+    shutil.copytree(ROOT / "recipe", tmp_path / "recipe")
+    engines = Path("src/vllm_kernels_plugin/engines.tsv")
+    (tmp_path / engines).parent.mkdir(parents=True)
+    shutil.copy(ROOT / engines, tmp_path / engines)
+    check_context(tmp_path, TARGETS)
+    release = TABLE.releases[TABLE.release]
+    value = {"version": TABLE.release, "sha256": release.sha256, "engines": release.engines}[key]
+    file = tmp_path / FLASHINFER_RECIPE_FILE
+    file.write_text(file.read_text().replace(f'"{value}"', '"other"'))
+    with pytest.raises(RecipeError, match=f"the default of {key} is not"):
+        check_context(tmp_path, TARGETS)
+
+
+def test_the_release_is_that_of_the_packaged_engine() -> None:
+    data = read_table(ROOT)
+    data["flashinfer"]["releases"][TABLE.release]["engines"] = ">=0.33,<0.34"
+    with pytest.raises(RecipeError, match=r"is for vLLM >=0.33,<0.34, \[engine\] has 0.26"):
+        check_context(ROOT, parse_targets(data))
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    file = ROOT / FLASHINFER_RECIPE_FILE.parent / "compile_modules.py"
+    spec = importlib.util.spec_from_file_location("compile_modules", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_options_of_the_compilers(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """conda's options reach the host code of .cu files, in a folder with a space too."""
+    work, curand = tmp_path / "the work", tmp_path / "curand"
+    work.mkdir()
+    curand.mkdir()
+    (curand / "curand_kernel.h").touch()
+    monkeypatch.setenv("CC", "gcc")
+    monkeypatch.setenv("CXXFLAGS", "-O2 -fstack-protector-strong")
+    monkeypatch.setenv("LDFLAGS", "-Wl,-z,now")
+    found = script.variables(work, "9.0a", [tmp_path, curand])
+    assert found["FLASHINFER_CUDA_ARCH_LIST"] == "9.0a"
+    host = ["-O2", "-fstack-protector-strong", f"-ffile-prefix-map={work}={script.NEUTRAL}"]
+    assert shlex.split(found["FLASHINFER_EXTRA_CFLAGS"]) == host
+    device = shlex.split(found["FLASHINFER_EXTRA_CUDAFLAGS"])
+    assert device[:4] == ["-isystem", str(work / "unused"), "-isystem", str(curand)]
+    assert device[4:] == [f"-Xcompiler={option}" for option in host]
+    assert {file.name for file in (work / "unused").iterdir()} == set(script.UNUSED_HEADERS)
+    assert shlex.split(found["FLASHINFER_EXTRA_LDFLAGS"])[-1] == f"-L{work / 'driver'}"
+    assert (work / "driver" / "libcuda.so").is_file()
+
+
+def test_no_headers_of_random_numbers(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"curand_kernel.h is in none of .*/there"):
+        script.includes(tmp_path, [tmp_path / "there"])
+
+
+def test_compiles_fit_into_memory(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script.os, "sched_getaffinity", lambda _: range(16))
+    sizes = {"SC_PHYS_PAGES": 16 << 18, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(script.os, "sysconf", sizes.get)
+    assert script.jobs(["sampling", "prefill-bfloat16-64-fa2"]) == 16
+    assert script.jobs(["sampling", "prefill-bfloat16-64-fa3"]) == 4
+    monkeypatch.setattr(script.os, "sysconf", {**sizes, "SC_PHYS_PAGES": 2 << 18}.get)
+    assert script.jobs(["prefill-bfloat16-64-fa3"]) == 1
