@@ -89,7 +89,7 @@ def _hide_gpus() -> None:
 
 
 def _activate_cuda(status: engine_api.CudaStatus) -> str:
-    from vllm_kernels_plugin import choices, deep_gemm, flash_attention, flash_mla
+    from vllm_kernels_plugin import choices, cutedsl, deep_gemm, flash_attention, flash_mla
 
     if importlib.util.find_spec("torchvision") is None:
         # The engine's worker always imports a model that needs it, whichever model it runs.
@@ -107,6 +107,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
         settings = deep_gemm.plant()
         words = ", ".join(f"{name}={value}" for name, value in settings.items())
         logger.info("deep_gemm is vllm_kernels' own module, with %s", words)
+    cutedsl.plant()
     compiler.prepare_triton(logger)
     flashinfer.keep_from_compiling(logger)
     flashinfer.leave_out_sampler(logger)

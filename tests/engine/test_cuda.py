@@ -143,6 +143,28 @@ def test_cuda_is_preferred_and_serves_its_namespaces(cuda: Engine) -> None:
     assert "to the engine on CUDA (PyTorch reference code, which is slow)" in done.stderr
 
 
+@pytest.mark.parametrize("installed", [False, True])
+def test_deepseek_without_cutedsl(cuda: Engine, installed: bool) -> None:
+    """The engine asks on every GPU a module that serves one of capability 10.0."""
+    if installed:
+        (cuda.folder / "cutlass.py").touch()
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        {ASK}
+        import importlib, sys
+        name = "vllm.models.deepseek_v32.nvidia.ops.fused_q_cutedsl"
+        if name in sys.modules:
+            module = importlib.import_module(name)
+            print(module.is_fused_q_cutedsl_supported(None, has_indexer=True))
+            print(callable(module.fused_q_cutedsl))
+        """,
+        **REFERENCE,
+    )
+    answer = [] if installed else ["False", "True"]
+    assert done.stdout.split() == [CUDA, *answer], done.stderr
+
+
 def test_torchvision_is_asked_for(cuda: Engine) -> None:
     (cuda.folder / "torchvision.py").unlink()
     done = cuda.run(
