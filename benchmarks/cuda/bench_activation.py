@@ -99,7 +99,29 @@ def _plain(tokens: int, width: int) -> Case:
     return Case("gelu_new", shape, "bf16", make, load(tokens), bytes_moved=4 * tokens * width)
 
 
+def _rows_in_use(experts: int, rows: int, count: int, width: int) -> Case:
+    """``count`` of each expert's ``rows``, as the masked grouped products have them."""
+
+    def make() -> dict[str, Call]:
+        x = torch.randn(experts, rows, 2 * width, dtype=torch.bfloat16, device="cuda")
+        used = torch.full((experts,), count, dtype=torch.int32, device="cuda")
+        out = torch.empty(experts, rows, width, device="cuda", dtype=FLOAT8)
+        scales = torch.empty(experts, width // 128, rows, device="cuda").mT
+        part, fast = x[:, :count].contiguous(), COMPILED["silu_and_mul_per_block_quant"]
+        return {
+            "ours": lambda: ops.persistent_masked_m_silu_mul_quant(x, used, out, scales, False),
+            "compile": lambda: fast(part),
+        }
+
+    tokens = experts * count
+    shape = {"tokens": tokens, "experts": experts, "slots": rows, "width": width}
+    name = "persistent_masked_m_silu_mul_quant"
+    return Case(name, shape, "bf16", make, load(tokens), bytes_moved=tokens * width * 5)
+
+
 def cases() -> Iterator[Case]:
+    for count in (1, 64):
+        yield _rows_in_use(32, 1024, count, 2048)
     for tokens, width in SHAPES:
         for name in PEERS:
             if name != "silu_and_mul" and (tokens, width) not in ((64, 14336), (4096, 14336)):

@@ -26,6 +26,7 @@ template <int kTokens, int kWaves>
 class BlocksBlock {
  public:
   static constexpr int kRows = kWaves * kWeightRows;
+  static_assert(kScaleBlock == kDepth && kScaleBlock == kWeightRows);
   using Storage = BlocksStorage<kTokens, kRows>;
   static constexpr int kStages = sizeof(Storage::stages) / sizeof(typename Storage::Stage);
   using Pipeline = sm90::Pipeline<kStages>;
@@ -101,7 +102,7 @@ class BlocksBlock {
 #pragma unroll
         for (int token = 0; token < kTokens; token += 32) {
           if (token + lane_ >= tile.count) continue;
-          ptx::cp_async_ca_4(&storage_.scales[at.stage].tokens[token + lane_],
+          ptx::cp_async_ca_4(storage_.scales[at.stage].Of(token + lane_),
                              scales + token * b_.token_scale_row + i * b_.token_scale_chunk);
         }
         if (lane_ < kWaves) {
@@ -157,7 +158,7 @@ class BlocksBlock {
                                             sm90::PipelineState& at, int group) const {
     constexpr int kFragments = kPart / 8;  // of eight tokens
     // More registers than these there are not: scales of many tokens are read as they are used.
-    constexpr bool kEarly = kWaves == 1;
+    constexpr bool kEarly = kWaves * kTokens <= 128;
     const uint64_t first_weights =
         sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + group * 64 * kWaves * kDepth);
     const uint64_t first_tokens = sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + kWeightBytes);
@@ -168,8 +169,8 @@ class BlocksBlock {
       const auto& stage_scales = storage_.scales[at.stage];
       // In shared memory too: from global memory, every chunk would wait for the next one's.
       const float weight_scale = stage_scales.weights[kWaves == 1 ? 0 : group];
-      const float2* const scales =
-          reinterpret_cast<const float2*>(&stage_scales.tokens[lane_ % 4 * 2]);
+      const float4* const scales = reinterpret_cast<const float4*>(stage_scales.tokens[lane_ % 4]);
+      float4 early[kEarly ? kFragments / 2 : 1];
 #pragma unroll
       for (int wave = 0; wave < kWaves; ++wave) {
         float part[kPart / 2];
@@ -185,21 +186,21 @@ class BlocksBlock {
                               sm90::AdvanceSmemDesc(tokens, k), kClearSums || k > 0);
         }
         ptx::wgmma_commit_group();
-        float2 early[kEarly ? kFragments : 1];
-        if constexpr (kEarly) {
+        if (kEarly && wave == 0) {
 #pragma unroll
-          for (int j = 0; j < kFragments; ++j) early[j] = scales[4 * j];
+          for (int j = 0; j < kFragments / 2; ++j) early[kEarly ? j : 0] = scales[j];
         }
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(part);
-        if constexpr (kEarly) Release(at.stage);
+        if (kEarly && wave + 1 == kWaves) Release(at.stage);
 #pragma unroll
-        for (int j = 0; j < kFragments; ++j) {
-          float2 two = kEarly ? early[kEarly ? j : 0] : scales[4 * j];
-          two = make_float2(two.x * weight_scale, two.y * weight_scale);
+        for (int j = 0; j < kFragments / 2; ++j) {
+          const float4 four = kEarly ? early[kEarly ? j : 0] : scales[j];
+          const float each[4] = {four.x * weight_scale, four.y * weight_scale,
+                                 four.z * weight_scale, four.w * weight_scale};
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            sums[wave][4 * j + e] += (e % 2 == 0 ? two.x : two.y) * part[4 * j + e];
+          for (int e = 0; e < 8; ++e) {
+            sums[wave][8 * j + e] += each[e / 4 * 2 + e % 2] * part[8 * j + e];
           }
         }
       }

@@ -1,4 +1,4 @@
-// What the grouped GEMM with scales of blocks is launched with, and how it cuts a product.
+// What the grouped GEMM with scales of blocks is launched with.
 #ifndef VLLM_KERNELS_CUDA_MOE_GEMM_BLOCKS_H_
 #define VLLM_KERNELS_CUDA_MOE_GEMM_BLOCKS_H_
 
@@ -7,12 +7,10 @@
 
 #include <cstdint>
 
+#include "cuda/moe_gemm/blocks_plan.h"
 #include "cuda/moe_gemm/grouped.h"
 
 namespace vk::cuda::moe_gemm {
-
-constexpr int kScaleBlock = 128;  // weights' columns, and of k, that share a scale; kDepth too
-constexpr int kFewTokens = 16;    // of the smaller boxes in which a tile of few tokens is copied
 
 // Tokens lie either in rows of any expert (labels say whose), or in as many rows for each expert
 // (counts say how many are used).
@@ -27,27 +25,6 @@ struct Blocks {
   int64_t weight_scale_row, weight_scale_expert, weight_scale_chunk;
   int32_t rows, n, k, experts;  // rows: in all with labels, else of each expert
 };
-
-// A tile: so many tokens, and weights of two warpgroups' 64 rows once or twice.
-struct BlocksPlan {
-  int32_t tokens, waves;
-};
-
-// With labels: `alignment` rows, a multiple of kFewTokens, have one label, and a tile is a part of
-// them.
-inline BlocksPlan PlanLabelled(int64_t rows, int64_t experts, int64_t n, int64_t alignment) {
-  if (alignment % 64 != 0) return {kFewTokens, 1};
-  if (alignment % 128 != 0) return {64, 1};
-  return {128, rows >= 256 * experts && n % (2 * kWeightRows) == 0 ? 2 : 1};
-}
-
-// Without: an expert has about `expected` rows. Tiles of twice as many weights read tokens half as
-// often.
-inline BlocksPlan PlanCounted(int64_t n, int64_t expected) {
-  if (expected <= kFewTokens) return {kFewTokens, 1};
-  if (expected <= 64) return {64, 1};
-  return {128, expected >= 256 && n % (2 * kWeightRows) == 0 ? 2 : 1};
-}
 
 // Launches the kernel of one plan. `few_tokens`: the tokens in boxes of kFewTokens.
 using BlocksLaunch = void(const char* op, const Blocks& blocks, const CUtensorMap& weights,

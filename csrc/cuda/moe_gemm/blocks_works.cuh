@@ -19,9 +19,15 @@ struct BlocksSharedStorage {
   };
   Stage stages[kStages];
   char out[2][OutTokens(kTokens) * 128];  // of a warpgroup each
+  // Those that a thread needs of the tokens lie together: of tokens 2 q and 2 q + 1 of each eight,
+  // q its number among four lanes. The gap keeps the four of them in different banks.
   struct Scales {
-    alignas(16) float tokens[kTokens];
+    alignas(16) float tokens[4][kTokens / 4 + 4];
     alignas(16) float weights[kRows / kWeightRows];
+
+    __device__ __forceinline__ float* Of(int token) {
+      return &tokens[token % 8 / 2][token / 8 * 2 + token % 2];
+    }
   };
   Scales scales[kStages];
   Table table;  // without labels

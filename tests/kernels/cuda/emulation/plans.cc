@@ -6,6 +6,7 @@
 #include "cuda/attention/split.h"
 #include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/rounds.h"
+#include "cuda/moe_gemm/blocks_plan.h"
 #include "cuda/moe_routing/by_expert.h"
 
 namespace {
@@ -138,6 +139,26 @@ void CheckFewRows() {
   Check(PlanFewRows(64, 32768, 512, 132).rows == 0, "512 tiles", 64, 32768, 512);
 }
 
+// Experts' products with scales of blocks: a tile of tokens is a part of the rows that have one
+// label, and one of twice as many weights has them all.
+void CheckBlocks() {
+  using namespace vk::cuda::moe_gemm;  // NOLINT: everything here is about it
+  for (const int64_t n : {128, 384, 2112, 4096}) {
+    for (const int64_t rows : {16, 1024, 32768}) {
+      for (const int64_t alignment : {16, 48, 64, 128, 192, 256}) {
+        const BlocksPlan plan = PlanLabelled(rows, 8, n, alignment);
+        Check(alignment % plan.tokens == 0, "tokens of two labels", rows, n, alignment);
+        Check(plan.waves == 1 || n % 256 == 0, "weights that are not there", rows, n, alignment);
+      }
+    }
+    for (const int64_t expected : {-1, 0, 1, 16, 17, 100, 5000}) {
+      const BlocksPlan plan = PlanCounted(n, expected);
+      Check(plan.tokens >= 16 && plan.tokens <= 128, "tokens", expected, n, 0);
+      Check(plan.waves == 1 || n % 256 == 0, "weights that are not there", expected, n, 0);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -146,6 +167,7 @@ int main() {
   CheckSort();
   CheckRounds();
   CheckFewRows();
+  CheckBlocks();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }
