@@ -121,7 +121,7 @@ def ensure(
         own = toolchain_package.ensure_wheels(platform, text, _TITLE, reporter=reporter)
         others = (own.url, engine_channel.ensure(platform, reporter=reporter).url, *others)
     sources = [(root / FLASHINFER_RECIPE_FILE).parent, root / "licenses"]
-    made = origin(root, [*sources, root / TARGETS_FILE])
+    made = origin(root, sources)  # what the table says of it enters by value
     release = targets.flashinfer.releases[choice.release]
     common = (
         hash_files(root, sources), choice.release, release.sha256, release.engines,
