@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -85,6 +86,21 @@ def test_the_release_is_that_of_the_packaged_engine() -> None:
     data["flashinfer"]["releases"][TABLE.release]["engines"] = ">=0.33,<0.34"
     with pytest.raises(RecipeError, match=r"is for vLLM >=0.33,<0.34, \[engine\] has 0.26"):
         check_context(ROOT, parse_targets(data))
+
+
+def test_what_was_made_before(tmp_path: Path) -> None:
+    """A record counts while its packages are there, and for the same inputs."""
+    stamp, name = tmp_path / "record.json", "linux-64/vllm-flashinfer-1-h0_0.conda"
+    assert package._recorded(stamp, tmp_path) == []
+    stamp.write_text(json.dumps({"fingerprint": "one", "packages": [name]}))
+    assert package._recorded(stamp, tmp_path) == []
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).touch()
+    assert package._recorded(stamp, tmp_path) == [tmp_path / name]
+    assert package._recorded(stamp, tmp_path, "one") == [tmp_path / name]
+    assert package._recorded(stamp, tmp_path, "other") == []
+    stamp.write_text("[]")
+    assert package._recorded(stamp, tmp_path) == []
 
 
 @pytest.fixture(scope="module")
