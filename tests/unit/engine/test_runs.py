@@ -144,7 +144,7 @@ def test_ranks_see_all_gpus_and_processes_share_the_cores(
         cases.Job((cases.Case("features", "llama", "bfloat16", name, device="cuda"),))
         for name in ("tensor_parallel", "lora")
     )
-    assert runs.settings(place, ranks, ["1", "0"], 1)["CUDA_VISIBLE_DEVICES"] == "1,0"
+    assert runs.settings(place, ranks, ["1", "0"], 1)["CUDA_VISIBLE_DEVICES"] == "0,1"
     found = runs.settings(place, alone, ["1", "0"], 8)
     assert found["CUDA_VISIBLE_DEVICES"] == "1"
     assert found["OMP_NUM_THREADS"] == "2"
