@@ -178,7 +178,7 @@ def settings(place: Place, job: Job, gpus: Sequence[str], at_once: int) -> dict[
     """Variables of a process beside those of the environment."""
     found = {"VLLM_CACHE_ROOT": str(place.folder / "cache")}
     if wanted := max(case.gpus for case in job.cases):
-        # Ranks in one order: engines whose ranks take two GPUs in opposite orders may wait in a ring.
+        # One order for all ranks: engines that take two GPUs in opposite orders may wait in a ring.
         found[VISIBLE_VARIABLE] = ",".join(sorted(gpus[:wanted]))
     if at_once > 1:
         # Each would take all cores.
