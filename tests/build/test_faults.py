@@ -182,6 +182,25 @@ def test_stop_while_compiling_then_again(
     check_output(checkout)
 
 
+@pytest.mark.parametrize("left", [None, b"", b'{"files": ['])
+def test_a_staging_build_that_was_killed_while_it_was_saved(
+    checkout: Path, dummies: str, left: bytes | None
+) -> None:
+    """What it was to hold is built again; its files were in the way of every later build."""
+    assert cli(checkout, dummies).returncode == 0
+    stagings = (workspace_for(checkout).folder / "build_cache").glob("staging_*")
+    descriptions = [folder / "metadata.json" for folder in stagings]
+    assert len(descriptions) == 2
+    for description in descriptions:
+        description.unlink()
+        if left is not None:
+            description.write_bytes(left)
+    shutil.rmtree(checkout / "output")
+    done = cli(checkout, dummies)
+    assert done.returncode == 0, done.stderr
+    check_output(checkout)
+
+
 @pytest.mark.parametrize("victim", ["worker", "guard", "both"])
 def test_a_killed_child_ends_the_build(
     checkout: Path, dummies: str, tmp_path: Path, victim: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import shutil
@@ -81,6 +82,7 @@ def locked(workspace: Workspace, output: Path) -> Iterator[None]:
         for what, path in (("this checkout", workspace.folder), ("the output folder", output)):
             _lock(stack, locks / f"build-{_key(path)}.lock", what, path)
         end_orphans(workspace.folder)
+        drop_halves(workspace)
         yield
 
 
@@ -111,6 +113,18 @@ def seed(workspace: Workspace, platform: str, packages: Iterable[Path]) -> None:
             folder.mkdir(parents=True)
         for package in packages:
             shutil.copy2(package, target / package.name)
+
+
+def drop_halves(workspace: Workspace) -> None:
+    """Remove staging builds that a kill left without a whole description, which is saved last.
+
+    rattler-build takes them for none and then finds their files in its way, in every build to come.
+    """
+    for folder in (workspace.folder / "build_cache").glob("staging_*"):
+        try:
+            json.loads((folder / "metadata.json").read_bytes())
+        except (OSError, ValueError):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def prune_stagings(workspace: Workspace) -> None:
