@@ -93,9 +93,7 @@ vk_status vk_cuda_grouped_mm_labelled(const vk_tensor* out, const vk_tensor* a,
              kFewTokens);
     if (Empty(call)) return;
     call.blocks.labels = static_cast<const int32_t*>(labels->data);
-    RunBlocks(kOp, call,
-              vk::cuda::moe_gemm::PlanLabelled(call.blocks.rows, call.blocks.experts, call.blocks.n,
-                                               alignment),
+    RunBlocks(kOp, call, vk::cuda::moe_gemm::PlanLabelled(call.blocks.n, alignment),
               vk::cuda::AsStream(stream));
   });
 }

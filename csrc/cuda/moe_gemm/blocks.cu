@@ -12,7 +12,7 @@ namespace {
 
 BlocksLaunch& LaunchOf(const BlocksPlan& plan) {
   if (plan.tokens == 16) return LaunchBlocks16x1;
-  if (plan.tokens == 64) return LaunchBlocks64x1;
+  if (plan.tokens == 64) return plan.waves == 1 ? LaunchBlocks64x1 : LaunchBlocks64x2;
   return plan.waves == 1 ? LaunchBlocks128x1 : LaunchBlocks128x2;
 }
 

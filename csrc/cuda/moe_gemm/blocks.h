@@ -30,7 +30,8 @@ struct Blocks {
 using BlocksLaunch = void(const char* op, const Blocks& blocks, const CUtensorMap& weights,
                           const CUtensorMap& tokens, const CUtensorMap& few_tokens, int32_t grid,
                           cudaStream_t stream);
-BlocksLaunch LaunchBlocks16x1, LaunchBlocks64x1, LaunchBlocks128x1, LaunchBlocks128x2;
+BlocksLaunch LaunchBlocks16x1, LaunchBlocks64x1, LaunchBlocks64x2, LaunchBlocks128x1,
+    LaunchBlocks128x2;
 
 // The problem with the strides of its tensors, in bytes.
 struct BlocksCall {

@@ -155,6 +155,7 @@ int main(int count, char** arguments) {
   return Repeat(count, arguments, [] {
     bool right = Check<16, 1>();
     right = Check<64, 1>() && right;
+    right = Check<64, 2>() && right;
     right = Check<128, 1>() && right;
     return Check<128, 2>() && right;
   });
