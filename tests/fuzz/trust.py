@@ -75,8 +75,20 @@ def _within_maxima(given: dict[str, Any]) -> bool:
     )
 
 
+def _labels_agree(given: dict[str, Any]) -> bool:
+    """Whether all of ``alignment`` rows have one label, and those behind them none."""
+    labels, alignment = _integers(given["labels"]), given["alignment"]
+    if labels is None or alignment <= 0:
+        return True  # refused
+    for part in labels.split(min(alignment, labels.numel())):
+        used = part >= 0
+        if bool((used[1:] & ~used[:-1]).any()) or len(part[used].unique()) > 1:
+            return False
+    return True
+
+
 _OPS = {"varlen_attention": _attention, "moe_wna16_marlin_gemm": _experts}
-_SPECIFIED = {"varlen_attention": _within_maxima}
+_SPECIFIED = {"varlen_attention": _within_maxima, "grouped_mm_labelled": _labels_agree}
 
 
 def specified(call: Call) -> bool:

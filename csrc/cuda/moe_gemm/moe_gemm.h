@@ -42,9 +42,10 @@ VK_EXPORT vk_status vk_cuda_cutlass_moe_mm(
 //     [experts, ceil(n / 128), ceil(k / 128)]; both of any strides
 // Rows of all experts one behind the other:
 //   out: [rows, n]; a: [rows, k]; labels: int32 [rows], contiguous, the expert of each row
-//   alignment: rows, a multiple of 16, that belong together: the first one's label is that of all.
-//     None of them is written where it is no expert's; rows behind the last one with a label that
-//     is not negative stay as they are too, and those between are any numbers
+//   alignment: rows, a multiple of 16, that belong together: of one label, and negative ones at the
+//     end. None of them is written where it is no expert's; rows behind the last one with a label
+//     that is not negative stay as they are too, and those between are any numbers. The kernel
+//     reads the first label of each tile, a part of these rows, so that others change the result
 VK_EXPORT vk_status vk_cuda_grouped_mm_labelled(const vk_tensor* out, const vk_tensor* a,
                                                 const vk_tensor* a_scales, const vk_tensor* b,
                                                 const vk_tensor* b_scales, const vk_tensor* labels,

@@ -206,3 +206,19 @@ def test_what_an_op_trusts_is_kept() -> None:
     assert kept(call([0, 5, 6], [0, 9]))
     for starts, key_starts in (([0, 5, 7], None), ([-1, 6], None), ([3, 1], None), ([0], [0, 10])):
         assert not kept(call(starts, key_starts))
+
+
+def test_what_no_docstring_specifies_is_not_compared() -> None:
+    """A tile's first label decides; one label in its middle made 2,483 elements differ."""
+    from fuzz.calls import full
+    from fuzz.trust import specified
+
+    def call(labels: list[int]) -> Any:
+        numbers = torch.tensor(labels, dtype=torch.int32).repeat_interleave(16)
+        none = torch.empty(0)
+        return full("grouped_mm_labelled", (none, none, none, none, none, numbers, 32), {})
+
+    for labels in ([0, 0, 1, -1], [-1, -1, 5, 5], []):
+        assert specified(call(labels))
+    for labels in ([0, 1], [-1, 0], [0, 0, 2, 1]):
+        assert not specified(call(labels))

@@ -38,7 +38,8 @@ def grouped_mm_labelled(
         a_scales: float32 [rows, ceil(k / 128)].
         b: float8_e4m3fn [experts, n, k].
         b_scales: float32 [experts, ceil(n / 128), ceil(k / 128)].
-        labels: int32 [rows]; the first of each ``alignment`` rows is that of all, negative: none.
+        labels: int32 [rows]; those of each ``alignment`` rows are one expert's, and negative at the
+            end. Where they disagree, the results are unspecified.
         alignment: A multiple of 16.
     """
     whose = labels.tolist()
