@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vllm_conda.errors import ConfigError, check_known
+from vllm_cuda_plan.table import Slice
 
 _MODULE = re.compile(r"[a-z][a-z_]*|prefill-(?:bfloat16|float16)-[0-9]+-fa[23]")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,14 +44,16 @@ class Flashinfer:
     sets: dict[str, tuple[str, ...]]
 
 
-def check_flashinfer_table(table: Flashinfer, where: str, slices: Iterable[str]) -> None:
+def check_flashinfer_table(table: Flashinfer, where: str, slices: Mapping[str, Slice]) -> None:
     """Refuse names that point nowhere and words that no module has.
 
     Raises:
         ConfigError: Names table and key.
     """
     place = f"{where}: [flashinfer]"
-    check_known(place, "slice", table.slice, dict.fromkeys(slices))
+    check_known(place, "slice", table.slice, slices)
+    if len(slices[table.slice].archs) != 1:
+        raise ConfigError(f"{place}: the slice {table.slice} is not of one architecture.")
     check_known(place, "release", table.release, table.releases)
     check_known(place, "set", table.modules, table.sets)
     for name, release in table.releases.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import json
 import shlex
 import shutil
 from pathlib import Path
@@ -30,6 +29,7 @@ needs_x86 = pytest.mark.skipif(
     ("key", "value", "message"),
     [
         ("slice", "sm91", "unknown slice 'sm91'"),
+        ("slice", "all", "slice all is not of one architecture"),
         ("modules", "some", "unknown set 'some'"),
         ("release", "0.5", "unknown release '0.5'"),
         ("sets", {"sampling": ["Sampling"]}, "'Sampling' is no module"),
@@ -88,19 +88,15 @@ def test_the_release_is_that_of_the_packaged_engine() -> None:
         check_context(ROOT, parse_targets(data))
 
 
-def test_what_was_made_before(tmp_path: Path) -> None:
-    """A record counts while its packages are there, and for the same inputs."""
-    stamp, name = tmp_path / "record.json", "linux-64/vllm-flashinfer-1-h0_0.conda"
-    assert package._recorded(stamp, tmp_path) == []
-    stamp.write_text(json.dumps({"fingerprint": "one", "packages": [name]}))
-    assert package._recorded(stamp, tmp_path) == []
-    (tmp_path / name).parent.mkdir()
-    (tmp_path / name).touch()
-    assert package._recorded(stamp, tmp_path) == [tmp_path / name]
-    assert package._recorded(stamp, tmp_path, "one") == [tmp_path / name]
-    assert package._recorded(stamp, tmp_path, "other") == []
-    stamp.write_text("[]")
-    assert package._recorded(stamp, tmp_path) == []
+@needs_x86
+def test_what_the_packages_follow_from() -> None:
+    """Whatever of the table the recipe reads makes a build anew."""
+    choice, hashes = package.choose(TARGETS), dict.fromkeys(package.NAMES, "h")
+    data = read_table(ROOT)
+    data["platforms"][choice.job.platform]["hardening"] = ["-fcf-protection=none"]
+    keys = [package.variant(one, choice, hashes) for one in (TARGETS, parse_targets(data))]
+    assert package.fingerprint(keys[0]) != package.fingerprint(keys[1])
+    assert package.fingerprint(keys[0]) == package.fingerprint(dict(reversed(keys[0].items())))
 
 
 @pytest.fixture(scope="module")

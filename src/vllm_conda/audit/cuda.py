@@ -31,10 +31,9 @@ def check_cuda(subject: Subject, context: Context) -> Iterator[Finding]:
             continue
         if code is not None:
             found[library.file] = code
-    for name in subject.files:
-        if name == modules.FILE:
-            yield from _modules(subject, name, found)
-            return
+    if modules.FILE in subject.files:
+        yield from _modules(subject, modules.FILE, found)
+        return
     summaries = [name for name in subject.files if PurePosixPath(name).match(SUMMARY)]
     summaries = [name for name in summaries if _is_ours(name)]
     if not summaries:

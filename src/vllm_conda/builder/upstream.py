@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,14 +21,33 @@ from vllm_conda.channel.files import enter, tidy, waiting_place
 from vllm_conda.channel.folder import NOARCH
 from vllm_conda.channel.publish import write_index
 from vllm_conda.errors import TestFailure
-from vllm_conda.paths import disk_errors, private_folder
+from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.progress import Reporter
 from vllm_conda.render import environment
+from vllm_conda.structure import load_json
 
 
 def private(output: Path) -> Path:
     """Where the channel's own files are: it lies in that of the kernels, and they beside both."""
     return private_folder(output.parent) / output.name
+
+
+def record(stamp: Path, output: Path, fingerprint: str, packages: Sequence[Path]) -> None:
+    """Write down which packages in ``output`` a build of these inputs has made."""
+    names = [path.relative_to(output).as_posix() for path in packages]
+    write_atomic(stamp, json.dumps({"fingerprint": fingerprint, "packages": names}) + "\n")
+
+
+def recorded(stamp: Path, output: Path, fingerprint: str = "") -> list[Path]:
+    """The packages of a finished build while all are there, of these inputs where they are given."""
+    try:
+        data = load_json(stamp.read_bytes())
+        if fingerprint not in ("", data["fingerprint"]):
+            return []
+        found = [output / name for name in data["packages"]]
+        return found if all(path.is_file() for path in found) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _nothing(_: Path) -> None:
@@ -70,7 +90,7 @@ class Upstream:
         """Build, test and publish every output of the recipe; returns the packages.
 
         Args:
-            beside: Packages to publish with them.
+            beside: Packages to publish with them, but for those that were built anew.
         """
         with disk_errors("the build folder", self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,12 +155,17 @@ class Upstream:
         return result
 
     def _index(self, packages: Sequence[Path], folder: Path) -> list[Path]:
-        """Make ``folder`` a channel of exactly these packages; returns them there."""
+        """Make ``folder`` a channel of exactly these packages; returns them there.
+
+        The first of a name is taken.
+        """
         near = self.folder / "waiting"
         placed: dict[str, list[Path]] = {NOARCH: [], self.platform: []}
         with disk_errors("the channel", folder):
             for package in packages:
                 target = folder / package.parent.name / package.name
+                if target in placed[package.parent.name]:
+                    continue
                 placed[package.parent.name].append(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 enter(package, target, waiting_place(folder, near / "outgoing"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,14 @@ from filelock import FileLock
 
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.commit import origin
-from vllm_conda.builder.upstream import Upstream, private
+from vllm_conda.builder.upstream import Upstream, private, record, recorded
 from vllm_conda.builder.workspace import worker_environment, workspace_for
-from vllm_conda.channel.folder import NOARCH
 from vllm_conda.downloads.store import key_of
 from vllm_conda.engine import channel, sdist
 from vllm_conda.engine.interface import table
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import disk_errors
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, hash_tree
-from vllm_conda.structure import load_json
 from vllm_conda.targets import load_targets
 
 NAME = "vllm-engine"
@@ -77,8 +74,8 @@ def ensure(
         output.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        found = _made(stamp, fingerprint)
-        if not found or not all((output / NOARCH / name).is_file() for name in found):
+        found = recorded(stamp, output, fingerprint)
+        if not found:
             stamp.unlink(missing_ok=True)
             source = sdist.Registry(others, platform, workspace, reporter)
             archive = source.pinned(load_targets(root).engine.release, table.load(root))
@@ -95,16 +92,6 @@ def ensure(
                 {SDIST_VARIABLE: str(archive.path)},
                 worker_environment(workspace, toolchain.fingerprint),
             )
-            found = [package.name for package in build.run(channel.forge_lacks(dependencies))]
-            write_atomic(stamp, json.dumps({"fingerprint": fingerprint, "packages": found}) + "\n")
-    packages = tuple(output / NOARCH / name for name in found)
-    return Engine(packages, (output.resolve().as_uri(), *others))
-
-
-def _made(stamp: Path, fingerprint: str) -> list[str]:
-    """The packages that a finished build of the same inputs recorded; none without one."""
-    try:
-        data = load_json(stamp.read_bytes())
-        return list(data["packages"]) if data["fingerprint"] == fingerprint else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+            found = build.run(channel.forge_lacks(dependencies))
+            record(stamp, output, fingerprint, found)
+    return Engine(tuple(found), (output.resolve().as_uri(), *others))

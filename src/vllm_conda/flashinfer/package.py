@@ -15,7 +15,7 @@ from vllm_conda.audit import built_for, modules
 from vllm_conda.builder import check
 from vllm_conda.builder.channel import toolchain_for
 from vllm_conda.builder.commit import origin
-from vllm_conda.builder.upstream import Upstream, private
+from vllm_conda.builder.upstream import Upstream, private, record, recorded
 from vllm_conda.builder.workspace import (
     Workspace,
     worker_environment,
@@ -27,12 +27,11 @@ from vllm_conda.engine import channel as engine_channel
 from vllm_conda.errors import UsageError, did_you_mean
 from vllm_conda.jobs import CUDA, Job, select, variant_keys
 from vllm_conda.packages import FLASHINFER
-from vllm_conda.paths import disk_errors, write_atomic
+from vllm_conda.paths import disk_errors
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import FLASHINFER_RECIPE_FILE, hash_files
 from vllm_conda.render import toolkit_variables
-from vllm_conda.structure import load_json
 from vllm_conda.targets import TARGETS_FILE, Targets
 
 # Of the channel with our packages: FlashInfer's own channel.
@@ -131,6 +130,8 @@ def ensure(
         PYTHON: key_of(*common, toolchain.fingerprint),
         MODULES: key_of(*common, *others, *targets.flashinfer.sets[choice.modules]),
     }
+    keys = variant(targets, choice, hashes)
+    inputs = fingerprint(keys)
     workspace = workspace_for(root)
     folder = private(output)
     stamp = folder / f"{choice.name}.packages.json"
@@ -138,7 +139,7 @@ def ensure(
         output.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        found = _recorded(stamp, output, hashes[MODULES])
+        found = recorded(stamp, output, inputs)
         if not found:
             stamp.unlink(missing_ok=True)
             write_settings(workspace, jobs)
@@ -154,7 +155,7 @@ def ensure(
                 workspace,
                 reporter,
                 made,
-                variant(targets, choice, hashes),
+                keys,
                 {
                     "VLLM_FLASHINFER_WHEEL": str(wheel),
                     "VLLM_FLASHINFER_RELEASE": choice.release,
@@ -168,12 +169,10 @@ def ensure(
                 lambda content: _describe(targets, choice.job, content),
                 lambda package: _audit(package, root, targets, workspace, reporter),
             )
-            records = sorted(folder.glob("*.packages.json"))
-            others_made = {path: None for record in records for path in _recorded(record, output)}
+            stamps = sorted(folder.glob("*.packages.json"))
+            others_made = {path: None for one in stamps for path in recorded(one, output)}
             found = build.run(list(others_made))
-            names = [path.relative_to(output).as_posix() for path in found]
-            record = json.dumps({"fingerprint": hashes[MODULES], "packages": names})
-            write_atomic(stamp, record + "\n")
+            record(stamp, output, inputs, found)
     return Made(tuple(found), (output.resolve().as_uri(), *others))
 
 
@@ -194,17 +193,19 @@ def variant(targets: Targets, choice: Choice, hashes: Mapping[str, str]) -> dict
     return {key: [value] for key, value in keys.items()}
 
 
+def fingerprint(keys: Mapping[str, Sequence[str]]) -> str:
+    """Of a build's inputs: the recipe, its sources and channels are among them by their hashes."""
+    return key_of(json.dumps(keys, sort_keys=True))
+
+
 def _describe(targets: Targets, job: Job, content: Path) -> None:
     """Write into a package what it is for, which the audit holds it to."""
-    entry = targets.platforms[job.platform]
-    promise = built_for.describe(targets, job.platform, None, content)
+    entry, cuda = targets.platforms[job.platform], None
     summary = content / modules.FILE
     if summary.is_file():
-        names = modules.read(summary.read_bytes()).modules
         code = built_for.GpuCode(targets.cuda.slices[job.slice].archs, ())
-        promise = built_for.BuiltFor(
-            job.platform, entry.glibc, entry.libstdcxx, cuda=dict.fromkeys(names, code)
-        )
+        cuda = dict.fromkeys(modules.read(summary.read_bytes()).modules, code)
+    promise = built_for.BuiltFor(job.platform, entry.glibc, entry.libstdcxx, cuda=cuda)
     built_for.write(content, promise)
 
 
@@ -213,15 +214,3 @@ def _audit(
 ) -> None:
     for warning in check.audit_package(package, root, targets, workspace.folder):
         reporter.line(f"  {package.name}: {warning}")
-
-
-def _recorded(stamp: Path, output: Path, fingerprint: str = "") -> list[Path]:
-    """The packages of a finished build, of the same inputs where these are given."""
-    try:
-        data = load_json(stamp.read_bytes())
-        if fingerprint not in ("", data["fingerprint"]):
-            return []
-        found = [output / name for name in data["packages"]]
-        return found if all(path.is_file() for path in found) else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
