@@ -8,11 +8,18 @@ nvidia-cutlass-dsl, which then fails where that is not installed.
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 from vllm_kernels_plugin import modules
 
 NAME = "vllm.models.deepseek_v32.nvidia.ops.fused_q_cutedsl"
-_PACKAGE = "cutlass"
+
+
+def is_installed() -> bool:
+    """Whether nvidia-cutlass-dsl is: other packages have a `cutlass` without its `cute`."""
+    spec = importlib.util.find_spec("cutlass")
+    folders = (spec and spec.submodule_search_locations) or ()
+    return any((Path(folder) / "cute").is_dir() for folder in folders)
 
 
 def is_fused_q_cutedsl_supported(*_: object, **__: object) -> bool:
@@ -27,5 +34,5 @@ def fused_q_cutedsl(*_: object, **__: object) -> None:
 
 def plant() -> None:
     """Put the answer in the module's place where it could not be imported."""
-    if importlib.util.find_spec(_PACKAGE) is None:
+    if not is_installed():
         modules.plant(NAME, __doc__ or "", __file__, is_fused_q_cutedsl_supported, fused_q_cutedsl)

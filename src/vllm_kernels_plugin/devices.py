@@ -109,6 +109,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
         logger.info("deep_gemm is vllm_kernels' own module, with %s", words)
     cutedsl.plant()
     compiler.prepare_triton(logger)
+    flashinfer.give_workspace(logger)
     flashinfer.keep_from_compiling(logger)
     flashinfer.leave_out_sampler(logger)
     families = [family.name for family in status.families]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vllm_kernels_plugin import cutedsl
 from vllm_kernels_plugin.errors import PluginError
 
 SAMPLER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
@@ -50,6 +51,11 @@ def _compiled_folders(flashinfer: Path) -> Iterator[Path]:
             yield Path(provider.jit_cache_dir)
 
 
+def _ours(flashinfer: Path) -> Path | None:
+    """The modules of vllm-flashinfer, where that is installed."""
+    return next((one for one in _compiled_folders(flashinfer) if (one / _SUMMARY).is_file()), None)
+
+
 def _nvcc() -> str | None:
     for variable in ("CUDA_HOME", "CUDA_PATH"):
         if home := os.environ.get(variable):
@@ -68,7 +74,8 @@ def module_problem(name: str) -> str | None:
     if any((folder / name / f"{name}.so").is_file() for folder in _compiled_folders(flashinfer)):
         return None
     if value := os.environ.get(NO_JIT_VARIABLE):  # any value, 0 too
-        return f"FlashInfer's module {name} is not compiled, and {NO_JIT_VARIABLE} is {value}"
+        where = "in vllm-flashinfer" if _ours(flashinfer) else "compiled"
+        return f"FlashInfer's module {name} is not {where}, and {NO_JIT_VARIABLE} is {value}"
     for tool, found in (("nvcc", _nvcc()), ("ninja", shutil.which("ninja"))):
         if found is None:
             return f"FlashInfer's module {name} is not compiled, and there is no {tool} to do it"
@@ -84,8 +91,7 @@ def delta_net_problem() -> str | None:
             "FlashInfer's gated delta nets are compiled at their first call, and "
             f"{NO_JIT_VARIABLE} is {value}"
         )
-    cutlass = _folder("cutlass")
-    if cutlass is None or not (cutlass / "cute").is_dir():
+    if not cutedsl.is_installed():
         return "FlashInfer's gated delta nets need nvidia-cutlass-dsl, which is not installed"
     return None
 
@@ -93,7 +99,11 @@ def delta_net_problem() -> str | None:
 def attention_problem(
     head_size: int, dtype: torch.dtype, kv_cache_dtype: str | None, hopper: bool
 ) -> str | None:
-    """Why the backend FLASHINFER cannot serve a layer: the first module that cannot be used."""
+    """Why the backend FLASHINFER cannot serve a layer: the first module that cannot be used.
+
+    Layers with a window or capped logits call modules of other names; the engine does not say here
+    whether a layer has them.
+    """
     modules = attention_modules(head_size, dtype, kv_cache_dtype, hopper)
     return next(filter(None, map(module_problem, modules)), None)
 
@@ -123,9 +133,7 @@ def keep_from_compiling(logger: logging.Logger) -> None:
     flashinfer = _folder("flashinfer")
     if flashinfer is None:
         return
-    wanted = {}
-    ours = (one for one in _compiled_folders(flashinfer) if (one / _SUMMARY).is_file())
-    if folder := next(ours, None):
+    if folder := _ours(flashinfer):
         wanted = {
             NO_JIT_VARIABLE: "1",
             # A folder without any: what would be downloaded is missing at once.
@@ -133,21 +141,30 @@ def keep_from_compiling(logger: logging.Logger) -> None:
             # Otherwise block-scaled products are compiled by NVRTC, inside of their module.
             "TRTLLM_DG_ENABLED": "0",
         }
-    if not _writable(Path.home()):
-        wanted[WORKSPACE_VARIABLE] = ""
-    missing = {name: value for name, value in wanted.items() if name not in os.environ}
-    if WORKSPACE_VARIABLE in missing:
-        # It cannot be imported without one; child processes use the same.
-        missing[WORKSPACE_VARIABLE] = tempfile.mkdtemp(prefix="flashinfer-")
-        atexit.register(shutil.rmtree, missing[WORKSPACE_VARIABLE], ignore_errors=True)
-    os.environ.update(missing)
-    if missing:
-        words = ", ".join(f"{name}={value}" for name, value in missing.items())
-        logger.info("FlashInfer is kept from compiling and downloading, with %s", words)
+        if missing := {name: value for name, value in wanted.items() if name not in os.environ}:
+            os.environ.update(missing)
+            words = ", ".join(f"{name}={value}" for name, value in missing.items())
+            logger.info("FlashInfer is kept from compiling and downloading, with %s", words)
 
 
-def _writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK)
+def give_workspace(logger: logging.Logger) -> None:
+    """Name a folder for FlashInfer where it cannot write to the home: its import fails without.
+
+    What the user has set stays.
+    """
+    if _folder("flashinfer") is None or WORKSPACE_VARIABLE in os.environ or _home_is_writable():
+        return
+    # Child processes use the same.
+    folder = os.environ[WORKSPACE_VARIABLE] = tempfile.mkdtemp(prefix="flashinfer-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    logger.info("FlashInfer cannot write to the home: %s=%s", WORKSPACE_VARIABLE, folder)
+
+
+def _home_is_writable() -> bool:
+    try:
+        return os.access(Path.home(), os.W_OK)
+    except RuntimeError:  # a user without a home
+        return False
 
 
 def leave_out_sampler(logger: logging.Logger) -> None:

@@ -147,7 +147,7 @@ def test_cuda_is_preferred_and_serves_its_namespaces(cuda: Engine) -> None:
 def test_deepseek_without_cutedsl(cuda: Engine, installed: bool) -> None:
     """The engine asks on every GPU a module that serves one of capability 10.0."""
     if installed:
-        (cuda.folder / "cutlass.py").touch()
+        (cuda.folder / "cutlass" / "cute").mkdir(parents=True)
     done = cuda.run(
         f"""
         from pretend import torch

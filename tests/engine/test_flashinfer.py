@@ -200,11 +200,43 @@ def test_others_packages_may_compile(packages: Path, variables: pytest.MonkeyPat
     assert not set(KEPT) & set(os.environ)
 
 
-def test_a_home_that_is_read_only(packages: Path, variables: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_a_home_that_is_read_only(
+    packages: Path,
+    variables: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception] | None,
+) -> None:
+    """Or none at all."""
+
+    def home() -> Path:
+        if error is not None:
+            raise error("Could not determine home directory.")
+        return packages / "none"
+
     package(packages, "flashinfer")
-    variables.setattr(flashinfer, "_writable", lambda folder: False)
+    logger = logging.getLogger("test")
+    flashinfer.give_workspace(logger)
+    assert flashinfer.WORKSPACE_VARIABLE not in os.environ
+    variables.setattr(flashinfer.Path, "home", home)
+    with caplog.at_level(logging.INFO):
+        flashinfer.give_workspace(logger)
+    folder = os.environ[flashinfer.WORKSPACE_VARIABLE]
+    assert os.access(folder, os.W_OK)
+    assert caplog.messages == [
+        f"FlashInfer cannot write to the home: FLASHINFER_WORKSPACE_BASE={folder}"
+    ]
+    flashinfer.give_workspace(logger)
+    assert os.environ[flashinfer.WORKSPACE_VARIABLE] == folder
+
+
+def test_a_module_that_ours_lacks(packages: Path, variables: pytest.MonkeyPatch) -> None:
+    ahead_of_time(packages)
     flashinfer.keep_from_compiling(logging.getLogger("test"))
-    assert os.access(os.environ[flashinfer.WORKSPACE_VARIABLE], os.W_OK)
+    assert flashinfer.module_problem("sampling") is None
+    assert flashinfer.module_problem("rope") == (
+        "FlashInfer's module rope is not in vllm-flashinfer, and FLASHINFER_DISABLE_JIT is 1"
+    )
 
 
 def test_attention(packages: Path) -> None:
