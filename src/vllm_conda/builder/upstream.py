@@ -39,7 +39,7 @@ def record(stamp: Path, output: Path, fingerprint: str, packages: Sequence[Path]
 
 
 def recorded(stamp: Path, output: Path, fingerprint: str = "") -> list[Path]:
-    """The packages of a finished build while all are there, of these inputs where they are given."""
+    """The packages of a finished build while all are there; of these inputs where given."""
     try:
         data = load_json(stamp.read_bytes())
         if fingerprint not in ("", data["fingerprint"]):
