@@ -81,6 +81,7 @@ def main() -> int:
         for name, parts in running.items():
             started = time.monotonic()
             tally: list[system_calls.Kill] = []
+            wrong: list[system_calls.Kill] = []
             for part in parts:
                 tally += part.result()
                 wrong = [kill for kill in tally if kill.fault]
