@@ -108,6 +108,8 @@ def test_output_overlaps_itself(op: str, place: int, kind: str) -> None:
     call = CALLS[op].copied()
     shape = call.arguments[place].shape
     wide = [dim for dim, size in enumerate(shape) if size > 1]
+    if not wide:
+        pytest.skip("one element overlaps nothing")
     if kind == "expanded":
         sizes = [1 if dim == wide[0] else size for dim, size in enumerate(shape)]
         spoilt = torch.ones(sizes, dtype=call.arguments[place].dtype).expand(shape)
@@ -134,6 +136,8 @@ def test_output_shares_memory_with_another(op: str, place: int) -> None:
         item = max(tensor.element_size(), output.element_size())
         memory = torch.zeros(tensor.nbytes + output.nbytes + item, dtype=torch.uint8)
         start = memory[: tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        if output.dtype == torch.bool:
+            start.zero_()  # other bytes are no booleans, and a copy makes them ones
         last = (tensor.nbytes - 1) // item * item
         if last == 0:
             continue
