@@ -131,6 +131,8 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="a part of the counts")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "faults")
     options = parser.parse_args()
+    if not options.scale > 0:
+        parser.error("--scale wants a number above 0")
     options.output.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in options.only or STEPS:
@@ -153,7 +155,7 @@ def main() -> int:
             failed.append(name)
         try:
             rows = step.rows(report, log.read_text(encoding="utf-8", errors="replace"))
-        except FileNotFoundError:
+        except (OSError, ValueError):  # cut before it wrote them, or while
             rows = {"": "no counts"}
         for row, counts in rows.items():
             print(f"  {row:45} {counts}", flush=True)

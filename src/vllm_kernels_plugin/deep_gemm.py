@@ -36,13 +36,12 @@ SETTINGS = {
 Tensor: TypeAlias = torch.Tensor
 Scaled: TypeAlias = tuple[Tensor, Tensor]
 
-# Rows of the contiguous layout that have one expert: the engine asserts that they are as many as a
-# block of scales at the start, and takes fewer only where it is told that these are enough.
-MOST_ROWS = BLOCK
-ROWS = (16, 64, BLOCK)  # tiles of the kernels
+# Rows of the contiguous layout that have one expert. At the start they are the most: the engine
+# asserts that they are as many as a block of scales, and sets fewer where these are enough.
+ROWS = (16, 64, BLOCK)
 
 _num_sms: int | None = None
-_rows = MOST_ROWS
+_rows = ROWS[-1]
 _pdl = False
 
 
@@ -455,9 +454,9 @@ def get_theoretical_mk_alignment_for_contiguous_layout(
 ) -> int:
     """Rows of one expert that waste little where experts have ``expected_m / num_groups`` rows."""
     if expected_m is None:
-        return MOST_ROWS
+        return ROWS[-1]
     mean = -(-expected_m // (num_groups or 1))
-    return next((rows for rows in ROWS if mean <= rows), MOST_ROWS)
+    return next((rows for rows in ROWS if mean <= rows), ROWS[-1])
 
 
 # What upstream has and the engine calls for other GPUs or models

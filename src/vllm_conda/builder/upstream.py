@@ -106,7 +106,7 @@ class Upstream:
                 "action": "build",
                 "recipe": str(self.recipe),
                 "platform": self.platform,
-                # What is noarch needs no platform's compilers.
+                # Nothing is compiled across: a recipe is noarch, or for the machine that builds it.
                 "build_platform": self.platform,
                 "variant": dict(self.variant),
                 "output": [name, str(output.recipe.build.string)],
