@@ -10,8 +10,16 @@ from pathlib import Path
 
 import torch
 
-from vllm_kernels import _backends, _doctor_cuda, _doctor_rocm, _libraries, _startup
+from vllm_kernels import (
+    _backends,
+    _doctor_cuda,
+    _doctor_flashinfer,
+    _doctor_rocm,
+    _libraries,
+    _startup,
+)
 from vllm_kernels._doctor_cuda import CudaReport
+from vllm_kernels._doctor_flashinfer import FlashinferReport
 from vllm_kernels._doctor_rocm import RocmReport
 from vllm_kernels._metadata import torch_minimum, version
 
@@ -57,6 +65,7 @@ class Report:
     cpu: CpuReport | None
     cuda: CudaReport | None
     rocm: RocmReport | None
+    flashinfer: FlashinferReport | None
     openmp: list[str]
     shadowing: list[str]
     problems: list[str] = field(default_factory=list)
@@ -154,6 +163,8 @@ def diagnose() -> Report:
     problems += cuda_problems
     rocm, rocm_problems = _doctor_rocm.examine()
     problems += rocm_problems
+    flashinfer, flashinfer_problems = _doctor_flashinfer.examine()
+    problems += flashinfer_problems
     shadowing = _doctor_cuda.shadowing()
     problems += shadowing
     openmp = _openmp()
@@ -175,6 +186,7 @@ def diagnose() -> Report:
         cpu=cpu,
         cuda=cuda,
         rocm=rocm,
+        flashinfer=flashinfer,
         openmp=openmp,
         shadowing=shadowing,
         problems=problems,
@@ -212,6 +224,7 @@ def text(report: Report) -> str:
         lines += _cpu_lines(report.cpu)
     lines += _doctor_cuda.lines(report.cuda)
     lines += _doctor_rocm.lines(report.rocm)
+    lines += _doctor_flashinfer.lines(report.flashinfer)
     lines.append(f"OpenMP        {', '.join(report.openmp) or 'none loaded'}")
     lines += [f"problem       {problem}" for problem in report.problems]
     if not report.problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from built import require_kernels
@@ -12,7 +13,7 @@ from built import require_kernels
 require_kernels()
 
 
-from vllm_kernels import __version__, _doctor, backends
+from vllm_kernels import __version__, _doctor, _doctor_flashinfer, backends
 from vllm_kernels._libraries import cpu_kernels
 
 Python = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -94,6 +95,51 @@ def test_why_not_higher() -> None:
 def test_old_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_doctor.torch, "__version__", "2.9.1+cu128")
     assert any("torch 2.9.1+cu128 is older than" in said for said in _doctor._problems())
+
+
+def distribution(site: Path, name: str, version: str) -> None:
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n")
+
+
+def flashinfer() -> tuple[list[str], list[str]]:
+    report, problems = _doctor_flashinfer.examine()
+    return list(_doctor_flashinfer.lines(report)), problems
+
+
+def test_flashinfer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without compiled modules, with others', with ours, and with ours damaged."""
+    site = tmp_path / "lib/python3.11/site-packages"
+    monkeypatch.syspath_prepend(str(site))
+    distribution(site, "flashinfer-python", "0.6.14")
+    alone = "FlashInfer    0.6.14, none of its modules compiled ahead of time"
+    assert flashinfer() == ([alone], [])
+    distribution(site, "flashinfer-jit-cache", "0.6.14+cu130")
+    said = "FlashInfer    0.6.14, modules of flashinfer-jit-cache 0.6.14+cu130"
+    assert flashinfer() == ([said], [])
+    folder = tmp_path / "lib/vllm_flashinfer"
+    (folder / "rope").mkdir(parents=True)
+    summary = folder / "modules.json"
+    assert flashinfer() == ([said], [f"{summary} cannot be read; reinstall vllm-flashinfer"])
+    summary.write_text(json.dumps({"archs": ["9.0a"], "modules": ["rope"]}))
+    found = [said, "  rope        9.0a"]
+    missing = "FlashInfer's module rope is missing; reinstall vllm-flashinfer"
+    assert flashinfer() == (found, [missing])
+    (folder / "rope" / "rope.so").touch()
+    assert flashinfer() == (found, [])
+
+
+def test_flashinfer_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "lib/python3.11/site-packages"))
+    assert flashinfer() == ([], [])
+    distribution(tmp_path / "lib/python3.11/site-packages", "flashinfer-python", "0.6.15")
+    distribution(tmp_path / "lib/python3.11/site-packages", "flashinfer-jit-cache", "0.6.14+cu130")
+    (problem,) = flashinfer()[1]
+    assert problem == (
+        "FlashInfer 0.6.15 refuses the modules of flashinfer-jit-cache 0.6.14+cu130: install both "
+        "of one version"
+    )
 
 
 def test_usage_error(python: Python) -> None:
