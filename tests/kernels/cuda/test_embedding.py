@@ -48,10 +48,10 @@ def test_strided_rows() -> None:
         check(tokens, view, (10, 10 + len(view), 0, 0, 0))
 
 
-def test_no_tokens() -> None:
-    check(
-        torch.empty(0, dtype=torch.int64, device="cuda"), torch.ones(4, 8, device="cuda"), PARTS[2]
-    )
+def test_no_tokens_and_no_rows() -> None:
+    none, weight = torch.empty(0, dtype=torch.int64, device="cuda"), torch.ones(4, 8, device="cuda")
+    check(none, weight, PARTS[2])
+    check(torch.arange(20, device="cuda"), weight[:0], PARTS[2])
 
 
 @pytest.mark.parametrize(

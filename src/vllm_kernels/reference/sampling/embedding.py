@@ -26,7 +26,7 @@ def vocab_parallel_embedding(
     rows = torch.zeros_like(input_ids)
     rows[own] = input_ids[own] - org_vocab_start_index
     rows[added] = input_ids[added] - added_vocab_start_index + behind
-    taken = weight[rows.long()]
+    mine = own | added  # none, where weight may have no rows
     # As bytes: PyTorch fills no float8.
-    taken.view(torch.uint8)[~(own | added)] = 0
-    out.copy_(taken)
+    values = out.view(torch.uint8).zero_()
+    values[mine] = weight[rows[mine].long()].view(torch.uint8)
