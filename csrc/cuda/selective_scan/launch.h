@@ -37,7 +37,7 @@ struct Problem {
   const int32_t* first_block;
   const int32_t* last_block;
   const int32_t* initial;
-  const int32_t* chunk_ends;
+  const int32_t* chunk_ends;  // and last_chunk: null: chunks are blocks
   const int32_t* last_chunk;
   int32_t chunks;
   int32_t block_size;

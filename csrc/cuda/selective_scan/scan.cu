@@ -48,7 +48,7 @@ __device__ Sequence Find(const Problem& p, int32_t s) {
   one.tokens = p.tokens;
   if (p.starts != nullptr) {
     one.start = min(max(p.starts[s], 0), p.tokens);
-    one.tokens = min(p.starts[s + 1], p.tokens) - one.start;
+    one.tokens = min(max(p.starts[s + 1], 0), p.tokens) - one.start;
   }
   if (one.tokens <= 0) return one;
   const bool cached = p.first_block != nullptr;
@@ -62,16 +62,18 @@ __device__ Sequence Find(const Problem& p, int32_t s) {
   one.first_chunk = -1;
   one.chunks = 1;
   if (!cached) return one;
-  if (p.chunk_ends == nullptr || p.last_chunk == nullptr) {
+  if (p.chunk_ends == nullptr) {
     one.chunks = (one.tokens + p.block_size - 1) / p.block_size;
     return one;
   }
-  one.first_chunk = s == 0 ? 0 : p.last_chunk[s - 1] + 1;
-  one.chunks = p.last_chunk[s] - one.first_chunk + 1;
-  if (one.first_chunk < 0 || one.chunks < 1 || one.first_chunk + one.chunks > p.chunks) {
+  // Compared before they are counted with: a sum of such numbers might overflow.
+  const int32_t before = s == 0 ? -1 : p.last_chunk[s - 1], last = p.last_chunk[s];
+  if (before < -1 || last <= before || last >= p.chunks) {
     one.slot = -1;
     return one;
   }
+  one.first_chunk = before + 1;
+  one.chunks = last - before;
   // The first chunk may fill the rest of a block that was begun.
   const int32_t first = p.chunk_ends[one.first_chunk + 1] - p.chunk_ends[one.first_chunk];
   const bool partial = one.chunks > 1 && first < p.block_size;

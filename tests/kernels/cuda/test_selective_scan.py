@@ -121,8 +121,10 @@ def test_prompts(
 
 
 def test_a_batch_of_equal_lengths(dtype: torch.dtype) -> None:
+    """Steps are taken as they are: positive ones, as with others states grow without bound."""
     rows, groups, dstate = 34, 2, 16
     u, delta, z = torch.randn(3, 2, rows, 70, device="cuda").to(dtype)
+    delta = delta.abs()
     b, c = torch.randn(2, 2, groups, dstate, 70, device="cuda").to(dtype)
     a, states = -torch.rand(rows, dstate, device="cuda"), torch.zeros(2, rows, dstate).cuda()
     step, gate = delta.clone(), z.clone()
@@ -183,11 +185,21 @@ def test_states_of_blocks(listed: bool) -> None:
 def test_numbers_that_are_out_of_range_do_no_harm() -> None:
     inputs = Inputs((40, 1, 16), 10, torch.float32)
     delta, states = inputs.delta.clone(), torch.zeros(3, 40, 16, device="cuda")
-    scan(
-        inputs, states, True, query_start_loc=integers([0, 5, 10]), cache_indices=integers([3, -7])
-    )
-    assert torch.equal(inputs.delta, delta)
-    assert not states.any()
+    least, most = -(1 << 31), (1 << 31) - 1
+    for starts, slots in (([0, 5, 10], [3, -7]), ([5, least, least], [1, 2])):
+        scan(inputs, states, True, query_start_loc=integers(starts), cache_indices=integers(slots))
+        assert torch.equal(inputs.delta, delta)
+        assert not states.any()
+    for chunks in ([most, most], [2, least], [2, most], [-2, 7]):
+        scan(
+            inputs, states, True, query_start_loc=integers([0, 0, 10]), null_block_id=-1,
+            cache_indices=integers([[0], [1]]), block_size=4, initial_state_idx=integers([0, 0]),
+            block_idx_first_scheduled_token=integers([0, 0]),
+            block_idx_last_scheduled_token=integers([0, 0]), last_chunk_indices=integers(chunks),
+            cu_chunk_seqlen=integers([0, 4, 8, 10]),
+        )  # fmt: skip
+        assert torch.equal(inputs.delta, delta)
+        assert not states.any()
 
 
 def test_bad_input(subtests: pytest.Subtests) -> None:
