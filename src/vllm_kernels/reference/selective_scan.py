@@ -154,10 +154,11 @@ def selective_state_update_cpu(
                 state[to] = current
 
 
-def _keep(chunks: list[int], block: int, first: int, block_size: int) -> list[int]:
-    """The block that each chunk of a sequence completes, but for the last one."""
-    partial = len(chunks) > 1 and block < block_size
-    position = first * block_size + (block_size - block if partial else 0)
+def _keep(chunks: list[int], first: int, block_size: int) -> list[int]:
+    """The block that each chunk of a sequence ends in, the first of them in block ``first``."""
+    # The first chunk may fill the rest of a block that was begun.
+    partial = len(chunks) > 1 and chunks[0] < block_size
+    position = first * block_size + (block_size - chunks[0] if partial else 0)
     found = []
     for tokens in chunks:
         position += tokens
@@ -250,7 +251,7 @@ def selective_scan_fwd(
             else:
                 begin, full = 0, count // block_size
                 chunks = [block_size] * full + ([count % block_size] if count % block_size else [])
-            kept = _keep(chunks, chunks[0], begin, block_size)
+            kept = _keep(chunks, begin, block_size)
             kept[-1] = int(block_idx_last_scheduled_token[s])
         token = 0
         for size, block in zip(chunks, kept, strict=True):
