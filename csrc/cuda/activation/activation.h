@@ -74,8 +74,7 @@ VK_EXPORT vk_status vk_cuda_silu_and_mul_per_block_quant(
 // scale for each group of 128 columns; other rows stay as they are:
 //   scale = max(max |y|, 1e-10) / 448, with use_ue8m0 the next power of two; y_q = y / scale
 //   input: [experts, rows, 2 d], float32 | bfloat16 | float16, rows aligned to 16 bytes; d a
-//   multiple
-//     of 128, 1 to 1024 experts
+//     multiple of 128, at most 1024 experts
 //   counts: int32 [experts], contiguous
 //   y_q: float8_e4m3fn [experts, rows, d], rows aligned to 16 bytes
 //   y_s: float32 [experts, rows, d / 128] of any strides; or, with use_ue8m0, int32

@@ -1,5 +1,6 @@
 // Checks of persistent_masked_m_silu_mul_quant.
 #include "core/check.h"
+#include "core/checked.h"
 #include "core/status.h"
 #include "cuda/activation/activation.h"
 #include "cuda/activation/launch.h"
@@ -8,6 +9,7 @@
 namespace {
 
 using vk::Arg;
+using vk::SaturatingMultiply;
 using vk::cuda::CeilDiv;
 using vk::cuda::CheckRowsAligned;
 using vk::cuda::FastDiv;
@@ -47,7 +49,7 @@ extern "C" vk_status vk_cuda_persistent_masked_m_silu_mul_quant(const vk_tensor*
       scales.Dtype({VK_F32});
     }
     scales.Dims(3).Size(0, experts).Size(1, rows).Size(2, packed ? CeilDiv(groups, 4) : groups);
-    const int64_t work = experts * rows * groups;
+    const int64_t work = SaturatingMultiply(SaturatingMultiply(experts, rows), groups);
     VK_CHECK(work < (int64_t{1} << 31), "%s: input has shape %s, want less than 2^31 groups", kOp,
              vk::ShapeString(*input).c_str());
     if (work == 0) return;
