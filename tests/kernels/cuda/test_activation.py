@@ -181,10 +181,9 @@ def test_experts_rows(dtype: torch.dtype, scale: str) -> None:
         (70, 640, [(11 * i) % 71 for i in range(300)]),
     ):
         experts, groups = len(counts), width // 128
-        wide = randn(experts, rows, 2 * width + 16, dtype=dtype)
-        x = wide[..., : 2 * width] * 10 ** torch.linspace(-4, 3, rows, device="cuda")[:, None]
+        x = randn(experts, rows, 2 * width + 16, dtype=dtype)[..., : 2 * width]  # with gaps
+        x *= 10 ** torch.linspace(-4, 3, rows, device="cuda")[:, None]
         x[:, 0] = 0.0
-        x = x.to(dtype)
         used = torch.tensor(counts, dtype=torch.int32, device="cuda")
         packed = scale == "packed"
         columns = -(-groups // 4) if packed else groups

@@ -84,7 +84,7 @@ def test_no_rows() -> None:
         (torch.zeros(1, 65536), r"x has shape \[1, 65536\], want a power of two"),
         (torch.zeros(2, 0), r"x has shape \[2, 0\], want a power of two"),
         (torch.zeros(2, 8, dtype=torch.int8), "x is int8"),
-        (torch.zeros(8, 8).T[:, :4], "x"),
+        (torch.zeros(8, 8).T[:, :4], "x has stride 8 in its last dimension, want 1"),
     ],
 )
 def test_bad_input(x: torch.Tensor, message: str) -> None:
