@@ -19,6 +19,13 @@
 
 namespace vk::cuda::moe_gemm {
 
+// The sums of the first tokens of a tile (of all, where it has no more).
+template <int kFirst, int kCount>
+__device__ __forceinline__ auto& FirstTokens(float (&sums)[kCount]) {
+  constexpr int kPart = kFirst / 2 < kCount ? kFirst / 2 : kCount;
+  return reinterpret_cast<float (&)[kPart]>(sums);
+}
+
 template <class T, int kTokens>
 __global__ void __launch_bounds__(kThreads, 1)
     GroupedKernel(const __grid_constant__ Grouped g, const __grid_constant__ CUtensorMap weight_map,

@@ -62,12 +62,5 @@ __device__ __forceinline__ void StoreTile(const Place<T>& place, const Result& r
   }
 }
 
-// The sums of the first tokens of a tile (of all, where it has no more).
-template <int kFirst, int kCount>
-__device__ __forceinline__ auto& FirstTokens(float (&sums)[kCount]) {
-  constexpr int kPart = kFirst / 2 < kCount ? kFirst / 2 : kCount;
-  return reinterpret_cast<float (&)[kPart]>(sums);
-}
-
 }  // namespace vk::cuda::moe_gemm
 #endif  // VLLM_KERNELS_CUDA_MOE_GEMM_STORE_CUH_
