@@ -32,20 +32,19 @@ VK_EXPORT vk_status vk_cuda_cutlass_moe_mm(
     bool per_act_token, bool per_out_ch, void* stream);
 
 // Products whose scales belong to blocks, those of a to 128 of k, those of b to 128 x 128:
-//   out[i, j] = sum over chunks c of 128 of k: a_scales[i, c] b_scales[e, j / 128, c] (a[i] . b[e,
-//   j])
-// for the rows i of each expert e. Sums of a chunk are those of the tensor cores, chunks are added
-// up in float32.
+//   out[i, j] = sum over c: a_scales[i, c] b_scales[e, j / 128, c] (a[i, c] . b[e, j, c])
+// for the rows i of each expert e and the chunks c of 128 of k. Sums of a chunk are those of the
+// tensor cores, chunks are added up in float32.
 //   out: bfloat16, n a multiple of 8; a, b: float8 e4m3, k contiguous; rows of all three aligned to
 //     16 bytes. b: [experts, n, k], 1 to 1024 experts
 //   a_scales: float32, a's shape with ceil(k / 128) for k; b_scales: float32
 //     [experts, ceil(n / 128), ceil(k / 128)]; both of any strides
 // Rows of all experts one behind the other:
 //   out: [rows, n]; a: [rows, k]; labels: int32 [rows], contiguous, the expert of each row
-//   alignment: rows, a multiple of 16, that belong together: of one label, and negative ones at the
-//     end. None of them is written where it is no expert's; rows behind the last one with a label
-//     that is not negative stay as they are too, and those between are any numbers. The kernel
-//     reads the first label of each tile, a part of these rows, so that others change the result
+//   alignment: a multiple of 16. So many rows have one label, or negative ones at the end; what
+//     other labels lead to is unspecified, within out. None of the rows is written where the label
+//     is no expert's; rows behind the last label that is not negative stay as they are too, and
+//     negative ones before it become any numbers
 VK_EXPORT vk_status vk_cuda_grouped_mm_labelled(const vk_tensor* out, const vk_tensor* a,
                                                 const vk_tensor* a_scales, const vk_tensor* b,
                                                 const vk_tensor* b_scales, const vk_tensor* labels,

@@ -1,6 +1,6 @@
 // What comes between tokens and the model's rows: embeddings, and the choice of a token or of a
-// row's columns by logits. Tensors are on the
-// current GPU; work is enqueued on `stream` (a cudaStream_t), nothing is allocated or waited for.
+// row's columns by logits. Tensors are on the current GPU; work is enqueued on `stream` (a
+// cudaStream_t), nothing is allocated or waited for.
 #ifndef VLLM_KERNELS_CUDA_SAMPLING_SAMPLING_H_
 #define VLLM_KERNELS_CUDA_SAMPLING_SAMPLING_H_
 
