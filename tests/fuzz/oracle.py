@@ -194,7 +194,7 @@ class Oracle:
                 continue
             if not said or _rounding(got.cpu(), want.cpu(), _cancelled(expected, provider)):
                 continue
-            if before is not None:
+            if before is not None and got.shape == want.shape and got.dtype == want.dtype:
                 nudged = nudged or _nudged(before, provider)
                 if _apart(got, want) <= _NUDGES * _apart(nudged[at], want):
                     continue
@@ -261,11 +261,11 @@ def _nudged(call: Call, provider: Any) -> list[Any]:
 
 
 def _apart(one: Tensor, other: Tensor) -> float:
-    """The most that two results differ."""
-    gap = (one.cpu().double() - other.cpu().double()).abs()
-    same = one.isfinite().cpu() & other.isfinite().cpu()
-    alike = one.cpu().nan_to_num(0.0) == other.cpu().nan_to_num(0.0)
-    return float(gap.where(same, torch.zeros(()).double().where(alike, math.inf)).amax())
+    """The most that two results of one shape differ; infinitely where one alone is no number."""
+    first, second = one.cpu().double(), other.cpu().double()
+    same = (first == second) | (first.isnan() & second.isnan())
+    gap = (first - second).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    return float(gap.masked_fill(same, 0.0).amax())
 
 
 def _grows(want: Tensor) -> bool:

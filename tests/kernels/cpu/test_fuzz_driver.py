@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -189,6 +190,23 @@ def test_a_recursion_that_grows_on_its_way_differs_by_what_its_inputs_move() -> 
     assert not _rounding(got, want)
     assert _apart(got, want) <= _NUDGES * _apart(moved, want)
     assert _apart(got + 1.0, want) > _NUDGES * _apart(moved, want)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "apart"),
+    [
+        (1.0, 1.5, 0.5),
+        (math.nan, math.nan, 0.0),
+        (math.inf, math.inf, 0.0),
+        (math.nan, 0.0, math.inf),
+        (math.inf, -math.inf, math.inf),
+        (torch.finfo(torch.float32).max, math.inf, math.inf),
+    ],
+)
+def test_how_far_results_are_apart(one: float, other: float, apart: float) -> None:
+    from fuzz.oracle import _apart
+
+    assert _apart(torch.tensor([2.0, one]), torch.tensor([2.0, other])) == apart
 
 
 def test_what_an_op_trusts_is_kept() -> None:
