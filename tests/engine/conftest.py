@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
 from cuda_engine import add_platform
 
 from vllm_kernels_plugin import engines
@@ -29,6 +34,47 @@ def broken():
 
 builtin_platform_plugins = {"cuda": broken, "cpu": absent}
 """
+
+
+INSIDE = ROOT / "src" / "vllm_conda" / "engine" / "inside"
+
+
+def _stand_in(name: str, **members: Any) -> ModuleType:
+    found = ModuleType(name)
+    vars(found).update(members)
+    return found
+
+
+def _save(tensors: Any, path: Path, metadata: object = None) -> None:
+    with path.open("wb") as stream:
+        torch.save(tensors, stream)
+
+
+def _load(path: Path) -> Any:
+    # By name PyTorch would leave such a file to the library.
+    with path.open("rb") as stream:
+        return torch.load(stream)
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Imports what runs in the engine's environment, where its libraries need not be installed."""
+    image = _stand_in("PIL.Image")
+    for module in (
+        _stand_in("transformers", DynamicCache=object),
+        _stand_in("safetensors"),
+        _stand_in("safetensors.torch", load_file=_load, save_file=_save),
+        _stand_in("PIL", Image=image),
+        image,
+    ):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.syspath_prepend(INSIDE)
+    names = {file.stem for file in INSIDE.glob("*.py")}
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
 
 
 @dataclass

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import sys
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-INSIDE = Path(__file__).parents[2] / "src" / "vllm_conda" / "engine" / "inside"
-
 
 @pytest.fixture
-def reference(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The module, where transformers need not be installed."""
-    stand_in = ModuleType("transformers")
-    stand_in.DynamicCache = object  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "transformers", stand_in)
-    monkeypatch.syspath_prepend(INSIDE)
-    for name in ("reference", "quantise"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module("reference")
-    for name in ("reference", "quantise"):
-        sys.modules.pop(name, None)
+def reference(inside: Callable[[str], Any]) -> Any:
+    return inside("reference")
 
 
 def judged(reference: Any, expected: list[list[float]], logprobs: list[float]) -> tuple[Any, bool]:
@@ -59,3 +46,26 @@ def test_what_is_no_number_is_a_miss(reference: Any, expected: float, logprob: f
     verdict, right = judged(reference, [[expected, -3.0]], [logprob])
     assert not right
     assert verdict.worst_logprob == math.inf
+
+
+def test_penalties_are_on_what_stands_before_each_token(reference: Any) -> None:
+    """Of three tokens the model likes the second most, again and again."""
+
+    class Known(reference.Reference):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.device = "cpu"
+            self._rounded_cache = False
+
+        def model(self, tokens: torch.Tensor) -> Any:
+            return SimpleNamespace(
+                logits=torch.tensor([1.0, 2.0, 0.5]).expand(1, *tokens.shape[1:], 3).clone()
+            )
+
+    known = Known()
+    penalties = reference.Penalties(repetition=1.0, presence=0.6, frequency=0.6)
+    assert known.continuation([2], 4, penalties) == [1, 0, 1, 2]
+    row = known.log_probabilities([2], [1, 1], penalties)[1]
+    assert torch.equal(row, torch.log_softmax(torch.tensor([1.0, 0.8, 0.5]), 0))
+    verdict = reference.Verdict()
+    known.judge(verdict, reference.Tolerance(0.01, 0.01, 0.0), [2], [1, 1], None, penalties)
+    assert (verdict.chosen, verdict.misses) == (1, 1)

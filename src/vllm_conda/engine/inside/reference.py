@@ -159,8 +159,16 @@ class Reference:
         self.model.generation_config.eos_token_id = None
         self._continued: dict[tuple[tuple[int, ...], int], list[int]] = {}
 
-    def continuation(self, prompt: Sequence[int], length: int) -> list[int]:
-        """The tokens that greedy decoding appends to ``prompt``."""
+    def continuation(
+        self, prompt: Sequence[int], length: int, penalties: Penalties | None = None
+    ) -> list[int]:
+        """The tokens that greedy decoding appends to ``prompt``.
+
+        Args:
+            penalties: On what stands before each of them.
+        """
+        if penalties:
+            return self._penalised(prompt, length, penalties)
         key = (tuple(prompt), length)
         if key not in self._continued:
             self._continued[key] = self._generate(prompt, length)
@@ -182,25 +190,31 @@ class Reference:
         )
         return list(found[0, len(prompt) :].tolist())
 
-    @torch.no_grad()
-    def penalised(self, prompt: Sequence[int], length: int, penalties: Penalties) -> list[int]:
-        """The same with penalties on what has been said."""
+    def _penalised(self, prompt: Sequence[int], length: int, penalties: Penalties) -> list[int]:
         tokens: list[int] = []
         for _ in range(length):
-            logits = self.model(torch.tensor([[*prompt, *tokens]], device=self.device)).logits[
-                0, -1
-            ]
-            logits = logits.float().cpu()
-            penalties.apply(logits, prompt, tokens)
-            tokens.append(int(logits.argmax()))
+            # What the token that comes next will be is not read.
+            logits = self._logits(prompt, [*tokens, 0], penalties)
+            tokens.append(int(logits[-1].argmax()))
         return tokens
 
-    @torch.no_grad()
-    def log_probabilities(self, prompt: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+    def log_probabilities(
+        self, prompt: Sequence[int], tokens: Sequence[int], penalties: Penalties | None = None
+    ) -> torch.Tensor:
         """``[len(tokens), vocabulary]`` float32: before each of ``tokens``, given those before."""
+        return torch.log_softmax(self._logits(prompt, tokens, penalties), dim=-1)
+
+    @torch.no_grad()
+    def _logits(
+        self, prompt: Sequence[int], tokens: Sequence[int], penalties: Penalties | None
+    ) -> torch.Tensor:
         both = torch.tensor([[*prompt, *tokens]], device=self.device)
-        logits = self.model(both, **self.arguments(both)).logits[0, len(prompt) - 1 : -1]
-        return torch.log_softmax(logits.float(), dim=-1).cpu()
+        found = self.model(both, **self.arguments(both)).logits[0, len(prompt) - 1 : -1]
+        logits: torch.Tensor = found.float().cpu()
+        if penalties:
+            for index, row in enumerate(logits):
+                penalties.apply(row, prompt, tokens[:index])
+        return logits
 
     def judge(
         self,
@@ -209,11 +223,12 @@ class Reference:
         prompt: Sequence[int],
         tokens: Sequence[int],
         logprobs: Sequence[float] | None = None,
+        penalties: Penalties | None = None,
     ) -> None:
         """Add one prompt's tokens to ``verdict``: each against the choice after the same prefix."""
         verdict.prompts += 1
-        verdict.exact += self.continuation(prompt, len(tokens)) == list(tokens)
-        expected = self.log_probabilities(prompt, tokens)
+        verdict.exact += self.continuation(prompt, len(tokens), penalties) == list(tokens)
+        expected = self.log_probabilities(prompt, tokens, penalties)
         for index, token in enumerate(tokens):
             gap = _distance(expected[index].max(), expected[index, token])
             verdict.tokens += 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from typing import Any
 
 import program
 
@@ -17,12 +16,12 @@ ENVIRONMENT = {"VLLM_MLA_DISABLE": "0"}
 WORDS = ("would run with latent attention", "unset VLLM_MLA_DISABLE or set it to 1")
 
 
-def ask(path: str, arguments: dict[str, Any]) -> str:
+def ask(path: str) -> str:
     """The text of the error that the engine's start ends with; empty where it starts."""
     from vllm import LLM
 
     try:
-        LLM(model=path, dtype="bfloat16", max_model_len=128, **arguments)
+        LLM(model=path, dtype="bfloat16", max_model_len=128)
     except Exception as error:
         return str(error)
     return ""
@@ -35,7 +34,7 @@ def main() -> None:
 
     path = str(make(options.model, options.models))
     os.environ.update(ENVIRONMENT)
-    said = ask(path, {})
+    said = ask(path)
     started = len(multiprocessing.active_children())
     row = {
         "model": options.model,

@@ -195,15 +195,15 @@ class Client:
         answer: tuple[str, list[int]] = await getattr(self, kind)(content)
         return answer
 
-    def wrong(self, kind: str, content: str, tokens: list[int]) -> bool:
+    def wrong(self, kind: str, content: str, tokens: list[int], penalties: Any = None) -> bool:
         """Whether an answer's tokens are not transformers': in 16 bits, not near its choice."""
         from reference import Verdict
 
         ids = self.chat_ids(content) if kind.startswith("chat") else self.ids(content)
         if self.allowed.exact or len(tokens) != TOKENS:
-            return tokens != self.reference.continuation(ids, TOKENS)
+            return tokens != self.reference.continuation(ids, TOKENS, penalties)
         verdict = Verdict()
-        self.reference.judge(verdict, self.allowed, ids, tokens)
+        self.reference.judge(verdict, self.allowed, ids, tokens, penalties=penalties)
         return verdict.misses > 0
 
     def ids(self, prompt: str) -> list[int]:
@@ -217,16 +217,15 @@ class Client:
         )
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def expected(self, prompt: str) -> list[int]:
-        """transformers' tokens after a completion's prompt."""
-        return list(self.reference.continuation(self.ids(prompt), TOKENS))
-
-    def expected_penalised(self, prompt: str) -> list[int]:
-        """transformers' tokens after a completion's prompt, with penalties."""
+    def penalties_right(self, tokens: list[int]) -> bool:
+        """Whether a penalised completion is; penalties that change nothing would prove nothing."""
         from reference import Penalties
 
-        penalties = Penalties(**PENALTIES)
-        return list(self.reference.penalised(self.ids(prompt), TOKENS, penalties))
+        penalties, ids = Penalties(**PENALTIES), self.ids(PROMPT)
+        plain, changed = (
+            self.reference.continuation(ids, TOKENS, one) for one in (None, penalties)
+        )
+        return plain != changed and not self.wrong("completion", PROMPT, tokens, penalties)
 
 
 def _joined(choices: Sequence[Any]) -> list[int]:
@@ -263,10 +262,7 @@ def compare(client: Client, many: Sequence[str], answers: Answers) -> dict[str, 
     found = {kind: not client.wrong(kind, PROMPT, answers.single[kind][1]) for kind in KINDS}
     for kind in ("completion", "chat"):
         found[f"{kind}_stream"] &= answers.single[f"{kind}_stream"][0] == answers.single[kind][0]
-    expected = client.expected_penalised(PROMPT)
-    # Penalties that change nothing would prove nothing.
-    plain = client.expected(PROMPT)
-    found["penalties"] = answers.penalised == expected and expected != plain
+    found["penalties"] = client.penalties_right(answers.penalised)
     wrong = sum(
         client.wrong(kind, one, tokens)
         for (kind, one), (_, tokens) in zip(kinds(many), answers.concurrent, strict=True)
