@@ -12,7 +12,9 @@ extern "C" {
 
 // output[m, n] = sum_k input[m, k] * scales[g(k), n] * (q[k, n] - zeros[g(k), n]) + bias[n], summed
 // in float32, where g(k) = g_idx[k], or k / (K / G) without g_idx. Few rows of 16-bit inputs may be
-// rounded to 2^-15 of the largest value of their group (wna16_arithmetic.h).
+// rounded to 2^-15 of the largest value of their group (wna16_arithmetic.h). An infinity or a NaN
+// in a row makes every result of that row infinite or NaN, of few rows mostly NaN: q and zeros are
+// multiplied apart. Done in floats, so is a result whose sum of input * q passes the largest float.
 //   output: [M, N], input: [M, K], float32 | bfloat16 | float16, last dimension contiguous
 //   q_weight: [N / 16, 2 K] int32, contiguous: 16 columns' values of one k in two words, column
 //     16 i + 8 w + j in bits 4 j .. 4 j + 3 of word w. N is a multiple of 16.

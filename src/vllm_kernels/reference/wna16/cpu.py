@@ -29,7 +29,8 @@ def cpu_gemm_wna16(
     input [M, K], output [M, N], scales [G, N], bias [N]: float32, bfloat16 or float16, one dtype.
     q_weight [N / 16, 2 K] int32: two words for each k, of 8 columns each; zeros [G, N / 8] int32,
     8 where None. g is ``g_idx`` [K], or k / (K / G) where that is None. ``pack_factor`` is 8;
-    ``isa_hint`` names what the engine takes the CPU for.
+    ``isa_hint`` names what the engine takes the CPU for. Where this is infinite or NaN, a kernel's
+    result is one of the two.
     """
     if pack_factor != 8:
         raise RuntimeError(f"cpu_gemm_wna16: pack_factor is {pack_factor}, want 8 (4-bit weights)")
