@@ -86,8 +86,8 @@ class _Library:
         found: list[int] = []
         while (place := extra[len(found)]) is not None:
             found.append(place)
-        # Its kernels configure the tiles of AMX once a thread, and end the process when another
-        # library has used tiles in between.
+        # With AMX's layout among the peers a process ended with an illegal instruction; the cause
+        # was not isolated (docs/performance/notes/gemm.md).
         found = [place for place in found if self.backend_buft_name(place) != b"AMX"]
         return [*found, self.backend_dev_buffer_type(self.device)]
 
