@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -153,6 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("tree", nargs="+", type=Path)
     parser.add_argument("--objdump", default="llvm-objdump", metavar="PROGRAM")
     options = parser.parse_args(argv)
+    if shutil.which(options.objdump) is None:
+        parser.error(f"there is no {options.objdump}: install LLVM, or name one with --objdump")
     found = count(options.tree, options.objdump)
     if not found:
         parser.error(f"none of the trees holds {OBJECT.format(tier='TIER')}")

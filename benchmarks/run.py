@@ -78,13 +78,15 @@ def in_turn(wanted: Sequence[Run]) -> int:
 
 
 def _check_cores(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    options.threads = options.threads or 1
+    options.threads = 1 if options.threads is None else options.threads
     if options.device != "cpu":
         parser.error("--cores is for the CPU's kernels")
     if options.results is None:  # a run that is cut must not replace the figures of a whole one
         parser.error("--cores wants --results FOLDER")
-    if options.threads > len(options.cores):
+    if not 1 <= options.threads <= len(options.cores):
         parser.error(f"--threads {options.threads}: --cores names {len(options.cores)}")
+    if options.parts < 1:
+        parser.error(f"--parts {options.parts}: want 1 or more")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

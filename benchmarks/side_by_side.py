@@ -7,6 +7,7 @@ within one process, so ratios remain what they are, and rates are those beside b
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import signal
@@ -64,11 +65,15 @@ class Started:
 
 
 def cores_of(text: str) -> tuple[int, ...]:
-    """The numbers in "0-3,8"."""
+    """The numbers in "0-3,8", each of a core that this process may use."""
     found: list[int] = []
     for word in text.split(","):
         first, _, last = word.partition("-")
         found.extend(range(int(first), int(last or first) + 1))
+    if not found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text} names no core, or one twice")
+    if missing := set(found) - os.sched_getaffinity(0):
+        raise argparse.ArgumentTypeError(f"this process may not use core {min(missing)}")
     return tuple(found)
 
 

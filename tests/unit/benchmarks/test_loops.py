@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from benchmarks import loops
@@ -69,7 +71,13 @@ def test_branches(name: str) -> None:
 
 def test_trees_without_objects(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        loops.main([str(tmp_path)])
+        loops.main([str(tmp_path), "--objdump", sys.executable])
     assert (
         "none of the trees holds csrc/cpu/CMakeFiles/vllm_tier_TIER.dir" in capsys.readouterr().err
     )
+
+
+def test_no_such_objdump(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        loops.main(["build", "--objdump", "no-such-objdump"])
+    assert "there is no no-such-objdump: install LLVM" in capsys.readouterr().err

@@ -26,6 +26,7 @@ time.sleep(float(sys.argv[1]))
 sys.exit(int(sys.argv[2]))
 """
 ONE_CORE = [tuple(sorted(os.sched_getaffinity(0))[:1])]
+CORE = str(ONE_CORE[0][0])
 
 
 def child(seconds: float = 0, code: int = 0) -> Run:
@@ -39,7 +40,8 @@ def found(folder: Path) -> record.Document[record.KernelCase]:
     return document
 
 
-def test_cores_and_slots() -> None:
+def test_cores_and_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(9)))
     assert cores_of("0-3,8") == (0, 1, 2, 3, 8)
     assert slots_of((0, 1, 2, 3, 8), 2) == [(0, 1), (2, 3)]
     assert slots_of((0,), 2) == []
@@ -92,9 +94,14 @@ def test_merged_cases_are_in_their_order() -> None:
     ("arguments", "sentence"),
     [
         (["--parts", "2"], "--parts and --seconds want --cores"),
-        (["--cores", "0-1"], "--cores wants --results FOLDER"),
-        (["--cores", "0", "--threads", "2", "--results", "x"], "--threads 2: --cores names 1"),
-        (["--device", "cuda", "--cores", "0"], "--cores is for the CPU"),
+        (["--cores", CORE], "--cores wants --results FOLDER"),
+        (["--cores", CORE, "--threads", "2", "--results", "x"], "--threads 2: --cores names 1"),
+        (["--cores", CORE, "--threads", "0", "--results", "x"], "--threads 0: --cores names 1"),
+        (["--cores", CORE, "--parts", "0", "--results", "x"], "--parts 0: want 1 or more"),
+        (["--device", "cuda", "--cores", CORE], "--cores is for the CPU"),
+        (["--cores", "5-3"], "--cores: 5-3 names no core, or one twice"),
+        (["--cores", f"{CORE},{CORE}"], "names no core, or one twice"),
+        (["--cores", "99999"], "this process may not use core 99999"),
     ],
 )
 def test_options_that_do_not_fit(
