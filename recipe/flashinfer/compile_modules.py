@@ -33,6 +33,9 @@ NEUTRAL = "/usr/local/src/conda/flashinfer"
 SUMMARY = "modules.json"
 # GiB that the largest compile takes: of attention on Hopper's instructions, and of the others.
 ATTENTION_GIB, GIB = 3.5, 1.0
+# Where a container's limit of memory stands, by cgroups' version: 2 and 1.
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def includes(work: Path, places: Sequence[Path]) -> list[str]:
@@ -64,8 +67,18 @@ def driver(work: Path) -> str:
 def jobs(words: Sequence[str]) -> int:
     """Compiles at once: one for each core, as far as memory reaches."""
     each = ATTENTION_GIB if any(word.endswith("-fa3") for word in words) else GIB
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory / each)))
+    return max(1, min(len(os.sched_getaffinity(0)), int(memory_gib() / each)))
+
+
+def memory_gib() -> float:
+    """The machine's memory, or its container's where that is less."""
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for name in LIMITS:
+        try:
+            found.append(int((CGROUP / name).read_text()))
+        except (OSError, ValueError):  # no such file, or `max`
+            continue
+    return min(found) / 2**30
 
 
 def variables(work: Path, arch: str, places: Sequence[Path]) -> dict[str, str]:

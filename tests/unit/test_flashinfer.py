@@ -139,11 +139,16 @@ def test_no_headers_of_random_numbers(script: ModuleType, tmp_path: Path) -> Non
         script.includes(tmp_path, [tmp_path / "there"])
 
 
-def test_compiles_fit_into_memory(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiles_fit_into_memory(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "CGROUP", tmp_path)
     monkeypatch.setattr(script.os, "sched_getaffinity", lambda _: range(16))
     sizes = {"SC_PHYS_PAGES": 16 << 18, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(script.os, "sysconf", sizes.get)
     assert script.jobs(["sampling", "prefill-bfloat16-64-fa2"]) == 16
     assert script.jobs(["sampling", "prefill-bfloat16-64-fa3"]) == 4
-    monkeypatch.setattr(script.os, "sysconf", {**sizes, "SC_PHYS_PAGES": 2 << 18}.get)
-    assert script.jobs(["prefill-bfloat16-64-fa3"]) == 1
+    limit = tmp_path / "memory.max"
+    for text, wanted in (("max\n", 4), (f"{8 << 30}\n", 2), (f"{2 << 30}\n", 1)):
+        limit.write_text(text)
+        assert script.jobs(["prefill-bfloat16-64-fa3"]) == wanted
