@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/check.h"
+#include "core/scale_groups.h"
 #include "cuda/common/rows.h"
 #include "cuda/quant/launch.h"
 
@@ -77,48 +78,14 @@ class Quant {
     problem.scale_ub = static_cast<const float*>(scale_ub->data);
   }
 
-  // What `scale` and `group_shape` say of which element takes which scale.
   void StaticScales(const vk_tensor* scale, const int64_t* group_shape) {
-    const Arg arg(op_, "scale", scale);
-    arg.Dtype({VK_F32});
+    const vk::ScaleGroups groups =
+        vk::FindScaleGroups(op_, scale, group_shape, problem.rows, problem.width);
     problem.scales = static_cast<float*>(scale->data);
-    if (vk::NumElements(*scale) == 1) return;
-    VK_CHECK(scale->ndim == 1 || scale->ndim == 2,
-             "%s: scale has shape %s, want one element, 1 or 2 dimensions", op_,
-             vk::ShapeString(*scale).c_str());
-    VK_CHECK(scale->ndim == 2 || group_shape != nullptr,
-             "%s: scale has shape %s without a group_shape, want (-1, 1) for a scale a column or "
-             "(1, -1) for a scale a row",
-             op_, vk::ShapeString(*scale).c_str());
-    int64_t group[2], counts[2];
-    const int64_t sizes[2] = {problem.rows, problem.width};
-    for (int32_t dim = 0; dim < 2; ++dim) {
-      group[dim] = group_shape == nullptr   ? 0
-                   : group_shape[dim] == -1 ? sizes[dim]
-                                            : group_shape[dim];
-      if (group_shape == nullptr && scale->shape[dim] > 0) {
-        group[dim] = sizes[dim] / scale->shape[dim];
-      }
-      VK_CHECK(group[dim] > 0 && sizes[dim] % group[dim] == 0,
-               "%s: groups of %lld %s do not divide input's %lld", op_, Print(group[dim]),
-               dim == 0 ? "rows" : "columns", Print(sizes[dim]));
-      counts[dim] = sizes[dim] / group[dim];
-    }
-    const bool fits =
-        scale->ndim == 2
-            ? scale->shape[0] == counts[0] && scale->shape[1] == counts[1]
-            : (counts[0] == 1 || counts[1] == 1) && scale->shape[0] == counts[0] * counts[1];
-    VK_CHECK(fits,
-             "%s: scale has shape %s, want [%lld, %lld]%s for groups of %lld rows and %lld "
-             "columns",
-             op_, vk::ShapeString(*scale).c_str(), Print(counts[0]), Print(counts[1]),
-             scale->ndim == 1 ? ", one of them 1 and left out," : "", Print(group[0]),
-             Print(group[1]));
-    problem.group_rows = group[0];
-    problem.group_columns = group[1];
-    const int64_t last = arg.stride(-1);
-    problem.scale_row_stride = counts[0] == 1 ? 0 : scale->ndim == 2 ? arg.stride(0) : last;
-    problem.scale_column_stride = counts[1] == 1 ? 0 : last;
+    problem.group_rows = groups.rows;
+    problem.group_columns = groups.columns;
+    problem.scale_row_stride = groups.row_stride;
+    problem.scale_column_stride = groups.column_stride;
   }
 
   void Groups(int64_t group_size, double eps, double least, double largest) {

@@ -138,6 +138,12 @@ def test_rows_without_values(tier: str) -> None:
     assert (rows.tolist(), one.tolist()) == ([0.0] * 3, [0.0])
 
 
+def test_no_rows_with_a_scale_for_each_column(tier: str) -> None:
+    x, result = torch.empty(0, 64), torch.empty(0, 64).to(FLOAT8)
+    ops.static_scaled_fp8_quant(result, x, torch.ones(64), [-1, 1])
+    ops.static_scaled_fp8_quant(result, x, torch.ones(1, 4), [-1, 16])
+
+
 def test_a_scale_of_zero_gives_zeros(tier: str) -> None:
     x, result = torch.randn(4, 40), poisoned((4, 40))
     for scale, groups in ((torch.zeros(1), None), (torch.zeros(40), [-1, 1])):
