@@ -59,12 +59,12 @@ const int32_t* Starts(const char* op, const vk_tensor* starts, int64_t requests,
   return first;
 }
 
-// For indices of that many elements, which are int32.
-int64_t CheckCount(const char* op, int64_t requests, int64_t each) {
+// For indices of that many elements, which are int32, behind `others`, an int32 too.
+int64_t CheckCount(const char* op, int64_t requests, int64_t each, int64_t others = 0) {
   const int64_t count = vk::SaturatingMultiply(requests, each);
-  VK_CHECK(count <= kMost, "%s: %lld requests of %lld tokens pass int32", op,
+  VK_CHECK(count <= kMost - others, "%s: %lld requests of %lld tokens pass int32", op,
            static_cast<long long>(requests), static_cast<long long>(each));
-  return count;
+  return count + others;
 }
 
 // Where the positions of one request lie in the cache.
@@ -187,7 +187,7 @@ vk_status vk_cpu_copy_and_expand_eagle_inputs(const vk_tensor* ids, const vk_ten
     CheckRange(op, "num_padding_slots_per_request", slots, 1);
     const auto* start = Starts(op, starts, requests, tokens);
     const int64_t total = start[requests], more = slots - (shift != 0);
-    const int64_t wanted = total + CheckCount(op, requests, more);
+    const int64_t wanted = CheckCount(op, requests, more, total);
     const auto* id = Elements<int64_t>(op, "target_token_ids", ids, total, VK_I64);
     const auto* where = Elements<int64_t>(op, "target_positions", positions, total, VK_I64);
     const auto* sampled = Elements<int64_t>(op, "next_token_ids", next, requests, VK_I64);

@@ -207,6 +207,7 @@ def test_bad_input(tier: str, subtests: pytest.Subtests) -> None:
         (13, 3, "query_start_loc ends at 4, want at most the 3 tokens"),
         (14, 0, "num_padding_slots_per_request is 0"),
         (14, 2**31 - 1, "2 requests of 2147483646 tokens pass int32"),
+        (14, 2**30, "2 requests of 1073741823 tokens pass int32"),
     ):
         cases.append((expand, (*good[:at], value, *good[at + 1 :], True), message))
     query = "copy_and_expand_dflash_inputs_kernel_impl"
