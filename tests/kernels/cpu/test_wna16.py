@@ -121,10 +121,11 @@ def test_groups_of_many(tier: str, dtype: torch.dtype, shape: tuple[int, int, in
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_largest_values_do_not_overflow(tier: str, dtype: torch.dtype, m: int) -> None:
     """All weights and all activations are as large as they can be."""
-    largest = 65504.0 if dtype == torch.float16 else 2.0**100
-    a = torch.full((m, 1024), largest * 2.0**-14, dtype=torch.float64)
+    # All bits of the fraction are set: the largest integers.
+    largest = (2 - torch.finfo(dtype).eps) * (2.0 if dtype == torch.float16 else 2.0**86)
+    a = torch.full((m, 1024), largest, dtype=torch.float64)
     case = Problem(
-        a=(a * torch.linspace(0.99, 1, m).double()[:, None]).to(dtype),
+        a=(a * torch.linspace(1, 0.99, m).double()[:, None]).to(dtype),
         values=torch.full((1024, 64), 15),
         scales=torch.full((2, 64), 2.0**-3).to(dtype),
         zeros=torch.zeros(2, 64, dtype=torch.int64),
@@ -150,8 +151,8 @@ def test_activations_of_different_sizes(
     case.check()
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
-def test_infinity_stays_in_its_row(tier: str, dtype: torch.dtype, value: float) -> None:
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_stays_in_its_row(tier: str, dtype: torch.dtype, value: float) -> None:
     case = problem(2, 64, 64, 2, dtype)
     case.a[0, 5] = value
     got = case.run()
