@@ -24,7 +24,12 @@ def test_random_problems(tmp_path: Path) -> None:
         ("blocks", "kClearSums || k > 0", "true"),  # products of the chunk before
         ("blocks", "ptx::cp_async_mbarrier_arrive_noinc(full)", "ptx::mbarrier_arrive(full)"),
         ("blocks", "kWaves == 1 ? 0 : group", "0"),  # scales of the first weights alone
-        ("blocks_works", "labels_[i] >= 0", "true"),  # rows of nobody
+        # Rows of nobody, but within the tensors: results differ, and nothing crashes.
+        (
+            "blocks_works",
+            "32 * i + 32 - __clz(static_cast<int>(used))",
+            "min(kTokens, b_.rows - tile.first_row)",
+        ),
     ],
     ids=["wait", "sums", "scales", "rows", "labels"],
 )
