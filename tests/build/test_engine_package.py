@@ -37,16 +37,16 @@ def test_no_folder_and_no_time_of_the_build(
     (package,) = folder.glob("*/engine-*.conda")
     reporter = Reporter(Mode.JSON, io.StringIO())
     build = Upstream(
-        root,
-        root / ENGINE_RECIPE_FILE,
-        "linux-64",
-        tmp_path / "engine",
-        (),
-        workspace,
-        reporter,
-        origin(root, []),
-        {},
-        {},
+        root=root,
+        recipe=root / ENGINE_RECIPE_FILE,
+        platform="linux-64",
+        output=tmp_path / "engine",
+        channels=(),
+        workspace=workspace,
+        reporter=reporter,
+        origin=origin(root, []),
+        variant={},
+        inputs={},
     )
     build._repack(package)
     extract(package, tmp_path / "content")

@@ -28,16 +28,16 @@ def test_packages_of_an_earlier_build_stay(tmp_path: Path, monkeypatch: pytest.M
         next(made.glob(f"*/{name}-*.conda")) for name in ("shared", "first", "second")
     )
     build = Upstream(
-        root,
-        root / FLASHINFER_RECIPE_FILE,
-        "linux-64",
-        output,
-        (),
-        workspace_for(root),
-        Reporter(Mode.JSON, io.StringIO()),
-        origin(root, []),
-        {},
-        {},
+        root=root,
+        recipe=root / FLASHINFER_RECIPE_FILE,
+        platform="linux-64",
+        output=output,
+        channels=(),
+        workspace=workspace_for(root),
+        reporter=Reporter(Mode.JSON, io.StringIO()),
+        origin=origin(root, []),
+        variant={},
+        inputs={},
     )
     earlier = build._index([shared, first], output)
     found = build._index([shared, second, *earlier], output)

@@ -54,7 +54,7 @@ def _nothing(_: Path) -> None:
     pass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Upstream:
     """A recipe and what it is built with.
 

@@ -80,17 +80,17 @@ def ensure(
             source = sdist.Registry(others, platform, workspace, reporter)
             archive = source.pinned(load_targets(root).engine.release, table.load(root))
             build = Upstream(
-                root,
-                root / ENGINE_RECIPE_FILE,
-                platform,
-                output,
-                others,
-                workspace,
-                reporter,
-                made,
-                {PACKAGE_HASH: [fingerprint]},
-                {SDIST_VARIABLE: str(archive.path)},
-                worker_environment(workspace, toolchain.fingerprint),
+                root=root,
+                recipe=root / ENGINE_RECIPE_FILE,
+                platform=platform,
+                output=output,
+                channels=others,
+                workspace=workspace,
+                reporter=reporter,
+                origin=made,
+                variant={PACKAGE_HASH: [fingerprint]},
+                inputs={SDIST_VARIABLE: str(archive.path)},
+                variables=worker_environment(workspace, toolchain.fingerprint),
             )
             found = build.run(channel.forge_lacks(dependencies))
             record(stamp, output, fingerprint, found)

@@ -147,27 +147,27 @@ def ensure(
                 f"{PYTHON}=={choice.release}", release.sha256, TARGETS_FILE, platform, reporter
             )
             build = Upstream(
-                root,
-                root / FLASHINFER_RECIPE_FILE,
-                platform,
-                output,
-                others,
-                workspace,
-                reporter,
-                made,
-                keys,
-                {
+                root=root,
+                recipe=root / FLASHINFER_RECIPE_FILE,
+                platform=platform,
+                output=output,
+                channels=others,
+                workspace=workspace,
+                reporter=reporter,
+                origin=made,
+                variant=keys,
+                inputs={
                     "VLLM_FLASHINFER_WHEEL": str(wheel),
                     "VLLM_FLASHINFER_RELEASE": choice.release,
                     "VLLM_FLASHINFER_SHA256": release.sha256,
                     "VLLM_FLASHINFER_ENGINES": release.engines,
                 },
-                {
+                variables={
                     **worker_environment(workspace, toolchain.fingerprint),
                     **toolkit_variables(choice.job, toolchain.toolkit_fingerprint(choice.job.cuda)),
                 },
-                lambda content: _describe(targets, choice.job, content),
-                lambda package: _audit(package, root, targets, workspace, reporter),
+                amend=lambda content: _describe(targets, choice.job, content),
+                audit=lambda package: _audit(package, root, targets, workspace, reporter),
             )
             stamps = sorted(folder.glob("*.packages.json"))
             others_made = {path: None for one in stamps for path in recorded(one, output)}
