@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,20 @@ def test_programs_check_the_features_and_faults_that_are_named() -> None:
         tree = ast.parse((cases.PROGRAMS / f"{program}.py").read_text(encoding="utf-8"))
         assert names <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
         assert names <= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def test_models_that_are_named_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(cases.PROGRAMS)
+    monkeypatch.delitem(sys.modules, "configurations", raising=False)
+    known = set(importlib.import_module("configurations").MODELS)
+    del sys.modules["configurations"]
+    found = [
+        case
+        for device in ("cpu", "cuda")
+        for case in cases.cases(options(full=True, device=device, gpus=2))
+    ]
+    assert {case.model for case in found} <= known
+    assert set(cases.UNTIL) <= {name for case in found for name in (case.model, case.program)}
 
 
 def test_command_line_of_features() -> None:
