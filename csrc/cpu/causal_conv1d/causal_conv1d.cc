@@ -166,7 +166,7 @@ CausalConv1d Part(const Call& call, int64_t s, int64_t first, int64_t channels) 
   const int64_t at = slot * args.states->stride[0] + first * part.state_channel;
   char* state = vk::ElementAt(*args.states, at);
   part.kept = state;
-  if (args.initial == nullptr || static_cast<const bool*>(args.initial->data)[s]) {
+  if (args.initial == nullptr || static_cast<const uint8_t*>(args.initial->data)[s] != 0) {
     part.history = state;
   }
   if (call.accepted != nullptr) {

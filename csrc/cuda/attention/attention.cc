@@ -171,7 +171,7 @@ void SetExtras(Problem& problem, const vk_cuda_attention_args& call, const Argum
     VK_CHECK(causal.size(0) >= args.requests(),
              "%s: dynamic_causal has shape %s, want at least %lld in dimension 0", kOp,
              vk::ShapeString(causal.tensor()).c_str(), vk::Print(args.requests()));
-    problem.dynamic_causal = static_cast<const bool*>(call.dynamic_causal->data);
+    problem.dynamic_causal = static_cast<const uint8_t*>(call.dynamic_causal->data);
   }
   if (call.alibi_slopes != nullptr) {
     const Arg slopes(kOp, "alibi_slopes", call.alibi_slopes);

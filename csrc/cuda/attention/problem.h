@@ -24,7 +24,7 @@ struct Problem {
   const int32_t* seq_lens;     // null: lengths are the differences of key_start
   const int32_t* key_start;    // null where the cache is paged
   const int32_t* block_table;  // null where the keys are packed
-  const bool* dynamic_causal;
+  const uint8_t* dynamic_causal;
   const float* alibi;
   const void* sinks;
   const float* k_scale;

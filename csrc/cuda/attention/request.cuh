@@ -35,7 +35,7 @@ __device__ __forceinline__ Request LoadRequest(const Problem& p, int32_t index) 
       p.seq_lens != nullptr ? p.seq_lens[index] : p.key_start[index + 1] - p.key_start[index];
   // Keys beyond the row of the table have no block.
   if (p.block_table != nullptr) request.seq_len = min(request.seq_len, p.pages * p.block_size);
-  const bool causal = p.dynamic_causal != nullptr ? p.dynamic_causal[index] : p.causal;
+  const bool causal = p.dynamic_causal != nullptr ? p.dynamic_causal[index] != 0 : p.causal;
   request.right = causal ? min(p.window_right, 0) : p.window_right;
   return request;
 }

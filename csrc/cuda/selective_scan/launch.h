@@ -2,6 +2,8 @@
 #ifndef VLLM_KERNELS_CUDA_SELECTIVE_SCAN_LAUNCH_H_
 #define VLLM_KERNELS_CUDA_SELECTIVE_SCAN_LAUNCH_H_
 
+#include <cstdint>
+
 #include "cuda/common/launch.h"
 
 namespace vk::cuda::selective_scan {
@@ -32,7 +34,7 @@ struct Problem {
   const int32_t* starts;           // null: sequences of `tokens` tokens each
   const int32_t* indices;          // null: slot s
   int64_t indices_stride, columns, column_stride;
-  const bool* has_initial;
+  const uint8_t* has_initial;
   // Of states that are kept by block; null without.
   const int32_t* first_block;
   const int32_t* last_block;

@@ -58,7 +58,7 @@ __device__ Sequence Find(const Problem& p, int32_t s) {
     one.slot = SlotAt(p, s, cached ? p.initial[s] : 0);
     if (one.slot == p.null_slot) one.slot = -1;
   }
-  one.initial = p.has_initial != nullptr && p.has_initial[s];
+  one.initial = p.has_initial != nullptr && p.has_initial[s] != 0;
   one.first_chunk = -1;
   one.chunks = 1;
   if (!cached) return one;

@@ -118,7 +118,7 @@ extern "C" vk_status vk_cuda_selective_scan_fwd(
           .Dims(1)
           .Size(0, sequences)
           .Contiguous();
-      p.has_initial = static_cast<const bool*>(has_initial_state->data);
+      p.has_initial = static_cast<const uint8_t*>(has_initial_state->data);
     }
     p.first_block = Numbers("block_idx_first_scheduled_token", block_idx_first, sequences);
     if (p.first_block != nullptr) {

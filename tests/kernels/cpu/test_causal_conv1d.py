@@ -171,6 +171,23 @@ def test_one_slot_twice(tier: str) -> None:
     close(out, exact(torch.zeros(70, 3), x, weight, None, False))
 
 
+def test_any_byte_but_zero_is_true(tier: str) -> None:
+    """Booleans that were bytes: PyTorch's views keep them as they are."""
+    x, weight = torch.randn(70, 8), torch.randn(70, 4)
+    starts, slots = torch.tensor([0, 5, 8]).int(), torch.tensor([0, 1]).int()
+
+    def run(initial: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        states = torch.ones(2, 70, 3)
+        out = ops.causal_conv1d_fwd_cpu(
+            x, weight, None, states, starts, slots, initial, False, -1, False
+        )
+        return out, states
+
+    found = run(torch.tensor([251, 0], dtype=torch.uint8).view(torch.bool))
+    for result, expected in zip(found, run(torch.tensor([True, False])), strict=True):
+        assert torch.equal(result, expected)
+
+
 def test_extreme_values(tier: str, dtype: torch.dtype) -> None:
     info = torch.finfo(dtype)
     values = [info.max, -info.max, info.tiny, 0.0, float("inf"), float("-inf"), float("nan")]

@@ -162,7 +162,7 @@ struct Batch {
     p.seq_lens = seq_lens.data();
     p.key_start = paged ? nullptr : key_start.data();
     p.block_table = paged ? table.data() : nullptr;
-    p.dynamic_causal = dynamic ? reinterpret_cast<const bool*>(dynamic_causal.data()) : nullptr;
+    p.dynamic_causal = dynamic ? dynamic_causal.data() : nullptr;
     p.alibi = alibi.empty() ? nullptr : alibi.data();
     p.sinks = sinks.empty() ? nullptr : sinks.data();
     p.sinks_are_float = true;
