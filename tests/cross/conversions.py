@@ -147,6 +147,15 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         driver.call("causal_conv1d_update_vec", out, x, *values)
         return out
 
+    def static_fp8(
+        result: object, x: object, scale: object, group_shape: Sequence[int] | None = None
+    ) -> None:
+        if group_shape is not None and len(group_shape) != 2:
+            raise RuntimeError(
+                f"static_scaled_fp8_quant: group_shape has {len(group_shape)} elements, want 2"
+            )
+        driver.call("static_scaled_fp8_quant", result, x, scale, group_shape)
+
     def gates(
         a_log: object, a: torch.Tensor, b: torch.Tensor, dt_bias: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -196,6 +205,9 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
     same_name = [name for name in driver.functions() if hasattr(torch.ops.vllm_kernels, name)]
     return {
         **{name: plain(name) for name in same_name},
+        "static_scaled_fp8_quant": static_fp8,
+        "mamba_chunk_scan_fwd_cpu": plain("mamba_chunk_scan", "mamba_chunk_scan_fwd_cpu"),
+        "selective_state_update_cpu": plain("selective_state_update", "selective_state_update_cpu"),
         "cpu_attention_with_kv_cache": attention,
         "get_scheduler_metadata": metadata,
         "cpu_attn_reshape_and_cache": reshape,

@@ -92,11 +92,12 @@ class Reader {
 };
 
 struct Argument {
-  enum Kind : uint8_t { kNull, kTensor, kInteger, kNumber, kText } kind = kNull;
+  enum Kind : uint8_t { kNull, kTensor, kInteger, kNumber, kText, kIntegers } kind = kNull;
   vk_tensor tensor{};
   int64_t integer = 0;
   double number = 0;
   std::string text;
+  std::vector<int64_t> integers;
 };
 
 Argument ReadArgument(Reader& reader, const std::vector<Storage>& storages) {
@@ -125,6 +126,11 @@ Argument ReadArgument(Reader& reader, const std::vector<Storage>& storages) {
     case Argument::kText:
       argument.text = reader.Text();
       break;
+    case Argument::kIntegers:
+      for (uint32_t left = reader.Value<uint32_t>(); left > 0; --left) {
+        argument.integers.push_back(reader.Value<int64_t>());
+      }
+      break;
   }
   return argument;
 }
@@ -152,6 +158,8 @@ T Convert(const Arguments& arguments, size_t& at, Answer& answer) {
     const Argument& argument = arguments[at++];
     if constexpr (std::is_same_v<T, const vk_tensor*>) {
       return argument.kind == Argument::kNull ? nullptr : &argument.tensor;
+    } else if constexpr (std::is_same_v<T, const int64_t*>) {
+      return argument.kind == Argument::kNull ? nullptr : argument.integers.data();
     } else if constexpr (std::is_same_v<T, const char*>) {
       return argument.kind == Argument::kNull ? nullptr : argument.text.c_str();
     } else if constexpr (std::is_floating_point_v<T>) {

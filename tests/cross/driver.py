@@ -38,6 +38,8 @@ class _Request:
         elif isinstance(value, str):
             text = value.encode()
             self.arguments += struct.pack("<BI", 4, len(text)) + text
+        elif isinstance(value, Sequence):
+            self.arguments += struct.pack(f"<BI{len(value)}q", 5, len(value), *value)
         else:
             self.arguments += struct.pack("<Bq", 2, int(value))  # type: ignore[call-overload]
 

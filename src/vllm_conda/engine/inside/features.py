@@ -42,7 +42,7 @@ def prefix_caching(run: Run) -> Found:
     answers = run.generate(llm, prompts)
     run.judge(prompts, answers)
     cached = [answer.num_cached_tokens for answer in answers]
-    # With sliding windows, engines after 0.26 keep the windows that end a prompt or a segment:
+    # With sliding windows, later engines keep the windows that end a prompt or a segment:
     # another prompt may part from it at a place with none.
     others = max if "sliding_window" in MODELS[run.model].settings else min
     return {"cached_tokens": cached, "right": min(cached[0], others(cached[1:])) >= 128}

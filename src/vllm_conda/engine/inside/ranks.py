@@ -57,7 +57,7 @@ def two_ranks(run: Run, eager: bool) -> Found:
     # In CUDA graphs no Python is left to count.
     look = _sums_through if cpu else _sums_counted if eager else _sums_direct
     # Left to itself the engine wants a NUMA node for each rank. On GPUs its core has a process, as
-    # users have it: without, vLLM 0.26 waits for ever when the engine's sockets are collected.
+    # users have it: without, an old engine waits for ever when its sockets are collected.
     more = (
         {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     )
