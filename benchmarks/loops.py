@@ -21,7 +21,6 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS, ROOT, commit, today
 from vllm_conda.paths import write_atomic
-from vllm_conda.targets import load_targets
 
 LOOPS = RESULTS / "loops.json"
 OBJECT = "csrc/cpu/CMakeFiles/vllm_tier_{tier}.dir/gemm/gemm_dot_tier.cc.o"
@@ -131,6 +130,9 @@ def disassembly(objdump: str, path: Path, family: str) -> str:
 
 def count(trees: Sequence[Path], objdump: str) -> list[Loop]:
     """The loops of all tiers that lie in one of the trees, in the table's order."""
+    # Records are read beside the installed kernels, where the toolkit's dependencies are not.
+    from vllm_conda.targets import load_targets
+
     found: list[Loop] = []
     for family, tiers in load_targets(ROOT).tiers.items():
         for tier in tiers:
