@@ -20,9 +20,9 @@ PROMPTS = (128, 1024)
 
 def step(
     state: torch.Tensor,
+    a: torch.Tensor,
     x: torch.Tensor,
     dt: torch.Tensor,
-    a: torch.Tensor,
     b: torch.Tensor,
     c: torch.Tensor,
 ) -> torch.Tensor:
@@ -33,19 +33,9 @@ def step(
     return (state * c.float()[:, :, None]).sum(-1)
 
 
-def prompt(
-    state: torch.Tensor,
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-) -> torch.Tensor:
-    """:func:`step`, token after token."""
-    tokens = range(len(x))
-    return torch.cat(
-        [step(state, x[t : t + 1], dt[t : t + 1], a, b[t : t + 1], c[t : t + 1]) for t in tokens]
-    )
+def prompt(state: torch.Tensor, a: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
+    """:func:`step` of [tokens, ...], token after token."""
+    return torch.cat([step(state, a, *(x[t : t + 1] for x in rows)) for t in range(len(rows[0]))])
 
 
 def _inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -56,11 +46,8 @@ def _inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def _next(sequences: int) -> Case:
     def make() -> dict[str, Call]:
         x, b, c = _inputs(sequences)
-        dt, bias, a = (
-            torch.randn(sequences, HEADS).bfloat16(),
-            torch.zeros(HEADS),
-            -torch.ones(HEADS),
-        )
+        dt, a = torch.randn(sequences, HEADS).bfloat16(), -torch.ones(HEADS)
+        bias = torch.zeros(HEADS)
         states, out = torch.zeros(sequences, HEADS, ROWS, STATE), torch.empty_like(x)
         other, steps = states.clone(), F.softplus(dt.float())
         slots = torch.arange(sequences, dtype=torch.int32)
@@ -68,8 +55,8 @@ def _next(sequences: int) -> Case:
             "ours": lambda: ops.selective_state_update_cpu(
                 states, x, dt, a, b, c, None, None, bias, True, slots, slots, -1, out, None, None
             ),
-            "eager": lambda: step(other, x, steps, a, b, c),
-            "compile": compiled(step, other, x, steps, a, b, c),
+            "eager": lambda: step(other, a, x, steps, b, c),
+            "compile": compiled(step, other, a, x, steps, b, c),
         }
 
     moved = 2 * sequences * HEADS * ROWS * STATE * 4
@@ -89,7 +76,7 @@ def _prompt(tokens: int) -> Case:
             "ours": lambda: ops.mamba_chunk_scan_fwd_cpu(
                 out, states, x, dt, a, b, c, None, None, starts
             ),
-            "eager": lambda: prompt(other, x, dt, a, b, c),
+            "eager": lambda: prompt(other, a, x, dt, b, c),
         }
 
     flops = 5 * tokens * HEADS * ROWS * STATE

@@ -139,16 +139,12 @@ def _blocks(
     name: str, a: Scaled, b: Scaled, *recipes: tuple[int, ...] | None
 ) -> tuple[Scaled, Scaled]:
     """Both operands, with scales of the one kind that there is."""
-    _check_blocks(name, *recipes)
-    for _, scales in (a, b):
-        _check_float(name, scales)
-    return a, b
-
-
-def _check_blocks(name: str, *recipes: tuple[int, ...] | None) -> None:
     for recipe in recipes:
         if recipe is not None and tuple(recipe) not in ((1, 128, 128), (1, 128), (128, 128)):
             no_kernel(name, f"the recipe {tuple(recipe)} (only (1, 128, 128))")
+    for _, scales in (a, b):
+        _check_float(name, scales)
+    return a, b
 
 
 def _check_float(name: str, scales: Tensor) -> None:

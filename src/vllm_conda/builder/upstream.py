@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
 from rattler_build import Package, RenderConfig, Stage0Recipe, VariantConfig
 from rattler_build.tool_config import PlatformConfig
 
@@ -48,6 +49,39 @@ def recorded(stamp: Path, output: Path, fingerprint: str = "") -> list[Path]:
         return found if all(path.is_file() for path in found) else []
     except (OSError, ValueError, KeyError, TypeError):
         return []
+
+
+def stamps(output: Path) -> list[Path]:
+    """The records of all that was made in ``output``."""
+    return sorted(private(output).glob(_stamp("*")))
+
+
+def _stamp(name: str) -> str:
+    return f"{name}.packages.json"
+
+
+def unless_made(
+    name: str, what: str, output: Path, fingerprint: str, make: Callable[[], list[Path]]
+) -> tuple[Path, ...]:
+    """The packages in ``output`` that are of these inputs: those that are there, else new ones.
+
+    Args:
+        name: Of the record of what was made.
+        what: The channel, for messages.
+        make: Builds and publishes them. No other process does so meanwhile.
+    """
+    folder = private(output)
+    with disk_errors(what, output):
+        output.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / _stamp(name)
+    with FileLock(folder / ".lock"):
+        found = recorded(stamp, output, fingerprint)
+        if not found:
+            stamp.unlink(missing_ok=True)
+            found = make()
+            record(stamp, output, fingerprint, found)
+    return tuple(found)
 
 
 def _nothing(_: Path) -> None:

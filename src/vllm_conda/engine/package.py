@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from vllm_conda.builder.channel import Toolchain, toolchain_for
 from vllm_conda.builder.commit import origin
-from vllm_conda.builder.upstream import Upstream, private, record, recorded
+from vllm_conda.builder.upstream import Upstream, unless_made
 from vllm_conda.builder.workspace import worker_environment, workspace_for
 from vllm_conda.downloads.store import key_of
 from vllm_conda.engine import channel, sdist
 from vllm_conda.engine.interface import table
-from vllm_conda.paths import disk_errors
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE, hash_tree
 from vllm_conda.targets import load_targets
@@ -58,8 +55,6 @@ def ensure(
     toolchain = toolchain_for(platform, channels, reporter)
     dependencies = channel.ensure(platform, reporter=reporter)
     others = (dependencies.url, *toolchain.channels)
-    folder = private(output)
-    stamp = folder / f"{NAME}.packages.json"
     # The engine's sources are what the recipe and the pin of the archive say.
     made = origin(root, [(root / ENGINE_RECIPE_FILE).parent, root / table.FILE])
     fingerprint = key_of(
@@ -70,28 +65,24 @@ def ensure(
         str(made.epoch),
     )
     workspace = workspace_for(root)
-    with disk_errors("the engine's channel", output):
-        output.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        found = recorded(stamp, output, fingerprint)
-        if not found:
-            stamp.unlink(missing_ok=True)
-            source = sdist.Registry(others, platform, workspace, reporter)
-            archive = source.pinned(load_targets(root).engine.release, table.load(root))
-            build = Upstream(
-                root=root,
-                recipe=root / ENGINE_RECIPE_FILE,
-                platform=platform,
-                output=output,
-                channels=others,
-                workspace=workspace,
-                reporter=reporter,
-                origin=made,
-                variant={PACKAGE_HASH: [fingerprint]},
-                inputs={SDIST_VARIABLE: str(archive.path)},
-                variables=worker_environment(workspace, toolchain.fingerprint),
-            )
-            found = build.run(channel.forge_lacks(dependencies))
-            record(stamp, output, fingerprint, found)
-    return Engine(tuple(found), (output.resolve().as_uri(), *others))
+
+    def make() -> list[Path]:
+        source = sdist.Registry(others, platform, workspace, reporter)
+        archive = source.pinned(load_targets(root).engine.release, table.load(root))
+        build = Upstream(
+            root=root,
+            recipe=root / ENGINE_RECIPE_FILE,
+            platform=platform,
+            output=output,
+            channels=others,
+            workspace=workspace,
+            reporter=reporter,
+            origin=made,
+            variant={PACKAGE_HASH: [fingerprint]},
+            inputs={SDIST_VARIABLE: str(archive.path)},
+            variables=worker_environment(workspace, toolchain.fingerprint),
+        )
+        return build.run(channel.forge_lacks(dependencies))
+
+    found = unless_made(NAME, "the engine's channel", output, fingerprint, make)
+    return Engine(found, (output.resolve().as_uri(), *others))

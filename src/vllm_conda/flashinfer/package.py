@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from importlib.resources import files as resource_files
 from pathlib import Path
 
-from filelock import FileLock
-
 from vllm_conda import toolchain as toolchain_package
 from vllm_conda.audit import built_for, modules
 from vllm_conda.builder import check
 from vllm_conda.builder.channel import toolchain_for
 from vllm_conda.builder.commit import origin
-from vllm_conda.builder.upstream import Upstream, private, record, recorded
+from vllm_conda.builder.upstream import Upstream, recorded, stamps, unless_made
 from vllm_conda.builder.workspace import (
     Workspace,
     worker_environment,
@@ -27,7 +25,6 @@ from vllm_conda.engine import channel as engine_channel
 from vllm_conda.errors import UsageError, did_you_mean
 from vllm_conda.jobs import CUDA, Job, select, variant_keys
 from vllm_conda.packages import FLASHINFER
-from vllm_conda.paths import disk_errors
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
 from vllm_conda.recipe import FLASHINFER_RECIPE_FILE, hash_files
@@ -133,47 +130,40 @@ def ensure(
     keys = variant(targets, choice, hashes)
     inputs = fingerprint(keys)
     workspace = workspace_for(root)
-    folder = private(output)
-    stamp = folder / f"{choice.name}.packages.json"
-    with disk_errors("FlashInfer's channel", output):
-        output.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):
-        found = recorded(stamp, output, inputs)
-        if not found:
-            stamp.unlink(missing_ok=True)
-            write_settings(workspace, jobs)
-            wheel = toolchain_package.pinned_wheel(
-                f"{PYTHON}=={choice.release}", release.sha256, TARGETS_FILE, platform, reporter
-            )
-            build = Upstream(
-                root=root,
-                recipe=root / FLASHINFER_RECIPE_FILE,
-                platform=platform,
-                output=output,
-                channels=others,
-                workspace=workspace,
-                reporter=reporter,
-                origin=made,
-                variant=keys,
-                inputs={
-                    "VLLM_FLASHINFER_WHEEL": str(wheel),
-                    "VLLM_FLASHINFER_RELEASE": choice.release,
-                    "VLLM_FLASHINFER_SHA256": release.sha256,
-                    "VLLM_FLASHINFER_ENGINES": release.engines,
-                },
-                variables={
-                    **worker_environment(workspace, toolchain.fingerprint),
-                    **toolkit_variables(choice.job, toolchain.toolkit_fingerprint(choice.job.cuda)),
-                },
-                amend=lambda content: _describe(targets, choice.job, content),
-                audit=lambda package: _audit(package, root, targets, workspace, reporter),
-            )
-            stamps = sorted(folder.glob("*.packages.json"))
-            others_made = {path: None for one in stamps for path in recorded(one, output)}
-            found = build.run(list(others_made))
-            record(stamp, output, inputs, found)
-    return Made(tuple(found), (output.resolve().as_uri(), *others))
+
+    def make() -> list[Path]:
+        write_settings(workspace, jobs)
+        wheel = toolchain_package.pinned_wheel(
+            f"{PYTHON}=={choice.release}", release.sha256, TARGETS_FILE, platform, reporter
+        )
+        build = Upstream(
+            root=root,
+            recipe=root / FLASHINFER_RECIPE_FILE,
+            platform=platform,
+            output=output,
+            channels=others,
+            workspace=workspace,
+            reporter=reporter,
+            origin=made,
+            variant=keys,
+            inputs={
+                "VLLM_FLASHINFER_WHEEL": str(wheel),
+                "VLLM_FLASHINFER_RELEASE": choice.release,
+                "VLLM_FLASHINFER_SHA256": release.sha256,
+                "VLLM_FLASHINFER_ENGINES": release.engines,
+            },
+            variables={
+                **worker_environment(workspace, toolchain.fingerprint),
+                **toolkit_variables(choice.job, toolchain.toolkit_fingerprint(choice.job.cuda)),
+            },
+            amend=lambda content: _describe(targets, choice.job, content),
+            audit=lambda package: _audit(package, root, targets, workspace, reporter),
+        )
+        others_made = {path: None for one in stamps(output) for path in recorded(one, output)}
+        return build.run(list(others_made))
+
+    found = unless_made(choice.name, "FlashInfer's channel", output, inputs, make)
+    return Made(found, (output.resolve().as_uri(), *others))
 
 
 def variant(targets: Targets, choice: Choice, hashes: Mapping[str, str]) -> dict[str, list[str]]:

@@ -166,6 +166,24 @@ def _keep(chunks: list[int], first: int, block_size: int) -> list[int]:
     return found
 
 
+def _chunks(
+    s: int,
+    tokens: int,
+    block_size: int,
+    first_block: int,
+    ends: torch.Tensor | None,
+    last_chunks: torch.Tensor | None,
+) -> tuple[list[int], list[int]]:
+    """The tokens of each chunk of a sequence, and the block that it ends in."""
+    if ends is None or last_chunks is None:  # blocks
+        full, rest = divmod(tokens, block_size)
+        chunks = [block_size] * full + [rest] * (rest > 0)
+        return chunks, _keep(chunks, 0, block_size)
+    begin = 0 if s == 0 else int(last_chunks[s - 1]) + 1
+    chunks = ends.diff()[begin : int(last_chunks[s]) + 1].tolist()
+    return chunks, _keep(chunks, first_block, block_size)
+
+
 def selective_scan_fwd(
     u: torch.Tensor,
     delta: torch.Tensor,
@@ -206,12 +224,12 @@ def selective_scan_fwd(
         cu_chunk_seqlen: [chunks + 1], int32; without it chunks are blocks.
         last_chunk_indices: [sequences], int32: each one's last chunk.
     """
-    cached = block_idx_first_scheduled_token is not None
+    first_block, last_block = block_idx_first_scheduled_token, block_idx_last_scheduled_token
+    cached = first_block is not None
     if query_start_loc is None:
         bounds = [(0, u.shape[-1])] * len(u)
     else:
-        ends = query_start_loc.tolist()
-        bounds = list(itertools.pairwise(ends))
+        bounds = list(itertools.pairwise(query_start_loc.tolist()))
     for s, (first, behind) in enumerate(bounds):
         at = (slice(None),) if query_start_loc is not None else (s,)
         if first >= behind:
@@ -239,20 +257,12 @@ def selective_scan_fwd(
         )
         # The groups stand for rows here, not for heads.
         scan.b, scan.c = (x.float().repeat_interleave(group, 1)[:, None] for x in own[2:])
-        count, chunks = behind - first, [behind - first]
-        kept = [column]
-        if cached and block_idx_last_scheduled_token is not None:
-            begin = int(block_idx_first_scheduled_token[s])  # type: ignore[index]
-            if cu_chunk_seqlen is not None and last_chunk_indices is not None:
-                from_chunk = 0 if s == 0 else int(last_chunk_indices[s - 1]) + 1
-                chunks = cu_chunk_seqlen.diff()[
-                    from_chunk : int(last_chunk_indices[s]) + 1
-                ].tolist()
-            else:
-                begin, full = 0, count // block_size
-                chunks = [block_size] * full + ([count % block_size] if count % block_size else [])
-            kept = _keep(chunks, begin, block_size)
-            kept[-1] = int(block_idx_last_scheduled_token[s])
+        count = behind - first
+        chunks, kept = [count], [column]
+        if first_block is not None and last_block is not None:
+            begin = int(first_block[s])
+            chunks, kept = _chunks(s, count, block_size, begin, cu_chunk_seqlen, last_chunk_indices)
+            kept[-1] = int(last_block[s])
         token = 0
         for size, block in zip(chunks, kept, strict=True):
             for t in range(token, min(token + size, count)):

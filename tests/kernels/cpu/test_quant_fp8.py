@@ -9,6 +9,8 @@ import torch
 
 from vllm_kernels.reference import quant as reference
 
+from ..common.quant import SCALE_GROUPS
+
 ops = torch.ops.vllm_kernels
 FLOAT8 = torch.float8_e4m3fn
 SHAPES = [(1, 1), (1, 4096), (7, 33), (3, 5, 127), (2, 31), (0, 64), (300, 200)]
@@ -40,19 +42,7 @@ def test_one_scale(tier: str, dtype: torch.dtype, shape: tuple[int, ...], dims: 
     same(result, float8(x.float() * (1 / scale.reshape(()))))
 
 
-@pytest.mark.parametrize(
-    ("scale_shape", "group_shape"),
-    [
-        ((24,), [1, -1]),
-        ((640,), [-1, 1]),
-        ((5,), [-1, 128]),
-        ((24, 5), None),
-        ((24, 1), None),
-        ((1, 640), None),
-        ((3, 5), [8, 128]),
-        ((6, 32), [4, 20]),
-    ],
-)
+@pytest.mark.parametrize(("scale_shape", "group_shape"), SCALE_GROUPS)
 def test_groups(
     tier: str, dtype: torch.dtype, scale_shape: tuple[int, ...], group_shape: list[int] | None
 ) -> None:

@@ -9,6 +9,8 @@ import torch
 
 from vllm_kernels.reference import quant as reference
 
+from ..common.quant import SCALE_GROUPS
+
 ops = torch.ops.vllm_kernels
 
 FLOAT8 = torch.float8_e4m3fn
@@ -51,19 +53,7 @@ def test_static_fp8(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     compare("static_scaled_fp8_quant", {"result": poisoned(shape, FLOAT8)}, input=x, scale=scale)
 
 
-@pytest.mark.parametrize(
-    ("scale_shape", "group_shape"),
-    [
-        ((24,), [1, -1]),
-        ((640,), [-1, 1]),
-        ((5,), [-1, 128]),
-        ((24, 5), None),
-        ((24, 1), None),
-        ((1, 640), None),
-        ((3, 5), [8, 128]),
-        ((6, 32), [4, 20]),
-    ],
-)
+@pytest.mark.parametrize(("scale_shape", "group_shape"), SCALE_GROUPS)
 def test_static_fp8_groups(
     dtype: torch.dtype, scale_shape: tuple[int, ...], group_shape: list[int] | None
 ) -> None:
