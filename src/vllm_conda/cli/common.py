@@ -33,6 +33,14 @@ def root_option(function: F) -> F:
     )(function)
 
 
+def output_option(function: F) -> F:
+    return click.option(
+        "--output",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The channel with our packages; default: output/ in the checkout.",
+    )(function)
+
+
 def json_option(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")(
         function

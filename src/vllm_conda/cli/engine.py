@@ -9,6 +9,7 @@ import click
 from vllm_conda.cli.common import (
     channel_option,
     json_option,
+    output_option,
     print_json,
     print_table,
     reporter,
@@ -16,11 +17,6 @@ from vllm_conda.cli.common import (
 )
 from vllm_conda.platforms import host_platform
 
-output_option = click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The channel with our packages; default: output/ in the checkout.",
-)
 platform_option = click.option("--platform", default=host_platform, show_default="this machine's")
 
 

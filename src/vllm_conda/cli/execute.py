@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from vllm_conda.cli.common import channel_option, root_option
+from vllm_conda.cli.common import channel_option, output_option, root_option
 from vllm_conda.packages import CPU, CUDA, FLASHINFER, ROCM, of_device, serving, table
 from vllm_conda.platforms import host_platform
 from vllm_conda.progress import Reporter
@@ -15,11 +15,7 @@ from vllm_conda.progress import Reporter
 
 @click.command("exec", context_settings={"ignore_unknown_options": True})
 @root_option
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The channel with our packages; default: output/ in the checkout.",
-)
+@output_option
 @channel_option
 @click.option(
     "--with",

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from vllm_conda.cli.common import channel_option, json_option, print_json, reporter, root_option
+from vllm_conda.cli.common import (
+    channel_option,
+    json_option,
+    output_option,
+    print_json,
+    reporter,
+    root_option,
+)
 
 
 @click.group()
@@ -26,11 +33,7 @@ def flashinfer() -> None:
     "--modules", metavar="SET", default="", help="A set of targets.toml's [flashinfer.sets]."
 )
 @click.option("--release", metavar="VERSION", default="", help="Default: what the engine pins.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The channel with our packages; default: output/ in the checkout.",
-)
+@output_option
 @channel_option
 @click.option("--jobs", "-j", type=click.IntRange(min=1), help="Parallel compile jobs.")
 @json_option
