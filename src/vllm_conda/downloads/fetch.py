@@ -155,6 +155,20 @@ def forget(store: Store, artifact: Artifact) -> None:
     store.prepare()
 
 
+def hold_to(store: Store, artifact: Artifact, what: str, wanted: str, where: str) -> None:
+    """Refuse, and forget, a download of ``what`` that has not the hash which ``where`` pins.
+
+    Raises:
+        IntegrityError: It has another.
+    """
+    if artifact.sha256 != wanted:
+        forget(store, artifact)
+        raise IntegrityError(
+            f"{what} has the SHA-256 {artifact.sha256}, {where} pins {wanted}.",
+            "The registry serves another file under this version; find out which is right.",
+        )
+
+
 def last_error(text: str) -> str:
     """The line of a client's output that says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

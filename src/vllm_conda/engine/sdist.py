@@ -14,7 +14,7 @@ from vllm_conda.downloads.fetch import Artifact
 from vllm_conda.downloads.store import Store, remove
 from vllm_conda.engine.interface.table import FILE, Table
 from vllm_conda.environment import ensure_environment
-from vllm_conda.errors import IntegrityError, NetworkError
+from vllm_conda.errors import NetworkError
 from vllm_conda.paths import cache_root
 from vllm_conda.progress import Reporter
 
@@ -49,12 +49,7 @@ class Registry:
         """
         wanted = engines.sdist_sha256(version)
         artifact = self.fetch(version, wanted)
-        if artifact.sha256 != wanted:
-            fetch.forget(Store(cache_root()), artifact)
-            raise IntegrityError(
-                f"vllm {version} has the SHA-256 {artifact.sha256}, {FILE} pins {wanted}.",
-                "The registry serves another file under this version; find out which is right.",
-            )
+        fetch.hold_to(Store(cache_root()), artifact, f"vllm {version}", wanted, str(FILE))
         return artifact
 
     def fetch(self, version: str, sha256: str | None = None) -> Artifact:

@@ -250,12 +250,7 @@ def pinned_wheel(
     if found is None or found.sha256 != sha256 or not fetch.intact(found):
         with store.locked(reporter):
             found = client.fetch([requirement])[requirement]
-    if found.sha256 != sha256:
-        fetch.forget(store, found)
-        raise IntegrityError(
-            f"The wheel {requirement} has the SHA-256 {found.sha256}, {where} pins {sha256}.",
-            "The registry serves another file under this version; find out which is right.",
-        )
+    fetch.hold_to(store, found, f"The wheel {requirement}", sha256, where)
     return found.path
 
 
