@@ -185,7 +185,7 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def check_context(root: Path, targets: Targets) -> None:
-    """Compare what both recipes say of versions with the table.
+    """Compare what the recipes say of versions with the table.
 
     A feedstock holds the recipes alone, so they say it themselves.
 
@@ -211,20 +211,26 @@ def check_context(root: Path, targets: Targets) -> None:
     }
     _check_flashinfer(root, targets)
     for file, facts in wanted.items():
-        try:
-            data = read_yaml(root / file)
-            found = dict(data["context"])
-            for part in data.get("outputs", []):
-                source = part.get("source", [])
-                found |= source if isinstance(source, dict) else {}
-        except (OSError, YAMLError, KeyError, TypeError, AttributeError) as error:
-            raise RecipeError(f"{file} has no context: {reason(error)}.") from None
+        found = _context(root, file)
         for key, value in facts.items():
             if found.get(key) != value:
                 raise RecipeError(
                     f"{file}: {key} is {found.get(key)}, {TARGETS_FILE} has {value}.",
                     "Make them agree.",
                 )
+
+
+def _context(root: Path, file: Path) -> dict[str, Any]:
+    """A recipe's context, and what its outputs say of their one source."""
+    try:
+        data = read_yaml(root / file)
+        found = dict(data["context"])
+        for part in data.get("outputs", []):
+            source = part.get("source", [])
+            found |= source if isinstance(source, dict) else {}
+    except (OSError, YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise RecipeError(f"{file} has no context: {reason(error)}.") from None
+    return found
 
 
 def _check_flashinfer(root: Path, targets: Targets) -> None:
@@ -236,10 +242,7 @@ def _check_flashinfer(root: Path, targets: Targets) -> None:
             f"{TARGETS_FILE}: [flashinfer]: release {table.release} is for vLLM "
             f"{release.engines}, [engine] has {targets.engine.release}."
         )
-    try:
-        context = dict(read_yaml(root / FLASHINFER_RECIPE_FILE)["context"])
-    except (OSError, YAMLError, KeyError, TypeError) as error:
-        raise RecipeError(f"{FLASHINFER_RECIPE_FILE} has no context: {reason(error)}.") from None
+    context = _context(root, FLASHINFER_RECIPE_FILE)
     facts = {"version": table.release, "sha256": release.sha256, "engines": release.engines}
     for key, value in facts.items():
         if f'default="{value}"' not in str(context.get(key)):
