@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -57,9 +58,7 @@ def make_merged(model: Path, adapter: Path, path: Path) -> Path:
         if part.startswith("A."):
             up = changes[name.replace(".lora_A.", ".lora_B.")]
             tensors[f"{layer}.weight"] += ALPHA / RANK * (up @ down)
-    _copied(model, path)
-    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
-    return path
+    return _with_weights(tensors, model, path)
 
 
 def make_draft(model: Path, path: Path) -> Path:
@@ -69,13 +68,13 @@ def make_draft(model: Path, path: Path) -> Path:
     for name, weight in sorted(load_file(model / WEIGHTS).items()):
         noise = torch.randn(weight.shape, generator=generator) * weight.float().std() * NOISE
         tensors[name] = (weight.float() + noise).to(weight.dtype)
-    _copied(model, path)
-    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
-    return path
+    return _with_weights(tensors, model, path)
 
 
-def _copied(model: Path, path: Path) -> None:
-    """What a model is besides its weights."""
+def _with_weights(tensors: Mapping[str, torch.Tensor], model: Path, path: Path) -> Path:
+    """Write ``model`` with these weights to ``path``."""
     path.mkdir(parents=True, exist_ok=True)
     for file in model.glob("*.json"):
         shutil.copy(file, path)
+    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    return path

@@ -16,6 +16,13 @@ PAD, BOS, EOS = 0, 1, 2
 IMAGE_TOKENS = {"<|vision_start|>": 4, "<|vision_end|>": 5, "<|image_pad|>": 6, "<|video_pad|>": 7}
 CLASSIFIER = "AutoModelForSequenceClassification"
 
+# Whatever its layers are, a small model has these.
+_COMMON: Mapping[str, Any] = {
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "pad_token_id": PAD,
+    "tie_word_embeddings": False,
+}
 _SMALL: Mapping[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 256,
@@ -24,10 +31,7 @@ _SMALL: Mapping[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
     "intermediate_size": 512,
-    "bos_token_id": BOS,
-    "eos_token_id": EOS,
-    "pad_token_id": PAD,
-    "tie_word_embeddings": False,
+    **_COMMON,
 }
 # Windows and caps as in the real models, a window far below the prompts' lengths.
 _GEMMA: Mapping[str, Any] = {
@@ -235,10 +239,7 @@ MODELS: Mapping[str, Model] = {
             "state_size": 64,
             "n_groups": 1,
             "chunk_size": 64,
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            "pad_token_id": PAD,
-            "tie_word_embeddings": False,
+            **_COMMON,
         },
         base={},
     ),
@@ -288,10 +289,7 @@ MODELS: Mapping[str, Model] = {
             "video_token_id": IMAGE_TOKENS["<|video_pad|>"],
             "vision_start_token_id": IMAGE_TOKENS["<|vision_start|>"],
             "vision_end_token_id": IMAGE_TOKENS["<|vision_end|>"],
-            "bos_token_id": BOS,
-            "eos_token_id": EOS,
-            "pad_token_id": PAD,
-            "tie_word_embeddings": False,
+            **_COMMON,
         },
         base={},
         head="AutoModelForImageTextToText",

@@ -151,10 +151,7 @@ _GPTQ_IN_ORDER = {
 _INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 _NVFP4 = {"num_bits": 4, "type": "float", "symmetric": True, "group_size": NVFP4_GROUP}
 SCHEMES: Mapping[str, Scheme] = {
-    "gptq": Scheme(
-        {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": True, "sym": True},
-        _gptq,
-    ),
+    "gptq": Scheme({**_GPTQ_IN_ORDER, "desc_act": True}, _gptq),
     "gptq_in_order": Scheme(_GPTQ_IN_ORDER, _gptq_in_order),
     "w4a8": Scheme(_GPTQ_IN_ORDER, _gptq_in_order, "int8"),
     "awq": Scheme(
