@@ -38,30 +38,15 @@ def main() -> int:
     options = parser.parse_args()
     chosen = options.only or list(products.PRODUCTS)
     rows: dict[str, dict[str, Any]] = {}
-    each: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
         dummies = support.dummy_channel(Path(folder) / "dummies")
         for number, name in enumerate(chosen):
             share = len(range(number, options.kills, len(chosen)))
-            started = time.monotonic()
-            progress = Progress()
-
-            def watch(
-                tally: trials.Tally,
-                name: str = name,
-                started: float = started,
-                progress: Progress = progress,
-            ) -> None:
-                progress(tally)
-                rows[name] = {**row(tally), "seconds": round(time.monotonic() - started)}
-                each[name] = [dataclasses.asdict(kill) for kill in tally.kills]
-                if options.json:
-                    written = {key: {**rows[key], "each": each[key]} for key in rows}
-                    options.json.write_text(json.dumps(written, indent=1) + "\n")
-
+            progress = Progress(name, rows, options.json)
             product = products.PRODUCTS[name](Path(folder) / name, dummies)
-            watch(trials.Trials(product, options.seed).run(share, watch))
-            print(f"\n{name}: {json.dumps(rows[name], indent=1)}", flush=True)
+            progress(trials.Trials(product, options.seed).run(share, progress))
+            counts = {key: value for key, value in rows[name].items() if key != "each"}
+            print(f"\n{name}: {json.dumps(counts, indent=1)}", flush=True)
     print(table(rows))
     return 1 if any(row["faults"] for row in rows.values()) else 0
 
@@ -97,16 +82,29 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 class Progress:
-    """Counts on one line, and each fault as it is found."""
+    """Counts on one line, each fault as it is found, and the product's row as it grows.
 
-    def __init__(self) -> None:
-        self.told = 0
+    Args:
+        rows: By product, with each kill.
+        file: Where they are written too.
+    """
+
+    def __init__(self, name: str, rows: dict[str, dict[str, Any]], file: Path | None) -> None:
+        self.name, self.rows, self.file = name, rows, file
+        self.started, self.told = time.monotonic(), 0
 
     def __call__(self, tally: trials.Tally) -> None:
         for fault in tally.faults[self.told :]:
             print(f"\n{fault}", file=sys.stderr)
         self.told = len(tally.faults)
         print(f"\r{len(tally.kills)} kills, {self.told} faults", end="", file=sys.stderr)
+        self.rows[self.name] = {
+            **row(tally),
+            "seconds": round(time.monotonic() - self.started),
+            "each": [dataclasses.asdict(kill) for kill in tally.kills],
+        }
+        if self.file:
+            self.file.write_text(json.dumps(self.rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":
