@@ -21,9 +21,12 @@ import yaml
 from rattler_build import Stage0Recipe, ToolConfiguration, VariantConfig
 
 from vllm_conda import __version__
+from vllm_conda.builder.commit import origin
 from vllm_conda.builder.pipeline import Built, Options, Report
 from vllm_conda.builder.pipeline import build as run_build
 from vllm_conda.builder.plan import Plan, make_plan
+from vllm_conda.builder.upstream import Upstream
+from vllm_conda.builder.workspace import workspace_for
 from vllm_conda.jobs import default_jobs, select
 from vllm_conda.progress import Mode, Reporter
 from vllm_conda.recipe import load_recipe
@@ -251,6 +254,22 @@ def build(
     jobs = select(targets, names) if names else default_jobs(targets)
     options = Options(root, root / "output", tuple(jobs), tuple(channels), 2)
     return run_build(options, targets, reporter or Reporter(Mode.JSON, io.StringIO()))
+
+
+def upstream(root: Path, recipe: Path, output: Path) -> Upstream:
+    """A build of upstream's sources that takes nothing from anywhere."""
+    return Upstream(
+        root=root,
+        recipe=root / recipe,
+        platform="linux-64",
+        output=output,
+        channels=(),
+        workspace=workspace_for(root),
+        reporter=Reporter(Mode.JSON, io.StringIO()),
+        origin=origin(root, []),
+        variant={},
+        inputs={},
+    )
 
 
 def names(built: Iterable[Built]) -> list[str]:

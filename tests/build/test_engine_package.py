@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from pathlib import Path
@@ -12,10 +11,8 @@ import support
 import yaml
 from rattler.package_streaming import extract
 
-from vllm_conda.builder.commit import EPOCH_VARIABLE, origin
-from vllm_conda.builder.upstream import Upstream
+from vllm_conda.builder.commit import EPOCH_VARIABLE
 from vllm_conda.builder.workspace import workspace_for
-from vllm_conda.progress import Mode, Reporter
 from vllm_conda.recipe import ENGINE_RECIPE_FILE
 
 EPOCH = 1700000000
@@ -35,19 +32,7 @@ def test_no_folder_and_no_time_of_the_build(
     other.write_text("pass\n")
     support.build_dummy(folder, "engine", "1.0", {"run": []}, f"echo {folder} && touch $PREFIX/a")
     (package,) = folder.glob("*/engine-*.conda")
-    reporter = Reporter(Mode.JSON, io.StringIO())
-    build = Upstream(
-        root=root,
-        recipe=root / ENGINE_RECIPE_FILE,
-        platform="linux-64",
-        output=tmp_path / "engine",
-        channels=(),
-        workspace=workspace,
-        reporter=reporter,
-        origin=origin(root, []),
-        variant={},
-        inputs={},
-    )
+    build = support.upstream(root, ENGINE_RECIPE_FILE, tmp_path / "engine")
     build._repack(package)
     extract(package, tmp_path / "content")
     info = tmp_path / "content/info"

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import pytest
 import support
 
-from vllm_conda.builder.commit import origin
-from vllm_conda.builder.upstream import Upstream, record, recorded
-from vllm_conda.builder.workspace import workspace_for
+from vllm_conda.builder.upstream import record, recorded
 from vllm_conda.channel.files import listed
-from vllm_conda.progress import Mode, Reporter
 from vllm_conda.recipe import FLASHINFER_RECIPE_FILE
 
 
@@ -27,18 +23,7 @@ def test_packages_of_an_earlier_build_stay(tmp_path: Path, monkeypatch: pytest.M
     shared, first, second = (
         next(made.glob(f"*/{name}-*.conda")) for name in ("shared", "first", "second")
     )
-    build = Upstream(
-        root=root,
-        recipe=root / FLASHINFER_RECIPE_FILE,
-        platform="linux-64",
-        output=output,
-        channels=(),
-        workspace=workspace_for(root),
-        reporter=Reporter(Mode.JSON, io.StringIO()),
-        origin=origin(root, []),
-        variant={},
-        inputs={},
-    )
+    build = support.upstream(root, FLASHINFER_RECIPE_FILE, output)
     earlier = build._index([shared, first], output)
     found = build._index([shared, second, *earlier], output)
     assert [path.name for path in found[:2]] == [shared.name, second.name]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import archspec.cpu
-from rattler_build import Stage0Recipe, VariantConfig
+from rattler_build import Stage0Recipe, Stage1Recipe, VariantConfig
 from support import ROOT, VERSION
 
 from vllm_conda.engine.package import PACKAGE_HASH
@@ -100,12 +100,17 @@ def engine_records() -> list[tuple[str, str, list[str], list[str]]]:
     found = []
     for rendered in recipe.render(VariantConfig({PACKAGE_HASH: ["0" * 16]})):
         one = rendered.recipe
-        needs = one.requirements.to_dict()
-        run, constraints = (
-            [str(spec) for spec in needs.get(key, ())] for key in ("run", "run_constraints")
-        )
-        found.append((one.package.name, str(one.build.string), run, constraints))
+        found.append((one.package.name, str(one.build.string), *needs_of(one)))
     return found
+
+
+def needs_of(recipe: Stage1Recipe) -> tuple[list[str], list[str]]:
+    """Dependencies and constraints of a rendered package."""
+    found = recipe.requirements.to_dict()
+    run, constraints = (
+        [str(spec) for spec in found.get(key, ())] for key in ("run", "run_constraints")
+    )
+    return run, constraints
 
 
 def own_channel(folder: Path) -> str:

@@ -8,7 +8,7 @@ from rattler_build import RenderConfig, Stage0Recipe, VariantConfig
 from rattler_build.tool_config import PlatformConfig
 from support import ROOT
 
-from vllm_conda.flashinfer.package import Choice, variant
+from vllm_conda.flashinfer.package import NAMES, Choice, variant
 from vllm_conda.jobs import select
 from vllm_conda.recipe import FLASHINFER_RECIPE_FILE
 from vllm_conda.site.channels import Channels
@@ -20,7 +20,6 @@ from vllm_conda.targets import load_targets
 TARGETS = load_targets(ROOT)
 RELEASE = TARGETS.flashinfer.release
 PLATFORM = "linux-64"
-NAMES = ("flashinfer-python", "vllm-flashinfer")
 # What conda-forge has, besides what site_channel makes.
 OTHERS = (
     "click", "einops", "filelock", "jinja2", "numpy", "nvidia-ml-py", "requests", "tabulate",
@@ -37,15 +36,11 @@ def render(channel: site_channel.Channel, cuda: str, modules: str) -> list[str]:
     recipe = Stage0Recipe.from_file(ROOT / FLASHINFER_RECIPE_FILE)
     for rendered in recipe.render(VariantConfig(keys), config):
         one = rendered.recipe
-        needs = one.requirements.to_dict()
-        run, constraints = (
-            [str(spec) for spec in needs.get(key, ())] for key in ("run", "run_constraints")
-        )
         names.append(one.package.name)
         subdir = "noarch" if one.package.name == NAMES[0] else PLATFORM
         channel.add(
-            subdir, one.package.name, one.package.version, str(one.build.string), run, constraints,
-            one.build.number,
+            subdir, one.package.name, one.package.version, str(one.build.string),
+            *site_channel.needs_of(one), one.build.number,
         )  # fmt: skip
     return names
 
