@@ -67,6 +67,26 @@ __device__ __forceinline__ void ForVectors(const Problem& problem, const Body& b
   }
 }
 
+// y = silu(gate) * up of some vectors; the largest |y|, or `least`.
+template <class T, int N, int kVectors>
+__device__ __forceinline__ float SiluAndMul(const Vec<T, N> (&gates)[kVectors],
+                                            const Vec<T, N> (&ups)[kVectors],
+                                            float (&y)[kVectors * N], float least) {
+  float abs_max = least;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    float gate[N], up[N];
+    ToFloats(gates[i], gate);
+    ToFloats(ups[i], up);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      y[i * N + j] = Silu<T>(gate[j]) * up[j];
+      abs_max = fmaxf(abs_max, fabsf(y[i * N + j]));
+    }
+  }
+  return abs_max;
+}
+
 // Launches one(): a vector a thread, or many(): kMany.
 template <int kMany, class One, class Many>
 void LaunchVectors(const Problem& problem, const Launch& launch, One one, Many many) {

@@ -53,18 +53,8 @@ __global__ void __launch_bounds__(kThreads)
       gates[i] = LoadVec<N>(from + i * N);
       ups[i] = LoadVec<N>(from + problem.width + i * N);
     }
-    float y[kColumns], abs_max = kLeast;
-#pragma unroll
-    for (int i = 0; i < kVectors; ++i) {
-      float gate[N], up[N];
-      ToFloats(gates[i], gate);
-      ToFloats(ups[i], up);
-#pragma unroll
-      for (int j = 0; j < N; ++j) {
-        y[i * N + j] = Silu<T>(gate[j]) * up[j];
-        abs_max = fmaxf(abs_max, fabsf(y[i * N + j]));
-      }
-    }
+    float y[kColumns];
+    const float abs_max = SiluAndMul(gates, ups, y, kLeast);
     float scale = OverQuantMax<E4M3>(ReduceLanes<kLanes>(abs_max, Max()));
     if constexpr (kScale != MaskedScale::kFloat) {
       scale = __uint_as_float(CeilExponent(scale) << 23);

@@ -49,18 +49,8 @@ __global__ void __launch_bounds__(kThreads)
     gates[i] = LoadPacked<kAligned, N>(from, column + i * N, problem.width);
     ups[i] = LoadPacked<kAligned, N>(from + problem.up, column + i * N, problem.width);
   }
-  float y[kColumns], abs_max = 0.0f;
-#pragma unroll
-  for (int i = 0; i < kGroupVectors; ++i) {
-    float gate[N], up[N];
-    ToFloats(gates[i], gate);
-    ToFloats(ups[i], up);
-#pragma unroll
-    for (int j = 0; j < N; ++j) {
-      y[i * N + j] = Silu<T>(gate[j]) * up[j];
-      abs_max = fmaxf(abs_max, fabsf(y[i * N + j]));
-    }
-  }
+  float y[kColumns];
+  const float abs_max = SiluAndMul(gates, ups, y, 0.0f);
   float scale = OverQuantMax<Q>(ReduceLanes<kLanes>(abs_max, Max()));
   if (problem.scale_ub != nullptr) scale = fminf(scale, *problem.scale_ub);
   scale = fmaxf(scale, MinScale<Q>());
