@@ -246,7 +246,6 @@ void LaunchScan(const Problem& p, const Launch& launch) {
       RunScan<Shape<16, 16, 16>, T, State>(p, launch);
     });
   });
-  CheckLaunch(launch.op);
 }
 
 }  // namespace vk::cuda::selective_scan

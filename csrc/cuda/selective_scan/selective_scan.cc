@@ -81,9 +81,9 @@ extern "C" vk_status vk_cuda_selective_scan_fwd(
     const vk_tensor* last_chunk, void* stream) {
   return vk::Guard([&] {
     Problem p{};
-    Launch launch{kOp, u == nullptr ? 0 : u->dtype, false, vk::cuda::AsStream(stream)};
     const bool varlen = query_start_loc != nullptr;
     const Arg in(kOp, "u", u), a(kOp, "A", A), b(kOp, "B", B);
+    Launch launch{kOp, u->dtype, false, vk::cuda::AsStream(stream)};
     in.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(varlen ? 2 : 3).LastDimContiguous();
     p.rows = Small("rows", in.size(-2)), p.tokens = Small("tokens", in.size(-1));
     int64_t sequences = varlen ? 0 : in.size(0);
