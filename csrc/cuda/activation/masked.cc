@@ -9,6 +9,7 @@
 namespace {
 
 using vk::Arg;
+using vk::Print;
 using vk::SaturatingMultiply;
 using vk::cuda::CeilDiv;
 using vk::cuda::CheckRowsAligned;
@@ -32,10 +33,10 @@ extern "C" vk_status vk_cuda_persistent_masked_m_silu_mul_quant(const vk_tensor*
     in.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(3).LastDimContiguous();
     const int64_t experts = in.size(0), rows = in.size(1), width = in.size(2) / 2;
     VK_CHECK(experts <= kMaskedExperts, "%s: input has %lld experts, want at most %d", kOp,
-             static_cast<long long>(experts), kMaskedExperts);
+             Print(experts), kMaskedExperts);
     VK_CHECK(in.size(2) % (2 * kMaskedGroup) == 0,
-             "%s: input has %lld columns, want a multiple of %d", kOp,
-             static_cast<long long>(in.size(2)), 2 * kMaskedGroup);
+             "%s: input has %lld columns, want a multiple of %d", kOp, Print(in.size(2)),
+             2 * kMaskedGroup);
     out.Dtype({VK_F8E4M3}).Dims(3).Size(0, experts).Size(1, rows).Size(2, width);
     out.LastDimContiguous();
     CheckRowsAligned(kOp, in, 16);

@@ -10,6 +10,7 @@
 namespace {
 
 using vk::Arg;
+using vk::Print;
 using vk::cuda::CeilDiv;
 using vk::cuda::CheckRowsAligned;
 using vk::cuda::moe_gemm::BlocksCall;
@@ -19,8 +20,7 @@ using vk::cuda::moe_gemm::kScaleBlock;
 
 int32_t Size(const char* op, const char* name, int64_t size, int64_t least) {
   VK_CHECK(size >= least && size <= INT32_MAX - kScaleBlock,
-           "%s: %s is %lld, want %lld to 2^31 - 129", op, name, static_cast<long long>(size),
-           static_cast<long long>(least));
+           "%s: %s is %lld, want %lld to 2^31 - 129", op, name, Print(size), Print(least));
   return static_cast<int32_t>(size);
 }
 
@@ -36,7 +36,7 @@ BlocksCall Check(const char* op, const vk_tensor* out, const vk_tensor* a,
   result.Size(row, tokens.size(row)).Size(row + 1, weights.size(1));
   const int64_t experts = weights.size(0);
   VK_CHECK(experts >= 1 && experts <= kMaxExperts, "%s: %lld experts, want 1 to %d", op,
-           static_cast<long long>(experts), kMaxExperts);
+           Print(experts), kMaxExperts);
 
   BlocksCall call = {};
   call.blocks.rows = Size(op, "the number of rows", tokens.size(row), 0);
@@ -89,8 +89,7 @@ vk_status vk_cuda_grouped_mm_labelled(const vk_tensor* out, const vk_tensor* a,
     BlocksCall call = Check(kOp, out, a, a_scales, b, b_scales, false);
     Arg(kOp, "labels", labels).Dtype({VK_I32}).Dims(1).Size(0, call.blocks.rows).Contiguous();
     VK_CHECK(alignment > 0 && alignment % kFewTokens == 0,
-             "%s: alignment is %lld, want a multiple of %d", kOp, static_cast<long long>(alignment),
-             kFewTokens);
+             "%s: alignment is %lld, want a multiple of %d", kOp, Print(alignment), kFewTokens);
     if (Empty(call)) return;
     call.blocks.labels = static_cast<const int32_t*>(labels->data);
     RunBlocks(kOp, call, vk::cuda::moe_gemm::PlanLabelled(call.blocks.n, alignment),

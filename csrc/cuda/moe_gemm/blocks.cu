@@ -26,7 +26,7 @@ void RunBlocks(const char* op, const BlocksCall& call, const BlocksPlan& plan,
   const int64_t tiles = CeilDiv(b.rows, plan.tokens) * (labels ? 1 : b.experts);
   const int64_t columns = CeilDiv(b.n, kWeightRows * plan.waves);
   VK_CHECK(tiles * columns <= INT32_MAX / 2, "%s: %lld tiles of work, want less than 2^30", op,
-           static_cast<long long>(tiles * columns));
+           Print(tiles * columns));
   const int64_t grid = std::min<int64_t>(tiles * columns, device.multiprocessors);
 
   using Size = uint64_t;

@@ -6,6 +6,7 @@
 namespace {
 
 using vk::Arg;
+using vk::Print;
 using vk::cuda::RowsAligned;
 using vk::cuda::sampling::Embedding;
 using vk::cuda::sampling::Penalties;
@@ -15,7 +16,7 @@ using vk::cuda::sampling::Select;
 const int32_t* Numbers(const char* op, const char* name, const vk_tensor* tensor, int64_t count) {
   Arg(op, name, tensor).Dtype({VK_I32}).Contiguous();
   VK_CHECK(vk::NumElements(*tensor) >= count, "%s: %s has shape %s, want at least %lld elements",
-           op, name, vk::ShapeString(*tensor).c_str(), static_cast<long long>(count));
+           op, name, vk::ShapeString(*tensor).c_str(), Print(count));
   return static_cast<const int32_t*>(tensor->data);
 }
 
@@ -24,17 +25,16 @@ Select Rows(const char* op, const vk_tensor* logits, const char* name, const vk_
   const Arg in(op, "logits", logits), out(op, name, indices);
   in.Dtype({VK_F32}).Dims(2);
   VK_CHECK(rows >= 0 && rows <= in.size(0), "%s: %lld rows are wanted of logits of shape %s", op,
-           static_cast<long long>(rows), vk::ShapeString(*logits).c_str());
+           Print(rows), vk::ShapeString(*logits).c_str());
   VK_CHECK(row_stride == in.stride(0) && column_stride == in.stride(1),
            "%s: strides are %lld and %lld, want those of logits, %lld and %lld", op,
-           static_cast<long long>(row_stride), static_cast<long long>(column_stride),
-           static_cast<long long>(in.stride(0)), static_cast<long long>(in.stride(1)));
+           Print(row_stride), Print(column_stride), Print(in.stride(0)), Print(in.stride(1)));
   VK_CHECK(in.size(1) <= INT32_MAX, "%s: logits have shape %s, want fewer than 2^31 columns", op,
            vk::ShapeString(*logits).c_str());
   out.Dtype({VK_I32}).Dims(2).Size(1, k).Contiguous();
   VK_CHECK(out.size(0) >= rows, "%s: %s has shape %s, want at least %lld rows", op, name,
-           vk::ShapeString(*indices).c_str(), static_cast<long long>(rows));
-  VK_CHECK(k <= INT32_MAX, "%s: k is %lld, want less than 2^31", op, static_cast<long long>(k));
+           vk::ShapeString(*indices).c_str(), Print(rows));
+  VK_CHECK(k <= INT32_MAX, "%s: k is %lld, want less than 2^31", op, Print(k));
   Select select = {};
   select.logits = static_cast<const float*>(logits->data);
   select.rows = rows;
@@ -49,7 +49,7 @@ Select Rows(const char* op, const vk_tensor* logits, const char* name, const vk_
 // Tokens [start, end) of one rank; how many there are.
 int64_t CheckTokens(const char* op, const char* name, int64_t start, int64_t end) {
   VK_CHECK(start >= 0 && end >= start, "%s: the %s tokens are [%lld, %lld), want 0 <= start <= end",
-           op, name, static_cast<long long>(start), static_cast<long long>(end));
+           op, name, Print(start), Print(end));
   return end - start;
 }
 
@@ -114,7 +114,7 @@ vk_status vk_cuda_top_k_per_row_decode(const vk_tensor* logits, int64_t next_n,
     const char* op = "top_k_per_row_decode";
     Select select = Rows(op, logits, "indices", indices, rows, row_stride, column_stride, top_k);
     VK_CHECK(next_n >= 1 && next_n <= INT32_MAX, "%s: next_n is %lld, want 1 or more", op,
-             static_cast<long long>(next_n));
+             Print(next_n));
     const bool of_rows = Arg(op, "seq_lens", seq_lens).tensor().ndim == 2;
     select.next_n = of_rows ? 0 : static_cast<int32_t>(next_n);
     select.ends =
@@ -154,8 +154,7 @@ vk_status vk_cuda_vocab_parallel_embedding(const vk_tensor* out, const vk_tensor
     VK_CHECK(fits,
              "%s: weight has %lld rows, want at least those of %lld original tokens, %lld of "
              "padding and %lld added tokens",
-             op, static_cast<long long>(rows), static_cast<long long>(own),
-             static_cast<long long>(padding), static_cast<long long>(added));
+             op, Print(rows), Print(own), Print(padding), Print(added));
     Embedding embedding = {};
     embedding.out = out->data;
     embedding.tokens = input_ids->data;
