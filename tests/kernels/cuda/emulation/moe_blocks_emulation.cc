@@ -2,6 +2,7 @@
 // emulated GPU, against float64. moe_blocks_emulation SEED COUNT: prints what differs; exit status
 // 1 then.
 #include "device.h"
+#include "moe_tensors.h"
 #include "seeded.h"
 
 #include "cuda/common/divide.h"
@@ -11,34 +12,10 @@ VK_EMULATED_SHARED("_ZN2vk4cuda8moe_gemm9unalignedE");
 
 namespace {
 
+using namespace emulation::moe;
 using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::moe_gemm;
-
-constexpr float kUntouched = 12345.0f;
-
-template <class T>
-std::vector<T> Values(int64_t count) {
-  std::vector<T> values(static_cast<size_t>(count));
-  for (T& x : values) x = FromFloat<T>(Normal());
-  return values;
-}
-
-std::vector<float> Scales(int64_t count) {
-  std::vector<float> scales(static_cast<size_t>(count));
-  for (float& x : scales) x = 0.01f * static_cast<float>(Number(1, 100));
-  return scales;
-}
-
-CUtensorMap MapOf(const std::vector<E4M3>& values, int64_t k, int64_t rows, int64_t experts,
-                  int box) {
-  return emulation::Encode({reinterpret_cast<const char*>(values.data()),
-                            3,
-                            1,
-                            {k, rows, experts, 1},
-                            {k, rows * k, 0},
-                            {kDepth, static_cast<uint32_t>(box), 1, 1}});
-}
 
 // Rows, and of each its expert or -1.
 struct Rows {
@@ -87,8 +64,8 @@ bool Check() {
   const Rows rows = labelled ? Labelled<kTokens>(b) : Counted<kTokens>(b);
   const int64_t all = static_cast<int64_t>(rows.whose.size());
   const int64_t chunks = CeilDiv(b.k, kDepth), columns = CeilDiv(b.n, kScaleBlock);
-  const std::vector<E4M3> tokens = Values<E4M3>(all * b.k);
-  const std::vector<E4M3> weights = Values<E4M3>(int64_t{b.experts} * b.n * b.k);
+  const std::vector<E4M3> tokens = Values(all * b.k);
+  const std::vector<E4M3> weights = Values(int64_t{b.experts} * b.n * b.k);
   const std::vector<float> token_scales = Scales(all * chunks);
   const std::vector<float> weight_scales = Scales(b.experts * columns * chunks);
   b.out_row = b.n + 8 * Number(0, 3);

@@ -1,6 +1,7 @@
 // Random problems through the grouped product of csrc/cuda/moe_gemm on an emulated GPU, against
 // float64. moe_gemm_emulation SEED COUNT: prints what differs; exit status 1 then.
 #include "device.h"
+#include "moe_tensors.h"
 #include "seeded.h"
 
 #include "cuda/moe_gemm/grouped.cuh"
@@ -9,11 +10,10 @@ VK_EMULATED_SHARED("_ZN2vk4cuda8moe_gemm9unalignedE");
 
 namespace {
 
+using namespace emulation::moe;
 using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::moe_gemm;
-
-E4M3 Weight() { return FromFloat<E4M3>(Normal()); }
 
 template <class T, int kTokens>
 bool Check() {
@@ -41,38 +41,23 @@ bool Check() {
   }
   g.rows += Number(1, 40);
   g.out_stride = g.n + 8 * Number(0, 3);
-  std::vector<E4M3> tokens(static_cast<size_t>(g.rows) * g.k);
-  std::vector<E4M3> weights(static_cast<size_t>(g.experts) * g.n * g.k);
-  for (E4M3& x : tokens) x = Weight();
-  for (E4M3& x : weights) x = Weight();
-  std::vector<float> token_scales(static_cast<size_t>(g.rows + g.experts));
-  std::vector<float> weight_scales(static_cast<size_t>(g.experts) * g.n);
-  for (float& x : token_scales) x = 0.01f * static_cast<float>(Number(1, 100));
-  for (float& x : weight_scales) x = 0.01f * static_cast<float>(Number(1, 100));
-  const float untouched = 12345.0f;
-  std::vector<T> out(static_cast<size_t>(g.rows) * g.out_stride, FromFloat<T>(untouched));
+  const std::vector<E4M3> tokens = Values(int64_t{g.rows} * g.k);
+  const std::vector<E4M3> weights = Values(int64_t{g.experts} * g.n * g.k);
+  const std::vector<float> token_scales = Scales(int64_t{g.rows} + g.experts);
+  const std::vector<float> weight_scales = Scales(int64_t{g.experts} * g.n);
+  std::vector<T> out(static_cast<size_t>(g.rows) * g.out_stride, FromFloat<T>(kUntouched));
   g.out = out.data();
   g.token_scales = token_scales.data();
   g.weight_scales = weight_scales.data();
   g.first_rows = g.wide_first_rows ? static_cast<const void*>(first64.data()) : first32.data();
   g.sizes = sizes.data();
 
-  const CUtensorMap maps[2] = {emulation::Encode({reinterpret_cast<const char*>(weights.data()),
-                                                  3,
-                                                  1,
-                                                  {g.k, g.n, g.experts, 1},
-                                                  {g.k, int64_t{g.n} * g.k, 0},
-                                                  {kDepth, kWeightRows, 1, 1}}),
-                               emulation::Encode({reinterpret_cast<const char*>(tokens.data()),
-                                                  3,
-                                                  1,
-                                                  {g.k, g.rows, 1, 1},
-                                                  {g.k, 0, 0},
-                                                  {kDepth, BoxTokens(kTokens), 1, 1}})};
+  const CUtensorMap maps[2] = {MapOf(weights, g.k, g.n, g.experts, kWeightRows),
+                               MapOf(tokens, g.k, g.rows, 1, BoxTokens(kTokens))};
   emulation::Launch({static_cast<unsigned>(Number(1, 3)), 1, 1}, kThreads,
                     [&] { GroupedKernel<T, kTokens>(g, maps[0], maps[1]); });
 
-  std::vector<double> expected(out.size(), ToFloat(FromFloat<T>(untouched)));
+  std::vector<double> expected(out.size(), ToFloat(FromFloat<T>(kUntouched)));
   for (int expert = 0; expert < g.experts; ++expert) {
     for (int row = first32[expert]; row < first32[expert] + counts[expert]; ++row) {
       const float a = token_scales[g.per_token ? row : g.per_expert ? expert : 0];
