@@ -35,8 +35,8 @@ def _case(sequences: int, tokens: int) -> Case:
     def make() -> dict[str, Call]:
         u, delta, z = torch.randn(3, ROWS, total, device="cuda").bfloat16()
         b, c = torch.randn(2, 1, STATE, total, device="cuda").bfloat16()
-        a, states = -torch.rand(ROWS, STATE, device="cuda"), torch.zeros(sequences, ROWS, STATE)
-        states = states.cuda()
+        a = -torch.rand(ROWS, STATE, device="cuda")
+        states = torch.zeros(sequences, ROWS, STATE, device="cuda")
         starts = torch.arange(sequences + 1, device="cuda", dtype=torch.int32) * tokens
         calls: dict[str, Call] = {
             "ours": lambda: ops.selective_scan_fwd(

@@ -35,6 +35,20 @@ def forms(scales: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
+def random_scales(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, device="cuda") + 0.1
+
+
+def wide(b: torch.Tensor, b_scales: torch.Tensor) -> torch.Tensor:
+    return b.float() * b_scales.repeat_interleave(128, 0)[: len(b)].repeat_interleave(128, 1)
+
+
+def wanted(
+    a: torch.Tensor, a_scales: torch.Tensor, b: torch.Tensor, b_scales: torch.Tensor
+) -> torch.Tensor:
+    return (a.float() * a_scales.repeat_interleave(128, 1)) @ wide(b, b_scales).T
+
+
 @pytest.mark.parametrize("form", ["aligned", "rows", "columns", "apart"])
 @pytest.mark.parametrize("rows", [1, 3, 64, 129, 1000])
 @pytest.mark.parametrize(("n", "k"), [(128, 128), (256, 128), (576, 7168), (2112, 1536)])
@@ -43,24 +57,11 @@ def test_products(form: str, rows: int, n: int, k: int) -> None:
         pytest.skip(problem)
     torch.manual_seed(0)
     a, b = float8(rows, k), float8(n, k)
-    a_scales = torch.rand(rows, k // 128, device="cuda") + 0.1
-    b_scales = torch.rand(-(-n // 128), k // 128, device="cuda") + 0.1
+    a_scales, b_scales = random_scales(rows, k // 128), random_scales(-(-n // 128), k // 128)
     out = torch.full((rows, n), torch.nan, dtype=torch.bfloat16, device="cuda")
     deep_gemm.fp8_gemm_nt((a, forms(a_scales)[form]), (b, b_scales), out, disable_ue8m0_cast=True)
-    wide = b_scales.repeat_interleave(128, 0)[:n].repeat_interleave(128, 1)
-    want = (a.float() * a_scales.repeat_interleave(128, 1)) @ (b.float() * wide).T
+    want = wanted(a, a_scales, b, b_scales)
     torch.testing.assert_close(out.float(), want, atol=2e-2 * k**0.5, rtol=2e-2)
-
-
-def experts_scales(*shape: int) -> torch.Tensor:
-    return torch.rand(shape, device="cuda") + 0.1
-
-
-def wanted(
-    a: torch.Tensor, a_scales: torch.Tensor, b: torch.Tensor, b_scales: torch.Tensor
-) -> torch.Tensor:
-    wide = b_scales.repeat_interleave(128, 0)[: len(b)].repeat_interleave(128, 1)
-    return (a.float() * a_scales.repeat_interleave(128, 1)) @ (b.float() * wide).T
 
 
 @pytest.mark.parametrize("form", ["aligned", "rows", "columns", "apart"])
@@ -78,8 +79,8 @@ def test_grouped_products(form: str, mean: int, n: int, k: int) -> None:
     for expert, count in enumerate(counts):
         labels += [expert] * count + [-1] * (-count % rows)
     a, b = float8(len(labels), k), float8(experts, n, k)
-    a_scales = experts_scales(len(labels), k // 128)
-    b_scales = experts_scales(experts, -(-n // 128), k // 128)
+    a_scales = random_scales(len(labels), k // 128)
+    b_scales = random_scales(experts, -(-n // 128), k // 128)
     out = torch.full((len(labels), n), torch.nan, dtype=torch.bfloat16, device="cuda")
     before = deep_gemm.get_mk_alignment_for_contiguous_layout()
     assert before == 128
@@ -109,9 +110,9 @@ def test_masked_products_as_the_engine_calls_them(expected: int) -> None:
     experts = len(counts)
     used = torch.tensor(counts, dtype=torch.int32, device="cuda")
     a, w13, w2 = float8(experts, rows, k), float8(experts, 2 * n, k), float8(experts, k, n)
-    a_scales = experts_scales(experts, k // 128, rows).mT * 0.01
-    s13 = experts_scales(experts, 2 * n // 128, k // 128) * 0.1
-    s2 = experts_scales(experts, k // 128, n // 128) * 0.1
+    a_scales = random_scales(experts, k // 128, rows).mT * 0.01
+    s13 = random_scales(experts, 2 * n // 128, k // 128) * 0.1
+    s2 = random_scales(experts, k // 128, n // 128) * 0.1
     inner = torch.full((experts, rows, 2 * n), torch.nan, dtype=torch.bfloat16, device="cuda")
     deep_gemm.fp8_m_grouped_gemm_nt_masked((a, a_scales), (w13, s13), inner, used, expected)
     hidden = torch.zeros(experts, rows, n, device="cuda").to(torch.float8_e4m3fn)
@@ -125,8 +126,7 @@ def test_masked_products_as_the_engine_calls_them(expected: int) -> None:
         first = wanted(a[expert, :count], a_scales[expert, :count], w13[expert], s13[expert])
         gate, up = first.chunk(2, -1)
         middle = torch.nn.functional.silu(gate) * up
-        want = middle @ (w2[expert].float() * s2[expert].repeat_interleave(128, 0)
-                         .repeat_interleave(128, 1)).T  # fmt: skip
+        want = middle @ wide(w2[expert], s2[expert]).T
         # float8 between the products: 3 bits of mantissa.
         limit = 0.05 * float(want.abs().max()) if count else 0.0
         torch.testing.assert_close(outer[expert, :count].float(), want, atol=limit, rtol=0.1)

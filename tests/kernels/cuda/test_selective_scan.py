@@ -144,9 +144,7 @@ def test_states_of_blocks(listed: bool) -> None:
     """Prefix caching: the state behind each block of 16 tokens is kept, and the last one."""
     shape, block = (40, 1, 16), 16
     # The first sequence goes on 6 tokens before the end of its block 1, the second begins.
-    starts, chunks = [0, 30, 70], [[10, 16, 4], [16, 16, 8]]
-    if not listed:
-        starts, chunks = [0, 30, 70], [[16, 14], [16, 16, 8]]
+    starts, chunks = [0, 30, 70], [[10, 16, 4] if listed else [16, 14], [16, 16, 8]]
     inputs = Inputs(shape, 70, torch.float32)
     step, states = inputs.steps(True), torch.randn(12, 40, 16, device="cuda")
     before = states.clone()
