@@ -83,6 +83,13 @@ def drawn(sample, probs: torch.Tensor, *filters: torch.Tensor) -> torch.Tensor:
     return torch.bincount(tokens.long(), minlength=probs.shape[-1])
 
 
+def check_draws(counts: torch.Tensor, probs: torch.Tensor, kept: torch.Tensor) -> None:
+    """Tokens that are kept are drawn by their probabilities, no others at all."""
+    assert not counts[~kept].any()
+    expected = torch.where(kept, probs, 0)
+    assert abs(far_from(counts, expected / expected.sum())) < 6
+
+
 @gpu
 @pytest.mark.parametrize("size", [17, 1000, 4099])
 def test_distribution(size: int) -> None:
@@ -97,9 +104,7 @@ def test_top_p_distribution(p: float) -> None:
     probs = probabilities(1, 1000)
     kept = top_p_kept(probs, p)[0]
     counts = drawn(flashinfer.sampling.top_p_sampling_from_probs, probs, torch.tensor([p]))
-    assert not counts[~kept].any()
-    expected = torch.where(kept, probs[0], 0)
-    assert abs(far_from(counts, expected / expected.sum())) < 6
+    check_draws(counts, probs[0], kept)
 
 
 @gpu
@@ -109,9 +114,7 @@ def test_top_k_distribution(k: int) -> None:
     kept = top_k_kept(probs, k)[0]
     limit = torch.tensor([k], dtype=torch.int32)
     counts = drawn(flashinfer.sampling.top_k_sampling_from_probs, probs, limit)
-    assert not counts[~kept].any()
-    expected = torch.where(kept, probs[0], 0)
-    assert abs(far_from(counts, expected / expected.sum())) < 6
+    check_draws(counts, probs[0], kept)
 
 
 @gpu
@@ -128,9 +131,7 @@ def test_top_k_and_top_p_distribution() -> None:
     sample = flashinfer.sampling.top_k_top_p_sampling_from_logits
     tokens = torch.cat([sample(many, k, p, deterministic=True) for _ in range(calls)])
     counts = torch.bincount(tokens.long(), minlength=logits.shape[-1])
-    assert not counts[~kept].any()
-    expected = torch.where(kept, masked[0], 0)
-    assert abs(far_from(counts, expected / expected.sum())) < 6
+    check_draws(counts, masked[0], kept)
 
 
 @gpu
