@@ -6,6 +6,7 @@ compiles is replaced, so that a whole build takes seconds and needs no network.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -270,6 +272,16 @@ def upstream(root: Path, recipe: Path, output: Path) -> Upstream:
         variant={},
         inputs={},
     )
+
+
+def module_at(file: Path) -> ModuleType:
+    """The module in ``file``, which no import path has."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def names(built: Iterable[Built]) -> list[str]:

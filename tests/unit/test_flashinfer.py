@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import shlex
 import shutil
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import ROOT
+from support import ROOT, module_at
 
 from vllm_conda import platforms
 from vllm_conda.errors import ConfigError, RecipeError, UsageError
@@ -101,13 +100,7 @@ def test_what_the_packages_follow_from() -> None:
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    file = ROOT / FLASHINFER_RECIPE_FILE.parent / "compile_modules.py"
-    spec = importlib.util.spec_from_file_location("compile_modules", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(ROOT / FLASHINFER_RECIPE_FILE.parent / "compile_modules.py")
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

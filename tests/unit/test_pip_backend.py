@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from support import ROOT
+from support import ROOT, module_at
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,12 +19,7 @@ else:
 def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module that pyproject.toml names, with a scikit-build-core that asks for nothing."""
     system = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
-    file = ROOT / system["backend-path"][0] / f"{system['build-backend']}.py"
-    spec = importlib.util.spec_from_file_location("backend", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_at(ROOT / system["backend-path"][0] / f"{system['build-backend']}.py")
     core, build = ModuleType("scikit_build_core"), ModuleType("scikit_build_core.build")
     for name in ("get_requires_for_build_wheel", "get_requires_for_build_editable"):
         setattr(build, name, lambda settings=None: ["ninja"])
