@@ -5,7 +5,7 @@
 
 #include "core/check.h"
 #include "cpu/dispatch.h"
-#include "cpu/parallel.h"
+#include "cpu/quant/rows.h"
 
 namespace {
 
@@ -29,28 +29,6 @@ Parameters Asymmetric(QuantTable::Range range) {
   return Symmetric(std::fmax(std::fabs(range.min), std::fabs(range.max)));
 }
 
-// One row of input and result at a time, over all threads: row(index, input, result).
-template <class Row>
-void ForEachRow(const vk_tensor& input, const vk_tensor& result, const Row& row) {
-  const vk::Rows from(input), to(result);
-  const int64_t item = vk::DtypeSize(input.dtype);
-  const int64_t bytes = from.width() * (item + 1);
-  vk::ParallelFor(from.count(), vk::GrainFor(bytes), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      row(i, static_cast<const char*>(input.data) + from.Offset(i) * item,
-          static_cast<int8_t*>(result.data) + to.Offset(i));
-    }
-  });
-}
-
-// Checks what both ops share; returns the input.
-Arg CheckTensors(const char* op, const vk_tensor* result, const vk_tensor* input) {
-  const Arg in(op, "input", input);
-  in.Dtype({VK_F32, VK_BF16, VK_F16}).MinDims(1).LastDimContiguous();
-  Arg(op, "result", result).Dtype({VK_I8}).SameShape(in).LastDimContiguous();
-  return in;
-}
-
 void CheckCount(const char* op, const char* name, const vk_tensor* tensor, vk_dtype dtype,
                 int64_t count, const char* what) {
   Arg(op, name, tensor).Dtype({dtype}).Contiguous();
@@ -61,7 +39,7 @@ void CheckCount(const char* op, const char* name, const vk_tensor* tensor, vk_dt
 void StaticQuant(const vk_tensor* result, const vk_tensor* input, const vk_tensor* scale,
                  const vk_tensor* azp) {
   const char* op = "static_scaled_int8_quant";
-  const Arg in = CheckTensors(op, result, input);
+  const Arg in = vk::CheckQuantized(op, result, input, VK_I8);
   CheckCount(op, "scale", scale, VK_F32, 1, "for the tensor");
   if (azp != nullptr) CheckCount(op, "azp", azp, VK_I32, 1, "for the tensor");
   if (in.size(-1) == 0) return;  // however many rows there are
@@ -69,7 +47,7 @@ void StaticQuant(const vk_tensor* result, const vk_tensor* input, const vk_tenso
   const float inverse = 1.0f / *static_cast<const float*>(scale->data);
   const float zero_point = azp ? static_cast<float>(*static_cast<const int32_t*>(azp->data)) : 0.0f;
   const size_t width = in.size(-1);
-  ForEachRow(*input, *result, [&](int64_t, const void* from, int8_t* to) {
+  vk::ForEachRow<int8_t>(*input, *result, [&](int64_t, const void* from, int8_t* to) {
     quantize(to, from, width, inverse, zero_point);
   });
 }
@@ -77,7 +55,7 @@ void StaticQuant(const vk_tensor* result, const vk_tensor* input, const vk_tenso
 void DynamicQuant(const vk_tensor* result, const vk_tensor* input, const vk_tensor* scale,
                   const vk_tensor* azp) {
   const char* op = "dynamic_scaled_int8_quant";
-  const Arg in = CheckTensors(op, result, input);
+  const Arg in = vk::CheckQuantized(op, result, input, VK_I8);
   const int64_t rows = vk::Rows(*input).count();
   CheckCount(op, "scale", scale, VK_F32, rows, "for each row of input");
   if (azp != nullptr) CheckCount(op, "azp", azp, VK_I32, rows, "for each row of input");
@@ -91,7 +69,7 @@ void DynamicQuant(const vk_tensor* result, const vk_tensor* input, const vk_tens
     if (zero_points != nullptr) std::fill_n(zero_points, rows, 0);
     return;
   }
-  ForEachRow(*input, *result, [&](int64_t row, const void* from, int8_t* to) {
+  vk::ForEachRow<int8_t>(*input, *result, [&](int64_t row, const void* from, int8_t* to) {
     const Parameters found = zero_points ? Asymmetric(table.range[dtype](from, width))
                                          : Symmetric(table.abs_max[dtype](from, width));
     scales[row] = found.scale;
