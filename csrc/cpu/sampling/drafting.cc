@@ -67,14 +67,27 @@ int64_t CheckCount(const char* op, int64_t requests, int64_t each, int64_t other
   return count + others;
 }
 
-// Where the positions of one request lie in the cache.
-struct Blocks {
-  const int32_t* row;
-  int64_t last, size;
-
-  int64_t Slot(int64_t position) const {
-    return row[std::min(position / size, last)] * size + position % size;
+// Where the requests' positions lie in the cache; those behind the table lie in its last block.
+class Blocks {
+ public:
+  Blocks(const char* op, const vk_tensor* table, int64_t requests, int64_t size) : size_(size) {
+    const Arg blocks(op, "block_table", table);
+    blocks.Dtype({VK_I32}).Dims(2).LastDimContiguous();
+    VK_CHECK(blocks.size(0) >= requests && (blocks.size(1) > 0 || requests == 0),
+             "%s: block_table has shape %s, want a row of blocks for each of %lld requests", op,
+             vk::ShapeString(*table).c_str(), static_cast<long long>(requests));
+    first_ = static_cast<const int32_t*>(table->data);
+    stride_ = blocks.stride(0), last_ = blocks.size(1) - 1;
   }
+
+  int64_t Slot(int64_t request, int64_t position) const {
+    const int64_t block = first_[request * stride_ + std::min(position / size_, last_)];
+    return block * size_ + position % size_;
+  }
+
+ private:
+  const int32_t* first_;
+  int64_t stride_, last_, size_;
 };
 
 }  // namespace
@@ -144,13 +157,9 @@ vk_status vk_cpu_eagle_step_slot_mapping(const vk_tensor* positions, const vk_te
     const char* op = "eagle_step_slot_mapping_metadata_kernel_impl";
     CheckRange(op, "block_size", block_size, 1);
     CheckRange(op, "max_model_len", max_model_len, 1);
-    const Arg where(op, "positions", positions), blocks(op, "block_table", block_table);
-    const int64_t requests = where.Dims(1).size(0);
+    const int64_t requests = Arg(op, "positions", positions).Dims(1).size(0);
     const auto* position = Elements<int64_t>(op, "positions", positions, requests, VK_I64);
-    blocks.Dtype({VK_I32}).Dims(2).LastDimContiguous();
-    VK_CHECK(blocks.size(0) >= requests && (blocks.size(1) > 0 || requests == 0),
-             "%s: block_table has shape %s, want a row of blocks for each of %lld requests", op,
-             vk::ShapeString(*block_table).c_str(), static_cast<long long>(requests));
+    const Blocks blocks(op, block_table, requests, block_size);
     auto* length = Elements<int32_t>(op, "seq_lens", seq_lens, requests, VK_I32);
     auto* moved = Elements<int64_t>(op, "out_clamped_positions", clamped, requests, VK_I64);
     auto* slot = Elements<int64_t>(op, "out_slot_mapping", slots, requests, VK_I64);
@@ -161,9 +170,7 @@ vk_status vk_cpu_eagle_step_slot_mapping(const vk_tensor* positions, const vk_te
     for (int64_t i = 0; i < requests; ++i) {
       const bool beyond = position[i] >= max_model_len - 1;
       moved[i] = beyond ? 0 : position[i] + 1;
-      const int32_t* row = static_cast<const int32_t*>(block_table->data) + i * blocks.stride(0);
-      const int64_t block = row[std::min(moved[i] / block_size, blocks.size(1) - 1)];
-      slot[i] = beyond ? pad : block * block_size + moved[i] % block_size;
+      slot[i] = beyond ? pad : blocks.Slot(i, moved[i]);
       const int64_t grown = beyond ? 1 : int64_t{length[i]} + 1;
       length[i] = static_cast<int32_t>(std::min(grown, max_model_len));
     }
@@ -251,11 +258,7 @@ vk_status vk_cpu_copy_and_expand_dflash_inputs(
     auto* slot = Elements<int64_t>(op, "out_query_slot_mapping", query_slots, asked, VK_I64);
     auto* index = Elements<int32_t>(op, "out_token_indices", sampled,
                                     CheckCount(op, requests, speculated), VK_I32);
-    const Arg table(op, "block_table", block_table);
-    table.Dtype({VK_I32}).Dims(2).LastDimContiguous();
-    VK_CHECK(table.size(0) >= requests && (table.size(1) > 0 || requests == 0),
-             "%s: block_table has shape %s, want a row of blocks for each of %lld requests", op,
-             vk::ShapeString(*block_table).c_str(), static_cast<long long>(requests));
+    const Blocks blocks(op, block_table, requests, block_size);
     const int64_t* lost = nullptr;
     if (has_rejected && rejected != nullptr) {
       lost = Elements<int64_t>(op, "num_rejected_tokens", rejected, requests, VK_I64);
@@ -267,11 +270,9 @@ vk_status vk_cpu_copy_and_expand_dflash_inputs(
       CheckElement(op, "target_positions", where[t], t, 0);
     }
     for (int64_t i = 0; i < requests; ++i) {
-      const Blocks blocks{static_cast<const int32_t*>(block_table->data) + i * table.stride(0),
-                          table.size(1) - 1, block_size};
       for (int64_t t = start[i]; t < start[i + 1]; ++t) {
         context[t] = where[t];
-        kept[t] = blocks.Slot(where[t]);
+        kept[t] = blocks.Slot(i, where[t]);
       }
       const int64_t accepted = start[i + 1] - (lost == nullptr ? 0 : lost[i]);
       const int64_t position = where[std::max<int64_t>(accepted, start[i] + 1) - 1] + 1;
@@ -279,7 +280,7 @@ vk_status vk_cpu_copy_and_expand_dflash_inputs(
         const int64_t at = i * queries + j;
         ids[at] = j == 0 ? first[i] : drafted;
         query[at] = position + j;
-        slot[at] = blocks.Slot(position + j);
+        slot[at] = blocks.Slot(i, position + j);
         if (j > 0) index[i * speculated + j - 1] = static_cast<int32_t>(at);
       }
     }

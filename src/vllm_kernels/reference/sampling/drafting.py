@@ -59,6 +59,12 @@ def eagle_prepare_next_token_padded_kernel_impl(
         valid_sampled_tokens_count[request] = len(tokens)
 
 
+def _slots(table: torch.Tensor, positions: torch.Tensor, block_size: int) -> torch.Tensor:
+    """Where [requests, n] positions lie in the cache; behind the table, in its last block."""
+    block = (positions // block_size).clamp_max(table.shape[1] - 1)
+    return table.long().gather(1, block) * block_size + positions % block_size
+
+
 def eagle_step_slot_mapping_metadata_kernel_impl(
     positions: torch.Tensor,
     block_table: torch.Tensor,
@@ -81,10 +87,9 @@ def eagle_step_slot_mapping_metadata_kernel_impl(
     count = len(positions)
     beyond = positions >= max_model_len - 1
     moved = torch.where(beyond, 0, positions + 1)
-    block = (moved // block_size).clamp_max(block_table.shape[1] - 1)
-    blocks = block_table[:count].long().gather(1, block[:, None])[:, 0] if count else moved
+    slots = _slots(block_table[:count], moved[:, None], block_size)[:, 0] if count else moved
     out_clamped_positions[:count] = moved
-    out_slot_mapping[:count] = torch.where(beyond, PAD_ID, blocks * block_size + moved % block_size)
+    out_slot_mapping[:count] = torch.where(beyond, PAD_ID, slots)
     out_slot_mapping[count:] = PAD_ID
     grown = torch.where(beyond, 1, seq_lens[:count].long() + 1)
     seq_lens[:count] = grown.clamp_max(max_model_len).to(torch.int32)
@@ -188,18 +193,12 @@ def copy_and_expand_dflash_inputs_kernel_impl(
             accepted -= int(num_rejected_tokens[request])
         context = target_positions[start:behind]
         query = target_positions[max(accepted, start + 1) - 1] + 1 + torch.arange(count)
-
-        def slots(
-            positions: torch.Tensor, row: torch.Tensor = block_table[request]
-        ) -> torch.Tensor:
-            block = (positions // block_size).clamp_max(len(row) - 1)
-            return row.long()[block] * block_size + positions % block_size
-
+        row = block_table[request : request + 1]
         at = slice(request * count, (request + 1) * count)
         out_context_positions[start:behind] = context
-        out_context_slot_mapping[start:behind] = slots(context)
+        out_context_slot_mapping[start:behind] = _slots(row, context[None], block_size)[0]
         out_query_positions[at] = query
-        out_query_slot_mapping[at] = slots(query)
+        out_query_slot_mapping[at] = _slots(row, query[None], block_size)[0]
         out_input_ids[at] = parallel_drafting_token_id
         out_input_ids[request * count] = new
         first = request * num_speculative_tokens
