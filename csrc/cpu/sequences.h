@@ -28,5 +28,17 @@ inline int64_t CheckStarts(const Arg& starts, const char* op, int64_t tokens,
   return sequences;
 }
 
+// Refuses all but int32 [sequences] or [sequences, columns] of at least a column.
+inline void CheckSlots(const char* op, const char* name, const vk_tensor* slots,
+                       int64_t sequences) {
+  const Arg arg(op, name, slots);
+  arg.Dtype({VK_I32}).MinDims(1).Size(0, sequences);
+  if (slots->ndim == 1) return;
+  arg.Dims(2);
+  VK_CHECK(slots->shape[1] > 0 || sequences == 0,
+           "%s: %s has shape %s, want a slot for each sequence", op, name,
+           ShapeString(*slots).c_str());
+}
+
 }  // namespace vk
 #endif  // VLLM_KERNELS_CPU_SEQUENCES_H_

@@ -89,12 +89,7 @@ Call Checked(const Arguments& args) {
             nullptr};
   if (args.starts != nullptr) call.starts = static_cast<const int32_t*>(args.starts->data);
   if (args.slots != nullptr) {
-    const Arg slots(op, args.slots_name, args.slots);
-    slots.Dtype({VK_I32}).MinDims(1).Size(0, call.sequences);
-    if (args.slots->ndim != 1) slots.Dims(2);
-    VK_CHECK(args.slots->ndim == 1 || args.slots->shape[1] > 0 || call.sequences == 0,
-             "%s: %s has shape %s, want a slot for each sequence", op, args.slots_name,
-             vk::ShapeString(*args.slots).c_str());
+    vk::CheckSlots(op, args.slots_name, args.slots, call.sequences);
     call.slots = static_cast<const int32_t*>(args.slots->data);
   }
   if (args.initial != nullptr) {

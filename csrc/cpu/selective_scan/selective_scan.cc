@@ -222,12 +222,8 @@ struct Slots {
   Slots(const char* op, const char* name, const vk_tensor* slots, int64_t sequences)
       : op_(op), name_(name), tensor_(slots) {
     if (slots == nullptr) return;
-    const Arg arg(op, name, slots);
-    arg.Dtype({VK_I32}).MinDims(1).Size(0, sequences);
-    if (slots->ndim != 1) arg.Dims(2);
-    columns_ = slots->ndim == 1 ? 1 : slots->shape[1];
-    VK_CHECK(columns_ > 0 || sequences == 0, "%s: %s has shape %s, want a slot a sequence", op,
-             name, vk::ShapeString(*slots).c_str());
+    vk::CheckSlots(op, name, slots, sequences);
+    if (slots->ndim == 2) columns_ = slots->shape[1];
   }
 
   int64_t columns() const { return columns_; }

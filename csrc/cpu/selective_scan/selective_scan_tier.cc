@@ -62,8 +62,8 @@ void LoadRow(float* to, const T* from, ptrdiff_t stride, size_t width) {
 }
 
 template <class T>
-const T* At(const ScanRows& rows, int64_t token, int64_t head, int64_t element) {
-  return reinterpret_cast<const T*>(rows.data) + token * rows.token + head * rows.head +
+T* At(const ScanRows& rows, int64_t token, int64_t head, int64_t element) {
+  return reinterpret_cast<T*>(rows.data) + token * rows.token + head * rows.head +
          element * rows.element;
 }
 
@@ -150,11 +150,10 @@ void Results(const SelectiveScan& scan, const Room& room, int64_t head, int64_t 
       }
       const int64_t at = first_row + static_cast<int64_t>(i);
       if (scan.z.data != nullptr) {
-        const VF gate = LoadStrided(At<T>(scan.z, token + t, head, at), scan.z.element, n);
+        const VF gate = LoadStrided(At<const T>(scan.z, token + t, head, at), scan.z.element, n);
         value = hn::Mul(value, Silu()(gate));
       }
-      StoreStrided(value, const_cast<T*>(At<T>(scan.out, token + t, head, at)), scan.out.element,
-                   n);
+      StoreStrided(value, At<T>(scan.out, token + t, head, at), scan.out.element, n);
     });
   }
 }
@@ -194,12 +193,12 @@ void Scan(const SelectiveScan& scan, const ScanSequence& sequence, int64_t head,
   for (int64_t done = 0; done < sequence.tokens; done += most) {
     const int64_t count = HWY_MIN(most, sequence.tokens - done), token = sequence.first + done;
     for (int64_t t = 0; t < count; ++t) {
-      LoadRow(room.b + t * room.padded, At<T>(scan.b, token + t, group, 0), scan.b.element,
+      LoadRow(room.b + t * room.padded, At<const T>(scan.b, token + t, group, 0), scan.b.element,
               scan.dstate);
-      LoadRow(room.c + t * room.padded, At<T>(scan.c, token + t, group, 0), scan.c.element,
+      LoadRow(room.c + t * room.padded, At<const T>(scan.c, token + t, group, 0), scan.c.element,
               scan.dstate);
-      LoadRow(room.x + t * kScanRows, At<T>(scan.x, token + t, head, first_row), scan.x.element,
-              rows);
+      LoadRow(room.x + t * kScanRows, At<const T>(scan.x, token + t, head, first_row),
+              scan.x.element, rows);
     }
     if (tied) {
       Decays(scan, room, head, token, count);
