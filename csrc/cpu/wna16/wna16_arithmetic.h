@@ -82,6 +82,20 @@ struct GroupsF32 {
 };
 
 #if HWY_ARCH_X86
+// How arithmetics of pairs lay out a row, two vectors of words at a time: the pairs of values k and
+// k + kVectorDepth, each pair twice.
+constexpr size_t kPairStep = 2 * kVectorDepth;
+template <class T>
+HWY_INLINE void StorePairs(char* to, const T* from, size_t depth) {
+  T* out = reinterpret_cast<T*>(to);
+  for (size_t k = 0; k < depth; k += kPairStep) {
+    for (size_t i = 0; i < kVectorDepth; ++i, out += 4) {
+      out[0] = out[2] = from[k + i];
+      out[1] = out[3] = from[k + kVectorDepth + i];
+    }
+  }
+}
+
 // Activations of 16 bits as integers of 16 bits, whose pairs of products pmaddwd adds: 8 values of
 // K take half of the instructions that they take as floats. What a run of K shares is a power of
 // two, so that an activation of 128 th (bfloat16) or 16 th (float16) of the largest one is exact,
@@ -93,7 +107,7 @@ struct GroupsI16 {
   using DSum = DI;
   using Row = hn::Vec<D16>;
   using Sum = hn::Vec<DI>;
-  static constexpr size_t kStep = 2 * kVectorDepth, kPackedBytes = 2 * sizeof(int16_t);
+  static constexpr size_t kStep = kPairStep, kPackedBytes = 2 * sizeof(int16_t);
   // Lanes are added up as integers, and a byte holds two values.
   static constexpr size_t kMostDepth = 256;
   static_assert(kMostDepth * 255 * (1u << 15) < (1u << 31));
@@ -129,7 +143,6 @@ struct GroupsI16 {
     Row low_, high_;
   };
 
-  // In each step the pairs of values k and k + kVectorDepth, each pair twice.
   template <class T>
   static float Pack(char* to, const T* in, size_t depth) {
     const DI di;
@@ -147,13 +160,7 @@ struct GroupsI16 {
       const auto integers = hn::NearestInt(hn::Mul(LoadF32(in + k), inverse));
       hn::StoreU(hn::DemoteTo(half, integers), half, values + k);
     }
-    int16_t* out = reinterpret_cast<int16_t*>(to);
-    for (size_t k = 0; k < depth; k += kStep) {
-      for (size_t i = 0; i < kVectorDepth; ++i, out += 4) {
-        out[0] = out[2] = values[k + i];
-        out[1] = out[3] = values[k + kVectorDepth + i];
-      }
-    }
+    StorePairs(to, values, depth);
     // Infinities and NaNs make a NaN of all that they are multiplied with.
     const int32_t bits = found == 255 ? 0x7FC00000 : (exponent - 14) << 23;
     float scale;
@@ -187,7 +194,7 @@ struct GroupsBf16 {
   using Row = __m512bh;
   using DSum = DF;
   using Sum = VF;
-  static constexpr size_t kStep = 2 * kVectorDepth, kPackedBytes = 2 * sizeof(hwy::bfloat16_t);
+  static constexpr size_t kStep = kPairStep, kPackedBytes = 2 * sizeof(hwy::bfloat16_t);
   static constexpr size_t kMostDepth = kAnyDepth;
   static constexpr bool kScaled = false, kFactored = false;
   static constexpr uint32_t Factor(size_t) { return 1; }
@@ -221,17 +228,9 @@ struct GroupsBf16 {
     __m512i low_, high_;
   };
 
-  // In each step the pairs of values k and k + kVectorDepth, each pair twice.
   template <class T>
   static float Pack(char* to, const T* from, size_t depth) {
-    const uint16_t* in = reinterpret_cast<const uint16_t*>(from);
-    uint16_t* out = reinterpret_cast<uint16_t*>(to);
-    for (size_t k = 0; k < depth; k += kStep) {
-      for (size_t i = 0; i < kVectorDepth; ++i, out += 4) {
-        out[0] = out[2] = in[k + i];
-        out[1] = out[3] = in[k + kVectorDepth + i];
-      }
-    }
+    StorePairs(to, reinterpret_cast<const uint16_t*>(from), depth);
     return 1.0f;
   }
   static HWY_INLINE Row Load(const char* from) { return (__m512bh)_mm512_loadu_si512(from); }
