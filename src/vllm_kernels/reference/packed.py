@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vllm_kernels.reference.quant import dynamic_scaled_int8_quant
+from vllm_kernels.reference.quant import dynamic_scaled_int8_quant, times_blocks
 from vllm_kernels.reference.wna16.words import awq_columns, unpack
 
 
@@ -59,9 +59,7 @@ def fp8_scaled_mm_cpu(
     """
     if len(block_size) != 2:
         raise RuntimeError(f"fp8_scaled_mm_cpu: block_size has {len(block_size)} elements, want 2")
-    scales = scales2.repeat_interleave(min(block_size[0], mat2.shape[0]), 0)[: mat2.shape[0]]
-    scales = scales.repeat_interleave(min(block_size[1], mat2.shape[1]), 1)[:, : mat2.shape[1]]
-    return _product(mat1, mat2.float() * scales, bias).to(out_dtype)
+    return _product(mat1, times_blocks(mat2, scales2, block_size), bias).to(out_dtype)
 
 
 def int8_scaled_mm_with_quant(

@@ -5,6 +5,8 @@ And to float8_e4m3fn ("FP8 Formats for Deep Learning", Micikevicius et al. 2022)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 _MAX_ZERO_POINT = 2.0**22
@@ -48,6 +50,13 @@ def bounded_scale(
 def in_groups(x: torch.Tensor, group_size: int) -> torch.Tensor:
     """The last dimension as [groups, group_size]."""
     return x.reshape(*x.shape[:-1], x.shape[-1] // group_size, group_size)
+
+
+def times_blocks(values: torch.Tensor, scales: torch.Tensor, block: Sequence[int]) -> torch.Tensor:
+    """``values`` [rows, columns], with narrower last blocks, times their scales, in float32."""
+    rows, columns = values.shape
+    scales = scales.repeat_interleave(min(block[0], rows), 0)[:rows]
+    return values.float() * scales.repeat_interleave(min(block[1], columns), 1)[:, :columns]
 
 
 def put_group_scales(scales: torch.Tensor, measured: torch.Tensor, transposed: bool) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.quant import next_power_of_two
+
 
 def parts(kv_cache: torch.Tensor, head: int, scales: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Bytes of the blocks' keys [blocks, block_size, head] and scales [.., scales]; views."""
@@ -44,8 +46,7 @@ def indexer_k_quant_and_cache(
     x = k[kept].float().unflatten(1, (groups, quant_block_size))
     scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-4) / torch.tensor(448.0, device=k.device)
     if kv_cache_dtype == "ue8m0":
-        mantissa, exponent = torch.frexp(scale)
-        scale = torch.ldexp(torch.ones_like(scale), exponent - (mantissa == 0.5).int())
+        scale = next_power_of_two(scale)
     quantised = (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     keys[block, slot] = quantised.flatten(1).view(torch.uint8)
     scales[block, slot] = scale.flatten(1).contiguous().view(torch.uint8)

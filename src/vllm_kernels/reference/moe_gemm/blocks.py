@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.quant import times_blocks
+
 _BLOCK = 128
-
-
-def _widened(scales: torch.Tensor, dim: int, size: int) -> torch.Tensor:
-    return scales.repeat_interleave(_BLOCK, dim).narrow(dim, 0, size)
 
 
 def _product(
     a: torch.Tensor, a_scales: torch.Tensor, b: torch.Tensor, b_scales: torch.Tensor
 ) -> torch.Tensor:
     """Of one expert, float32 [rows, n]."""
-    n, k = b.shape
-    left = a.float() * _widened(a_scales, 1, k)
-    return left @ (b.float() * _widened(_widened(b_scales, 0, n), 1, k)).t()
+    left = times_blocks(a, a_scales, (1, _BLOCK))
+    return left @ times_blocks(b, b_scales, (_BLOCK, _BLOCK)).t()
 
 
 def grouped_mm_labelled(

@@ -7,6 +7,7 @@ import torch
 from vllm_kernels.reference.float4 import e2m1
 from vllm_kernels.reference.moe_gemm.fused import _ACTIVATIONS
 from vllm_kernels.reference.packed import rounded_to_int8, unpack_int4
+from vllm_kernels.reference.quant import times_blocks
 
 UNQUANTISED, INT8, FP8, INT4, MXFP4 = 0, 1, 2, 3, 4
 _ACTS = ("silu", "swigluoai", "gelu", "gelu_tanh")
@@ -39,9 +40,7 @@ def _weight(
         return _mxfp4(weight, scale)
     if block is None:
         raise RuntimeError("fused_experts_cpu: block_size is None, want that of float8 weights")
-    rows, columns = weight.shape
-    scale = scale.repeat_interleave(min(block[0], rows), 0)[:rows]
-    return weight.float() * scale.repeat_interleave(min(block[1], columns), 1)[:, :columns]
+    return times_blocks(weight, scale, block)
 
 
 def _activated(x: torch.Tensor, act: str, alpha: float, limit: float) -> torch.Tensor:
