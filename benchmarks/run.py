@@ -4,7 +4,7 @@ python -m benchmarks                                    # all on the CPU, into b
 python -m benchmarks norm --quick                       # one; arguments go on to its benchmark
 python -m benchmarks gemm --tiers avx2 avx512           # tier by tier, lower ones forced
 python -m benchmarks --device cuda --results FOLDER     # on a GPU, into another folder
-python -m benchmarks --cores 0-15 --results FOLDER    # several at once
+python -m benchmarks --cores 0-15 --results FOLDER      # several at once
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def _static_fp8(ops: Any, dtype: torch.dtype) -> list[Tensor]:
 @check("dynamic_scaled_fp8_quant", "dynamic_per_token_scaled_fp8_quant")
 def _dynamic_fp8(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     x, results = torch.randn(5, 131, dtype=dtype), []
-    one, rows, out = torch.empty(1), torch.empty(5, 1), torch.empty(5, 131).to(torch.float8_e4m3fn)
+    one, out = torch.empty(1), torch.empty(5, 131).to(torch.float8_e4m3fn)
     ops.dynamic_scaled_fp8_quant(out, x, one)
     results += [out.float(), one]
     for bound in (None, torch.tensor([1.5])):
