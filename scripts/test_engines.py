@@ -78,9 +78,9 @@ def run(version: str, folder: Path, runs: list[str]) -> list[dict[str, Any]]:
     path = os.pathsep.join(map(str, (folder, ROOT / "src", plugin())))
     # Each engine caches what it compiles; nothing of another version is to be found there.
     settings = {"PYTHONPATH": path, "VLLM_CACHE_ROOT": str(FOLDER / "cache" / version)}
-    words = ["llama", "--models", str(FOLDER / "models"), "--result", str(result), "--inline"]
+    words = ["--models", str(FOLDER / "models"), "--result", str(result), "--inline"]
     for one in runs:
-        words += ["--run", one]
+        words += ["--run", f"llama:{one}"]
     with log.open("w") as stream:
         subprocess.run(
             [sys.executable, str(TRIAL), *words],

@@ -81,9 +81,8 @@ def build(
     "--jobs",
     "at_once",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes at a time, spread over the GPUs.",
+    default=0,
+    help="Processes at a time, spread over the GPUs; default: 1 on a CPU, 4 a GPU.",
 )
 @click.option(
     "--timeout",

@@ -77,6 +77,8 @@ RANKS = ("tensor_parallel", "tensor_parallel_graphs")
 ONLY_ON_CUDA = ("tensor_parallel_graphs", "vision")
 # What happens to servers, each with a server of its own (`inside/faults.py`).
 FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
+# Cases of a process on a GPU: its imports take longer than a small model's run.
+TOGETHER = 4
 PROGRAMS = Path(__file__).parent / "inside"
 
 
@@ -118,9 +120,19 @@ class Case:
     @property
     def process(self) -> object:
         """What cases that run in one process have in common."""
-        if self.device != "cpu" or self.program not in ("trial", "features", "faults"):
-            return self
-        return self.program, self.model, self.hides_compiler
+        if self.device == "cpu" and self.program in ("trial", "features", "faults"):
+            return self.program, self.model, self.hides_compiler
+        if self.device != "cpu" and self.gpus == 1:
+            if self.program == "trial":
+                return self.program, self.dtype, self.mode
+            if self.program == "features":
+                return self.program, self.model
+        return self
+
+    @property
+    def alone(self) -> bool:
+        """Whether nothing else may run on the GPUs beside it: ranks wait for each other."""
+        return self.gpus > 1
 
 
 @dataclass(frozen=True)
@@ -132,16 +144,16 @@ class Job:
     @property
     def name(self) -> str:
         first = self.cases[0]
-        if len(self.cases) == 1:
-            return first.name
-        return f"{first.program} {first.model} x{len(self.cases)}"
+        more = len(self.cases) - 1
+        return f"{first.name} and {more} more" if more else first.name
 
     def command(self, models: Path, result: Path, log: Path) -> list[str]:
         """The program's command line in the environment."""
         case = self.cases[0]
         compiler = ["env", f"CXX={NO_COMPILER}"] if case.hides_compiler else []
         words = [
-            *compiler, "python", str(PROGRAMS / f"{case.program}.py"), case.model,
+            *compiler, "python", str(PROGRAMS / f"{case.program}.py"),
+            *([] if case.program == "trial" else [case.model]),
             "--models", str(models), "--result", str(result),
             "--device", case.device, *case.arguments,
         ]  # fmt: skip
@@ -156,7 +168,7 @@ class Job:
             words += [*server_log, "--eager"] if case.program == "faults" else []
             return [*words, *itertools.chain(*(("--run", one.mode) for one in self.cases))]
         for one in self.cases:
-            words += ["--run", f"{one.dtype}:{one.mode}"]
+            words += ["--run", f"{one.model}:{one.dtype}:{one.mode}"]
         # A separate process for the engine's core would cost each run a third of its time; on a GPU
         # the server's runs have one.
         return [*words, "--inline"] if len(self.cases) > 1 or case.device != "cpu" else words
@@ -174,7 +186,7 @@ class Options:
             otherwise one model, traced, and the server.
         device: ``cpu`` or ``cuda``, which needs a GPU.
         gpus: How many GPUs there are.
-        at_once: Processes at a time, spread over the GPUs.
+        at_once: Processes at a time, spread over the GPUs; 0: as many as the machine has room for.
         seconds: After which a process is ended.
         only: Cases whose names have one of these words; all where empty.
         engine: Its version; empty where it is not known yet.
@@ -188,7 +200,7 @@ class Options:
     full: bool = False
     device: str = "cpu"
     gpus: int = 1
-    at_once: int = 1
+    at_once: int = 0
     seconds: float = 3600.0
     only: tuple[str, ...] = ()
     engine: str = ""
@@ -214,7 +226,10 @@ def _is_over(case: Case, engine: str) -> bool:
 def jobs(found: Sequence[Case]) -> Iterator[Job]:
     """The processes in which ``found`` run, in its order."""
     for _, group in itertools.groupby(found, lambda case: case.process):
-        yield Job(tuple(group))
+        process = list(group)
+        most = len(process) if process[0].device == "cpu" else TOGETHER
+        for first in range(0, len(process), most):
+            yield Job(tuple(process[first : first + most]))
 
 
 def _cpu_cases(options: Options) -> list[Case]:

@@ -25,6 +25,8 @@ from vllm_conda.progress import Reporter
 # Runs a command with variables of its own; its exit status. TimeoutExpired after so many seconds.
 Start = Callable[[Sequence[str], Path, IO[str], Mapping[str, str], float], int]
 FACTS_SECONDS = 300.0
+PROCESSES_A_GPU = 4
+CORES_EACH = 4
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -95,6 +97,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
         place.result.parent.mkdir(parents=True, exist_ok=True)
     facts = _facts(place, options)
     options = replace(options, gpus=facts["gpus"], engine=facts["engine"])
+    options = replace(options, at_once=processes_at_once(options))
     document: dict[str, Any] = {
         **facts,
         "device": options.device,
@@ -109,15 +112,15 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
         if stop_signal():
             return
         found = _run(chosen[index], gpus, place, options, reporter)
-        # What the end of the test cut short has found nothing.
-        if stop_signal():
-            return
         with writing:
             by_job[index] = found
             document["rows"] = [row for rows in by_job for row in rows]
             write_atomic(place.result, json.dumps(document, indent=1) + "\n")
 
-    _spread(len(chosen), one, _visible(options), options.at_once)
+    alone = [index for index, job in enumerate(chosen) if job.cases[0].alone]
+    together = [index for index in range(len(chosen)) if index not in alone]
+    _spread(alone, one, _visible(options), 1)
+    _spread(together, one, _visible(options), options.at_once)
     rows = document["rows"]
     wrong = [row for row in rows if not row["right"]]
     if wrong:
@@ -129,10 +132,22 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     return document
 
 
+def processes_at_once(options: Options) -> int:
+    """How many were asked for, or how many the machine has room for."""
+    if options.at_once or options.device == "cpu":
+        return options.at_once or 1
+    # A start takes cores; shares of the GPU's memory are small.
+    cores = len(os.sched_getaffinity(0))
+    return max(1, min(PROCESSES_A_GPU * options.gpus, cores // CORES_EACH))
+
+
 def _spread(
-    count: int, one: Callable[[int, Sequence[str]], None], gpus: Sequence[str], at_once: int
+    indices: Sequence[int],
+    one: Callable[[int, Sequence[str]], None],
+    gpus: Sequence[str],
+    at_once: int,
 ) -> None:
-    """Call ``one`` for each number below ``count``, with all GPUs, its own one first."""
+    """Call ``one`` for each of ``indices``, with all GPUs, its own one first."""
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for place in range(at_once):
         free.put(place)
@@ -146,7 +161,7 @@ def _spread(
             free.put(place)
 
     with ThreadPoolExecutor(at_once) as pool:
-        for done in [pool.submit(turn, index) for index in range(count)]:
+        for done in [pool.submit(turn, index) for index in indices]:
             done.result()
 
 
@@ -190,7 +205,18 @@ def settings(place: Place, job: Job, gpus: Sequence[str], at_once: int) -> dict[
 def _run(
     job: Job, gpus: Sequence[str], place: Place, options: Options, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """A row a case, also for those that a process that ended early never came to."""
+    """A row a case; where a process ends early, another goes on after the case that ended it."""
+    rows: list[dict[str, Any]] = []
+    while len(rows) < len(job.cases) and not stop_signal():
+        rest = Job(job.cases[len(rows) :])
+        rows += _process(rest, gpus, place, options, reporter)
+    return rows
+
+
+def _process(
+    job: Job, gpus: Sequence[str], place: Place, options: Options, reporter: Reporter
+) -> list[dict[str, Any]]:
+    """A row for each case that the process came to."""
     path = place.log(job.name)
     result = path.with_suffix(".json")
     result.unlink(missing_ok=True)
@@ -205,9 +231,11 @@ def _run(
             code, ended = 1, f"not over after {options.seconds:g} s; "
         found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else []
         rows = list(_rows(job, found, code, ended + last_line(path)))
+        # What the end of the test cut short has found nothing.
+        rows = rows[: len(found) if stop_signal() else len(found) + 1]
         wrong = [row["case"] for row in rows if not row["right"]]
         task.status(f"WRONG: {', '.join(wrong)}" if wrong else "right")
-    seconds = (time.monotonic() - started) / len(rows)
+    seconds = (time.monotonic() - started) / max(len(rows), 1)
     return [{**row, "seconds": round(seconds, 1)} for row in rows]
 
 

@@ -57,8 +57,8 @@ class Programs:
             return 1
         place = Path(words[words.index("--result") + 1]) if "--result" in words else Path(words[2])
         if program == "trial":
-            mode = words[words.index("--run") + 1].split(":")[1]
-            answer = [{**RIGHT, "mode": mode}] if answer == "its mode" else answer
+            asked = [words[at + 1] for at, word in enumerate(words) if word == "--run"]
+            answer = answer(asked) if callable(answer) else answer
         place.write_text(json.dumps(answer))
         return 0
 
@@ -66,12 +66,17 @@ class Programs:
         return runs.Place(self.start, tmp_path / "work", tmp_path / "logs", tmp_path / "r.json")
 
 
+def right(asked: Sequence[str]) -> list[dict[str, object]]:
+    """A right row for each run that a trial is asked for."""
+    return [{**RIGHT, "mode": one.split(":")[2]} for one in asked]
+
+
 SERVED = [{"mode": "serve", "right": True, "concurrent_requests": 8, "concurrent_wrong": 0,
            "concurrent_seconds": 1.0}]  # fmt: skip
 
 
 def test_every_result_is_in_the_document(tmp_path: Path) -> None:
-    programs = Programs(trial="its mode", server=SERVED)
+    programs = Programs(trial=right, server=SERVED)
     found = runs.run(
         programs.place(tmp_path), options(tmp_path, device="cuda", at_once=3), Reporter(Mode.JSON)
     )
@@ -127,6 +132,48 @@ def test_what_a_failed_process_had_found_is_kept(tmp_path: Path) -> None:
         runs.run(place, options(tmp_path), Reporter(Mode.JSON))
     row = json.loads((tmp_path / "r.json").read_text())["rows"][0]
     assert (row["right"], row["failure"], row["chosen"]) == (False, "no output", 4)
+
+
+def models_of(command: Sequence[str]) -> list[str]:
+    return [one.split(":")[0] for one in command if one.count(":") == 2]
+
+
+def test_after_a_case_that_ends_a_process_another_goes_on(tmp_path: Path) -> None:
+    def falls_over(asked: Sequence[str]) -> list[dict[str, object]]:
+        found = right(asked)
+        models = [one.split(":")[0] for one in asked]
+        return found[: models.index("gemma2")] if "gemma2" in models else found
+
+    programs = Programs(trial=falls_over)
+    models = ("llama", "qwen3", "gemma2", "gemma3")
+    asked = options(tmp_path, device="cuda", full=True, models=models, only=("bfloat16 eager",))
+    with pytest.raises(TestFailure, match="1 of 4 runs") as caught:
+        runs.run(programs.place(tmp_path), asked, Reporter(Mode.JSON))
+    assert "trial gemma2 bfloat16 eager: no output" in str(caught.value)
+    started = [models_of(command) for command, _ in programs.seen[1:]]
+    assert started == [["llama", "qwen3", "gemma2", "gemma3"], ["gemma3"]]
+
+
+def test_ranks_run_alone_and_first(tmp_path: Path) -> None:
+    programs = Programs(trial=right, features=[{"mode": "tensor_parallel", "right": True,
+                                                "seen": {}}])  # fmt: skip
+    asked = options(tmp_path, device="cuda", full=True, models=("llama",), at_once=4,
+                    only=("tensor_parallel", "trial llama bfloat16"))  # fmt: skip
+    with pytest.raises(TestFailure):  # the second program answers as the first
+        runs.run(programs.place(tmp_path), asked, Reporter(Mode.JSON))
+    order = [next(Path(word).stem for word in command if word.endswith(".py"))
+             for command, _ in programs.seen]  # fmt: skip
+    assert order == ["facts", "features", "features", "trial", "trial"]
+
+
+def test_as_many_processes_as_the_machine_has_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)))
+    room = [runs.processes_at_once(options(tmp_path, device="cuda", gpus=n)) for n in (1, 2)]
+    assert room == [4, 6]
+    assert runs.processes_at_once(options(tmp_path)) == 1
+    assert runs.processes_at_once(options(tmp_path, at_once=3)) == 3
 
 
 def test_an_environment_without_engine_is_one_sentence(tmp_path: Path) -> None:

@@ -97,8 +97,22 @@ def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
     ]
     # One with the compiler hidden, the last with it.
     assert [job.cases[0].hides_compiler for job in trials] == [True] * (len(trials) - 1) + [False]
-    gpu = cases.cases(options(full=True, device="cuda"))
-    assert all(len(job.cases) == 1 for job in cases.jobs(gpu))
+
+
+def test_small_models_share_a_process_on_a_gpu() -> None:
+    found = cases.cases(options(full=True, device="cuda", gpus=2))
+    made = list(cases.jobs(found))
+    assert [case for job in made for case in job.cases] == found
+    assert max(len(job.cases) for job in made) == cases.TOGETHER
+    for job in made:
+        kinds = {(case.program, case.dtype, case.mode) for case in job.cases}
+        models = {case.model for case in job.cases}
+        assert min(len(kinds), len(models)) == 1
+    # Ranks and servers have processes of their own.
+    shared = {case.program for job in made for case in job.cases if len(job.cases) > 1}
+    assert shared == {"trial", "features"}
+    ranks = [job for job in made if job.cases[0].alone]
+    assert [len(job.cases) for job in ranks] == [1] * len(cases.RANKS)
 
 
 def test_programs_check_the_features_and_faults_that_are_named() -> None:
@@ -138,7 +152,7 @@ def test_command_line(device: str, mode: str, hidden: bool) -> None:
     words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
     assert (f"CXX={cases.NO_COMPILER}" in words) == hidden
     assert words[words.index("--device") + 1] == device
-    assert words[words.index("--run") + 1] == f"bfloat16:{mode}"
+    assert words[words.index("--run") + 1] == f"llama:bfloat16:{mode}"
     assert ("--inline" in words) == (device == "cuda")
 
 
@@ -146,7 +160,9 @@ def test_command_line_of_several_runs() -> None:
     case = cases.Case("trial", "llama", "bfloat16", "eager")
     job = cases.Job((case, cases.Case("trial", "llama", "float16", "traced")))
     words = job.command(Path("/m"), Path("/x.json"), Path("/x.log"))
-    assert words[-5:] == ["--run", "bfloat16:eager", "--run", "float16:traced", "--inline"]
+    runs = ["llama:bfloat16:eager", "llama:float16:traced"]
+    assert words[-5:] == ["--run", runs[0], "--run", runs[1], "--inline"]
+    assert job.name == "trial llama bfloat16 eager and 1 more"
 
 
 def test_command_line_of_the_server() -> None:

@@ -10,11 +10,15 @@ from typing import Any
 
 from isolate import cut_network
 
+# Of those that Triton's autotuner would compare: where one does not fit, the other may.
+CONFIGURATIONS = 2
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+
+def parser(description: str | None, *, one_model: bool = True) -> argparse.ArgumentParser:
     """The arguments that every program takes."""
     found = argparse.ArgumentParser(description=description)
-    found.add_argument("model")
+    if one_model:
+        found.add_argument("model")
     found.add_argument("--models", type=Path, required=True, help="folder that keeps the models")
     found.add_argument("--result", type=Path, required=True, help="file to write")
     found.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -32,6 +36,23 @@ def surroundings(device: str) -> dict[str, Any]:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     return {"network": "cut" if cut_network() else "not cut: this user may not unshare it"}
+
+
+def tune_briefly() -> None:
+    """Have Triton's autotuner compare few configurations of a kernel.
+
+    Those of state-space layers have dozens, each compiled before a small model says its first word:
+    minutes, for the choice of a tile that changes no result. To be called before the engine's
+    import.
+    """
+    from triton.runtime.autotuner import Autotuner
+
+    whole = Autotuner.__init__
+
+    def brief(self: Any, fn: Any, arg_names: Any, configs: Any, *rest: Any, **more: Any) -> None:
+        whole(self, fn, arg_names, configs[:CONFIGURATIONS], *rest, **more)
+
+    Autotuner.__init__ = brief
 
 
 def memory(device: str) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Runs one model through the engine's `LLM.generate` and compares it with transformers.
+"""Runs models through the engine's `LLM.generate` and compares them with transformers.
 
-Runs in the engine's environment: `python trial.py MODEL --models DIR --result FILE --run
-float32:eager`. Writes a JSON list, one object a run as it ends; exit status 0 says that all were
-made, not that the tokens are right.
+Runs in the engine's environment: `python trial.py --models DIR --result FILE --run
+llama:float32:eager`. Writes a JSON list, one object a run as it ends; exit status 0 says that all
+were made, not that the tokens are right.
 """
 
 from __future__ import annotations
@@ -158,10 +158,10 @@ def compare(
 
 
 def main() -> None:
-    arguments = program.parser(__doc__)
+    arguments = program.parser(__doc__, one_model=False)
     arguments.add_argument("--prompts", type=int, default=6)
     arguments.add_argument(
-        "--run", action="append", required=True, metavar="DTYPE:MODE", help="may be repeated"
+        "--run", action="append", required=True, metavar="MODEL:DTYPE:MODE", help="may be repeated"
     )
     arguments.add_argument(
         "--inline", action="store_true", help="the engine's core in this process, not its own"
@@ -170,17 +170,19 @@ def main() -> None:
     surroundings = program.surroundings(options.device)
     if options.inline:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    if options.device == "cuda":
+        program.tune_briefly()
     from configurations import MODELS
     from models import make
 
-    model = MODELS[options.model]
-    os.environ.update(model.environment)
-    path = make(options.model, options.models)
-    references: dict[str, Reference] = {}
+    references = References(options.device)
     rows: list[dict[str, Any]] = []
-    for dtype, mode in (run.split(":") for run in options.run):
-        row = {"model": options.model, "dtype": dtype, "device": options.device, **surroundings}
+    for name, dtype, mode in (run.split(":") for run in options.run):
+        row = {"model": name, "dtype": dtype, "device": options.device, **surroundings}
+        model = MODELS[name]
+        os.environ.update(model.environment)
         try:
+            path = make(name, options.models)
             row |= refused(model, path) or trial(model, path, options, dtype, mode, references)
         except Exception as error:
             traceback.print_exc()
@@ -189,22 +191,39 @@ def main() -> None:
         program.write(options.result, rows)
 
 
+class References:
+    """Transformers' models, those of one folder kept for the runs that follow on it."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._path: Path | None = None
+        self._by_dtype: dict[str, Reference] = {}
+
+    def of(self, model: Model, path: Path, dtype: str) -> Reference:
+        """The reference of a run."""
+        from reference import Reference
+
+        if path != self._path:
+            self._path, self._by_dtype = path, {}
+        if dtype not in self._by_dtype:
+            self._by_dtype[dtype] = Reference(
+                path, dtype, self._device, model.scheme, model.rounds_cache
+            )
+        return self._by_dtype[dtype]
+
+
 def trial(
     model: Model,
     path: Path,
     options: argparse.Namespace,
     dtype: str,
     mode: str,
-    references: dict[str, Reference],
+    references: References,
 ) -> dict[str, Any]:
     """A row on one run."""
     found = generate(path, options, dtype, mode, model.cache)
-    if dtype not in references:
-        from reference import Reference
-
-        references[dtype] = Reference(path, dtype, options.device, model.scheme, model.rounds_cache)
     row = {name: found[name] for name in ("mode", "graphs", "used", "platform")}
-    row |= compare(references[dtype], dtype, options, model, found)
+    row |= compare(references.of(model, path, dtype), dtype, options, model, found)
     if wrong := wrong_choice(model, found["used"], options.device):
         row |= {"right": False, "failure": wrong}
     return row
