@@ -15,6 +15,7 @@ import torch
 
 import vllm_kernels
 
+HOPPER = (9, 0)
 PACKAGES = ("torch", "transformers", "triton")
 
 
@@ -27,10 +28,20 @@ def version(package: str) -> str:
 
 
 def name(device: str) -> str:
-    """What a result was found on: the GPU's name, or the tier of the CPU's kernels."""
+    """What a result was found on: the tier of CPU kernels, or the GPU and what it lacks."""
     if device == "cpu":
         return f"CPU, tier {vllm_kernels.cpu_isa()}"
-    return torch.cuda.get_device_name()
+    found = torch.cuda.get_device_name()
+    lacks = absent() if torch.cuda.get_device_capability() == HOPPER else []
+    return f"{found} without {' and '.join(lacks)}" if lacks else found
+
+
+def absent() -> list[str]:
+    """The optional packages with code for Hopper that change what the engine runs on."""
+    from vllm_kernels_plugin import deep_gemm, flash_mla
+
+    optional = {"vllm-flashmla": flash_mla, "vllm-deepgemm": deep_gemm}
+    return [package for package, module in optional.items() if module.problem() is not None]
 
 
 def main() -> None:

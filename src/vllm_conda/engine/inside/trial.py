@@ -149,6 +149,8 @@ def compare(
     differences = row.pop("differences")
     return {
         **row,
+        # For a reference of another kind, without a GPU.
+        "answers": {name: found[name] for name in ("prompts", "tokens", "logprobs")},
         "far_logprobs": sum(difference > allowed.logprob for difference in differences),
         "allowed": asdict(allowed),
         "same_alone": batching,
