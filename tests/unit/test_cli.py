@@ -14,6 +14,7 @@ from vllm_conda import errors
 from vllm_conda.builder.pipeline import Options
 from vllm_conda.cli import COMMANDS, cli, main
 from vllm_conda.cli.channel import COMMANDS as CHANNEL_COMMANDS
+from vllm_conda.engine.cases import Options as CaseOptions
 from vllm_conda.errors import UsageError
 
 
@@ -226,3 +227,19 @@ def test_a_filtered_build_is_for_this_machine_unless_asked(
     ]
     assert main([*command, *arguments]) == UsageError.exit_code
     assert chosen == {f"{platform}-cuda-13.0-sm90" for platform in platforms}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--jobs", "3")])
+def test_the_engines_test_takes_jobs_or_as_many_as_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    asked: list[int] = []
+
+    def stop(python: str, options: CaseOptions, *_: object) -> None:
+        asked.append(options.at_once)
+        raise UsageError("seen enough.")
+
+    monkeypatch.setattr("vllm_conda.engine.runs.in_environment", stop)
+    command = ["engine", "test", "--root", str(ROOT), "--python", sys.executable, *arguments]
+    assert main(command) == UsageError.exit_code
+    assert asked == [int(arguments[1]) if arguments else 0]

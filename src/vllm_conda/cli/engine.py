@@ -80,7 +80,7 @@ def build(
 @click.option(
     "--jobs",
     "at_once",
-    type=click.IntRange(1),
+    type=click.IntRange(0),
     default=0,
     help="Processes at a time, spread over the GPUs; default: 1 on a CPU, 4 a GPU.",
 )
