@@ -48,6 +48,15 @@ def test_what_is_no_number_is_a_miss(reference: Any, expected: float, logprob: f
     assert verdict.worst_logprob == math.inf
 
 
+def test_many_small_differences_are_not_right(reference: Any) -> None:
+    """Of E4M3: no token is far off, but all of them lean."""
+    allowed = reference.tolerance("bfloat16", False, "cuda", "float8")
+    verdict = reference.Verdict(tokens=100, differences=[0.1] * 100)
+    assert verdict.right(allowed)
+    verdict.differences = [0.2] * 100
+    assert not verdict.right(allowed)
+
+
 def test_penalties_are_on_what_stands_before_each_token(reference: Any) -> None:
     """Of three tokens the model likes the second most, again and again."""
 

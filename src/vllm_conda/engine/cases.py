@@ -21,7 +21,11 @@ MODELS = (
 )
 # Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
 QUANTISED = ("llama_gptq", "llama_gptq_in_order", "llama_awq", "llama_fp8", "llama_w8a8")
-# The same of weights stored in 4 bits, which the engine does on a CPU and in bfloat16 alone.
+# Experts in FP8, with scales of blocks.
+EXPERTS = ("qwen3_moe_fp8",)
+# The same by DeepGEMM's grouped products, which the engine takes when it is told to.
+GROUPED = ("qwen3_moe_fp8_deep_gemm",)
+# Llamas whose activations are rounded of weights in 4 bits, on a CPU and in bfloat16 alone.
 ROUNDED = ("llama_w4a8",)
 # Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4. On a GPU.
 FP4 = ("gpt_oss", "llama_nvfp4")
@@ -37,13 +41,23 @@ LATENT = "deepseek_v2"
 SPARSE = ("deepseek_v32",)
 # What a device's full test runs.
 EVERY = {
-    "cpu": (*MODELS, *QUANTISED, *ROUNDED, *HYBRID, *CACHED),
-    "cuda": (*MODELS, *QUANTISED, *FP4, *HYBRID, *STATE_SPACE, *CACHED, *SPARSE),
+    "cpu": (*MODELS, *QUANTISED, *EXPERTS, *ROUNDED, *HYBRID, *CACHED),
+    "cuda": (
+        *MODELS,
+        *QUANTISED,
+        *EXPERTS,
+        *GROUPED,
+        *FP4,
+        *HYBRID,
+        *STATE_SPACE,
+        *CACHED,
+        *SPARSE,
+    ),
 }
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
 # The engine itself refuses them in float16: Gemma for its range, the rest as its kernels lack it.
-WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", "gpt_oss", *HYBRID, *SPARSE)
+WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", *EXPERTS, *GROUPED, "gpt_oss", *HYBRID, *SPARSE)
 # Until which release there is something to run, by model or program: engines from 0.30 on refuse
 # GPTQ's act-order themselves, those from 0.32 on have what older ones are refused.
 UNTIL: Mapping[str, str] = {"llama_gptq": "0.30", "refusal": "0.32"}
@@ -123,7 +137,8 @@ class Case:
         if self.device == "cpu" and self.program in ("trial", "features", "faults"):
             return self.program, self.model, self.hides_compiler
         if self.device != "cpu" and self.gpus == 1:
-            if self.program == "trial":
+            # The engine reads its variables once.
+            if self.program == "trial" and self.model not in GROUPED:
                 return self.program, self.dtype, self.mode
             if self.program == "features":
                 return self.program, self.model
@@ -272,7 +287,7 @@ def _cpu_dtypes(model: str) -> tuple[str, ...]:
     if model in (*HYBRID, *ROUNDED):
         return ("bfloat16",)
     # The engine accepts most quantised checkpoints in 16 bits only.
-    dtypes = DTYPES["cpu"][1:] if model in QUANTISED else DTYPES["cpu"]
+    dtypes = DTYPES["cpu"][1:] if model in (*QUANTISED, *EXPERTS) else DTYPES["cpu"]
     return tuple(d for d in dtypes if d != "float16" or model not in WITHOUT_FLOAT16)
 
 

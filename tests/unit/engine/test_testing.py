@@ -36,8 +36,8 @@ def test_short_test_on_a_gpu_runs_eager_and_the_default_mode() -> None:
 def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
-    others = (*cases.QUANTISED, *cases.HYBRID, *cases.CACHED)
-    gpu = (*cases.FP4, *cases.SPARSE, *cases.STATE_SPACE)
+    others = (*cases.QUANTISED, *cases.EXPERTS, *cases.HYBRID, *cases.CACHED)
+    gpu = (*cases.GROUPED, *cases.FP4, *cases.SPARSE, *cases.STATE_SPACE)
     others += gpu if device == "cuda" else cases.ROUNDED
     trials = [case for case in found if case.program == "trial"]
     assert {case.model for case in trials} == {*cases.MODELS, *others}
@@ -90,6 +90,7 @@ def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
     assert [job.cases[0].model for job in trials] == [
         *cases.MODELS,
         *cases.QUANTISED,
+        *cases.EXPERTS,
         *cases.ROUNDED,
         *cases.HYBRID,
         *cases.CACHED,
@@ -108,7 +109,8 @@ def test_small_models_share_a_process_on_a_gpu() -> None:
         kinds = {(case.program, case.dtype, case.mode) for case in job.cases}
         models = {case.model for case in job.cases}
         assert min(len(kinds), len(models)) == 1
-    # Ranks and servers have processes of their own.
+    # Ranks and servers have processes of their own, and models with variables of the engine.
+    assert {len(job.cases) for job in made if job.cases[0].model in cases.GROUPED} == {1}
     shared = {case.program for job in made for case in job.cases if len(job.cases) > 1}
     assert shared == {"trial", "features"}
     ranks = [job for job in made if job.cases[0].alone]

@@ -7,7 +7,7 @@ up.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 VOCABULARY = 512
@@ -66,6 +66,15 @@ _ROUTED: Mapping[str, Any] = {
     "topk_method": "noaux_tc",
     "scoring_func": "sigmoid",
 }
+_QWEN3_MOE: Mapping[str, Any] = {
+    "head_dim": 64,
+    "moe_intermediate_size": 128,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
 _LLAMA_8B: Mapping[str, Any] = {
     "vocab_size": 128256,
     "hidden_size": 4096,
@@ -107,6 +116,7 @@ class Model:
             makes some up (``load_format="dummy"``).
         needs: What a refusal names on a GPU where the optional packages with it are not there.
         environment: Variables of the engine.
+        grouped: Whether its experts have to run on DeepGEMM's grouped products.
     """
 
     config: str
@@ -119,6 +129,7 @@ class Model:
     weights: bool = True
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    grouped: bool = False
 
     @property
     def sees(self) -> bool:
@@ -139,6 +150,15 @@ class Model:
 def _large(config: str, settings: Mapping[str, Any]) -> Model:
     return Model(config, settings, base={}, weights=False)
 
+
+# Experts of more than 512 columns: smaller ones the engine's Triton kernels multiply, whatever it
+# is asked for.
+_FP8_EXPERTS = Model(
+    "Qwen3MoeConfig",
+    {**_QWEN3_MOE, "moe_intermediate_size": 640},
+    experts=True,
+    scheme="fp8",
+)
 
 MODELS: Mapping[str, Model] = {
     "llama": Model("LlamaConfig", {"head_dim": 64}),
@@ -162,19 +182,7 @@ MODELS: Mapping[str, Model] = {
         },
         experts=True,
     ),
-    "qwen3_moe": Model(
-        "Qwen3MoeConfig",
-        {
-            "head_dim": 64,
-            "moe_intermediate_size": 128,
-            "num_experts": 8,
-            "num_experts_per_tok": 2,
-            "norm_topk_prob": True,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-        },
-        experts=True,
-    ),
+    "qwen3_moe": Model("Qwen3MoeConfig", _QWEN3_MOE, experts=True),
     "deepseek_v2": Model(
         "DeepseekV2Config",
         {
@@ -251,6 +259,10 @@ MODELS: Mapping[str, Model] = {
     ),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
+    "qwen3_moe_fp8": _FP8_EXPERTS,
+    "qwen3_moe_fp8_deep_gemm": replace(
+        _FP8_EXPERTS, environment={"VLLM_MOE_USE_DEEP_GEMM": "1"}, grouped=True
+    ),
     "llama_nvfp4": Model("LlamaConfig", {"head_dim": 64}, scheme="nvfp4"),
     # Sinks, windows in every other layer, biases, experts' weights in MXFP4.
     "gpt_oss": Model(

@@ -16,13 +16,14 @@ import torch
 import transformers
 from configurations import BOS, EOS, IMAGE_TOKENS, MODELS, PAD, VOCABULARY, Model
 from filelock import FileLock
-from quantise import DEQUANTISED, SCHEMES, Scheme, quantise
-from safetensors.torch import save_file
+from quantise import DEQUANTISED, SCHEMES, Scheme, left_out, quantise
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 SEED = 20260901
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 COMPLETE = ".complete"
+WEIGHTS = "model.safetensors"
 # A picture of a model that sees has so many, no more.
 PIXELS = {"min_pixels": 56 * 56, "max_pixels": 448 * 448}
 
@@ -71,14 +72,22 @@ def _make(entry: Model, path: Path) -> None:
 
 def _save_quantised(model: Any, scheme: Scheme, path: Path) -> None:
     """Write the checkpoint, and beside it the plain model that it stands for, in float32."""
-    stored, plain = quantise(scheme, model.state_dict())
-    model.float().load_state_dict(plain)
-    model.save_pretrained(path / DEQUANTISED)
+    whole = path / DEQUANTISED
+    # In a file experts have tensors of their own, however the class keeps them.
+    model.save_pretrained(whole)
+    weights = load_file(whole / WEIGHTS)
+    stored, plain = quantise(scheme, weights)
+    exact = {name: tensor.float() for name, tensor in plain.items()}
+    save_file(exact, whole / WEIGHTS, metadata={"format": "pt"})
     model.generation_config.save_pretrained(path)
-    model.config.quantization_config = dict(scheme.config)
+    kept = left_out(scheme, weights)
+    model.config.quantization_config = {
+        **scheme.config,
+        **({"modules_to_not_convert": kept} if kept else {}),
+    }
     model.config.dtype = torch.bfloat16
     model.config.save_pretrained(path)
-    save_file(stored, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(stored, path / WEIGHTS, metadata={"format": "pt"})
 
 
 def _tensors(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

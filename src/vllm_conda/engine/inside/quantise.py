@@ -24,9 +24,13 @@ Tensors = dict[str, torch.Tensor]
 Quantise = Callable[[torch.Tensor], tuple[Tensors, torch.Tensor]]
 
 
-def _matrices(name: str, tensor: torch.Tensor) -> bool:
-    """Products inside the layers."""
+def _in_layers(name: str, tensor: torch.Tensor) -> bool:
     return tensor.dim() == 2 and ".layers." in name and name.endswith("weight")
+
+
+def _matrices(name: str, tensor: torch.Tensor) -> bool:
+    """Products inside the layers, but for what chooses experts."""
+    return _in_layers(name, tensor) and not name.endswith("mlp.gate.weight")
 
 
 def _experts(name: str, tensor: torch.Tensor) -> bool:
@@ -201,10 +205,20 @@ def quantise(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> tuple[Tenso
         if not scheme.takes(name, tensor):
             stored[name] = plain[name] = tensor
             continue
-        parts, plain[name] = scheme.quantise(tensor.float())
+        parts, found = scheme.quantise(tensor.float())
+        plain[name] = found.contiguous()
         prefix = name.removesuffix("weight")
         stored.update({prefix + suffix: part.contiguous() for suffix, part in parts.items()})
     return stored, plain
+
+
+def left_out(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Modules inside the layers that keep their weights, as checkpoints in FP8 list them."""
+    return [
+        name.removesuffix(".weight")
+        for name, tensor in weights.items()
+        if scheme.takes is _matrices and _in_layers(name, tensor) and not _matrices(name, tensor)
+    ]
 
 
 def _as_int8(x: torch.Tensor) -> torch.Tensor:
@@ -222,6 +236,11 @@ def _as_float8(x: torch.Tensor) -> torch.Tensor:
 _ROUNDED = {"int8": _as_int8, "float8": _as_float8}
 
 
+def rounding(kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Rounds activations to ``int8`` or ``float8``, and gives float32 back."""
+    return _ROUNDED[kind]
+
+
 def rounded_activations(scheme: str, device: str) -> str:
     """The type to which the engine rounds activations of such a checkpoint on the device, or none.
 
@@ -230,15 +249,3 @@ def rounded_activations(scheme: str, device: str) -> str:
     """
     kind = SCHEMES[scheme].activations if scheme else ""
     return "" if (kind, device) == ("float8", "cpu") else kind
-
-
-def round_activations(model: torch.nn.Module, kind: str) -> None:
-    """Round what enters each product inside the layers, token by token, and back."""
-
-    def rounded(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        (x,) = inputs
-        return (_ROUNDED[kind](x.float()).to(x.dtype),)
-
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and ".layers." in name:
-            module.register_forward_pre_hook(rounded)

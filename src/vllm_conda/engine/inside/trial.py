@@ -8,12 +8,15 @@ were made, not that the tokens are right.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import random
+import sys
 import traceback
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import program
@@ -49,9 +52,35 @@ def kernels_used(model: Any) -> dict[str, list[str]]:
     return {"attention": sorted(attention), "linear": sorted(linear)}
 
 
-def wrong_choice(model: Model, used: dict[str, list[str]], device: str) -> str:
+@functools.cache
+def grouped_products() -> dict[str, int]:
+    """How often the engine calls `deep_gemm`'s grouped product, from now on: it takes the function
+    when it first needs one."""
+    found = {"calls": 0}
+    from vllm.platforms import current_platform
+
+    from vllm_kernels_plugin import deep_gemm
+
+    if not current_platform.is_cuda() or deep_gemm.problem() is not None:
+        return found
+    module = sys.modules[deep_gemm.NAME]
+    multiply = module.m_grouped_fp8_gemm_nt_contiguous
+
+    def counted(*arguments: Any, **more: Any) -> None:
+        found["calls"] += 1
+        multiply(*arguments, **more)
+
+    module.m_grouped_fp8_gemm_nt_contiguous = counted  # type: ignore[attr-defined]
+    return found
+
+
+def wrong_choice(model: Model, used: dict[str, Any], device: str) -> str:
     """What speaks against the engine's choice of kernels; empty where nothing does."""
-    if device == "cpu" or not used or not model.latent:
+    if device == "cpu" or not used:
+        return ""
+    if model.grouped != bool(used.get("grouped")):
+        return f"{used.get('grouped', 0)} calls of deep_gemm's grouped product"
+    if not model.latent:
         return ""
     from vllm_kernels_plugin import flash_mla
 
@@ -151,6 +180,7 @@ def compare(
         **row,
         # For a reference of another kind, without a GPU.
         "answers": {name: found[name] for name in ("prompts", "tokens", "logprobs")},
+        "mean_difference": round(fmean(differences), 4),
         "far_logprobs": sum(difference > allowed.logprob for difference in differences),
         "allowed": asdict(allowed),
         "same_alone": batching,
@@ -223,7 +253,11 @@ def trial(
     references: References,
 ) -> dict[str, Any]:
     """A row on one run."""
+    counted = options.inline and options.device == "cuda"
+    before = grouped_products()["calls"] if counted else 0
     found = generate(path, options, dtype, mode, model.cache)
+    if counted:
+        found["used"]["grouped"] = grouped_products()["calls"] - before
     row = {name: found[name] for name in ("mode", "graphs", "used", "platform")}
     row |= compare(references.of(model, path, dtype), dtype, options, model, found)
     if wrong := wrong_choice(model, found["used"], options.device):
