@@ -212,3 +212,26 @@ def test_a_draft_is_the_model_with_noise(inside: Inside, tmp_path: Path) -> None
     assert float(noise) == pytest.approx(adapters.NOISE, rel=0.1)
     again = adapters.load_file(adapters.make_draft(model, tmp_path / "again") / adapters.WEIGHTS)
     assert torch.equal(again["up.weight"], found["up.weight"])
+
+
+def test_a_model_whose_packages_are_missing_is_asked_for_and_judged_by_its_refusal(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from vllm_kernels_plugin import deep_gemm, flash_mla
+
+    monkeypatch.setattr(flash_mla, "problem", lambda: None)
+    monkeypatch.setattr(deep_gemm, "problem", lambda: "it is not installed")
+    trial, models = inside("trial"), inside("configurations").MODELS
+    asked: list[str] = []
+
+    def ask(path: str) -> str:
+        asked.append(path)
+        return "conda install vllm-deepgemm vllm-flashmla"
+
+    monkeypatch.setattr(inside("refusal"), "ask", ask)
+    assert trial.refused(models["llama"], tmp_path) is None
+    row = trial.refused(models["deepseek_v32"], tmp_path)
+    assert asked == [str(tmp_path)]
+    assert (row["mode"], row["right"]) == ("refused", True)
+    monkeypatch.setattr(deep_gemm, "problem", lambda: None)
+    assert trial.refused(models["deepseek_v32"], tmp_path) is None

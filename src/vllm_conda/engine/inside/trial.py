@@ -102,7 +102,7 @@ def refused(model: Model, path: Path) -> dict[str, Any] | None:
 
     if deep_gemm.problem() is None and flash_mla.problem() is None:
         return None
-    said = refusal.ask(str(path), {})
+    said = refusal.ask(str(path))
     right = all(package in said for package in model.needs) and "Traceback" not in said
     return {"mode": "refused", "said": said, "right": right}
 
