@@ -77,7 +77,11 @@ def test_routers_keep_their_weights_and_are_listed(inside: Callable[[str], Any])
     stored, plain = quantise.quantise(scheme, weights)
     assert stored["model.layers.0.mlp.experts.0.up_proj.weight"].dtype == torch.float8_e4m3fn
     assert plain.keys() == weights.keys()
-    assert quantise.left_out(scheme, weights) == ["model.layers.0.mlp.gate"]
+    kept = ["model.layers.0.mlp.gate"]
+    assert quantise.configuration(scheme, weights)["modules_to_not_convert"] == kept
+    compressed = quantise.configuration(quantise.SCHEMES["w8a8"], weights)
+    assert compressed["ignore"] == ["lm_head", *kept]
+    assert "modules_to_not_convert" not in quantise.configuration(scheme, {})
     gate = "model.layers.0.mlp.gate.weight"
     assert torch.equal(stored[gate], weights[gate])
     assert torch.equal(plain[gate], weights[gate])

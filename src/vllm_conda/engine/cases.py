@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packaging.version import Version
+from vllm_conda.engine import left_out
 
 MODELS = (
     "llama",
@@ -21,15 +21,15 @@ MODELS = (
 )
 # Llamas whose weights are stored in 4 bits, in FP8, or in INT8 with activations rounded too.
 QUANTISED = ("llama_gptq", "llama_gptq_in_order", "llama_awq", "llama_fp8", "llama_w8a8")
-# Experts in FP8, with scales of blocks.
-EXPERTS = ("qwen3_moe_fp8",)
-# The same by DeepGEMM's grouped products, which the engine takes when it is told to.
+# Experts whose weights are stored in 4 bits, in INT8, or in FP8 with scales of blocks.
+EXPERTS = ("qwen3_moe_awq", "qwen3_moe_w8a8", "qwen3_moe_fp8")
+# The last by DeepGEMM's grouped products, which the engine takes when it is told to.
 GROUPED = ("qwen3_moe_fp8_deep_gemm",)
 # Llamas whose activations are rounded of weights in 4 bits, on a CPU and in bfloat16 alone.
 ROUNDED = ("llama_w4a8",)
-# Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4. On a GPU.
+# Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4.
 FP4 = ("gpt_oss", "llama_nvfp4")
-# Models with gated delta nets, which the engine runs on a CPU in bfloat16 only.
+# Models with gated delta nets.
 HYBRID = ("qwen3_next",)
 # Nothing but state-space layers.
 STATE_SPACE = ("mamba2",)
@@ -39,28 +39,13 @@ CACHED = ("llama_fp8_cache",)
 LATENT = "deepseek_v2"
 # Attention to selected keys: Hopper GPUs with vllm-flashmla and vllm-deepgemm; refused elsewhere.
 SPARSE = ("deepseek_v32",)
-# What a device's full test runs.
-EVERY = {
-    "cpu": (*MODELS, *QUANTISED, *EXPERTS, *ROUNDED, *HYBRID, *CACHED),
-    "cuda": (
-        *MODELS,
-        *QUANTISED,
-        *EXPERTS,
-        *GROUPED,
-        *FP4,
-        *HYBRID,
-        *STATE_SPACE,
-        *CACHED,
-        *SPARSE,
-    ),
-}
+# What a full test runs, but for what `left_out.py` says of a device.
+EVERY = (
+    *MODELS, *QUANTISED, *ROUNDED, *EXPERTS, *GROUPED, *FP4, *HYBRID, *STATE_SPACE, *CACHED,
+    *SPARSE,
+)  # fmt: skip
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}
-# The engine itself refuses them in float16: Gemma for its range, the rest as its kernels lack it.
-WITHOUT_FLOAT16 = ("gemma2", "gemma3", "llama_fp8", *EXPERTS, *GROUPED, "gpt_oss", *HYBRID, *SPARSE)
-# Until which release there is something to run, by model or program: engines from 0.30 on refuse
-# GPTQ's act-order themselves, those from 0.32 on have what older ones are refused.
-UNTIL: Mapping[str, str] = {"llama_gptq": "0.30", "refusal": "0.32"}
 # How the engine runs a model: without torch.compile; with it, but no C++ compiler, as in an
 # environment of these packages alone; with the machine's compiler. On a GPU the last is the
 # engine's default, with CUDA graphs; Triton needs a compiler in each.
@@ -87,12 +72,11 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
 }
 # Of two ranks: on a CPU they share its cores, else each wants a GPU.
 RANKS = ("tensor_parallel", "tensor_parallel_graphs")
-# The vision model wants torchvision, which the engine's package does without on a CPU.
-ONLY_ON_CUDA = ("tensor_parallel_graphs", "vision")
 # What happens to servers, each with a server of its own (`inside/faults.py`).
 FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
-# Cases of a process on a GPU: its imports take longer than a small model's run.
-TOGETHER = 4
+# Cases of a process: its imports take longer than a small model's run. On a CPU all types and modes
+# of one model, or so many models.
+TOGETHER = {"cpu": 6, "cuda": 4}
 PROGRAMS = Path(__file__).parent / "inside"
 
 
@@ -135,7 +119,9 @@ class Case:
     def process(self) -> object:
         """What cases that run in one process have in common."""
         if self.device == "cpu" and self.program in ("trial", "features", "faults"):
-            return self.program, self.model, self.hides_compiler
+            # The engine reads its variables once, and this model has one.
+            together = self.program == "trial" and self.model not in ROUNDED
+            return self.program, "" if together else self.model, self.hides_compiler
         if self.device != "cpu" and self.gpus == 1:
             # The engine reads its variables once.
             if self.program == "trial" and self.model not in GROUPED:
@@ -205,6 +191,7 @@ class Options:
         seconds: After which a process is ended.
         only: Cases whose names have one of these words; all where empty.
         engine: Its version; empty where it is not known yet.
+        lacks: Python packages of ``left_out.py`` that are known not to be installed.
     """
 
     root: Path
@@ -219,6 +206,7 @@ class Options:
     seconds: float = 3600.0
     only: tuple[str, ...] = ()
     engine: str = ""
+    lacks: frozenset[str] = frozenset()
 
 
 def cases(options: Options) -> list[Case]:
@@ -229,20 +217,26 @@ def cases(options: Options) -> list[Case]:
         case
         for case in named
         if (not options.only or any(word in case.name for word in options.only))
-        and not _is_over(case, options.engine)
+        and not _left_out((case.model, case.mode, case.program), case.dtype, options)
     ]
 
 
-def _is_over(case: Case, engine: str) -> bool:
-    found = (UNTIL[name] for name in (case.model, case.program) if name in UNTIL)
-    return bool(engine) and any(Version(engine) >= Version(until) for until in found)
+def _left_out(names: tuple[str, ...], dtype: str, options: Options) -> str:
+    return left_out.reason(names, dtype, options.device, options.engine, options.lacks)
+
+
+def _dtypes(model: str, options: Options) -> list[str]:
+    """The types in which a model is run."""
+    every = DTYPES[options.device]
+    return [dtype for dtype in every if not _left_out((model,), dtype, options)]
 
 
 def jobs(found: Sequence[Case]) -> Iterator[Job]:
     """The processes in which ``found`` run, in its order."""
     for _, group in itertools.groupby(found, lambda case: case.process):
         process = list(group)
-        most = len(process) if process[0].device == "cpu" else TOGETHER
+        one_start = process[0].program == "trial" or process[0].device != "cpu"
+        most = TOGETHER[process[0].device] if one_start else len(process)
         for first in range(0, len(process), most):
             yield Job(tuple(process[first : first + most]))
 
@@ -250,23 +244,27 @@ def jobs(found: Sequence[Case]) -> Iterator[Job]:
 def _cpu_cases(options: Options) -> list[Case]:
     if not options.full:
         models = options.models or MODELS[:1]
-        found = [Case("trial", model, _cpu_dtypes(model)[0], "traced") for model in models]
-        return [
-            *found,
-            Case("server", models[0], _cpu_dtypes(models[0])[0], "eager", ("--concurrent", "8")),
+        by_model = {model: dtypes[:1] for model in models if (dtypes := _dtypes(model, options))}
+        found = [
+            Case("trial", model, dtype, "traced")
+            for model, dtypes in by_model.items()
+            for dtype in dtypes
         ]
-    models = options.models or EVERY["cpu"]
+        return found + [
+            Case("server", one.model, one.dtype, "eager", ("--concurrent", "8"))
+            for one in found[:1]
+        ]
+    models = options.models or EVERY
     found = [
         Case("trial", model, dtype, mode)
         for model in models
         for mode in ("eager", "traced")
-        for dtype in _cpu_dtypes(model)
+        for dtype in DTYPES["cpu"]
     ]
-    found += [Case("trial", models[0], dtype, "inductor") for dtype in _cpu_dtypes(models[0])]
+    found += [Case("trial", models[0], dtype, "inductor") for dtype in DTYPES["cpu"]]
     many = ("--concurrent", "64")
     found += [Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"]]
-    features = _features("float32", options.models)
-    found += [case for case in features if case.mode not in ONLY_ON_CUDA]
+    found += _features("float32", options.models)
     return [*found, Case("refusal", LATENT, "bfloat16", "refused")]
 
 
@@ -283,21 +281,12 @@ def _features(dtype: str, models: Sequence[str]) -> list[Case]:
     return [*found, *(Case("faults", first, dtype, name) for name in FAULTS)]
 
 
-def _cpu_dtypes(model: str) -> tuple[str, ...]:
-    if model in (*HYBRID, *ROUNDED):
-        return ("bfloat16",)
-    # The engine accepts most quantised checkpoints in 16 bits only.
-    dtypes = DTYPES["cpu"][1:] if model in (*QUANTISED, *EXPERTS) else DTYPES["cpu"]
-    return tuple(d for d in dtypes if d != "float16" or model not in WITHOUT_FLOAT16)
-
-
 def _cuda_cases(options: Options) -> list[Case]:
-    models = options.models or (EVERY["cuda"] if options.full else MODELS[:1])
+    models = options.models or (EVERY if options.full else MODELS[:1])
     first, *others = DTYPES["cuda"]
 
     def trials(dtype: str, mode: str) -> list[Case]:
-        served = [one for one in models if dtype != "float16" or one not in WITHOUT_FLOAT16]
-        return [Case("trial", model, dtype, mode) for model in served]
+        return [Case("trial", model, dtype, mode) for model in models]
 
     many = ("--concurrent", "64" if options.full else "8")
     server = Case("server", models[0], first, "inductor", many)

@@ -15,6 +15,8 @@ from typing import Any
 
 import cattrs
 
+from vllm_conda.engine.cases import FEATURES
+from vllm_conda.engine.left_out import LEFT_OUT
 from vllm_conda.engine.runs import words
 from vllm_conda.errors import ConfigError
 from vllm_conda.paths import disk_errors, write_atomic
@@ -161,8 +163,9 @@ def page(root: Path) -> str:
         "Small models with random weights against transformers with its plainest attention;",
         "[engine.md](../engine.md#what-has-been-run) says what counts as right. A number is how",
         "many of the tokens are transformers' own choice; near ties and misses within the bounds",
-        "make up the rest. A cell that is not right says why. `vllm-conda engine test` makes",
-        "results, `vllm-conda engine record` puts them here.",
+        "make up the rest. A cell that is not right says why, and so does [what is left",
+        "out](#left-out). `vllm-conda engine test` makes results, `vllm-conda engine record` puts",
+        "them here.",
         "",
         "| engine | device | right | not right |",
         "| --- | --- | ---: | ---: |",
@@ -170,11 +173,28 @@ def page(root: Path) -> str:
     for one in found:
         right = sum(cell.right for cell in one.cells)
         lines.append(f"| {one.engine} | {one.name} | {right} | {len(one.cells) - right} |")
+    lines += _left_out()
     for one in found:
         lines += ["", f"## vLLM {one.engine} on {one.name}", "", _made(one.cells), ""]
         lines += _models([cell for cell in one.cells if cell.program == TRIAL])
         lines += _others([cell for cell in one.cells if cell.program != TRIAL])
     return "\n".join(lines) + "\n"
+
+
+def _left_out() -> Iterator[str]:
+    """A row a reason why a full test does not make some runs."""
+    yield from ("", "## Left out", "", "Runs that a full test does not make.", "")
+    yield "| model or feature | type | device | engines | why |"
+    yield "| --- | --- | --- | --- | --- |"
+    for one in LEFT_OUT:
+        names = ", ".join(_spoken(name) for name in one.names)
+        dtypes = ", ".join(one.dtypes) or "all"
+        yield f"| {names} | {dtypes} | {one.device or 'all'} | {one.engines} | {one.reason} |"
+
+
+def _spoken(name: str) -> str:
+    """As the tables below name it."""
+    return name.replace("_", " ") if name in FEATURES else name
 
 
 def _made(cells: Sequence[Cell]) -> str:

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
+from vllm_conda.engine import left_out
 from vllm_conda.engine.cases import PROGRAMS, Job, Options, cases, jobs
 from vllm_conda.errors import ConfigError, TestFailure
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
@@ -96,7 +97,8 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
         place.folder.mkdir(parents=True, exist_ok=True)
         place.result.parent.mkdir(parents=True, exist_ok=True)
     facts = _facts(place, options)
-    options = replace(options, gpus=facts["gpus"], engine=facts["engine"])
+    lacks = left_out.packages() - facts["versions"].keys()
+    options = replace(options, gpus=facts["gpus"], engine=facts["engine"], lacks=lacks)
     options = replace(options, at_once=processes_at_once(options))
     document: dict[str, Any] = {
         **facts,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.engine import matrix
+from vllm_conda.engine import left_out, matrix
 from vllm_conda.errors import ConfigError
 
 
@@ -41,6 +41,14 @@ def test_page_has_a_cell_a_model_and_mode_and_says_what_is_wrong(tmp_path: Path)
     assert wrong == "**wrong**: RuntimeError: no \\| in …"
     assert "| prefix caching | llama | bfloat16 | cached_tokens [288] |" in text
     assert "2026-01-02; torch 2.11.0." in text
+
+
+def test_page_states_why_runs_are_left_out(tmp_path: Path) -> None:
+    matrix.record(tmp_path, results(tmp_path / "r.json"))
+    text = matrix.page(tmp_path)
+    assert all(one.reason in text for one in left_out.LEFT_OUT)
+    assert "| tensor parallel graphs | all | cpu | all | A CPU has no CUDA graphs. |" in text
+    assert "| llama_gptq | all | all | from 0.30 on |" in text
 
 
 def test_a_refusal_is_its_sentence(tmp_path: Path) -> None:

@@ -9,13 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.engine import cases, testing
+from vllm_conda.engine import cases, left_out, testing
 from vllm_conda.errors import SolveError
 from vllm_conda.progress import Reporter
 
 
 def options(**changes: object) -> cases.Options:
     return cases.Options(Path("/r"), Path("/o"), "linux-64", **changes)  # type: ignore[arg-type]
+
+
+def dtypes(model: str, device: str) -> set[str]:
+    """The types in which some engine runs it on the device."""
+    every = cases.DTYPES[device]
+    return {one for one in every if not left_out.reason((model,), one, device, "", frozenset())}
 
 
 def test_short_test_on_the_cpu() -> None:
@@ -36,23 +42,21 @@ def test_short_test_on_a_gpu_runs_eager_and_the_default_mode() -> None:
 def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     found = cases.cases(options(full=True, device=device))
     assert len({case.name for case in found}) == len(found)
-    others = (*cases.QUANTISED, *cases.EXPERTS, *cases.HYBRID, *cases.CACHED)
-    gpu = (*cases.GROUPED, *cases.FP4, *cases.SPARSE, *cases.STATE_SPACE)
-    others += gpu if device == "cuda" else cases.ROUNDED
     trials = [case for case in found if case.program == "trial"]
-    assert {case.model for case in trials} == {*cases.MODELS, *others}
+    nowhere = {model for model in cases.EVERY if not dtypes(model, device)}
+    assert {case.model for case in trials} == set(cases.EVERY) - nowhere
+    not_on_gpus = {*cases.ROUNDED, "qwen3_moe_awq", "qwen3_moe_w8a8"}
+    assert nowhere == (not_on_gpus if device == "cuda" else {*cases.GROUPED})
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
     assert {case.mode for case in trials} == {*cases.MODES[device]}
     assert ("refusal" in {case.program for case in found}) == (device == "cpu")
     # A machine with one GPU has no room for two ranks.
-    left_out = cases.ONLY_ON_CUDA if device == "cpu" else cases.RANKS
+    not_here = ("tensor_parallel_graphs",) if device == "cpu" else cases.RANKS
     features = {case.mode for case in found if case.program == "features"}
-    assert features == {*cases.FEATURES} - {*left_out}
+    assert features == {*cases.FEATURES} - {*not_here}
     assert {case.mode for case in found if case.program == "faults"} == {*cases.FAULTS}
-    for model in cases.MODELS:
-        skipped = {"float16"} if model in cases.WITHOUT_FLOAT16 else set()
-        dtypes = {case.dtype for case in trials if case.model == model}
-        assert dtypes == set(cases.DTYPES[device]) - skipped
+    for model in cases.EVERY:
+        assert {case.dtype for case in trials if case.model == model} == dtypes(model, device)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,25 @@ def test_what_an_engine_has_is_not_refused(engine: str, runs: bool) -> None:
     assert ("refusal" in {case.program for case in found}) == runs
 
 
+def test_what_a_missing_package_is_for_is_left_out() -> None:
+    (package,) = left_out.packages()
+    for lacks, runs in ((frozenset(), True), (frozenset({package}), False)):
+        for device in ("cpu", "cuda"):
+            found = cases.cases(options(full=True, device=device, lacks=lacks))
+            # On a GPU the engine itself does not start without it.
+            assert ("vision" in {case.mode for case in found}) == (runs or device == "cuda")
+
+
+def test_a_short_test_takes_the_first_type_that_a_model_is_run_in() -> None:
+    models = ("llama_awq", "llama")
+    names = [case.name for case in cases.cases(options(models=models))]
+    assert names == [
+        "trial llama_awq bfloat16 traced",
+        "trial llama float32 traced",
+        "server llama_awq bfloat16 eager",
+    ]
+
+
 def test_ranks_want_two_gpus() -> None:
     found = cases.cases(options(full=True, device="cuda", gpus=2))
     ranks = [case for case in found if case.mode in cases.RANKS]
@@ -82,20 +105,16 @@ def test_ranks_want_two_gpus() -> None:
     assert [case.dtype for case in found] == sorted(case.dtype for case in found)
 
 
-def test_trials_of_a_model_share_a_process_on_the_cpu() -> None:
+def test_trials_share_processes_on_the_cpu() -> None:
     found = cases.cases(options(full=True))
     made = list(cases.jobs(found))
     assert [case for job in made for case in job.cases] == found
     trials = [job for job in made if job.cases[0].program == "trial"]
-    assert [job.cases[0].model for job in trials] == [
-        *cases.MODELS,
-        *cases.QUANTISED,
-        *cases.EXPERTS,
-        *cases.ROUNDED,
-        *cases.HYBRID,
-        *cases.CACHED,
-        cases.MODELS[0],
-    ]
+    (own,) = (job for job in trials if job.cases[0].model in cases.ROUNDED)
+    assert {case.model for case in own.cases} == {*cases.ROUNDED}
+    assert max(len(job.cases) for job in trials) == cases.TOGETHER["cpu"]
+    # Those before it, those after it, and Llama with a compiler.
+    assert sum(len(job.cases) < cases.TOGETHER["cpu"] for job in trials if job is not own) <= 3
     # One with the compiler hidden, the last with it.
     assert [job.cases[0].hides_compiler for job in trials] == [True] * (len(trials) - 1) + [False]
 
@@ -104,7 +123,7 @@ def test_small_models_share_a_process_on_a_gpu() -> None:
     found = cases.cases(options(full=True, device="cuda", gpus=2))
     made = list(cases.jobs(found))
     assert [case for job in made for case in job.cases] == found
-    assert max(len(job.cases) for job in made) == cases.TOGETHER
+    assert max(len(job.cases) for job in made) == cases.TOGETHER["cuda"]
     for job in made:
         kinds = {(case.program, case.dtype, case.mode) for case in job.cases}
         models = {case.model for case in job.cases}
@@ -135,7 +154,8 @@ def test_models_that_are_named_can_be_made(monkeypatch: pytest.MonkeyPatch) -> N
         for case in cases.cases(options(full=True, device=device, gpus=2))
     ]
     assert {case.model for case in found} <= known
-    assert set(cases.UNTIL) <= {name for case in found for name in (case.model, case.program)}
+    named = {name for case in found for name in (case.model, case.mode, case.program)}
+    assert {name for one in left_out.LEFT_OUT for name in one.names} <= named
 
 
 def test_command_line_of_features() -> None:

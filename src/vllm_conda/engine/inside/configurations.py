@@ -259,6 +259,8 @@ MODELS: Mapping[str, Model] = {
     ),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
+    "qwen3_moe_awq": Model("Qwen3MoeConfig", _QWEN3_MOE, experts=True, scheme="awq"),
+    "qwen3_moe_w8a8": Model("Qwen3MoeConfig", _QWEN3_MOE, experts=True, scheme="w8a8"),
     "qwen3_moe_fp8": _FP8_EXPERTS,
     "qwen3_moe_fp8_deep_gemm": replace(
         _FP8_EXPERTS, environment={"VLLM_MOE_USE_DEEP_GEMM": "1"}, grouped=True

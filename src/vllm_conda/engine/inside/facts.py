@@ -16,7 +16,7 @@ import torch
 import vllm_kernels
 
 HOPPER = (9, 0)
-PACKAGES = ("torch", "transformers", "triton")
+PACKAGES = ("torch", "torchvision", "transformers", "triton")
 
 
 def version(package: str) -> str:

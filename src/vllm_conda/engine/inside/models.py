@@ -16,7 +16,7 @@ import torch
 import transformers
 from configurations import BOS, EOS, IMAGE_TOKENS, MODELS, PAD, VOCABULARY, Model
 from filelock import FileLock
-from quantise import DEQUANTISED, SCHEMES, Scheme, left_out, quantise
+from quantise import DEQUANTISED, SCHEMES, Scheme, configuration, quantise
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -80,11 +80,7 @@ def _save_quantised(model: Any, scheme: Scheme, path: Path) -> None:
     exact = {name: tensor.float() for name, tensor in plain.items()}
     save_file(exact, whole / WEIGHTS, metadata={"format": "pt"})
     model.generation_config.save_pretrained(path)
-    kept = left_out(scheme, weights)
-    model.config.quantization_config = {
-        **scheme.config,
-        **({"modules_to_not_convert": kept} if kept else {}),
-    }
+    model.config.quantization_config = configuration(scheme, weights)
     model.config.dtype = torch.bfloat16
     model.config.save_pretrained(path)
     save_file(stored, path / WEIGHTS, metadata={"format": "pt"})

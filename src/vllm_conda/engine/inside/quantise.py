@@ -212,13 +212,18 @@ def quantise(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> tuple[Tenso
     return stored, plain
 
 
-def left_out(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> list[str]:
-    """Modules inside the layers that keep their weights, as checkpoints in FP8 list them."""
-    return [
+def configuration(scheme: Scheme, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """A checkpoint's ``quantization_config``, with the modules inside the layers that keep their
+    weights."""
+    kept = [
         name.removesuffix(".weight")
         for name, tensor in weights.items()
         if scheme.takes is _matrices and _in_layers(name, tensor) and not _matrices(name, tensor)
     ]
+    found = dict(scheme.config)
+    # compressed-tensors has another name for it.
+    place = "ignore" if "ignore" in found else "modules_to_not_convert"
+    return {**found, place: [*found.get(place, ()), *kept]} if kept else found
 
 
 def _as_int8(x: torch.Tensor) -> torch.Tensor:

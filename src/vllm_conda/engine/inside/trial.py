@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import program
 
@@ -212,10 +213,10 @@ def main() -> None:
     for name, dtype, mode in (run.split(":") for run in options.run):
         row = {"model": name, "dtype": dtype, "device": options.device, **surroundings}
         model = MODELS[name]
-        os.environ.update(model.environment)
         try:
             path = make(name, options.models)
-            row |= refused(model, path) or trial(model, path, options, dtype, mode, references)
+            with mock.patch.dict(os.environ, model.environment):
+                row |= refused(model, path) or trial(model, path, options, dtype, mode, references)
         except Exception as error:
             traceback.print_exc()
             row |= {"mode": mode, "right": False, "failure": program.failure(error)}
