@@ -185,6 +185,10 @@ def _rotated(x: torch.Tensor, inplace: bool) -> torch.Tensor:
     return x if inplace else x.new_empty(x.shape)
 
 
+def _padded_heads(q_in: torch.Tensor, q_head_padded: int, **_: object) -> torch.Tensor:
+    return q_in.new_empty((q_in.shape[0], q_head_padded, q_in.shape[2]))
+
+
 def _group_name(name: str, **_: object) -> str:
     return name
 
@@ -221,6 +225,7 @@ _SPECIAL: dict[str, Fake] = {
     "grouped_topk": _grouped_topk,
     "greedy_argmax": _tokens,
     "fused_gumbel_argmax": _tokens,
+    "fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert": _padded_heads,
     "hadacore_transform": _rotated,
     "sparse_compress": _sparse_compress,
     "causal_conv1d_weight_pack": _conv_packed,

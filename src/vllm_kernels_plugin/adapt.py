@@ -72,6 +72,16 @@ class Rule:
 _PADDING = ("is_padding",)
 _NO_ORDER = _value(None)
 
+# Engines that know one way alone.
+_NORMED = {"apply_q_norm": _value(True)}
+_QUERIES_ALIKE = {
+    **_NORMED,
+    "kv_mxfp8": _value(False),
+    "apply_q_rope": _value(True),
+    "is_q_interleaved": _value(False),
+}
+_DEEPSEEK_V4 = "fused_deepseek_v4_qnorm_rope_kv_rope"
+
 RULES: Mapping[str, Rule] = {
     "chunk_gated_delta_rule_cpu": Rule(fill={"initial_state_indices": _each_its_own}),
     "concat_and_cache_mla": Rule(only={"skip_scale": False}),
@@ -85,6 +95,17 @@ RULES: Mapping[str, Rule] = {
         fill={"out": _like_hidden_states, "a1_scale": _NO_ORDER, "act_method": _older_activation},
         only={"inplace": False},
         returned="out",
+    ),
+    f"{_DEEPSEEK_V4}_full_cache_bf16_insert": Rule(fill=_NORMED),
+    f"{_DEEPSEEK_V4}_full_cache_fp8_insert": Rule(fill=_NORMED),
+    f"{_DEEPSEEK_V4}_quant_insert": Rule(fill=_QUERIES_ALIKE),
+    "fused_minimax_m3_qknorm_rope_kv_insert": Rule(
+        fill={
+            "q_fp8_out": _value(None),
+            "q_fp8_scale": _value(1.0),
+            "kv_k_scale": _value(None),
+            "kv_v_scale": _value(None),
+        }
     ),
     # Our plan does not depend on the cache's type.
     "get_scheduler_metadata": Rule(unused=("kv_cache_dtype",)),

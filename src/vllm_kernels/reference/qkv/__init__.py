@@ -1,0 +1,1 @@
+"""Queries, keys and values between their projections and attention, also into the paged cache."""
