@@ -77,22 +77,34 @@ def m_grouped_fp8_gemm_nt_contiguous(
         d: bfloat16 ``[m, n]``. Of a block's rows behind its last one with an expert nothing is
             written.
         m_indices: int32 ``[m]``, the expert of each row, -1 for none: the same for as many rows as
-            :func:`get_mk_alignment_for_contiguous_layout` says.
+            :func:`get_mk_alignment_for_contiguous_layout` says. With ``use_psum_layout`` int32
+            ``[experts]``: where each expert's rows end. The first one's start at 0, the others' at
+            the next multiple of that number.
         recipe: (1, 128, 128), as are the other two, or None.
         compiled_dims: Not needed: nothing is compiled.
         disable_ue8m0_cast: Not needed: scales stay as they are on this GPU.
-        expected_m_for_psum_layout: Not needed without that layout.
+        expected_m_for_psum_layout: About how many rows an expert has; not needed.
 
     Raises:
-        NotImplementedError: The layout of ends of rows, other blocks, packed scales.
+        NotImplementedError: Other blocks, packed scales.
     """
     name = "m_grouped_fp8_gemm_nt_contiguous"
-    if use_psum_layout:
-        no_kernel(name, "the layout of ends of rows (psum)")
     (left, left_scales), (right, right_scales) = _blocks(name, a, b, recipe, recipe_a, recipe_b)
+    labels = _labels(m_indices, left.shape[0], _rows) if use_psum_layout else m_indices
     torch.ops.vllm_kernels.grouped_mm_labelled(
-        d, left, left_scales, right, right_scales, m_indices, _rows
+        d, left, left_scales, right, right_scales, labels, _rows
     )
+
+
+def _labels(ends: Tensor, rows: int, alignment: int) -> Tensor:
+    """The expert of each row, -1 for none, by where the experts' rows end."""
+    row = torch.arange(rows, dtype=torch.int32, device=ends.device)
+    # The first expert that ends behind the row; one more than there are where none does.
+    expert = torch.searchsorted(ends, row, right=True, out_int32=True)
+    starts = torch.zeros(len(ends) + 1, dtype=torch.int32, device=ends.device)
+    starts[1:] = (ends + (alignment - 1)) // alignment * alignment
+    found = (expert < len(ends)) & (row >= starts[expert])
+    return torch.where(found, expert, -1)
 
 
 def m_grouped_fp8_gemm_nt_masked(

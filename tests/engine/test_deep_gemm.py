@@ -185,6 +185,34 @@ def test_grouped_products() -> None:
         assert masked[expert, count:].isnan().all()
 
 
+@pytest.mark.parametrize("counts", [[3, 0, 16, 9], [0, 0, 17, 0], [16, 32, 0, 1], [0, 0, 0, 0]])
+def test_ends_of_rows_are_another_way_to_say_whose_they_are(counts: list[int]) -> None:
+    """As engines from 0.33 on do it."""
+    torch.manual_seed(0)
+    alignment, n, k = 16, 136, 256
+    labels: list[int] = []
+    ends = []
+    for expert, count in enumerate(counts):
+        ends.append(len(labels) + count)
+        labels += [expert] * count + [-1] * (-count % alignment)
+    labels += [-1] * (80 - len(labels))
+    a, a_scales = float8(80, k), torch.rand(80, k // 128)
+    b, b_scales = float8(4, n, k), torch.rand(4, -(-n // 128), k // 128)
+    said = torch.full((80, n), torch.nan, dtype=torch.bfloat16)
+    counted = said.clone()
+    deep_gemm.set_mk_alignment_for_contiguous_layout(alignment)
+    try:
+        multiply = deep_gemm.m_grouped_fp8_gemm_nt_contiguous
+        multiply((a, a_scales), (b, b_scales), said, torch.tensor(labels, dtype=torch.int32))
+        last = torch.tensor(ends, dtype=torch.int32)
+        multiply((a, a_scales), (b, b_scales), counted, last, use_psum_layout=True)
+    finally:
+        deep_gemm.set_mk_alignment_for_contiguous_layout(128)
+    written = ~counted.isnan().any(1)
+    assert written.tolist() == [label >= 0 for label in labels]
+    assert torch.equal(said[written], counted[written])
+
+
 def test_alignments() -> None:
     """The engine asserts that the first answer is a block of scales."""
     assert deep_gemm.get_mk_alignment_for_contiguous_layout() == 128
@@ -212,8 +240,6 @@ def test_what_has_no_kernel_is_one_sentence() -> None:
     with pytest.raises(NotImplementedError, match=r"scales of torch\.int32"):
         deep_gemm.fp8_gemm_nt((pair[0], rows.view(2, 1)), pair, out)
     groups = (query, torch.rand(2, 64, 1)), (query, torch.rand(2, 1, 1)), out
-    with pytest.raises(NotImplementedError, match="the layout of ends of rows"):
-        deep_gemm.m_grouped_fp8_gemm_nt_contiguous(*groups, rows, use_psum_layout=True)
     with pytest.raises(NotImplementedError, match=r"recipe \(1, 32\)"):
         deep_gemm.m_grouped_fp8_gemm_nt_masked(*groups, rows, 1, recipe_a=(1, 32))
     with pytest.raises(NotImplementedError, match=r"deep_gemm\.fp8_einsum has no kernel"):

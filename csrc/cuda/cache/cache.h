@@ -63,7 +63,8 @@ VK_EXPORT vk_status vk_cuda_concat_and_cache_mla_rope_fused(
     const vk_tensor* cos_sin_cache, bool is_neox, const vk_tensor* slot_mapping,
     const vk_tensor* kv_cache, const char* kv_cache_dtype, const vk_tensor* scale, void* stream);
 
-// q_out[t, h] = concat(ql_nope[t, h], q_pe[t, h]); one dtype, last dimensions contiguous
+// q_out[t, h] = concat(ql_nope[t, h], q_pe[t, h]); one dtype, last dimensions contiguous. q_out may
+// have more heads, which stay as they are.
 VK_EXPORT vk_status vk_cuda_concat_mla_q(const vk_tensor* ql_nope, const vk_tensor* q_pe,
                                          const vk_tensor* q_out, void* stream);
 

@@ -265,8 +265,9 @@ void ConcatQuery(const vk_tensor* ql_nope, const vk_tensor* q_pe, const vk_tenso
   ropes.SameDtype(latents).Dims(3).LastDimContiguous();
   ropes.Size(0, latents.size(0)).Size(1, latents.size(1));
   out.SameDtype(latents).Dims(3).LastDimContiguous();
-  out.Size(0, latents.size(0)).Size(1, latents.size(1));
-  out.Size(2, latents.size(2) + ropes.size(2));
+  out.Size(0, latents.size(0)).Size(2, latents.size(2) + ropes.size(2));
+  VK_CHECK(out.size(1) >= latents.size(1), "%s: q_out has shape %s, want at least %lld heads", op,
+           ShapeString(*q_out).c_str(), Print(latents.size(1)));
   CheckSlotLimit(op, latents.size(0));
   writer.Rows(latents.size(0));
   writer.Heads(latents.size(1));

@@ -223,6 +223,19 @@ def test_concat_mla_q(dtype: torch.dtype) -> None:
         same(out, torch.cat((latents, ropes), -1))
 
 
+def test_concat_mla_q_leaves_padded_heads(dtype: torch.dtype) -> None:
+    """Engines from 0.33 on give as many heads as the attention that follows takes."""
+    latents, ropes = randn(5, 16, 512, dtype=dtype), randn(5, 16, 64, dtype=dtype)
+    out = torch.full((5, 64, 576), 9.0, dtype=dtype, device="cuda")
+    ops.concat_mla_q(latents, ropes, out)
+    same(out[:, :16], torch.cat((latents, ropes), -1))
+    assert bool((out[:, 16:] == 9.0).all())
+    with pytest.raises(
+        RuntimeError, match=r"q_out has shape \[5, 8, 576\], want at least 16 heads"
+    ):
+        ops.concat_mla_q(latents, ropes, out[:, :8])
+
+
 def sequences(lengths: list[int], block: int) -> tuple[torch.Tensor, ...]:
     """cu_seq_lens, token_to_seq, block_table of pages in random order, starts."""
     counts = torch.tensor(lengths)

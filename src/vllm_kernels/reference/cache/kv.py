@@ -208,8 +208,11 @@ def concat_and_cache_mla_rope_fused(
 
 
 def concat_mla_q(ql_nope: torch.Tensor, q_pe: torch.Tensor, q_out: torch.Tensor) -> None:
-    """``q_out`` [tokens, heads, a + b] = concat of ``ql_nope`` [.., a] and ``q_pe`` [.., b]."""
-    q_out.copy_(torch.cat((ql_nope, q_pe), dim=-1))
+    """``q_out`` [tokens, heads, a + b] = concat of ``ql_nope`` [.., a] and ``q_pe`` [.., b].
+
+    More heads of ``q_out`` stay as they are.
+    """
+    q_out[:, : ql_nope.shape[1]].copy_(torch.cat((ql_nope, q_pe), dim=-1))
 
 
 def _gathered(
