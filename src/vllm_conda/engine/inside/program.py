@@ -55,6 +55,17 @@ def tune_briefly() -> None:
     Autotuner.__init__ = brief
 
 
+def inspect_models_here() -> None:
+    """Have the engine look at a model's class in this process.
+
+    It starts one for each class, lest CUDA be in use before workers are forked, which imports the
+    engine anew and takes longer than a small model's run. With its core here there are none.
+    """
+    from vllm.model_executor.models import registry
+
+    registry._run_in_subprocess = lambda function: function()
+
+
 def memory(device: str) -> dict[str, Any]:
     """Arguments of the engine that bound its memory: a small model needs no share of a GPU's."""
     if device == "cpu":  # VLLM_CPU_KVCACHE_SPACE does it

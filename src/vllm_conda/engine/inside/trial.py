@@ -254,6 +254,8 @@ def trial(
     references: References,
 ) -> dict[str, Any]:
     """A row on one run."""
+    if options.inline:
+        program.inspect_models_here()
     counted = options.inline and options.device == "cuda"
     before = grouped_products()["calls"] if counted else 0
     found = generate(path, options, dtype, mode, model.cache)
