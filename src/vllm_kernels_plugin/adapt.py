@@ -70,7 +70,7 @@ class Rule:
 
 # Rows that only pad a batch are routed like others; nothing reads what they give.
 _PADDING = ("is_padding",)
-_NO_ORDER = _value(None)
+_NO_ORDER = _NOTHING = _value(None)
 
 # Engines that know one way alone.
 _NORMED = {"apply_q_norm": _value(True)}
@@ -84,6 +84,10 @@ _DEEPSEEK_V4 = "fused_deepseek_v4_qnorm_rope_kv_rope"
 
 RULES: Mapping[str, Rule] = {
     "chunk_gated_delta_rule_cpu": Rule(fill={"initial_state_indices": _each_its_own}),
+    # Before 0.30 the caches have the dtype of what is written.
+    "concat_and_cache_mla_grouped": Rule(
+        fill={"kv_scales": _NOTHING, "kv_cache_dtype": _value("auto")}
+    ),
     "concat_and_cache_mla": Rule(only={"skip_scale": False}),
     "cp_gather_and_upconvert_fp8_kv_cache": Rule(
         only={"host_cache": None, "host_row_ids": None, "device_row_ids": None}
@@ -119,7 +123,7 @@ RULES: Mapping[str, Rule] = {
             "is_k_full": _value(True),
         }
     ),
-    "moe_align_block_size": Rule(only={"scatter_idx": None}),
+    "moe_align_block_size": Rule(fill={"scatter_idx": _NOTHING}),
     "moe_wna16_marlin_gemm": Rule(
         fill={
             "g_idx_or_none": _NO_ORDER,
@@ -128,6 +132,8 @@ RULES: Mapping[str, Rule] = {
         }
     ),
     "reshape_and_cache": Rule(only={"interleaved_v": False}),
+    # Of 0.29 alone.
+    "situ_and_mul": Rule(fill={"valid_rows": _NOTHING}),
     # Older engines have the result returned.
     "weight_packed_linear": Rule(fill={"out": _product}, returned="out"),
     "topk_sigmoid": Rule(unused=_PADDING),

@@ -41,6 +41,50 @@ VK_EXPORT vk_status vk_cuda_silu_and_mul_with_clamp(const vk_tensor* out, const 
 VK_EXPORT vk_status vk_cuda_swigluoai_and_mul(const vk_tensor* out, const vk_tensor* input,
                                               double alpha, double limit, void* stream);
 
+// SiTU: out[..., i] = y, rounded once, y = beta tanh(g / beta) / (1 + e^-g) * u for g = input[...,
+// i], u = input[..., d + i], or with linear_beta > 0 its linear_beta tanh(u / linear_beta)
+//   beta: more than 0;  valid_rows: int32, one element: rows from there on stay as they are; or
+//   null
+VK_EXPORT vk_status vk_cuda_situ_and_mul(const vk_tensor* out, const vk_tensor* input, double beta,
+                                         double linear_beta, const vk_tensor* valid_rows,
+                                         void* stream);
+// The same of the first expert_num_tokens[e] rows of each expert e; others stay as they are.
+//   input: [experts, rows, 2 d];  out: [experts, rows, d];  expert_num_tokens: int32 [experts]
+VK_EXPORT vk_status vk_cuda_masked_situ_and_mul(const vk_tensor* out, const vk_tensor* input,
+                                                const vk_tensor* expert_num_tokens, double beta,
+                                                double linear_beta, void* stream);
+// The same of y in float8: scale = max(max |y|, 1e-10) / 448, out = y / scale, y not rounded before
+//   out: float8_e4m3fn [..., d];  input: [..., 2 d]
+//   scale: float32, of any strides: [rows, 1] with group_size 0, [rows, d / 128] with 128
+//   num_valid_tokens: int32 | int64, one element, or null: rows from that times topk on are
+//   padding,
+//     whose scales become 1 and whose out stays
+VK_EXPORT vk_status vk_cuda_situ_and_mul_quant(const vk_tensor* out, const vk_tensor* scale,
+                                               const vk_tensor* input, double beta,
+                                               double linear_beta, int64_t group_size,
+                                               const vk_tensor* num_valid_tokens, int64_t topk,
+                                               void* stream);
+// An activation of the first valid_token_counts[e] rows of each expert e; others stay as they are.
+//   input: [experts, rows, columns], or [rows, columns] with one count
+//   out: columns, halved where the activation is gated
+//   valid_token_counts: int32, contiguous
+//   activation: silu, gelu, gelu_tanh and situ, as the ops with _and_mul; silu_with_clamp (limit)
+//   and
+//     swigluoai_uninterleave (limit, alpha, beta): silu_and_mul_with_clamp; swigluoai (limit,
+//     alpha); swiglustep: min(silu(g), limit) * min(max(u, -limit), limit), rounded once; and
+//     without a product silu_no_mul, gelu_no_mul, gelu_tanh_no_mul and relu2_no_mul
+VK_EXPORT vk_status vk_cuda_masked_moe_activation(const vk_tensor* out, const vk_tensor* input,
+                                                  const vk_tensor* valid_token_counts,
+                                                  const char* activation, double clamp_limit,
+                                                  double alpha, double beta, double situ_beta,
+                                                  double situ_linear_beta, void* stream);
+
+// out = soft_cap_temp tanh(input multiplier / soft_cap_temp) in float32
+//   input: float32 | bfloat16 | float16; out: float32, the input's shape
+VK_EXPORT vk_status vk_cuda_muse_spark_mul_tanh_soft_cap(const vk_tensor* out,
+                                                         const vk_tensor* input, double multiplier,
+                                                         double soft_cap_temp, void* stream);
+
 // out = act(input), elementwise
 //   input, out: one shape of any rank from 1 and one dtype, last dimension contiguous; may be one
 //   tensor

@@ -17,3 +17,8 @@ VK_BIND(CUDA, swigluoai_and_mul, vk_cuda_swigluoai_and_mul);
 VK_BIND(CUDA, silu_and_mul_quant, vk_cuda_silu_and_mul_quant);
 VK_BIND(CUDA, silu_and_mul_per_block_quant, vk_cuda_silu_and_mul_per_block_quant);
 VK_BIND(CUDA, persistent_masked_m_silu_mul_quant, vk_cuda_persistent_masked_m_silu_mul_quant);
+VK_BIND(CUDA, situ_and_mul, vk_cuda_situ_and_mul);
+VK_BIND(CUDA, situ_and_mul_quant, vk_cuda_situ_and_mul_quant);
+VK_BIND(CUDA, masked_situ_and_mul, vk_cuda_masked_situ_and_mul);
+VK_BIND(CUDA, masked_moe_activation, vk_cuda_masked_moe_activation);
+VK_BIND(CUDA, muse_spark_mul_tanh_soft_cap, vk_cuda_muse_spark_mul_tanh_soft_cap);

@@ -1,33 +1,7 @@
-#include "cuda/activation/kernel.cuh"
+#include "cuda/activation/gate.cuh"
 
 namespace vk::cuda::activation {
 namespace {
-
-// Of each pair what is activated, before it is rounded, and what it is multiplied by then.
-template <Gate kGate, class T>
-__device__ __forceinline__ void Activate(const Problem& problem, float& gate, float& up) {
-  if constexpr (kGate == Gate::kSilu) {
-    gate = Silu<T>(gate);
-  } else if constexpr (kGate == Gate::kSiluOfUp) {
-    const float activated = Silu<T>(up);
-    up = gate;
-    gate = activated;
-  } else if constexpr (kGate == Gate::kGelu) {
-    gate = gate * NormalCdf<T>(gate);
-  } else if constexpr (kGate == Gate::kGeluTanh) {
-    gate = GeluTanh<T>(gate);
-  } else if constexpr (kGate == Gate::kFatrelu) {
-    gate = gate <= problem.limit ? 0.0f : gate;  // so a NaN stays one
-  } else {
-    // The comparisons keep a NaN, which fminf and fmaxf drop.
-    const float limit = problem.limit;
-    const float g = gate > limit ? RoundTo<T>(limit) : gate;
-    gate = g * Sigmoid<T>(problem.alpha * g);
-    up = up < -limit ? RoundTo<T>(-limit) : up;  // of a limit below 0, what comes last holds
-    up = up > limit ? RoundTo<T>(limit) : up;
-    up += problem.beta;
-  }
-}
 
 template <Gate kGate, class T, bool kAligned, int kVectors>
 __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ Problem problem) {
@@ -37,11 +11,7 @@ __global__ void __launch_bounds__(kThreads) GatedKernel(const __grid_constant__ 
     float gate[N], up[N];
     ToFloats(vector.gate, gate);
     ToFloats(vector.up, up);
-#pragma unroll
-    for (int i = 0; i < N; ++i) Activate<kGate, T>(problem, gate[i], up[i]);
-    RoundAll<T>(gate);
-#pragma unroll
-    for (int i = 0; i < N; ++i) gate[i] *= up[i];
+    ActivateAndMultiply<kGate, T>(problem, gate, up);
     vector.template Store<T>(problem, gate);
   });
 }
@@ -56,20 +26,10 @@ __global__ void __launch_bounds__(kThreads)
   if (index >= problem.count) return;
   const FastDiv::Result at = problem.vectors(index);
   const int64_t column = int64_t{at.remainder} * N;
-  const T* from = static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient);
-  float pairs[2][N], y[N];
-  LoadVector<kAligned>(from, 2 * column, 2 * problem.width, pairs[0]);
-  if (kAligned || 2 * column + N < 2 * problem.width) {
-    LoadVector<kAligned>(from, 2 * column + N, 2 * problem.width, pairs[1]);
-  }
-#pragma unroll
-  for (int i = 0; i < N; ++i) {
-    const float gate = pairs[2 * i / N][2 * i % N], up = pairs[2 * i / N][2 * i % N + 1];
-    const float limit = problem.limit;
-    const float g = gate > limit ? limit : gate;
-    const float least = up < -limit ? -limit : up, u = least > limit ? limit : least;
-    y[i] = (u + 1.0f) * (g * Sigmoid<T>(problem.alpha * g));
-  }
+  float y[N];
+  SwigluOaiAndMultiply<T, kAligned>(
+      problem, static_cast<const T*>(problem.input) + problem.input_rows.Offset(at.quotient),
+      column, y);
   T* out = static_cast<T*>(problem.out) + problem.out_rows.Offset(at.quotient);
   StoreVector<kAligned>(out, column, problem.width, y);
 }
@@ -109,6 +69,10 @@ void LaunchGated(Gate gate, const Problem& problem, const Launch& launch) {
       return LaunchGate<Gate::kSiluClamp>(problem, launch);
     case Gate::kSwigluOai:
       return LaunchGate<Gate::kSwigluOai>(problem, launch);
+    case Gate::kSitu:
+      return LaunchGate<Gate::kSitu>(problem, launch);
+    case Gate::kSwigluStep:
+      return LaunchGate<Gate::kSwigluStep>(problem, launch);
   }
 }
 

@@ -25,6 +25,21 @@ __device__ __forceinline__ float GeluTanh(float x) {
   return x * Sigmoid<T>(x * fmaf(x * x, kSlope * 0.044715f, kSlope));
 }
 
+template <Unary kUnary, class T>
+__device__ __forceinline__ float Activated(float x) {
+  if constexpr (kUnary == Unary::kGeluTanh) {
+    return GeluTanh<T>(x);
+  } else if constexpr (kUnary == Unary::kGeluQuick) {
+    return x * Sigmoid<T>(1.702f * x);
+  } else if constexpr (kUnary == Unary::kSilu) {
+    return Silu<T>(x);
+  } else if constexpr (kUnary == Unary::kGelu) {
+    return x * NormalCdf<T>(x);
+  } else {
+    return x < 0.0f ? 0.0f : x * x;  // so a NaN stays one
+  }
+}
+
 // Vectors that a thread takes where the work fills the GPU.
 constexpr int kManyGated = 2, kManyPlain = 2;
 

@@ -22,7 +22,10 @@ struct Problem {
   uint32_t count;       // vectors of all rows
   int64_t scale_row_stride, scale_group_stride;
   int32_t group_size;
-  float limit, alpha, beta;  // parameters of the activation
+  float limit, alpha, beta;           // parameters of the activation
+  float inverse_alpha, inverse_beta;  // of kSitu
+  const int32_t* counts;              // of masked activations: used rows of each expert
+  int64_t expert_rows;                // rows of each expert, used and not
 };
 
 struct Launch {
@@ -52,11 +55,32 @@ struct MaskedProblem {
   int32_t experts, rows;
 };
 
-enum class Gate { kSilu, kSiluOfUp, kGelu, kGeluTanh, kFatrelu, kSiluClamp, kSwigluOai };
-enum class Unary { kGeluTanh, kGeluQuick, kReluSquared };
+// How many rows situ_and_mul_quant has to do: a number on the device times a factor.
+struct ValidRows {
+  const void* tokens;  // int32, or int64; null: all
+  bool wide;           // int64
+  int64_t factor;
+};
+
+enum class Gate {
+  kSilu,
+  kSiluOfUp,
+  kGelu,
+  kGeluTanh,
+  kFatrelu,
+  kSiluClamp,
+  kSwigluOai,
+  kSitu,
+  kSwigluStep
+};
+enum class Unary { kGeluTanh, kGeluQuick, kReluSquared, kSilu, kGelu };
 
 void LaunchGated(Gate gate, const Problem& problem, const Launch& launch);
 void LaunchUnary(Unary unary, const Problem& problem, const Launch& launch);
+void LaunchSoftCap(const Problem& problem, const Launch& launch);  // alpha tanh(x limit)
+void LaunchMaskedGate(Gate gate, const Problem& problem, const Launch& launch);
+void LaunchMaskedUnary(Unary unary, const Problem& problem, const Launch& launch);
+void LaunchSituQuant(const Problem& problem, const ValidRows& valid, const Launch& launch);
 void LaunchSiluQuant(const Problem& problem, const Launch& launch);
 void LaunchSiluGroupQuant(const Problem& problem, const Launch& launch);
 void LaunchMasked(const MaskedProblem& problem, MaskedScale scale, const Launch& launch);

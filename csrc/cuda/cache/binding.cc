@@ -54,3 +54,4 @@ VK_IMPL(CUDA, swap_blocks, vk::binding::SwapBlocks);
 
 // All of its tensors are on the CPU.
 VK_IMPL(CPU, swap_blocks_batch, vk::binding::SwapBlocksBatch);
+VK_BIND(CUDA, concat_and_cache_mla_grouped, vk_cuda_concat_and_cache_mla_grouped);

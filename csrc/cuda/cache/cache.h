@@ -52,6 +52,17 @@ VK_EXPORT vk_status vk_cuda_concat_and_cache_mla(const vk_tensor* kv_c, const vk
                                                  const char* kv_cache_dtype, const vk_tensor* scale,
                                                  void* stream);
 
+// The same of several layers at once, into caches that are alike but for their addresses. How many
+// blocks these have is not known here: any slot that is not negative is trusted.
+//   kv_c: [layers, tokens, rank], k_pe: [layers, tokens, rope]
+//   kv_cache_ptrs: int64 [layers];  slot_mapping: int64 [layers, n], last dimension contiguous
+//   block_size: entries of a block;  block_stride, entry_stride: in elements of the cache
+//   kv_scales: float32 [layers], for the float8 caches, or null;  kv_cache_dtype: not "fp8_ds_mla"
+VK_EXPORT vk_status vk_cuda_concat_and_cache_mla_grouped(
+    const vk_tensor* kv_c, const vk_tensor* k_pe, const vk_tensor* kv_cache_ptrs,
+    const vk_tensor* slot_mapping, int64_t block_size, int64_t block_stride, int64_t entry_stride,
+    const vk_tensor* kv_scales, const char* kv_cache_dtype, void* stream);
+
 // The same after the rotary embedding of k_pe and of the query's q_pe, in place. Tokens without a
 // slot or a position in the cache of angles are left as they are.
 //   positions: int64 [tokens]; q_pe: [tokens, heads, rope], dtype of kv_c, last dimension

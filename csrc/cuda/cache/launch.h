@@ -36,6 +36,19 @@ struct OldLayout {
   int64_t head_size;
 };
 
+// Latents and their rotated parts of several layers, whose caches are alike.
+struct GroupedWrite {
+  const void *latents, *ropes;
+  const int64_t* caches;  // [layers], addresses
+  const int64_t* slots;
+  const float* scales;  // [layers]; null: none
+  int64_t latent_layer, latent_token, rope_layer, rope_token, slot_layer;
+  int64_t block_stride, entry_stride, block_size, layers;
+  int32_t latent_pieces;  // of an entry; the others are its rotated part
+  FastDiv pieces;
+  uint32_t count;  // of a layer
+};
+
 struct Gather {
   const void* from;
   void* to;
@@ -75,6 +88,7 @@ struct Launch {
 void LaunchWrite(const Write& write, const Launch& launch);
 void LaunchWriteOld(const Write& write, const OldLayout& layout, const Launch& launch);
 void LaunchWriteDsMla(const Write& write, const Launch& launch);
+void LaunchWriteGrouped(const GroupedWrite& write, const Launch& launch);
 void LaunchRotation(const Rotation& rotation, bool float_angles, const Launch& launch);
 // Rows of bytes where the format is kSame: `dtype` is then VK_U8.
 void LaunchGather(const Gather& gather, const Launch& launch);

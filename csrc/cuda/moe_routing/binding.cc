@@ -105,14 +105,45 @@ std::tuple<Tensor, Tensor> GroupedTopk(const Tensor& scores, int64_t n_group, in
 }
 
 void Align(const Tensor& topk_ids, int64_t num_experts, int64_t block_size, const Tensor& sorted,
-           const Tensor& experts, const Tensor& total, const std::optional<Tensor>& expert_map) {
+           const Tensor& experts, const Tensor& total, const std::optional<Tensor>& expert_map,
+           const std::optional<Tensor>& scatter_idx) {
   const CudaScope scope("moe_align_block_size", topk_ids);
   const Tensor workspace = Workspace(scope, topk_ids, num_experts);
   Check(vk_cuda_moe_align_block_size(
       Ids(scope, "topk_ids", topk_ids), num_experts, block_size,
       scope.View("sorted_token_ids", sorted), scope.View("experts_ids", experts),
       scope.View("num_tokens_post_pad", total), scope.View("expert_map", expert_map),
-      scope.View("sort_workspace", workspace), scope.stream()));
+      scope.View("scatter_idx", scatter_idx), scope.View("sort_workspace", workspace),
+      scope.stream()));
+}
+
+void GlobalizeAlign(const Tensor& topk_idx, const Tensor& psum, int64_t rank_expert_offset,
+                    int64_t global_num_experts, int64_t local_num_experts, int64_t block_size,
+                    const Tensor& sorted, const Tensor& experts, const Tensor& total,
+                    const std::optional<Tensor>& scatter_idx) {
+  const CudaScope scope("fused_globalize_align_block_size", topk_idx);
+  const Tensor workspace = Workspace(scope, topk_idx, local_num_experts);
+  Check(vk_cuda_fused_globalize_align_block_size(
+      scope.View("topk_idx", topk_idx), scope.View("psum", psum), rank_expert_offset,
+      global_num_experts, local_num_experts, block_size, scope.View("sorted_ids", sorted),
+      scope.View("expert_ids", experts), scope.View("num_tokens_post_pad", total),
+      scope.View("scatter_idx", scatter_idx), scope.View("sort_workspace", workspace),
+      scope.stream()));
+}
+
+// The engine's other scratch tensors are not needed, as below.
+void PrepareScatter(const Tensor& topk_ids, const Tensor& token_expert_indices,
+                    const std::optional<Tensor>& expert_map, int64_t n_expert,
+                    int64_t n_local_expert, const Tensor& first_rows, const Tensor& scatter_idx,
+                    const Tensor& sort_workspace, const Tensor&, const Tensor& sorted_rows,
+                    const Tensor&) {
+  const CudaScope scope("moe_prepare_scatter", topk_ids);
+  Check(vk_cuda_moe_prepare_scatter(
+      Ids(scope, "topk_ids", topk_ids), scope.View("token_expert_indices", token_expert_indices),
+      scope.View("expert_map", expert_map), n_expert, n_local_expert,
+      scope.View("expert_first_token_offset", first_rows), scope.View("scatter_idx", scatter_idx),
+      scope.View("sort_workspace", sort_workspace), scope.View("sorted_rows", sorted_rows),
+      scope.stream()));
 }
 
 void LoraAlign(const Tensor& topk_ids, const Tensor& token_lora_mapping, int64_t num_experts,
@@ -208,6 +239,8 @@ VK_IMPL(CUDA, topk_sigmoid, vk::binding::TopkSigmoid);
 VK_IMPL(CUDA, topk_softplus_sqrt, vk::binding::TopkSoftplusSqrt);
 VK_IMPL(CUDA, grouped_topk, vk::binding::GroupedTopk);
 VK_IMPL(CUDA, moe_align_block_size, vk::binding::Align);
+VK_IMPL(CUDA, fused_globalize_align_block_size, vk::binding::GlobalizeAlign);
+VK_IMPL(CUDA, moe_prepare_scatter, vk::binding::PrepareScatter);
 VK_IMPL(CUDA, moe_lora_align_block_size, vk::binding::LoraAlign);
 VK_BIND(CUDA, batched_moe_align_block_size, vk_cuda_batched_moe_align_block_size);
 VK_IMPL(CUDA, moe_permute, vk::binding::Permute);

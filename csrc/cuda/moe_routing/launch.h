@@ -52,9 +52,10 @@ struct Sort {
   bool wide_ids;
   int64_t entries;
   int32_t experts;
-  const int32_t* map;  // [experts] or null
-  int32_t buckets;     // local experts; with `tail` one more for what is left out
-  int32_t* workspace;  // [segments, buckets + tail] where there are many segments
+  int64_t first_expert;  // what ids are counted from
+  const int32_t* map;    // [experts] or null
+  int32_t buckets;       // local experts; with `tail` one more for what is left out
+  int32_t* workspace;    // [segments, buckets + tail] where there are many segments
 
   // Aligned to blocks: expert's shares padded to block_size.
   int32_t block_size;
@@ -63,6 +64,7 @@ struct Sort {
   int32_t* block_experts;  // [blocks]
   int32_t blocks;
   int32_t* total;
+  int32_t* scatter;  // of LaunchMark(): [entries], the entry itself, or -1 where it is left out
 
   // Adapters: one sort for each, of the tokens that are the adapter's.
   const int32_t* token_adapters;  // [entries / topk]
@@ -86,6 +88,7 @@ struct Sort {
 // Parts of the entries that blocks of threads sort; 1: no workspace.
 int32_t SortSegments(int64_t entries);
 void LaunchAlign(const char* op, const Sort& sort, cudaStream_t stream);
+void LaunchMark(const char* op, const Sort& sort, cudaStream_t stream);
 void LaunchPermutation(const char* op, const Sort& sort, cudaStream_t stream);
 void LaunchGrouping(const char* op, const Sort& sort, cudaStream_t stream);
 // Those of one segment (sort_by_expert.cu).
@@ -110,6 +113,19 @@ struct BatchedAlign {
   int64_t capacity, blocks;
 };
 void LaunchBatchedAlign(const char* op, const BatchedAlign& align, cudaStream_t stream);
+
+// Local numbers of experts as global ones, in place; -1 for those of other ranks, and of tokens
+// from the received ones on.
+struct Globalize {
+  int64_t* ids;          // [entries]
+  const void* received;  // [ranks], int32 or int64: tokens of this rank and those before; the last
+                         // is all of them
+  bool wide_received;
+  int64_t ranks, entries;
+  int32_t topk;
+  int64_t first_expert, experts;  // of the rank; of all
+};
+void LaunchGlobalize(const char* op, const Globalize& globalize, cudaStream_t stream);
 
 // Copies of rows, in units of bytes.
 struct Copy {

@@ -66,14 +66,25 @@ VK_EXPORT int64_t vk_cuda_moe_sort_workspace(int64_t entries, int64_t experts);
 //   experts_ids: [blocks], int32: the expert of each block, filled up with -1
 //   num_tokens_post_pad: [1], int32: entries with their padding
 //   expert_map: [num_experts], int32: the expert's local number, or -1: entries left out; or null
+//   scatter_idx: as many int32 as topk_ids: the entry, or -1 where it is left out; or null
 //   workspace: int8, vk_cuda_moe_sort_workspace(entries, num_experts) bytes
-VK_EXPORT vk_status vk_cuda_moe_align_block_size(const vk_tensor* topk_ids, int64_t num_experts,
-                                                 int64_t block_size,
-                                                 const vk_tensor* sorted_token_ids,
-                                                 const vk_tensor* experts_ids,
-                                                 const vk_tensor* num_tokens_post_pad,
-                                                 const vk_tensor* expert_map,
-                                                 const vk_tensor* workspace, void* stream);
+VK_EXPORT vk_status vk_cuda_moe_align_block_size(
+    const vk_tensor* topk_ids, int64_t num_experts, int64_t block_size,
+    const vk_tensor* sorted_token_ids, const vk_tensor* experts_ids,
+    const vk_tensor* num_tokens_post_pad, const vk_tensor* expert_map, const vk_tensor* scatter_idx,
+    const vk_tensor* workspace, void* stream);
+
+// The same of what a rank has received, by local numbers of its experts (0 to local_num_experts -
+// 1), which become global ones: topk_idx += rank_expert_offset, or -1 for entries of no expert, of
+// an expert from global_num_experts on, and of tokens from the received ones on.
+//   topk_idx: [tokens, topk], int64, contiguous, read and written
+//   psum: [ranks], int32 | int64: its last element is the number of received tokens
+//   expert_ids: local numbers
+VK_EXPORT vk_status vk_cuda_fused_globalize_align_block_size(
+    const vk_tensor* topk_idx, const vk_tensor* psum, int64_t rank_expert_offset,
+    int64_t global_num_experts, int64_t local_num_experts, int64_t block_size,
+    const vk_tensor* sorted_ids, const vk_tensor* expert_ids, const vk_tensor* num_tokens_post_pad,
+    const vk_tensor* scatter_idx, const vk_tensor* workspace, void* stream);
 
 // The same for each adapter of lora_ids, of the tokens that are the adapter's alone. Rows of
 // adapters that are not in lora_ids, or not enabled, stay as they are.
@@ -111,6 +122,14 @@ VK_EXPORT vk_status vk_cuda_moe_permute(
     const vk_tensor* expert_map, int64_t n_expert, int64_t n_local_expert, int64_t topk,
     const vk_tensor* permuted_input, const vk_tensor* expert_first_token_offset,
     const vk_tensor* inv_permuted_idx, const vk_tensor* permuted_idx, const vk_tensor* workspace,
+    void* stream);
+
+// The order of vk_cuda_moe_permute without the rows themselves: scatter_idx is its inv_permuted_idx
+// and sorted_rows its permuted_idx.
+VK_EXPORT vk_status vk_cuda_moe_prepare_scatter(
+    const vk_tensor* topk_ids, const vk_tensor* token_expert_indices, const vk_tensor* expert_map,
+    int64_t n_expert, int64_t n_local_expert, const vk_tensor* expert_first_token_offset,
+    const vk_tensor* scatter_idx, const vk_tensor* sort_workspace, const vk_tensor* sorted_rows,
     void* stream);
 
 // Where each expert's rows of the grouped products are, and the sizes of the products: the first of

@@ -10,6 +10,7 @@ using vk::Arg;
 using vk::cuda::moe_routing::BatchedAlign;
 using vk::cuda::moe_routing::Copy;
 using vk::cuda::moe_routing::Experts;
+using vk::cuda::moe_routing::Globalize;
 using vk::cuda::moe_routing::kMaxExperts;
 using vk::cuda::moe_routing::ProductSizes;
 using vk::cuda::moe_routing::Sort;
@@ -61,6 +62,32 @@ void Workspace(const char* op, Sort& sort, const vk_tensor* workspace) {
   sort.workspace = Int32(workspace);
 }
 
+// Where the blocks of aligned entries go.
+void Blocks(const char* op, Sort& sort, int64_t block_size, const vk_tensor* sorted_token_ids,
+            const vk_tensor* experts_ids, const vk_tensor* num_tokens_post_pad) {
+  CheckRange(op, "block_size", block_size, 1, 1 << 20);
+  sort.block_size = static_cast<int32_t>(block_size);
+  sort.sorted = Numbers(op, "sorted_token_ids", sorted_token_ids, 0);
+  const int64_t capacity = vk::NumElements(*sorted_token_ids);
+  CheckRange(op, "the number of sorted_token_ids", capacity, 0, INT32_MAX);
+  sort.capacity = static_cast<int32_t>(capacity);
+  sort.block_experts =
+      Numbers(op, "experts_ids", experts_ids, vk::cuda::CeilDiv(capacity, block_size));
+  sort.blocks = static_cast<int32_t>(vk::NumElements(*experts_ids));
+  sort.total = Numbers(op, "num_tokens_post_pad", num_tokens_post_pad, 1);
+}
+
+// A permutation by local expert: the numbers of the entries, and where the first rows go.
+void Permuted(const char* op, Sort& sort, int64_t n_local_expert,
+              const vk_tensor* token_expert_indices, const vk_tensor* first_rows) {
+  CheckRange(op, "n_local_expert", n_local_expert, 1, sort.experts);
+  sort.buckets = static_cast<int32_t>(n_local_expert);
+  sort.values = Numbers(op, "token_expert_indices", token_expert_indices, sort.entries);
+  const Arg first(op, "expert_first_token_offset", first_rows);
+  first.Dtype({VK_I64}).Dims(1).Size(0, n_local_expert + 1).Contiguous();
+  sort.first_rows = static_cast<int64_t*>(first_rows->data);
+}
+
 // The engine's grouped products want columns first where there are at most so many rows.
 constexpr int64_t kSwappedRows = 64;
 
@@ -101,23 +128,73 @@ vk_status vk_cuda_moe_align_block_size(const vk_tensor* topk_ids, int64_t num_ex
                                        int64_t block_size, const vk_tensor* sorted_token_ids,
                                        const vk_tensor* experts_ids,
                                        const vk_tensor* num_tokens_post_pad,
-                                       const vk_tensor* expert_map, const vk_tensor* workspace,
-                                       void* stream) {
+                                       const vk_tensor* expert_map, const vk_tensor* scatter_idx,
+                                       const vk_tensor* workspace, void* stream) {
   return vk::Guard([&] {
     const char* op = "moe_align_block_size";
     Sort sort = Entries(op, topk_ids, num_experts, expert_map);
-    CheckRange(op, "block_size", block_size, 1, 1 << 20);
-    sort.block_size = static_cast<int32_t>(block_size);
-    sort.sorted = Numbers(op, "sorted_token_ids", sorted_token_ids, 0);
-    const int64_t capacity = vk::NumElements(*sorted_token_ids);
-    CheckRange(op, "the number of sorted_token_ids", capacity, 0, INT32_MAX);
-    sort.capacity = static_cast<int32_t>(capacity);
-    sort.block_experts =
-        Numbers(op, "experts_ids", experts_ids, vk::cuda::CeilDiv(capacity, block_size));
-    sort.blocks = static_cast<int32_t>(vk::NumElements(*experts_ids));
-    sort.total = Numbers(op, "num_tokens_post_pad", num_tokens_post_pad, 1);
+    Blocks(op, sort, block_size, sorted_token_ids, experts_ids, num_tokens_post_pad);
     Workspace(op, sort, workspace);
     LaunchAlign(op, sort, vk::cuda::AsStream(stream));
+    if (scatter_idx == nullptr) return;
+    sort.scatter = Numbers(op, "scatter_idx", scatter_idx, sort.entries);
+    LaunchMark(op, sort, vk::cuda::AsStream(stream));
+  });
+}
+
+vk_status vk_cuda_fused_globalize_align_block_size(
+    const vk_tensor* topk_idx, const vk_tensor* psum, int64_t rank_expert_offset,
+    int64_t global_num_experts, int64_t local_num_experts, int64_t block_size,
+    const vk_tensor* sorted_ids, const vk_tensor* expert_ids, const vk_tensor* num_tokens_post_pad,
+    const vk_tensor* scatter_idx, const vk_tensor* workspace, void* stream) {
+  return vk::Guard([&] {
+    const char* op = "fused_globalize_align_block_size";
+    Arg(op, "topk_idx", topk_idx).Dtype({VK_I64}).Dims(2);
+    Sort sort = Entries(op, topk_idx, local_num_experts, nullptr);
+    Blocks(op, sort, block_size, sorted_ids, expert_ids, num_tokens_post_pad);
+    CheckRange(op, "global_num_experts", global_num_experts, local_num_experts, INT32_MAX);
+    CheckRange(op, "rank_expert_offset", rank_expert_offset, 0,
+               global_num_experts - local_num_experts);
+    const Arg received(op, "psum", psum);
+    received.Dtype({VK_I32, VK_I64}).Dims(1).Contiguous();
+    VK_CHECK(received.size(0) > 0, "%s: psum is empty, want a number for each rank", op);
+    Globalize globalize = {};
+    globalize.ids = static_cast<int64_t*>(topk_idx->data);
+    globalize.received = psum->data;
+    globalize.wide_received = psum->dtype == VK_I64;
+    globalize.ranks = received.size(0);
+    globalize.entries = sort.entries;
+    globalize.topk = sort.topk;
+    globalize.first_expert = rank_expert_offset;
+    globalize.experts = global_num_experts;
+    sort.first_expert = rank_expert_offset;
+    if (scatter_idx != nullptr) {
+      sort.scatter = Numbers(op, "scatter_idx", scatter_idx, sort.entries);
+    }
+    Workspace(op, sort, workspace);
+    const cudaStream_t on = vk::cuda::AsStream(stream);
+    LaunchGlobalize(op, globalize, on);
+    LaunchAlign(op, sort, on);
+    if (sort.scatter != nullptr) LaunchMark(op, sort, on);
+  });
+}
+
+vk_status vk_cuda_moe_prepare_scatter(const vk_tensor* topk_ids,
+                                      const vk_tensor* token_expert_indices,
+                                      const vk_tensor* expert_map, int64_t n_expert,
+                                      int64_t n_local_expert,
+                                      const vk_tensor* expert_first_token_offset,
+                                      const vk_tensor* scatter_idx, const vk_tensor* sort_workspace,
+                                      const vk_tensor* sorted_rows, void* stream) {
+  return vk::Guard([&] {
+    const char* op = "moe_prepare_scatter";
+    Arg(op, "topk_ids", topk_ids).Dtype({VK_I32}).Dims(2);
+    Sort sort = Entries(op, topk_ids, n_expert, expert_map);
+    Permuted(op, sort, n_local_expert, token_expert_indices, expert_first_token_offset);
+    sort.row_of_entry = Numbers(op, "scatter_idx", scatter_idx, sort.entries);
+    sort.entry_of_row = Numbers(op, "sorted_rows", sorted_rows, sort.entries);
+    Workspace(op, sort, sort_workspace);
+    LaunchPermutation(op, sort, vk::cuda::AsStream(stream));
   });
 }
 
@@ -192,15 +269,10 @@ vk_status vk_cuda_moe_permute(const vk_tensor* input, const vk_tensor* topk_ids,
     in.Dims(2).LastDimContiguous();
     Arg(op, "topk_ids", topk_ids).Dtype({VK_I32}).Dims(2).Size(0, in.size(0)).Size(1, topk);
     Sort sort = Entries(op, topk_ids, n_expert, expert_map);
-    CheckRange(op, "n_local_expert", n_local_expert, 1, n_expert);
+    Permuted(op, sort, n_local_expert, token_expert_indices, expert_first_token_offset);
     out.SameDtype(in).Dims(2).Size(0, sort.entries).Size(1, in.size(1)).LastDimContiguous();
-    sort.buckets = static_cast<int32_t>(n_local_expert);
-    sort.values = Numbers(op, "token_expert_indices", token_expert_indices, sort.entries);
     sort.row_of_entry = Numbers(op, "inv_permuted_idx", inv_permuted_idx, sort.entries);
     sort.entry_of_row = Numbers(op, "permuted_idx", permuted_idx, sort.entries);
-    const Arg first(op, "expert_first_token_offset", expert_first_token_offset);
-    first.Dtype({VK_I64}).Dims(1).Size(0, n_local_expert + 1).Contiguous();
-    sort.first_rows = static_cast<int64_t*>(expert_first_token_offset->data);
     Workspace(op, sort, workspace);
     const int64_t item = in.ItemSize();
     const cudaStream_t on = vk::cuda::AsStream(stream);

@@ -38,6 +38,7 @@ __device__ __forceinline__ int LeftOut(const Sort& sort) {
 // Bucket of an entry of expert `id`, or -1.
 template <class Kind>
 __device__ __forceinline__ int BucketOfExpert(const Sort& sort, int64_t id) {
+  id -= sort.first_expert;
   if (id < 0 || id >= sort.experts) return LeftOut<Kind>(sort);
   const int bucket = sort.map != nullptr ? sort.map[id] : static_cast<int>(id);
   return bucket < 0 || bucket >= sort.buckets ? LeftOut<Kind>(sort) : bucket;

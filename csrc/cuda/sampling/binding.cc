@@ -33,3 +33,4 @@ VK_BIND(CUDA, top_k_per_row_prefill, vk_cuda_top_k_per_row_prefill);
 VK_BIND(CUDA, top_k_per_row_decode, vk_cuda_top_k_per_row_decode);
 VK_IMPL(CUDA, persistent_topk, vk::binding::PersistentTopk);
 VK_IMPL(CUDA, cooperative_topk, vk::binding::CooperativeTopk);
+VK_BIND(CUDA, ngram_compute_n_gram_ids, vk_cuda_ngram_compute_n_gram_ids);

@@ -56,5 +56,21 @@ VK_EXPORT vk_status vk_cuda_vocab_parallel_embedding(
     const vk_tensor* out, const vk_tensor* input_ids, const vk_tensor* weight, int64_t start,
     int64_t end, int64_t padding, int64_t added_start, int64_t added_end, void* stream);
 
+// Numbers of the n-grams that end at each token (the LongCat models' n-gram embeddings): of
+// embedder e = (i, j), i + 2 tokens long, with p the token's place in its request's row of the
+// table,
+//   n_gram_ids[t, e] = exclusive_ne_embedder_size_sums[e] +
+//     sum over b <= i + 1 of (row[p - b] * ne_weights[i, j, b] mod m) mod m,  m = ne_mods[i, j]
+// The sum ends before the first negative token, and where the row begins.
+//   ne_weights: [ne_n - 1, ne_k, ne_n];  ne_mods: [ne_n - 1, ne_k];  n_gram_ids: [tokens, (ne_n -
+//   1) ne_k];  exclusive_req_len_sums: [requests + 1], where the tokens of each request begin
+//   ne_token_table: [rows, width], last dimension contiguous;  column_starts: [requests]
+//   row_indices: int64 [requests]; others are int32 and contiguous
+VK_EXPORT vk_status vk_cuda_ngram_compute_n_gram_ids(
+    int64_t ne_n, int64_t ne_k, const vk_tensor* ne_weights, const vk_tensor* ne_mods,
+    const vk_tensor* exclusive_ne_embedder_size_sums, const vk_tensor* exclusive_req_len_sums,
+    const vk_tensor* ne_token_table, const vk_tensor* row_indices, const vk_tensor* column_starts,
+    const vk_tensor* n_gram_ids, void* stream);
+
 }  // extern "C"
 #endif  // VLLM_KERNELS_CUDA_SAMPLING_SAMPLING_H_

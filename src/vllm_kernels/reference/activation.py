@@ -102,6 +102,125 @@ def swigluoai_and_mul(
     out.copy_((u + 1) * (g * torch.sigmoid(alpha * g)))
 
 
+def _situ(input: torch.Tensor, beta: float, linear_beta: float) -> torch.Tensor:
+    gate, up = input.float().chunk(2, dim=-1)
+    if linear_beta > 0:
+        up = linear_beta * torch.tanh(up / linear_beta)
+    return beta * torch.tanh(gate / beta) * torch.sigmoid(gate) * up
+
+
+def situ_and_mul(
+    out: torch.Tensor,
+    input: torch.Tensor,
+    beta: float = 1.0,
+    linear_beta: float = -1.0,
+    valid_rows: torch.Tensor | None = None,
+) -> None:
+    """``out = beta tanh(gate / beta) sigmoid(gate) * up`` in float32, rounded once (SiTU).
+
+    With ``linear_beta`` above 0, ``up`` becomes linear_beta tanh(up / linear_beta) first.
+    ``valid_rows``: int32, one element: rows from there on stay as they are.
+    """
+    rows = None if valid_rows is None else max(int(valid_rows), 0)
+    flat, wide = out.view(-1, out.shape[-1])[:rows], input.flatten(0, -2)[:rows]
+    flat.copy_(_situ(wide, beta, linear_beta))
+
+
+def masked_situ_and_mul(
+    out: torch.Tensor,
+    input: torch.Tensor,
+    expert_num_tokens: torch.Tensor,
+    beta: float = 1.0,
+    linear_beta: float = -1.0,
+) -> None:
+    """``situ_and_mul`` of the first rows of each expert; others stay as they are.
+
+    ``input``: [experts, rows, 2 d]; ``expert_num_tokens``: int32 [experts].
+    """
+    for expert, count in enumerate(expert_num_tokens.clamp_min(0).tolist()):
+        out[expert, :count] = _situ(input[expert, :count], beta, linear_beta).to(out.dtype)
+
+
+def situ_and_mul_quant(
+    out: torch.Tensor,
+    scale: torch.Tensor,
+    input: torch.Tensor,
+    beta: float = 1.0,
+    linear_beta: float = -1.0,
+    group_size: int = 0,
+    num_valid_tokens: torch.Tensor | None = None,
+    topk: int = 1,
+) -> None:
+    """SiTU in float32, quantised by max(max |y|, 1e-10) / 448 of a row, or of 128 columns of it.
+
+    ``out``: float8_e4m3fn [rows, d]; ``scale``: float32 [rows, 1], with ``group_size`` 128
+    [rows, d / 128], written. Rows from ``num_valid_tokens * topk`` on are padding: their scales
+    become 1 and their elements stay.
+    """
+    valid = len(out) if num_valid_tokens is None else max(int(num_valid_tokens), 0) * topk
+    y = quant.in_groups(_situ(input[:valid], beta, linear_beta), group_size or out.shape[-1])
+    measured = quant.divided(y.abs().amax(-1, keepdim=True).clamp_min(1e-10), 448.0)
+    scale[valid:] = 1.0
+    scale[:valid] = measured.squeeze(-1)
+    out[:valid] = quant.to_float8(y / measured).flatten(-2)
+
+
+def _swiglu_step(input: torch.Tensor, limit: float) -> torch.Tensor:
+    gate, up = input.float().chunk(2, dim=-1)
+    return F.silu(gate).clamp(max=limit) * up.clamp(-limit, limit)
+
+
+_PLAIN: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu_no_mul": F.silu,
+    "gelu_no_mul": F.gelu,
+    "gelu_tanh_no_mul": _gelu_tanh,
+    "relu2_no_mul": lambda x: F.relu(x.float()).square(),
+}
+
+
+def masked_moe_activation(
+    out: torch.Tensor,
+    input: torch.Tensor,
+    valid_token_counts: torch.Tensor,
+    activation: str,
+    clamp_limit: float = 0.0,
+    alpha: float = 1.0,
+    beta: float = 0.0,
+    situ_beta: float = 1.0,
+    situ_linear_beta: float = -1.0,
+) -> None:
+    """An activation of the first rows of each expert; others stay as they are.
+
+    ``input``: [experts, rows, columns], or [rows, columns] with one count.
+    """
+    gated: dict[str, Callable[[torch.Tensor, torch.Tensor], None]] = {
+        "silu": silu_and_mul,
+        "silu_with_clamp": lambda y, x: silu_and_mul_with_clamp(y, x, clamp_limit),
+        "gelu": gelu_and_mul,
+        "gelu_tanh": gelu_tanh_and_mul,
+        "situ": lambda y, x: situ_and_mul(y, x, situ_beta, situ_linear_beta),
+        "swigluoai": lambda y, x: swigluoai_and_mul(y, x, alpha, clamp_limit),
+        "swigluoai_uninterleave": lambda y, x: silu_and_mul_with_clamp(
+            y, x, clamp_limit, alpha, beta
+        ),
+        "swiglustep": lambda y, x: y.copy_(_swiglu_step(x, clamp_limit)),
+    }
+    experts = zip(input, out, strict=True) if input.dim() == 3 else [(input, out)]
+    counts = valid_token_counts.clamp_min(0).tolist()
+    for count, (rows, results) in zip(counts, experts, strict=True):
+        if plain := _PLAIN.get(activation):
+            results[:count] = plain(rows[:count]).to(out.dtype)
+        else:
+            gated[activation](results[:count], rows[:count])
+
+
+def muse_spark_mul_tanh_soft_cap(
+    out: torch.Tensor, input: torch.Tensor, multiplier: float, soft_cap_temp: float
+) -> None:
+    """``out = soft_cap_temp * tanh(input * multiplier / soft_cap_temp)`` in float32."""
+    out.copy_(soft_cap_temp * torch.tanh(input.float() * multiplier / soft_cap_temp))
+
+
 def silu_and_mul_quant(result: torch.Tensor, input: torch.Tensor, scale: torch.Tensor) -> None:
     """``silu_and_mul``, then ``static_scaled_fp8_quant`` with one scale.
 

@@ -158,6 +158,57 @@ def test_concat_and_cache_mla(dtype: torch.dtype, kv_cache_dtype: str, tokens: i
         same(*caches)
 
 
+@pytest.mark.parametrize("kv_cache_dtype", FORMATS)
+@pytest.mark.parametrize("shared", [False, True], ids=["slots", "one"])
+def test_concat_and_cache_mla_grouped(
+    dtype: torch.dtype, kv_cache_dtype: str, shared: bool
+) -> None:
+    """Caches are alike but for their addresses, of which one is not aligned to vectors."""
+    layers, tokens, blocks = 3, 37, 5
+    scales = torch.tensor([0.7, 1.0, 2.5], device="cuda")
+    for rank, rope, gap in ((512, 64, 0), (256, 32, 8), (50, 6, 1)):
+        entry = rank + rope
+        latents = randn(layers, tokens, rank + 8, dtype=dtype)[..., :rank]
+        ropes = randn(layers, tokens, rope, dtype=dtype)
+        slots = torch.stack([some_slots(tokens, blocks, 16) for _ in range(layers)])
+        slots = slots.where(slots < blocks * 16, -1)
+        slots = slots[:1].expand(layers, -1) if shared else slots
+        groups = []
+        for _ in range(2):
+            whole = [
+                empty_cache((blocks, 16, entry + gap), dtype, kv_cache_dtype) for _ in range(layers)
+            ]
+            shifted = empty_cache((blocks * 16 * (entry + gap) + 1,), dtype, kv_cache_dtype)
+            whole[1] = shifted[1:].view(blocks, 16, entry + gap)
+            groups.append([cache[..., :entry] for cache in whole])
+        ours, theirs = groups
+        addresses = torch.tensor([cache.data_ptr() for cache in ours], device="cuda")
+        strides = ours[0].stride()[:2]
+        ops.concat_and_cache_mla_grouped(
+            latents, ropes, addresses, slots, 16, *strides, scales, kv_cache_dtype
+        )
+        for layer, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            scale = scales[layer : layer + 1]
+            reference.concat_and_cache_mla(
+                latents[layer], ropes[layer], other, slots[layer], kv_cache_dtype, scale
+            )
+            same(one, other)
+
+
+@pytest.mark.no_gpu
+def test_the_reference_of_grouped_caches_writes_to_addresses() -> None:
+    latents, ropes = torch.randn(2, 3, 8), torch.randn(2, 3, 4)
+    slots = torch.tensor([[5, -1, 0], [1, 2, 3]])
+    ours, theirs = torch.zeros(2, 2, 2, 4, 12).unbind()
+    addresses = torch.tensor([cache.data_ptr() for cache in ours])
+    reference.concat_and_cache_mla_grouped(latents, ropes, addresses, slots, 4, 48, 12)
+    for layer in range(2):
+        reference.concat_and_cache_mla(
+            latents[layer], ropes[layer], theirs[layer], slots[layer], "auto", torch.ones(())
+        )
+    assert torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize("kv_cache_dtype", ["auto", "fp8", "fp8_ds_mla"])
 @pytest.mark.parametrize("neox", [False, True], ids=["pairs", "halves"])
 @pytest.mark.parametrize("float_angles", [False, True], ids=["same", "float"])

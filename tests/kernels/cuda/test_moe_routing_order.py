@@ -70,6 +70,57 @@ def test_align_leaves_out_ids_of_no_expert(id_dtype: torch.dtype) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("tokens", [0, 5, 3000])
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
+def test_align_marks_what_is_sorted(tokens: int, mapped: bool) -> None:
+    ids = torch.randint(-1, 70, (tokens, 8), device="cuda")
+    mapping = expert_map(64, 20) if mapped else None
+    ours, theirs = ([*aligned(ids, 64, 16), numbers(tokens * 8, 1)] for _ in range(2))
+    ops.moe_align_block_size(ids, 64, 16, *ours[:3], mapping, ours[3])
+    reference.moe_align_block_size(ids, 64, 16, *theirs[:3], mapping, theirs[3])
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("tokens", "received"), [(0, 0), (7, 5), (64, 900), (5000, 4096)])
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_globalize_and_align(tokens: int, received: int, marked: bool, kind: torch.dtype) -> None:
+    """The last rank's experts, of which one number is beyond all."""
+    ids = torch.randint(-1, 33, (tokens, 6), device="cuda")
+    psum = torch.tensor([1, 2, received], dtype=kind, device="cuda")
+    outputs = []
+    for library in (ops, reference):
+        own = ids.clone()
+        found = [*aligned(ids, 32, 64), numbers(tokens * 6, 1)]
+        arguments = (own, psum, 96, 128, 32, 64, *found[:3], found[3] if marked else None)
+        library.fused_globalize_align_block_size(*arguments)
+        outputs.append([own, *found])
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("tokens", [1, 33, 3000])
+@pytest.mark.parametrize("mapped", [False, True], ids=["all", "map"])
+def test_prepare_scatter(tokens: int, mapped: bool) -> None:
+    ids = torch.randint(-1, 64, (tokens, 6), device="cuda").int()
+    local = 20 if mapped else 64
+    mapping = expert_map(64, local) if mapped else None
+    entries = torch.arange(tokens * 6, dtype=torch.int32, device="cuda").view(tokens, 6)
+    size = ops.moe_permute_sort_workspace_size(tokens * 6, 64)
+    outputs = []
+    for library in (ops, reference):
+        memory = torch.empty(size, dtype=torch.int8, device="cuda")
+        first, inverse = numbers(local + 1, dtype=torch.int64), numbers(tokens, 6)
+        spare = [numbers(tokens, 6) for _ in range(3)]
+        library.moe_prepare_scatter(
+            ids, entries, mapping, 64, local, first, inverse, memory, *spare
+        )
+        outputs.append((first, inverse, spare[1]))
+    for one, other in zip(*outputs, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_align_of_one_expert_for_all() -> None:
     ids = torch.full((20000, 1), 5, dtype=torch.int32, device="cuda")
     ours, theirs = aligned(ids, 8, 128), aligned(ids, 8, 128)

@@ -176,6 +176,40 @@ def concat_and_cache_mla(
     kv_cache[block, slot] = _stored(both, kv_cache, kv_cache_dtype, scale).squeeze(1)
 
 
+def concat_and_cache_mla_grouped(
+    kv_c: torch.Tensor,
+    k_pe: torch.Tensor,
+    kv_cache_ptrs: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    block_size: int,
+    block_stride: int,
+    entry_stride: int,
+    kv_scales: torch.Tensor | None = None,
+    kv_cache_dtype: str = "auto",
+) -> None:
+    """``concat_and_cache_mla`` of several layers, into caches that are known by their addresses.
+
+    ``kv_c``: [layers, tokens, rank]; ``k_pe``: [layers, tokens, rope]; ``kv_cache_ptrs``: int64
+    [layers], here of host memory; ``slot_mapping``: int64 [layers, n]; strides in elements of a
+    cache; ``kv_scales``: float32 [layers], for float8.
+    """
+    dtype = _FLOAT8.get(kv_cache_dtype, kv_c.dtype)
+    scales = kv_scales if kv_scales is not None else [torch.ones(())] * len(kv_c)
+    layers = zip(kv_c, k_pe, kv_cache_ptrs.tolist(), slot_mapping, scales, strict=True)
+    for latents, ropes, address, slots, scale in layers:
+        blocks = int(slots.max()) // block_size + 1 if slots.numel() else 0
+        entry = kv_c.shape[-1] + k_pe.shape[-1]
+        size = max(blocks - 1, 0) * block_stride + (block_size - 1) * entry_stride + entry
+        if blocks <= 0:
+            continue
+        memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(address)
+        elements = torch.frombuffer(memory, dtype=torch.uint8).view(
+            torch.uint8 if kv_cache_dtype in _FLOAT8 else dtype
+        )
+        cache = elements.as_strided((blocks, block_size, entry), (block_stride, entry_stride, 1))
+        concat_and_cache_mla(latents, ropes, cache, slots, kv_cache_dtype, scale)
+
+
 def concat_and_cache_mla_rope_fused(
     positions: torch.Tensor,
     q_pe: torch.Tensor,

@@ -49,6 +49,7 @@ def moe_align_block_size(
     experts_ids: torch.Tensor,
     num_tokens_post_pad: torch.Tensor,
     maybe_expert_map: torch.Tensor | None,
+    scatter_idx: torch.Tensor | None = None,
 ) -> None:
     """Entries of ``topk_ids`` by expert, each expert's share padded to whole blocks.
 
@@ -62,6 +63,7 @@ def moe_align_block_size(
         experts_ids: int32, written: expert of each block, -1 for blocks past the end.
         num_tokens_post_pad: int32 [1], written: entries with padding; what is behind it stays.
         maybe_expert_map: int32 [num_experts]: local number, or -1 for what is left out; or None.
+        scatter_idx: int32, as many as ids, written: the entry, or -1 where it is left out; or None.
     """
     local = _local(topk_ids, num_experts, maybe_expert_map)
     entries = torch.arange(len(local), device=local.device)
@@ -75,6 +77,41 @@ def moe_align_block_size(
         experts_ids,
         num_tokens_post_pad,
     )
+    if scatter_idx is not None:
+        scatter_idx.copy_(entries.where(local >= 0, -1).view(scatter_idx.shape))
+
+
+def fused_globalize_align_block_size(
+    topk_idx: torch.Tensor,
+    psum: torch.Tensor,
+    rank_expert_offset: int,
+    global_num_experts: int,
+    local_num_experts: int,
+    block_size: int,
+    sorted_ids: torch.Tensor,
+    expert_ids: torch.Tensor,
+    num_tokens_post_pad: torch.Tensor,
+    scatter_idx: torch.Tensor | None = None,
+) -> None:
+    """Local numbers of experts as global ones, in place, and ``moe_align_block_size`` of them.
+
+    ``topk_idx``: int64 [tokens, topk]; of tokens from ``psum[-1]`` on, of no expert and of one from
+    ``global_num_experts`` on it becomes -1. ``expert_ids`` are local numbers.
+    """
+    rows = torch.arange(len(topk_idx), device=topk_idx.device)[:, None]
+    made = topk_idx + rank_expert_offset
+    used = (topk_idx >= 0) & (made < global_num_experts) & (rows < psum[-1])
+    moe_align_block_size(
+        topk_idx.where(used, -1),
+        local_num_experts,
+        block_size,
+        sorted_ids,
+        expert_ids,
+        num_tokens_post_pad,
+        None,
+        scatter_idx,
+    )
+    topk_idx.copy_(made.where(used, -1))
 
 
 def moe_lora_align_block_size(
@@ -223,6 +260,40 @@ def moe_permute_with_scratch(
         expert_first_token_offset,
         inv_permuted_idx,
         permuted_idx,
+    )
+
+
+def moe_prepare_scatter(
+    topk_ids: torch.Tensor,
+    token_expert_indices: torch.Tensor,
+    expert_map: torch.Tensor | None,
+    n_expert: int,
+    n_local_expert: int,
+    expert_first_token_offset: torch.Tensor,
+    scatter_idx: torch.Tensor,
+    sort_workspace: torch.Tensor,
+    sorted_experts: torch.Tensor,
+    sorted_rows: torch.Tensor,
+    topk_ids_for_sort: torch.Tensor,
+) -> None:
+    """The order of ``moe_permute`` without the rows themselves.
+
+    ``scatter_idx`` is its ``inv_permuted_idx``, ``sorted_rows`` its ``permuted_idx``; other scratch
+    tensors are left as they are.
+    """
+    nothing = topk_ids.new_empty((topk_ids.numel(), 0))
+    moe_permute(
+        nothing,
+        topk_ids,
+        token_expert_indices,
+        expert_map,
+        n_expert,
+        n_local_expert,
+        topk_ids.shape[1],
+        nothing.clone(),
+        expert_first_token_offset,
+        scatter_idx,
+        sorted_rows.view(-1),
     )
 
 
