@@ -76,6 +76,7 @@ constexpr bool Takes(const Argument& argument) {
   if constexpr (std::is_same_v<Value, std::string>) return is("str", false);
   if constexpr (std::is_same_v<Value, std::optional<std::string>>) return is("str", true);
   if constexpr (std::is_same_v<Value, ScalarType>) return is("ScalarType", false);
+  if constexpr (std::is_same_v<Value, std::optional<ScalarType>>) return is("ScalarType", true);
   if constexpr (std::is_same_v<Value, std::vector<int64_t>>) return is("int[]", false);
   if constexpr (std::is_same_v<Value, std::optional<std::vector<int64_t>>>) {
     return is("int[]", true);

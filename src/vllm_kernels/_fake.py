@@ -62,6 +62,24 @@ def _moe_wna16_gemm(output: torch.Tensor, **_: object) -> torch.Tensor:
     return output
 
 
+def _encoded_grouped(b_tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    strides = b_tensors.new_empty((b_tensors.shape[0],), dtype=torch.int64)
+    return b_tensors.new_empty(b_tensors.shape), strides
+
+
+def _packed_scales(scales: torch.Tensor) -> torch.Tensor:
+    """In bfloat16, two bytes of the result each."""
+    return scales.new_empty((*scales.shape[:-1], 2 * scales.shape[-1]))
+
+
+def _w4a8_mm(
+    A: torch.Tensor,  # noqa: N803  the engine's names
+    B: torch.Tensor,  # noqa: N803
+    **_: object,
+) -> torch.Tensor:
+    return A.new_empty((A.shape[0], B.shape[1]), dtype=torch.bfloat16)
+
+
 def _like(name: str) -> Fake:
     """Fake of an op whose result is as one argument, and contiguous."""
 
@@ -210,6 +228,10 @@ _SPECIAL: dict[str, Fake] = {
     "marlin_gemm": _marlin_gemm,
     "moe_wna16_marlin_gemm": _moe_marlin_gemm,
     "moe_wna16_gemm": _moe_wna16_gemm,
+    "cutlass_encode_and_reorder_int4b": _like("B"),
+    "cutlass_encode_and_reorder_int4b_grouped": _encoded_grouped,
+    "cutlass_pack_scale_fp8": _packed_scales,
+    "cutlass_w4a8_mm": _w4a8_mm,
     "permute_cols": _like("A"),
     "get_cuda_view_from_cpu_tensor": _gpu_view,
     "open_mem_handle": _handle,

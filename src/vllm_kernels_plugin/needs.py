@@ -283,8 +283,14 @@ CUDA_NEEDS = (
     Need(
         # The engine's only kernels for them, taken by the GPU's capability alone.
         "4-bit weights with float8 activations",
-        ("cutlass_w4a8_mm",),
+        ("cutlass_w4a8_mm", "cutlass_encode_and_reorder_int4b", "cutlass_pack_scale_fp8"),
         _int4_weights_fp8_activations,
+        "use a checkpoint with 4-bit weights and 16-bit activations",
+    ),
+    Need(
+        "4-bit weights of experts with float8 activations",
+        ("cutlass_w4a8_moe_mm", "cutlass_encode_and_reorder_int4b_grouped"),
+        lambda config: _int4_weights_fp8_activations(config) and _experts(config),
         "use a checkpoint with 4-bit weights and 16-bit activations",
     ),
     Need(

@@ -206,12 +206,21 @@ def test_four_bit_weights_of_experts_on_a_gpu(method: str, monkeypatch: pytest.M
     needs.check(experts, "cuda")  # type: ignore[arg-type]
 
 
-def test_four_bit_weights_with_float8_activations_on_a_gpu() -> None:
+def test_four_bit_weights_with_float8_activations_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The engine takes its kernel for them by the capability, though the op is not there."""
+    served = list(CUDA_EXPERTS)
+    monkeypatch.setattr(needs, "is_served", lambda op: op in served)
     mixed = scheme(4, None)
     mixed["config_groups"]["group_0"]["input_activations"] = {"type": "float", "num_bits": 8}
     model = config(quantization="compressed-tensors", quantization_config=mixed)
     with pytest.raises(PluginError, match="cutlass_w4a8_mm for 4-bit weights with float8"):
+        needs.check(model, "cuda")  # type: ignore[arg-type]
+    served += ["cutlass_w4a8_mm", "cutlass_encode_and_reorder_int4b", "cutlass_pack_scale_fp8"]
+    needs.check(model, "cuda")  # type: ignore[arg-type]
+    model.model_config.is_moe = True
+    with pytest.raises(PluginError, match="cutlass_w4a8_moe_mm for 4-bit weights of experts"):
         needs.check(model, "cuda")  # type: ignore[arg-type]
 
 

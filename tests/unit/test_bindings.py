@@ -18,7 +18,7 @@ def bound(device: str) -> list[tuple[str, str]]:
     """Family and op of every line of the device's bindings."""
     return [
         (path.parent.name, op)
-        for path in sorted((ROOT / "csrc" / device).glob("*/binding.cc"))
+        for path in sorted((ROOT / "csrc" / device).glob("*/binding*.cc"))
         for _, op in BINDING.findall(path.read_text())
     ]
 
@@ -52,8 +52,8 @@ MADE_ELSEWHERE = {"csrc/cuda/all_reduce/binding.cc", "csrc/cuda/runtime/binding.
 
 @pytest.mark.parametrize(
     "path",
-    sorted((ROOT / "csrc").glob("*/*/binding.cc")),
-    ids=lambda path: path.parts[-2],
+    sorted((ROOT / "csrc").glob("*/*/binding*.*")),
+    ids=lambda path: "/".join(path.parts[-2:]),
 )
 def test_results_have_sizes_that_can_be(path: Path) -> None:
     """PyTorch's refusal comes with a stack on stderr: csrc/torch/results.h asks before."""

@@ -47,7 +47,7 @@ def allowed(name: str) -> set[str]:
     device = folder.partition("/")[0]
     found = {"core", folder, *FRIENDS.get(folder, ())}
     found |= {"cpu"} if device == "cpu" else {"cuda/ptx", "cuda/sm90", "cuda/common"}
-    return found | {"torch"} if name.endswith("/binding.cc") else found
+    return found | {"torch"} if re.search(r"/binding\w*\.(cc|h)$", name) else found
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(CSRC)))

@@ -1,29 +1,8 @@
-#include "cuda/wna16/wna16.h"
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/ops.h>
-
-#include <array>
-
+#include "cuda/wna16/binding.h"
 #include "core/checked.h"
-#include "torch/bind.h"
 
 namespace vk::binding {
 namespace {
-
-bool Given(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() && tensor->numel() > 0;
-}
-
-// a @ weight.t() + bias by PyTorch: weight is [N, K].
-Tensor Linear(const Tensor& a, const Tensor& weight, const std::optional<Tensor>& bias) {
-  std::array<StableIValue, 3> stack = {torch::stable::detail::from(a),
-                                       torch::stable::detail::from(weight),
-                                       torch::stable::detail::from(bias)};
-  TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::linear", "", stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
-}
 
 void CheckSixteenBitActivations(const char* op, bool is_a_8bit) {
   if (is_a_8bit) {
@@ -73,42 +52,10 @@ Tensor AwqMarlinRepack(const Tensor& b_q_weight, int64_t size_k, int64_t size_n,
   return out;
 }
 
-// PyTorch's products and copies would say so themselves, in words of their own.
-void CheckSameDtype(const char* op, const char* name, const Tensor& tensor, const char* other_name,
-                    const Tensor& other) {
-  const int32_t dtype = DtypeOf(tensor);
-  if (dtype >= 0 && dtype == DtypeOf(other)) return;
-  Refuse(op, name, std::string(" is of another dtype than ") + other_name + ", want the same");
-}
-
-void CheckResult(const char* op, const Tensor& c, const Tensor& a, int64_t rows, int64_t columns) {
-  CheckDims(op, "c_or_none", c, 2, "[M, N]");
-  CheckSameDtype(op, "c_or_none", c, "a", a);
-  if (c.size(0) == rows && c.size(1) == columns) return;
-  const int64_t want[] = {rows, columns};
-  Refuse(op, "c_or_none",
-         " is of shape " + Sizes(c.sizes().data(), 2) + ", want " + Sizes(want, 2));
-}
-
-// With weights dequantized to memory and PyTorch's GEMM.
-Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& problem, const Tensor& a,
-                       const std::optional<Tensor>& bias, const std::optional<Tensor>& perm) {
-  const Tensor weight = scope.NewEmpty("weight", a, {problem.n, problem.k});
-  std::optional<Tensor> plain_bias;
-  if (Given(bias)) plain_bias = scope.NewEmpty("bias", *bias, bias->sizes());
-  Check(vk_cuda_marlin_dequantize(scope.View("weight", weight), scope.View("bias", plain_bias),
-                                  &problem, scope.stream()));
-  if (!Given(perm)) return Linear(a, weight, plain_bias);
-  const Tensor ordered = scope.NewEmpty("a", a, {problem.m, problem.k});
-  Check(vk_cuda_permute_cols(scope.View("a", ordered), scope.View("a", a), scope.View("perm", perm),
-                             scope.stream()));
-  return Linear(ordered, weight, plain_bias);
-}
-
 void CheckMarlinOptions(const char* op, const std::optional<Tensor>& a_scales, bool is_zp_float) {
-  const char* what = Given(a_scales) ? "a_scales (activations of 8 bits)"
-                     : is_zp_float   ? "is_zp_float (HQQ's floating zero points)"
-                                     : nullptr;
+  const char* what = IsGiven(a_scales) ? "a_scales (activations of 8 bits)"
+                     : is_zp_float     ? "is_zp_float (HQQ's floating zero points)"
+                                       : nullptr;
   if (what != nullptr) {
     throw std::runtime_error(std::string(op) + ": no kernel for " + what);
   }
@@ -133,27 +80,11 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
              global_view = scope.View("global_scale", global_scale),
              zeros_view = scope.View("b_zeros", b_zeros_or_none),
              g_idx_view = scope.View("g_idx", g_idx_or_none),
-             perm_view = scope.View("perm", perm_or_none),
-             workspace_view = scope.View("workspace", workspace);
+             perm_view = scope.View("perm", perm_or_none);
   const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view, global_view,
                                      zeros_view, g_idx_view,  perm_view, b_type_id,   size_m,
                                      size_n,     size_k,      is_k_full};
-  vk_marlin_plan plan;
-  Check(vk_cuda_marlin_plan(&problem, workspace.numel(), &plan));
-  if (plan.dequantize) {
-    if (c_or_none.has_value()) CheckResult(op, *c_or_none, a, size_m, size_n);
-    scope.CheckRoom("c", a, {size_m, size_n});
-    Tensor product = GemmDequantized(scope, problem, a, b_bias_or_none, perm_or_none);
-    if (!c_or_none.has_value()) return product;
-    Tensor c = *c_or_none;
-    torch::stable::copy_(c, product);
-    return c;
-  }
-  const Tensor c = c_or_none.has_value() ? *c_or_none : scope.NewEmpty("c", a, {size_m, size_n});
-  const std::optional<Tensor> scratch = scope.NewBytes("scratch", a, plan.scratch_bytes);
-  Check(vk_cuda_marlin_gemm(scope.View("c", c), &problem, workspace_view,
-                            scope.View("scratch", scratch), scope.stream()));
-  return c;
+  return Product(scope, op, problem, a, c_or_none, b_bias_or_none, perm_or_none, workspace);
 }
 
 // thread_k, thread_n and blocks_per_sm are hints to another kernel; is_full_k matters to g_idx

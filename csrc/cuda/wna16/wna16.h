@@ -201,6 +201,52 @@ VK_EXPORT vk_status vk_cuda_moe_wna16_gemm(const vk_tensor* input, const vk_tens
                                            const vk_tensor* num_tokens_post_pad, int64_t top_k,
                                            int64_t block_size_m, int64_t bit, void* stream);
 
+// Weights of 4 bits, signed, with float8 activations (W4A8): out[m, n] = token_scales[m] *
+// channel_scales[n] * sum over k of a[m, k] q[k, n] s[k / group, n], s in float8. Computed as a
+// product of bfloat16 activations with repacked weights: there all factors of the sum are exact.
+// The result is rounded before its scales of tokens and channels (experts: between them), and
+// after.
+
+// Weights as vk_cuda_marlin_gemm takes them.
+//   b: int32, words of 8 along K, low bits first, of any strides: [K / 8, N], or with `strides`
+//     [experts, N, K / 8];  K and N: multiples of 64
+//   out: b's shape, contiguous: each matrix as [K / 16, N * 2]
+//   strides: int64 [experts], written: words of a matrix; or null
+VK_EXPORT vk_status vk_cuda_w4a8_encode(const char* op, const vk_tensor* out,
+                                        const vk_tensor* strides, const vk_tensor* b, void* stream);
+
+// Their scales, as bfloat16 in the order of vk_cuda_marlin_gemm.
+//   scales: float8_e4m3fn [..., groups, N], contiguous;  out: float8_e4m3fn [..., groups, 2 N]
+VK_EXPORT vk_status vk_cuda_w4a8_pack_scales(const char* op, const vk_tensor* out,
+                                             const vk_tensor* scales, void* stream);
+
+// out = a in bfloat16; and zeros in `locks`, the workspace of the product.
+//   a: float8_e4m3fn [M, K], rows aligned to 16 bytes, K a multiple of 16;  out: contiguous
+VK_EXPORT vk_status vk_cuda_w4a8_widen(const char* op, const vk_tensor* out, const vk_tensor* a,
+                                       const vk_tensor* locks, void* stream);
+
+// c[m, n] *= token_scales[m] * channel_scales[n];  c: bfloat16;  scales: float32, M and N elements
+VK_EXPORT vk_status vk_cuda_w4a8_rescale(const char* op, const vk_tensor* c,
+                                         const vk_tensor* token_scales,
+                                         const vk_tensor* channel_scales, void* stream);
+
+// Rows by expert as vk_marlin_experts wants them.
+typedef struct vk_w4a8_experts {
+  const vk_tensor* expert_offsets;  // int64 [experts], 1024 at most: first row of each
+  const vk_tensor* problem_sizes;   // int32 [experts, 3]: the second is its number of rows
+  const vk_tensor* sorted;          // int32 [tiles * block], written: rows, or `rows` for none
+  const vk_tensor* owners;          // int32 [tiles], written: expert of each tile, or -1
+  const vk_tensor* padded;          // one int32, written: places in use
+  int64_t block, rows;              // of a tile; of all
+} vk_w4a8_experts;
+VK_EXPORT vk_status vk_cuda_w4a8_expert_tiles(const char* op, const vk_w4a8_experts* experts,
+                                              void* stream);
+
+// c[r, n] *= channel_scales[e, n] for the rows r of each expert e, as the tiles say
+VK_EXPORT vk_status vk_cuda_w4a8_rescale_experts(const char* op, const vk_tensor* c,
+                                                 const vk_w4a8_experts* experts,
+                                                 const vk_tensor* channel_scales, void* stream);
+
 }  // extern "C"
 
 #endif  // VLLM_KERNELS_CUDA_WNA16_WNA16_H_
