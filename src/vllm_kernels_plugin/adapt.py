@@ -111,6 +111,8 @@ RULES: Mapping[str, Rule] = {
             "kv_v_scale": _value(None),
         }
     ),
+    # Of 0.28, whose models all have that gate.
+    "fused_gdn_decode_post_conv_mtp": Rule(fill={"output_gate_activation": _value("silu")}),
     # Our plan does not depend on the cache's type.
     "get_scheduler_metadata": Rule(unused=("kv_cache_dtype",)),
     "gptq_gemm": Rule(fill={"b_g_idx": _empty}),

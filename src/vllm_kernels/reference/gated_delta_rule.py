@@ -21,6 +21,73 @@ def _gates(
     return -a_log.float().exp() * soft, b.float().sigmoid()
 
 
+def fused_gdn_decode_post_conv_mtp(
+    mixed_qkv: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    A_log: torch.Tensor,  # noqa: N803
+    dt_bias: torch.Tensor,
+    state_indices: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    num_accepted_tokens: torch.Tensor,
+    state: torch.Tensor,
+    output_gate: torch.Tensor,
+    norm_weight: torch.Tensor,
+    out: torch.Tensor,
+    scale: float,
+    norm_eps: float = 1e-5,
+    output_gate_activation: str = "silu",
+) -> None:
+    """Drafted tokens of each request from the state of its last accepted one, normed and gated.
+
+    Args:
+        mixed_qkv: [tokens, 2 H 128 + HV 128], rows of queries, keys and values.
+        a: [tokens, HV], as ``b``.
+        A_log: [HV], as ``dt_bias``.
+        state_indices: int32 [requests, n]: slot of the state behind each token; below 1: none.
+        cu_seqlens: int32 [requests + 1].
+        num_accepted_tokens: int32 [requests]: the first state is that behind this many tokens.
+        state: [slots, HV, 128 values, 128 keys], float32 or bfloat16, read and written.
+        output_gate: [tokens, HV, 128].
+        norm_weight: [128].
+        out: [tokens, HV, 128], written; 0 where a request has no first state.
+        scale: Of the queries, which have length 1 before, as the keys.
+        norm_eps: Of the norm of each head's result.
+        output_gate_activation: "silu" or "sigmoid".
+    """
+    heads, values, keys = state.shape[1:]
+    key_heads = (mixed_qkv.shape[1] - heads * values) // (2 * keys)
+    log_decay, beta = _gates(A_log, a, b, dt_bias)
+    q, k, v = mixed_qkv.float().split((key_heads * keys, key_heads * keys, heads * values), 1)
+    each = heads // key_heads
+    q, k = (
+        _unit(x.unflatten(1, (key_heads, keys)), True, 1e-6).repeat_interleave(each, 1)
+        for x in (q, k)
+    )
+    v = v.unflatten(1, (heads, values))
+    results = torch.zeros(out.shape, dtype=torch.float32, device=out.device)
+    bounds = cu_seqlens.tolist()
+    for request, slots in enumerate(state_indices.tolist()):
+        accepted = int(num_accepted_tokens[request])
+        source = slots[accepted - 1] if 0 < accepted <= len(slots) else 0
+        if not 0 < source < len(state):
+            continue
+        held = state[source].float().mT
+        for place, token in enumerate(range(bounds[request], bounds[request + 1])):
+            held, result = _step(
+                held, q[token] * scale, k[token], v[token], log_decay[token], beta[token]
+            )
+            results[token] = result
+            target = slots[place] if place < len(slots) else 0
+            if 0 < target < len(state):
+                state[target] = held.mT.to(state.dtype)
+    results = results.to(out.dtype).float()  # as the recurrence stores them where it is alone
+    norm = (results.square().mean(-1, keepdim=True) + norm_eps).rsqrt()
+    z = output_gate.float()
+    gate = z.sigmoid() if output_gate_activation == "sigmoid" else F.silu(z)
+    out.copy_(results * norm * norm_weight.float() * gate)
+
+
 def fused_gdn_gating_cpu(
     A_log: torch.Tensor,  # noqa: N803  the engine's name
     a: torch.Tensor,
