@@ -277,7 +277,6 @@ function(vllm_add_cuda_family family)
     list(APPEND sources ${instances})
   endif()
   set(target vllm_kernels_cuda_${family})
-  set(binding ${PROJECT_SOURCE_DIR}/csrc/cuda/${family}/binding.cc)
   set(kept "")
   foreach(source IN LISTS sources)
     vllm_cuda_part(${source} "${VLLM_CUDA_LISTED_PARTS_${family}}" part)
@@ -302,7 +301,9 @@ function(vllm_add_cuda_family family)
   target_compile_definitions(${target} PRIVATE
     ${VLLM_CUDA_DEFINES_${family}} "VK_CUDA_ARCHS=\"${VLLM_CUDA_ARCHS_${family}}\"")
   # The stable ABI declares its stream for CUDA builds only, and the headers may be a CPU build's.
-  set_property(SOURCE ${binding} APPEND PROPERTY COMPILE_DEFINITIONS USE_CUDA)
+  set(bindings ${kept})
+  list(FILTER bindings INCLUDE REGEX "/binding[^/]*\\.cc$")
+  set_property(SOURCE ${bindings} APPEND PROPERTY COMPILE_DEFINITIONS USE_CUDA)
   # Rows VK_SERVED(PART, GPU, CODE): the GPUs that a part in the build has machine code for.
   if(VLLM_CUDA_SERVED_${family})
     file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/cuda/${family}/served.inc

@@ -37,6 +37,11 @@ def swiglu_oai(x: torch.Tensor) -> torch.Tensor:
     return (up + 1) * (gate * torch.sigmoid(1.702 * gate))
 
 
+def situ(x: torch.Tensor) -> torch.Tensor:
+    gate, up = x.float().chunk(2, dim=-1)
+    return (torch.tanh(gate) * torch.sigmoid(gate) * up).to(x.dtype)
+
+
 def static(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (silu(x).float() * (1.0 / scale)).clamp(-448, 448).to(FLOAT8)
 
@@ -52,6 +57,7 @@ PEERS: dict[str, Callable[..., object]] = {
     "gelu_and_mul": gelu,
     "gelu_tanh_and_mul": gelu_tanh,
     "swigluoai_and_mul": swiglu_oai,
+    "situ_and_mul": situ,
     "silu_and_mul_quant": static,
     "silu_and_mul_per_block_quant": grouped,
 }
