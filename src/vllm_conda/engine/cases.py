@@ -27,6 +27,8 @@ EXPERTS = ("qwen3_moe_awq", "qwen3_moe_w8a8", "qwen3_moe_fp8")
 GROUPED = ("qwen3_moe_fp8_deep_gemm",)
 # Llamas whose activations are rounded of weights in 4 bits, on a CPU and in bfloat16 alone.
 ROUNDED = ("llama_w4a8",)
+# The same on Hopper, rounded to FP8.
+ROUNDED_TO_FLOAT8 = ("llama_w4a8_float8",)
 # Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4.
 FP4 = ("gpt_oss", "llama_nvfp4")
 # Models with gated delta nets.
@@ -41,8 +43,8 @@ LATENT = "deepseek_v2"
 SPARSE = ("deepseek_v32",)
 # What a full test runs, but for what `left_out.py` says of a device.
 EVERY = (
-    *MODELS, *QUANTISED, *ROUNDED, *EXPERTS, *GROUPED, *FP4, *HYBRID, *STATE_SPACE, *CACHED,
-    *SPARSE,
+    *MODELS, *QUANTISED, *ROUNDED, *ROUNDED_TO_FLOAT8, *EXPERTS, *GROUPED, *FP4, *HYBRID,
+    *STATE_SPACE, *CACHED, *SPARSE,
 )  # fmt: skip
 # On a GPU nothing is exact in float32: the engine's Triton kernels multiply in TF32.
 DTYPES = {"cpu": ("float32", "bfloat16", "float16"), "cuda": ("bfloat16", "float16")}

@@ -53,7 +53,10 @@ LEFT_OUT = (
         dtypes=("float16",),
     ),
     LeftOut(
-        ("llama_fp8", "qwen3_moe_fp8", "qwen3_moe_fp8_deep_gemm", "gpt_oss", "deepseek_v32"),
+        (
+            *("llama_fp8", "llama_w4a8_float8", "qwen3_moe_fp8", "qwen3_moe_fp8_deep_gemm"),
+            *("gpt_oss", "deepseek_v32"),
+        ),
         "The engine's layers or kernels of these checkpoints have no float16.",
         dtypes=("float16",),
     ),
@@ -82,6 +85,11 @@ LEFT_OUT = (
         ("llama_w4a8",),
         "4-bit weights with INT8 activations are a switch of CPUs (VLLM_CPU_INT4_W4A8).",
         device="cuda",
+    ),
+    LeftOut(
+        ("llama_w4a8_float8",),
+        "The engine has kernels of 4-bit weights with FP8 activations for Hopper alone.",
+        device="cpu",
     ),
     LeftOut(
         ("qwen3_moe_awq", "qwen3_moe_w8a8"),

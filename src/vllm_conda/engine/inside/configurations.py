@@ -257,6 +257,7 @@ MODELS: Mapping[str, Model] = {
     "llama_w4a8": Model(
         "LlamaConfig", {"head_dim": 64}, scheme="w4a8", environment={"VLLM_CPU_INT4_W4A8": "1"}
     ),
+    "llama_w4a8_float8": Model("LlamaConfig", {"head_dim": 64}, scheme="w4a8_float8"),
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
     "qwen3_moe_awq": Model("Qwen3MoeConfig", _QWEN3_MOE, experts=True, scheme="awq"),

@@ -20,7 +20,7 @@ def make_exact(model: torch.nn.Module, kind: str, dtype: torch.dtype) -> None:
     """Have a model that is in float32 compute in ``dtype``, its layers' products as above.
 
     Args:
-        kind: To what activations are rounded: ``int8`` or ``float8``.
+        kind: To what activations are rounded: as `quantise.rounding` takes it.
     """
     rounded = rounding(kind)
     kept: set[int] = set()

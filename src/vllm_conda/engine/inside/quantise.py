@@ -46,7 +46,8 @@ class Scheme:
         config: Its ``quantization_config``.
         quantise: How one weight is stored.
         activations: The type to which the engine rounds activations too: ``int8``, each token by
-            its largest; ``float8``, each token's ``BLOCK`` columns by theirs, on a GPU alone.
+            its largest, and so ``float8_token``; ``float8``, each token's ``BLOCK`` columns by
+            theirs, on a GPU alone.
         takes: Which tensors, by name, are quantised.
     """
 
@@ -114,6 +115,28 @@ def _awq(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
     return tensors, plain.t()
 
 
+def _int4_for_float8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
+    """Symmetric 4-bit groups, whose scales the engine keeps as float8 times one of the row.
+
+    They are such products as they are, with the row's largest 448 times a power of two, so that
+    nothing is lost there.
+    """
+    largest = torch.finfo(torch.float8_e4m3fn).max
+    groups = weight.unflatten(1, (-1, BLOCK))
+    scales = groups.abs().amax(2) / 7.0
+    row = scales.amax(1, keepdim=True)
+    unit = 2.0 ** (row / largest).log2().ceil()
+    steps = (scales / unit).to(torch.float8_e4m3fn).float()
+    scales = torch.where(scales == row, largest, steps) * unit
+    values = (groups / scales[..., None]).round().clamp(-8, 7)
+    tensors = {
+        "weight_packed": _words(values.flatten(1) + 8, 1),
+        "weight_scale": scales.to(torch.bfloat16),
+        "weight_shape": torch.tensor(weight.shape),
+    }
+    return tensors, (values * scales[..., None]).flatten(1)
+
+
 def _int8(weight: torch.Tensor) -> tuple[Tensors, torch.Tensor]:
     """Symmetric int8, one scale a row."""
     scales = weight.abs().amax(1, keepdim=True) / 127
@@ -152,6 +175,8 @@ _GPTQ_IN_ORDER = {
     "desc_act": False,
     "sym": True,
 }
+_INT4 = {"num_bits": 4, "type": "int", "symmetric": True, "group_size": BLOCK}
+_FLOAT8 = {"num_bits": 8, "type": "float", "symmetric": True}
 _INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 _NVFP4 = {"num_bits": 4, "type": "float", "symmetric": True, "group_size": NVFP4_GROUP}
 SCHEMES: Mapping[str, Scheme] = {
@@ -185,6 +210,15 @@ SCHEMES: Mapping[str, Scheme] = {
         ),
         _int8,
         "int8",
+    ),
+    "w4a8_float8": Scheme(
+        _compressed(
+            "pack-quantized",
+            weights={**_INT4, "strategy": "group", "dynamic": False},
+            input_activations={**_FLOAT8, "strategy": "token", "dynamic": True},
+        ),
+        _int4_for_float8,
+        "float8_token",
     ),
     "mxfp4": Scheme({"quant_method": "mxfp4"}, mxfp4, takes=_experts),
     "nvfp4": Scheme(
@@ -238,11 +272,17 @@ def _as_float8(x: torch.Tensor) -> torch.Tensor:
     return ((blocks / scale).to(torch.float8_e4m3fn).float() * scale).flatten(-2)
 
 
-_ROUNDED = {"int8": _as_int8, "float8": _as_float8}
+def _as_float8_token(x: torch.Tensor) -> torch.Tensor:
+    limit = torch.finfo(torch.float8_e4m3fn).max
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-10) / limit
+    return (x / scale).to(torch.float8_e4m3fn).float() * scale
+
+
+_ROUNDED = {"int8": _as_int8, "float8": _as_float8, "float8_token": _as_float8_token}
 
 
 def rounding(kind: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Rounds activations to ``int8`` or ``float8``, and gives float32 back."""
+    """Rounds activations as :attr:`Scheme.activations` says, and gives float32 back."""
     return _ROUNDED[kind]
 
 

@@ -51,10 +51,11 @@ def tolerance(dtype: str, experts: bool, device: str, rounded: str = "") -> Tole
     two it was 0.20, with rounding towards zero, E5M2, or scales that are 6 % off 0.33 to 0.41.
 
     Args:
-        rounded: What is rounded to 8 bits: ``int8`` or ``float8`` activations, or the ``cache``."""
-    if rounded == "float8" and experts:
+        rounded: What is rounded to 8 bits: activations, as their scheme says, or the ``cache``."""
+    float8 = rounded in ("float8", "float8_token")
+    if float8 and experts:
         return Tolerance(gap=0.4, logprob=0.5, outliers=0.08)
-    if rounded == "float8":
+    if float8:
         return Tolerance(gap=0.4, logprob=0.5, outliers=0.05, mean=0.18)
     if dtype == "float32" and device == "cuda":
         return Tolerance(gap=0.05, logprob=0.05, outliers=0.01)
