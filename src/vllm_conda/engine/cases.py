@@ -65,6 +65,7 @@ FEATURES: Mapping[str, tuple[str, ...]] = {
     "vision": ("qwen2_5_vl",),
     "lora": ("llama",),
     "structured": ("llama",),
+    "sampling": ("llama",),
     "logprobs": ("llama",),
     "beams": ("llama",),
     "embedding": ("llama",),

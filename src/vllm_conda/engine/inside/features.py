@@ -19,6 +19,7 @@ from typing import Any
 import program
 import torch
 from configurations import CLASSIFIER, MODELS
+from draws import drawn_tokens
 from feature_run import TOKENS, Found, Run
 from ranks import two_ranks
 
@@ -191,6 +192,11 @@ def structured(run: Run) -> Found:
     return {"said": ", ".join(said), "right": right}
 
 
+def sampling(run: Run) -> Found:
+    """Tokens drawn by top-k and top-p, as often as transformers' probabilities say."""
+    return drawn_tokens(run)
+
+
 def logprobs(run: Run) -> Found:
     """Log-probabilities of the prompt, and of the five best tokens of every step."""
     llm = run.engine()
@@ -319,6 +325,7 @@ CHECKS: Mapping[str, Callable[[Run], Found]] = {
         vision,
         lora,
         structured,
+        sampling,
         logprobs,
         beams,
         embedding,
