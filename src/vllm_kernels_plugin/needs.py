@@ -82,6 +82,13 @@ def _int4_weights_fp8_activations(config: Any) -> bool:
     )
 
 
+def _fp4_weights(config: Any) -> bool:
+    """Of layers; experts in MXFP4 (gpt-oss) are another matter."""
+    return _quantization(config) == "modelopt_fp4" or any(
+        _bits(scheme, "weights") == ("float", 4) for scheme in _schemes(config)
+    )
+
+
 def _int8(config: Any) -> bool:
     return any(
         _bits(scheme, "weights") == ("int", 8) and _bits(scheme, "input_activations") == ("int", 8)
@@ -177,6 +184,13 @@ CPU_NEEDS = (
         ("convert_weight_packed_scale_zp", "int4_scaled_mm_cpu"),
         lambda config: _int4_weights(config) and switched_on(W4A8_VARIABLE),
         f"unset {W4A8_VARIABLE}",
+    ),
+    Need(
+        # The engine has nothing else for them on a CPU, and no CPU has this.
+        "FP4 weights (NVFP4)",
+        ("marlin_gemm",),
+        _fp4_weights,
+        "use a checkpoint in bfloat16 or with weights in float8 or 4-bit integers",
     ),
     Need(
         "float8 weights",

@@ -40,8 +40,8 @@ def config(**changes: Any) -> SimpleNamespace:
     return SimpleNamespace(model_config=model, speculative_config=settings["speculative"])
 
 
-def scheme(weights: int, activations: int | None) -> dict[str, Any]:
-    group: dict[str, Any] = {"weights": {"type": "int", "num_bits": weights}}
+def scheme(weights: int, activations: int | None, kind: str = "int") -> dict[str, Any]:
+    group: dict[str, Any] = {"weights": {"type": kind, "num_bits": weights}}
     if activations:
         group["input_activations"] = {"type": "int", "num_bits": activations}
     return {"config_groups": {"group_0": group}}
@@ -66,6 +66,14 @@ def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
             {"quantization": "compressed-tensors", "quantization_config": scheme(8, 8)},
             "create_onednn_scaled_mm_handler",
         ),
+        (
+            {
+                "quantization": "compressed-tensors",
+                "quantization_config": scheme(4, None, "float"),
+            },
+            "marlin_gemm",
+        ),
+        ({"quantization": "modelopt_fp4"}, "marlin_gemm"),
         ({"quantization": "fp8"}, "fp8_scaled_mm_cpu"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "causal_conv1d_fwd_cpu"),
         ({"speculative": object()}, "rejection_greedy_sample_kernel_impl"),
@@ -87,6 +95,8 @@ def test_missing_op_is_named_with_model_and_remedy(changes: dict[str, Any], op: 
         {},
         {"layer_types": ["full_attention", "sliding_attention"]},
         {"quantization": "compressed-tensors", "quantization_config": scheme(8, None)},
+        # The experts of gpt-oss.
+        {"quantization": "mxfp4"},
     ],
 )
 def test_what_needs_no_special_op_passes(changes: dict[str, Any]) -> None:

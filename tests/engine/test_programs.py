@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -235,3 +236,21 @@ def test_a_model_whose_packages_are_missing_is_asked_for_and_judged_by_its_refus
     assert (row["mode"], row["right"]) == ("refused", True)
     monkeypatch.setattr(deep_gemm, "problem", lambda: None)
     assert trial.refused(models["deepseek_v32"], tmp_path) is None
+
+
+def test_every_refusal_of_the_full_test_has_its_words(inside: Inside) -> None:
+    from vllm_conda.engine import cases
+
+    assert inside("refusal").REFUSALS.keys() == {*cases.REFUSED}
+
+
+def test_an_engine_that_did_not_start_is_forgotten(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, cleaned = inside("program"), []
+    monkeypatch.delitem(sys.modules, "vllm.distributed", raising=False)
+    program.forget_engine()
+    stand_in = SimpleNamespace(cleanup_dist_env_and_memory=lambda: cleaned.append(True))
+    monkeypatch.setitem(sys.modules, "vllm.distributed", stand_in)
+    program.forget_engine()
+    assert cleaned == [True]

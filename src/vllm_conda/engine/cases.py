@@ -37,8 +37,8 @@ HYBRID = ("qwen3_next",)
 STATE_SPACE = ("mamba2",)
 # A Llama whose keys and values are kept in FP8.
 CACHED = ("llama_fp8_cache",)
-# Keys and values kept as one vector a token: what a refusal is about.
-LATENT = "deepseek_v2"
+# What the engine or the kernels do not have on a CPU and have to refuse (`inside/refusal.py`).
+REFUSED = ("deepseek_v2", "llama_nvfp4", "mamba2")
 # Attention to selected keys: Hopper GPUs with vllm-flashmla and vllm-deepgemm; refused elsewhere.
 SPARSE = ("deepseek_v32",)
 # What a full test runs, but for what `left_out.py` says of a device.
@@ -106,6 +106,13 @@ class Case:
     def name(self) -> str:
         where = "" if self.device == "cpu" else f"{self.device} "
         return f"{where}{self.program} {self.model} {self.dtype} {self.mode}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """By what `left_out.py` knows it."""
+        if self.program == "refusal":
+            return (f"{self.program} {self.model}",)
+        return self.model, self.mode
 
     @property
     def gpus(self) -> int:
@@ -220,7 +227,7 @@ def cases(options: Options) -> list[Case]:
         case
         for case in named
         if (not options.only or any(word in case.name for word in options.only))
-        and not _left_out((case.model, case.mode, case.program), case.dtype, options)
+        and not _left_out(case.names, case.dtype, options)
     ]
 
 
@@ -268,7 +275,8 @@ def _cpu_cases(options: Options) -> list[Case]:
     many = ("--concurrent", "64")
     found += [Case("server", models[0], "float32", mode, many) for mode in MODES["cpu"]]
     found += _features("float32", options.models)
-    return [*found, Case("refusal", LATENT, "bfloat16", "refused")]
+    refused = [model for model in REFUSED if not options.models or model in options.models]
+    return [*found, *(Case("refusal", model, "bfloat16", "refused") for model in refused)]
 
 
 def _features(dtype: str, models: Sequence[str]) -> list[Case]:

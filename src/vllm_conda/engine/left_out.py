@@ -12,7 +12,8 @@ class LeftOut:
     """Runs of some models or features, and why they are not made.
 
     Attributes:
-        names: Models, features (:data:`~vllm_conda.engine.cases.FEATURES`) or programs.
+        names: Models, features (:data:`~vllm_conda.engine.cases.FEATURES`), or a refusal's model
+            after ``refusal``.
         reason: One sentence.
         device: Where; everywhere if empty.
         dtypes: In which types; in every one if empty.
@@ -97,6 +98,22 @@ LEFT_OUT = (
         device="cuda",
     ),
     LeftOut(
+        ("llama_nvfp4",),
+        "The engine multiplies NVFP4 weights by Marlin alone, which is for GPUs: refused.",
+        device="cpu",
+    ),
+    LeftOut(
+        ("deepseek_v32",),
+        "The engine says so itself: Sparse Attention is not supported on CPU.",
+        device="cpu",
+    ),
+    LeftOut(
+        ("mamba2",),
+        "The engine has no state-space layers on a CPU: refused.",
+        device="cpu",
+        until="0.27",
+    ),
+    LeftOut(
         ("qwen3_moe_fp8_deep_gemm",),
         "A CPU has no DeepGEMM.",
         device="cpu",
@@ -107,10 +124,16 @@ LEFT_OUT = (
         since="0.30",
     ),
     LeftOut(
-        ("refusal",),
+        ("refusal deepseek_v2",),
         "The engine has latent attention on a CPU, so nothing is refused.",
         device="cpu",
         since="0.32",
+    ),
+    LeftOut(
+        ("refusal mamba2",),
+        "The engine has state-space layers on a CPU, so nothing is refused.",
+        device="cpu",
+        since="0.27",
     ),
     LeftOut(
         ("tensor_parallel_graphs",),
@@ -132,7 +155,7 @@ def reason(
     """Why a run is left out; empty where it is not.
 
     Args:
-        names: Its model, and its feature or program.
+        names: Of the case, any of which may be left out.
         lacks: Of :attr:`LeftOut.without`, those that are known not to be installed.
     """
     for one in LEFT_OUT:

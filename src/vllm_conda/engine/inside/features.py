@@ -346,6 +346,7 @@ def run_feature(name: str, options: argparse.Namespace) -> dict[str, Any]:
         found = dict(CHECKS[name](run))
     except Exception as error:
         traceback.print_exc()
+        program.forget_engine()
         return {**row, "right": False, "failure": program.failure(error)}
     finally:
         run.close_engines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def engine_arguments(parser: argparse.ArgumentParser, dtype: str) -> None:
 def failure(error: Exception) -> str:
     """What the engine raised, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def forget_engine() -> None:
+    """Undo what an engine that did not start leaves in this process: its groups of ranks, which the
+    next one would take for its own."""
+    if distributed := sys.modules.get("vllm.distributed"):
+        distributed.cleanup_dist_env_and_memory()
 
 
 def write(path: Path, found: object) -> None:

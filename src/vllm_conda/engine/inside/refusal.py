@@ -1,19 +1,41 @@
 """Asks the engine for what neither it nor the kernels have, and reports what it answered.
 
 Runs in the engine's environment: `python refusal.py MODEL --models DIR --result FILE`, with a model
-of latent attention. Right is a sentence with the model and what to do, before a process is started.
+of :data:`REFUSALS`. Right is a sentence with the model and what to do, before a process is started.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import program
 
-# Latent attention on a CPU without expanding keys and values: engines before 0.32 have no backend.
-ENVIRONMENT = {"VLLM_MLA_DISABLE": "0"}
-WORDS = ("would run with latent attention", "unset VLLM_MLA_DISABLE or set it to 1")
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the answer has to say.
+
+    Attributes:
+        words: Parts of the sentence, beside the model's name.
+        environment: Variables of the engine.
+    """
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+REFUSALS: Mapping[str, Refusal] = {
+    # Without expanding keys and values: engines before 0.32 have no backend.
+    "deepseek_v2": Refusal(
+        ("would run with latent attention", "unset VLLM_MLA_DISABLE or set it to 1"),
+        {"VLLM_MLA_DISABLE": "0"},
+    ),
+    "llama_nvfp4": Refusal(("FP4 weights", "use a checkpoint in bfloat16")),
+    "mamba2": Refusal(("state-space layers (Mamba 2)", "use vLLM 0.27 or newer")),
+}
 
 
 def ask(path: str) -> str:
@@ -33,7 +55,8 @@ def main() -> None:
     from models import make
 
     path = str(make(options.model, options.models))
-    os.environ.update(ENVIRONMENT)
+    refusal = REFUSALS[options.model]
+    os.environ.update(refusal.environment)
     said = ask(path)
     started = len(multiprocessing.active_children())
     row = {
@@ -42,7 +65,7 @@ def main() -> None:
         **surroundings,
         "said": said,
         "processes": started,
-        "right": all(words in said for words in (path, *WORDS))
+        "right": all(words in said for words in (path, *refusal.words))
         and "Traceback" not in said
         and started == 0,
     }

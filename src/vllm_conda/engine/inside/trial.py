@@ -219,6 +219,7 @@ def main() -> None:
                 row |= refused(model, path) or trial(model, path, options, dtype, mode, references)
         except Exception as error:
             traceback.print_exc()
+            program.forget_engine()
             row |= {"mode": mode, "right": False, "failure": program.failure(error)}
         rows.append(row)
         program.write(options.result, rows)
