@@ -5,6 +5,8 @@
 #include "cpu/gemm/gemm_expand.h"
 #include "cpu/gemm/gemm_tier.h"
 
+#if !VK_GEMM_MMA
+
 namespace vk::VK_TIER {
 namespace {
 
@@ -285,3 +287,4 @@ const GemmKernel gemm_dot_u4 = MakeWidened<DotU4>();
 #endif
 
 }  // namespace vk::VK_TIER
+#endif  // !VK_GEMM_MMA

@@ -20,6 +20,12 @@
 #else
 #define VK_INT8_DOT 0
 #endif
+// POWER's products of 4 x 4 sums (MMA).
+#if defined(__MMA__)
+#define VK_GEMM_MMA 1
+#else
+#define VK_GEMM_MMA 0
+#endif
 // Arm's products of 2 x 2 sums (FEAT_I8MM, FEAT_BF16).
 #if defined(__ARM_FEATURE_MATMUL_INT8) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define VK_GEMM_MMLA 1
@@ -71,6 +77,10 @@ class Fetcher {
   size_t lines_ = 0, period_ = 1, tick_ = 0;
 };
 
+#if VK_GEMM_MMA
+// Kernels of 4 x 4 sums (gemm_mma_tier.cc).
+extern const GemmKernel gemm_mma_f32, gemm_mma_bf16, gemm_mma_f16, gemm_mma_i8, gemm_mma_u4;
+#else
 // Vector kernels (gemm_dot_tier.cc).
 extern const GemmKernel gemm_dot_f32, gemm_dot_f16;
 #if VK_GEMM_MMLA
@@ -78,6 +88,7 @@ extern const GemmKernel gemm_dot_f32, gemm_dot_f16;
 extern const GemmKernel gemm_mmla_bf16, gemm_mmla_i8, gemm_mmla_u4;
 #else
 extern const GemmKernel gemm_dot_bf16, gemm_dot_i8, gemm_dot_u4;
+#endif
 #endif
 #if VK_GEMM_AMX
 // Tile kernels (gemm_amx_tier.cc).
