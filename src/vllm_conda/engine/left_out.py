@@ -99,7 +99,7 @@ LEFT_OUT = (
     ),
     LeftOut(
         ("deepseek_v32",),
-        "The engine says so itself: Sparse Attention is not supported on CPU.",
+        "No engine has sparse attention on a CPU: refused.",
         device="cpu",
     ),
     LeftOut(

@@ -72,9 +72,9 @@ def test_what_an_engine_itself_refuses_is_left_out(engine: str, runs: bool) -> N
 @pytest.mark.parametrize(
     ("engine", "refused"),
     [
-        ("0.26.0", {"deepseek_v2", "llama_nvfp4", "mamba2"}),
-        ("0.31.0", {"deepseek_v2", "llama_nvfp4"}),
-        ("0.32.0", {"llama_nvfp4"}),
+        ("0.26.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba2"}),
+        ("0.31.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4"}),
+        ("0.32.0", {"deepseek_v32", "llama_nvfp4"}),
     ],
 )
 def test_what_an_engine_has_is_not_refused(engine: str, refused: set[str]) -> None:
