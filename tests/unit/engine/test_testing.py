@@ -45,7 +45,7 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     trials = [case for case in found if case.program == "trial"]
     nowhere = {model for model in cases.EVERY if not dtypes(model, device)}
     assert {case.model for case in trials} == set(cases.EVERY) - nowhere
-    not_on_gpus = {*cases.ROUNDED, "qwen3_moe_awq", "qwen3_moe_w8a8"}
+    not_on_gpus = {*cases.ROUNDED}
     not_on_cpus = {*cases.GROUPED, *cases.ROUNDED_TO_FLOAT8, *cases.SPARSE, "llama_nvfp4"}
     assert nowhere == (not_on_gpus if device == "cuda" else not_on_cpus)
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
