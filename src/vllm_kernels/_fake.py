@@ -203,6 +203,12 @@ def _rotated(x: torch.Tensor, inplace: bool) -> torch.Tensor:
     return x if inplace else x.new_empty(x.shape)
 
 
+def _normed_qk(
+    qkv: torch.Tensor, q_size: int, kv_size: int, **_: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return qkv.new_empty((qkv.shape[0], q_size)), qkv.new_empty((qkv.shape[0], kv_size))
+
+
 def _padded_heads(q_in: torch.Tensor, q_head_padded: int, **_: object) -> torch.Tensor:
     return q_in.new_empty((q_in.shape[0], q_head_padded, q_in.shape[2]))
 
@@ -248,6 +254,7 @@ _SPECIAL: dict[str, Fake] = {
     "greedy_argmax": _tokens,
     "fused_gumbel_argmax": _tokens,
     "fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert": _padded_heads,
+    "minimax_allreduce_rms_qk": _normed_qk,
     "hadacore_transform": _rotated,
     "sparse_compress": _sparse_compress,
     "causal_conv1d_weight_pack": _conv_packed,

@@ -49,8 +49,6 @@ class Command:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder, self.channel, self.before = folder, folder / "channel", folder / "before"
-        self.temporary = folder / "temporary"
-        self.temporary.mkdir()
         words, self.wanted, there = COMMANDS[name]
         self.name = name.partition(" ")[0]
         site, source, more = folder / "site.yaml", folder / "source", folder / "more"
@@ -86,8 +84,7 @@ class Command:
         return [sys.executable, "-m", "vllm_conda", "channel", self.name, *self.words]
 
     def environment(self) -> dict[str, str]:
-        temporary = {"TMPDIR": str(self.temporary)}
-        return {**os.environ, "PYTHONPATH": str(support.ROOT / "src"), **temporary}
+        return {**os.environ, "PYTHONPATH": str(support.ROOT / "src")}
 
     @staticmethod
     def _listed(channel: Path) -> set[str]:
@@ -126,7 +123,6 @@ class Command:
             *(folder.state / "incoming").glob("*"),
             *self.channel.rglob(".*.json.*"),
             *self.channel.rglob("*.part"),
-            *self.temporary.iterdir(),
         ]
         return f"left {left}" if left else ""
 

@@ -76,6 +76,21 @@ VK_EXPORT vk_status vk_cuda_custom_reduce_scatter(int64_t communicator, const vk
                                                   const vk_tensor* out, int64_t reg_buffer,
                                                   int64_t reg_buffer_sz_bytes, void* stream);
 
+// q_out and k_out: the first q_size and the next kv_size columns of qkv, each divided by its root
+// mean square over all ranks' columns, times its weight; in float32, rounded once. Every rank calls
+// with as many tokens.
+//   qkv: [at most 2048 tokens, at least q_size + kv_size], float32 | bfloat16 | float16, last
+//     dimension contiguous, rows 16-byte aligned; sizes are multiples of 16 bytes
+//   norm_weight_q, norm_weight_k: [q_size], [kv_size], qkv's dtype or float32
+//   workspace: int64 [3 * nranks + 2], addresses on this GPU, which are trusted: from 2 * nranks on
+//     that of each rank's sums (three areas of as many bytes, float32 -0 at first), then of int32
+//     {0, 0, 0} and of int64 {0, bytes of an area}; an area takes 16384 * nranks bytes
+//   q_out, k_out: [tokens, q_size], [tokens, kv_size], contiguous
+VK_EXPORT vk_status vk_cuda_minimax_allreduce_rms_qk(
+    const vk_tensor* qkv, const vk_tensor* norm_weight_q, const vk_tensor* norm_weight_k,
+    const vk_tensor* workspace, int64_t q_size, int64_t kv_size, int64_t rank, int64_t nranks,
+    double eps, const vk_tensor* q_out, const vk_tensor* k_out, void* stream);
+
 }  // extern "C"
 
 #endif  // VLLM_KERNELS_CUDA_ALL_REDUCE_ALL_REDUCE_H_

@@ -77,9 +77,27 @@ void RegisterGraphBuffers(int64_t communicator, const std::vector<Integers>& han
                                        static_cast<int64_t>(count), bytes.data(), places.data()));
 }
 
+std::tuple<Tensor, Tensor> NormQk(const Tensor& qkv, const Tensor& norm_weight_q,
+                                  const Tensor& norm_weight_k, const Tensor& workspace,
+                                  int64_t q_size, int64_t kv_size, int64_t rank, int64_t nranks,
+                                  double eps) {
+  const char* op = "minimax_allreduce_rms_qk";
+  if (qkv.dim() != 2) Refuse(op, "qkv", " is not 2-D");
+  if (q_size < 0 || kv_size < 0) Refuse(op, "q_size", " or kv_size is below 0");
+  const CudaScope scope(op, qkv);
+  const Tensor q = scope.NewEmpty("q", qkv, {qkv.size(0), q_size});
+  const Tensor k = scope.NewEmpty("k", qkv, {qkv.size(0), kv_size});
+  Check(vk_cuda_minimax_allreduce_rms_qk(
+      scope.View("qkv", qkv), scope.View("norm_weight_q", norm_weight_q),
+      scope.View("norm_weight_k", norm_weight_k), scope.View("workspace", workspace), q_size,
+      kv_size, rank, nranks, eps, scope.View("q", q), scope.View("k", k), scope.stream()));
+  return {q, k};
+}
+
 }  // namespace
 }  // namespace vk::binding
 
+VK_IMPL(CUDA, minimax_allreduce_rms_qk, vk::binding::NormQk);
 VK_BIND(CUDA, all_reduce, vk_cuda_all_reduce);
 VK_BIND(CUDA, custom_all_gather, vk_cuda_custom_all_gather);
 VK_BIND(CUDA, custom_reduce_scatter, vk_cuda_custom_reduce_scatter);

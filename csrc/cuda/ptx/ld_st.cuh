@@ -24,5 +24,17 @@ __device__ __forceinline__ uint32_t ld_acquire_sys(const uint32_t* at) {
   return value;
 }
 
+// "st", .relaxed.sys: eight bytes at once, which any GPU sees some time; nothing else is ordered.
+__device__ __forceinline__ void st_relaxed_sys(uint64_t* at, uint64_t value) {
+  asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(value) : "memory");
+}
+
+// "ld", .relaxed.sys
+__device__ __forceinline__ uint64_t ld_relaxed_sys(const uint64_t* at) {
+  uint64_t value;
+  asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(value) : "l"(at) : "memory");
+  return value;
+}
+
 }  // namespace vk::cuda::ptx
 #endif  // VLLM_KERNELS_CUDA_PTX_LD_ST_CUH_

@@ -145,3 +145,76 @@ def test_bad_calls_are_refused(group: Group) -> None:
         ops.init_custom_ar([address] * 2, x.view(torch.uint8), 2, True)
     with pytest.raises(RuntimeError, match="mem_handle"):
         ops.open_mem_handle(torch.zeros(3, dtype=torch.uint8))
+
+
+class Sums:
+    """What ranks exchange sums in, as the engine makes it: three areas, a state, a layout."""
+
+    def __init__(self, ranks: int) -> None:
+        area = ranks * 16384
+        self.areas = [torch.full((3 * area // 4,), -0.0, device="cuda") for _ in range(ranks)]
+        self.states = [torch.zeros(3, dtype=torch.int32, device="cuda") for _ in range(ranks)]
+        self.layouts = [torch.tensor([0, area], device="cuda") for _ in range(ranks)]
+        places = [one.data_ptr() for one in self.areas]
+        self.workspaces = [
+            torch.tensor(
+                [0] * 2 * ranks + places + [state.data_ptr(), layout.data_ptr()], device="cuda"
+            )
+            for state, layout in zip(self.states, self.layouts, strict=True)
+        ]
+
+
+@pytest.mark.meets
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_norms_over_ranks(dtype: torch.dtype, ranks: int) -> None:
+    sums, alone, eps = Sums(ranks), Sums(1), 1e-5
+    streams = [torch.cuda.Stream() for _ in range(ranks)]
+    rtol = {torch.float32: 2e-6, torch.bfloat16: 2**-8 * 1.02, torch.float16: 2**-11 * 1.02}[dtype]
+    for tokens, q_size, k_size in ((1, 1536, 256), (33, 64, 64), (2048, 3072, 512), (5, 8, 8)):
+        rows = [
+            torch.randn(tokens, q_size + 2 * k_size, device="cuda").to(dtype) for _ in range(ranks)
+        ]
+        rows[0][0] = 0  # sums of 0 are sums
+        weights = [
+            [torch.randn(size, device="cuda").to(dtype) for size in (q_size, k_size)]
+            for _ in range(ranks)
+        ]
+        # Loads the kernel and gets each stream its memory, which may wait for what runs.
+        for rank, stream in enumerate(streams):
+            torch.cuda.synchronize()
+            with torch.cuda.stream(stream):
+                args = (rows[rank], *weights[rank], alone.workspaces[0], q_size, k_size)
+                ops.minimax_allreduce_rms_qk(*args, 0, 1, eps)
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for _ in range(4):  # every area
+            found.clear()
+            torch.cuda.synchronize()
+            for rank, stream in enumerate(streams):
+                with torch.cuda.stream(stream):
+                    args = (rows[rank], *weights[rank], sums.workspaces[rank], q_size, k_size)
+                    found.append(ops.minimax_allreduce_rms_qk(*args, rank, ranks, eps))
+            torch.cuda.synchronize()
+        for part, size, first in ((0, q_size, 0), (1, k_size, q_size)):
+            wide = torch.stack([one[:, first : first + size].double() for one in rows])
+            factor = (wide.square().mean((0, 2)) + eps).rsqrt().unsqueeze(-1)
+            for rank in range(ranks):
+                want = wide[rank] * factor * weights[rank][part].double()
+                torch.testing.assert_close(found[rank][part].double(), want, rtol=rtol, atol=1e-6)
+
+
+def test_bad_calls_of_norms_are_refused() -> None:
+    sums = Sums(2)
+    rows, q, k = torch.randn(4, 96), torch.randn(64), torch.randn(16)
+    good = [rows.cuda(), q.cuda(), k.cuda(), sums.workspaces[0], 64, 16, 0, 2, 1e-6]
+    for at, value, message in (
+        (0, rows.int().cuda(), "qkv is int32"),
+        (1, q.half().cuda(), "norm_weight_q is float16, want float32"),
+        (3, sums.workspaces[0][:7], r"workspace has shape \[7\], want 8"),
+        (4, 90, "q_size is 90 and kv_size 16, want multiples of 4 within qkv's 96 columns"),
+        (6, 2, "rank is 2 of 2"),
+        (0, torch.randn(2049, 96).cuda(), "qkv has 2049 tokens, want at most 2048"),
+    ):
+        args = [value if place == at else one for place, one in enumerate(good)]
+        with pytest.raises(RuntimeError, match=f"minimax_allreduce_rms_qk: {message}"):
+            ops.minimax_allreduce_rms_qk(*args)

@@ -35,3 +35,22 @@ def test_planted_faults_are_found(tmp_path: Path, right: str, wrong: str) -> Non
         "all_reduce", tmp_path, fault=("all_reduce/kernels.cuh", right, wrong)
     )
     assert any(run_emulation(program, seed, 6).returncode != 0 for seed in range(2))
+
+
+def test_norms_over_ranks(tmp_path: Path) -> None:
+    check_emulation(compile_emulation("rms_qk", tmp_path), 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        # The area of the call before is not emptied: its sums are taken for new ones.
+        ("i < last_bytes / int64_t{sizeof(uint64_t)};", "i < 0 * last_bytes;"),
+        # Sums of other ranks are not waited for.
+        ("while (static_cast<uint32_t>(both) == kNoSum || both >> 32 == kNoSum)", "while (false)"),
+    ],
+    ids=["emptying", "waiting"],
+)
+def test_planted_faults_in_norms_are_found(tmp_path: Path, right: str, wrong: str) -> None:
+    program = compile_emulation("rms_qk", tmp_path, fault=("all_reduce/rms_qk.cuh", right, wrong))
+    assert run_emulation(program, 0, 5).returncode != 0

@@ -84,3 +84,21 @@ def custom_reduce_scatter(
 ) -> None:
     """``out`` = this rank's part of the sum of the ranks' ``inp``."""
     _refuse("custom_reduce_scatter")
+
+
+def minimax_allreduce_rms_qk(
+    qkv: torch.Tensor,
+    norm_weight_q: torch.Tensor,
+    norm_weight_k: torch.Tensor,
+    workspace: torch.Tensor,
+    q_size: int,
+    kv_size: int,
+    rank: int,
+    nranks: int,
+    eps: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """RMS norms of ``q_size`` and the next ``kv_size`` columns, each over all ranks' columns.
+
+    ``workspace``: int64 [3 * nranks + 2], addresses of what ranks exchange their sums in.
+    """
+    _refuse("minimax_allreduce_rms_qk")

@@ -19,5 +19,14 @@ inline uint32_t ld_acquire_sys(const uint32_t* at) {
   return *at;
 }
 
+inline void st_relaxed_sys(uint64_t* at, uint64_t value) {
+  emulation::Yield();
+  *at = value;
+}
+inline uint64_t ld_relaxed_sys(const uint64_t* at) {
+  emulation::Yield();
+  return *at;
+}
+
 }  // namespace vk::cuda::ptx
 #endif  // VLLM_KERNELS_TESTS_PTX_LD_ST_CUH_
