@@ -23,11 +23,23 @@ from benchmarks.record import RESULTS, ROOT, commit, today
 from vllm_conda.paths import write_atomic
 
 LOOPS = RESULTS / "loops.json"
-OBJECT = "csrc/cpu/CMakeFiles/vllm_tier_{tier}.dir/gemm/gemm_dot_tier.cc.o"
-# Dot products (csrc/cpu/gemm/gemm_dot.h) by what they multiply.
-DOTS = {"float32": "DotF32", "bfloat16": "DotBf16", "int8": "DotI8"}
-ROWS = (1, 6)
-FUNCTION = re.compile(r"^[0-9a-f]+ <.*MultiplyRows<.*::(Dot\w+), (\d+)ul>\(.*>:$")
+OBJECT = "csrc/cpu/CMakeFiles/vllm_tier_{tier}.dir/gemm/gemm_{kernels}_tier.cc.o"
+# Kernels of vectors, and of Arm's and POWER's matrix instructions.
+KERNELS = ("dot", "mmla", "mma")
+# What is multiplied, and its name in those of products (csrc/cpu/gemm/gemm_dot.h and its
+# likes).
+DTYPES = {"float32": "F32", "bfloat16": "Bf16", "int8": "I8"}
+# The kernels that are counted: name and template arguments, the rows of sums that they compute at
+# once, and the rows to tell of, of which the loop takes care of as many or fewer.
+FUNCTIONS = (
+    (r"MultiplyRows<.*::Dot{dtype}, 1ul>", 1, (1,)),
+    (r"MultiplyRows<.*::Dot{dtype}, 6ul>", 6, (6,)),
+    (r"MultiplyRow<.*::Mmla{dtype}, .*::PackedUnits>", 1, (1,)),
+    (r"MultiplyPairs<.*::Mmla{dtype}, .*::PackedUnits, 3ul>", 6, (6,)),
+    (r"MultiplyPairs<.*::Mmla{dtype}, .*::Zipped, 6ul>", 12, (12,)),
+    (r"MultiplyGroups<.*::Mma{dtype}, .*::PackedUnits, 1ul>", 4, (1,)),
+    (r"MultiplyGroups<.*::Mma{dtype}, .*::PackedUnits, 2ul>", 8, (6, 8)),
+)
 INSTRUCTION = re.compile(r"^\s*([0-9a-f]+):\s+(\S+)\s*(.*)$")
 TARGET = re.compile(r"(?:^|[ ,])(?:0x)?([0-9a-f]+)(?: <.*)?$")
 BRANCH = re.compile(
@@ -41,7 +53,7 @@ SCALABLE = re.compile(r"^sve2?_(\d+)$")
 X86_LANES = {"xmm": 4, "ymm": 8, "zmm": 16}
 X86 = {"vfmadd": 1, "vpmaddwd": 2, "vdpbf16ps": 2, "vpdpbusd": 4}
 ARM = {"fmla": 1, "fmad": 1, "bfdot": 2, "sdot": 4, "udot": 4, "smlal": 1, "smlal2": 1, "smull": 1}
-ARM |= {"smull2": 1, "smlalb": 1, "smlalt": 1}
+ARM |= {"smull2": 1, "smlalb": 1, "smlalt": 1, "bfmmla": 4, "smmla": 8}
 POWER = {"xvmaddasp": 4, "xvmaddmsp": 4, "vmsumshm": 8, "vmsummbm": 16, "xvf32gerpp": 16}
 POWER |= {"xvbf16ger2pp": 32, "xvi8ger4pp": 64}
 
@@ -58,7 +70,7 @@ class Loop:
         rows: That are multiplied at once.
         instructions: Of one turn.
         multiplies: Those of them that multiply.
-        multiply_adds: What they compute.
+        multiply_adds: What they compute for these rows.
     """
 
     tier: str
@@ -99,18 +111,28 @@ def loops(tier: str, text: str, scalable_lanes: int) -> Iterator[Loop]:
     What it does now and then counts as if it were done in every turn, but for loops in it that
     multiply nothing: those prefetch.
     """
-    wanted = {dot: dtype for dtype, dot in DOTS.items()}
     for part in re.split(r"\n(?=[0-9a-f]+ <)", text):
         head, _, rest = part.partition("\n")
-        match = FUNCTION.match(head)
-        if match is None or match[1] not in wanted or int(match[2]) not in ROWS:
+        product = product_of(head)
+        if product is None:
             continue
         found = map(INSTRUCTION.match, rest.splitlines())
         lines = [(int(line[1], 16), line[2], line[3]) for line in found if line]
         counted = [_count(body, scalable_lanes) for body in bodies(lines)]
         if any(adds for _, _, adds in counted):
             best = max(counted, key=lambda one: one[2] / one[0])
-            yield Loop(tier, wanted[match[1]], int(match[2]), *best)
+            dtype, computed, told = product
+            for rows in told:
+                yield Loop(tier, dtype, rows, best[0], best[1], best[2] * rows // computed)
+
+
+def product_of(head: str) -> tuple[str, int, tuple[int, ...]] | None:
+    """What a function multiplies, by its line in the disassembly; rows as in FUNCTIONS."""
+    for dtype, name in DTYPES.items():
+        for pattern, computed, told in FUNCTIONS:
+            if re.search(f"[ :]{pattern.format(dtype=name)}\\(", head):
+                return dtype, computed, told
+    return None
 
 
 def _count(body: Sequence[Line], scalable_lanes: int) -> tuple[int, int, int]:
@@ -136,11 +158,12 @@ def count(trees: Sequence[Path], objdump: str) -> list[Loop]:
     found: list[Loop] = []
     for family, tiers in load_targets(ROOT).tiers.items():
         for tier in tiers:
-            paths = [tree / OBJECT.format(tier=tier) for tree in trees]
-            for path in [path for path in paths if path.exists()][:1]:
-                lanes = int(match[1]) // 32 if (match := SCALABLE.search(tier)) else 0
-                found.extend(loops(tier, disassembly(objdump, path, family), lanes))
-    order = {dtype: index for index, dtype in enumerate(DOTS)}
+            lanes = int(match[1]) // 32 if (match := SCALABLE.search(tier)) else 0
+            for kernels in KERNELS:
+                paths = [tree / OBJECT.format(tier=tier, kernels=kernels) for tree in trees]
+                for path in [path for path in paths if path.exists()][:1]:
+                    found.extend(loops(tier, disassembly(objdump, path, family), lanes))
+    order = {dtype: index for index, dtype in enumerate(DTYPES)}
     return sorted(found, key=lambda loop: (order[loop.dtype], -loop.rows))  # stable: tiers stay
 
 
@@ -160,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"there is no {options.objdump}: install LLVM, or name one with --objdump")
     found = count(options.tree, options.objdump)
     if not found:
-        parser.error(f"none of the trees holds {OBJECT.format(tier='TIER')}")
+        parser.error(f"none of the trees holds {OBJECT.format(tier='TIER', kernels='dot')}")
     for loop in found:
         print(f"{loop.dtype:<9} {loop.rows} rows {loop.tier:<12} {loop.per_instruction:6.2f}")
     document = {"commit": commit(), "date": today(), "loops": [asdict(loop) for loop in found]}

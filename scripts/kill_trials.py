@@ -28,6 +28,8 @@ import products  # noqa: E402
 import support  # noqa: E402
 import trials  # noqa: E402
 
+from vllm_conda.processes import own_temporary  # noqa: E402
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -38,7 +40,7 @@ def main() -> int:
     options = parser.parse_args()
     chosen = options.only or list(products.PRODUCTS)
     rows: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
+    with own_temporary(), tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
         dummies = support.dummy_channel(Path(folder) / "dummies")
         for number, name in enumerate(chosen):
             share = len(range(number, options.kills, len(chosen)))

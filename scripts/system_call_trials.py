@@ -29,6 +29,8 @@ import support  # noqa: E402
 import system_calls  # noqa: E402
 import test_channel_system_calls as channel  # noqa: E402
 
+from vllm_conda.processes import own_temporary  # noqa: E402
+
 PRODUCTS = ("publish", "toolchain", "engine", "build")
 NAMES = (*channel.COMMANDS, *PRODUCTS)
 
@@ -64,6 +66,7 @@ def main() -> int:
     options = parser.parse_args()
     rows: dict[str, dict[str, object]] = {}
     with (
+        own_temporary(),
         tempfile.TemporaryDirectory(prefix="system-calls-") as folder,
         # A forked process would wait for the threads that made the dummies.
         ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool,

@@ -1,21 +1,24 @@
-"""Child processes that end with the process which started them, however that one ends.
+"""What ends with the process that started it, however that one ends: children, temporary files.
 
 Each command runs below a guard, which is this file run as a program: it adopts whatever the
 command leaves behind (child subreaper) and ends all of it once the command or the starter is
 gone. A pipe tells it of the starter: the kernel closes the other end at any death, SIGKILL
-included. Standard library only, because `./run` uses it before anything is installed.
+included. The guard then removes the starter's temporary folder (own_temporary) as well. Standard
+library only, because `./run` uses it before anything is installed.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
@@ -29,11 +32,15 @@ GRACE_SECONDS = 2.0
 _STOP_SECONDS = 2 * GRACE_SECONDS
 _PR_SET_CHILD_SUBREAPER = 36
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+TEMPORARY = "TMPDIR"
+_OWN_PREFIX = "vllm-conda."
+_OWN_LOCK = ".lock"
 
 _lifelines: set[int] = set()
 _guards: set[int] = set()
 _starting = threading.Lock()
 _stops: list[int] = []
+_temporary: list[str | None] = []
 
 
 @contextmanager
@@ -161,6 +168,90 @@ def _hang_up(writer: int) -> None:
         os.close(writer)
 
 
+@contextmanager
+def own_temporary() -> Iterator[None]:
+    """A temporary folder of this process's own, named by TMPDIR, for what libraries leave in it.
+
+    It goes with the context; that of a killed process goes with the guard of its children, or when
+    the next one is made. Where none can be made, TMPDIR stays as it is. Inside of another such
+    context it does nothing.
+    """
+    if _temporary:
+        yield
+        return
+    before = tempfile.tempdir
+    made = None
+    with suppress(OSError):
+        made = _made_temporary(Path(tempfile.gettempdir()))
+    if made is None:
+        yield
+        return
+    folder, lock = made
+    _temporary.append(os.environ.get(TEMPORARY))
+    os.environ[TEMPORARY] = tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        if (named := _temporary.pop()) is None:
+            del os.environ[TEMPORARY]
+        else:
+            os.environ[TEMPORARY] = named
+        _empty(folder)
+        os.close(lock)
+
+
+def callers_environment() -> dict[str, str]:
+    """The variables with the TMPDIR that this process was given, for what is to outlive it."""
+    found = dict(os.environ)
+    for given in _temporary:
+        del found[TEMPORARY]
+        found |= {TEMPORARY: given} if given else {}
+    return found
+
+
+def _made_temporary(parent: Path) -> tuple[Path, int]:
+    """A new folder and the open file by whose lock it is held; abandoned ones are removed."""
+    for folder in parent.glob(f"{_OWN_PREFIX}*"):
+        with suppress(OSError):
+            if folder.stat(follow_symlinks=False).st_uid == os.geteuid():
+                _remove_abandoned(folder)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_OWN_PREFIX, dir=parent))
+        with suppress(FileNotFoundError):  # somebody took it for an abandoned one
+            lock = os.open(folder / _OWN_LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock).st_nlink:
+                return folder, lock
+            os.close(lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a folder of own_temporary whose process is gone; leave any other as it is."""
+    try:
+        lock = os.open(folder / _OWN_LOCK, os.O_RDWR)
+    except FileNotFoundError:  # killed before it had one
+        folder.rmdir()
+        return
+    with suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _empty(folder)
+    os.close(lock)
+
+
+def _empty(folder: Path) -> None:
+    """Remove a folder; where something stays in it, its lock stays too, for the next attempt."""
+    with suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            elif entry.name != _OWN_LOCK:
+                entry.unlink()
+        if [entry.name for entry in folder.iterdir()] == [_OWN_LOCK]:
+            (folder / _OWN_LOCK).unlink()
+            folder.rmdir()
+
+
 def adopt_orphans() -> None:
     """Become the parent of what processes below this one leave behind."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -237,6 +328,10 @@ def _guard(lifeline: int, command: Sequence[str]) -> int:
             code = 128 - code if code < 0 else code
             break
     _end_descendants(set())
+    own = Path(os.environ.get(TEMPORARY, ""))
+    if own.name.startswith(_OWN_PREFIX):
+        with suppress(OSError):
+            _remove_abandoned(own)
     return code
 
 

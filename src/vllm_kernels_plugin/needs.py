@@ -351,6 +351,11 @@ def check(config: VllmConfig, device: str) -> None:
             f"{_name(model)} would run with latent attention, for which this engine has no CPU "
             "backend (vLLM has from 0.32 on): unset VLLM_MLA_DISABLE or set it to 1"
         )
+    if device == "cpu" and _selects_keys(model):
+        raise PluginError(
+            f"{_name(model)} selects keys for sparse attention, which no engine has on a CPU: use "
+            "a Hopper GPU with vllm-deepgemm and vllm-flashmla, or another model"
+        )
     for need in NEEDS[device]:
         missing = [op for op in need.ops if not is_served(op)]
         if missing and need.applies(config):
@@ -382,9 +387,13 @@ def _check_grouped_products(config: Any) -> None:
         )
 
 
+def _selects_keys(model: Any) -> bool:
+    return hasattr(model.hf_text_config, "index_topk")
+
+
 def _check_indexer(model: Any) -> None:
     """The engine has nothing but DeepGEMM for it, and says so while the model is built."""
-    if not hasattr(model.hf_text_config, "index_topk") or importlib.util.find_spec(deep_gemm.NAME):
+    if not _selects_keys(model) or importlib.util.find_spec(deep_gemm.NAME):
         return
     raise PluginError(
         f"{_name(model)} selects keys for sparse attention with functions of DeepGEMM, which "

@@ -47,6 +47,8 @@ class Product:
         self.root = support.checkout(folder / "checkout")
         self.output = self.root / "output"
         self.cache = folder / "cache"
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         self.published: dict[Path, str] = {}
         shutil.copy(support.ROOT / "run", self.root)
         (self.root / "src/vllm_conda").symlink_to(support.ROOT / "src/vllm_conda")
@@ -74,6 +76,7 @@ class Product:
             "VLLM_CONDA_CACHE": str(self.cache),
             "RATTLER_CACHE_DIR": str(self.cache / "rattler"),
             "CONDA_OVERRIDE_ARCHSPEC": "x86_64_v4",
+            "TMPDIR": str(self.temporary),
         }
 
     def damage(self) -> str:
@@ -99,7 +102,7 @@ class Product:
     def leftovers(self, subdir: str) -> str:
         unlisted = set((self.output / subdir).glob("*.conda")) - set(self.listed(subdir))
         hidden = [path for path in self.output.rglob(".*") if path.name != ".lock"]
-        return ", ".join(map(str, [*unlisted, *hidden]))
+        return ", ".join(map(str, [*unlisted, *hidden, *self.temporary.iterdir()]))
 
     def content(self, package: Path, file: str) -> str:
         """Text of a file of a package."""
@@ -182,7 +185,7 @@ class Toolchain(Product):
         yield from (self.cache / "channels").glob("*")
 
     def result(self, step: int) -> str:
-        left = list((self.cache / "tmp").iterdir())
+        left = [*(self.cache / "tmp").iterdir(), *self.temporary.iterdir()]
         if left:
             return f"left {left}"
         name = f"more-{step}-external_0.conda"

@@ -49,6 +49,8 @@ class Command:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.folder, self.channel, self.before = folder, folder / "channel", folder / "before"
+        self.temporary = folder / "temporary"
+        self.temporary.mkdir()
         words, self.wanted, there = COMMANDS[name]
         self.name = name.partition(" ")[0]
         site, source, more = folder / "site.yaml", folder / "source", folder / "more"
@@ -84,7 +86,8 @@ class Command:
         return [sys.executable, "-m", "vllm_conda", "channel", self.name, *self.words]
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(support.ROOT / "src")}
+        temporary = {"TMPDIR": str(self.temporary)}
+        return {**os.environ, "PYTHONPATH": str(support.ROOT / "src"), **temporary}
 
     @staticmethod
     def _listed(channel: Path) -> set[str]:
@@ -123,6 +126,7 @@ class Command:
             *(folder.state / "incoming").glob("*"),
             *self.channel.rglob(".*.json.*"),
             *self.channel.rglob("*.part"),
+            *self.temporary.iterdir(),
         ]
         return f"left {left}" if left else ""
 

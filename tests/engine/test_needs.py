@@ -261,7 +261,6 @@ def test_sparse_attention_without_its_indexer(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(needs, "is_served", lambda op: True)
     model = config()
     model.model_config.hf_text_config.index_topk = 2048
-    needs.check(model, "cpu")  # type: ignore[arg-type]
     monkeypatch.setattr(engine_api, "cuda_problem", lambda op: f"{op} is elsewhere")
     with pytest.raises(PluginError) as caught:
         needs.check(model, "cuda")  # type: ignore[arg-type]
@@ -297,3 +296,10 @@ def test_experts_on_grouped_products_that_are_not_there(monkeypatch: pytest.Monk
     # Another package's module has them.
     here.clear()
     needs.check(model, "cuda")  # type: ignore[arg-type]
+
+
+def test_no_cpu_has_sparse_attention() -> None:
+    model = config(architecture="DeepseekV32ForCausalLM")
+    model.model_config.hf_text_config.index_topk = 2048
+    with pytest.raises(PluginError, match="no engine has on a CPU: use a Hopper GPU"):
+        needs.check(model, "cpu")  # type: ignore[arg-type]

@@ -4,15 +4,16 @@
     python -m tests.fuzz --family rope --calls 100000 --batch 5000 --jobs 8
     python -m tests.fuzz --family gemm --seed 17 --calls 500     # a reported batch again
     python -m tests.fuzz --device cuda --sanitizer memcheck --calls 10000 --jobs 16
-    python -m tests.fuzz --device cuda --calls 10000 --write-calls calls.json  # and there:
-    VLLM_FUZZ_CORPUS=corpus.pt python -m tests.fuzz --device cuda --calls 10000 \\
+    export VLLM_FUZZ_CORPUS=corpus.pt  # recorded here
+    python -m tests.fuzz --device cuda --calls 10000 --write-calls calls.json --jobs 8  # and there:
+    python -m tests.fuzz --device cuda --calls 10000 \\
         --read-calls calls.json --jobs 12 --report counts.json
 
 Batches run in processes of their own, so that a crash or a hang ends one batch and is reported with
-its seed and its call. On a GPU the calls of tests/kernels/cuda are recorded first, into
-VLLM_FUZZ_CORPUS where it names a file; where that is there already, it serves, and a seed brings
-the same calls back. Needs the kernels' libraries (VLLM_KERNELS_LIBRARY_DIR), and hypothesis unless
-the calls are read from a file. Exit code: 1 where there was a fault.
+its seed and its call. For a GPU the calls of tests/kernels/cuda are recorded first, which needs
+none, into VLLM_FUZZ_CORPUS where it names a file; where that is there already, it serves, and a
+seed brings the same calls back. Needs the kernels' libraries (VLLM_KERNELS_LIBRARY_DIR), and
+hypothesis unless the calls are read from a file. Exit code: 1 where there was a fault.
 """
 
 from __future__ import annotations
@@ -231,17 +232,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     processes.stop_on_signals()
     families = options.family or sorted(calls.families(options.device))
-    if options.write_calls:
-        count = min(options.calls, options.batch)
-        numbers = range(options.seed, options.seed - (-options.calls // count))
-        ops = {family: corpus.ops_of(family, options.device) for family in families}
-        draws.write(options.write_calls, ops, numbers, count)
-        return 0
-    with tempfile.TemporaryDirectory() as folder:
-        if options.device == "cuda":
+    with processes.own_temporary(), tempfile.TemporaryDirectory() as folder:
+        if options.device == "cuda" and (not options.write_calls or record.VARIABLE in os.environ):
             path = Path(os.environ.setdefault(record.VARIABLE, str(Path(folder) / "corpus.pt")))
             if not path.is_file():
-                record.record(path, record.cuda_tests(), options.jobs, gpus("cuda"))
+                record.record(path, record.cuda_tests(), options.jobs)
+        if options.write_calls:
+            count = min(options.calls, options.batch)
+            numbers = range(options.seed, options.seed - (-options.calls // count))
+            ops = {family: corpus.ops_of(family, options.device) for family in families}
+            draws.write(options.write_calls, ops, numbers, count, options.device)
+            return 0
         if options.sanitizer:
             # Every tensor an allocation of its own, or an overflow would end in a neighbour.
             os.environ.setdefault("PYTORCH_NO_CUDA_MEMORY_CACHING", "1")

@@ -22,10 +22,10 @@ from .record import VARIABLE, read
 # no kernel of ours.
 LEFT_OUT = (
     "fp32_router_gemm",
-    "swap_blocks_batch", "weak_ref_tensor", "free_shared_buffer", "init_custom_ar",
-    "minimax_allreduce_rms_qk",
-    "init_shm_manager", "join_shm_manager", "shm_allreduce", "shm_all_gather", "shm_gather",
-    "shm_send_tensor_list", "shm_recv_tensor_list",
+    "concat_and_cache_mla_grouped", "swap_blocks_batch", "weak_ref_tensor", "free_shared_buffer",
+    "init_custom_ar", "minimax_allreduce_rms_qk", "init_shm_manager", "join_shm_manager",
+    "shm_allreduce", "shm_all_gather", "shm_gather", "shm_send_tensor_list",
+    "shm_recv_tensor_list",
 )  # fmt: skip
 # Depth and columns of weights: whole panels and remainders.
 _WEIGHTS = ((1, 1), (16, 32), (33, 65), (64, 48), (130, 17))

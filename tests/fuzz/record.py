@@ -1,19 +1,19 @@
 """A plugin of pytest that keeps the ops' calls in tests, one file of them a process.
 
-A call is kept for what it is like: the smallest ones of every mix of types, flags and absent
-arguments.
+No GPU is needed: the references answer in the place of its kernels (standin.py). A call is kept for
+what it is like: the smallest ones of every mix of types, flags and absent arguments.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -25,17 +25,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm_kernels import engine_api
 
+from . import standin
 from .calls import Call, full
 from .guard import processes
 
 VARIABLE = "VLLM_FUZZ_CORPUS"
 ROOT = Path(__file__).resolve().parents[2]
-_LARGEST = 1 << 18
+_LARGEST = 1 << 20
 _LIKE = 2
 _OF_AN_OP = 48
 _OF_A_TEST = 24
-# Of one file: after this no test is begun, and after twice this its process ends without calls.
+# Of a processor, for a test: references may be slow, and what follows its calls is not wanted.
+_TEST_SECONDS = 3
+# Of one too, for a file: after this no test is begun.
 _SECONDS = 60
+# After this a file's process ends without calls.
+_LONGEST_SECONDS = 600
 
 
 # Numbers that say of which type packed values are.
@@ -90,7 +95,9 @@ class _Keep(TorchDispatchMode):
         size = _bytes(call)
         kept = self.calls.setdefault(_likeness(call), [])
         wanted = len(kept) < _LIKE or size < _bytes(kept[-1])
-        if size > _LARGEST or not wanted:
+        if size > _LARGEST:
+            raise standin.MissingError("the references would take long")
+        if not wanted:
             return func(*args, **kwargs)
         copied = tuple(
             x.detach().cpu().clone() if isinstance(x, Tensor) else x for x in call.arguments
@@ -103,7 +110,12 @@ class _Keep(TorchDispatchMode):
 
 
 _keep = _Keep()
-_began = time.monotonic()
+
+
+def pytest_addoption() -> None:
+    """Hook of pytest: the first of all, before the tests and their fixtures are imported."""
+    standin.install()
+    signal.signal(signal.SIGPROF, standin.missing)
 
 
 def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
@@ -117,19 +129,23 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
 
 
 def pytest_runtest_call(item: Any) -> None:
-    """Hook of pytest: what the test calls is kept."""
+    """Hook of pytest: what the test calls is kept; nobody asks whether the references pass it."""
     test = item.obj
 
-    def kept(*args: Any, **kwargs: Any) -> Any:
-        with _keep:
-            return test(*args, **kwargs)
+    def kept(*args: Any, **kwargs: Any) -> None:
+        signal.setitimer(signal.ITIMER_PROF, _TEST_SECONDS)
+        try:
+            with _keep, suppress(Exception):
+                test(*args, **kwargs)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     item.obj = kept
 
 
 def pytest_runtest_teardown(item: Any) -> None:
     """Hook of pytest: the tests after this one are left out once the time is over."""
-    if time.monotonic() - _began > _SECONDS:
+    if time.process_time() > _SECONDS:
         item.session.shouldstop = "no time is left"
 
 
@@ -154,33 +170,30 @@ def cuda_tests() -> list[Path]:
     return [file for file in files if not file.stem.endswith(("_emulation", "_without_gpu"))]
 
 
-def record(path: Path, tests: Iterable[Path], jobs: int, gpus: Sequence[str | None]) -> None:
-    """Run test files under this plugin, ``jobs`` at once, and write what they call.
-
-    Args:
-        gpus: Each file runs on one of them.
-    """
+def record(path: Path, tests: Iterable[Path], jobs: int) -> None:
+    """Run test files under this plugin, ``jobs`` at once, and write what they call."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
 
-        def run(test: Path, gpu: str | None) -> list[Call]:
+        def run(test: Path) -> list[Call]:
             part = Path(folder) / f"{test.stem}.pt"
             plugin = ["-p", "no:cacheprovider", "-p", "tests.fuzz.record"]
             with suppress(subprocess.TimeoutExpired):
                 processes.run(
                     [sys.executable, "-m", "pytest", "-q", *plugin, str(test)],
-                    timeout=2 * _SECONDS,
+                    timeout=_LONGEST_SECONDS,
                     cwd=ROOT,
                     env={
                         **os.environ,
                         VARIABLE: str(part),
-                        **({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}),
+                        "CUDA_VISIBLE_DEVICES": "",
+                        "OMP_NUM_THREADS": "1",
                         "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}",
                     },
                     stdout=subprocess.DEVNULL,
                 )
             return read(part) if part.is_file() else []
 
-        calls = [call for part in pool.map(run, tests, itertools.cycle(gpus)) for call in part]
+        calls = [call for part in pool.map(run, tests) for call in part]
     if not calls:
         sys.exit("fuzz: the tests left no calls to start from")
     write(path, chosen(calls))

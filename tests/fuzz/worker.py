@@ -95,7 +95,7 @@ def main() -> None:
     if options.read_calls:
         draws = read(options.read_calls, family, number)
     else:
-        draws = drawn(corpus.ops_of(family, options.device), number, options.calls)
+        draws = drawn(corpus.ops_of(family, options.device), number, options.calls, options.device)
     print(json.dumps(run(options, draws, BlackBox(options.box))))
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
 import site_channel
 from rattler_build import RenderConfig, Stage0Recipe, VariantConfig
 from rattler_build.tool_config import PlatformConfig
 from support import ROOT
 
-from vllm_conda.flashinfer.package import NAMES, Choice, variant
+from vllm_conda.flashinfer.package import NAMES, Choice, inputs, variant
 from vllm_conda.jobs import select
 from vllm_conda.recipe import FLASHINFER_RECIPE_FILE
+from vllm_conda.render import environment
 from vllm_conda.site.channels import Channels
 from vllm_conda.site.examples import example_path
 from vllm_conda.site.model import load_site
@@ -27,15 +32,19 @@ OTHERS = (
 )  # fmt: skip
 
 
-def render(channel: site_channel.Channel, cuda: str, modules: str) -> list[str]:
+def render(
+    channel: site_channel.Channel, cuda: str, modules: str, release: str = RELEASE
+) -> list[str]:
     """Add the packages of one build to the channel; returns their names."""
     (job,) = select(TARGETS, [f"{PLATFORM}-cuda-{cuda}-{TARGETS.flashinfer.slice}"])
-    keys = variant(TARGETS, Choice(job, RELEASE, modules), dict.fromkeys(NAMES, f"{cuda}{modules}"))
+    choice = Choice(job, release, modules)
+    keys = variant(TARGETS, choice, dict.fromkeys(NAMES, f"{cuda}{modules}"))
     config = RenderConfig(platform=PlatformConfig(target_platform=PLATFORM))
     names = []
-    recipe = Stage0Recipe.from_file(ROOT / FLASHINFER_RECIPE_FILE)
-    for rendered in recipe.render(VariantConfig(keys), config):
-        one = rendered.recipe
+    with environment(inputs(TARGETS, choice)):
+        recipe = Stage0Recipe.from_file(ROOT / FLASHINFER_RECIPE_FILE)
+        rendered = recipe.render(VariantConfig(keys), config)
+    for one in (variant_of.recipe for variant_of in rendered):
         names.append(one.package.name)
         subdir = "noarch" if one.package.name == NAMES[0] else PLATFORM
         channel.add(
@@ -45,13 +54,12 @@ def render(channel: site_channel.Channel, cuda: str, modules: str) -> list[str]:
     return names
 
 
-@pytest.fixture(scope="module")
-def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
-    folder = tmp_path_factory.mktemp("flashinfer")
+def channels_of(folder: Path, releases: Iterable[str]) -> Channels:
     channel = site_channel.Channel(folder / "own")
-    for cuda in ("12.4", "13.0"):
+    for release, cuda in itertools.product(releases, ("12.4", "13.0")):
         for modules in TARGETS.flashinfer.sets:
-            assert render(channel, cuda, modules) == list(NAMES)
+            assert render(channel, cuda, modules, release) == list(NAMES)
+    for cuda in ("12.4", "13.0"):
         channel.add(PLATFORM, "cuda-cudart", cuda, "h0_0", [f"cuda-version {cuda}.*"])
     for name in OTHERS:
         channel.add("noarch", name, "1.0", "h0_0")
@@ -62,6 +70,11 @@ def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
         channel.add("noarch", "vllm-engine", version, "h0_0")
     libraries = site_channel.library_channel(folder / "libraries")
     return Channels([channel.write(), libraries])
+
+
+@pytest.fixture(scope="module")
+def channels(tmp_path_factory: pytest.TempPathFactory) -> Channels:
+    return channels_of(tmp_path_factory.mktemp("flashinfer"), [RELEASE])
 
 
 @pytest.mark.parametrize(
@@ -110,3 +123,11 @@ def test_the_newest_cuda_of_the_driver_with_most_modules(
 
 def test_beside_the_engine_that_pins_it(channels: Channels) -> None:
     assert solved(channels, "vllm-flashinfer", "vllm-engine")["vllm-engine"][0] == "0.26.0"
+
+
+def test_each_engine_gets_the_release_that_it_pins(tmp_path: Path) -> None:
+    """Of a channel with all of them."""
+    both = channels_of(tmp_path, TARGETS.flashinfer.releases)
+    for engine, wanted in (("0.26.0", "0.6.14"), ("0.33.0", "0.7.2.post1")):
+        found = solved(both, "vllm-flashinfer", f"vllm-engine=={engine}")
+        assert found["vllm-flashinfer"][0] == found["flashinfer-python"][0] == wanted

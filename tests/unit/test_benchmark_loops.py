@@ -39,6 +39,32 @@ def test_other_functions_are_left_out(head: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("function", "product"),
+    [
+        ("MultiplyRows<n::DotBf16, 1ul>", ("bfloat16", 1, (1,))),
+        ("MultiplyRow<n::MmlaI8, n::PackedUnits>", ("int8", 1, (1,))),
+        ("MultiplyPairs<n::MmlaBf16, n::PackedUnits, 3ul>", ("bfloat16", 6, (6,))),
+        ("MultiplyPairs<n::MmlaBf16, n::Zipped, 6ul>", ("bfloat16", 12, (12,))),
+        ("MultiplyPairs<n::MmlaBf16, n::Zipped, 3ul>", None),
+        ("MultiplyRow<n::MmlaI8, n::PackedNibbles>", None),
+        ("MultiplyGroups<n::MmaF32, n::PackedUnits, 2ul>", ("float32", 8, (6, 8))),
+        ("MultiplyGroups<n::MmaF16, n::PackedHalves, 2ul>", None),
+    ],
+)
+def test_products(function: str, product: tuple[str, int, tuple[int, ...]] | None) -> None:
+    assert loops.product_of(f"000020 <void vk::{function}(vk::GemmBlock const&)>:") == product
+
+
+def test_rows_that_a_loop_computes_in_vain() -> None:
+    name = "MultiplyRows<vk::avx2::(anonymous namespace)::DotF32, 6ul>"
+    text = (HEAD.format(dot="DotF32", rows=6) + CODE).replace(
+        name, "MultiplyGroups<n::MmaF32, n::PackedUnits, 2ul>"
+    )
+    found = list(loops.loops("power10", text, 0))
+    assert [(loop.rows, loop.multiply_adds) for loop in found] == [(6, 6), (8, 8)]
+
+
+@pytest.mark.parametrize(
     ("instruction", "adds"),
     [
         ("vfmadd231ps (%rax), %zmm1, %zmm2", 16),
@@ -51,6 +77,8 @@ def test_other_functions_are_left_out(head: dict[str, object]) -> None:
         ("bfdot v0.4s, v1.8h, v2.8h", 8),
         ("fmla z0.s, p0/m, z1.s, z2.s", 8),
         ("sdot z0.s, z1.b, z2.b", 32),
+        ("bfmmla v0.4s, v1.8h, v2.8h", 16),
+        ("smmla z0.s, z1.b, z2.b", 64),
         ("ldr q0, [x1]", 0),
         ("xvmaddasp 0, 1, 2", 4),
         ("vmsummbm 0, 1, 2, 3", 16),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import itertools
 import shlex
 import shutil
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from support import ROOT, module_at
@@ -98,9 +100,84 @@ def test_what_the_packages_follow_from() -> None:
     assert package.fingerprint(keys[0]) == package.fingerprint(dict(reversed(keys[0].items())))
 
 
+def test_sets_name_the_engines_modules() -> None:
+    """Sets of one kind of heads have both modules that the engine calls for them on Hopper."""
+    for words in TABLE.sets.values():
+        heads = [word.rsplit("-", 1) for word in words if word.startswith("prefill-")]
+        backends = {head: {one for other, one in heads if other == head} for head, _ in heads}
+        assert all(found == {"fa2", "fa3"} for found in backends.values())
+
+
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     return module_at(ROOT / FLASHINFER_RECIPE_FILE.parent / "compile_modules.py")
+
+
+@pytest.fixture(scope="module")
+def slim() -> ModuleType:
+    return module_at(ROOT / FLASHINFER_RECIPE_FILE.parent / "slim.py")
+
+
+CORE = """\
+class MissingJITCacheError(RuntimeError):
+    def __init__(self, message, spec=None):
+        self.spec = spec
+        super().__init__(message)
+"""
+
+
+def installed(site: Path) -> dict[str, str]:
+    """An installed FlashInfer, of few files; returns which the package keeps."""
+    csrc = "flashinfer/data/csrc"
+    kept = {
+        "flashinfer/__init__.py": "",
+        "flashinfer/jit/core.py": CORE,
+        f"{csrc}/sampling.cu": "sampling",
+        f"{csrc}/fmha_v2/templates/kernel.jinja": "template",
+        f"{csrc}/cake/manifest.json": "{}",
+        f"{csrc}/fused_moe/monomoe/src/moe.cuh": "copied",
+        "flashinfer_python-0.dist-info/METADATA": "Name: flashinfer-python",
+    }
+    removed = {
+        "build_backend.py": "",
+        "flashinfer/data/build_utils.py": "",
+        **{f"flashinfer/data/{name}/header.h": "" for name in ("cccl", "cutlass", "include")},
+        "flashinfer/data/spdlog/include/spdlog.h": "",
+        f"{csrc}/cake/kernel.cu": "",
+        f"{csrc}/fused_moe/other/moe.cu": "",
+    }
+    for name, text in (kept | removed).items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    rows = [f"{name},sha256=old,1" for name in kept | removed]
+    record = "flashinfer_python-0.dist-info/RECORD"
+    (site / record).write_text("\n".join([*rows, f"{record},,", ""]))
+    return {**kept, record: ""}
+
+
+def test_what_the_package_of_python_keeps(slim: ModuleType, tmp_path: Path) -> None:
+    kept = installed(tmp_path)
+    slim.remove(tmp_path)
+    slim.record(tmp_path)
+    found = {f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file()}
+    assert found == set(kept)
+    rows = (tmp_path / "flashinfer_python-0.dist-info" / "RECORD").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows} == set(kept)
+    digest = base64.urlsafe_b64encode(hashlib.sha256(b"sampling").digest()).decode().rstrip("=")
+    assert f"flashinfer/data/csrc/sampling.cu,sha256={digest},8" in rows
+
+
+def test_a_missing_module_is_named(slim: ModuleType, tmp_path: Path) -> None:
+    installed(tmp_path)
+    slim.name_missing_module(tmp_path)
+    core = module_at(tmp_path / "flashinfer" / "jit" / "core.py")
+    spec = SimpleNamespace(name="page")
+    assert str(core.MissingJITCacheError("JIT compilation is disabled", spec=spec)) == (
+        "FlashInfer's module page is not in vllm-flashinfer, and FLASHINFER_DISABLE_JIT is set"
+    )
+    assert str(core.MissingJITCacheError("other")) == "other"
+    with pytest.raises(SystemExit, match="refuses to compile in other words"):
+        slim.name_missing_module(tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -197,3 +198,92 @@ def test_every_command_starts_its_processes_guarded() -> None:
         if re.search(r"subprocess\.(run|Popen|call|check_\w+)\(", file.read_text())
     }
     assert found <= UNGUARDED
+
+
+OWN = """
+import os, pathlib, sys
+from vllm_conda import processes
+processes.stop_on_signals()
+with processes.own_temporary():
+    pathlib.Path(os.environ["TMPDIR"], "of-the-command").touch()
+    begun = "mkdir $TMPDIR/kept; echo x > $TMPDIR/kept/file; "
+    begun += f"echo $$ > {sys.argv[1]}; exec sleep 600"
+    {RUN}
+"""
+GUARDED = OWN.replace("{RUN}", 'processes.run(["sh", "-c", begun])')
+# Such as a library that fills the folder in the program's own process.
+ALONE = OWN.replace("{RUN}", 'os.execvp("sh", ["sh", "-c", begun])')
+
+
+def _own_temporary(program: str, tmp_path: Path, sign: signal.Signals) -> Path:
+    """TMPDIR of a program that got a signal while it filled a folder of its own."""
+    temporary, pids = tmp_path / "temporary", tmp_path / "pids"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, str(pids)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(temporary)},
+        preexec_fn=default_signals,
+        stderr=subprocess.DEVNULL,
+    )
+    _read(pids)
+    (own,) = temporary.iterdir()
+    assert {path.name for path in own.iterdir()} == {".lock", "of-the-command", "kept"}
+    process.send_signal(sign)
+    process.wait(20)
+    return temporary
+
+
+@pytest.mark.parametrize("sign", SIGNALS, ids=lambda sign: sign.name)
+def test_a_killed_program_leaves_nothing_in_the_temporary_folder(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
+    temporary = _own_temporary(GUARDED, tmp_path, sign)
+    deadline = time.monotonic() + 5
+    while list(temporary.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not list(temporary.iterdir())
+
+
+def test_what_a_killed_program_left_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = _own_temporary(ALONE, tmp_path, signal.SIGKILL)
+    (left,) = temporary.iterdir()
+    (temporary / "of-somebody").mkdir()
+    (temporary / "vllm-conda.without-lock").mkdir()  # killed before it had one
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with processes.own_temporary():
+        own = Path(os.environ["TMPDIR"])
+        assert own.parent == temporary
+        assert tempfile.gettempdir() == str(own)
+        assert set(temporary.iterdir()) == {own, temporary / "of-somebody"}
+        assert left != own
+        with processes.own_temporary():
+            assert os.environ["TMPDIR"] == str(own)
+        assert processes.callers_environment()["TMPDIR"] == str(temporary)
+    assert os.environ["TMPDIR"] == str(temporary)
+    assert [path.name for path in temporary.iterdir()] == ["of-somebody"]
+
+
+def test_the_folder_of_a_living_program_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.delenv("TMPDIR", raising=False)
+    program = "from vllm_conda.processes import own_temporary\nwith own_temporary(): pass"
+    with processes.own_temporary():
+        own = Path(os.environ["TMPDIR"])
+        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TMPDIR": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+        assert list(tmp_path.iterdir()) == [own]
+    assert "TMPDIR" not in os.environ
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_temporary_folder_can_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no/such"))
+    monkeypatch.setenv("TMPDIR", "/no/such")
+    with processes.own_temporary():
+        assert os.environ["TMPDIR"] == "/no/such"
+        assert processes.callers_environment()["TMPDIR"] == "/no/such"

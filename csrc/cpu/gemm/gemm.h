@@ -17,7 +17,9 @@ extern "C" {
 // same bits either way. VLLM_KERNELS_CPU_COMPACT: 0 never, 1 wherever possible.
 VK_EXPORT vk_status vk_cpu_create_onednn_mm_handler(const vk_tensor* b, int64_t* handle);
 
-// c = a @ b + bias, accumulated in float32.
+// c = a @ b + bias, accumulated in float32. Our own kernels give a row the same bits whatever other
+// rows there are. bfloat16 on tiers with Arm's bfdot and bfmmla: products and their sums are
+// rounded to odd, subnormal numbers count as zero, and each NaN is the default one.
 //   c: [M, N], a: [M, K], dtype of b, last dimension contiguous; c may also be [..., N], contiguous
 //   bias: [N], dtype of b, contiguous, or null
 VK_EXPORT vk_status vk_cpu_onednn_mm(const vk_tensor* c, const vk_tensor* a, const vk_tensor* bias,

@@ -100,28 +100,6 @@ struct DotBf16 {
     std::memcpy(to, from, depth * sizeof(Value));
   }
 };
-#elif VK_BF16_DOT
-struct DotBf16 {
-  using Value = hwy::bfloat16_t;
-  using Sum = VF;
-  static constexpr size_t kDepth = 2, kParts = 1;
-  static constexpr int32_t kShift = 0;
-  template <size_t kPart = 0>
-  static HWY_INLINE VI Load(const char* b) {
-    return hn::LoadU(DI(), reinterpret_cast<const int32_t*>(b));
-  }
-  static HWY_INLINE VI Broadcast(const char* a) { return BroadcastInts(a); }
-  static HWY_INLINE Sum Add(Sum sum, VI a, VI b) {
-#if defined(__ARM_FEATURE_SVE)
-    return svbfdot_f32(sum, svreinterpret_bf16_s32(b), svreinterpret_bf16_s32(a));
-#else
-    return Sum(vbfdotq_f32(sum.raw, vreinterpretq_bf16_s32(b.raw), vreinterpretq_bf16_s32(a.raw)));
-#endif
-  }
-  static void PackRow(char* to, const void* from, size_t depth) {
-    std::memcpy(to, from, depth * sizeof(Value));
-  }
-};
 #else
 struct DotBf16 {
   using Wide = DotF32;

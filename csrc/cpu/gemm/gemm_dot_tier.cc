@@ -5,6 +5,8 @@
 #include "cpu/gemm/gemm_expand.h"
 #include "cpu/gemm/gemm_tier.h"
 
+#if !VK_GEMM_MMA
+
 namespace vk::VK_TIER {
 namespace {
 
@@ -273,13 +275,16 @@ constexpr GemmKernel Make() {
 }  // namespace
 
 const GemmKernel gemm_dot_f32 = MakeDirect<DotF32>();
+const GemmKernel gemm_dot_f16 = MakeWidened<DotF16>();
+#if !VK_GEMM_MMLA
 #if defined(__AVX512BF16__)
 const GemmKernel gemm_dot_bf16 = MakeCompact();
 #else
 const GemmKernel gemm_dot_bf16 = Make<DotBf16>();
 #endif
-const GemmKernel gemm_dot_f16 = MakeWidened<DotF16>();
 const GemmKernel gemm_dot_i8 = Make<DotI8>();
 const GemmKernel gemm_dot_u4 = MakeWidened<DotU4>();
+#endif
 
 }  // namespace vk::VK_TIER
+#endif  // !VK_GEMM_MMA

@@ -5,6 +5,7 @@ Runs in the installed package, where nothing may be compiled or downloaded.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -43,6 +44,15 @@ def test_loads(name: str) -> None:
     if torch.cuda.is_available():
         torch.zeros(1, device="cuda")
     assert tvm_ffi.load_module(str(AOT / name / f"{name}.so")) is not None
+
+
+@pytest.mark.parametrize("word", ["sampling", "page", "rope", "norm"])
+def test_found_by_flashinfer(word: str) -> None:
+    """Under the name that FlashInfer asks for: it would compile or refuse otherwise."""
+    generators = importlib.import_module(f"flashinfer.jit.{word}")
+    spec = getattr(generators, f"gen_{word}_module")()
+    assert spec.name in MODULES
+    assert spec.build_and_load() is not None
 
 
 def probabilities(rows: int, size: int) -> torch.Tensor:

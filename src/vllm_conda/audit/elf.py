@@ -8,19 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection, GNUVerSymSection
 from elftools.elf.sections import NoteSection, Section, SymbolTableSection
 
+from vllm_conda.elf_tables import DAMAGED, asked_versions
 from vllm_conda.errors import AuditFailure
-
-# A damaged table makes pyelftools raise all kinds of exceptions.
-DAMAGED = (
-    ELFError, LookupError, ValueError, TypeError, AttributeError, OverflowError, AssertionError,
-    struct.error, OSError, MemoryError, RecursionError,
-)  # fmt: skip
 
 Version = tuple[int, ...]
 
@@ -186,9 +180,8 @@ def _asked(sections: list[Section]) -> dict[int, str]:
     found = {}
     for section in sections:
         if isinstance(section, GNUVerNeedSection):
-            for _, names in section.iter_versions():
-                for name in names:
-                    found[name["vna_other"]] = name.name
+            for version in asked_versions(section):
+                found[version["vna_other"]] = version.name
     return found
 
 

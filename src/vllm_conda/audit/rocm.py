@@ -10,9 +10,9 @@ from elftools.elf.elffile import ELFFile
 
 from vllm_conda.audit.built_for import ROCM_SUMMARY as SUMMARY
 from vllm_conda.audit.context import Context
-from vllm_conda.audit.elf import DAMAGED
 from vllm_conda.audit.finding import Finding, error
 from vllm_conda.audit.subject import Subject
+from vllm_conda.elf_tables import DAMAGED
 from vllm_conda.structure import load_json
 
 _NAME = "rocm"

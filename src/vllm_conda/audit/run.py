@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vllm_conda.audit.context import Context
-from vllm_conda.audit.elf import DAMAGED
 from vllm_conda.audit.finding import Allowed, Finding, PackageReport, Report, error
 from vllm_conda.audit.leaks import machine_secrets
 from vllm_conda.audit.promise import Overrides, promise_of
 from vllm_conda.audit.registry import ARCHIVE, CHECKS
 from vllm_conda.audit.settings import Settings
 from vllm_conda.audit.subject import Subject, open_subject
+from vllm_conda.elf_tables import DAMAGED
 from vllm_conda.errors import AuditFailure
 from vllm_conda.targets import Targets
 

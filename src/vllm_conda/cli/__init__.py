@@ -22,7 +22,7 @@ from vllm_conda.errors import (
     reason,
 )
 from vllm_conda.paths import file_error, limit_error, refuse_pipes
-from vllm_conda.processes import Stopped, stop_on_signals, stop_signal
+from vllm_conda.processes import Stopped, own_temporary, stop_on_signals, stop_signal
 from vllm_cuda_plan.errors import shortened
 
 # Modules of the exceptions of py-rattler, of py-rattler-build and of a panic in either.
@@ -53,13 +53,15 @@ COMMANDS = {
     cls=LazyGroup, registry=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(__version__, prog_name="vllm-conda")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Build, check and ship vLLM's kernels as conda packages.
 
     \b
     Example:
       vllm-conda build --variant linux-64-cpu-x86-64-v3
     """
+    context.with_resource(own_temporary())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

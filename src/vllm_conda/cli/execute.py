@@ -64,6 +64,7 @@ def execute(
     from vllm_conda.environment import ensure_environment, run_in
     from vllm_conda.errors import ConfigError, UsageError
     from vllm_conda.flashinfer import package as flashinfer
+    from vllm_conda.processes import TEMPORARY, callers_environment
     from vllm_conda.solve import virtual_packages
     from vllm_conda.targets import load_targets
     from vllm_conda.toolchain import PYTORCH_CUDA, rocm_names
@@ -100,4 +101,5 @@ def execute(
             reporter,
             virtual_packages(virtual),
         )
-    return run_in(prefix, command, Path.cwd())
+    temporary = callers_environment().get(TEMPORARY, "")
+    return run_in(prefix, command, Path.cwd(), extra={TEMPORARY: temporary})

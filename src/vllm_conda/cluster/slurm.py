@@ -151,6 +151,8 @@ def cancel(ids: Iterable[str]) -> None:
 
 def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return processes.run(command, 120, capture_output=True, text=True)
+        # A task gets the variables of its submission, which has ended when it runs.
+        given = processes.callers_environment()
+        return processes.run(command, 120, capture_output=True, text=True, env=given)
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(list(command), 1, "", "no answer within two minutes")

@@ -128,7 +128,7 @@ def ensure(
         MODULES: key_of(*common, *others, *targets.flashinfer.sets[choice.modules]),
     }
     keys = variant(targets, choice, hashes)
-    inputs = fingerprint(keys)
+    made_of = fingerprint(keys)
     workspace = workspace_for(root)
 
     def make() -> list[Path]:
@@ -146,12 +146,7 @@ def ensure(
             reporter=reporter,
             origin=made,
             variant=keys,
-            inputs={
-                "VLLM_FLASHINFER_WHEEL": str(wheel),
-                "VLLM_FLASHINFER_RELEASE": choice.release,
-                "VLLM_FLASHINFER_SHA256": release.sha256,
-                "VLLM_FLASHINFER_ENGINES": release.engines,
-            },
+            inputs={**inputs(targets, choice), "VLLM_FLASHINFER_WHEEL": str(wheel)},
             variables={
                 **worker_environment(workspace, toolchain.fingerprint),
                 **toolkit_variables(choice.job, toolchain.toolkit_fingerprint(choice.job.cuda)),
@@ -162,8 +157,18 @@ def ensure(
         others_made = {path: None for one in stamps(output) for path in recorded(one, output)}
         return build.run(list(others_made))
 
-    found = unless_made(choice.name, "FlashInfer's channel", output, inputs, make)
+    found = unless_made(choice.name, "FlashInfer's channel", output, made_of, make)
     return Made(found, (output.resolve().as_uri(), *others))
+
+
+def inputs(targets: Targets, choice: Choice) -> dict[str, str]:
+    """The variables in which the recipe reads the release."""
+    release = targets.flashinfer.releases[choice.release]
+    return {
+        "VLLM_FLASHINFER_RELEASE": choice.release,
+        "VLLM_FLASHINFER_SHA256": release.sha256,
+        "VLLM_FLASHINFER_ENGINES": release.engines,
+    }
 
 
 def variant(targets: Targets, choice: Choice, hashes: Mapping[str, str]) -> dict[str, list[str]]:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
 from elftools.elf.gnuversions import GNUVerNeedSection
 
-from vllm_conda.errors import BuildFailure, MissingToolError
+from vllm_conda.elf_tables import DAMAGED, asked_versions
+from vllm_conda.errors import BuildFailure, MissingToolError, reason
 
 _MAGIC = b"\x7fELF"
 _GLIBC = re.compile(r"^GLIBC_(\d+)\.(\d+)")
@@ -64,13 +64,12 @@ def read(path: Path) -> Elf:
                         if tag.entry.d_tag == "DT_NEEDED"
                     ]
                 elif isinstance(section, GNUVerNeedSection):
-                    for _, versions in section.iter_versions():
-                        for version in versions:
-                            if match := _GLIBC.match(version.name):
-                                found = (int(match[1]), int(match[2]))
-                                floor = max(floor or found, found)
-    except (ELFError, OSError) as error:
-        raise BuildFailure(f"{path} is not a readable ELF file: {error}.") from error
+                    for version in asked_versions(section):
+                        if match := _GLIBC.match(version.name):
+                            found = (int(match[1]), int(match[2]))
+                            floor = max(floor or found, found)
+    except DAMAGED as error:
+        raise BuildFailure(f"{path} is not a readable ELF file: {reason(error)}.") from error
     return Elf(tuple(needed), floor)
 
 

@@ -132,6 +132,29 @@ def test_it_ends_when_its_time_is_over() -> None:
     assert done.returncode == 0
 
 
+def test_calls_for_a_gpu_are_recorded_without_one(tmp_path: Path) -> None:
+    """And drawn, so that a machine with a GPU only makes them."""
+    from fuzz.record import read, record
+
+    corpus, drawn = tmp_path / "corpus.pt", tmp_path / "calls.json"
+    record(corpus, [ROOT / "tests/kernels/cuda/test_hadamard.py"], jobs=1)
+    calls = read(corpus)
+    assert {call.op for call in calls} == {"hadacore_transform"}
+    assert {x.device.type for call in calls for _, x in call.tensors()} == {"cpu"}
+    assert len({x.dtype for call in calls for _, x in call.tensors()}) > 1
+    options = ["--device", "cuda", "--family", "hadamard", "--calls", "300", "--batch", "200"]
+    subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", *options, "--write-calls", str(drawn)],
+        cwd=ROOT,
+        env={**os.environ, "VLLM_FUZZ_CORPUS": str(corpus)},
+        check=True,
+    )
+    found = json.loads(drawn.read_text())["batches"]
+    assert {name: len(draws) for name, draws in found.items()} == {
+        "hadamard 0": 20, "hadamard 1": 20,
+    }  # fmt: skip
+
+
 def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from fuzz.__main__ import gpus
 

@@ -114,6 +114,14 @@ def test_many_passes(tier: str) -> None:
     assert torch.equal(multiply(a, weight.t()), exact)
 
 
+def test_other_rows_change_no_bits(tier: str, dtype: torch.dtype) -> None:
+    """Few and many rows, odd and even ones take other loops."""
+    a, weight = torch.randn(61, 301, dtype=dtype), torch.randn(70, 301, dtype=dtype)
+    want = multiply(a, weight.t())
+    for rows in (1, 2, 3, 6, 9, 12, 13, 25, 37):
+        assert torch.equal(multiply(a[:rows], weight.t()), want[:rows]), rows
+
+
 def test_layouts_of_weights(tier: str, dtype: torch.dtype) -> None:
     a, weight = torch.randn(9, 75, dtype=dtype), torch.randn(140, 75, dtype=dtype)
     want = multiply(a, weight.t())

@@ -45,7 +45,7 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     trials = [case for case in found if case.program == "trial"]
     nowhere = {model for model in cases.EVERY if not dtypes(model, device)}
     assert {case.model for case in trials} == set(cases.EVERY) - nowhere
-    not_on_gpus = {*cases.ROUNDED, "qwen3_moe_awq", "qwen3_moe_w8a8"}
+    not_on_gpus = {*cases.ROUNDED}
     not_on_cpus = {*cases.GROUPED, *cases.ROUNDED_TO_FLOAT8, *cases.SPARSE, "llama_nvfp4"}
     assert nowhere == (not_on_gpus if device == "cuda" else not_on_cpus)
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
@@ -72,9 +72,9 @@ def test_what_an_engine_itself_refuses_is_left_out(engine: str, runs: bool) -> N
 @pytest.mark.parametrize(
     ("engine", "refused"),
     [
-        ("0.26.0", {"deepseek_v2", "llama_nvfp4", "mamba2"}),
-        ("0.31.0", {"deepseek_v2", "llama_nvfp4"}),
-        ("0.32.0", {"llama_nvfp4"}),
+        ("0.26.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba2"}),
+        ("0.31.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4"}),
+        ("0.32.0", {"deepseek_v32", "llama_nvfp4"}),
     ],
 )
 def test_what_an_engine_has_is_not_refused(engine: str, refused: set[str]) -> None:

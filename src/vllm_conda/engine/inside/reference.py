@@ -48,13 +48,14 @@ def tolerance(dtype: str, experts: bool, device: str, rounded: str = "") -> Tole
     bit of bfloat16 moves one in thirty. Single tokens say little then, the mean over all a lot: of
     three times 192 tokens by the same rounded products, but another order of rounding in attention
     and activation, it was 0.12 nats, with 2 to 4 tokens beyond 0.4. With scales that are powers of
-    two it was 0.20, with rounding towards zero, E5M2, or scales that are 6 % off 0.33 to 0.41.
+    two it was 0.20, with rounding towards zero, E5M2, or scales that are 6 % off 0.33 to 0.41. With
+    experts: 0.13, 0.29 to 0.42, and 0.47.
 
     Args:
         rounded: What is rounded to 8 bits: activations, as their scheme says, or the ``cache``."""
     float8 = rounded in ("float8", "float8_token")
     if float8 and experts:
-        return Tolerance(gap=0.4, logprob=0.5, outliers=0.08)
+        return Tolerance(gap=0.4, logprob=0.5, outliers=0.08, mean=0.22)
     if float8:
         return Tolerance(gap=0.4, logprob=0.5, outliers=0.05, mean=0.18)
     if dtype == "float32" and device == "cuda":

@@ -33,6 +33,7 @@ REFUSALS: Mapping[str, Refusal] = {
         ("would run with latent attention", "unset VLLM_MLA_DISABLE or set it to 1"),
         {"VLLM_MLA_DISABLE": "0"},
     ),
+    "deepseek_v32": Refusal(("sparse attention", "use a Hopper GPU")),
     "llama_nvfp4": Refusal(("FP4 weights", "use a checkpoint in bfloat16")),
     "mamba2": Refusal(("state-space layers (Mamba 2)", "use vLLM 0.27 or newer")),
 }

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import ZipFile
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 from vllm_conda import platforms
 from vllm_conda.downloads.store import disk_errors, disk_failed, remove
+from vllm_conda.elf_tables import DAMAGED
 from vllm_conda.errors import BuildFailure
 from vllm_conda.processes import run
 from vllm_conda.toolchain.sysroot import abilist, headers
@@ -239,7 +239,7 @@ def _defined(elf: ELFFile, path: Path) -> set[str]:
         if not isinstance(table, SymbolTableSection):
             raise BuildFailure(f"{path.name} has no dynamic symbols.")
         return {one.name for one in table.iter_symbols() if one["st_shndx"] != "SHN_UNDEF"}
-    except ELFError as error:
+    except DAMAGED as error:
         raise BuildFailure(f"{path.name} is not a readable ELF file: {error}.") from error
 
 
