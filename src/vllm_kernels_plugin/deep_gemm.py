@@ -37,7 +37,7 @@ EXPERTS_OP = "grouped_mm_labelled"
 EXPERTS_VARIABLE = "VLLM_MOE_USE_DEEP_GEMM"
 # What the engine does by default for kernels that are compiled at their first call, and for those
 # whose scales are powers of two: neither is so here. Of experts spread over GPUs (EP) it would take
-# DeepGEMM before its own kernels, which no engine has been run with yet: by choice.
+# DeepGEMM before its own kernels, which no engine has been run with there: by choice.
 SETTINGS = {
     "VLLM_DEEP_GEMM_WARMUP": "skip",
     "VLLM_USE_DEEP_GEMM_E8M0": "0",

@@ -34,11 +34,11 @@ FP4 = ("gpt_oss", "llama_nvfp4")
 # Models with gated delta nets.
 HYBRID = ("qwen3_next",)
 # Nothing but state-space layers.
-STATE_SPACE = ("mamba2",)
+STATE_SPACE = ("mamba", "mamba2")
 # A Llama whose keys and values are kept in FP8.
 CACHED = ("llama_fp8_cache",)
 # What the engine or the kernels do not have on a CPU and have to refuse (`inside/refusal.py`).
-REFUSED = ("deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba2")
+REFUSED = ("deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba", "mamba2")
 # Attention to selected keys: Hopper GPUs with vllm-flashmla and vllm-deepgemm; refused elsewhere.
 SPARSE = ("deepseek_v32",)
 # What a full test runs, but for what `left_out.py` says of a device.

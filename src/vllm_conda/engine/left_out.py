@@ -103,6 +103,11 @@ LEFT_OUT = (
         device="cpu",
     ),
     LeftOut(
+        ("mamba",),
+        "No engine has the scan of the first Mamba's prompts on a CPU: refused.",
+        device="cpu",
+    ),
+    LeftOut(
         ("mamba2",),
         "The engine has no state-space layers on a CPU: refused.",
         device="cpu",

@@ -46,7 +46,9 @@ def test_full_test_runs_every_model_type_and_mode_once(device: str) -> None:
     nowhere = {model for model in cases.EVERY if not dtypes(model, device)}
     assert {case.model for case in trials} == set(cases.EVERY) - nowhere
     not_on_gpus = {*cases.ROUNDED}
-    not_on_cpus = {*cases.GROUPED, *cases.ROUNDED_TO_FLOAT8, *cases.SPARSE, "llama_nvfp4"}
+    not_on_cpus = {
+        *cases.GROUPED, *cases.ROUNDED_TO_FLOAT8, *cases.SPARSE, "llama_nvfp4", "mamba",
+    }  # fmt: skip
     assert nowhere == (not_on_gpus if device == "cuda" else not_on_cpus)
     assert {case.dtype for case in found if case.model in cases.HYBRID} <= {"bfloat16"}
     assert {case.mode for case in trials} == {*cases.MODES[device]}
@@ -72,9 +74,9 @@ def test_what_an_engine_itself_refuses_is_left_out(engine: str, runs: bool) -> N
 @pytest.mark.parametrize(
     ("engine", "refused"),
     [
-        ("0.26.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba2"}),
-        ("0.31.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4"}),
-        ("0.32.0", {"deepseek_v32", "llama_nvfp4"}),
+        ("0.26.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba", "mamba2"}),
+        ("0.31.0", {"deepseek_v2", "deepseek_v32", "llama_nvfp4", "mamba"}),
+        ("0.32.0", {"deepseek_v32", "llama_nvfp4", "mamba"}),
     ],
 )
 def test_what_an_engine_has_is_not_refused(engine: str, refused: set[str]) -> None:

@@ -234,7 +234,19 @@ MODELS: Mapping[str, Model] = {
         },
         experts=True,
     ),
-    # State-space layers alone, with a decay a head. Of several groups transformers norms all
+    # State-space layers alone, with a decay a channel and state.
+    "mamba": Model(
+        "MambaConfig",
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 256,
+            "num_hidden_layers": 2,
+            "state_size": 16,
+            **_COMMON,
+        },
+        base={},
+    ),
+    # The same with a decay a head. Of several groups transformers norms all
     # together, unlike the engine.
     "mamba2": Model(
         "Mamba2Config",

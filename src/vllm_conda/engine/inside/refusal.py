@@ -35,6 +35,7 @@ REFUSALS: Mapping[str, Refusal] = {
     ),
     "deepseek_v32": Refusal(("sparse attention", "use a Hopper GPU")),
     "llama_nvfp4": Refusal(("FP4 weights", "use a checkpoint in bfloat16")),
+    "mamba": Refusal(("state-space layers (Mamba)", "use a GPU")),
     "mamba2": Refusal(("state-space layers (Mamba 2)", "use vLLM 0.27 or newer")),
 }
 
