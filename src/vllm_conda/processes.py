@@ -179,10 +179,12 @@ def own_temporary() -> Iterator[None]:
     if _temporary:
         yield
         return
-    before = tempfile.tempdir
-    made = None
-    with suppress(OSError):
-        made = _made_temporary(Path(tempfile.gettempdir()))
+    before, made = tempfile.tempdir, None
+    # tempfile.gettempdir() would try them with a file, which a kill leaves behind.
+    for parent in filter(None, (before, os.environ.get(TEMPORARY), "/tmp")):  # noqa: S108
+        with suppress(OSError):
+            made = _made_temporary(Path(parent).absolute())
+            break
     if made is None:
         yield
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -282,8 +283,21 @@ def test_the_folder_of_a_living_program_stays(
 
 
 def test_no_temporary_folder_can_be_made(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "no/such"))
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with processes.own_temporary():
+        assert os.environ["TMPDIR"] == str(tmp_path)
+        assert processes.callers_environment()["TMPDIR"] == str(tmp_path)
+
+
+def test_a_temporary_folder_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMPDIR names nothing: what is made lies where Python would put it."""
+    monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setenv("TMPDIR", "/no/such")
     with processes.own_temporary():
-        assert os.environ["TMPDIR"] == "/no/such"
-        assert processes.callers_environment()["TMPDIR"] == "/no/such"
+        assert Path(os.environ["TMPDIR"]).parent == Path("/tmp")  # noqa: S108
+    assert os.environ["TMPDIR"] == "/no/such"
+    assert tempfile.tempdir is None
