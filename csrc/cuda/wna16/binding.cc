@@ -83,7 +83,7 @@ Tensor MarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none, const
              perm_view = scope.View("perm", perm_or_none);
   const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view, global_view,
                                      zeros_view, g_idx_view,  perm_view, b_type_id,   size_m,
-                                     size_n,     size_k,      is_k_full};
+                                     size_n,     size_k,      is_k_full, nullptr,     nullptr};
   return Product(scope, op, problem, a, c_or_none, b_bias_or_none, perm_or_none, workspace);
 }
 
@@ -117,7 +117,7 @@ Tensor MoeMarlinGemm(const Tensor& a, const std::optional<Tensor>& c_or_none,
              factors_view = scope.View("topk_weights", topk_weights);
   const vk_marlin_problem problem = {a_view,     weight_view, bias_view, scales_view, global_view,
                                      zeros_view, g_idx_view,  perm_view, b_type_id,   size_m,
-                                     size_n,     size_k,      1};
+                                     size_n,     size_k,      1,         nullptr,     nullptr};
   const vk_tensor* const factors = factors_view;
   const vk_marlin_experts experts = {sorted_view,    experts_view,
                                      padded_view,    mul_topk_weights ? factors : nullptr,

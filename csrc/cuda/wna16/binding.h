@@ -62,13 +62,15 @@ inline Tensor GemmDequantized(const CudaScope& scope, const vk_marlin_problem& p
   return Linear(ordered, weight, plain_bias);
 }
 
-// The product of a checked problem, into `c_or_none` or a tensor of its own.
+// The product of a problem, which says in `scaled` whether it has its scales of tokens and
+// channels, into `c_or_none` or a tensor of its own.
 inline Tensor Product(const CudaScope& scope, const char* op, const vk_marlin_problem& problem,
                       const Tensor& a, const std::optional<Tensor>& c_or_none,
                       const std::optional<Tensor>& bias, const std::optional<Tensor>& perm,
-                      const Tensor& workspace) {
+                      const Tensor& workspace, bool* scaled = nullptr) {
   vk_marlin_plan plan;
   Check(vk_cuda_marlin_plan(&problem, workspace.numel(), &plan));
+  if (scaled != nullptr) *scaled = plan.scales_result;
   if (plan.dequantize) {
     if (c_or_none.has_value()) CheckResult(op, *c_or_none, a, problem.m, problem.n);
     scope.CheckRoom("c", a, {problem.m, problem.n});

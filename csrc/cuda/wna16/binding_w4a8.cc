@@ -45,6 +45,15 @@ void CheckLast(const char* op, const char* name, const Tensor& tensor, int64_t d
   Refuse(op, name, " has another shape than the op before it gave it");
 }
 
+// Before the product would say it in another op's name.
+void CheckFactors(const char* op, const char* name, const Tensor& tensor, int64_t count) {
+  if (tensor.scalar_type() != ScalarType::Float) Refuse(op, name, " is not float32, want that");
+  if (tensor.numel() == count) return;
+  Refuse(op, name,
+         " has shape " + Sizes(tensor.sizes().data(), static_cast<size_t>(tensor.dim())) +
+             ", want " + std::to_string(count) + " elements");
+}
+
 Tensor Int4Encode(const Tensor& b) {
   const char* op = "cutlass_encode_and_reorder_int4b";
   const CudaScope scope(op, b);
@@ -94,21 +103,27 @@ Tensor W4A8Mm(const Tensor& a, const Tensor& b, const Tensor& group_scales, int6
   CheckLast(op, "B", b, 1, n);
   CheckLast(op, "group_scales", group_scales, 1, SaturatingMultiply<int64_t>(n, 2));
   CheckGroups(op, group_scales, k, group_size);
+  CheckFactors(op, "token_scales", token_scales, m);
+  CheckFactors(op, "channel_scales", channel_scales, n);
   const Tensor wide = scope.NewEmpty("a", a, {m, k}, ScalarType::BFloat16);
   const Tensor locks = scope.NewEmpty("workspace", a, {kLocks}, ScalarType::Int);
   const auto wide_view = scope.View("A", wide), locks_view = scope.View("workspace", locks);
   Check(vk_cuda_w4a8_widen(op, wide_view, scope.View("A", a), locks_view, scope.stream()));
   const vk_tensor weights = EncodedWeights(scope.View("B", b), k, n);
   const vk_tensor scales = PackedScales(scope.View("group_scales", group_scales));
-  const vk_marlin_problem problem = {wide_view, &weights, nullptr,
-                                     &scales,   nullptr,  nullptr,
-                                     nullptr,   nullptr,  cuda::wna16::kIdU4B8,
-                                     m,         n,        k,
-                                     1};
+  const auto tokens_view = scope.View("token_scales", token_scales),
+             channels_view = scope.View("channel_scales", channel_scales);
+  const vk_marlin_problem problem = {wide_view, &weights,    nullptr,
+                                     &scales,   nullptr,     nullptr,
+                                     nullptr,   nullptr,     cuda::wna16::kIdU4B8,
+                                     m,         n,           k,
+                                     1,         tokens_view, channels_view};
+  bool scaled = false;
   const Tensor c =
-      Product(scope, op, problem, wide, std::nullopt, std::nullopt, std::nullopt, locks);
-  Check(vk_cuda_w4a8_rescale(op, scope.View("c", c), scope.View("token_scales", token_scales),
-                             scope.View("channel_scales", channel_scales), scope.stream()));
+      Product(scope, op, problem, wide, std::nullopt, std::nullopt, std::nullopt, locks, &scaled);
+  if (!scaled) {
+    Check(vk_cuda_w4a8_rescale(op, scope.View("c", c), tokens_view, channels_view, scope.stream()));
+  }
   return c;
 }
 
@@ -162,7 +177,7 @@ void W4A8MoeMm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
                                      &scales,   nullptr,  nullptr,
                                      nullptr,   nullptr,  cuda::wna16::kIdU4B8,
                                      rows,      n,        k,
-                                     1};
+                                     1,         nullptr,  nullptr};
   const vk_marlin_experts routing = {sorted_view, owners_view, padded_view, factors_view, block, 1};
   int64_t bytes = 0;
   Check(vk_cuda_moe_marlin_scratch(&problem, &routing, kLocks, &bytes));

@@ -86,6 +86,13 @@ void CheckScales(const char* op, const vk_marlin_problem& problem, Problem* chec
   checked->global_scale = static_cast<const float*>(problem.global_scale->data);
 }
 
+const float* Factors(const char* op, const char* name, const vk_tensor* tensor, int64_t count) {
+  Arg(op, name, tensor).Dtype({VK_F32}).Contiguous();
+  VK_CHECK(NumElements(*tensor) == count, "%s: %s has shape %s, want %lld elements", op, name,
+           ShapeString(*tensor).c_str(), static_cast<long long>(count));
+  return static_cast<const float*>(tensor->data);
+}
+
 }  // namespace
 
 Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
@@ -136,6 +143,17 @@ Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   if (Given(problem->bias)) {
     Arg(op, "b_bias", problem->bias).SameDtype(a).Dims(1).Size(0, n).Contiguous();
     checked.bias = problem->bias->data;
+  }
+
+  // Of no tokens, there are no scales.
+  VK_CHECK(m == 0 || Given(problem->token_scales) == Given(problem->channel_scales),
+           "%s: token_scales or channel_scales is given alone, want both or none", op);
+  if (Given(problem->token_scales)) {
+    VK_CHECK(checked.type == WeightType::kU4B8 && problem->a->dtype == VK_BF16,
+             "%s: token_scales is given, want none but for bfloat16 and weights of type uint4b8",
+             op);
+    checked.token_scales = Factors(op, "token_scales", problem->token_scales, m);
+    checked.channel_scales = Factors(op, "channel_scales", problem->channel_scales, n);
   }
 
   const bool act_order = Given(problem->g_idx);

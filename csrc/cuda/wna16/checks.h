@@ -21,7 +21,8 @@ struct Problem {
   const uint32_t* zeros;
   const float* global_scale;
   const void* bias;
-  const int32_t* g_idx;  // null where k / group says the group
+  const float *token_scales, *channel_scales;  // of the result, or null
+  const int32_t* g_idx;                        // null where k / group says the group
   const int32_t* perm;
   int group, groups;
   int per_channel;

@@ -102,7 +102,10 @@ vk_status vk_cuda_marlin_plan(const vk_marlin_problem* problem, int64_t locks,
     plan->dequantize = wna16::forced_shape < 0 && wna16::PrefersDequantize(wna16::kOp, *problem);
     if (plan->dequantize) return;
     const wna16::Problem checked = wna16::CheckProblem(wna16::kOp, problem);
-    plan->scratch_bytes = wna16::Require(checked, locks).scratch_bytes;
+    const wna16::Requirements required = wna16::Require(checked, locks);
+    plan->scratch_bytes = required.scratch_bytes;
+    plan->scales_result =
+        checked.channel_scales != nullptr && required.algorithm == wna16::Algorithm::kSmallM;
   });
 }
 

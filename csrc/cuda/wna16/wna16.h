@@ -54,6 +54,9 @@ typedef struct vk_marlin_problem {
   int64_t b_type_id;       // the engine's ScalarType id: uint4, uint4b8, uint8b128, e4m3 or e2m1
   int64_t m, n, k;
   int32_t is_k_full;  // g_idx names every group, each K / groups times: it then need not be read
+  // W4A8, with uint4b8 and bfloat16: float32, M and N elements, factors of the result; or null.
+  // Where the plan does not say that they are applied, the product leaves them to the caller.
+  const vk_tensor *token_scales, *channel_scales;
 } vk_marlin_problem;
 
 // How a GEMM is best computed.
@@ -62,6 +65,7 @@ typedef struct vk_marlin_plan {
                        // tokens, and where vk_cuda_marlin_gemm has no kernel
   int64_t scratch_bytes;  // else by vk_cuda_marlin_gemm, with this much scratch memory, 16-byte
                           // aligned, or none
+  int32_t scales_result;  // vk_cuda_marlin_gemm applies the scales of tokens and channels
 } vk_marlin_plan;
 
 // On the current device, with a workspace of `locks` int32.
@@ -205,7 +209,7 @@ VK_EXPORT vk_status vk_cuda_moe_wna16_gemm(const vk_tensor* input, const vk_tens
 // channel_scales[n] * sum over k of a[m, k] q[k, n] s[k / group, n], s in float8. Computed as a
 // product of bfloat16 activations with repacked weights: there all factors of the sum are exact.
 // The result is rounded before its scales of tokens and channels (experts: between them), and
-// after.
+// after; of up to 16 tokens on a 9.0 once, behind them.
 
 // Weights as vk_cuda_marlin_gemm takes them.
 //   b: int32, words of 8 along K, low bits first, of any strides: [K / 8, N], or with `strides`

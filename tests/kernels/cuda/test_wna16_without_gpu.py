@@ -36,6 +36,7 @@ class Problem(ctypes.Structure):
                        "perm")),
         *((name, ctypes.c_int64) for name in ("b_type_id", "m", "n", "k")),
         ("is_k_full", ctypes.c_int32),
+        *((name, ctypes.POINTER(View)) for name in ("token_scales", "channel_scales")),
     )  # fmt: skip
 
 
@@ -75,6 +76,9 @@ MXFP4 = {"b_type_id": FP4, "scales": tensor(E8M0, 8, 128)}
 NVFP4 = {"b_type_id": FP4, "scales": tensor(E4M3, 16, 128), "global_scale": tensor(F32, 1)}
 
 
+SCALED = {"token_scales": tensor(F32, 3), "channel_scales": tensor(F32, 128)}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -108,6 +112,13 @@ NVFP4 = {"b_type_id": FP4, "scales": tensor(E4M3, 16, 128), "global_scale": tens
         ({"b_type_id": U4}, "b_zeros is absent, but weights of type uint4 want them"),
         ({"zeros": tensor(I32, 4, 16)}, "b_zeros is given, but weights of type uint4b8 want none"),
         ({"bias": tensor(BF16, 64)}, "b_bias"),
+        ({"token_scales": tensor(F32, 3)}, "token_scales or channel_scales is given alone"),
+        ({**SCALED, "channel_scales": tensor(F32, 64)}, "channel_scales has shape [64], want 128"),
+        ({**SCALED, "token_scales": tensor(BF16, 3)}, "token_scales is bfloat16, want float32"),
+        (
+            {**SCALED, "b_type_id": U4, "zeros": tensor(I32, 4, 16)},
+            "token_scales is given, want none but for bfloat16 and weights of type uint4b8",
+        ),
         ({"perm": tensor(I32, 256)}, "perm is given without g_idx"),
         ({"perm": tensor(I32, 256), "g_idx": tensor(I32, 256), "is_k_full": 0}, "is_k_full"),
     ],

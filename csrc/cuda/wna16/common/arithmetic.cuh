@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/ptx/arithmetic.cuh"
 #include "cuda/ptx/mma.cuh"
@@ -32,6 +33,11 @@ struct Bf16Arithmetic {
     return __bfloat16_as_ushort(__float2bfloat16_rn(x));
   }
 };
+
+// Of results that get float32 scales of tokens and channels before they are rounded.
+struct ScaledBf16Arithmetic : Bf16Arithmetic {};
+template <class T>
+inline constexpr bool kScalesResult = std::is_same_v<T, ScaledBf16Arithmetic>;
 
 struct Fp16Arithmetic {
   using Element = __half;

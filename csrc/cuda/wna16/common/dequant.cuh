@@ -30,6 +30,8 @@ struct Magic<Bf16Arithmetic> {
   static constexpr float kNvFp4Unfix = 0x1p-112f;  // 2^14 / 2^7, in place of the engine's 2^119
 };
 template <>
+struct Magic<ScaledBf16Arithmetic> : Magic<Bf16Arithmetic> {};
+template <>
 struct Magic<Fp16Arithmetic> {
   static constexpr uint32_t kBase = 0x64006400;    // 1024, 1024
   static constexpr uint32_t kZero8 = 0x64086408;   // 1024 + 8

@@ -44,6 +44,7 @@ VK_WNA16_TABLES(MarlinExpertKernels)  // grouped GEMMs: VK_WNA16_MARLIN_PLANNED_
 
 // On 9.0, where VK_WNA16_SM90 is set.
 VK_WNA16_TABLES(SmallMKernels)        // of few tokens: VK_WNA16_SMALL_M_SHAPES
+KernelTable SmallMScaledKernels();    // the same of bfloat16 and kU4B8, with scales of the result
 VK_WNA16_TABLES(LargeMKernels)        // of more: VK_WNA16_LARGE_M_SHAPES
 VK_WNA16_TABLES(LargeExpertsKernels)  // grouped: VK_WNA16_LARGE_EXPERTS_SHAPES
 

@@ -21,12 +21,16 @@
 
 namespace vk::cuda::wna16 {
 
+template <class T>
+using SmallMParamsOf = std::conditional_t<kScalesResult<T>, SmallMScaledParams, SmallMParams>;
+
 template <class T, WeightType kType, class S>
 class SmallMBlock {
  public:
   using SharedStorage = SmallMSharedStorage<S>;
+  using Params = SmallMParamsOf<T>;
 
-  __device__ __forceinline__ SmallMBlock(const SmallMParams& params, const CUtensorMap* tokens,
+  __device__ __forceinline__ SmallMBlock(const Params& params, const CUtensorMap* tokens,
                                          const CUtensorMap* scales, unsigned char* shared)
       : p_(params),
         token_map_(tokens),
@@ -336,11 +340,17 @@ class SmallMBlock {
     const int n0 = (packed_tile0_ + packed_tile) * kPackedTileN + part / S::kTokenTiles * 16;
     const auto* const bias = static_cast<const uint16_t*>(p_.bias);
     const ColumnScales<T, kType> scales(p_, p_.scales, 0);
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    if constexpr (kScalesResult<T>) {
+      const int first = part % S::kTokenTiles * 8 + 2 * (lane_ % 4);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] *= p_.token_scales[min(first + i % 2, p_.m - 1)];
+    }
 #pragma unroll
     for (int high = 0; high < 2; ++high) {
       const int column = n0 + 8 * high + lane_ / 4, position = ChannelPosition(column);
-      const float scale = scales[position];
+      float scale = scales[position];
+      if constexpr (kScalesResult<T>) scale *= p_.channel_scales[column];
       const float offset = bias != nullptr ? T::ToFloat(bias[position]) : 0.f;
       const uint32_t mine = T::FromFloat(values[2 * high] * scale + offset);
       const uint32_t next = T::FromFloat(values[2 * high + 1] * scale + offset);
@@ -355,7 +365,7 @@ class SmallMBlock {
     }
   }
 
-  const SmallMParams& p_;
+  const Params& p_;
   const CUtensorMap* const token_map_;  // 64 of K, rows, chunks of K
   const CUtensorMap* const scale_map_;  // columns, groups: FP4 only
   unsigned char* const stages_;
@@ -368,7 +378,7 @@ class SmallMBlock {
 
 template <class T, WeightType kType, class S>
 __global__ void __launch_bounds__(S::kThreads, 2)
-    SmallMKernel(const __grid_constant__ SmallMParams params,
+    SmallMKernel(const __grid_constant__ SmallMParamsOf<T> params,
                  const __grid_constant__ CUtensorMap tokens,
                  const __grid_constant__ CUtensorMap scales) {
   extern __shared__ __align__(1024) unsigned char vk_small_m[];

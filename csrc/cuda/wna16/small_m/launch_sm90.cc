@@ -12,7 +12,9 @@ void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cu
   const SmallMPlan plan =
       MakeSmallMPlan(problem.m, problem.n, problem.k, problem.type, LimitsOf(op));
   const Activations activations = PrepareActivations(op, problem, memory, stream);
-  auto params = WithOperands<SmallMParams>(problem, c);
+  auto params = WithOperands<SmallMScaledParams>(problem, c);
+  params.token_scales = problem.token_scales;
+  params.channel_scales = problem.channel_scales;
   params.a = activations.a;
   params.last_steps = plan.last_steps;
   params.chunks = plan.chunks;
@@ -31,8 +33,11 @@ void RunSmallM(const char* op, const Problem& problem, void* c, void* memory, cu
                             stream,
                             true,
                             dim3(static_cast<unsigned>(plan.cluster))};
-  LaunchKernel(op, SmallMKernels(problem.dtype == VK_BF16, problem.type)[plan.shape], config,
-               arguments);
+  // The parameters of kernels without scales are the first part of those with them.
+  const KernelTable kernels = problem.channel_scales != nullptr
+                                  ? SmallMScaledKernels()
+                                  : SmallMKernels(problem.dtype == VK_BF16, problem.type);
+  LaunchKernel(op, kernels[plan.shape], config, arguments);
 }
 
 }  // namespace vk::cuda::wna16

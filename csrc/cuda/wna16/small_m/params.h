@@ -64,5 +64,9 @@ struct SmallMParams {
   int stage_bytes;  // of shared memory
 };
 
+struct SmallMScaledParams : SmallMParams {
+  const float *token_scales, *channel_scales;  // [m], [n]
+};
+
 }  // namespace vk::cuda::wna16
 #endif  // VLLM_KERNELS_CUDA_WNA16_SMALL_M_PARAMS_H_

@@ -12,6 +12,17 @@ using namespace emulation;  // NOLINT: everything here is about it
 
 int clusters = 0, wraps = 0, checked = 0;
 
+// Scales of the result: powers of two, which change no rounding.
+struct ResultScales {
+  explicit ResultScales(const Case& c) {
+    for (int token = 0; token < c.m; ++token) tokens.push_back(std::ldexp(1.f, token % 5 - 2));
+    for (int column = 0; column < c.n; ++column) {
+      channels.push_back(std::ldexp(1.f, column % 7 - 3));
+    }
+  }
+  std::vector<float> tokens, channels;
+};
+
 // `shared_kib`: of the SM, for weights of 4 bits. With little, a ring of few stages is passed
 // often.
 template <class T, WeightType kType>
@@ -23,7 +34,12 @@ bool Check(const Case& c, int shared_kib) {
   // The row of one token is copied in bulk, without a map: its start is aligned.
   alignas(16) uint16_t row[16384];
   std::copy_n(product.a.begin(), c.k, row);
-  auto params = product.template Operands<SmallMParams>();
+  auto params = product.template Operands<SmallMParamsOf<T>>();
+  const ResultScales factors(c);
+  if constexpr (kScalesResult<T>) {
+    params.token_scales = factors.tokens.data();
+    params.channel_scales = factors.channels.data();
+  }
   params.a = c.m == 1 ? row : nullptr;
   params.last_steps = plan.last_steps;
   params.chunks = plan.chunks;
@@ -47,6 +63,12 @@ bool Check(const Case& c, int shared_kib) {
   }
   VK_WNA16_SMALL_M_SHAPES(VK_RUN)
 #undef VK_RUN
+  if constexpr (kScalesResult<T>) {
+    for (int i = 0; i < c.m * c.n; ++i) {
+      const float factor = factors.tokens[i / c.n] * factors.channels[i % c.n];
+      product.out[i] = T::FromFloat(T::ToFloat(product.out[i]) / factor);
+    }
+  }
   ++checked;
   if (plan.cluster > 1) ++clusters;
   if (plan.stages * plan.chunks_at_once < plan.chunks) ++wraps;
@@ -70,6 +92,9 @@ int main() {
   for (const Run& run : runs) {
     right &= ForAllTypes(
         [&]<class T, WeightType kType>() { return Check<T, kType>(run.c, run.shared_kib); });
+    Case plain = run.c;
+    plain.bias = false;
+    right &= Check<ScaledBf16Arithmetic, WeightType::kU4B8>(plain, run.shared_kib);
   }
   std::printf("%d products, %d by clusters, %d around the ring\n", checked, clusters, wraps);
   if (clusters == 0 || wraps == 0) Fail("the cases miss what they are for");
