@@ -133,12 +133,19 @@ class Case:
             together = self.program == "trial" and self.model not in ROUNDED
             return self.program, "" if together else self.model, self.hides_compiler
         if self.device != "cpu" and self.gpus == 1:
-            # The engine reads its variables once.
-            if self.program == "trial" and self.model not in GROUPED:
+            # Their variables of the engine, some of which it sets itself, are for no other model.
+            if self.program == "trial" and self.model not in (*GROUPED, *SPARSE):
                 return self.program, self.dtype, self.mode
             if self.program == "features":
                 return self.program, self.model
         return self
+
+    @property
+    def runs_as(self) -> tuple[str, ...]:
+        """What a program may say that the engine made of it."""
+        # By default engines from 0.33 on capture such a model without compiling it.
+        more = ("graphs",) if self.model in SPARSE and self.mode == "inductor" else ()
+        return (self.mode, *more, "serve", "refused")
 
     @property
     def alone(self) -> bool:

@@ -252,7 +252,7 @@ def _rows(
         if index < len(found):
             ran = found[index].get("mode", case.mode)
             row |= {key: value for key, value in found[index].items() if key not in row}
-            if ran not in (case.mode, "serve", "refused"):
+            if ran not in case.runs_as:
                 row |= {"right": False, "failure": f"the engine ran the model {ran}"}
         # A process of several cases may end early; what it has found by then counts.
         if index >= len(found) or (code and len(job.cases) == 1):

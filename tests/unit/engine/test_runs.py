@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO
 
@@ -105,6 +106,17 @@ def test_another_mode_than_the_wanted_one_is_not_right(tmp_path: Path) -> None:
     programs = Programs(trial=[{**RIGHT, "mode": "eager"}], server=SERVED)
     with pytest.raises(TestFailure, match="the engine ran the model eager"):
         runs.run(programs.place(tmp_path), options(tmp_path), Reporter(Mode.JSON))
+
+
+@pytest.mark.parametrize(("model", "right"), [("deepseek_v32", True), ("llama", False)])
+def test_graphs_without_compiling_are_right_where_the_engine_does_so(
+    tmp_path: Path, model: str, right: bool
+) -> None:
+    only = (f"trial {model} bfloat16 inductor",)
+    asked = options(tmp_path, device="cuda", full=True, models=(model,), only=only)
+    programs = Programs(trial=[{**RIGHT, "mode": "graphs"}])
+    with nullcontext() if right else pytest.raises(TestFailure, match="ran the model graphs"):
+        runs.run(programs.place(tmp_path), asked, Reporter(Mode.JSON))
 
 
 def test_a_refusal_in_a_sentence_is_a_result(tmp_path: Path) -> None:

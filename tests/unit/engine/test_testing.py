@@ -142,7 +142,8 @@ def test_small_models_share_a_process_on_a_gpu() -> None:
         models = {case.model for case in job.cases}
         assert min(len(kinds), len(models)) == 1
     # Ranks and servers have processes of their own, and models with variables of the engine.
-    assert {len(job.cases) for job in made if job.cases[0].model in cases.GROUPED} == {1}
+    own = (*cases.GROUPED, *cases.SPARSE)
+    assert {len(job.cases) for job in made if job.cases[0].model in own} == {1}
     shared = {case.program for job in made for case in job.cases if len(job.cases) > 1}
     assert shared == {"trial", "features"}
     ranks = [job for job in made if job.cases[0].alone]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
-from unittest import mock
 
+import program
 from feature_run import Found, Run
 
 
@@ -61,8 +60,14 @@ def two_ranks(run: Run, eager: bool) -> Found:
     more = (
         {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if cpu else {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     )
-    # Functions for the workers are sent to them as they are.
-    with mock.patch.dict(os.environ, {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1", **more}):
+    settings = {
+        # Functions for the workers are sent to them as they are.
+        "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
+        # Forked, they would wait for ever for OpenMP's threads, which this process has used.
+        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        **more,
+    }
+    with program.variables(settings):
         llm = run.engine(tensor_parallel_size=2, enforce_eager=eager)
         if look is _sums_counted:
             llm.collective_rpc(_count_sums)

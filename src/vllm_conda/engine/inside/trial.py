@@ -18,7 +18,6 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import program
 
@@ -108,12 +107,23 @@ def refused(model: Model, path: Path) -> dict[str, Any] | None:
     return {"mode": "refused", "said": said, "right": right}
 
 
+def _mode(compilation: Any, device: str) -> str:
+    """What the engine made of it: `inductor` with a C++ compiler, `traced` without, `graphs` where
+    it captures the model as it is."""
+    from vllm.config import CompilationMode, CUDAGraphMode
+
+    if compilation.mode == CompilationMode.NONE:
+        captured = device == "cuda" and compilation.cudagraph_mode != CUDAGraphMode.NONE
+        return "graphs" if captured else "eager"
+    found = {"eager": "traced"}.get(compilation.backend, compilation.backend)
+    return str(found)
+
+
 def generate(
     path: Path, options: argparse.Namespace, dtype: str, mode: str, cache: str
 ) -> dict[str, Any]:
     """Tokens and log-probabilities of every prompt, all in one batch and the last one alone."""
     from vllm import LLM, SamplingParams
-    from vllm.config import CompilationMode
     from vllm.platforms import current_platform
 
     llm = LLM(
@@ -140,12 +150,7 @@ def generate(
     gc.collect()
     return {
         "platform": type(current_platform).__name__,
-        # What the engine made of it: `inductor` with a C++ compiler, `traced` without.
-        "mode": (
-            "eager"
-            if compilation.mode == CompilationMode.NONE
-            else {"eager": "traced"}.get(compilation.backend, compilation.backend)
-        ),
+        "mode": _mode(compilation, options.device),
         "graphs": compilation.cudagraph_mode.name if options.device == "cuda" else "NONE",
         "used": used,
         "prompts": chosen,
@@ -215,7 +220,7 @@ def main() -> None:
         model = MODELS[name]
         try:
             path = make(name, options.models)
-            with mock.patch.dict(os.environ, model.environment):
+            with program.variables(model.environment):
                 row |= refused(model, path) or trial(model, path, options, dtype, mode, references)
         except Exception as error:
             traceback.print_exc()
