@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -254,3 +255,18 @@ def test_an_engine_that_did_not_start_is_forgotten(
     monkeypatch.setitem(sys.modules, "vllm.distributed", stand_in)
     program.forget_engine()
     assert cleaned == [True]
+
+
+def test_variables_of_a_model_go_and_what_others_set_stays(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin sets some when the first engine of a process starts."""
+    monkeypatch.setenv("OF_THE_USER", "1")
+    monkeypatch.delenv("OF_THE_MODEL", raising=False)
+    monkeypatch.delenv("OF_THE_PLUGIN", raising=False)
+    with inside("program").variables({"OF_THE_USER": "2", "OF_THE_MODEL": "3"}):
+        assert (os.environ["OF_THE_USER"], os.environ["OF_THE_MODEL"]) == ("2", "3")
+        monkeypatch.setenv("OF_THE_PLUGIN", "4")
+    assert os.environ["OF_THE_USER"] == "1"
+    assert "OF_THE_MODEL" not in os.environ
+    assert os.environ["OF_THE_PLUGIN"] == "4"
