@@ -62,8 +62,7 @@ struct Cached {
 // Rows that go the same way: read, normed, rotated, written.
 struct Stream {
   Place from;
-  uint32_t count;                // rows: tokens * heads.divisor()
-  uint32_t first_block, blocks;  // the launch's
+  uint32_t first_block, count;  // rows: tokens * heads.divisor()
   FastDiv heads;
   uint32_t real_heads;  // the others are zero
   int32_t width;

@@ -9,7 +9,6 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kMostVectors = 2;  // of a thread
-constexpr int kBlocksOfProcessor = 16;
 
 // Lanes of a row: 8, 16 or 32.
 __host__ __device__ inline int LanesOf(int32_t width) {
@@ -67,58 +66,39 @@ struct Turns {
   bool known = false;
 };
 
-// Cosines and sines of a vector's components, loaded before they are needed.
-struct Turn {
-  float cos[kVector], sin[kVector];  // neighbours: of four pairs
-};
-
+// Pairs 2 i and 2 i + 1 of a vector, the first of them pair `pair` of the row.
 template <class T>
-__device__ __forceinline__ void LoadTurn(const Angles& angles, const Turns& turns, bool neox,
-                                         int half, int component, Turn& turn) {
-  if (neox) {
-    // Halves are multiples of 4.
-#pragma unroll
-    for (int part = 0; part < kVector; part += 4) {
-      const int at = component + part, pair = at < half ? at : at - half;
-      if (at >= 2 * half) continue;
-      float cos[4], sin[4];
-      LoadFour<T>(angles.cos, angles.is_float, turns.cos_at + pair, cos);
-      LoadFour<T>(angles.sin, angles.is_float, turns.sin_at + pair, sin);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) turn.cos[part + i] = cos[i], turn.sin[part + i] = sin[i];
-    }
-    return;
-  }
+__device__ __forceinline__ void RotateNeighbours(const Angles& angles, const Turns& turns, int pair,
+                                                 float (&x)[kVector]) {
   float cos[4], sin[4];
-  LoadFour<T>(angles.cos, angles.is_float, turns.cos_at + component / 2, cos);
-  LoadFour<T>(angles.sin, angles.is_float, turns.sin_at + component / 2, sin);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) turn.cos[i] = cos[i], turn.sin[i] = sin[i];
-}
-
-// Pairs 2 i and 2 i + 1 of a vector.
-__device__ __forceinline__ void RotateNeighbours(const Turn& turn, float (&x)[kVector]) {
+  LoadFour<T>(angles.cos, angles.is_float, turns.cos_at + pair, cos);
+  LoadFour<T>(angles.sin, angles.is_float, turns.sin_at + pair, sin);
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const float even = x[2 * i], odd = x[2 * i + 1];
-    x[2 * i] = fmaf(even, turn.cos[i], -odd * turn.sin[i]);
-    x[2 * i + 1] = fmaf(even, turn.sin[i], odd * turn.cos[i]);
+    x[2 * i] = fmaf(even, cos[i], -odd * sin[i]);
+    x[2 * i + 1] = fmaf(even, sin[i], odd * cos[i]);
   }
 }
 
 // Component i pairs with i + half: the other one is in `row`, which holds the whole rotated part.
-__device__ __forceinline__ void RotateHalves(const Turn& turn, int half, const float* row,
-                                             int component, float (&x)[kVector]) {
+// Halves are multiples of 4.
+template <class T>
+__device__ __forceinline__ void RotateHalves(const Angles& angles, const Turns& turns, int half,
+                                             const float* row, int component, float (&x)[kVector]) {
 #pragma unroll
   for (int part = 0; part < kVector; part += 4) {
     const int at = component + part;
     if (at >= 2 * half) continue;
     const bool low = at < half;
+    const int pair = low ? at : at - half;
+    float cos[4], sin[4];
+    LoadFour<T>(angles.cos, angles.is_float, turns.cos_at + pair, cos);
+    LoadFour<T>(angles.sin, angles.is_float, turns.sin_at + pair, sin);
     const Vec<float, 4> other = LoadVec<4>(row + (low ? at + half : at - half));
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float turned = (low ? -other[i] : other[i]) * turn.sin[part + i];
-      x[part + i] = fmaf(x[part + i], turn.cos[part + i], turned);
+      x[part + i] = fmaf(x[part + i], cos[i], (low ? -other[i] : other[i]) * sin[i]);
     }
   }
 }
@@ -186,12 +166,11 @@ __device__ __forceinline__ void WriteCache(const Cached& cached, int64_t token, 
   }
 }
 
-// A row for each kLanes lanes; a lane has every kLanes-th vector of it. `first`: of the block's
-// rows.
+// A row for each kLanes lanes; a lane has every kLanes-th vector of it.
 template <class T, int kLanes, int kVectors>
-__device__ __forceinline__ void RunRow(const Problem& p, const Stream& s, uint32_t first,
+__device__ __forceinline__ void RunRow(const Problem& p, const Stream& s, uint32_t block,
                                        float* exchange) {
-  uint32_t index = first + threadIdx.x / kLanes;
+  uint32_t index = block * (kThreads / kLanes) + threadIdx.x / kLanes;
   const bool active = index < s.count;  // all lanes of a warp take part in the shuffles
   if (!active) index = s.count - 1;
   const FastDiv::Result at = s.heads(index);
@@ -212,14 +191,6 @@ __device__ __forceinline__ void RunRow(const Problem& p, const Stream& s, uint32
     ToFloats(held[v], x[v]);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) sum = fmaf(x[v][i], x[v][i], sum);
-  }
-  Turn turn[kVectors];
-#pragma unroll
-  for (int v = 0; v < kVectors; ++v) {
-    const int component = (v * kLanes + lane) * kVector - s.first;
-    if (turns.known && component >= 0 && component < 2 * s.half) {
-      LoadTurn<T>(p.angles, turns, s.neox, s.half, component, turn[v]);
-    }
   }
   if (s.norm) {
     sum = ReduceLanes<kLanes>(sum, Sum());
@@ -261,9 +232,9 @@ __device__ __forceinline__ void RunRow(const Problem& p, const Stream& s, uint32
       const int component = (v * kLanes + lane) * kVector - s.first;
       if (!turns.known || component < 0 || component >= 2 * s.half) continue;
       if (s.neox) {
-        RotateHalves(turn[v], s.half, row + s.first, component, x[v]);
+        RotateHalves<T>(p.angles, turns, s.half, row + s.first, component, x[v]);
       } else {
-        RotateNeighbours(turn[v], x[v]);
+        RotateNeighbours<T>(p.angles, turns, component / 2, x[v]);
       }
     }
   }
@@ -287,17 +258,6 @@ __device__ __forceinline__ void RunRow(const Problem& p, const Stream& s, uint32
   }
 }
 
-// The rows of the stream that are this block's: every s.blocks-th lot of them.
-template <class T, int kLanes, int kVectors>
-__device__ __forceinline__ void RunStream(const Problem& p, const Stream& s, uint32_t block,
-                                          float* exchange) {
-  constexpr uint32_t kRows = kThreads / kLanes;
-  for (uint32_t first = block * kRows; first < s.count; first += s.blocks * kRows) {
-    RunRow<T, kLanes, kVectors>(p, s, first, exchange);
-    __syncwarp();  // the exchange is used again
-  }
-}
-
 template <class T>
 __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ Problem p) {
   __shared__ Vec<float, 4> exchange[kThreads * kMostVectors * kVector / 4];
@@ -308,39 +268,30 @@ __global__ void __launch_bounds__(kThreads) RowsKernel(const __grid_constant__ P
   const uint32_t block = blockIdx.x - s.first_block;
   const int lanes = LanesOf(s.width);
   if (lanes == 8) {
-    RunStream<T, 8, 1>(p, s, block, exchange[0].data);
+    RunRow<T, 8, 1>(p, s, block, exchange[0].data);
   } else if (lanes == 16) {
-    RunStream<T, 16, 1>(p, s, block, exchange[0].data);
+    RunRow<T, 16, 1>(p, s, block, exchange[0].data);
   } else if (s.width <= 32 * kVector) {
-    RunStream<T, 32, 1>(p, s, block, exchange[0].data);
+    RunRow<T, 32, 1>(p, s, block, exchange[0].data);
   } else {
-    RunStream<T, 32, kMostVectors>(p, s, block, exchange[0].data);
+    RunRow<T, 32, kMostVectors>(p, s, block, exchange[0].data);
   }
 }
 
 }  // namespace
 
 void LaunchRows(const char* op, Problem& problem, int32_t dtype, cudaStream_t stream) {
-  int64_t wanted = 0;
-  for (int32_t i = 0; i < problem.count; ++i) {
-    const Stream& one = problem.streams[i];
-    wanted += CeilDiv(int64_t{one.count} * LanesOf(one.width), kThreads);
-  }
-  if (wanted == 0) return;
-  // More than the GPU holds twice: blocks take several lots of rows.
-  const int64_t most = int64_t{kBlocksOfProcessor} * CurrentDevice(op).multiprocessors;
   int64_t blocks = 0;
   int32_t kept = 0;
   for (int32_t i = 0; i < problem.count; ++i) {
     Stream& one = problem.streams[i];
     if (one.count == 0) continue;
-    const int64_t lots = CeilDiv(int64_t{one.count} * LanesOf(one.width), kThreads);
-    one.blocks = static_cast<uint32_t>(wanted <= most ? lots : CeilDiv(lots * most, wanted));
-    one.first_block = static_cast<uint32_t>(blocks);
-    blocks += one.blocks;
+    one.first_block = GridX(op, blocks);
+    blocks += CeilDiv(int64_t{one.count} * LanesOf(one.width), kThreads);
     problem.streams[kept++] = one;
   }
   problem.count = kept;
+  if (kept == 0) return;
   const auto kernel = dtype == VK_BF16 ? RowsKernel<BFloat16> : RowsKernel<Half>;
   LaunchPdl(op, kernel, dim3(GridX(op, blocks)), kThreads, 0, stream, problem);
 }
