@@ -212,6 +212,7 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "get_scheduler_metadata": metadata,
         "cpu_attn_reshape_and_cache": reshape,
         "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
+        "cpu_fused_moe_int8": plain("fused_moe_int8", "cpu_fused_moe_int8"),
         "mla_decode_kvcache": plain("mla_decode", "mla_decode_kvcache"),
         "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
         "convert_weight_packed": convert,

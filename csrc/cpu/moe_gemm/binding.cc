@@ -29,4 +29,6 @@ void FusedExperts(const vk_tensor* out, const vk_tensor* hidden_states, const vk
 
 VK_BIND(CPU, prepack_moe_weight, vk_cpu_prepack_moe_weight);
 VK_BIND(CPU, cpu_fused_moe, vk_cpu_fused_moe);
+VK_BIND(CPU, prepack_moe_weight_int8, vk_cpu_prepack_moe_weight_int8);
+VK_BIND(CPU, cpu_fused_moe_int8, vk_cpu_fused_moe_int8);
 VK_IMPL(CPU, fused_experts_cpu, vk::binding::FusedExperts);

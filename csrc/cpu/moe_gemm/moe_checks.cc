@@ -35,6 +35,19 @@ void CheckMoeRouting(const char* op, const vk_tensor& topk_ids, int64_t experts,
   }
 }
 
+PackedScales CheckMoeRowScales(const char* op, const char* name, const vk_tensor* scale,
+                               const Arg& weight) {
+  const Arg given(op, name, scale);
+  const int64_t columns = weight.size(1), depth = weight.size(2);
+  given.Dtype({VK_F32}).MinDims(2).Size(0, weight.size(0)).Size(1, columns).Contiguous();
+  if (scale->ndim != 2) given.Dims(3).Size(2, 1);
+  PackedScales scales{scale->data};
+  scales.group_size = depth > 0 ? depth : 1;
+  scales.expert_stride = columns;
+  scales.block_stride = 1;
+  return scales;
+}
+
 void CheckMoeOutput(const char* op, const char* out_name, const vk_tensor& out, const char* in_name,
                     const vk_tensor& in) {
   VK_CHECK(!SharesMemory(out, in), "%s: %s shares memory with %s, want memory of its own", op,

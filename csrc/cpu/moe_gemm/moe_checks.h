@@ -3,6 +3,7 @@
 #define VLLM_KERNELS_CPU_MOE_GEMM_MOE_CHECKS_H_
 
 #include "core/check.h"
+#include "cpu/packed/packed_weights.h"
 
 namespace vk {
 
@@ -16,6 +17,10 @@ void CheckMoeSlots(const char* op, const Arg& input, const vk_tensor* topk_weigh
 // Every slot names an expert.
 void CheckMoeRouting(const char* op, const vk_tensor& topk_ids, int64_t experts,
                      const char* ids_name = "topk_id");
+
+// A scale for each row of int8 weights [experts, N, K]: float32 [experts, N] or [experts, N, 1].
+PackedScales CheckMoeRowScales(const char* op, const char* name, const vk_tensor* scale,
+                               const Arg& weight);
 
 // The output is no part of the input, which is read after the first rows are written.
 void CheckMoeOutput(const char* op, const char* out_name, const vk_tensor& out, const char* in_name,

@@ -70,14 +70,6 @@ PackedScales FindScales(const char* name, const vk_tensor* scale, int64_t method
     scales.group_stride = scale->stride[2];
     return scales;
   }
-  if (method == kInt8) {
-    given.Dtype({VK_F32}).MinDims(2).Size(0, experts).Size(1, columns).Contiguous();
-    if (scale->ndim != 2) given.Dims(3).Size(2, 1);
-    scales.group_size = depth > 0 ? depth : 1;
-    scales.expert_stride = columns;
-    scales.block_stride = 1;
-    return scales;
-  }
   VK_CHECK(columns % kMxfp4Columns == 0 && depth % kMxfp4Group == 0,
            "%s: the weights of %s have %lld columns and are %lld deep, want multiples of 32", kOp,
            name, vk::Print(columns), vk::Print(depth));
@@ -112,6 +104,10 @@ PackedWeights FindWeights(const Names& names, const Given& given, int64_t method
            names.zero);
   const Arg weight(kOp, names.weight, given.weight);
   weight.Dtype({stored.dtype}).Dims(3).Contiguous();
+  if (method == kInt8) {
+    return PackedWeights(*given.weight, stored.coding,
+                         vk::CheckMoeRowScales(kOp, names.scale, given.scale, weight));
+  }
   const int64_t depth = weight.size(2) * stored.values;
   return PackedWeights(
       *given.weight, stored.coding,

@@ -13,7 +13,7 @@ extern "C" {
 // is one for all tiers and takes exactly the memory of the weights.
 //   weight: [experts, N, K], float32 | bfloat16 | float16, any strides
 //   packed_weight: its shape and dtype, contiguous, no memory shared with weight
-//   isa: "amx", "vec" or "neon", what the engine takes the CPU for; the running tier decides
+//   isa: "amx", "vec", "neon" or "vsx", what the engine takes the CPU for; the running tier decides
 VK_EXPORT vk_status vk_cpu_prepack_moe_weight(const vk_tensor* weight,
                                               const vk_tensor* packed_weight, const char* isa);
 
@@ -33,6 +33,19 @@ VK_EXPORT vk_status vk_cpu_fused_moe(const vk_tensor* output, const vk_tensor* i
                                      const vk_tensor* w13_bias, const vk_tensor* w2_bias,
                                      const vk_tensor* topk_weights, const vk_tensor* topk_id,
                                      int32_t skip_weighted, const char* act, const char* isa);
+
+// The same of int8 weights, each row times its scale; input keeps its dtype.
+//   weight, packed_weight: int8
+VK_EXPORT vk_status vk_cpu_prepack_moe_weight_int8(const vk_tensor* weight,
+                                                   const vk_tensor* packed_weight, const char* isa);
+//   w13_scale, w2_scale: float32, [E, 2 I] and [E, H], or with a last dimension of 1, contiguous
+//   w13_bias, w2_bias: float32 or the input's dtype
+VK_EXPORT vk_status vk_cpu_fused_moe_int8(const vk_tensor* output, const vk_tensor* input,
+                                          const vk_tensor* w13, const vk_tensor* w2,
+                                          const vk_tensor* w13_scale, const vk_tensor* w2_scale,
+                                          const vk_tensor* w13_bias, const vk_tensor* w2_bias,
+                                          const vk_tensor* topk_weights, const vk_tensor* topk_id,
+                                          int32_t skip_weighted, const char* act, const char* isa);
 
 // As vk_cpu_fused_moe, with weights of 16, 8 or 4 bits from vk_cpu_convert_weight_packed. They are
 // decoded without rounding; their scales multiply sums in float32; hidden_states keep their dtype

@@ -80,3 +80,26 @@ def _experts(ops: Any, dtype: torch.dtype) -> list[Tensor]:
         )
         results.append(out)
     return results
+
+
+@check("prepack_moe_weight_int8", "cpu_fused_moe_int8")
+def _int8_experts(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Weights of int8 that ARM and POWER take; with one expert a token also without its weight."""
+    hidden, inner, experts = 96, 64, 4
+    packed, scales = [], []
+    for shape in ((experts, 2 * inner, hidden), (experts, hidden, inner)):
+        weight = torch.randint(-128, 128, shape, dtype=torch.int8)
+        packed.append(torch.empty_like(weight))
+        ops.prepack_moe_weight_int8(weight, packed[-1], "neon")
+        scales.append(torch.rand(*shape[:2], 1) / 1024)
+    bias = torch.randn(experts, hidden)
+    results = []
+    for tokens, slots, act in ((1, 2, "silu"), (9, 1, "swigluoai")):
+        x, out = torch.randn(tokens, hidden, dtype=dtype), torch.empty(tokens, hidden, dtype=dtype)
+        weights, ids = torch.rand(tokens, experts).topk(slots)
+        ops.cpu_fused_moe_int8(
+            out, x, *packed, *scales, None, bias, weights, ids.to(torch.int32), slots == 1, act,
+            "neon",
+        )  # fmt: skip
+        results.append(out)
+    return results

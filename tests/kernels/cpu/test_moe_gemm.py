@@ -258,7 +258,7 @@ def test_matches_reference(tier: str, dtype: torch.dtype) -> None:
         ({"packed_weight": torch.zeros(2, 4, 3)}, r"packed_weight has shape \[2, 4, 3\], want"),
         ({"packed_weight": torch.zeros(2, 3, 4).half()}, "packed_weight is float16, want float32"),
         ({"packed_weight": torch.zeros(4, 3, 2).permute(2, 1, 0)}, "packed_weight is not contigu"),
-        ({"isa": "sse2"}, "isa is 'sse2', want amx, vec or neon"),
+        ({"isa": "sse2"}, "isa is 'sse2', want amx, vec, neon or vsx"),
     ],
 )
 def test_bad_prepack(changed: dict[str, object], message: str) -> None:
@@ -294,7 +294,7 @@ def test_prepack_in_place_is_refused() -> None:
         ({"topk_id": torch.tensor([[0, -1], [2, 2]])}, r"topk_id\[0, 1\] is -1, want an expert"),
         ({"skip_weighted": True}, "skip_weighted with 2 experts a token, want one"),
         ({"act": "relu2"}, "act is 'relu2', want silu, gelu, gelu_tanh or swigluoai"),
-        ({"isa": "none"}, "isa is 'none', want amx, vec or neon"),
+        ({"isa": "none"}, "isa is 'none', want amx, vec, neon or vsx"),
     ],
 )
 def test_bad_call(changed: dict[str, object], message: str) -> None:

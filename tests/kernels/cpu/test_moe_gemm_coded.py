@@ -169,3 +169,52 @@ def test_scales_keep_every_value() -> None:
     assert torch.equal(packed.view(2, 2, 3, 32), scale.view(2, 2, 32, 3).transpose(2, 3))
     with pytest.raises(RuntimeError, match="want a multiple of 32 columns"):
         ops.convert_scale_packed(scale[:, :31])
+
+
+@pytest.mark.parametrize("act", range(4))
+@pytest.mark.parametrize(("tokens", "hidden", "inner"), [(1, 96, 64), (7, 33, 17), (40, 128, 96)])
+def test_int8_by_the_names_of_arm_and_power(
+    tier: str, dtype: torch.dtype, tokens: int, hidden: int, inner: int, act: int
+) -> None:
+    """What ``fused_experts_cpu`` gives for the same weights; and without those of the router."""
+    one = layer(1, tokens, hidden, inner, dtype)
+    one = replace(one, bias2=torch.randn(5, hidden), act=act)
+    packed = []
+    for weight, _, _ in (one.w1, one.w2):
+        packed.append(torch.empty_like(weight))
+        ops.prepack_moe_weight_int8(weight, packed[-1], "vsx")
+        assert torch.equal(packed[-1], ops.convert_weight_packed(weight))
+
+    def run(weights: torch.Tensor, ids: torch.Tensor, skip: bool) -> torch.Tensor:
+        out = torch.full_like(one.x, float("nan"))
+        ops.cpu_fused_moe_int8(
+            out, one.x, *packed, one.w1[1], one.w2[1], one.bias1, one.bias2, weights, ids, skip,
+            ACTS[act], "neon",
+        )  # fmt: skip
+        return out
+
+    assert torch.equal(run(one.weights, one.ids, False), one.run())
+    alone = replace(one, weights=torch.ones(tokens, 1), ids=one.ids[:, :1].contiguous())
+    assert torch.equal(run(torch.full((tokens, 1), 3.0), alone.ids, True), alone.run())
+
+
+def test_int8_by_those_names_refuses() -> None:
+    one = layer(1, 3, 32, 32, torch.float32)
+    good = {
+        "output": torch.empty_like(one.x), "input": one.x, "w13": one.w1[0], "w2": one.w2[0],
+        "w13_scale": one.w1[1], "w2_scale": one.w2[1], "w13_bias": None, "w2_bias": None,
+        "topk_weights": one.weights, "topk_id": one.ids, "skip_weighted": False, "act": "silu",
+        "isa": "neon",
+    }  # fmt: skip
+    for changes, message in (
+        ({"w13": one.w1[0].float()}, "w13 is float32, want int8"),
+        ({"w2_scale": torch.ones(5, 31)}, r"w2_scale has shape \[5, 31\], want 32 in dimension 1"),
+        ({"skip_weighted": True}, "skip_weighted with 2 experts a token, want one"),
+        ({"act": "relu"}, "act is 'relu', want silu, gelu, gelu_tanh or swigluoai"),
+        ({"isa": "sve"}, "isa is 'sve', want amx, vec, neon or vsx"),
+    ):
+        with pytest.raises(RuntimeError, match=f"cpu_fused_moe_int8: {message}"):
+            ops.cpu_fused_moe_int8(*(good | changes).values())
+    weight = torch.zeros(2, 4, 4)
+    with pytest.raises(RuntimeError, match="prepack_moe_weight_int8: weight is float32, want int8"):
+        ops.prepack_moe_weight_int8(weight, weight.clone(), "neon")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vllm_kernels.reference.float4 import e2m1
-from vllm_kernels.reference.moe_gemm.fused import _ACTIVATIONS
+from vllm_kernels.reference.moe_gemm.fused import _ACTIVATIONS, prepack_moe_weight
 from vllm_kernels.reference.packed import rounded_to_int8, unpack_int4
 from vllm_kernels.reference.quant import times_blocks
 
@@ -103,3 +103,36 @@ def fused_experts_cpu(
             y = y + w2_bias[expert].float()
         result.index_add_(0, tokens, y * topk_weights[tokens, slots].unsqueeze(1))
     out.copy_(result)
+
+
+def prepack_moe_weight_int8(weight: torch.Tensor, packed_weight: torch.Tensor, isa: str) -> None:
+    """``packed_weight`` becomes what ``cpu_fused_moe_int8`` takes for int8 ``weight``: a copy."""
+    prepack_moe_weight(weight, packed_weight, isa)
+
+
+def cpu_fused_moe_int8(
+    output: torch.Tensor,
+    input: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    w13_scale: torch.Tensor,
+    w2_scale: torch.Tensor,
+    w13_bias: torch.Tensor | None,
+    w2_bias: torch.Tensor | None,
+    topk_weights: torch.Tensor,
+    topk_id: torch.Tensor,
+    skip_weighted: bool,
+    act: str,
+    isa: str,
+) -> None:
+    """``cpu_fused_moe`` with int8 weights, each row times its scale.
+
+    w13 [E, 2 I, H] and w2 [E, H, I] are from ``prepack_moe_weight_int8``; scales float32 [E, N] or
+    [E, N, 1]; biases float32 or the input's dtype. The input keeps its precision.
+    """
+    fused_experts_cpu(
+        output, input, w13, w2,
+        torch.ones_like(topk_weights) if skip_weighted else topk_weights, topk_id, INT8,
+        w13_scale, w2_scale, None, None, None, None, w13_bias, w2_bias, None, None, True,
+        _ACTS.index(act),
+    )  # fmt: skip

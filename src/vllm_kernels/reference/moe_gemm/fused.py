@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-_ISAS = ("amx", "vec", "neon")
+_ISAS = ("amx", "vec", "neon", "vsx")
 
 
 def _halves(x: torch.Tensor, act: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -31,10 +31,11 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 def prepack_moe_weight(weight: torch.Tensor, packed_weight: torch.Tensor, isa: str) -> None:
     """``packed_weight`` becomes what ``cpu_fused_moe`` takes for ``weight`` [experts, N, K].
 
-    Here a copy. float32, bfloat16 or float16, one shape and dtype; ``isa`` is amx, vec or neon.
+    Here a copy. float32, bfloat16 or float16, one shape and dtype; ``isa`` is amx, vec, neon or
+    vsx.
     """
     if isa not in _ISAS:
-        raise RuntimeError(f"prepack_moe_weight: isa is '{isa}', want amx, vec or neon")
+        raise RuntimeError(f"prepack_moe_weight: isa is '{isa}', want amx, vec, neon or vsx")
     packed_weight.copy_(weight)
 
 
@@ -64,7 +65,7 @@ def cpu_fused_moe(
             f"cpu_fused_moe: act is '{act}', want silu, gelu, gelu_tanh or swigluoai"
         )
     if isa not in _ISAS:
-        raise RuntimeError(f"cpu_fused_moe: isa is '{isa}', want amx, vec or neon")
+        raise RuntimeError(f"cpu_fused_moe: isa is '{isa}', want amx, vec, neon or vsx")
     result = torch.zeros(input.shape, dtype=torch.float32, device=input.device)
     for expert in torch.unique(topk_id).tolist():
         tokens, slots = (topk_id == expert).nonzero(as_tuple=True)
