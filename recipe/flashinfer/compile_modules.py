@@ -17,6 +17,7 @@ import json
 import os
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -33,6 +34,8 @@ NEUTRAL = "/usr/local/src/conda/flashinfer"
 SUMMARY = "modules.json"
 # GiB that the largest compile takes: of attention on Hopper's instructions, and of the others.
 ATTENTION_GIB, GIB = 3.5, 1.0
+# Of ELF's symbols.
+DYNAMIC_SYMBOLS, SYMBOL_BYTES, GLOBAL, WEAK = 11, 24, 1, 2
 # Where a container's limit of memory stands, by cgroups' version: 2 and 1.
 CGROUP = Path("/sys/fs/cgroup")
 LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
@@ -113,6 +116,28 @@ def specification(word: str) -> Any:
     )
 
 
+def weaken(file: Path) -> int:
+    """Make names of FlashInfer's that a library lacks weak; returns how many there were.
+
+    Its prefill by fa2 refers to kernels for heads of 512 in modules of smaller heads, which never
+    call them. Upstream resolves names at the first call; conda's options, when a library is loaded.
+    """
+    content, found = bytearray(file.read_bytes()), 0
+    (start,) = struct.unpack_from("<Q", content, 40)
+    size, count = struct.unpack_from("<HH", content, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", content, start + i * size) for i in range(count)]
+    for symbols in (one for one in sections if one[1] == DYNAMIC_SYMBOLS):
+        names = sections[symbols[6]][4]
+        for at in range(symbols[4], symbols[4] + symbols[5], SYMBOL_BYTES):
+            name, info, _, section = struct.unpack_from("<IBBH", content, at)
+            text = content[names + name : content.index(0, names + name)]
+            if section == 0 and info >> 4 == GLOBAL and b"flashinfer" in text:
+                content[at + 4] = WEAK << 4 | info & 15
+                found += 1
+    file.write_bytes(content)
+    return found
+
+
 def compile_modules(words: Sequence[str], output: Path) -> list[str]:
     """Compile modules into ``output``, as NAME/NAME.so; returns their names."""
     from flashinfer.jit import build_jit_specs
@@ -125,6 +150,8 @@ def compile_modules(words: Sequence[str], output: Path) -> list[str]:
         target.parent.mkdir(parents=True)
         shutil.copy(spec.jit_library_path, target)
         subprocess.run([*strip, "--strip-all", str(target)], check=True)
+        if found := weaken(target):
+            print(f"{spec.name}: {found} names that it lacks and never calls")
     return [str(spec.name) for spec in specs]
 
 

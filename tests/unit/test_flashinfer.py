@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import itertools
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -202,6 +204,34 @@ def test_options_of_the_compilers(
     assert {file.name for file in (work / "unused").iterdir()} == set(script.UNUSED_HEADERS)
     assert shlex.split(found["FLASHINFER_EXTRA_LDFLAGS"])[-1] == f"-L{work / 'driver'}"
     assert (work / "driver" / "libcuda.so").is_file()
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_a_library_that_lacks_what_it_never_calls(script: ModuleType, tmp_path: Path) -> None:
+    """It is loaded, though all names are resolved then; other names stay as they are."""
+    lacking = (
+        "int flashinfer_other(void);\n"
+        "int run(int n) { return n == 512 ? flashinfer_other() : 7; }\n"
+    )
+    library = linked(tmp_path, lacking)
+    with pytest.raises(OSError, match="undefined symbol: flashinfer_other"):
+        ctypes.CDLL(str(library))
+    assert script.weaken(library) == 1
+    assert ctypes.CDLL(str(library)).run(64) == 7
+    library = linked(tmp_path, f"{lacking}int other(void);\nint more(void) {{ return other(); }}\n")
+    assert script.weaken(library) == 1
+    with pytest.raises(OSError, match="undefined symbol: other"):
+        ctypes.CDLL(str(library))
+
+
+def linked(folder: Path, text: str) -> Path:
+    """A library with conda's options: names are resolved when it is loaded."""
+    source = folder / "module.c"
+    source.write_text(text)
+    library = folder / f"{len(text)}.so"
+    options = ["-O2", "-shared", "-fPIC", "-fno-plt", "-Wl,-z,now"]
+    subprocess.run(["gcc", *options, "-o", library, source], check=True)
+    return library
 
 
 def test_no_headers_of_random_numbers(script: ModuleType, tmp_path: Path) -> None:
