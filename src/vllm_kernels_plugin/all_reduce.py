@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 from typing import Any
@@ -14,6 +15,10 @@ CHOICES = ("auto", "direct", "nccl")
 # The ranks with which sums and an engine's tokens have been compared; more are left to NCCL.
 RANKS = 2
 _NAMESPACE = "_C_custom_ar"
+# Norms over ranks (MiniMax), which have been run on one GPU alone; the engine's own sum through
+# NCCL. It shares memory for them by a module that it imports without asking.
+_NORMS = "minimax_allreduce_rms_qk"
+_SHARES_BY = ("cuda", "cuda.bindings")
 
 
 def _choice() -> str:
@@ -30,8 +35,15 @@ def left_out() -> frozenset[str]:
         PluginError: the variable has another value.
     """
     ops = {op for op in engine_api.ops() if engine_api.namespace_of(op) == _NAMESPACE}
-    left = ops if _choice() == "nccl" else ops.intersection(engine_api.reference_ops())
+    references = engine_api.reference_ops()
+    left = ops if _choice() == "nccl" else ops.intersection(references)
+    if _choice() != "direct" or _NORMS in references or not all(map(_installed, _SHARES_BY)):
+        left = left | {_NORMS}
     return frozenset(left)
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def bound(parallel: Any, logger: logging.Logger) -> None:

@@ -12,7 +12,7 @@ from vllm_kernels_plugin.errors import PluginError
 every = {op for op in engine_api.ops() if engine_api.namespace_of(op) == "_C_custom_ar"}
 engine_api.reference_ops = lambda: REFERENCES
 try:
-    left = all_reduce.left_out()
+    left = all_reduce.left_out() - {"minimax_allreduce_rms_qk"}
     print("all" if left == every else sorted(left))
 except PluginError as error:
     print(error)
@@ -35,6 +35,34 @@ except PluginError as error:
 def test_choice(engine: Engine, value: str, references: str, answer: str) -> None:
     done = engine.run(ASK.replace("REFERENCES", references), VLLM_KERNELS_ALL_REDUCE=value)
     assert done.stdout.splitlines() == [answer], done.stderr
+
+
+NORMS = """
+from vllm_kernels import engine_api
+from vllm_kernels_plugin import all_reduce
+engine_api.reference_ops = lambda: REFERENCES
+all_reduce._installed = lambda module: INSTALLED
+print("minimax_allreduce_rms_qk" in all_reduce.left_out())
+"""
+
+
+@pytest.mark.parametrize(
+    ("value", "references", "installed", "left"),
+    [
+        ("", "set()", True, True),
+        ("nccl", "set()", True, True),
+        ("direct", "set()", True, False),
+        # What the engine shares memory by is not there.
+        ("direct", "set()", False, True),
+        ("direct", "{'minimax_allreduce_rms_qk'}", True, True),
+    ],
+)
+def test_norms_over_ranks_are_served_where_they_are_asked_for(
+    engine: Engine, value: str, references: str, installed: bool, left: bool
+) -> None:
+    code = NORMS.replace("REFERENCES", references).replace("INSTALLED", str(installed))
+    done = engine.run(code, VLLM_KERNELS_ALL_REDUCE=value)
+    assert done.stdout.splitlines() == [str(left)], done.stderr
 
 
 BOUND = """

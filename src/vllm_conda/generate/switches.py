@@ -91,7 +91,8 @@ PLUGIN = (
         "Two tensor-parallel ranks of one machine sum messages of up to 8 MiB by reading each "
         "other's memory, unless `--disable-custom-all-reduce` is given or the GPUs cannot: on two "
         "H200 1.3 to 2.3 times as fast as NCCL in graphs, every sum and an engine's tokens right. "
-        "More ranks use NCCL: these sums have not been run with more, which `direct` does. `nccl` "
+        "More ranks use NCCL: these sums have not been run with more, which `direct` does; "
+        "`direct` also takes MiniMax's norms over ranks, run on one GPU alone. `nccl` "
         "uses NCCL always.",
     ),
     Variable(
