@@ -9,14 +9,13 @@
 #include <type_traits>
 
 #include "cuda/common/dtype.cuh"
+#include "cuda/moe_gemm/blocks_loader.cuh"
 #include "cuda/moe_gemm/blocks_works.cuh"
 #include "cuda/moe_gemm/store.cuh"
-#include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/cvta.cuh"
 #include "cuda/ptx/griddepcontrol.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
-#include "cuda/ptx/tma.cuh"
 #include "cuda/ptx/wgmma.cuh"
 #include "cuda/sm90/smem_desc.cuh"
 
@@ -28,7 +27,9 @@ class BlocksBlock {
   static constexpr int kRows = kWaves * kWeightRows;
   static_assert(kScaleBlock == kDepth && kScaleBlock == kWeightRows);
   using Storage = BlocksStorage<kTokens, kRows>;
-  static constexpr int kStages = sizeof(Storage::stages) / sizeof(typename Storage::Stage);
+  static constexpr int kStages = Storage::kStages;
+  using Tiles = Works<kTokens, kRows>;
+  using Loader = BlocksLoader<Storage, Tiles>;
   using Pipeline = sm90::Pipeline<kStages>;
 
   __device__ __forceinline__ BlocksBlock(const Blocks& blocks, Storage& storage)
@@ -39,26 +40,18 @@ class BlocksBlock {
         lane_(static_cast<int>(threadIdx.x) % 32),
         depth_((b_.k + kDepth - 1) / kDepth) {}
 
-  __device__ __forceinline__ void Run(const CUtensorMap* weight_map, const CUtensorMap* token_map,
-                                      const CUtensorMap* few_map) {
+  __device__ __forceinline__ void Run(const BlocksMaps& maps) {
     if (threadIdx.x == 0) {
-      // The bytes of the bulk copies, and each lane's scales.
       for (int stage = 0; stage < kStages; ++stage) {
-        pipeline_.InitStage(stage, kConsumerWarps, 1 + 32);
+        pipeline_.InitStage(stage, kConsumerWarps, Loader::kProducers);
       }
       ptx::fence_mbarrier_init();
     }
     ptx::griddepcontrol_wait();
-    if (b_.labels == nullptr) {
-      FillTable<kTokens>(b_.experts, storage_.table, [&](int expert) {
-        return RowsOfExpert{0, min(max(b_.counts[expert], 0), b_.rows)};
-      });
-    } else {
-      __syncthreads();
-    }
+    CountTiles<kTokens>(b_, storage_.table);
     if (threadIdx.x < 128) {
       ptx::setmaxnreg_dec<40>();
-      if (threadIdx.x < 32) Load(weight_map, token_map, few_map);
+      Loader(b_, storage_, 0, depth_).Run(maps);
     } else {
       ptx::setmaxnreg_inc<232>();
       // A shuffle tells the compiler that it is the same for a warp.
@@ -67,57 +60,11 @@ class BlocksBlock {
   }
 
  private:
-  static constexpr int kBox = BoxTokens(kTokens);
   static constexpr uint32_t kStageBytes = sizeof(typename Storage::Stage);
-  static constexpr uint32_t kWeightBytes = sizeof(Storage::Stage::weights);
-
-  __device__ __forceinline__ void Load(const CUtensorMap* weight_map, const CUtensorMap* token_map,
-                                       const CUtensorMap* few_map) const {
-    Works<kTokens, kRows> works(b_, storage_.table);
-    const int32_t scale_rows = (b_.n + kScaleBlock - 1) / kScaleBlock;
-    sm90::PipelineState at;
-    TileOfWork tile;
-    while (works.Next(tile)) {
-      const int box = tile.count <= 2 * kFewTokens ? min(kFewTokens, kTokens) : kBox;
-      const CUtensorMap* const map = box == kBox ? token_map : few_map;
-      const int boxes = (tile.count + box - 1) / box;
-      const int32_t expert = b_.labels == nullptr ? tile.expert : 0;
-      const float* const scales = b_.token_scales + expert * b_.token_scale_expert +
-                                  (tile.first_row + lane_) * b_.token_scale_row;
-      const float* const weight_scales =
-          b_.weight_scales + tile.expert * b_.weight_scale_expert +
-          min(tile.weight_row / kScaleBlock + lane_, scale_rows - 1) * b_.weight_scale_row;
-      for (int32_t i = 0; i < depth_; ++i, at.Advance(kStages)) {
-        pipeline_.ProducerAcquire(at);
-        const uint32_t full = pipeline_.full(at.stage);
-        if (lane_ == 0) {
-          pipeline_.ProducerCommit(at, kWeightBytes + boxes * box * kDepth);
-          const uint32_t to = stages_ + at.stage * kStageBytes;
-          ptx::tma_load_3d(to, weight_map, full, i * kDepth, tile.weight_row, tile.expert);
-          for (int one = 0; one < boxes; ++one) {
-            ptx::tma_load_3d(to + kWeightBytes + one * box * kDepth, map, full, i * kDepth,
-                             tile.first_row + one * box, expert);
-          }
-        }
-#pragma unroll
-        for (int token = 0; token < kTokens; token += 32) {
-          if (token + lane_ >= tile.count) continue;
-          ptx::cp_async_ca_4(storage_.scales[at.stage].Of(token + lane_),
-                             scales + token * b_.token_scale_row + i * b_.token_scale_chunk);
-        }
-        if (lane_ < kWaves) {
-          ptx::cp_async_ca_4(&storage_.scales[at.stage].weights[lane_],
-                             weight_scales + i * b_.weight_scale_chunk);
-        }
-        ptx::cp_async_mbarrier_arrive_noinc(full);
-      }
-    }
-    // Not sooner: blocks that wait beside those that load take their place.
-    ptx::griddepcontrol_launch_dependents();
-  }
+  static constexpr uint32_t kTokenBytes = sizeof(Storage::Stage::tokens);
 
   __device__ __forceinline__ void Multiply(int group) const {
-    Works<kTokens, kRows> works(b_, storage_.table);
+    Tiles works(b_, storage_.table);
     sm90::PipelineState at;
     TileOfWork tile;
     while (works.Next(tile)) {
@@ -160,8 +107,8 @@ class BlocksBlock {
     // More registers than these there are not: scales of many tokens are read as they are used.
     constexpr bool kEarly = kWaves * kTokens <= 128;
     const uint64_t first_weights =
-        sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + group * 64 * kWaves * kDepth);
-    const uint64_t first_tokens = sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + kWeightBytes);
+        sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + kTokenBytes + group * 64 * kWaves * kDepth);
+    const uint64_t first_tokens = sm90::MakeSmemDesc<ptx::Major::kK>(stages_);
     for (int32_t i = 0; i < depth_; ++i, at.Advance(kStages)) {
       pipeline_.ConsumerWait(at);
       const uint64_t weights = sm90::AdvanceSmemDesc(first_weights, at.stage * kStageBytes);
@@ -230,7 +177,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Block = BlocksBlock<kTokens, kWaves>;
   extern __shared__ char unaligned[];
   auto& storage = sm90::AlignedStorage<typename Block::Storage>(unaligned);
-  Block(blocks, storage).Run(&weights, &tokens, &few_tokens);
+  Block(blocks, storage).Run({&weights, &tokens, &few_tokens});
 #endif
 }
 

@@ -11,11 +11,12 @@
 
 namespace vk::cuda::moe_gemm {
 
-template <int kTokens, int kRows, int kStages>
+template <int kTileTokens, int kRows, int kAllStages>
 struct BlocksSharedStorage {
+  static constexpr int kTokens = kTileTokens, kStages = kAllStages;
   struct Stage {
-    char weights[kRows * kDepth];
     char tokens[kTokens * kDepth];
+    char weights[kRows * kDepth];
   };
   Stage stages[kStages];
   char out[2][OutTokens(kTokens) * 128];  // of a warpgroup each
@@ -30,7 +31,7 @@ struct BlocksSharedStorage {
     }
   };
   Scales scales[kStages];
-  Table table;  // without labels
+  CountTable table;  // without labels
   typename sm90::Pipeline<kStages>::SharedStorage pipeline;
 };
 
@@ -39,18 +40,31 @@ using BlocksStorage = BlocksSharedStorage<kTokens, kRows,
                                           FittingStages<BlocksSharedStorage<kTokens, kRows, 1>,
                                                         BlocksSharedStorage<kTokens, kRows, 2>>()>;
 
-// Tiles of this block, one after the other, for a whole warp.
-template <int kTokens, int kRows>
+// All threads of the block, before they take tiles.
+template <int kTokens>
+__device__ __forceinline__ void CountTiles(const Blocks& blocks, CountTable& table) {
+  if (blocks.labels != nullptr) {
+    __syncthreads();
+    return;
+  }
+  FillTable<kTokens>(blocks.experts, table, [&](int expert) {
+    const int32_t count = blocks.counts != nullptr ? blocks.counts[expert] : blocks.rows;
+    return RowsOfExpert{0, min(max(count, 0), blocks.rows)};
+  });
+}
+
+// Tiles of this block, one after the other, for a whole warp; kSplit blocks have the same ones.
+template <int kTokens, int kRows, int kSplit = 1>
 class Works {
  public:
   // The table is filled, where there are no labels.
-  __device__ __forceinline__ Works(const Blocks& blocks, const Table& table)
+  __device__ __forceinline__ Works(const Blocks& blocks, const CountTable& table)
       : b_(blocks),
         table_(table),
         lane_(static_cast<int>(threadIdx.x) % 32),
         columns_((b_.n + kRows - 1) / kRows),
         tiles_(b_.labels != nullptr ? (b_.rows + kTokens - 1) / kTokens : table.before[b_.experts]),
-        index_(static_cast<int32_t>(blockIdx.x)) {
+        index_(static_cast<int32_t>(blockIdx.x) / kSplit) {
     LoadLabels();
   }
 
@@ -79,7 +93,7 @@ class Works {
  private:
   static constexpr int kWords = (kTokens + 31) / 32;
 
-  __device__ __forceinline__ void Advance() { index_ += static_cast<int32_t>(gridDim.x); }
+  __device__ __forceinline__ void Advance() { index_ += static_cast<int32_t>(gridDim.x) / kSplit; }
 
   // Those of the tile to come, so that nobody waits for them when it begins.
   __device__ __forceinline__ void LoadLabels() {
@@ -94,7 +108,7 @@ class Works {
   }
 
   const Blocks& b_;
-  const Table& table_;
+  const CountTable& table_;
   const int lane_;
   const int32_t columns_, tiles_;
   int32_t index_;

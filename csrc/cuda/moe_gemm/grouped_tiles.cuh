@@ -22,11 +22,20 @@ constexpr bool kClearSums = false;
 constexpr int kThreads = 384;
 constexpr int kConsumerWarps = 8;
 
-// Of each expert: first row and count of its tokens, tiles of tokens before it.
-struct Table {
-  int32_t first[kMaxExperts];
+// Of each expert: count of its tokens, tiles of tokens before it.
+struct CountTable {
   int32_t count[kMaxExperts];
   int32_t before[kMaxExperts + 1];
+
+  __device__ __forceinline__ void SetFirst(int, int32_t) {}
+  __device__ __forceinline__ int32_t First(int) const { return 0; }
+};
+// And first row of them.
+struct Table : CountTable {
+  int32_t first[kMaxExperts];
+
+  __device__ __forceinline__ void SetFirst(int expert, int32_t row) { first[expert] = row; }
+  __device__ __forceinline__ int32_t First(int expert) const { return first[expert]; }
 };
 
 template <int kTokens, int kStages>
@@ -78,11 +87,11 @@ __device__ __forceinline__ RowsOfExpert RowsOf(const Grouped& g, int expert) {
 }
 
 // All threads of the block. rows_of(expert): RowsOfExpert.
-template <int kTokens, class Rows>
-__device__ __forceinline__ void FillTable(int32_t experts, Table& table, const Rows& rows_of) {
+template <int kTokens, class AnyTable, class Rows>
+__device__ __forceinline__ void FillTable(int32_t experts, AnyTable& table, const Rows& rows_of) {
   for (int expert = threadIdx.x; expert < experts; expert += kThreads) {
     const RowsOfExpert rows = rows_of(expert);
-    table.first[expert] = rows.first;
+    table.SetFirst(expert, rows.first);
     table.count[expert] = rows.count;
   }
   __syncthreads();
@@ -133,9 +142,9 @@ __device__ __forceinline__ PlaceOfTile PlaceInGroups(int32_t index, int32_t tile
 }
 
 // Tile `index`, of kRows weights.
-template <int kTokens, int kRows = kWeightRows>
-__device__ __forceinline__ TileOfWork FindTile(int32_t experts, const Table& table, int32_t columns,
-                                               int32_t index) {
+template <int kTokens, int kRows = kWeightRows, class AnyTable>
+__device__ __forceinline__ TileOfWork FindTile(int32_t experts, const AnyTable& table,
+                                               int32_t columns, int32_t index) {
   const int32_t tile = index / columns;
   int low = 0, high = experts;  // the last expert with before[expert] <= tile
   while (high - low > 1) {
@@ -150,7 +159,7 @@ __device__ __forceinline__ TileOfWork FindTile(int32_t experts, const Table& tab
   const PlaceOfTile place =
       PlaceInGroups<kTokens>(index - before * columns, table.before[low + 1] - before, columns);
   const int32_t first = place.member * kTokens;
-  return {low, table.first[low] + first, min(kTokens, table.count[low] - first),
+  return {low, table.First(low) + first, min(kTokens, table.count[low] - first),
           place.column * kRows};
 }
 

@@ -22,7 +22,15 @@ def test_random_problems(tmp_path: Path) -> None:
     [
         ("blocks", "wgmma_wait_group<0>();", "wgmma_fence();"),  # sums that are not there yet
         ("blocks", "kClearSums || k > 0", "true"),  # products of the chunk before
-        ("blocks", "ptx::cp_async_mbarrier_arrive_noinc(full)", "ptx::mbarrier_arrive(full)"),
+        (
+            "blocks_loader",
+            "ptx::cp_async_mbarrier_arrive_noinc(pipeline_.full(at.stage))",
+            "ptx::mbarrier_arrive(pipeline_.full(at.stage))",
+        ),
+        ("blocks_rows", "wgmma_wait_group<0>();", "wgmma_fence();"),
+        ("blocks_rows", "kClearSums || k > 0", "true"),
+        ("blocks_rows", "high = scales.tokens[token + 8]", "high = scales.tokens[token]"),
+        ("blocks_rows", "rank_ * each : 0", "0 : 0"),  # k of the first block twice
         ("blocks", "kWaves == 1 ? 0 : group", "0"),  # scales of the first weights alone
         # Rows of nobody, but within the tensors: results differ, and nothing crashes.
         (
@@ -31,7 +39,17 @@ def test_random_problems(tmp_path: Path) -> None:
             "min(kTokens, b_.rows - tile.first_row)",
         ),
     ],
-    ids=["wait", "sums", "scales", "rows", "labels"],
+    ids=[
+        "wait",
+        "sums",
+        "scales",
+        "rows-wait",
+        "rows-sums",
+        "rows-scales",
+        "split",
+        "turned",
+        "labels",
+    ],
 )
 def test_planted_faults_are_found(tmp_path: Path, header: str, right: str, wrong: str) -> None:
     fault = (f"moe_gemm/{header}.cuh", right, wrong)

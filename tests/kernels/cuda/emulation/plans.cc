@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "cuda/attention/split.h"
+#include "cuda/gemm/blocks_plan.h"
 #include "cuda/gemm/few_rows.h"
 #include "cuda/gemm/rounds.h"
 #include "cuda/moe_gemm/blocks_plan.h"
@@ -134,9 +135,50 @@ void CheckFewRows() {
   Check(PlanFewRows(256, 2112, 7168, 132).cluster == 1, "132 tiles", 256, 2112, 7168);
   Check(PlanFewRows(64, 4096, 7168, 132).cluster == 2, "64 tiles", 64, 4096, 7168);
   Check(PlanFewRows(1, 7168, 16384, 132).cluster == 1, "112 tiles", 1, 7168, 16384);
+  Check(PlanFewRows(1, 7168, 2048, 132).rows == 16, "short k", 1, 7168, 2048);
+  Check(PlanFewRows(32, 7168, 2048, 132).rows == 32, "short k", 32, 7168, 2048);
+  Check(PlanFewRows(1, 8192, 4096, 132).rows == 16, "128 tiles", 1, 8192, 4096);
+  Check(PlanFewRows(64, 7168, 2048, 132).rows == 0, "64 rows, short k", 64, 7168, 2048);
   Check(PlanFewRows(256, 4096, 7168, 132).rows == 0, "256 tiles", 256, 4096, 7168);
   Check(PlanFewRows(16, 24576, 1536, 132).rows == 0, "384 tiles", 16, 24576, 1536);
   Check(PlanFewRows(64, 32768, 512, 132).rows == 0, "512 tiles", 64, 32768, 512);
+}
+
+// FP8 by blocks for many rows: every tile has a round, and as seen on an H200.
+void CheckBlocksOfManyRows() {
+  using namespace vk::cuda::gemm;  // NOLINT: everything here is about it
+  for (const int sms : {78, 132}) {
+    for (const int64_t m : {1, 64, 65, 128, 250, 512, 4096}) {
+      for (const int64_t n : {16, 2112, 4096, 32768}) {
+        for (const int64_t k : {16, 128, 144, 512, 7168}) {
+          const BlocksTile tile = PlanBlocks(m, n, k, sms);
+          if (tile.columns == 0) {
+            ++checks;
+            continue;
+          }
+          const int64_t blocks = vk::cuda::CeilDiv(m, 128) * vk::cuda::CeilDiv(n, tile.columns);
+          Check(m > 64, "few rows", m, n, k);
+          Check(tile.split == 1 || (k > 128 && blocks * tile.split <= sms), "k in two", m, n, k);
+          Check(tile.split == 1 || tile.columns == 64, "what is compiled", m, n, k);
+        }
+      }
+    }
+  }
+  const auto seen = [](int64_t m, int64_t k, int64_t n, int columns, int split) {
+    const BlocksTile tile = PlanBlocks(m, n, k, 132);
+    Check(tile.columns == columns && (columns == 0 || tile.split == split), "tile", m, n, k);
+  };
+  seen(128, 7168, 4096, 64, 2);
+  seen(256, 7168, 2112, 64, 2);
+  seen(256, 7168, 4096, 64, 1);
+  seen(512, 7168, 2112, 64, 1);
+  seen(512, 1536, 24576, 256, 1);
+  seen(2048, 1536, 24576, 256, 1);
+  seen(2048, 512, 32768, 256, 1);
+  seen(2048, 7168, 4096, 256, 1);
+  seen(4096, 2048, 7168, 256, 1);
+  seen(256, 2048, 7168, 0, 1);
+  seen(4096, 7168, 2112, 0, 1);
 }
 
 // Experts' products with scales of blocks: a tile of tokens is a part of the rows that have one
@@ -147,12 +189,12 @@ void CheckBlocks() {
     for (const int64_t alignment : {16, 48, 64, 128, 192, 256}) {
       const BlocksPlan plan = PlanLabelled(n, alignment);
       Check(alignment % plan.tokens == 0, "tokens of two labels", alignment, n, 0);
-      Check(plan.waves == 1 || n % 256 == 0, "weights that are not there", alignment, n, 0);
+      Check(plan.weights == 128 || n % 256 == 0, "weights that are not there", alignment, n, 0);
     }
     for (const int64_t expected : {-1, 0, 1, 16, 17, 100, 5000}) {
       const BlocksPlan plan = PlanCounted(n, expected);
       Check(plan.tokens >= 16 && plan.tokens <= 128, "tokens", expected, n, 0);
-      Check(plan.waves == 1 || n % 256 == 0, "weights that are not there", expected, n, 0);
+      Check(plan.weights == 128 || n % 256 == 0, "weights that are not there", expected, n, 0);
     }
   }
 }
@@ -165,6 +207,7 @@ int main() {
   CheckSort();
   CheckRounds();
   CheckFewRows();
+  CheckBlocksOfManyRows();
   CheckBlocks();
   std::printf("%d checks, %d failures\n", checks, failures);
   return failures == 0 ? 0 : 1;

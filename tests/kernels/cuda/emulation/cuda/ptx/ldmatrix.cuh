@@ -35,11 +35,17 @@ inline void ldmatrix_x2(uint32_t (&r)[2], uint32_t address) { LoadFragments(r, a
 inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
   LoadFragments(r, address, true);
 }
-inline void stmatrix_x4_trans(uint32_t address, const uint32_t (&r)[4]) {
-  ForFragments(address, 4, true, [&](int matrix, int shift, char* to) {
+inline void StoreFragments(uint32_t address, const uint32_t (&r)[4], bool transposed) {
+  ForFragments(address, 4, transposed, [&](int matrix, int shift, char* to) {
     const uint16_t bits = static_cast<uint16_t>(r[matrix] >> shift);
     std::memcpy(to, &bits, 2);
   });
+}
+inline void stmatrix_x4(uint32_t address, const uint32_t (&r)[4]) {
+  StoreFragments(address, r, false);
+}
+inline void stmatrix_x4_trans(uint32_t address, const uint32_t (&r)[4]) {
+  StoreFragments(address, r, true);
 }
 
 }  // namespace vk::cuda::ptx
