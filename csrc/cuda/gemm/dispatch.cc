@@ -1,6 +1,7 @@
 #include "cuda/gemm/dispatch.h"
 
 #include "cuda/common/launch.h"
+#include "cuda/gemm/blocks_plan.h"
 #include "cuda/gemm/rounds.h"
 
 namespace vk::cuda::gemm {
@@ -76,7 +77,14 @@ void RunSm90(Kind kind, const Problem& p) {
   if (kind == Kind::kFp8) return RunSm90By<Kind::kFp8>(p);
   if (kind == Kind::kInt8) return RunSm90By<Kind::kInt8>(p);
   const FewRowsPlan few = PlanFewRows(p.m, p.n, p.k, p.multiprocessors);
-  if (few.rows > 0) return LaunchFewRows(p, few);
+  const BlocksTile blocks = PlanBlocks(p.m, p.n, p.k, p.multiprocessors);
+  if (few.rows > 0 && (blocks.columns == 0 || few.time <= blocks.time)) {
+    return LaunchFewRows(p, few);
+  }
+  if (blocks.columns == 64 && blocks.split == 2) return LaunchBlocksSm90<64, 2>(p);
+  if (blocks.columns == 64) return LaunchBlocksSm90<64, 1>(p);
+  if (blocks.columns == 128) return LaunchBlocksSm90<128, 1>(p);
+  if (blocks.columns == 256) return LaunchBlocksSm90<256, 1>(p);
   if (FewRowsAreFaster(p.m, p.n, p.multiprocessors)) {
     return LaunchSm90<Kind::kFp8Blocks, Tile::kFew>(p);
   }

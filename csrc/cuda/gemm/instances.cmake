@@ -21,6 +21,15 @@ foreach(instance IN ITEMS Int8_Large Fp8Blocks_Few Fp8Blocks_Many)
   string(TOLOWER "${instance}_sm90" name)
   vllm_cuda_instance(instance_sm90.cu.in ${name} VK_KIND ${kind} VK_TILE ${tile})
 endforeach()
+# FP8 by blocks on 9.0: columns of a tile, blocks that share k.
+foreach(tile IN ITEMS 64x1 64x2 128x1 256x1)
+  string(REPLACE "x" ";" words ${tile})
+  list(GET words 0 columns)
+  list(GET words 1 split)
+  vllm_cuda_instance(
+    blocks_instance_sm90.cu.in blocks_${tile}_sm90 VK_COLUMNS ${columns} VK_SPLIT ${split}
+  )
+endforeach()
 foreach(instance IN ITEMS Fp8_Few Fp8_Many Fp8_Large Fp8Blocks_Many)
   string(REPLACE "_" ";" words ${instance})
   list(GET words 0 kind)

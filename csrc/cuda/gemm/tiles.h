@@ -20,6 +20,11 @@ void LaunchSm90(const Problem& problem);
 // FP8 by blocks, as PlanFewRows() says.
 void LaunchFewRows(const Problem& problem, const FewRowsPlan& plan);
 
+// FP8 by blocks, in tiles of 128 rows and kColumns columns, of which kSplit blocks have a part of k
+// each.
+template <int kColumns, int kSplit>
+void LaunchBlocksSm90(const Problem& problem);
+
 template <Kind kKind, Tile kTile>
 void LaunchSm100(const Problem& problem);
 template <Kind kKind, Tile kTile>
