@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from vllm_kernels_plugin import needs
+from vllm_kernels_plugin import asked
 
 _QUESTION = "_is_amx_tile_supported"
 
 
 def serve() -> None:
     """Have the engine's kernel for 4-bit weights round activations on every CPU, if asked."""
-    if not needs.switched_on(needs.W4A8_VARIABLE):
+    if not asked.switched_on(asked.W4A8_VARIABLE):
         return
     from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
 

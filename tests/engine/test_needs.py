@@ -66,14 +66,6 @@ def no_ops(monkeypatch: pytest.MonkeyPatch) -> None:
             {"quantization": "compressed-tensors", "quantization_config": scheme(8, 8)},
             "create_onednn_scaled_mm_handler",
         ),
-        (
-            {
-                "quantization": "compressed-tensors",
-                "quantization_config": scheme(4, None, "float"),
-            },
-            "marlin_gemm",
-        ),
-        ({"quantization": "modelopt_fp4"}, "marlin_gemm"),
         ({"quantization": "fp8"}, "fp8_scaled_mm_cpu"),
         ({"layer_types": ["full_attention", "linear_attention"]}, "causal_conv1d_fwd_cpu"),
         ({"speculative": object()}, "rejection_greedy_sample_kernel_impl"),
@@ -123,7 +115,6 @@ def test_switch_without_its_ops(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("Mamba2ForCausalLM", "mamba_chunk_scan_fwd_cpu for state-space layers .*use vLLM 0.27"),
         ("BambaForCausalLM", "mamba_chunk_scan_fwd_cpu for state-space layers"),
-        ("JambaForCausalLM", "selective_scan_fwd for state-space layers .*use a GPU"),
     ],
 )
 def test_state_space_layers(architecture: str, sentence: str) -> None:
@@ -298,8 +289,30 @@ def test_experts_on_grouped_products_that_are_not_there(monkeypatch: pytest.Monk
     needs.check(model, "cuda")  # type: ignore[arg-type]
 
 
-def test_no_cpu_has_sparse_attention() -> None:
+def selecting_keys() -> SimpleNamespace:
     model = config(architecture="DeepseekV32ForCausalLM")
     model.model_config.hf_text_config.index_topk = 2048
-    with pytest.raises(PluginError, match="no engine has on a CPU: use a Hopper GPU"):
-        needs.check(model, "cpu")  # type: ignore[arg-type]
+    return model
+
+
+FLOAT4 = scheme(4, None, "float")
+
+
+@pytest.mark.parametrize(
+    ("asking", "sentence"),
+    [
+        (selecting_keys(), "sparse attention .*: use a Hopper GPU"),
+        (config(quantization="modelopt_fp4"), "FP4 weights .*: use a checkpoint in bfloat16"),
+        (config(quantization="compressed-tensors", quantization_config=FLOAT4), "FP4 weights"),
+        (config(architecture="JambaForCausalLM"), "state-space layers .*: use a GPU"),
+    ],
+)
+def test_what_no_engine_has_on_a_cpu(
+    asking: Any, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another vllm-kernels-cpu would not help: the sentence does not ask for one."""
+    monkeypatch.setattr(needs, "is_served", lambda op: True)
+    with pytest.raises(PluginError, match=sentence) as caught:
+        needs.check(asking, "cpu")
+    assert ", which no engine has on a CPU: " in str(caught.value)
+    assert "install" not in str(caught.value)
