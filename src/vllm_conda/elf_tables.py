@@ -14,7 +14,7 @@ DAMAGED = (
     ELFError, LookupError, ValueError, TypeError, AttributeError, OverflowError, AssertionError,
     struct.error, OSError, MemoryError, RecursionError,
 )  # fmt: skip
-_VERNAUX = 16  # bytes of the record of a version
+_RECORD = 16  # bytes of that of a library (verneed) and of a version (vernaux)
 
 
 def asked_versions(section: GNUVerNeedSection) -> Iterator[Any]:
@@ -26,12 +26,18 @@ def asked_versions(section: GNUVerNeedSection) -> Iterator[Any]:
         ELFError: There are more than fit into the file.
     """
     section.stream.seek(0, 2)
-    most = section.stream.tell() // _VERNAUX
+    left = section.stream.tell() // _RECORD
+
+    def counted() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ELFError("its version needs never end")
+
     for library, versions in section.iter_versions():
+        counted()
         for version in versions:
-            most -= 1
-            if most < 0:
-                raise ELFError("its version needs never end")
+            counted()
             yield version
             if version["vna_next"] == 0:
                 break

@@ -137,3 +137,10 @@ def test_a_wheel_that_is_something_else(tmp_path: Path, program: str | None, mes
     root.mkdir()
     with pytest.raises(BuildFailure, match=message):
         sysroot.make(wheel(tmp_path, program), "linux-64", "2.28", root, tmp_path / "zig")
+
+
+@pytest.mark.parametrize("content", [b"\x7fELF", b"\x7fELF\x02\x01\x01" + bytes(57)])
+def test_a_library_that_is_none(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "libc.so").write_bytes(content)
+    with pytest.raises(BuildFailure, match=r"libc\.so (is not a readable|has no dynamic)"):
+        sysroot.exported(tmp_path / "libc.so")

@@ -21,7 +21,7 @@ from elftools.elf.sections import SymbolTableSection
 from vllm_conda import platforms
 from vllm_conda.downloads.store import disk_errors, disk_failed, remove
 from vllm_conda.elf_tables import DAMAGED
-from vllm_conda.errors import BuildFailure
+from vllm_conda.errors import BuildFailure, reason
 from vllm_conda.processes import run
 from vllm_conda.toolchain.sysroot import abilist, headers
 from vllm_conda.toolchain.sysroot.abilist import Version
@@ -228,19 +228,19 @@ def exported(path: Path) -> set[str]:
     """Global symbols that a shared library or the objects of a static one define."""
     data = path.read_bytes()
     if not data.startswith(_ARCHIVE):
-        with path.open("rb") as file:
-            return _defined(ELFFile(file), path)
+        return _defined(path)
     return _index(data)
 
 
-def _defined(elf: ELFFile, path: Path) -> set[str]:
+def _defined(path: Path) -> set[str]:
     try:
-        table = elf.get_section_by_name(".dynsym")
-        if not isinstance(table, SymbolTableSection):
-            raise BuildFailure(f"{path.name} has no dynamic symbols.")
-        return {one.name for one in table.iter_symbols() if one["st_shndx"] != "SHN_UNDEF"}
+        with path.open("rb") as file:
+            table = ELFFile(file).get_section_by_name(".dynsym")
+            if not isinstance(table, SymbolTableSection):
+                raise BuildFailure(f"{path.name} has no dynamic symbols.")
+            return {one.name for one in table.iter_symbols() if one["st_shndx"] != "SHN_UNDEF"}
     except DAMAGED as error:
-        raise BuildFailure(f"{path.name} is not a readable ELF file: {error}.") from error
+        raise BuildFailure(f"{path.name} is not a readable ELF file: {reason(error)}.") from error
 
 
 def _index(data: bytes) -> set[str]:
