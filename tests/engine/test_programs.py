@@ -245,6 +245,18 @@ def test_every_refusal_of_the_full_test_has_its_words(inside: Inside) -> None:
     assert inside("refusal").REFUSALS.keys() == {*cases.REFUSED}
 
 
+def test_models_with_variables_of_the_engine_have_a_process_of_their_own(inside: Inside) -> None:
+    """The engine reads them once."""
+    from vllm_conda.engine import cases
+
+    own = {name for name, model in inside("configurations").MODELS.items() if model.environment}
+    for device in cases.DTYPES:
+        asked = cases.Options(Path(), Path(), "linux-64", full=True, device=device)
+        for job in cases.jobs(cases.cases(asked)):
+            models = {case.model for case in job.cases}
+            assert len(models) == 1 or models.isdisjoint(own)
+
+
 def test_an_engine_that_did_not_start_is_forgotten(
     inside: Inside, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,7 +82,7 @@ def build(
     "at_once",
     type=click.IntRange(0),
     default=0,
-    help="Processes at a time, spread over the GPUs; default: 1 on a CPU, 4 a GPU.",
+    help="Processes at a time, spread over the GPUs; default: 1 on a CPU, up to 4 a GPU.",
 )
 @click.option(
     "--timeout",
@@ -143,8 +143,8 @@ def test(
         root, folder, platform, channels, models, full, device,
         at_once=at_once, seconds=seconds, only=only,
     )  # fmt: skip
-    if not cases.cases(replace(options, gpus=2)):
-        raise UsageError(f"No run's name has {' or '.join(map(repr, only))}.")
+    if why := cases.why_none(replace(options, gpus=2)):
+        raise UsageError(why)
     with reporter(as_json) as report_to:
         if python:
             found = runs.in_environment(python, options, report_to)

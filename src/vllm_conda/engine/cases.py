@@ -227,15 +227,26 @@ class Options:
 
 
 def cases(options: Options) -> list[Case]:
-    """The runs that the options ask for."""
+    """The runs that the options ask for, but for those that are left out."""
+    return [case for case in _asked(options) if not _left_out(case.names, case.dtype, options)]
+
+
+def why_none(options: Options) -> str:
+    """Why :func:`cases` are none, in a sentence or more; empty where there are some."""
+    asked = _asked(options)
+    if not asked:
+        named = " or ".join(map(repr, options.only))
+        of = " for one GPU" if options.device == "cuda" and options.gpus < 2 else ""
+        return f"No run{of} has {named} in its name."
+    reasons = dict.fromkeys(_left_out(case.names, case.dtype, options) for case in asked)
+    return "" if "" in reasons else f"Nothing is left to run. {' '.join(reasons)}"
+
+
+def _asked(options: Options) -> list[Case]:
     found = _cuda_cases(options) if options.device == "cuda" else _cpu_cases(options)
     named = [replace(case, device=options.device) for case in found]
-    return [
-        case
-        for case in named
-        if (not options.only or any(word in case.name for word in options.only))
-        and not _left_out(case.names, case.dtype, options)
-    ]
+    only = options.only
+    return [case for case in named if not only or any(word in case.name for word in only)]
 
 
 def _left_out(names: tuple[str, ...], dtype: str, options: Options) -> str:
@@ -261,16 +272,10 @@ def jobs(found: Sequence[Case]) -> Iterator[Job]:
 def _cpu_cases(options: Options) -> list[Case]:
     if not options.full:
         models = options.models or MODELS[:1]
-        by_model = {model: dtypes[:1] for model in models if (dtypes := _dtypes(model, options))}
-        found = [
-            Case("trial", model, dtype, "traced")
-            for model, dtypes in by_model.items()
-            for dtype in dtypes
-        ]
-        return found + [
-            Case("server", one.model, one.dtype, "eager", ("--concurrent", "8"))
-            for one in found[:1]
-        ]
+        first = {model: (_dtypes(model, options) or DTYPES["cpu"])[0] for model in models}
+        found = [Case("trial", model, dtype, "traced") for model, dtype in first.items()]
+        served = models[0]
+        return [*found, Case("server", served, first[served], "eager", ("--concurrent", "8"))]
     models = options.models or EVERY
     found = [
         Case("trial", model, dtype, mode)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from vllm_conda.engine import left_out
-from vllm_conda.engine.cases import PROGRAMS, Job, Options, cases, jobs
-from vllm_conda.errors import ConfigError, TestFailure
+from vllm_conda.engine.cases import PROGRAMS, Job, Options, cases, jobs, why_none
+from vllm_conda.errors import ConfigError, TestFailure, UsageError
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.processes import run as run_guarded
 from vllm_conda.processes import stop_signal
@@ -92,6 +92,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     Raises:
         TestFailure: A run failed or gave wrong tokens.
         ConfigError: The environment has no engine, or not the device.
+        UsageError: The engine that is there leaves nothing to run.
     """
     with disk_errors("the test's folder", place.folder):
         place.folder.mkdir(parents=True, exist_ok=True)
@@ -99,6 +100,8 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     facts = _facts(place, options)
     lacks = left_out.packages() - facts["versions"].keys()
     options = replace(options, gpus=facts["gpus"], engine=facts["engine"], lacks=lacks)
+    if why := why_none(options):
+        raise UsageError(why)
     options = replace(options, at_once=processes_at_once(options))
     document: dict[str, Any] = {
         **facts,

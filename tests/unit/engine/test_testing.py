@@ -87,6 +87,29 @@ def test_what_an_engine_has_is_not_refused(engine: str, refused: set[str]) -> No
     assert trials & {*cases.REFUSED} == {*cases.REFUSED} - refused | {"deepseek_v2"}
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, ""),
+        ({"models": ("mamba",)}, "Nothing is left to run. No engine has the scan"),
+        ({"models": ("mamba",), "full": True}, ""),
+        ({"models": ("llama_w4a8",), "device": "cuda"}, "are a switch of CPUs"),
+        ({"models": ("llama_gptq",), "device": "cuda", "engine": "0.29.0"}, ""),
+        ({"models": ("llama_gptq",), "device": "cuda", "engine": "0.30.0"}, "act-order itself"),
+        ({"only": ("nothing", "such")}, "No run has 'nothing' or 'such' in its name."),
+        (
+            {"only": ("tensor_parallel",), "device": "cuda", "full": True},
+            "No run for one GPU has 'tensor_parallel' in its name.",
+        ),
+    ],
+)
+def test_why_there_is_nothing_to_run(changes: dict[str, object], sentence: str) -> None:
+    asked = options(**changes)
+    assert bool(cases.why_none(asked)) == bool(sentence)
+    assert sentence in cases.why_none(asked)
+    assert bool(cases.cases(asked)) == (not sentence)
+
+
 def test_what_a_missing_package_is_for_is_left_out() -> None:
     (package,) = left_out.packages()
     for lacks, runs in ((frozenset(), True), (frozenset({package}), False)):
