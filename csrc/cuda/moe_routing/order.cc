@@ -77,6 +77,18 @@ void Blocks(const char* op, Sort& sort, int64_t block_size, const vk_tensor* sor
   sort.total = Numbers(op, "num_tokens_post_pad", num_tokens_post_pad, 1);
 }
 
+// Sorts into those blocks, and marks the entries that are sorted where `scatter_idx` is given.
+// `globalize`: makes the ids first; or null.
+void Align(const char* op, Sort& sort, const vk_tensor* scatter_idx, const vk_tensor* workspace,
+           const Globalize* globalize, void* stream) {
+  if (scatter_idx != nullptr) sort.scatter = Numbers(op, "scatter_idx", scatter_idx, sort.entries);
+  Workspace(op, sort, workspace);
+  const cudaStream_t on = vk::cuda::AsStream(stream);
+  if (globalize != nullptr) LaunchGlobalize(op, *globalize, on);
+  LaunchAlign(op, sort, on);
+  if (sort.scatter != nullptr) LaunchMark(op, sort, on);
+}
+
 // A permutation by local expert: the numbers of the entries, and where the first rows go.
 void Permuted(const char* op, Sort& sort, int64_t n_local_expert,
               const vk_tensor* token_expert_indices, const vk_tensor* first_rows) {
@@ -134,11 +146,7 @@ vk_status vk_cuda_moe_align_block_size(const vk_tensor* topk_ids, int64_t num_ex
     const char* op = "moe_align_block_size";
     Sort sort = Entries(op, topk_ids, num_experts, expert_map);
     Blocks(op, sort, block_size, sorted_token_ids, experts_ids, num_tokens_post_pad);
-    Workspace(op, sort, workspace);
-    LaunchAlign(op, sort, vk::cuda::AsStream(stream));
-    if (scatter_idx == nullptr) return;
-    sort.scatter = Numbers(op, "scatter_idx", scatter_idx, sort.entries);
-    LaunchMark(op, sort, vk::cuda::AsStream(stream));
+    Align(op, sort, scatter_idx, workspace, nullptr, stream);
   });
 }
 
@@ -168,14 +176,7 @@ vk_status vk_cuda_fused_globalize_align_block_size(
     globalize.first_expert = rank_expert_offset;
     globalize.experts = global_num_experts;
     sort.first_expert = rank_expert_offset;
-    if (scatter_idx != nullptr) {
-      sort.scatter = Numbers(op, "scatter_idx", scatter_idx, sort.entries);
-    }
-    Workspace(op, sort, workspace);
-    const cudaStream_t on = vk::cuda::AsStream(stream);
-    LaunchGlobalize(op, globalize, on);
-    LaunchAlign(op, sort, on);
-    if (sort.scatter != nullptr) LaunchMark(op, sort, on);
+    Align(op, sort, scatter_idx, workspace, &globalize, stream);
   });
 }
 

@@ -376,6 +376,10 @@ def test_bad_input_is_refused() -> None:
     ids = torch.zeros(4, 2, dtype=torch.int32, device="cuda")
     with pytest.raises(RuntimeError, match="experts_ids has shape"):
         ops.moe_align_block_size(ids, 8, 16, numbers(64), numbers(1), numbers(1), None)
+    places = torch.full((64,), -7, dtype=torch.int32, device="cuda")
+    with pytest.raises(RuntimeError, match=r"scatter_idx has shape \[7\]"):
+        ops.moe_align_block_size(ids, 8, 16, places, numbers(4), numbers(1), None, numbers(7))
+    assert bool((places == -7).all())  # refused before anything is written
     with pytest.raises(RuntimeError, match="at most 16 rows"):
         ops.dsv3_router_gemm(randn(17, 8), randn(17, 64).bfloat16(), randn(8, 64).bfloat16())
 
