@@ -32,10 +32,14 @@ vk_tensor EncodedWeights(const CudaView& view, int64_t k, int64_t n) {
   return weights;
 }
 
-void CheckGroups(const char* op, const Tensor& scales, int64_t k, int64_t group_size) {
+void CheckGroups(const char* op, const char* name, const Tensor& scales, int64_t k,
+                 int64_t group_size) {
+  if (scales.scalar_type() != ScalarType::Float8_e4m3fn) {
+    Refuse(op, name, " is not float8_e4m3fn, want what cutlass_pack_scale_fp8 gave");
+  }
   const int64_t groups = scales.size(scales.dim() - 2);
   if (group_size > 0 && groups > 0 && groups * group_size == k) return;
-  Refuse(op, "group_scales",
+  Refuse(op, name,
          " is for " + std::to_string(groups) + " groups of " + std::to_string(group_size) +
              ", want those of " + std::to_string(k) + " rows");
 }
@@ -102,7 +106,7 @@ Tensor W4A8Mm(const Tensor& a, const Tensor& b, const Tensor& group_scales, int6
   if (b.size(0) != k / 8) Refuse(op, "B", " has other rows than A has columns");
   CheckLast(op, "B", b, 1, n);
   CheckLast(op, "group_scales", group_scales, 1, SaturatingMultiply<int64_t>(n, 2));
-  CheckGroups(op, group_scales, k, group_size);
+  CheckGroups(op, "group_scales", group_scales, k, group_size);
   CheckFactors(op, "token_scales", token_scales, m);
   CheckFactors(op, "channel_scales", channel_scales, n);
   const Tensor wide = scope.NewEmpty("a", a, {m, k}, ScalarType::BFloat16);
@@ -151,7 +155,7 @@ void W4A8MoeMm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   CheckLast(op, "b_tensors", b, 0, expert_offsets.numel());
   CheckLast(op, "b_group_scales", group_scales, 0, experts);
   CheckLast(op, "b_group_scales", group_scales, 2, SaturatingMultiply<int64_t>(n, 2));
-  CheckGroups(op, group_scales, k, group_size);
+  CheckGroups(op, "b_group_scales", group_scales, k, group_size);
   const int64_t block = TileOf(rows, experts);
   const int64_t tiles = std::min(rows, rows / block + experts);
   if (tiles == 0) return;

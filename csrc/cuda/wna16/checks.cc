@@ -86,14 +86,14 @@ void CheckScales(const char* op, const vk_marlin_problem& problem, Problem* chec
   checked->global_scale = static_cast<const float*>(problem.global_scale->data);
 }
 
+}  // namespace
+
 const float* Factors(const char* op, const char* name, const vk_tensor* tensor, int64_t count) {
   Arg(op, name, tensor).Dtype({VK_F32}).Contiguous();
   VK_CHECK(NumElements(*tensor) == count, "%s: %s has shape %s, want %lld elements", op, name,
            ShapeString(*tensor).c_str(), static_cast<long long>(count));
   return static_cast<const float*>(tensor->data);
 }
-
-}  // namespace
 
 Problem CheckProblem(const char* op, const vk_marlin_problem* problem) {
   Problem checked{};

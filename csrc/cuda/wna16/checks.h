@@ -32,6 +32,9 @@ struct Problem {
 // Whether an optional tensor is there: the engine passes empty ones for none.
 inline bool Given(const vk_tensor* tensor) { return tensor != nullptr && NumElements(*tensor) > 0; }
 
+// `count` factors of a result.
+const float* Factors(const char* op, const char* name, const vk_tensor* tensor, int64_t count);
+
 Problem CheckProblem(const char* op, const vk_marlin_problem* problem);
 
 }  // namespace vk::cuda::wna16

@@ -181,6 +181,7 @@ def test_bad_input(subtests: pytest.Subtests) -> None:
         (encode, (words.float(),), "b is float32, want int32"),
         (scale, (scales.float(),), "scales is float32, want float8_e4m3fn"),
         (mm, but(3, 64), "group_scales is for 2 groups of 64, want those of 256 rows"),
+        (mm, but(2, packed.view(torch.uint8)), "group_scales is not float8_e4m3fn"),
         (mm, but(6, torch.float16), "out_type is not bfloat16"),
         (mm, but(0, a.half()), "a is float16, want float8_e4m3fn"),
         (mm, but(4, channels[:5]), r"channel_scales has shape \[5\], want 128 elements"),

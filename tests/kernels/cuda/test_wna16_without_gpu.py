@@ -15,7 +15,7 @@ from ..common.abi import View
 pytestmark = pytest.mark.no_gpu
 ROOT = Path(__file__).parents[3]
 FAKE = 1 << 20  # an address that no check may read
-F32, BF16, F16, I8, I32, E4M3, E8M0 = 0, 1, 2, 3, 5, 9, 10
+F32, BF16, F16, I8, I32, I64, E4M3, E8M0 = 0, 1, 2, 3, 5, 6, 9, 10
 U4B8, U4, FP4 = 4 << 8 | 8 << 17 | 1 << 50, 4 << 8 | 1 << 50, 2 | 1 << 8 | 1 << 16 | 1 << 49
 
 
@@ -25,6 +25,17 @@ def tensor(dtype: int, *shape: int, data: int = FAKE) -> View:
         strides[dim] = strides[dim + 1] * shape[dim + 1]
     return View(data, dtype, len(shape), (ctypes.c_int64 * 6)(*shape),
                   (ctypes.c_int64 * 6)(*strides))  # fmt: skip
+
+
+class W4A8Experts(ctypes.Structure):
+    """vk_w4a8_experts of csrc/cuda/wna16/wna16.h."""
+
+    _fields_ = (
+        *((name, ctypes.POINTER(View))
+          for name in ("expert_offsets", "problem_sizes", "sorted", "owners", "padded")),
+        ("block", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+    )  # fmt: skip
 
 
 class Problem(ctypes.Structure):
@@ -138,6 +149,41 @@ def test_bad_repacks(library: ctypes.CDLL) -> None:
         )
         assert status == 1
         assert said in library.vk_last_error().decode()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"expert_offsets": tensor(I64, 1025)}, "expert_offsets has 1025 experts, want 1 to 1024"),
+        ({"problem_sizes": tensor(I32, 4, 2)}, "problem_sizes has shape [4, 2], want 3 in"),
+        ({"sorted": tensor(I32, 79)}, "sorted has shape [79], want 80 in dimension 0"),
+        ({"owners": tensor(I64, 5)}, "owners is int64, want int32"),
+        ({"padded": tensor(I32, 2)}, "padded has shape [2], want 1 in dimension 0"),
+        ({"block": 0}, "5 tiles of 0 rows, of 20 in all, want less than 2^31"),
+        ({"block": 1 << 30}, "5 tiles of 1073741824 rows, of 20 in all, want less than 2^31"),
+        ({"rows": 1 << 31}, "5 tiles of 16 rows, of 2147483648 in all, want less than 2^31"),
+    ],
+)  # fmt: skip
+def test_bad_tiles_of_w4a8(library: ctypes.CDLL, change: dict[str, object], said: str) -> None:
+    fields = {
+        "expert_offsets": tensor(I64, 4),
+        "problem_sizes": tensor(I32, 4, 3),
+        "sorted": tensor(I32, 80),
+        "owners": tensor(I32, 5),
+        "padded": tensor(I32, 1),
+        "block": 16,
+        "rows": 20,
+        **change,
+    }
+    experts = W4A8Experts(**{
+        name: ctypes.pointer(value) if isinstance(value, View) else value
+        for name, value in fields.items()
+    })  # fmt: skip
+    status = library.vk_cuda_w4a8_expert_tiles(b"cutlass_w4a8_moe_mm", ctypes.byref(experts), None)
+    assert status == 1
+    text = library.vk_last_error().decode()
+    assert text.startswith("cutlass_w4a8_moe_mm: ")
+    assert said in text
 
 
 def test_plans_for_sm90(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "cuda/common/launch.h"
 #include "cuda/common/rows.h"
+#include "cuda/wna16/checks.h"
 #include "cuda/wna16/w4a8/launch.h"
 #include "cuda/wna16/wna16.h"
 
@@ -14,13 +15,6 @@ void CheckSizes(const char* op, const char* name, int64_t k, int64_t n) {
   VK_CHECK(k > 0 && k % 64 == 0 && n > 0 && n % 64 == 0 && k <= INT32_MAX && n <= INT32_MAX,
            "%s: %s has %lld rows and %lld columns, want multiples of 64", op, name, Print(k),
            Print(n));
-}
-
-const float* Floats(const char* op, const char* name, const vk_tensor* tensor, int64_t count) {
-  Arg(op, name, tensor).Dtype({VK_F32}).Contiguous();
-  VK_CHECK(NumElements(*tensor) == count, "%s: %s has shape %s, want %lld elements", op, name,
-           ShapeString(*tensor).c_str(), Print(count));
-  return static_cast<const float*>(tensor->data);
 }
 
 // Words of 8 signed weights, [k / 8, n], or of one matrix an expert, [experts, n, k / 8].
@@ -72,6 +66,15 @@ ExpertRows CheckExperts(const char* op, const vk_w4a8_experts* given) {
       .Size(0, count)
       .Size(1, 3)
       .Contiguous();
+  const Arg sorted(op, "sorted", given->sorted), owners(op, "owners", given->owners);
+  owners.Dtype({VK_I32}).Dims(1).Contiguous();
+  const int64_t tiles = owners.size(0);
+  VK_CHECK(given->block > 0 && given->block <= INT32_MAX && tiles <= INT32_MAX / given->block &&
+               given->rows >= 0 && given->rows <= INT32_MAX,
+           "%s: %lld tiles of %lld rows, of %lld in all, want less than 2^31", op, Print(tiles),
+           Print(given->block), Print(given->rows));
+  sorted.Dtype({VK_I32}).Dims(1).Size(0, tiles * given->block).Contiguous();
+  Arg(op, "padded", given->padded).Dtype({VK_I32}).Dims(1).Size(0, 1).Contiguous();
   experts.offsets = static_cast<const int64_t*>(given->expert_offsets->data);
   experts.sizes = static_cast<const int32_t*>(given->problem_sizes->data);
   experts.sorted = static_cast<int32_t*>(given->sorted->data);
@@ -79,7 +82,7 @@ ExpertRows CheckExperts(const char* op, const vk_w4a8_experts* given) {
   experts.padded = static_cast<int32_t*>(given->padded->data);
   experts.experts = static_cast<int>(count);
   experts.block = static_cast<int>(given->block);
-  experts.tiles = static_cast<int>(NumElements(*given->owners));
+  experts.tiles = static_cast<int>(tiles);
   experts.rows = given->rows;
   return experts;
 }
@@ -136,8 +139,8 @@ vk_status vk_cuda_w4a8_rescale(const char* op, const vk_tensor* c, const vk_tens
     const vk::Arg result(op, "c", c);
     wna16::CheckResult(op, result);
     const int64_t m = result.size(0), n = result.size(1);
-    wna16::LaunchRescale(op, c->data, wna16::Floats(op, "token_scales", token_scales, m),
-                         wna16::Floats(op, "channel_scales", channel_scales, n), m, n,
+    wna16::LaunchRescale(op, c->data, wna16::Factors(op, "token_scales", token_scales, m),
+                         wna16::Factors(op, "channel_scales", channel_scales, n), m, n,
                          vk::cuda::AsStream(stream));
   });
 }
@@ -155,9 +158,10 @@ vk_status vk_cuda_w4a8_rescale_experts(const char* op, const vk_tensor* c,
     const vk::Arg result(op, "out_tensors", c);
     wna16::CheckResult(op, result);
     const wna16::ExpertRows rows = wna16::CheckExperts(op, experts);
+    result.Size(0, rows.rows);
     const int64_t n = result.size(1);
     wna16::LaunchRescaleExperts(op, c->data, rows,
-                                wna16::Floats(op, "b_scales", channel_scales, rows.experts * n), n,
+                                wna16::Factors(op, "b_scales", channel_scales, rows.experts * n), n,
                                 vk::cuda::AsStream(stream));
   });
 }
