@@ -82,9 +82,8 @@ std::tuple<Tensor, Tensor> NormQk(const Tensor& qkv, const Tensor& norm_weight_q
                                   int64_t q_size, int64_t kv_size, int64_t rank, int64_t nranks,
                                   double eps) {
   const char* op = "minimax_allreduce_rms_qk";
-  if (qkv.dim() != 2) Refuse(op, "qkv", " is not 2-D");
-  if (q_size < 0 || kv_size < 0) Refuse(op, "q_size", " or kv_size is below 0");
   const CudaScope scope(op, qkv);
+  CheckDims(op, "qkv", qkv, 2, "[tokens, columns]");
   const Tensor q = scope.NewEmpty("q", qkv, {qkv.size(0), q_size});
   const Tensor k = scope.NewEmpty("k", qkv, {qkv.size(0), kv_size});
   Check(vk_cuda_minimax_allreduce_rms_qk(

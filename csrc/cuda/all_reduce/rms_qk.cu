@@ -35,6 +35,11 @@ void Norm(const vk_tensor* qkv, const vk_tensor* q_weight, const vk_tensor* k_we
   keys.SameDtype(queries).Dims(1).Size(0, kv_size).Contiguous();
   queries.Dims(1).Size(0, q_size).Contiguous();
   work.Dtype({VK_I64}).Dims(1).Size(0, 3 * ranks + 2).Contiguous();
+  const auto check_out = [&](const char* name, const vk_tensor* out, int64_t size) {
+    Arg(op, name, out).SameDtype(rows).Dims(2).Size(0, tokens).Size(1, size).Contiguous();
+  };
+  check_out("q_out", q_out, q_size);
+  check_out("k_out", k_out, kv_size);
   if (tokens == 0) return;
   NormProblem p = {};
   p.qkv = qkv->data;
