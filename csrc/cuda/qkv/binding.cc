@@ -12,8 +12,7 @@ Tensor QuantInsert(const Tensor& q_in, const Tensor& kv, const Tensor& k_cache,
                    bool is_q_interleaved) {
   const char* op = "fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert";
   const CudaScope scope(op, q_in);
-  if (q_in.dim() != 3) throw std::runtime_error(std::string(op) + ": q_in is not 3-D");
-  if (q_head_padded < 0) throw std::runtime_error(std::string(op) + ": q_head_padded is below 0");
+  CheckDims(op, "q_in", q_in, 3, "[tokens, heads, 512]");
   const int64_t sizes[3] = {q_in.size(0), q_head_padded, q_in.size(2)};
   const Tensor q_out = scope.NewEmpty("q_out", q_in, {sizes, 3});
   Check(vk_cuda_fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert(

@@ -54,6 +54,21 @@ void CheckBlockSize(const char* op, const Arg& cache, int32_t dim, int64_t block
            cache.name(), ShapeString(cache.tensor()).c_str(), Print(block_size));
 }
 
+void CheckRotaryDim(const Job& job, int64_t rotary_dim) {
+  VK_CHECK(rotary_dim == 2 * job.half(), "%s: rotary_dim is %lld, want cos_sin_cache's width %d",
+           job.op(), Print(rotary_dim), 2 * job.half());
+}
+
+// Queries go to `q_fp8_out` instead of back to their place.
+void Quantise(const Job& job, Stream& queries, const vk_tensor* q_fp8_out, int64_t heads,
+              const Scale& scale) {
+  const Arg out(job.op(), "q_fp8_out", q_fp8_out);
+  out.Dtype({VK_F8E4M3}).Dims(2).Size(1, heads * queries.width);
+  queries.quantised = job.To(out, heads, queries.width);
+  queries.scale = scale;
+  queries.same = {};
+}
+
 // Keys and values side by side in [blocks, heads, block_size, 2 * head_dim].
 void CachePairs(const Job& job, Stream& keys, Stream& values, const vk_tensor* kv_cache,
                 const Slots& slots, int64_t block_size, Format format, const Scale& k_scale,
@@ -87,8 +102,7 @@ void MiniMax(const vk_tensor* qkv, const vk_tensor* q_weight, const vk_tensor* k
   all.Size(1, rows * kHead);
   Job job(op, all, all.size(0), eps, stream);
   job.Angles(cos_sin_cache, positions, "positions");
-  VK_CHECK(rotary_dim == 2 * job.half(), "%s: rotary_dim is %lld, want cos_sin_cache's width %d",
-           op, Print(rotary_dim), 2 * job.half());
+  CheckRotaryDim(job, rotary_dim);
   Projection projection(job, all, kHead);
   const auto normed = [&](int64_t heads, const char* name, const vk_tensor* weight) -> Stream& {
     Stream& one = projection.Next(heads);
@@ -99,11 +113,7 @@ void MiniMax(const vk_tensor* qkv, const vk_tensor* q_weight, const vk_tensor* k
   };
   Stream& queries = normed(num_heads, "q_norm_weight", q_weight);
   if (q_fp8_out != nullptr) {
-    const Arg out(op, "q_fp8_out", q_fp8_out);
-    out.Dtype({VK_F8E4M3}).Dims(2).Size(1, num_heads * kHead);
-    queries.quantised = job.To(out, num_heads, kHead);
-    queries.scale = Constant(q_fp8_scale);
-    queries.same = {};
+    Quantise(job, queries, q_fp8_out, num_heads, Constant(q_fp8_scale));
   }
   if (q_out != nullptr) {
     const Arg out(op, "q_out", q_out);
@@ -158,8 +168,7 @@ void MuseSpark(const vk_tensor* qkv, const vk_tensor* positions, int64_t num_hea
   Job job(op, all, all.size(0), eps, stream);
   if (cos_sin_cache != nullptr) {
     job.Angles(cos_sin_cache, positions, "positions");
-    VK_CHECK(rotary_dim == 2 * job.half(), "%s: rotary_dim is %lld, want cos_sin_cache's width %d",
-             op, Print(rotary_dim), 2 * job.half());
+    CheckRotaryDim(job, rotary_dim);
   }
   Projection projection(job, all, head_dim);
   const auto normed = [&](int64_t heads) -> Stream& {
@@ -171,11 +180,7 @@ void MuseSpark(const vk_tensor* qkv, const vk_tensor* positions, int64_t num_hea
   };
   Stream& queries = normed(num_heads);
   if (q_fp8_out != nullptr) {
-    const Arg out(op, "q_fp8_out", q_fp8_out);
-    out.Dtype({VK_F8E4M3}).Dims(2).Size(1, num_heads * head_dim);
-    queries.quantised = job.To(out, num_heads, head_dim);
-    queries.scale = DividesBy(op, "q_scale", q_scale);
-    queries.same = {};
+    Quantise(job, queries, q_fp8_out, num_heads, DividesBy(op, "q_scale", q_scale));
   }
   Stream& keys = normed(num_kv_heads);
   if (kv_cache != nullptr) {

@@ -12,7 +12,7 @@ Scale ScaleOf(const char* op, const char* name, const vk_tensor* scale, bool mul
   arg.Dtype({VK_F32});
   VK_CHECK(NumElements(*scale) == 1, "%s: %s has shape %s, want one element", op, name,
            ShapeString(*scale).c_str());
-  return {static_cast<const float*>(scale->data), 0, 0.0f, multiply};
+  return {static_cast<const float*>(scale->data), 0.0f, multiply};
 }
 
 bool Aligned(const void* data, int64_t bytes) {

@@ -20,7 +20,7 @@ Format FormatOf(const char* op, const char* kv_cache_dtype);
 // A scale in memory, of one element; without one it is 1.
 Scale DividesBy(const char* op, const char* name, const vk_tensor* scale);
 Scale MultipliesBy(const char* op, const char* name, const vk_tensor* scale);
-inline Scale Constant(double scale) { return {nullptr, 0, static_cast<float>(scale), false}; }
+inline Scale Constant(double scale) { return {nullptr, static_cast<float>(scale), false}; }
 
 class Job {
  public:
@@ -46,7 +46,7 @@ class Job {
 
   void Rotate(Stream& stream, int64_t first, bool neox) const;
   // Rows by slot in [blocks, slots, ...], or by slot and head in what `slot_dim` and `head_dim`
-  // name; `first` as above. `row`: elements of the cache that belong to a row.
+  // name; `first` as above.
   void Cache(Stream& stream, const Arg& cache, const Slots& slots, Format format,
              const Scale& scale, int32_t slot_dim = 1, int32_t head_dim = -1,
              int64_t first = 0) const;

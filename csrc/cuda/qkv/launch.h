@@ -28,8 +28,7 @@ struct Place {
 
 // Of a quantised row: x / scale, or x * scale where `multiply`.
 struct Scale {
-  const float* value;   // null: `constant`
-  int64_t head_stride;  // 0: one for all heads
+  const float* value;  // null: `constant`
   float constant;
   bool multiply;
 };

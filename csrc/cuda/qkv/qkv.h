@@ -5,8 +5,7 @@
 //
 // Of all of them:
 //   rows: bfloat16 | float16, one dtype, the last dimension contiguous, starts and strides
-//   multiples
-//     of 8 elements; heads of at most 512 elements, a multiple of 8
+//     multiples of 8 elements; heads of at most 512 elements, a multiple of 8
 //   a head is computed in float32 and rounded once, then stored; float8 is made of the rounded
 //     values and saturates
 //   positions: int64 [at least tokens]; a token whose position has no angles is not rotated

@@ -21,16 +21,16 @@ __device__ __forceinline__ T* At(const Place& place, int64_t token, int64_t head
          column / kChunk * place.chunk_stride + column % kChunk;
 }
 
-__device__ __forceinline__ float ValueOf(const Scale& scale, int64_t head) {
-  return scale.value == nullptr ? scale.constant : scale.value[head * scale.head_stride];
+__device__ __forceinline__ float ValueOf(const Scale& scale) {
+  return scale.value == nullptr ? scale.constant : *scale.value;
 }
 
 // x as Q holds it.
 template <class Q>
-__device__ __forceinline__ Vec<Q, kVector> Quantised(const float (&x)[kVector], const Scale& scale,
-                                                     int64_t head) {
+__device__ __forceinline__ Vec<Q, kVector> Quantised(const float (&x)[kVector],
+                                                     const Scale& scale) {
   float y[kVector];
-  const float value = ValueOf(scale, head);
+  const float value = ValueOf(scale);
   if (scale.multiply) {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) y[i] = x[i] * value;
@@ -159,9 +159,9 @@ __device__ __forceinline__ void WriteCache(const Cached& cached, int64_t token, 
     } else if (cached.format == Format::kSame) {
       StoreVec(reinterpret_cast<T*>(entry) + column, held[v]);
     } else if (cached.format == Format::kE4M3) {
-      StoreVec(reinterpret_cast<E4M3*>(entry) + column, Quantised<E4M3>(x[v], cached.scale, head));
+      StoreVec(reinterpret_cast<E4M3*>(entry) + column, Quantised<E4M3>(x[v], cached.scale));
     } else {
-      StoreVec(reinterpret_cast<E5M2*>(entry) + column, Quantised<E5M2>(x[v], cached.scale, head));
+      StoreVec(reinterpret_cast<E5M2*>(entry) + column, Quantised<E5M2>(x[v], cached.scale));
     }
   }
 }
@@ -250,7 +250,7 @@ __device__ __forceinline__ void RunRow(const Problem& p, const Stream& s, uint32
     if (!active || column >= s.width) continue;
     if (s.same.data != nullptr) StoreVec(At<T>(s.same, token, head, column), held[v]);
     if (s.quantised.data != nullptr) {
-      StoreVec(At<E4M3>(s.quantised, token, head, column), Quantised<E4M3>(x[v], s.scale, head));
+      StoreVec(At<E4M3>(s.quantised, token, head, column), Quantised<E4M3>(x[v], s.scale));
     }
   }
   if (s.cached.format != Format::kNone) {
