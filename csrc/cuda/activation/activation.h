@@ -43,8 +43,8 @@ VK_EXPORT vk_status vk_cuda_swigluoai_and_mul(const vk_tensor* out, const vk_ten
 
 // SiTU: out[..., i] = y, rounded once, y = beta tanh(g / beta) / (1 + e^-g) * u for g = input[...,
 // i], u = input[..., d + i], or with linear_beta > 0 its linear_beta tanh(u / linear_beta)
-//   beta: more than 0;  valid_rows: int32, one element: rows from there on stay as they are; or
-//   null
+//   beta: more than 0
+//   valid_rows: int32, one element: rows from there on stay as they are; or null
 VK_EXPORT vk_status vk_cuda_situ_and_mul(const vk_tensor* out, const vk_tensor* input, double beta,
                                          double linear_beta, const vk_tensor* valid_rows,
                                          void* stream);
@@ -57,8 +57,7 @@ VK_EXPORT vk_status vk_cuda_masked_situ_and_mul(const vk_tensor* out, const vk_t
 //   out: float8_e4m3fn [..., d];  input: [..., 2 d]
 //   scale: float32, of any strides: [rows, 1] with group_size 0, [rows, d / 128] with 128
 //   num_valid_tokens: int32 | int64, one element, or null: rows from that times topk on are
-//   padding,
-//     whose scales become 1 and whose out stays
+//     padding, whose scales become 1 and whose out stays
 VK_EXPORT vk_status vk_cuda_situ_and_mul_quant(const vk_tensor* out, const vk_tensor* scale,
                                                const vk_tensor* input, double beta,
                                                double linear_beta, int64_t group_size,
@@ -69,8 +68,7 @@ VK_EXPORT vk_status vk_cuda_situ_and_mul_quant(const vk_tensor* out, const vk_te
 //   out: columns, halved where the activation is gated
 //   valid_token_counts: int32, contiguous
 //   activation: silu, gelu, gelu_tanh and situ, as the ops with _and_mul; silu_with_clamp (limit)
-//   and
-//     swigluoai_uninterleave (limit, alpha, beta): silu_and_mul_with_clamp; swigluoai (limit,
+//     and swigluoai_uninterleave (limit, alpha, beta): silu_and_mul_with_clamp; swigluoai (limit,
 //     alpha); swiglustep: min(silu(g), limit) * min(max(u, -limit), limit), rounded once; and
 //     without a product silu_no_mul, gelu_no_mul, gelu_tanh_no_mul and relu2_no_mul
 VK_EXPORT vk_status vk_cuda_masked_moe_activation(const vk_tensor* out, const vk_tensor* input,

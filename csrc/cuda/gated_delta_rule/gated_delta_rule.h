@@ -18,13 +18,11 @@ extern "C" {
 //   a, b: [tokens, HV], last dimension contiguous;  A_log, dt_bias: [HV];  norm_weight: [128];
 //     float32 | bfloat16 | float16, the latter contiguous
 //   state_indices: int32 [requests, n], last dimension contiguous: the slot of the state behind
-//   each
-//     token; the first state is that of number num_accepted_tokens - 1. Numbers below 1, or that
-//     state has not, name none: without a first state, out is 0 and nothing else is written.
+//     each token; the first state is that of number num_accepted_tokens - 1. Numbers below 1, or
+//     that state has not, name none: without a first state, out is 0 and nothing else is written.
 //   cu_seqlens: int32 [requests + 1];  num_accepted_tokens: int32 [requests]; both contiguous
 //   state: [slots, HV, 128, 128], float32 | bfloat16, slots of any stride, aligned to 16 bytes;
-//   read
-//     and written
+//     read and written
 //   output_gate, out: [tokens, HV, 128], the dtype of mixed_qkv; out contiguous
 //   output_gate_activation: "silu" | "sigmoid"
 VK_EXPORT vk_status vk_cuda_fused_gdn_decode_post_conv_mtp(

@@ -57,13 +57,13 @@ VK_EXPORT vk_status vk_cuda_vocab_parallel_embedding(
     int64_t end, int64_t padding, int64_t added_start, int64_t added_end, void* stream);
 
 // Numbers of the n-grams that end at each token (the LongCat models' n-gram embeddings): of
-// embedder e = (i, j), i + 2 tokens long, with p the token's place in its request's row of the
-// table,
+// embedder e = (i, j), i + 2 tokens long, with p the token's place in its request's row,
 //   n_gram_ids[t, e] = exclusive_ne_embedder_size_sums[e] +
 //     sum over b <= i + 1 of (row[p - b] * ne_weights[i, j, b] mod m) mod m,  m = ne_mods[i, j]
 // The sum ends before the first negative token, and where the row begins.
-//   ne_weights: [ne_n - 1, ne_k, ne_n];  ne_mods: [ne_n - 1, ne_k];  n_gram_ids: [tokens, (ne_n -
-//   1) ne_k];  exclusive_req_len_sums: [requests + 1], where the tokens of each request begin
+//   ne_weights: [ne_n - 1, ne_k, ne_n];  ne_mods: [ne_n - 1, ne_k]
+//   n_gram_ids: [tokens, (ne_n - 1) ne_k]
+//   exclusive_req_len_sums: [requests + 1], where the tokens of each request begin
 //   ne_token_table: [rows, width], last dimension contiguous;  column_starts: [requests]
 //   row_indices: int64 [requests]; others are int32 and contiguous
 VK_EXPORT vk_status vk_cuda_ngram_compute_n_gram_ids(
