@@ -26,9 +26,10 @@ inline BlocksTile PlanBlocks(int64_t m, int64_t n, int64_t k, int64_t multiproce
                                {128, 1, 430, 430, 1000},
                                {256, 1, 810, 810, 1500}};
   constexpr int64_t kRest = 2500, kFewestRows = 65;  // measured from there on
+  constexpr int64_t kMost = INT32_MAX - 256;         // the kernel rounds up to tiles in 32 bits
   const int64_t chunks = CeilDiv(k, 128);
   BlocksTile best = {0, 1, INT64_MAX};
-  if (m < kFewestRows) return best;
+  if (m < kFewestRows || m > kMost || n > kMost || k > kMost) return best;
   for (const Shape& shape : kShapes) {
     const int64_t blocks = CeilDiv(m, 128) * CeilDiv(n, shape.columns) * shape.split;
     if (shape.split > 1 && (blocks > multiprocessors || chunks < shape.split)) continue;

@@ -179,6 +179,8 @@ void CheckBlocksOfManyRows() {
   seen(4096, 2048, 7168, 256, 1);
   seen(256, 2048, 7168, 0, 1);
   seen(4096, 7168, 2112, 0, 1);
+  seen(INT32_MAX - 256, 16, 16, 64, 1);  // the most rows that the kernel counts
+  seen(INT32_MAX - 255, 16, 16, 0, 1);
 }
 
 // Experts' products with scales of blocks: a tile of tokens is a part of the rows that have one
