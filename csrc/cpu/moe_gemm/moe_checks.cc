@@ -48,6 +48,14 @@ PackedScales CheckMoeRowScales(const char* op, const char* name, const vk_tensor
   return scales;
 }
 
+void CheckMoeBias(const char* op, const char* name, const vk_tensor* bias, const Arg& input,
+                  int64_t experts, int64_t columns, MoeBias dtypes) {
+  if (bias == nullptr) return;
+  const Arg arg(op, name, bias);
+  if (dtypes == MoeBias::kInputDtype || bias->dtype != VK_F32) arg.SameDtype(input);
+  arg.Dims(2).Size(0, experts).Size(1, columns).Contiguous();
+}
+
 void CheckMoeOutput(const char* op, const char* out_name, const vk_tensor& out, const char* in_name,
                     const vk_tensor& in) {
   VK_CHECK(!SharesMemory(out, in), "%s: %s shares memory with %s, want memory of its own", op,

@@ -22,6 +22,11 @@ void CheckMoeRouting(const char* op, const vk_tensor& topk_ids, int64_t experts,
 PackedScales CheckMoeRowScales(const char* op, const char* name, const vk_tensor* scale,
                                const Arg& weight);
 
+// A bias for each of the experts, [experts, N], or null: of the input's dtype, or also of float32.
+enum class MoeBias { kInputDtype, kOrFloat32 };
+void CheckMoeBias(const char* op, const char* name, const vk_tensor* bias, const Arg& input,
+                  int64_t experts, int64_t columns, MoeBias dtypes);
+
 // The output is no part of the input, which is read after the first rows are written.
 void CheckMoeOutput(const char* op, const char* out_name, const vk_tensor& out, const char* in_name,
                     const vk_tensor& in);

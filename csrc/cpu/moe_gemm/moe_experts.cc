@@ -127,14 +127,10 @@ void CheckSizes(const Arg& input, const vk_tensor& w1, const vk_tensor& w2, cons
            vk::ShapeString(w1).c_str(), vk::ShapeString(w2).c_str());
 }
 
-const vk_tensor* CheckBias(const char* name, const vk_tensor* bias, const Arg& input,
-                           const PackedWeights& weights) {
-  if (bias == nullptr) return nullptr;
-  const Arg arg(kOp, name, bias);
-  arg.Dims(2).Size(0, static_cast<int64_t>(weights.experts()));
-  arg.Size(1, static_cast<int64_t>(weights.columns())).Contiguous();
-  if (bias->dtype != VK_F32) arg.SameDtype(input);
-  return bias;
+void CheckBias(const char* name, const vk_tensor* bias, const Arg& input,
+               const PackedWeights& weights) {
+  vk::CheckMoeBias(kOp, name, bias, input, static_cast<int64_t>(weights.experts()),
+                   static_cast<int64_t>(weights.columns()), vk::MoeBias::kOrFloat32);
 }
 
 }  // namespace
@@ -161,8 +157,8 @@ extern "C" vk_status vk_cpu_fused_experts(
              "%s: act_method is %lld, want a number from 0 to %lld", kOp, vk::Print(act_method),
              vk::Print(kKnown - 1));
     const int64_t experts = static_cast<int64_t>(up.experts());
-    const vk_tensor* up_bias = CheckBias("w1_bias", w1_bias, in, up);
-    const vk_tensor* down_bias = CheckBias("w2_bias", w2_bias, in, down);
+    CheckBias("w1_bias", w1_bias, in, up);
+    CheckBias("w2_bias", w2_bias, in, down);
     vk::CheckMoeOutput(kOp, "out", *out, "hidden_states", *hidden_states);
     if (vk::NumElements(*out) == 0) return;  // however many tokens there are
     vk::CheckMoeRouting(kOp, *topk_ids, experts, "topk_ids");
@@ -170,8 +166,8 @@ extern "C" vk_status vk_cpu_fused_experts(
                 *hidden_states,
                 up,
                 down,
-                up_bias,
-                down_bias,
+                w1_bias,
+                w2_bias,
                 *topk_weights,
                 *topk_ids,
                 false,

@@ -52,15 +52,6 @@ struct Experts {
   const char *act, *isa;
 };
 
-const vk_tensor* CheckBias(const char* op, const char* name, const vk_tensor* bias,
-                           const Arg& input, int64_t experts, int64_t columns, bool wide) {
-  if (bias == nullptr) return nullptr;
-  const Arg arg(op, name, bias);
-  if (!wide || bias->dtype != VK_F32) arg.SameDtype(input);
-  arg.Dims(2).Size(0, experts).Size(1, columns).Contiguous();
-  return bias;
-}
-
 void Fused(const char* op, const Experts& call) {
   const Arg in(op, "input", call.input), out(op, "output", call.output);
   in.Dtype({VK_F32, VK_BF16, VK_F16}).Dims(2).LastDimContiguous();
@@ -89,16 +80,15 @@ void Fused(const char* op, const Experts& call) {
            vk::Print(call.topk_id->shape[1]));
   const vk::MoeActivation activation = FindActivation(op, call.act);
   CheckIsa(op, call.isa);
-  const vk_tensor* up_bias =
-      CheckBias(op, "w13_bias", call.w13_bias, in, up.size(0), up.size(1), call.int8);
-  const vk_tensor* down_bias =
-      CheckBias(op, "w2_bias", call.w2_bias, in, up.size(0), in.size(1), call.int8);
+  const vk::MoeBias dtypes = call.int8 ? vk::MoeBias::kOrFloat32 : vk::MoeBias::kInputDtype;
+  vk::CheckMoeBias(op, "w13_bias", call.w13_bias, in, up.size(0), up.size(1), dtypes);
+  vk::CheckMoeBias(op, "w2_bias", call.w2_bias, in, up.size(0), in.size(1), dtypes);
   vk::CheckMoeOutput(op, "output", *call.output, "input", *call.input);
   if (vk::NumElements(*call.output) == 0) return;  // however many tokens there are
   vk::CheckMoeRouting(op, *call.topk_id, up.size(0));
   const vk::PackedCoding coding = call.int8 ? vk::kCodedI8 : vk::kPlain;
   vk::RunMoe({*call.output, *call.input, vk::PackedWeights(*call.w13, coding, up_scales),
-              vk::PackedWeights(*call.w2, coding, down_scales), up_bias, down_bias,
+              vk::PackedWeights(*call.w2, coding, down_scales), call.w13_bias, call.w2_bias,
               *call.topk_weights, *call.topk_id, call.skip_weighted, activation});
 }
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from vllm_kernels.reference.moe_gemm import experts
+
 from ..common.sampled import with_dtypes
 from .test_moe_gemm import activated
 
@@ -215,6 +217,12 @@ def test_int8_by_those_names_refuses() -> None:
     ):
         with pytest.raises(RuntimeError, match=f"cpu_fused_moe_int8: {message}"):
             ops.cpu_fused_moe_int8(*(good | changes).values())
+        if not changes.keys() <= {"act", "isa"}:
+            continue  # the reference leaves shapes and dtypes to PyTorch
+        with pytest.raises(RuntimeError, match=f"cpu_fused_moe_int8: {message}"):
+            experts.cpu_fused_moe_int8(**(good | changes))
     weight = torch.zeros(2, 4, 4)
+    with pytest.raises(RuntimeError, match="prepack_moe_weight_int8: isa is 'sve', want amx"):
+        experts.prepack_moe_weight_int8(weight.char(), weight.char(), "sve")
     with pytest.raises(RuntimeError, match="prepack_moe_weight_int8: weight is float32, want int8"):
         ops.prepack_moe_weight_int8(weight, weight.clone(), "neon")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from vllm_kernels.reference.float4 import e2m1
-from vllm_kernels.reference.moe_gemm.fused import _ACTIVATIONS, prepack_moe_weight
+from vllm_kernels.reference.moe_gemm.fused import ACTIVATIONS, check_act, check_isa
 from vllm_kernels.reference.packed import rounded_to_int8, unpack_int4
 from vllm_kernels.reference.quant import times_blocks
 
@@ -45,7 +45,7 @@ def _weight(
 
 def _activated(x: torch.Tensor, act: str, alpha: float, limit: float) -> torch.Tensor:
     if act != "swigluoai":
-        return _ACTIVATIONS[act](x)
+        return ACTIVATIONS[act](x)
     gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
     return (up + 1) * gate * torch.sigmoid(alpha * gate)
 
@@ -107,7 +107,8 @@ def fused_experts_cpu(
 
 def prepack_moe_weight_int8(weight: torch.Tensor, packed_weight: torch.Tensor, isa: str) -> None:
     """``packed_weight`` becomes what ``cpu_fused_moe_int8`` takes for int8 ``weight``: a copy."""
-    prepack_moe_weight(weight, packed_weight, isa)
+    check_isa("prepack_moe_weight_int8", isa)
+    packed_weight.copy_(weight)
 
 
 def cpu_fused_moe_int8(
@@ -130,6 +131,8 @@ def cpu_fused_moe_int8(
     w13 [E, 2 I, H] and w2 [E, H, I] are from ``prepack_moe_weight_int8``; scales float32 [E, N] or
     [E, N, 1]; biases float32 or the input's dtype. The input keeps its precision.
     """
+    check_act("cpu_fused_moe_int8", act)
+    check_isa("cpu_fused_moe_int8", isa)
     fused_experts_cpu(
         output, input, w13, w2,
         torch.ones_like(topk_weights) if skip_weighted else topk_weights, topk_id, INT8,

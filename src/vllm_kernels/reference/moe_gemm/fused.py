@@ -20,12 +20,22 @@ def _swigluoai(x: torch.Tensor) -> torch.Tensor:
     return (up + 1) * gate * torch.sigmoid(1.702 * gate)
 
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": lambda x: _halves(x, F.silu),
     "gelu": lambda x: _halves(x, F.gelu),
     "gelu_tanh": lambda x: _halves(x, lambda gate: F.gelu(gate, approximate="tanh")),
     "swigluoai": _swigluoai,
 }
+
+
+def check_act(op: str, act: str) -> None:
+    if act not in ACTIVATIONS:
+        raise RuntimeError(f"{op}: act is '{act}', want silu, gelu, gelu_tanh or swigluoai")
+
+
+def check_isa(op: str, isa: str) -> None:
+    if isa not in _ISAS:
+        raise RuntimeError(f"{op}: isa is '{isa}', want amx, vec, neon or vsx")
 
 
 def prepack_moe_weight(weight: torch.Tensor, packed_weight: torch.Tensor, isa: str) -> None:
@@ -34,8 +44,7 @@ def prepack_moe_weight(weight: torch.Tensor, packed_weight: torch.Tensor, isa: s
     Here a copy. float32, bfloat16 or float16, one shape and dtype; ``isa`` is amx, vec, neon or
     vsx.
     """
-    if isa not in _ISAS:
-        raise RuntimeError(f"prepack_moe_weight: isa is '{isa}', want amx, vec, neon or vsx")
+    check_isa("prepack_moe_weight", isa)
     packed_weight.copy_(weight)
 
 
@@ -60,19 +69,15 @@ def cpu_fused_moe(
     ``skip_weighted``; topk_id int32 or int64 [T, k]. act: silu, gelu, gelu_tanh (gate in the first
     I columns, up in the others) or swigluoai (gates in the even columns).
     """
-    if act not in _ACTIVATIONS:
-        raise RuntimeError(
-            f"cpu_fused_moe: act is '{act}', want silu, gelu, gelu_tanh or swigluoai"
-        )
-    if isa not in _ISAS:
-        raise RuntimeError(f"cpu_fused_moe: isa is '{isa}', want amx, vec, neon or vsx")
+    check_act("cpu_fused_moe", act)
+    check_isa("cpu_fused_moe", isa)
     result = torch.zeros(input.shape, dtype=torch.float32, device=input.device)
     for expert in torch.unique(topk_id).tolist():
         tokens, slots = (topk_id == expert).nonzero(as_tuple=True)
         x = input[tokens].float() @ w13[expert].float().t()
         if w13_bias is not None:
             x = x + w13_bias[expert].float()
-        y = _ACTIVATIONS[act](x).to(input.dtype).float() @ w2[expert].float().t()
+        y = ACTIVATIONS[act](x).to(input.dtype).float() @ w2[expert].float().t()
         if w2_bias is not None:
             y = y + w2_bias[expert].float()
         if not skip_weighted:
