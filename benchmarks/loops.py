@@ -26,8 +26,7 @@ LOOPS = RESULTS / "loops.json"
 OBJECT = "csrc/cpu/CMakeFiles/vllm_tier_{tier}.dir/gemm/gemm_{kernels}_tier.cc.o"
 # Kernels of vectors, and of Arm's and POWER's matrix instructions.
 KERNELS = ("dot", "mmla", "mma")
-# What is multiplied, and its name in those of products (csrc/cpu/gemm/gemm_dot.h and its
-# likes).
+# What is multiplied, and its part in the names of products (csrc/cpu/gemm/gemm_{dot,mmla,mma}.h).
 DTYPES = {"float32": "F32", "bfloat16": "Bf16", "int8": "I8"}
 # The kernels that are counted: name and template arguments, the rows of sums that they compute at
 # once, and the rows to tell of, of which the loop takes care of as many or fewer.

@@ -20,9 +20,10 @@ _PROPERTIES = SimpleNamespace(
     major=9, minor=0, multi_processor_count=132, shared_memory_per_block_optin=227 << 10
 )
 _NAME = re.compile(r"cuda(:\d+)?")
-# Whether the GPU can what a test is about.
+# Ops that tell whether the GPU can do what a test is about.
 _CAN = {
-    *("cutlass_group_gemm_supported", "cutlass_scaled_mm_supports_fp8"),
+    "cutlass_group_gemm_supported",
+    "cutlass_scaled_mm_supports_fp8",
     "cutlass_scaled_mm_supports_block_fp8",
 }
 
