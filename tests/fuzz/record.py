@@ -35,11 +35,11 @@ _LARGEST = 1 << 20
 _LIKE = 2
 _OF_AN_OP = 48
 _OF_A_TEST = 24
-# Of a processor, for a test: references may be slow, and what follows its calls is not wanted.
+# Processor time of a test: references may be slow, and what follows its calls is not wanted.
 _TEST_SECONDS = 3
-# Of one too, for a file: after this no test is begun.
-_SECONDS = 60
-# After this a file's process ends without calls.
+# Processor time of a file, after which no test is begun.
+_FILE_SECONDS = 60
+# Wall time of a file, after which its process ends without calls.
 _LONGEST_SECONDS = 600
 
 
@@ -145,7 +145,7 @@ def pytest_runtest_call(item: Any) -> None:
 
 def pytest_runtest_teardown(item: Any) -> None:
     """Hook of pytest: the tests after this one are left out once the time is over."""
-    if time.process_time() > _SECONDS:
+    if time.process_time() > _FILE_SECONDS:
         item.session.shouldstop = "no time is left"
 
 
@@ -155,8 +155,10 @@ def pytest_sessionfinish() -> None:
 
 
 def write(path: Path, calls: Iterable[Call]) -> None:
-    """A corpus; :func:`read` reads it."""
-    torch.save([(call.op, call.arguments) for call in calls], path)
+    """A corpus, whole or not there; :func:`read` reads it."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save([(call.op, call.arguments) for call in calls], part)
+    part.replace(path)
 
 
 def read(path: Path) -> list[Call]:
