@@ -193,6 +193,14 @@ def _end(process: subprocess.Popen[bytes], box: Path, options: argparse.Namespac
                 return "late"
 
 
+def positive(text: str) -> int:
+    """A type of argparse: an integer above zero."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz",
@@ -201,10 +209,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--family", action="append", help="one family, again for more; else all")
     parser.add_argument("--seconds", type=float, help="stop after this long")
-    parser.add_argument("--calls", type=int, help="calls of each family")
-    parser.add_argument("--batch", type=int, default=BATCH, help="calls of a process")
+    parser.add_argument("--calls", type=positive, help="calls of each family")
+    parser.add_argument("--batch", type=positive, default=BATCH, help="calls of a process")
     parser.add_argument("--seed", type=int, default=0, help="of the first batch; the next are +1")
-    parser.add_argument("--jobs", type=int, default=1, help="batches at once")
+    parser.add_argument("--jobs", type=positive, default=1, help="batches at once")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--hang-seconds", type=float, default=HANG_SECONDS, help="that one call may last"
@@ -221,6 +229,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--read-calls", type=Path, metavar="FILE", help="the calls that --write-calls wrote"
     )
     options = parser.parse_args(arguments)
+    known = sorted(calls.families(options.device))
+    for family in options.family or ():
+        if family not in known:
+            parser.error(f"--family: {family} is none of {', '.join(known)}")
+    if options.read_calls and not options.read_calls.is_file():
+        parser.error(f"--read-calls: there is no file {options.read_calls}")
     if options.write_calls and options.calls is None:
         parser.error("--write-calls: say with --calls how many of each family")
     if options.seconds is None and options.calls is None:

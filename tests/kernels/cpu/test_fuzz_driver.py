@@ -155,6 +155,24 @@ def test_calls_for_a_gpu_are_recorded_without_one(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "gem"], "--family: gem is none of activation, "),
+        (["--calls", "0"], "argument --calls: 0 is not above 0"),
+        (["--read-calls", "no/such.json"], "--read-calls: there is no file no/such.json"),
+    ],
+)
+def test_mistakes_are_told(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fuzz.__main__ import parse
+
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert message in capsys.readouterr().err
+
+
 def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     from fuzz.__main__ import gpus
 
