@@ -6,13 +6,9 @@ import ctypes
 
 import torch
 
+from vllm_kernels.reference.paged import FLOAT8, kept_slots, to_float8
 from vllm_kernels.reference.quant import divided
 
-_FLOAT8 = {
-    "fp8": torch.float8_e4m3fn,
-    "fp8_e4m3": torch.float8_e4m3fn,
-    "fp8_e5m2": torch.float8_e5m2,
-}
 _PLAIN = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -24,9 +20,9 @@ def cpu_float8(kv_cache_dtype: str) -> torch.dtype | None:
     """
     if kv_cache_dtype in _PLAIN:
         return None
-    if kv_cache_dtype not in _FLOAT8:
+    if kv_cache_dtype not in FLOAT8:
         raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype!r}, want auto or fp8")
-    return _FLOAT8[kv_cache_dtype]
+    return FLOAT8[kv_cache_dtype]
 
 
 def cpu_attn_reshape_and_cache(
@@ -78,29 +74,14 @@ def compute_slot_mapping_kernel_impl(
     slot_mapping[first:last] = block * block_size + position % block_size
 
 
-def _to_float8(x: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """``x / scale`` in float32, saturated, as float8."""
-    limit = torch.finfo(dtype).max
-    return (x.float() / scale).clamp(-limit, limit).to(dtype)
-
-
 def _stored(
     x: torch.Tensor, cache: torch.Tensor, kv_cache_dtype: str, scale: torch.Tensor
 ) -> torch.Tensor:
     """``x`` [tokens, heads, size] as the cache holds it; ``scale``: one, or one for each head."""
-    if kv_cache_dtype not in _FLOAT8:
+    if kv_cache_dtype not in FLOAT8:
         return x
     by_head = scale.reshape(()) if scale.numel() == 1 else scale.reshape(1, -1, 1)
-    return _to_float8(x, by_head, _FLOAT8[kv_cache_dtype]).view(cache.dtype)
-
-
-def _slots(
-    slot_mapping: torch.Tensor, tokens: int, blocks: int, block_size: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the tokens that have a slot: their index, block and slot within the block."""
-    slots = slot_mapping[:tokens]
-    kept = ((slots >= 0) & (slots < blocks * block_size)).nonzero().flatten()
-    return kept, slots[kept] // block_size, slots[kept] % block_size
+    return to_float8(x, by_head, FLOAT8[kv_cache_dtype]).view(cache.dtype)
 
 
 def reshape_and_cache_flash(
@@ -120,7 +101,7 @@ def reshape_and_cache_flash(
     as such or as uint8, of key / k_scale. ``slot_mapping``: int64 [n], of which and of the tokens
     the first min(n, tokens) are taken. Scales: float32, one or one for each head.
     """
-    kept, block, slot = _slots(slot_mapping, key.shape[0], *key_cache.shape[:2])
+    kept, block, slot = kept_slots(slot_mapping, key.shape[0], *key_cache.shape[:2])
     key_cache[block, slot] = _stored(key[kept], key_cache, kv_cache_dtype, k_scale)
     value_cache[block, slot] = _stored(value[kept], value_cache, kv_cache_dtype, v_scale)
 
@@ -141,7 +122,7 @@ def reshape_and_cache(
     head_size, block_size].
     """
     blocks, block_size = key_cache.shape[0], key_cache.shape[3]
-    kept, block, slot = _slots(slot_mapping, key.shape[0], blocks, block_size)
+    kept, block, slot = kept_slots(slot_mapping, key.shape[0], blocks, block_size)
     keys = _stored(key[kept], key_cache, kv_cache_dtype, k_scale)
     groups = keys.reshape(*keys.shape[:2], key_cache.shape[2], key_cache.shape[4])
     key_cache[block, :, :, slot] = groups
@@ -163,11 +144,11 @@ def concat_and_cache_mla(
     each 128 of them (max |x| / 448), and ``k_pe`` as it is.
     """
     tokens = kv_c.shape[0]
-    kept, block, slot = _slots(slot_mapping, tokens, *kv_cache.shape[:2])
+    kept, block, slot = kept_slots(slot_mapping, tokens, *kv_cache.shape[:2])
     if kv_cache_dtype == "fp8_ds_mla":
         tiles = kv_c[kept].float().reshape(len(kept), 4, 128)
         scales = divided(tiles.abs().amax(-1, keepdim=True), 448).clamp_min(2.0**-126)
-        quantised = _to_float8(tiles, scales, torch.float8_e4m3fn)
+        quantised = to_float8(tiles, scales, torch.float8_e4m3fn)
         parts = [quantised.flatten(1), scales.flatten(1), k_pe[kept].contiguous()]
         entry = torch.cat([part.view(torch.uint8) for part in parts], dim=-1)
         kv_cache[block, slot] = entry.view(kv_cache.dtype)
@@ -193,7 +174,7 @@ def concat_and_cache_mla_grouped(
     [layers], here of host memory; ``slot_mapping``: int64 [layers, n]; strides in elements of a
     cache; ``kv_scales``: float32 [layers], for float8.
     """
-    dtype = _FLOAT8.get(kv_cache_dtype, kv_c.dtype)
+    dtype = FLOAT8.get(kv_cache_dtype, kv_c.dtype)
     scales = kv_scales if kv_scales is not None else [torch.ones(())] * len(kv_c)
     layers = zip(kv_c, k_pe, kv_cache_ptrs.tolist(), slot_mapping, scales, strict=True)
     for latents, ropes, address, slots, scale in layers:
@@ -204,7 +185,7 @@ def concat_and_cache_mla_grouped(
             continue
         memory = (ctypes.c_uint8 * (size * dtype.itemsize)).from_address(address)
         elements = torch.frombuffer(memory, dtype=torch.uint8).view(
-            torch.uint8 if kv_cache_dtype in _FLOAT8 else dtype
+            torch.uint8 if kv_cache_dtype in FLOAT8 else dtype
         )
         cache = elements.as_strided((blocks, block_size, entry), (block_stride, entry_stride, 1))
         concat_and_cache_mla(latents, ropes, cache, slots, kv_cache_dtype, scale)
@@ -294,8 +275,8 @@ def gather_and_maybe_dequant_cache(
     token, entries = _gathered(
         src_cache, block_table, cu_seq_lens, sequence[known], token[known], seq_starts
     )
-    if kv_cache_dtype in _FLOAT8:
-        entries = entries.view(_FLOAT8[kv_cache_dtype]).float() * scale.reshape(())
+    if kv_cache_dtype in FLOAT8:
+        entries = entries.view(FLOAT8[kv_cache_dtype]).float() * scale.reshape(())
     dst[token] = entries.to(dst.dtype)
 
 
@@ -325,10 +306,10 @@ def convert_fp8(
     dst_cache: torch.Tensor, src_cache: torch.Tensor, scale: float, kv_cache_dtype: str
 ) -> None:
     """``src / scale`` as float8, or ``src * scale`` from it; "auto" is float8_e4m3fn."""
-    dtype = _FLOAT8.get(kv_cache_dtype, torch.float8_e4m3fn)
+    dtype = FLOAT8.get(kv_cache_dtype, torch.float8_e4m3fn)
     if dst_cache.element_size() == 1:
         by = torch.full((), scale, device=src_cache.device)
-        dst_cache.copy_(_to_float8(src_cache, by, dtype).view(dst_cache.dtype))
+        dst_cache.copy_(to_float8(src_cache, by, dtype).view(dst_cache.dtype))
     else:
         dst_cache.copy_(src_cache.view(dtype).float() * scale)
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.paged import kept_slots
 from vllm_kernels.reference.qkv.steps import (
     as_cached,
     exponents,
     halves,
-    kept_slots,
     normed,
     rotated,
     scaled,

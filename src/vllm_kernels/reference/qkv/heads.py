@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.paged import kept_slots
 from vllm_kernels.reference.qkv.steps import (
     as_cached,
     halves,
-    kept_slots,
     normed,
     present,
     rotated,

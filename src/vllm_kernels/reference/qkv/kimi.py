@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.paged import kept_slots
 from vllm_kernels.reference.qkv.steps import (
     halves,
-    kept_slots,
     present,
     rotated,
     scaled,
@@ -29,10 +29,8 @@ def _turned(
     """[tokens, heads, width], the last components rotated."""
     if cos_sin_cache is None:
         return heads
-    first, positions = (
-        heads.shape[-1] - cos_sin_cache.shape[1],
-        present(position_ids, "position_ids"),
-    )
+    first = heads.shape[-1] - cos_sin_cache.shape[1]
+    positions = present(position_ids, "position_ids")
     return rotated(heads, positions, *halves(cos_sin_cache), first, False).to(heads.dtype)
 
 

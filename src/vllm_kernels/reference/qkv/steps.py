@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference import paged
+from vllm_kernels.reference.paged import FLOAT8
 from vllm_kernels.reference.quant import divided, next_power_of_two, to_float8
 
-_FLOAT8 = {
-    "fp8": torch.float8_e4m3fn,
-    "fp8_e4m3": torch.float8_e4m3fn,
-    "fp8_e5m2": torch.float8_e5m2,
-}
 _PLAIN = ("auto", "bfloat16", "float16")
 
 
@@ -73,15 +70,6 @@ def halves(cos_sin_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return cos, sin
 
 
-def kept_slots(
-    slot_mapping: torch.Tensor, tokens: int, blocks: int, block_size: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the tokens that have a slot: their index, block and slot within the block."""
-    slots = slot_mapping[:tokens]
-    kept = ((slots >= 0) & (slots < blocks * block_size)).nonzero().flatten()
-    return kept, slots[kept] // block_size, slots[kept] % block_size
-
-
 def as_cached(
     heads: torch.Tensor, cache: torch.Tensor, kv_cache_dtype: str, scale: torch.Tensor | None
 ) -> torch.Tensor:
@@ -92,12 +80,10 @@ def as_cached(
     """
     if kv_cache_dtype in _PLAIN:
         return heads
-    if kv_cache_dtype not in _FLOAT8:
+    if kv_cache_dtype not in FLOAT8:
         raise NotImplementedError(f"kv_cache_dtype is {kv_cache_dtype!r}, want auto or fp8")
-    dtype = _FLOAT8[kv_cache_dtype]
-    limit = torch.finfo(dtype).max
-    wide = heads.float() if scale is None else heads.float() / scale.reshape(())
-    return wide.clamp(-limit, limit).to(dtype).view(cache.dtype)
+    by = 1.0 if scale is None else scale.reshape(())
+    return paged.to_float8(heads, by, FLOAT8[kv_cache_dtype]).view(cache.dtype)
 
 
 def scaled(heads: torch.Tensor, scale_inv: torch.Tensor) -> torch.Tensor:
