@@ -70,7 +70,7 @@ class Rule:
 
 # Rows that only pad a batch are routed like others; nothing reads what they give.
 _PADDING = ("is_padding",)
-_NO_ORDER = _NOTHING = _value(None)
+_NOTHING = _value(None)
 
 # Engines that know one way alone.
 _NORMED = {"apply_q_norm": _value(True)}
@@ -92,11 +92,11 @@ RULES: Mapping[str, Rule] = {
     "cp_gather_and_upconvert_fp8_kv_cache": Rule(
         only={"host_cache": None, "host_row_ids": None, "device_row_ids": None}
     ),
-    "cpu_gemm_wna16": Rule(fill={"g_idx": _NO_ORDER}),
+    "cpu_gemm_wna16": Rule(fill={"g_idx": _NOTHING}),
     # A hint about when the next kernel may start.
     "dsv3_fused_a_gemm": Rule(unused=("enable_pdl",)),
     "fused_experts_cpu": Rule(
-        fill={"out": _like_hidden_states, "a1_scale": _NO_ORDER, "act_method": _older_activation},
+        fill={"out": _like_hidden_states, "a1_scale": _NOTHING, "act_method": _older_activation},
         only={"inplace": False},
         returned="out",
     ),
@@ -105,10 +105,10 @@ RULES: Mapping[str, Rule] = {
     f"{_DEEPSEEK_V4}_quant_insert": Rule(fill=_QUERIES_ALIKE),
     "fused_minimax_m3_qknorm_rope_kv_insert": Rule(
         fill={
-            "q_fp8_out": _value(None),
+            "q_fp8_out": _NOTHING,
             "q_fp8_scale": _value(1.0),
-            "kv_k_scale": _value(None),
-            "kv_v_scale": _value(None),
+            "kv_k_scale": _NOTHING,
+            "kv_v_scale": _NOTHING,
         }
     ),
     # Of 0.28, whose models all have that gate.
@@ -120,16 +120,16 @@ RULES: Mapping[str, Rule] = {
     "gptq_shuffle": Rule(fill={"q_perm": _empty}),
     "marlin_gemm": Rule(
         fill={
-            "g_idx_or_none": _NO_ORDER,
-            "perm_or_none": _NO_ORDER,
+            "g_idx_or_none": _NOTHING,
+            "perm_or_none": _NOTHING,
             "is_k_full": _value(True),
         }
     ),
     "moe_align_block_size": Rule(fill={"scatter_idx": _NOTHING}),
     "moe_wna16_marlin_gemm": Rule(
         fill={
-            "g_idx_or_none": _NO_ORDER,
-            "perm_or_none": _NO_ORDER,
+            "g_idx_or_none": _NOTHING,
+            "perm_or_none": _NOTHING,
             "is_full_k": _value(True),
         }
     ),
