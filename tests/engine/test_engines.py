@@ -154,7 +154,6 @@ def test_arguments_that_change_nothing_are_dropped() -> None:
     [
         ("reshape_and_cache", "interleaved_v", False, True),
         ("concat_and_cache_mla", "skip_scale", False, True),
-        ("moe_align_block_size", "scatter_idx", None, torch.zeros(1)),
         ("topk_softplus_sqrt", "bias_vl", None, torch.zeros(1)),
     ],
 )
