@@ -32,6 +32,7 @@ from vllm_kernels_plugin.deep_gemm_products import (
 from vllm_kernels_plugin.errors import no_kernel
 
 NAME = "deep_gemm"
+PACKAGE = "vllm-deepgemm"
 OP = "mqa_logits"
 EXPERTS_OP = "grouped_mm_labelled"
 EXPERTS_VARIABLE = "VLLM_MOE_USE_DEEP_GEMM"

