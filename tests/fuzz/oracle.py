@@ -34,9 +34,15 @@ _MOST = 1 << 22  # elements, expanded ones too, that are worth comparing
 _OPAQUE = {
     # As many parts as the device has multiprocessors for, cut evenly; the references' is one part.
     *("mla_schedule", "paged_mqa_logits_schedule"),
-    *("create_onednn_mm_handler", "create_onednn_scaled_mm_handler", "prepack_moe_weight"),
+    *("create_onednn_mm_handler", "create_onednn_scaled_mm_handler"),
+    *("prepack_moe_weight", "prepack_moe_weight_int8"),
     *("get_scheduler_metadata", "release_dnnl_matmul_handler", "init_cpu_memory_env"),
     *("cpu_attn_has_isa", "convert_weight_packed", "convert_scale_packed"),
+}
+# Of experts: what packs their weights, and the dtypes that it takes.
+_PACKERS = {
+    "cpu_fused_moe": ("prepack_moe_weight", _FLOATS),
+    "cpu_fused_moe_int8": ("prepack_moe_weight_int8", (torch.int8,)),
 }
 # A few terms may cancel to anything: a float32 result of 1 by 1 was 2e-4 off, and as near to the
 # exact sum as the reference's.
@@ -51,6 +57,8 @@ _GROWN = 1e5
 # A recursion may grow on its way and shrink again: so many times as far as the reference moves with
 # its inputs, a result may be off.
 _NUDGES = 8
+# So may sums that cancel where a clamp comes after them, which hides how large their terms were.
+_CLAMPED = {"cpu_fused_moe_int8"}
 # How far sums may be off whose terms lose bits: tensor cores keep 14 of a product of about 11, and
 # a logit has 64 heads.
 _COARSE = dict.fromkeys(("mqa_logits", "paged_mqa_logits"), 64 * 11 * 2.0**-13)
@@ -170,7 +178,7 @@ class Oracle:
             expected = self.handles.translated(original)
         if expected is None:
             return
-        before = expected.copied() if call.op in _RECURRENT else None
+        before = expected.copied() if call.op in _RECURRENT | _CLAMPED else None
         try:
             with _at_most(_REFERENCE_SECONDS):
                 wanted = expected.run(provider)
@@ -329,17 +337,18 @@ def _packed(call: Call, provider: Any) -> Call:
             return call.replaced(list(named).index("mat2"), provider.convert_weight_packed(weight))
         except (RuntimeError, ValueError, TypeError, IndexError):
             return call
-    if call.op != "cpu_fused_moe":
+    if call.op not in _PACKERS:
         return call
+    packer, dtypes = _PACKERS[call.op]
     for place in (2, 3):
         weight = call.arguments[place]
         if not isinstance(weight, Tensor) or not plain(weight) or weight.dim() != 3:
             continue
         if not 0 < weight.numel() <= _MOST:
             continue
-        if weight.is_contiguous() and weight.dtype in _FLOATS:
+        if weight.is_contiguous() and weight.dtype in dtypes:
             packed = torch.zeros_like(weight)
-            provider.prepack_moe_weight(weight, packed, "vec")
+            getattr(provider, packer)(weight, packed, "vec")
             call = call.replaced(place, packed)
     return call
 

@@ -178,7 +178,9 @@ def record(path: Path, tests: Iterable[Path], jobs: int) -> None:
 
         def run(test: Path) -> list[Call]:
             part = Path(folder) / f"{test.stem}.pt"
-            plugin = ["-p", "no:cacheprovider", "-p", "tests.fuzz.record"]
+            # The kernels of this process, be they installed or in the checkout.
+            plugin = ["-p", "no:cacheprovider", "-p", "tests.fuzz.record", "-o", "pythonpath="]
+            kernels = Path(engine_api.__file__).parents[1]
             with suppress(subprocess.TimeoutExpired):
                 processes.run(
                     [sys.executable, "-m", "pytest", "-q", *plugin, str(test)],
@@ -189,7 +191,7 @@ def record(path: Path, tests: Iterable[Path], jobs: int) -> None:
                         VARIABLE: str(part),
                         "CUDA_VISIBLE_DEVICES": "",
                         "OMP_NUM_THREADS": "1",
-                        "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}:{ROOT}",
+                        "PYTHONPATH": f"{kernels}:{os.environ.get('PYTHONPATH', '')}:{ROOT}",
                     },
                     stdout=subprocess.DEVNULL,
                 )

@@ -213,6 +213,7 @@ def test_sort_by_expert(family: Family, tokens: int, experts: int) -> None:
             torch.empty(room, dtype=torch.int32),
             torch.empty((room + 15) // 16, dtype=torch.int32),
             torch.empty(1, dtype=torch.int32),
+            torch.empty(tokens * 2, dtype=torch.int32),
         )
         for _ in range(2)
     ]
@@ -221,12 +222,15 @@ def test_sort_by_expert(family: Family, tokens: int, experts: int) -> None:
     size.restype = ctypes.c_int64
     bytes_needed = size(ctypes.c_int64(ids.numel()), ctypes.c_int64(experts))
     workspace = torch.empty(bytes_needed, dtype=torch.int8)
-    call(library, "moe_align_block_size", ids, experts, 16, *outs[0], None, workspace)
-    order.moe_align_block_size(ids, experts, 16, *outs[1], None)
+    call(
+        library, "moe_align_block_size", ids, experts, 16, *outs[0][:3], None, outs[0][3], workspace
+    )
+    order.moe_align_block_size(ids, experts, 16, *outs[1][:3], None, outs[1][3])
     used = int(outs[1][2])
     assert torch.equal(outs[0][2], outs[1][2])
     assert torch.equal(outs[0][0][:used], outs[1][0][:used])
     assert torch.equal(outs[0][1][: used // 16], outs[1][1][: used // 16])
+    assert torch.equal(outs[0][3], outs[1][3])
 
 
 def test_indices_that_name_nothing(family: Family) -> None:
