@@ -80,54 +80,34 @@ void LaunchExperts(const Problem& problem, const Launch& launch, const Choose& c
 
 template <Gate kGate>
 void LaunchGate(const Problem& problem, const Launch& launch) {
-  LaunchExperts(problem, launch, [](auto type, auto aligned) {
-    return ExpertsKernel<kGate, typename decltype(type)::type, decltype(aligned)::value>;
-  });
+  if constexpr (kGate == Gate::kSiluOfUp || kGate == Gate::kFatrelu) {
+    Fail(VK_INVALID_ARGUMENT, "%s: no masked kernel of that activation", launch.op);
+  } else {
+    LaunchExperts(problem, launch, [](auto type, auto aligned) {
+      return ExpertsKernel<kGate, typename decltype(type)::type, decltype(aligned)::value>;
+    });
+  }
 }
 
 template <Unary kUnary>
-void LaunchUnary(const Problem& problem, const Launch& launch) {
-  LaunchExperts(problem, launch, [](auto type, auto aligned) {
-    return PlainExpertsKernel<kUnary, typename decltype(type)::type, decltype(aligned)::value>;
-  });
+void LaunchKind(const Problem& problem, const Launch& launch) {
+  if constexpr (kUnary == Unary::kGeluQuick) {
+    Fail(VK_INVALID_ARGUMENT, "%s: no masked kernel of that activation", launch.op);
+  } else {
+    LaunchExperts(problem, launch, [](auto type, auto aligned) {
+      return PlainExpertsKernel<kUnary, typename decltype(type)::type, decltype(aligned)::value>;
+    });
+  }
 }
 
 }  // namespace
 
 void LaunchMaskedGate(Gate gate, const Problem& problem, const Launch& launch) {
-  switch (gate) {
-    case Gate::kSilu:
-      return LaunchGate<Gate::kSilu>(problem, launch);
-    case Gate::kGelu:
-      return LaunchGate<Gate::kGelu>(problem, launch);
-    case Gate::kGeluTanh:
-      return LaunchGate<Gate::kGeluTanh>(problem, launch);
-    case Gate::kSiluClamp:
-      return LaunchGate<Gate::kSiluClamp>(problem, launch);
-    case Gate::kSwigluOai:
-      return LaunchGate<Gate::kSwigluOai>(problem, launch);
-    case Gate::kSitu:
-      return LaunchGate<Gate::kSitu>(problem, launch);
-    case Gate::kSwigluStep:
-      return LaunchGate<Gate::kSwigluStep>(problem, launch);
-    default:
-      Fail(VK_INVALID_ARGUMENT, "%s: no masked kernel of that activation", launch.op);
-  }
+  DispatchGate(gate, [&](auto kind) { LaunchGate<decltype(kind)::value>(problem, launch); });
 }
 
 void LaunchMaskedUnary(Unary unary, const Problem& problem, const Launch& launch) {
-  switch (unary) {
-    case Unary::kSilu:
-      return LaunchUnary<Unary::kSilu>(problem, launch);
-    case Unary::kGelu:
-      return LaunchUnary<Unary::kGelu>(problem, launch);
-    case Unary::kGeluTanh:
-      return LaunchUnary<Unary::kGeluTanh>(problem, launch);
-    case Unary::kReluSquared:
-      return LaunchUnary<Unary::kReluSquared>(problem, launch);
-    default:
-      Fail(VK_INVALID_ARGUMENT, "%s: no masked kernel of that activation", launch.op);
-  }
+  DispatchUnary(unary, [&](auto kind) { LaunchKind<decltype(kind)::value>(problem, launch); });
 }
 
 }  // namespace vk::cuda::activation

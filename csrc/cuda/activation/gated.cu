@@ -54,26 +54,7 @@ void LaunchGate(const Problem& problem, const Launch& launch) {
 }  // namespace
 
 void LaunchGated(Gate gate, const Problem& problem, const Launch& launch) {
-  switch (gate) {
-    case Gate::kSilu:
-      return LaunchGate<Gate::kSilu>(problem, launch);
-    case Gate::kSiluOfUp:
-      return LaunchGate<Gate::kSiluOfUp>(problem, launch);
-    case Gate::kGelu:
-      return LaunchGate<Gate::kGelu>(problem, launch);
-    case Gate::kGeluTanh:
-      return LaunchGate<Gate::kGeluTanh>(problem, launch);
-    case Gate::kFatrelu:
-      return LaunchGate<Gate::kFatrelu>(problem, launch);
-    case Gate::kSiluClamp:
-      return LaunchGate<Gate::kSiluClamp>(problem, launch);
-    case Gate::kSwigluOai:
-      return LaunchGate<Gate::kSwigluOai>(problem, launch);
-    case Gate::kSitu:
-      return LaunchGate<Gate::kSitu>(problem, launch);
-    case Gate::kSwigluStep:
-      return LaunchGate<Gate::kSwigluStep>(problem, launch);
-  }
+  DispatchGate(gate, [&](auto kind) { LaunchGate<decltype(kind)::value>(problem, launch); });
 }
 
 }  // namespace vk::cuda::activation

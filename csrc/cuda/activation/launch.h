@@ -2,6 +2,8 @@
 #ifndef VLLM_KERNELS_CUDA_ACTIVATION_LAUNCH_H_
 #define VLLM_KERNELS_CUDA_ACTIVATION_LAUNCH_H_
 
+#include <type_traits>
+
 #include "cuda/common/fast_div.h"
 #include "cuda/common/launch.h"
 #include "cuda/common/rows.h"
@@ -74,6 +76,48 @@ enum class Gate {
   kSwigluStep
 };
 enum class Unary { kGeluTanh, kGeluQuick, kReluSquared, kSilu, kGelu };
+
+// body(std::integral_constant<Gate, gate>())
+template <class Body>
+void DispatchGate(Gate gate, const Body& body) {
+  switch (gate) {
+    case Gate::kSilu:
+      return body(std::integral_constant<Gate, Gate::kSilu>());
+    case Gate::kSiluOfUp:
+      return body(std::integral_constant<Gate, Gate::kSiluOfUp>());
+    case Gate::kGelu:
+      return body(std::integral_constant<Gate, Gate::kGelu>());
+    case Gate::kGeluTanh:
+      return body(std::integral_constant<Gate, Gate::kGeluTanh>());
+    case Gate::kFatrelu:
+      return body(std::integral_constant<Gate, Gate::kFatrelu>());
+    case Gate::kSiluClamp:
+      return body(std::integral_constant<Gate, Gate::kSiluClamp>());
+    case Gate::kSwigluOai:
+      return body(std::integral_constant<Gate, Gate::kSwigluOai>());
+    case Gate::kSitu:
+      return body(std::integral_constant<Gate, Gate::kSitu>());
+    case Gate::kSwigluStep:
+      return body(std::integral_constant<Gate, Gate::kSwigluStep>());
+  }
+}
+
+// body(std::integral_constant<Unary, unary>())
+template <class Body>
+void DispatchUnary(Unary unary, const Body& body) {
+  switch (unary) {
+    case Unary::kGeluTanh:
+      return body(std::integral_constant<Unary, Unary::kGeluTanh>());
+    case Unary::kGeluQuick:
+      return body(std::integral_constant<Unary, Unary::kGeluQuick>());
+    case Unary::kReluSquared:
+      return body(std::integral_constant<Unary, Unary::kReluSquared>());
+    case Unary::kSilu:
+      return body(std::integral_constant<Unary, Unary::kSilu>());
+    case Unary::kGelu:
+      return body(std::integral_constant<Unary, Unary::kGelu>());
+  }
+}
 
 void LaunchGated(Gate gate, const Problem& problem, const Launch& launch);
 void LaunchUnary(Unary unary, const Problem& problem, const Launch& launch);

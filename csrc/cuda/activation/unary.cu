@@ -56,18 +56,7 @@ void LaunchKind(const Problem& problem, const Launch& launch) {
 }  // namespace
 
 void LaunchUnary(Unary unary, const Problem& problem, const Launch& launch) {
-  switch (unary) {
-    case Unary::kGeluTanh:
-      return LaunchKind<Unary::kGeluTanh>(problem, launch);
-    case Unary::kGeluQuick:
-      return LaunchKind<Unary::kGeluQuick>(problem, launch);
-    case Unary::kReluSquared:
-      return LaunchKind<Unary::kReluSquared>(problem, launch);
-    case Unary::kSilu:
-      return LaunchKind<Unary::kSilu>(problem, launch);
-    case Unary::kGelu:
-      return LaunchKind<Unary::kGelu>(problem, launch);
-  }
+  DispatchUnary(unary, [&](auto kind) { LaunchKind<decltype(kind)::value>(problem, launch); });
 }
 
 void LaunchSoftCap(const Problem& problem, const Launch& launch) {
