@@ -269,16 +269,51 @@ def test_an_engine_that_did_not_start_is_forgotten(
     assert cleaned == [True]
 
 
+@pytest.fixture
+def variables(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`program.variables`, beside an engine that has two."""
+    envs = SimpleNamespace(environment_variables={"OF_THE_USER": None, "OF_THE_MODEL": None})
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(envs=envs))
+    monkeypatch.setitem(sys.modules, "vllm.envs", envs)
+    return inside("program").variables
+
+
 def test_variables_of_a_model_go_and_what_others_set_stays(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch
+    variables: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The plugin sets some when the first engine of a process starts."""
     monkeypatch.setenv("OF_THE_USER", "1")
     monkeypatch.delenv("OF_THE_MODEL", raising=False)
     monkeypatch.delenv("OF_THE_PLUGIN", raising=False)
-    with inside("program").variables({"OF_THE_USER": "2", "OF_THE_MODEL": "3"}):
+    with variables({"OF_THE_USER": "2", "OF_THE_MODEL": "3"}):
         assert (os.environ["OF_THE_USER"], os.environ["OF_THE_MODEL"]) == ("2", "3")
         monkeypatch.setenv("OF_THE_PLUGIN", "4")
     assert os.environ["OF_THE_USER"] == "1"
     assert "OF_THE_MODEL" not in os.environ
     assert os.environ["OF_THE_PLUGIN"] == "4"
+
+
+def test_variables_that_the_engine_does_not_have_are_refused(variables: Any) -> None:
+    """A misspelled one would change nothing: the engine only warns of it."""
+    other = variables({"OF_NOBODY": "1"})
+    with pytest.raises(ValueError, match="no variable OF_NOBODY"), other:
+        pass
+    assert "OF_NOBODY" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("left_out", "wanted"),
+    [
+        (set(), "direct"),
+        ({"minimax_allreduce_rms_qk"}, "direct"),  # other ops of the namespace say nothing
+        ({"all_reduce", "minimax_allreduce_rms_qk"}, "nccl"),
+    ],
+)
+def test_what_sums_of_ranks_have_to_go_through(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch, left_out: set[str], wanted: str
+) -> None:
+    choice = SimpleNamespace(left_out=lambda: frozenset(left_out))
+    plugin = SimpleNamespace(all_reduce=choice)
+    monkeypatch.setitem(sys.modules, "vllm_kernels_plugin", plugin)
+    run = SimpleNamespace(options=SimpleNamespace(device="cuda"))
+    assert inside("ranks")._wanted_through(run) == wanted

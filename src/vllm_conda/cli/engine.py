@@ -98,6 +98,11 @@ def build(
     metavar="TEXT",
     help="Runs whose names have it, such as 'lora' or 'llama_gptq bfloat16'; may be repeated.",
 )
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on after a run that was stopped: what its results have right is not run again.",
+)
 @json_option
 def test(
     root: Path,
@@ -111,6 +116,7 @@ def test(
     at_once: int,
     seconds: float,
     only: tuple[str, ...],
+    resume: bool,
     as_json: bool,
 ) -> None:
     """Run the engine in an environment solved from our channels; compare with transformers.
@@ -118,13 +124,14 @@ def test(
     \b
     Needs the packages of `./run build`, or with --python an environment that has the engine and the
     kernels (VLLM_KERNELS_LIBRARY_DIR names a build tree's). Results: OUTPUT.build/engine-test.json,
-    with --device cuda OUTPUT.build/engine-test-cuda.json.
+    with --device cuda OUTPUT.build/engine-test-cuda.json, written as each process ends.
 
     \b
     Example:
       vllm-conda engine test --full
       vllm-conda engine test --device cuda --model llama --model qwen3
       vllm-conda engine test --device cuda --full --python python3 --jobs 8
+      vllm-conda engine test --device cuda --full --python python3 --jobs 8 --resume
     """
     from dataclasses import replace
 
@@ -141,7 +148,7 @@ def test(
     folder = output or root / "output"
     options = cases.Options(
         root, folder, platform, channels, models, full, device,
-        at_once=at_once, seconds=seconds, only=only,
+        at_once=at_once, seconds=seconds, only=only, resume=resume,
     )  # fmt: skip
     if why := cases.why_none(replace(options, gpus=2)):
         raise UsageError(why)

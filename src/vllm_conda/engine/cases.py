@@ -80,6 +80,8 @@ FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 # Cases of a process: its imports take longer than a small model's run. On a CPU all types and modes
 # of one model, or so many models.
 TOGETHER = {"cpu": 6, "cuda": 4}
+# Compiling one takes as long as the imports, and what lasts longest decides when all are over.
+TOGETHER_COMPILED = 2
 PROGRAMS = Path(__file__).parent / "inside"
 
 
@@ -148,8 +150,8 @@ class Case:
         return (self.mode, *more, "serve", "refused")
 
     @property
-    def alone(self) -> bool:
-        """Whether nothing else may run on the GPUs beside it: ranks wait for each other."""
+    def ranks(self) -> bool:
+        """Whether it takes several GPUs, whose ranks wait for each other."""
         return self.gpus > 1
 
 
@@ -207,6 +209,7 @@ class Options:
         at_once: Processes at a time, spread over the GPUs; 0: as many as the machine has room for.
         seconds: After which a process is ended.
         only: Cases whose names have one of these words; all where empty.
+        resume: Keep what an earlier run of the same engine has found right, and run the rest.
         engine: Its version; empty where it is not known yet.
         lacks: Python packages of ``left_out.py`` that are known not to be installed.
     """
@@ -222,6 +225,7 @@ class Options:
     at_once: int = 0
     seconds: float = 3600.0
     only: tuple[str, ...] = ()
+    resume: bool = False
     engine: str = ""
     lacks: frozenset[str] = frozenset()
 
@@ -265,6 +269,8 @@ def jobs(found: Sequence[Case]) -> Iterator[Job]:
         process = list(group)
         one_start = process[0].program == "trial" or process[0].device != "cpu"
         most = TOGETHER[process[0].device] if one_start else len(process)
+        if process[0].device != "cpu" and process[0].mode == "inductor":
+            most = TOGETHER_COMPILED
         for first in range(0, len(process), most):
             yield Job(tuple(process[first : first + most]))
 

@@ -117,7 +117,8 @@ def from_results(path: Path) -> Runs:
         cells = tuple(
             Cell(
                 row["program"], row["model"], row["dtype"], row["mode"], bool(row["right"]),
-                _in_a_cell(words(row)), document["date"], document["versions"],
+                _in_a_cell(words(row)), row.get("date", document["date"]),
+                document["versions"],
             )
             for row in document["rows"]
         )  # fmt: skip

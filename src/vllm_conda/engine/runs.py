@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vllm_conda.engine import left_out
-from vllm_conda.engine.cases import PROGRAMS, Job, Options, cases, jobs, why_none
+from vllm_conda.engine.cases import PROGRAMS, Case, Job, Options, cases, jobs, why_none
 from vllm_conda.errors import ConfigError, TestFailure, UsageError
 from vllm_conda.paths import disk_errors, private_folder, write_atomic
 from vllm_conda.processes import run as run_guarded
@@ -29,6 +29,8 @@ FACTS_SECONDS = 300.0
 PROCESSES_A_GPU = 4
 CORES_EACH = 4
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+# What a run that goes on has to have in common with the one before it.
+SAME_FACTS = ("engine", "name", "versions", "device")
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).date().isoformat(),
         "rows": [],
     }
-    chosen = list(jobs(cases(options)))
+    kept = _found_before(place, document) if options.resume else {}
+    asked = cases(options)
+    chosen = list(jobs([case for case in asked if case.name not in kept]))
     by_job: list[list[dict[str, Any]]] = [[] for _ in chosen]
     writing = threading.Lock()
 
@@ -119,13 +123,12 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
         found = _run(chosen[index], gpus, place, options, reporter)
         with writing:
             by_job[index] = found
-            document["rows"] = [row for rows in by_job for row in rows]
+            document["rows"] = _in_order(asked, kept, by_job)
             write_atomic(place.result, json.dumps(document, indent=1) + "\n")
 
-    alone = [index for index, job in enumerate(chosen) if job.cases[0].alone]
-    together = [index for index in range(len(chosen)) if index not in alone]
-    _spread(alone, one, _visible(options), 1)
-    _spread(together, one, _visible(options), options.at_once)
+    document["rows"] = _in_order(asked, kept, by_job)
+    write_atomic(place.result, json.dumps(document, indent=1) + "\n")
+    _spread(chosen, one, _visible(options), options.at_once)
     rows = document["rows"]
     wrong = [row for row in rows if not row["right"]]
     if wrong:
@@ -146,27 +149,67 @@ def processes_at_once(options: Options) -> int:
     return max(1, min(PROCESSES_A_GPU * options.gpus, cores // CORES_EACH))
 
 
+def _found_before(place: Place, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the document of an earlier run has found right, case by case.
+
+    Raises:
+        UsageError: That run was another engine's, or in another environment.
+    """
+    try:
+        before = json.loads(place.result.read_text(encoding="utf-8"))
+        same = all(before[fact] == document[fact] for fact in SAME_FACTS)
+        rows = {row["case"]: {"date": before["date"], **row} for row in before["rows"]}
+        kept = {name: row for name, row in rows.items() if row["right"]}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UsageError(f"{place.result} is no result to go on from.") from None
+    if not same:
+        raise UsageError(
+            f"{place.result} was found with another engine or in another environment.",
+            "Leave --resume out to begin anew.",
+        )
+    return kept
+
+
+def _in_order(
+    asked: Sequence[Case],
+    kept: Mapping[str, dict[str, Any]],
+    by_job: Sequence[Sequence[dict[str, Any]]],
+) -> list[dict[str, Any]]:
+    """The rows in their cases' order, whichever ends first."""
+    found = {**kept, **{row["case"]: row for rows in by_job for row in rows}}
+    return [found[case.name] for case in asked if case.name in found]
+
+
 def _spread(
-    indices: Sequence[int],
+    chosen: Sequence[Job],
     one: Callable[[int, Sequence[str]], None],
     gpus: Sequence[str],
     at_once: int,
 ) -> None:
-    """Call ``one`` for each of ``indices``, with all GPUs, its own one first."""
+    """Call ``one`` for each job's index, with all GPUs, its own one first.
+
+    Two ranks are one after another, beside the others: they wait for each other, and two pairs of
+    them would wait for the same GPUs.
+    """
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
     for place in range(at_once):
         free.put(place)
 
-    def turn(index: int) -> None:
+    def turn(indices: Sequence[int]) -> None:
         place = free.get()
         try:
             first = place % max(len(gpus), 1)
-            one(index, [*gpus[first:], *gpus[:first]])
+            for index in indices:
+                one(index, [*gpus[first:], *gpus[:first]])
         finally:
             free.put(place)
 
+    ranks = [index for index, job in enumerate(chosen) if job.cases[0].ranks]
+    turns = [[index] for index in range(len(chosen)) if index not in ranks]
     with ThreadPoolExecutor(at_once) as pool:
-        for done in [pool.submit(turn, index) for index in indices]:
+        for done in [pool.submit(turn, indices) for indices in (ranks, *turns) if indices]:
             done.result()
 
 
@@ -239,7 +282,8 @@ def _process(
         # What the end of the test cut short has found nothing.
         rows = rows[: len(found) if stop_signal() else len(found) + 1]
         wrong = [row["case"] for row in rows if not row["right"]]
-        task.status(f"WRONG: {', '.join(wrong)}" if wrong else "right")
+        cut = "" if len(rows) == len(job.cases) else f", {len(rows)} of {len(job.cases)} have run"
+        task.status((f"WRONG: {', '.join(wrong)}" if wrong else "right") + cut)
     seconds = (time.monotonic() - started) / max(len(rows), 1)
     return [{**row, "seconds": round(seconds, 1)} for row in rows]
 

@@ -9,13 +9,14 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from vllm_conda.engine import cases, runs
-from vllm_conda.errors import ConfigError, TestFailure
+from vllm_conda.errors import ConfigError, TestFailure, UsageError
 from vllm_conda.progress import Mode, Reporter
 
 FACTS = {"engine": "0.26.0", "name": "a GPU", "gpus": 2, "versions": {"torch": "2.11.0"}}
@@ -166,16 +167,60 @@ def test_after_a_case_that_ends_a_process_another_goes_on(tmp_path: Path) -> Non
     assert started == [["llama", "qwen3", "gemma2", "gemma3"], ["gemma3"]]
 
 
-def test_ranks_run_alone_and_first(tmp_path: Path) -> None:
-    programs = Programs(trial=right, features=[{"mode": "tensor_parallel", "right": True,
-                                                "seen": {}}])  # fmt: skip
+def test_ranks_run_one_after_another(tmp_path: Path) -> None:
+    ranks = Programs(trial=right, features=[{"mode": "tensor_parallel", "right": True, "seen": {}}])
+    at_once, most = 0, 0
+
+    def start(words: Sequence[str], *rest: object) -> int:
+        nonlocal at_once, most
+        two = any("features" in word for word in words)
+        at_once += two
+        most = max(most, at_once)
+        code = ranks.start(words, *rest)  # type: ignore[arg-type]
+        at_once -= two
+        return code
+
+    place = runs.Place(start, tmp_path / "work", tmp_path / "logs", tmp_path / "r.json")
     asked = options(tmp_path, device="cuda", full=True, models=("llama",), at_once=4,
                     only=("tensor_parallel", "trial llama bfloat16"))  # fmt: skip
     with pytest.raises(TestFailure):  # the second program answers as the first
-        runs.run(programs.place(tmp_path), asked, Reporter(Mode.JSON))
-    order = [next(Path(word).stem for word in command if word.endswith(".py"))
-             for command, _ in programs.seen]  # fmt: skip
-    assert order == ["facts", "features", "features", "trial", "trial"]
+        runs.run(place, asked, Reporter(Mode.JSON))
+    assert most == 1
+    assert [row["mode"] for row in json.loads((tmp_path / "r.json").read_text())["rows"]] == [
+        "tensor_parallel", "tensor_parallel_graphs", "eager", "inductor",
+    ]  # fmt: skip
+
+
+def test_a_run_goes_on_with_what_is_not_right(tmp_path: Path) -> None:
+    asked = options(tmp_path, device="cuda")
+    failing = Programs(trial=right)  # no server
+    with pytest.raises(TestFailure, match="1 of 3 runs"):
+        runs.run(failing.place(tmp_path), asked, Reporter(Mode.JSON))
+    path = tmp_path / "r.json"
+    before = json.loads(path.read_text()) | {"date": "2026-01-02"}
+    path.write_text(json.dumps(before))
+    programs = Programs(server=SERVED)
+    again = replace(asked, resume=True)
+    found = runs.run(programs.place(tmp_path), again, Reporter(Mode.JSON))
+    assert [
+        Path(next(w for w in words if w.endswith(".py"))).stem for words, _ in programs.seen
+    ] == ["facts", "server"]
+    assert [row["mode"] for row in found["rows"]] == ["eager", "inductor", "inductor"]
+    assert [row.get("date") for row in found["rows"]] == ["2026-01-02", "2026-01-02", None]
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"rows": 3}', "[" * 10000])
+def test_no_run_goes_on_after_another_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(UsageError, match="no result to go on from"):
+        runs.run(Programs().place(tmp_path), options(tmp_path, resume=True), Reporter(Mode.JSON))
+
+
+def test_no_run_goes_on_after_another_engine(tmp_path: Path) -> None:
+    other = {**FACTS, "engine": "0.33.0", "device": "cpu", "date": "2026-01-02", "rows": []}
+    (tmp_path / "r.json").write_text(json.dumps(other))
+    with pytest.raises(UsageError, match="another engine"):
+        runs.run(Programs().place(tmp_path), options(tmp_path, resume=True), Reporter(Mode.JSON))
 
 
 def test_as_many_processes_as_the_machine_has_room_for(

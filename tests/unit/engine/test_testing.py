@@ -169,7 +169,7 @@ def test_small_models_share_a_process_on_a_gpu() -> None:
     assert {len(job.cases) for job in made if job.cases[0].model in own} == {1}
     shared = {case.program for job in made for case in job.cases if len(job.cases) > 1}
     assert shared == {"trial", "features"}
-    ranks = [job for job in made if job.cases[0].alone]
+    ranks = [job for job in made if job.cases[0].ranks]
     assert [len(job.cases) for job in ranks] == [1] * len(cases.RANKS)
 
 

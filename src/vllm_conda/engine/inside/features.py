@@ -366,8 +366,7 @@ def main() -> None:
     surroundings = program.surroundings(options.device)
     # A separate process for the engine's core would cost each feature a third of its time.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if not any(name.startswith("tensor_parallel") for name in options.run):
-        program.inspect_models_here()
+    program.inspect_models_here()
     rows = []
     for name in options.run:
         rows.append({**run_feature(name, options), **surroundings})

@@ -43,7 +43,16 @@ def surroundings(device: str) -> dict[str, Any]:
 
 @contextmanager
 def variables(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for a while; what others set meanwhile, as the plugin does, stays."""
+    """Set the engine's variables for a while; what others set meanwhile, as the plugin does, stays.
+
+    Raises:
+        ValueError: The engine has no such variable, which would be set for nothing.
+    """
+    if wanted:
+        from vllm.envs import environment_variables
+
+        if unknown := sorted(wanted.keys() - environment_variables.keys()):
+            raise ValueError(f"the engine has no variable {', '.join(unknown)}")
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
@@ -77,7 +86,8 @@ def inspect_models_here() -> None:
     """Have the engine look at a model's class in this process.
 
     It starts one for each class, lest CUDA be in use before workers are forked, which imports the
-    engine anew and takes longer than a small model's run. With its core here there are none.
+    engine anew and takes longer than a small model's run. With its core here there are none,
+    and two ranks are spawned.
     """
     from vllm.model_executor.models import registry
 

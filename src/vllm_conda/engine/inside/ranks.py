@@ -7,6 +7,9 @@ from typing import Any
 import program
 from feature_run import Found, Run
 
+# The op of direct sums; of its namespace other ops may be left out without it.
+SUM = "all_reduce"
+
 
 def _sums_through(worker: Any) -> str:
     """What a rank's sums go through: shared memory by the engine's class, or PyTorch's module."""
@@ -33,7 +36,7 @@ def _count_sums(worker: Any) -> None:
         setattr(place, name, call)
 
     worker.sums = {"direct": 0, "nccl": 0}
-    counted(_custom_ops, "all_reduce", "direct")
+    counted(_custom_ops, SUM, "direct")
     counted(communicator.pynccl_comm, "all_reduce", "nccl")
 
 
@@ -64,7 +67,7 @@ def two_ranks(run: Run, eager: bool) -> Found:
         # Functions for the workers are sent to them as they are.
         "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
         # Forked, they would wait for ever for OpenMP's threads, which this process has used.
-        "VLLM_WORKER_MULTIPROCESSING_METHOD": "spawn",
+        "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         **more,
     }
     with program.variables(settings):
@@ -85,4 +88,4 @@ def _wanted_through(run: Run) -> str:
         return "_CPUSHMDistributed"
     from vllm_kernels_plugin import all_reduce
 
-    return "nccl" if all_reduce.left_out() else "direct"
+    return "nccl" if SUM in all_reduce.left_out() else "direct"
