@@ -179,7 +179,8 @@ def record(results: tuple[Path, ...], root: Path, as_json: bool) -> None:
 
     \b
     RESULTS are files that the test wrote, here or on another machine. A cell that is recorded
-    already is replaced. `vllm-conda generate` writes docs/users/generated/runs.md from the table.
+    already is replaced, and what a full test makes beside them is named as not run.
+    `vllm-conda generate` writes docs/users/generated/runs.md from the table.
 
     \b
     Example:
@@ -188,12 +189,16 @@ def record(results: tuple[Path, ...], root: Path, as_json: bool) -> None:
     """
     from vllm_conda.engine import matrix
 
-    written = [matrix.record(root, path) for path in results]
+    written = {matrix.record(root, path): None for path in results}
+    missing = {root / path: found for path, found in matrix.missing(root).items()}
     if as_json:
-        print_json({"written": [*map(str, written)]})
+        names = {str(path): [" ".join(one.key) for one in missing[path]] for path in written}
+        print_json({"written": [*names], "not_run": names})
         return
     for path in written:
         click.echo(path)
+        for one in missing[path]:
+            click.echo(f"  not run: {' '.join(one.key)}")
 
 
 @engine.command("diff")

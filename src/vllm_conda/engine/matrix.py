@@ -15,6 +15,7 @@ from typing import Any
 
 import cattrs
 
+from vllm_conda.engine import gaps
 from vllm_conda.engine.cases import FEATURES
 from vllm_conda.engine.left_out import LEFT_OUT
 from vllm_conda.engine.runs import words
@@ -25,6 +26,7 @@ from vllm_conda.structure import GROUPS, load_json
 FOLDER = Path("docs/users/runs")
 PAGE = Path("docs/users/generated/runs.md")
 TRIAL = "trial"
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -165,21 +167,44 @@ def page(root: Path) -> str:
         "[engine.md](../engine.md#what-has-been-run) says what counts as right. A number is how",
         "many of the tokens are transformers' own choice; near ties and misses within the bounds",
         "make up the rest. A cell that is not right says why, and so does [what is left",
-        "out](#left-out). `vllm-conda engine test` makes results, `vllm-conda engine record` puts",
-        "them here.",
+        "out](#left-out); an empty one is left out as well. *Not run* is what a full test makes",
+        "and nobody has recorded: the oldest and the newest engine take every model, those",
+        "between a small Llama, and a GPU without optional packages the models that they change.",
+        "`vllm-conda engine test` makes results, `vllm-conda engine record` puts them here.",
         "",
-        "| engine | device | right | not right |",
-        "| --- | --- | ---: | ---: |",
+        "| engine | device | right | not right | not run |",
+        "| --- | --- | ---: | ---: | ---: |",
     ]
+    missing = {one.path: _missing(one, found) for one in found}
     for one in found:
         right = sum(cell.right for cell in one.cells)
-        lines.append(f"| {one.engine} | {one.name} | {right} | {len(one.cells) - right} |")
+        counts = f"{right} | {len(one.cells) - right} | {len(missing[one.path])}"
+        lines.append(f"| {one.engine} | {one.name} | {counts} |")
     lines += _left_out()
     for one in found:
         lines += ["", f"## vLLM {one.engine} on {one.name}", "", _made(one.cells), ""]
-        lines += _models([cell for cell in one.cells if cell.program == TRIAL])
-        lines += _others([cell for cell in one.cells if cell.program != TRIAL])
+        rows: list[Cell | gaps.Key] = [*one.cells, *missing[one.path]]
+        lines += _models([row for row in rows if row.program == TRIAL])
+        lines += _others([row for row in rows if row.program != TRIAL])
     return "\n".join(lines) + "\n"
+
+
+def missing(root: Path) -> dict[Path, tuple[gaps.Key, ...]]:
+    """What a full test makes and nobody has recorded, by the file that would hold it."""
+    found = recorded(root)
+    return {one.path: _missing(one, found) for one in found}
+
+
+def _missing(one: Runs, found: Sequence[Runs]) -> tuple[gaps.Key, ...]:
+    """Of the oldest and the newest engine of ``found`` everything is expected."""
+    engines = sorted({_number(other.engine) for other in found})
+    packages = frozenset(name for cell in one.cells for name in cell.versions)
+    have = {cell.key for cell in one.cells}
+    asked = gaps.expected(
+        one.engine, one.device, one.name, packages,
+        whole=_number(one.engine) in (engines[0], engines[-1]),
+    )  # fmt: skip
+    return tuple(key for key in asked if key.key not in have)
 
 
 def _left_out() -> Iterator[str]:
@@ -205,7 +230,7 @@ def _made(cells: Sequence[Cell]) -> str:
     return f"{when}; {', '.join(versions)}."
 
 
-def _models(cells: Sequence[Cell]) -> Iterator[str]:
+def _models(cells: Sequence[Cell | gaps.Key]) -> Iterator[str]:
     """A row a model and type, a column a mode."""
     modes = list(dict.fromkeys(cell.mode for cell in cells))
     by_key = {(cell.model, cell.dtype, cell.mode): cell for cell in cells}
@@ -218,15 +243,17 @@ def _models(cells: Sequence[Cell]) -> Iterator[str]:
         yield f"| {model} | {dtype} | {' | '.join(map(_cell, columns))} |"
 
 
-def _cell(cell: Cell | None) -> str:
+def _cell(cell: Cell | gaps.Key | None) -> str:
     if cell is None:
         return ""
+    if isinstance(cell, gaps.Key):
+        return NOT_RUN
     if not cell.right:
         return f"**wrong**: {cell.found}"
     return cell.found.split(";")[0].replace(" tokens", "", 1)
 
 
-def _others(cells: Sequence[Cell]) -> Iterator[str]:
+def _others(cells: Sequence[Cell | gaps.Key]) -> Iterator[str]:
     """A row a run of a feature or server."""
     if not cells:
         return
@@ -234,5 +261,8 @@ def _others(cells: Sequence[Cell]) -> Iterator[str]:
     for cell in cells:
         name = cell.mode.replace("_", " ")
         what = f"{cell.program}, {name}" if cell.program == "server" else name
-        found = cell.found if cell.right else f"**wrong**: {cell.found}"
+        if isinstance(cell, gaps.Key):
+            found = NOT_RUN
+        else:
+            found = cell.found if cell.right else f"**wrong**: {cell.found}"
         yield f"| {what} | {cell.model} | {cell.dtype} | {found} |"

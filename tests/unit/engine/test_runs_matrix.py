@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vllm_conda.engine import left_out, matrix
+from vllm_conda.engine import gaps, left_out, matrix
 from vllm_conda.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ def test_page_has_a_cell_a_model_and_mode_and_says_what_is_wrong(tmp_path: Path)
     written = matrix.record(tmp_path, results(tmp_path / "r.json"))
     assert written == tmp_path / matrix.FOLDER / "0-26-0-nvidia-h200.json"
     text = matrix.page(tmp_path)
-    assert "| 0.26.0 | NVIDIA H200 | 2 | 1 |" in text
+    assert "| 0.26.0 | NVIDIA H200 | 2 | 1 | " in text
     assert "| model | type | eager | inductor |" in text
     row = next(line for line in text.splitlines() if line.startswith("| llama | bfloat16"))
     right, wrong = row.strip("| ").split(" | ")[2:]
@@ -41,6 +41,34 @@ def test_page_has_a_cell_a_model_and_mode_and_says_what_is_wrong(tmp_path: Path)
     assert wrong == "**wrong**: RuntimeError: no \\| in …"
     assert "| prefix caching | llama | bfloat16 | cached_tokens [288] |" in text
     assert "2026-01-02; torch 2.11.0." in text
+
+
+def test_page_says_what_nobody_has_run(tmp_path: Path) -> None:
+    matrix.record(tmp_path, results(tmp_path / "r.json"))
+    text = matrix.page(tmp_path)
+    (missing,) = matrix.missing(tmp_path).values()
+    assert f"| 0.26.0 | NVIDIA H200 | 2 | 1 | {len(missing)} |" in text
+    assert "| qwen3 | bfloat16 | not run | not run |" in text
+    assert "| llama | float16 | not run | not run |" in text
+    assert "| lora | llama | bfloat16 | not run |" in text
+    assert "| prefix caching | gemma3 | bfloat16 | not run |" in text
+    assert "| server, inductor | llama | bfloat16 | not run |" in text
+    assert "gemma2 | float16 | not run" not in text  # left out
+    have = {cell.key for one in matrix.recorded(tmp_path) for cell in one.cells}
+    assert have.isdisjoint(one.key for one in missing)
+
+
+def test_engines_in_between_and_gpus_without_packages_want_less(tmp_path: Path) -> None:
+    for version in ("0.26.0", "0.27.1", "0.33.0"):
+        matrix.record(tmp_path, results(tmp_path / "r.json", engine=version))
+    name = "NVIDIA H200 without vllm-flashmla and vllm-deepgemm"
+    matrix.record(tmp_path, results(tmp_path / "r.json", name=name, rows=[]))
+    missing = {path.stem: found for path, found in matrix.missing(tmp_path).items()}
+    assert not missing["0-27-1-nvidia-h200"]
+    assert len(missing["0-33-0-nvidia-h200"]) > 50
+    without = missing["0-26-0-nvidia-h200-without-vllm-flashmla-and-vllm-deepgemm"]
+    assert {one.model for one in without} == set(gaps.OF_PACKAGES)
+    assert {one.mode for one in without} == {"eager", "inductor"}
 
 
 def test_page_states_why_runs_are_left_out(tmp_path: Path) -> None:
