@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from vllm.platforms.cuda import CudaPlatform, _BackendCandidate
 from vllm.v1.attention.backends.mla.prefill.registry import (
     MLAPrefillBackendEnum,
@@ -49,6 +50,7 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
             flashinfer.leave_out_delta_net(vllm_config.additional_config)
             all_reduce.bound(vllm_config.parallel_config, logger)
             needs.check(vllm_config, "cuda")
+            _check_attention(vllm_config)
         except PluginError as error:
             # The configuration's validation shows a ValueError's text without a traceback.
             raise ValueError(str(error)) from None
@@ -97,9 +99,7 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         """Qualified name of the backend's class; ValueError where the wanted one has no kernels."""
         problem = selected_backend and _problem(selected_backend, attn_selector_config)
         if selected_backend is not None and problem:
-            raise ValueError(
-                f"the attention backend {selected_backend.name} cannot be used: {problem}"
-            )
+            raise ValueError(_refusal(selected_backend, problem))
         return str(super().get_attn_backend_cls(selected_backend, attn_selector_config, num_heads))
 
     @classmethod
@@ -111,7 +111,34 @@ class KernelsCudaPlatform(CudaPlatform):  # type: ignore[misc]
         return found
 
 
-def _problem(backend: AttentionBackendEnum, config: AttentionSelectorConfig) -> str | None:
+def _refusal(backend: AttentionBackendEnum, problem: str) -> str:
+    return f"the attention backend {backend.name} cannot be used: {problem}"
+
+
+def _check_attention(config: VllmConfig) -> None:
+    """PluginError where the backend that all layers are to have has no kernels.
+
+    The engine would ask when it builds the first layer, in a process of its own.
+    """
+    backend, model = config.attention_config.backend, config.model_config
+    if backend is None or model is None:
+        return
+    cache = config.cache_config.cache_dtype
+    asked = Asked(model.use_mla, model.get_head_size(), model.dtype, cache)
+    if problem := _problem(backend, asked):
+        raise PluginError(_refusal(backend, problem))
+
+
+class Asked(NamedTuple):
+    """What _problem() reads of the engine's AttentionSelectorConfig."""
+
+    use_mla: bool
+    head_size: int
+    dtype: torch.dtype
+    kv_cache_dtype: str | None
+
+
+def _problem(backend: AttentionBackendEnum, config: AttentionSelectorConfig | Asked) -> str | None:
     """Why our kernels cannot serve a backend of the engine that stands on them."""
     if backend is AttentionBackendEnum.FLASH_ATTN:
         return flash_attention.problem()

@@ -39,6 +39,37 @@ def test_flashinfer_is_refused_without_its_modules(cuda: Engine) -> None:
     ]
 
 
+def test_it_is_refused_with_the_configuration(cuda: Engine) -> None:
+    """In the user's own process, before any layer is built; automatic choice asks nothing."""
+    done = cuda.run(
+        f"""
+        from pretend import torch
+        {ASK}
+        from types import SimpleNamespace as Some
+        from select_backend import AttentionBackendEnum
+        from vllm_kernels_plugin import needs
+        from vllm_kernels_plugin.cuda import KernelsCudaPlatform
+        needs.check = lambda *_: None
+        model = Some(use_mla=False, get_head_size=lambda: 64, dtype=torch.bfloat16)
+        config = Some(
+            additional_config={{}}, parallel_config=Some(world_size=1, tensor_parallel_size=1),
+            model_config=model, cache_config=Some(cache_dtype="auto"),
+            attention_config=Some(backend=None),
+        )
+        KernelsCudaPlatform.check_and_update_config(config)
+        config.attention_config.backend = AttentionBackendEnum.FLASHINFER
+        try:
+            KernelsCudaPlatform.check_and_update_config(config)
+        except ValueError as error:
+            print(error)
+        """,
+        **REFERENCE,
+    )
+    assert done.stdout.splitlines()[1:] == [
+        "the attention backend FLASHINFER cannot be used: FlashInfer is not installed"
+    ], done.stderr
+
+
 def test_without_attention_kernels_the_engines_own_are_taken(cuda: Engine) -> None:
     done = cuda.run(
         f"""
