@@ -124,7 +124,8 @@ def test(
     \b
     Needs the packages of `./run build`, or with --python an environment that has the engine and the
     kernels (VLLM_KERNELS_LIBRARY_DIR names a build tree's). Results: OUTPUT.build/engine-test.json,
-    with --device cuda OUTPUT.build/engine-test-cuda.json, written as each process ends.
+    with --device cuda OUTPUT.build/engine-test-cuda.json, written as each process ends. What
+    the checkout's table of runs does not have yet comes first.
 
     \b
     Example:
@@ -134,8 +135,9 @@ def test(
       vllm-conda engine test --device cuda --full --python python3 --jobs 8 --resume
     """
     from dataclasses import replace
+    from functools import partial
 
-    from vllm_conda.engine import cases, runs
+    from vllm_conda.engine import cases, matrix, runs
     from vllm_conda.errors import ConfigError, UsageError, did_you_mean
 
     known = cases.EVERY
@@ -149,6 +151,7 @@ def test(
     options = cases.Options(
         root, folder, platform, channels, models, full, device,
         at_once=at_once, seconds=seconds, only=only, resume=resume,
+        recorded=partial(matrix.known_right, root),
     )  # fmt: skip
     if why := cases.why_none(replace(options, gpus=2)):
         raise UsageError(why)

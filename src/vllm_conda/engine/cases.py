@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,6 +117,11 @@ class Case:
         return self.model, self.mode
 
     @property
+    def key(self) -> tuple[str, ...]:
+        """By what its result is recorded."""
+        return self.program, self.model, self.dtype, self.mode
+
+    @property
     def gpus(self) -> int:
         """GPUs that it has to see."""
         if self.device == "cpu":
@@ -210,6 +215,7 @@ class Options:
         seconds: After which a process is ended.
         only: Cases whose names have one of these words; all where empty.
         resume: Keep what an earlier run of the same engine has found right, and run the rest.
+        recorded: The keys of the cases that are recorded of an engine on a machine, by their names.
         engine: Its version; empty where it is not known yet.
         lacks: Python packages of ``left_out.py`` that are known not to be installed.
     """
@@ -226,6 +232,7 @@ class Options:
     seconds: float = 3600.0
     only: tuple[str, ...] = ()
     resume: bool = False
+    recorded: Callable[[str, str], frozenset[tuple[str, ...]]] = lambda engine, name: frozenset()
     engine: str = ""
     lacks: frozenset[str] = frozenset()
 

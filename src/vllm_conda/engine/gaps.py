@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from vllm_conda.engine import left_out
-from vllm_conda.engine.cases import Options, cases
+from vllm_conda.engine.cases import Case, Options, cases
 
 # What the optional packages of Hopper change; other models run the same without them.
 OF_PACKAGES = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "llama_fp8", "qwen3_moe_fp8")
@@ -18,23 +16,9 @@ WITHOUT = " without "
 BETWEEN = ("trial", "llama", "eager")
 
 
-@dataclass(frozen=True)
-class Key:
-    """What a cell of the page is of."""
-
-    program: str
-    model: str
-    dtype: str
-    mode: str
-
-    @property
-    def key(self) -> tuple[str, ...]:
-        return self.program, self.model, self.dtype, self.mode
-
-
 def expected(
     engine: str, device: str, name: str, packages: frozenset[str], whole: bool
-) -> Iterator[Key]:
+) -> list[Case]:
     """The runs of one engine on one machine, in the order in which a full test makes them.
 
     Args:
@@ -58,5 +42,4 @@ def expected(
             and case.model in OF_PACKAGES
             and case.dtype == OF_PACKAGES_DTYPE
         ]
-    for case in found:
-        yield Key(case.program, case.model, case.dtype, case.mode)
+    return found

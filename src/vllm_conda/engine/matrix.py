@@ -16,7 +16,7 @@ from typing import Any
 import cattrs
 
 from vllm_conda.engine import gaps
-from vllm_conda.engine.cases import FEATURES
+from vllm_conda.engine.cases import FEATURES, Case
 from vllm_conda.engine.left_out import LEFT_OUT
 from vllm_conda.engine.runs import words
 from vllm_conda.errors import ConfigError
@@ -183,19 +183,30 @@ def page(root: Path) -> str:
     lines += _left_out()
     for one in found:
         lines += ["", f"## vLLM {one.engine} on {one.name}", "", _made(one.cells), ""]
-        rows: list[Cell | gaps.Key] = [*one.cells, *missing[one.path]]
+        rows: list[Cell | Case] = [*one.cells, *missing[one.path]]
         lines += _models([row for row in rows if row.program == TRIAL])
         lines += _others([row for row in rows if row.program != TRIAL])
     return "\n".join(lines) + "\n"
 
 
-def missing(root: Path) -> dict[Path, tuple[gaps.Key, ...]]:
+def known_right(root: Path, engine: str, name: str) -> frozenset[tuple[str, ...]]:
+    """The keys of what is recorded as right of an engine on a machine."""
+    return frozenset(
+        cell.key
+        for one in recorded(root)
+        if (one.engine, one.name) == (engine, name)
+        for cell in one.cells
+        if cell.right
+    )
+
+
+def missing(root: Path) -> dict[Path, tuple[Case, ...]]:
     """What a full test makes and nobody has recorded, by the file that would hold it."""
     found = recorded(root)
     return {one.path: _missing(one, found) for one in found}
 
 
-def _missing(one: Runs, found: Sequence[Runs]) -> tuple[gaps.Key, ...]:
+def _missing(one: Runs, found: Sequence[Runs]) -> tuple[Case, ...]:
     """Of the oldest and the newest engine of ``found`` everything is expected."""
     engines = sorted({_number(other.engine) for other in found})
     packages = frozenset(name for cell in one.cells for name in cell.versions)
@@ -204,7 +215,7 @@ def _missing(one: Runs, found: Sequence[Runs]) -> tuple[gaps.Key, ...]:
         one.engine, one.device, one.name, packages,
         whole=_number(one.engine) in (engines[0], engines[-1]),
     )  # fmt: skip
-    return tuple(key for key in asked if key.key not in have)
+    return tuple(case for case in asked if case.key not in have)
 
 
 def _left_out() -> Iterator[str]:
@@ -230,7 +241,7 @@ def _made(cells: Sequence[Cell]) -> str:
     return f"{when}; {', '.join(versions)}."
 
 
-def _models(cells: Sequence[Cell | gaps.Key]) -> Iterator[str]:
+def _models(cells: Sequence[Cell | Case]) -> Iterator[str]:
     """A row a model and type, a column a mode."""
     modes = list(dict.fromkeys(cell.mode for cell in cells))
     by_key = {(cell.model, cell.dtype, cell.mode): cell for cell in cells}
@@ -243,17 +254,17 @@ def _models(cells: Sequence[Cell | gaps.Key]) -> Iterator[str]:
         yield f"| {model} | {dtype} | {' | '.join(map(_cell, columns))} |"
 
 
-def _cell(cell: Cell | gaps.Key | None) -> str:
+def _cell(cell: Cell | Case | None) -> str:
     if cell is None:
         return ""
-    if isinstance(cell, gaps.Key):
+    if isinstance(cell, Case):
         return NOT_RUN
     if not cell.right:
         return f"**wrong**: {cell.found}"
     return cell.found.split(";")[0].replace(" tokens", "", 1)
 
 
-def _others(cells: Sequence[Cell | gaps.Key]) -> Iterator[str]:
+def _others(cells: Sequence[Cell | Case]) -> Iterator[str]:
     """A row a run of a feature or server."""
     if not cells:
         return
@@ -261,7 +272,7 @@ def _others(cells: Sequence[Cell | gaps.Key]) -> Iterator[str]:
     for cell in cells:
         name = cell.mode.replace("_", " ")
         what = f"{cell.program}, {name}" if cell.program == "server" else name
-        if isinstance(cell, gaps.Key):
+        if isinstance(cell, Case):
             found = NOT_RUN
         else:
             found = cell.found if cell.right else f"**wrong**: {cell.found}"

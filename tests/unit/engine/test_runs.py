@@ -209,6 +209,21 @@ def test_a_run_goes_on_with_what_is_not_right(tmp_path: Path) -> None:
     assert [row.get("date") for row in found["rows"]] == ["2026-01-02", "2026-01-02", None]
 
 
+def test_what_nobody_has_recorded_comes_first(tmp_path: Path) -> None:
+    def known(engine: str, name: str) -> frozenset[tuple[str, ...]]:
+        assert (engine, name) == (FACTS["engine"], FACTS["name"])
+        return frozenset({("trial", "llama", "bfloat16", "eager")})
+
+    programs = Programs(trial=right, server=SERVED)
+    asked = options(tmp_path, device="cuda", at_once=1, recorded=known)
+    found = runs.run(programs.place(tmp_path), asked, Reporter(Mode.JSON))
+    modes = [
+        one.split(":")[2] for words, _ in programs.seen for one in words if one.count(":") == 2
+    ]
+    assert modes == ["inductor", "eager"]
+    assert [row["mode"] for row in found["rows"]] == ["eager", "inductor", "inductor"]
+
+
 @pytest.mark.parametrize("text", ["", "{}", '{"rows": 3}', "[" * 10000])
 def test_no_run_goes_on_after_another_file(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)

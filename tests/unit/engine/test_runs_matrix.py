@@ -71,6 +71,15 @@ def test_engines_in_between_and_gpus_without_packages_want_less(tmp_path: Path) 
     assert {one.mode for one in without} == {"eager", "inductor"}
 
 
+def test_what_is_recorded_as_right_is_known(tmp_path: Path) -> None:
+    matrix.record(tmp_path, results(tmp_path / "r.json"))
+    assert matrix.known_right(tmp_path, "0.26.0", "NVIDIA H200") == {
+        ("trial", "llama", "bfloat16", "eager"),
+        ("features", "llama", "bfloat16", "prefix_caching"),
+    }
+    assert not matrix.known_right(tmp_path, "0.33.0", "NVIDIA H200")
+
+
 def test_page_states_why_runs_are_left_out(tmp_path: Path) -> None:
     matrix.record(tmp_path, results(tmp_path / "r.json"))
     text = matrix.page(tmp_path)
