@@ -251,6 +251,9 @@ def main(arguments: list[str] | None = None) -> int:
             path = Path(os.environ.setdefault(record.VARIABLE, str(Path(folder) / "corpus.pt")))
             if not path.is_file():
                 record.record(path, record.cuda_tests(), options.jobs)
+            elif old := record.misfits(path):
+                listed = ", ".join(f"{op} ({count})" for op, count in sorted(old.items()))
+                print(f"fuzz: {path}: left out for another schema: {listed}", file=sys.stderr)
         if options.write_calls:
             count = min(options.calls, options.batch)
             numbers = range(options.seed, options.seed - (-options.calls // count))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -84,6 +84,13 @@ def named(call: Call) -> dict[str, Any]:
     """The arguments by their names."""
     names = [argument.name for argument in engine_api.schema(call.op).arguments]
     return dict(zip(names, call.arguments, strict=True))
+
+
+def fits(op: str, names: Iterable[str]) -> bool:
+    """Whether these are the op's arguments, in this order, in the kernels that are loaded."""
+    if op not in engine_api.ops():
+        return False
+    return list(names) == [argument.name for argument in engine_api.schema(op).arguments]
 
 
 def optional(op: str, place: int) -> bool:

@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vllm_kernels import engine_api
 
 from . import standin
-from .calls import Call, full
+from .calls import Call, fits, full, named
 from .guard import processes
 
 VARIABLE = "VLLM_FUZZ_CORPUS"
@@ -157,13 +157,24 @@ def pytest_sessionfinish() -> None:
 def write(path: Path, calls: Iterable[Call]) -> None:
     """A corpus, whole or not there; :func:`read` reads it."""
     part = path.with_name(f"{path.name}.part")
-    torch.save([(call.op, call.arguments) for call in calls], part)
+    torch.save([(call.op, named(call)) for call in calls], part)
     part.replace(path)
 
 
+def _written(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = torch.load(path, weights_only=False)
+    return found
+
+
 def read(path: Path) -> list[Call]:
-    """The calls of :func:`write`."""
-    return [Call(op, arguments) for op, arguments in torch.load(path, weights_only=False)]
+    """The calls of :func:`write` that fit the schemas of today."""
+    calls = _written(path)
+    return [Call(op, tuple(values.values())) for op, values in calls if fits(op, values)]
+
+
+def misfits(path: Path) -> Counter[str]:
+    """How many calls of which op :func:`read` leaves out, for the op is another by now."""
+    return Counter(op for op, values in _written(path) if not fits(op, values))
 
 
 def cuda_tests() -> list[Path]:

@@ -52,6 +52,7 @@ def run(options: argparse.Namespace, draws: list[Draw], box: BlackBox) -> dict[s
     found: dict[str, Any] = {"counts": oracle.counts, "faults": oracle.faults}
     calls = ((op, how, first + at) for op, how, first in draws for at in range(BURST))
     so_far = Path(f"{options.box}.json")
+    ops = corpus.ops_of(options.family, options.device)
     for number, (op, how, dice) in enumerate(itertools.islice(calls, options.calls)):
         if number < options.begin:
             continue
@@ -59,6 +60,9 @@ def run(options: argparse.Namespace, draws: list[Draw], box: BlackBox) -> dict[s
             break
         if number % _SAVED == 0:
             so_far.write_text(json.dumps(found), encoding="utf-8")
+        if op not in ops:
+            oracle.counts.update(("calls", "left out for want of the op"))
+            continue
         if op not in bases:
             how = "generic"
         call = made(op, how, bases.get(op, []), dice)

@@ -155,6 +155,46 @@ def test_calls_for_a_gpu_are_recorded_without_one(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_calls_recorded_for_another_schema_are_left_out(tmp_path: Path) -> None:
+    """An op has another argument by now, or is gone; so it was on a GPU, and ended the batch."""
+    from fuzz.calls import Call
+    from fuzz.record import misfits, read, write
+
+    path, drawn = tmp_path / "corpus.pt", tmp_path / "calls.json"
+    x = torch.ones(2, 128, dtype=torch.float16)
+    kept = Call("hadacore_transform", (x, False))
+    write(path, [kept])
+    (values,) = (values for _, values in torch.load(path, weights_only=False))
+    less, other = {"x": x}, {"y": x, "inplace": False}
+    torch.save(
+        [("hadacore_transform", each) for each in (values, less, other)] + [("no_op", {"x": x})],
+        path,
+    )
+    assert [call.op for call in read(path)] == ["hadacore_transform"]
+    assert misfits(path) == {"hadacore_transform": 2, "no_op": 1}
+    drawn.write_text(json.dumps({"batches": {"hadamard 0": [["hadacore_transform", "valid", 1]]}}))
+    options = ["--device", "cuda", "--family", "hadamard", "--seconds", "0"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.fuzz", *options, "--read-calls", str(drawn)],
+        cwd=ROOT,
+        env={**os.environ, "VLLM_FUZZ_CORPUS": str(path), "CUDA_VISIBLE_DEVICES": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = "left out for another schema: hadacore_transform (2), no_op (1)"
+    assert done.stderr == f"fuzz: {path}: {said}\n"
+
+
+def test_drawn_calls_of_an_op_that_is_gone_are_counted(drawn: Path) -> None:
+    one, gone = ["rotary_embedding", "valid", 7], ["no_op", "valid", 8]
+    drawn.write_text(json.dumps({"batches": {"rope 0": [one, gone]}}))
+    subprocess.run(command(drawn), cwd=ROOT, capture_output=True, check=True)
+    counts = report(drawn)["counts"]
+    assert counts["left out for want of the op"] == 10
+    assert counts["calls"] == 20
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
