@@ -22,7 +22,7 @@ else:
 
 @cache
 def providers() -> Mapping[str, Mapping[str, tuple[str, ...]]]:
-    """Patterns of sonames: of the system, and of the packages that bring them."""
+    """Patterns of sonames, of the system and of packages, and of functions without a version."""
     text = resources.files("vllm_conda.audit").joinpath("data/providers.toml").read_text("utf-8")
     data = tomllib.loads(text)
     return {
@@ -50,9 +50,9 @@ def check_needed(subject: Subject, context: Context) -> Iterator[Finding]:
     packaged = subject.kind in (CONDA[0], WHEEL[0])
     for library in subject.libraries:
         for name in library.needed:
-            if name in own or _matches(name, patterns):
+            if name in own or matches(name, patterns):
                 continue
-            brings = sorted(p for p, sonames in table.items() if _matches(name, sonames))
+            brings = sorted(p for p, sonames in table.items() if matches(name, sonames))
             hint = f"add {' or '.join(brings)} to its requirements" if brings else (
                 "add the package that brings it, or a line to audit/data/providers.toml"
             )  # fmt: skip
@@ -67,5 +67,6 @@ def check_needed(subject: Subject, context: Context) -> Iterator[Finding]:
                 yield warning("needed", library.file, f"links to {name}, which is not there", "")
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of the patterns, which are a shell's, is the name's."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

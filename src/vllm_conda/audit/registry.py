@@ -45,6 +45,7 @@ CHECKS: dict[str, Check] = {
         Check("torch", "torch", "error; warning: no floor declared"),
         Check("python", "python", "error"),
         Check("needed", "needed", "error; warning: folders and single libraries"),
+        Check("symbols", "symbols", "error"),
         Check("rpath", "rpath", "error"),
         Check("instructions", "instructions", "error; warning: foreign, no level declared"),
         Check("cuda", "cuda", "error"),
