@@ -102,7 +102,8 @@ STEPS = {
     ),
     "kills": Step(
         lambda jobs, scale, report: python(
-            "scripts/kill_trials.py", "--kills", round(500 * scale), "--json", report
+            "scripts/kill_trials.py", "--kills", round(500 * scale), "--jobs", jobs,
+            "--json", report,
         ),
         killed,
     ),

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kill builds, publications, toolchains and engine builds, and count what was left behind.
 
-    python scripts/kill_trials.py --kills 500 [--seed N] [--only PRODUCT] [--json FILE]
+    python scripts/kill_trials.py --kills 500 [--jobs N] [--seed N] [--only PRODUCT] [--json FILE]
 
 TERM, KILL and sometimes INT or HUP, at random moments, to the command, to `./run` around it and to
 any process below.
@@ -14,11 +14,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,37 +34,69 @@ import trials  # noqa: E402
 
 from vllm_conda.processes import own_temporary  # noqa: E402
 
+# Kills of a process: three whole runs come before them.
+PART = 20
+
+
+def trial(
+    name: str, part: int, seed: int, kills: int, dummies: str, told: Queue[tuple[str, int, Any]]
+) -> None:
+    """A part of the kills of a product; the tally is told after each."""
+    with tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
+        product = products.PRODUCTS[name](Path(folder) / name, dummies)
+        done = trials.Trials(product, seed)
+        told.put((name, part, done.run(kills, lambda tally: told.put((name, part, tally)))))
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=500, help="over all products")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=products.PRODUCTS, action="append")
     parser.add_argument("--json", type=Path, help="write each kill here as it comes")
     options = parser.parse_args()
     chosen = options.only or list(products.PRODUCTS)
-    rows: dict[str, dict[str, Any]] = {}
-    with own_temporary(), tempfile.TemporaryDirectory(prefix="kill-trials-") as folder:
+    shares = {
+        name: len(range(number, options.kills, len(chosen))) for number, name in enumerate(chosen)
+    }
+    apart = multiprocessing.get_context("spawn")
+    with (
+        own_temporary(),
+        tempfile.TemporaryDirectory(prefix="kill-trials-") as folder,
+        # A forked process would wait for the threads that made the dummies.
+        ProcessPoolExecutor(options.jobs, apart) as pool,
+        apart.Manager() as manager,
+    ):
         dummies = support.dummy_channel(Path(folder) / "dummies")
-        for number, name in enumerate(chosen):
-            share = len(range(number, options.kills, len(chosen)))
-            progress = Progress(name, rows, options.json)
-            product = products.PRODUCTS[name](Path(folder) / name, dummies)
-            progress(trials.Trials(product, options.seed).run(share, progress))
-            counts = {key: value for key, value in rows[name].items() if key != "each"}
-            print(f"\n{name}: {json.dumps(counts, indent=1)}", flush=True)
+        told: Queue[tuple[str, int, trials.Tally]] = manager.Queue()
+        running = [
+            pool.submit(trial, name, at, options.seed + at, min(PART, share - at), dummies, told)
+            for name, share in shares.items()
+            for at in range(0, share, PART)
+        ]
+        progress = Progress(options.json)
+        while not all(one.done() for one in running) or not told.empty():
+            with suppress(Empty):
+                progress(*told.get(timeout=1))
+        for one in running:
+            one.result()
+    rows = progress.rows()
+    print(f"\n{json.dumps({name: {**row, 'each': ''} for name, row in rows.items()}, indent=1)}")
     print(table(rows))
     return 1 if any(row["faults"] for row in rows.values()) else 0
 
 
-def row(tally: trials.Tally) -> dict[str, Any]:
+def row(parts: list[trials.Tally]) -> dict[str, Any]:
     """The counts of one product so far."""
+    kills = [kill for tally in parts for kill in tally.kills]
     return {
-        "kills": len(tally.kills),
-        "by_victim": dict(sorted(Counter(map(kind, tally.kills)).items())),
-        "ended_before": tally.ended_before,
-        "slowest_end_seconds": round(tally.slowest_end, 2),
-        "faults": tally.faults,
+        "kills": len(kills),
+        "by_victim": dict(sorted(Counter(map(kind, kills)).items())),
+        "ended_before": sum(tally.ended_before for tally in parts),
+        "slowest_end_seconds": round(max(tally.slowest_end for tally in parts), 2),
+        "faults": [fault for tally in parts for fault in tally.faults],
+        "each": [dataclasses.asdict(kill) for kill in kills],
     }
 
 
@@ -84,29 +120,34 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
 
 
 class Progress:
-    """Counts on one line, each fault as it is found, and the product's row as it grows.
+    """Counts on one line, each fault as it is found, and each product's row as it grows.
 
     Args:
-        rows: By product, with each kill.
-        file: Where they are written too.
+        file: Where the rows are written too, with each kill.
     """
 
-    def __init__(self, name: str, rows: dict[str, dict[str, Any]], file: Path | None) -> None:
-        self.name, self.rows, self.file = name, rows, file
-        self.started, self.told = time.monotonic(), 0
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        self.tallies: dict[str, dict[int, trials.Tally]] = {}
+        self.started = time.monotonic()
 
-    def __call__(self, tally: trials.Tally) -> None:
-        for fault in tally.faults[self.told :]:
+    def __call__(self, name: str, part: int, tally: trials.Tally) -> None:
+        parts = self.tallies.setdefault(name, {})
+        known = len(parts[part].faults) if part in parts else 0
+        parts[part] = tally
+        for fault in tally.faults[known:]:
             print(f"\n{fault}", file=sys.stderr)
-        self.told = len(tally.faults)
-        print(f"\r{len(tally.kills)} kills, {self.told} faults", end="", file=sys.stderr)
-        self.rows[self.name] = {
-            **row(tally),
-            "seconds": round(time.monotonic() - self.started),
-            "each": [dataclasses.asdict(kill) for kill in tally.kills],
-        }
+        rows = self.rows()
+        kills = sum(row["kills"] for row in rows.values())
+        faults = sum(len(row["faults"]) for row in rows.values())
+        seconds = time.monotonic() - self.started
+        print(f"\r{kills} kills, {faults} faults, {seconds:.0f} s", end="", file=sys.stderr)
         if self.file:
-            self.file.write_text(json.dumps(self.rows, indent=1) + "\n")
+            self.file.write_text(json.dumps(rows, indent=1) + "\n")
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """By product, with each kill."""
+        return {name: row(list(parts.values())) for name, parts in self.tallies.items()}
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ def publisher(name: str, folder: Path, dummies: str) -> system_calls.Publisher:
     return products.PRODUCTS[name](folder, dummies)
 
 
-def counted(name: str, dummies: str) -> list[tuple[str, int]]:
+def counted(name: str, dummies: str) -> list[system_calls.Point]:
     """The calls of the command."""
     with tempfile.TemporaryDirectory(prefix="system-calls-") as folder:
         return system_calls.points(publisher(name, Path(folder) / "counted", dummies))
 
 
-def killed(name: str, dummies: str, chosen: list[tuple[str, int]]) -> list[system_calls.Kill]:
+def killed(name: str, dummies: str, chosen: list[system_calls.Point]) -> list[system_calls.Kill]:
     """Kills at a part of the calls."""
     with tempfile.TemporaryDirectory(prefix="system-calls-") as folder:
         one = publisher(name, Path(folder) / "killed", dummies)
@@ -92,7 +92,8 @@ def main() -> int:
                     "calls": len(counts[name].result()),
                     "kills": len(tally),
                     "ended_before": sum(kill.code == 0 for kill in tally),
-                    "by_call": Counter(kill.call for kill in tally),
+                    "of_the_command": sum(not kill.point.below for kill in tally),
+                    "by_call": Counter(kill.point.call for kill in tally),
                     "faults": [dataclasses.asdict(kill) for kill in wrong],
                 }
                 if options.json:

@@ -1,13 +1,15 @@
 """Kill a command at each system call of its that changes a file.
 
-By strace, which counts the calls of the thread that publishes; each call in turn gets SIGKILL in
-its stead, and afterwards the command must go right. scripts/system_call_trials.py spreads them over
+By strace: each call in turn gets SIGKILL in its stead, and afterwards the command must go right.
+First those of the command's main thread, then those of its other threads and its children, of which
+the first to reach a call of that number is killed. scripts/system_call_trials.py spreads them over
 processes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections import Counter
@@ -25,6 +27,10 @@ CHANGES = (
     "mkdir", "mkdirat", "pwrite64", "rename", "renameat", "renameat2", "rmdir", "sendfile",
     "symlink", "symlinkat", "unlink", "unlinkat", "utimensat", "write", "writev",
 )  # fmt: skip
+DEVICES = ("/dev/null", "/dev/tty")
+FOLLOW = ("-f", "--seccomp-bpf")
+# A line of strace -f -y: whose call, its name, and the file behind a descriptor, if it has one.
+_CALL = re.compile(r"(\d+) +(\w+)\((?:\d+<([^>]*)>)?")
 
 
 class Publisher(Protocol):
@@ -45,33 +51,48 @@ class Publisher(Protocol):
         """What is wrong with what a whole run of the step left, or nothing."""
 
 
+@dataclass(frozen=True, order=True)
+class Point:
+    """A call, by its name and its number among those of that name.
+
+    Attributes:
+        below: Of any thread or child of the command, not of its main thread alone.
+    """
+
+    below: bool
+    call: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.call} number {self.number} of the {'threads' if self.below else 'command'}"
+
+
 @dataclass(frozen=True)
 class Kill:
     """A kill in the stead of one system call; ``fault`` is empty where all went right."""
 
-    call: str
-    number: int
+    point: Point
     code: int
     fault: str
 
     def __str__(self) -> str:
-        return f"{self.call} number {self.number}, exit code {self.code}: {self.fault}"
+        return f"{self.point}, exit code {self.code}: {self.fault}"
 
 
-def points(publisher: Publisher) -> list[tuple[str, int]]:
-    """Each call of a whole run, by its name and its number among those of that name."""
+def points(publisher: Publisher) -> list[Point]:
+    """Each call of a whole run that changes a file."""
     for step in (1, 3):
         assert _run(publisher, step) == 0
-    found = _counts(publisher, 4)
-    return [(call, number) for call in sorted(found) for number in range(1, found[call] + 1)]
+    return sorted(_calls(publisher, 4))
 
 
-def kills(publisher: Publisher, chosen: Iterable[tuple[str, int]]) -> Iterator[Kill]:
+def kills(publisher: Publisher, chosen: Iterable[Point]) -> Iterator[Kill]:
     """A run killed at each of the calls, and a whole run after each."""
     tracer = _strace()
-    for half, (call, number) in enumerate(chosen, 3):
-        inject = f"inject={call}:signal=SIGKILL:when={number}"
-        code = _run(publisher, 2 * half, tracer, "-qq", "-o", os.devnull, "-e", inject)
+    for half, point in enumerate(chosen, 3):
+        inject = f"inject={point.call}:signal=SIGKILL:when={point.number}"
+        follow = FOLLOW if point.below else ()
+        code = _run(publisher, 2 * half, tracer, *follow, "-qq", "-o", os.devnull, "-e", inject)
         wrong = publisher.damage()
         if code == 0:  # this run makes fewer of these calls
             wrong = wrong or publisher.result(2 * half)
@@ -80,7 +101,7 @@ def kills(publisher: Publisher, chosen: Iterable[tuple[str, int]]) -> Iterator[K
             wrong = f"the next run: exit code {again}" if again else publisher.damage()
             if wrong := wrong or publisher.result(2 * half + 1):
                 wrong = f"afterwards {wrong}"
-        yield Kill(call, number, code, wrong)
+        yield Kill(point, code, wrong)
 
 
 def kill_at_every_call(publisher: Publisher, few: int) -> int:
@@ -112,9 +133,22 @@ def _run(publisher: Publisher, step: int, *before: str) -> int:
     return subprocess.run(words, env=publisher.environment(), capture_output=True).returncode
 
 
-def _counts(publisher: Publisher, step: int) -> dict[str, int]:
-    """How often a run makes each call."""
+def _calls(publisher: Publisher, step: int) -> set[Point]:
+    """The calls of a run, without those that write to a pipe or a device."""
     log = publisher.folder / "calls"
-    changes = f"trace={','.join(CHANGES)}"
-    assert _run(publisher, step, _strace(), "-qq", "-o", str(log), "-e", changes) == 0
-    return Counter(line.partition("(")[0] for line in log.read_text().splitlines() if "(" in line)
+    # The command's own execve comes first and names the main thread.
+    traced = ("-qq", "-y", "-o", str(log), "-e", f"trace={','.join(('execve', *CHANGES))}")
+    assert _run(publisher, step, _strace(), *FOLLOW, *traced) == 0
+    found: set[Point] = set()
+    counts: Counter[tuple[str, str]] = Counter()
+    main = ""
+    for line in log.read_text(errors="replace").splitlines():
+        if not (match := _CALL.match(line)):
+            continue
+        thread, call, file = match.groups()
+        main = main or thread
+        counts[thread, call] += 1
+        on_file = file is None or (file.startswith("/") and file not in DEVICES)
+        if call in CHANGES and on_file:
+            found.add(Point(thread != main, call, counts[thread, call]))
+    return found
