@@ -24,7 +24,11 @@ from .memory import Arenas, Placed, plain, shared
 from .trust import specified
 
 # Sentences of PyTorch's own parser of arguments, which ends a call before it reaches us.
-_PARSER = re.compile(r"^(vllm_kernels::\w+\(\)|Overloaded torch operator|Unknown keyword)")
+# So does its conversion of a number that stands for no dtype, which no torch.dtype gives.
+_PARSER = re.compile(
+    r"^(vllm_kernels::\w+\(\)|Overloaded torch operator|Unknown keyword"
+    r"|call, \S+/stableivalue_conversions\.h:\d+, Not yet supported ScalarType UNKNOWN_SCALAR)"
+)
 _INTERNAL = re.compile(r"API call failed|\.(h|cc|cpp)\b.*\bline \d+|aoti_|Traceback")
 _LONGEST = 500
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
@@ -317,14 +321,21 @@ def _bad_sentence(op: str, text: str) -> Iterator[tuple[str, str]]:
 
 
 def _scatters_twice(call: Call) -> bool:
-    """Whether several values go to one slot of a cache: which of them stays is nobody's promise."""
+    """Whether several values go to one place: which of them stays is nobody's promise.
+
+    Places are slots of a cache, and tokens of experts: what pads those of 9 tokens is one of 48.
+    """
     named = named_arguments(call)
     slots = named.get("slot_mapping", named.get("token_expert_indices"))
+    rows, most = named.get("input", named.get("a")), torch.iinfo(torch.int64).max
+    if "sorted_token_ids" in named and isinstance(rows, Tensor) and rows.dim() > 0:
+        slots, most = named["sorted_token_ids"], min(max(0, rows.shape[0] * named["top_k"]), most)
     if not isinstance(slots, Tensor) or slots.dtype not in (torch.int32, torch.int64):
         return False
     if not plain(slots) or slots.numel() > _MOST:
         return False
-    used = slots[slots >= 0]
+    wide = slots.long()
+    used = wide[(wide >= 0) & (wide < most)]
     return bool(len(set(used.tolist())) < used.numel())
 
 

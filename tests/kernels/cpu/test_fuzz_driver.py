@@ -321,3 +321,36 @@ def test_what_no_docstring_specifies_is_not_compared() -> None:
         assert specified(call(labels))
     for labels in ([0, 1], [-1, 0], [0, 0, 2, 1]):
         assert not specified(call(labels))
+
+
+def test_tokens_that_two_blocks_write_are_not_compared() -> None:
+    """18 pads the places of 9 tokens; with 48 it is a token, of which every block had another."""
+    from fuzz.calls import full
+    from fuzz.oracle import _scatters_twice
+
+    def call(tokens: int) -> Any:
+        x, y = torch.zeros(tokens, 32), torch.zeros(tokens, 2, 2)
+        places = torch.tensor([5, 18, 18, 18, 9, 18, 18, 18], dtype=torch.int32)
+        arguments = (x, y, y, y, None, None, places, places, places, 2, 4, 128, 128, 4)
+        return full("moe_wna16_gemm", arguments, {})
+
+    assert not _scatters_twice(call(9))
+    assert _scatters_twice(call(48))
+    # Numbers of 32 bits are not compared with one of 64, which would wrap.
+    given = call(48).arguments
+    assert _scatters_twice(full("moe_wna16_gemm", (*given[:9], 2**62, *given[10:]), {}))
+
+
+def test_a_number_that_is_no_dtype_ends_before_it_reaches_us() -> None:
+    """PyTorch's own conversion refuses it; what our code says still has to be a sentence."""
+    from fuzz.oracle import _bad_sentence
+
+    x, codes = torch.zeros(2, 8), torch.zeros(8, 8, dtype=torch.int8)
+    for number in (-1, 7777):
+        with pytest.raises(RuntimeError) as refused:
+            torch.ops.vllm_kernels.int8_scaled_mm_with_quant(
+                x, codes, torch.ones(8), None, number, False
+            )
+        assert not list(_bad_sentence("int8_scaled_mm_with_quant", str(refused.value)))
+    ours = "call, /x/convert.h:12, Not yet supported ScalarType UNKNOWN_SCALAR"
+    assert list(_bad_sentence("int8_scaled_mm_with_quant", ours))
