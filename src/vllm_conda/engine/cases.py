@@ -28,7 +28,7 @@ GROUPED = ("qwen3_moe_fp8_deep_gemm",)
 # Llamas whose activations are rounded of weights in 4 bits, on a CPU and in bfloat16 alone.
 ROUNDED = ("llama_w4a8",)
 # The same on Hopper, rounded to FP8.
-ROUNDED_TO_FLOAT8 = ("llama_w4a8_float8",)
+ROUNDED_TO_FLOAT8 = ("llama_w4a8_float8", "qwen3_moe_w4a8_float8")
 # Weights in FP4, activations in 16 bits: experts in MXFP4, a Llama in NVFP4.
 FP4 = ("gpt_oss", "llama_nvfp4")
 # Models with gated delta nets.

@@ -56,7 +56,7 @@ LEFT_OUT = (
     LeftOut(
         (
             *("llama_fp8", "llama_w4a8_float8", "qwen3_moe_fp8", "qwen3_moe_fp8_deep_gemm"),
-            *("gpt_oss", "deepseek_v32"),
+            *("qwen3_moe_w4a8_float8", "gpt_oss", "deepseek_v32"),
         ),
         "The engine's layers or kernels of these checkpoints have no float16.",
         dtypes=("float16",),
@@ -88,7 +88,7 @@ LEFT_OUT = (
         device="cuda",
     ),
     LeftOut(
-        ("llama_w4a8_float8",),
+        ("llama_w4a8_float8", "qwen3_moe_w4a8_float8"),
         "The engine has kernels of 4-bit weights with FP8 activations for Hopper alone.",
         device="cpu",
     ),

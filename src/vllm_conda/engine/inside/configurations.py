@@ -273,6 +273,12 @@ MODELS: Mapping[str, Model] = {
     "llama_w8a8": Model("LlamaConfig", {"head_dim": 64}, scheme="w8a8"),
     "llama_fp8": Model("LlamaConfig", {"head_dim": 64}, scheme="fp8"),
     "qwen3_moe_awq": Model("Qwen3MoeConfig", _QWEN3_MOE, experts=True, scheme="awq"),
+    "qwen3_moe_w4a8_float8": Model(
+        "Qwen3MoeConfig",
+        {**_QWEN3_MOE, "moe_intermediate_size": 256},  # which the engine wants a multiple of
+        experts=True,
+        scheme="w4a8_float8",
+    ),
     "qwen3_moe_w8a8": Model("Qwen3MoeConfig", _QWEN3_MOE, experts=True, scheme="w8a8"),
     "qwen3_moe_fp8": _FP8_EXPERTS,
     "qwen3_moe_fp8_deep_gemm": replace(
