@@ -24,6 +24,8 @@ from vllm_kernels._doctor_rocm import RocmReport
 from vllm_kernels._metadata import torch_minimum, version
 
 ISA_VARIABLE = "VLLM_KERNELS_CPU_ISA"
+# The engine's: which plugins it loads, all where it is not set; and ours among them.
+_PLUGINS, _PLUGIN = "VLLM_PLUGINS", "vllm_kernels"
 # OpenMP runtimes: two in one process are two thread pools that fight for the cores.
 _OPENMP = ("libgomp", "libiomp5", "libomp")
 
@@ -148,6 +150,12 @@ def _problems() -> Iterator[str]:
         yield str(error)
     if _release(torch.__version__) < _release(torch_minimum()):
         yield f"torch {torch.__version__} is older than {torch_minimum()}, which the kernels need"
+    plugins = os.environ.get(_PLUGINS)
+    if plugins is not None and _PLUGIN not in plugins.split(","):
+        yield (
+            f"{_PLUGINS}={plugins[:60]} does not name {_PLUGIN}: the engine ends with "
+            f'"Device string must not be empty"; add it, or unset {_PLUGINS}'
+        )
 
 
 def _release(text: str) -> tuple[int, ...]:

@@ -60,6 +60,28 @@ def test_dynamic_symmetric(tier: str, dtype: torch.dtype, shape: tuple[int, ...]
     assert torch.equal(result, quantized(x, scale, 0))
 
 
+@pytest.mark.parametrize("special", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_row_that_is_not_finite_is_its_own_affair(
+    tier: str, dtype: torch.dtype, special: float, asymmetric: bool
+) -> None:
+    """Its result is unspecified, which the docstring says; the rows beside it are as ever."""
+    x = (torch.randn(5, 67) * 3).to(dtype)
+    whole, spoilt = x.clone(), x.clone()
+    spoilt[2, 40] = special
+    results = []
+    for values in (whole, spoilt):
+        result, scale = torch.full(x.shape, 99, dtype=torch.int8), torch.full((5, 1), float("nan"))
+        azp = torch.full((5, 1), 12345, dtype=torch.int32) if asymmetric else None
+        ops.dynamic_scaled_int8_quant(result, values, scale, azp)
+        results.append([result, scale] + [azp] * asymmetric)
+    beside = torch.tensor([0, 1, 3, 4])
+    for right, found in zip(*results, strict=True):
+        assert torch.equal(right[beside], found[beside])
+    said = " ".join((reference.dynamic_scaled_int8_quant.__doc__ or "").split())
+    assert "A row with a NaN or an infinity has an unspecified scale and result" in said
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("offset", [0.0, 4.0, -20.0])
 def test_dynamic_asymmetric(

@@ -97,6 +97,23 @@ def test_old_torch_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("torch 2.9.1+cu128 is older than" in said for said in _doctor._problems())
 
 
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(None, False), ("vllm_kernels", False), ("other,vllm_kernels", False), ("", True),
+     ("other", True), ("vllm_kernels_too", True), ("x" * 5000, True)],
+)  # fmt: skip
+def test_plugins_without_ours_are_a_problem(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, told: bool
+) -> None:
+    """The engine itself says "Device string must not be empty", and not why."""
+    monkeypatch.delenv("VLLM_PLUGINS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("VLLM_PLUGINS", value)
+    said = [one for one in _doctor._problems() if one.startswith("VLLM_PLUGINS=")]
+    assert bool(said) == told
+    assert all("does not name vllm_kernels" in one and len(one) <= 300 for one in said)
+
+
 def distribution(site: Path, name: str, version: str) -> None:
     folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
     folder.mkdir(parents=True)
