@@ -287,7 +287,8 @@ def _process(
         rows = rows[: len(found) if stop_signal() else len(found) + 1]
         wrong = [row["case"] for row in rows if not row["right"]]
         cut = "" if len(rows) == len(job.cases) else f", {len(rows)} of {len(job.cases)} have run"
-        task.status((f"WRONG: {', '.join(wrong)}" if wrong else "right") + cut)
+        said = "right" if rows else "stopped"
+        task.status((f"WRONG: {', '.join(wrong)}" if wrong else said) + cut)
     seconds = (time.monotonic() - started) / max(len(rows), 1)
     return [{**row, "seconds": round(seconds, 1)} for row in rows]
 
