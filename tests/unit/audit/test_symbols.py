@@ -102,5 +102,22 @@ def test_other_packages_of_ours(tmp_path: Path) -> None:
     assert said([package(tmp_path, {cuda: uses}, name, ("vllm-core ==1",)), other]) == []
 
 
+def test_of_the_standard_library(tmp_path: Path) -> None:
+    """PyTorch's libc10 has some of it without a version; the names of others only look alike."""
+    name, file = "vllm-kernels-cuda", "lib/vllm_kernels/libcuda_norm.so"
+    calls = """
+    namespace std {
+    inline namespace __cxx11 { struct planted { int text() const &; virtual ~planted(); }; }
+    int planted_too(int);
+    }
+    int run(int x) { std::planted one; return one.text() + std::planted_too(x); }
+    """
+    assert len(said([package(tmp_path, {file: calls}, name)])) == 1
+    assert said([package(tmp_path, {file: calls}, name, ("libstdcxx >=12",))]) == []
+    calls = "struct Stage { int text() const; }; int run(const Stage& one) { return one.text(); }"
+    (found,) = said([package(tmp_path, {file: calls}, name, ("libstdcxx >=12",))])
+    assert "_ZNK5Stage4textEv" in found.message or "Stage::text" in found.message
+
+
 def test_packages_of_others_are_theirs(tmp_path: Path) -> None:
     assert said([package(tmp_path, {"lib/libother.so": source(CALLS)}, "other")]) == []
