@@ -24,10 +24,12 @@ from .memory import Arenas, Placed, plain, shared
 from .trust import specified
 
 # Sentences of PyTorch's own parser of arguments, which ends a call before it reaches us.
-# So does its conversion of a number that stands for no dtype, which no torch.dtype gives.
+# So does its conversion of a number that stands for no dtype, which no torch.dtype gives: where its
+# own source has it, for the same header among its includes is compiled into us.
 _PARSER = re.compile(
     r"^(vllm_kernels::\w+\(\)|Overloaded torch operator|Unknown keyword"
-    r"|call, \S+/stableivalue_conversions\.h:\d+, Not yet supported ScalarType UNKNOWN_SCALAR)"
+    r"|call, (?!\S*\binclude/)/\S+/stable/stableivalue_conversions\.h:\d+, "
+    r"Not yet supported ScalarType UNKNOWN_SCALAR, )"
 )
 _INTERNAL = re.compile(r"API call failed|\.(h|cc|cpp)\b.*\bline \d+|aoti_|Traceback")
 _LONGEST = 500
