@@ -116,8 +116,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     recorded = options.recorded(facts["engine"], facts["name"])
     rest = [case for case in asked if case.name not in kept]
     # What nobody has seen right comes first: a run that is cut short has it.
-    known = [[case for case in rest if (case.key in recorded) == is_known] for is_known in (0, 1)]
-    chosen = [job for part in known for job in jobs(part)]
+    chosen = list(jobs(sorted(rest, key=lambda case: case.key in recorded)))
     by_job: list[list[dict[str, Any]]] = [[] for _ in chosen]
     writing = threading.Lock()
 
