@@ -180,9 +180,10 @@ def _in_order(
     kept: Mapping[str, dict[str, Any]],
     by_job: Sequence[Sequence[dict[str, Any]]],
 ) -> list[dict[str, Any]]:
-    """The rows in their cases' order, whichever ends first."""
+    """The rows in their cases' order, whichever ends first; then what is kept and not asked for."""
     found = {**kept, **{row["case"]: row for rows in by_job for row in rows}}
-    return [found[case.name] for case in asked if case.name in found]
+    names = dict.fromkeys((*(case.name for case in asked), *kept))
+    return [found[name] for name in names if name in found]
 
 
 def _spread(

@@ -209,6 +209,18 @@ def test_a_run_goes_on_with_what_is_not_right(tmp_path: Path) -> None:
     assert [row.get("date") for row in found["rows"]] == ["2026-01-02", "2026-01-02", None]
 
 
+def test_a_run_that_goes_on_with_less_keeps_the_rest(tmp_path: Path) -> None:
+    asked = options(tmp_path, device="cuda")
+    first = Programs(trial=right, server=SERVED)
+    before = runs.run(first.place(tmp_path), asked, Reporter(Mode.JSON))["rows"]
+    programs = Programs()
+    less = replace(asked, resume=True, only=("server",))
+    found = runs.run(programs.place(tmp_path), less, Reporter(Mode.JSON))["rows"]
+    assert len(programs.seen) == 1  # the facts alone
+    assert {row["case"] for row in found} == {row["case"] for row in before}
+    assert len(before) == 3
+
+
 def test_what_nobody_has_recorded_comes_first(tmp_path: Path) -> None:
     def known(engine: str, name: str) -> frozenset[tuple[str, ...]]:
         assert (engine, name) == (FACTS["engine"], FACTS["name"])
