@@ -153,8 +153,9 @@ def _problems() -> Iterator[str]:
     plugins = os.environ.get(_PLUGINS)
     if plugins is not None and _PLUGIN not in plugins.split(","):
         yield (
-            f"{_PLUGINS}={plugins[:60]} does not name {_PLUGIN}: the engine ends with "
-            f'"Device string must not be empty"; add it, or unset {_PLUGINS}'
+            f"{_PLUGINS}={plugins[:60]} does not name {_PLUGIN}: the engine runs without these "
+            f'kernels, and one that has no others ends with "Device string must not be empty"; '
+            f"add it, or unset {_PLUGINS}"
         )
 
 

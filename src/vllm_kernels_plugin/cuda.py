@@ -121,7 +121,7 @@ def _check_attention(config: VllmConfig) -> None:
     The engine would ask when it builds the first layer, in a process of its own.
     """
     backend, model = config.attention_config.backend, config.model_config
-    if backend is None or model is None:
+    if backend is None or model is None or model.is_attention_free:
         return
     cache = config.cache_config.cache_dtype
     asked = Asked(model.use_mla, model.get_head_size(), model.dtype, cache)

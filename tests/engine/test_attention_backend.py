@@ -50,7 +50,9 @@ def test_it_is_refused_with_the_configuration(cuda: Engine) -> None:
         from vllm_kernels_plugin import needs
         from vllm_kernels_plugin.cuda import KernelsCudaPlatform
         needs.check = lambda *_: None
-        model = Some(use_mla=False, get_head_size=lambda: 64, dtype=torch.bfloat16)
+        model = Some(
+            use_mla=False, get_head_size=lambda: 64, dtype=torch.bfloat16, is_attention_free=False
+        )
         config = Some(
             additional_config={{}}, parallel_config=Some(world_size=1, tensor_parallel_size=1),
             model_config=model, cache_config=Some(cache_dtype="auto"),
@@ -58,6 +60,9 @@ def test_it_is_refused_with_the_configuration(cuda: Engine) -> None:
         )
         KernelsCudaPlatform.check_and_update_config(config)
         config.attention_config.backend = AttentionBackendEnum.FLASHINFER
+        model.is_attention_free = True
+        KernelsCudaPlatform.check_and_update_config(config)
+        model.is_attention_free = False
         try:
             KernelsCudaPlatform.check_and_update_config(config)
         except ValueError as error:
