@@ -21,6 +21,7 @@ from .calls import Call, describe, ops, written
 from .calls import named as named_arguments
 from .gpu import Gpu
 from .memory import Arenas, Placed, plain, shared
+from .tolerance import FLOATS, NUDGES, cancelled, distance, grows, near, nudged, rounding
 from .trust import specified
 
 # Sentences of PyTorch's own parser of arguments, which ends a call before it reaches us.
@@ -33,7 +34,6 @@ _PARSER = re.compile(
 )
 _INTERNAL = re.compile(r"API call failed|\.(h|cc|cpp)\b.*\bline \d+|aoti_|Traceback")
 _LONGEST = 500
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 _REFERENCE_SECONDS = 3.0
 _MOST = 1 << 22  # elements, expanded ones too, that are worth comparing
 # Results are numbers of native objects, or what only the kernels understand.
@@ -47,22 +47,15 @@ _OPAQUE = {
 }
 # Of experts: what packs their weights, and the dtypes that it takes.
 _PACKERS = {
-    "cpu_fused_moe": ("prepack_moe_weight", _FLOATS),
+    "cpu_fused_moe": ("prepack_moe_weight", FLOATS),
     "cpu_fused_moe_int8": ("prepack_moe_weight_int8", (torch.int8,)),
 }
-# A few terms may cancel to anything: a float32 result of 1 by 1 was 2e-4 off, and as near to the
-# exact sum as the reference's.
-_PRODUCTS = {"weight_packed_linear", "fp8_scaled_mm_cpu", "int8_scaled_mm_with_quant"}
 # Each step multiplies the state.
 _RECURRENT = {
     *("chunk_gated_delta_rule_cpu", "fused_sigmoid_gating_delta_rule_update_cpu"),
     *("fused_sigmoid_gating_delta_rule_update_spec_cpu", "mamba_chunk_scan_fwd_cpu"),
     *("selective_state_update_cpu", "selective_scan_fwd"),
 }
-_GROWN = 1e5
-# A recursion may grow on its way and shrink again: so many times as far as the reference moves with
-# its inputs, a result may be off.
-_NUDGES = 8
 # So may sums that cancel where a clamp comes after them, which hides how large their terms were.
 _CLAMPED = {"cpu_fused_moe_int8"}
 # How far sums may be off whose terms lose bits: tensor cores keep 14 of a product of about 11, and
@@ -197,20 +190,20 @@ class Oracle:
         pairs = [(call.arguments[at], expected.arguments[at]) for at in written(call.op)]
         if isinstance(result, Tensor) and isinstance(wanted, Tensor):
             pairs.append((result, wanted))
-        nudged: list[Tensor] = []
+        moved: list[Tensor] = []
         for at, (got, want) in enumerate(pairs):
             if not isinstance(got, Tensor) or not isinstance(want, Tensor):
                 continue
-            if call.op in _RECURRENT and _grows(want):
+            if call.op in _RECURRENT and grows(want):
                 continue
             said = selftest.difference(got.cpu(), want.cpu())
-            if said and _near(got.cpu(), want.cpu(), _COARSE.get(call.op, 0.0)):
+            if said and near(got.cpu(), want.cpu(), _COARSE.get(call.op, 0.0)):
                 continue
-            if not said or _rounding(got.cpu(), want.cpu(), _cancelled(expected, provider)):
+            if not said or rounding(got.cpu(), want.cpu(), cancelled(expected, provider)):
                 continue
             if before is not None and got.shape == want.shape and got.dtype == want.dtype:
-                nudged = nudged or _nudged(before, provider)
-                if _apart(got, want) <= _NUDGES * _apart(nudged[at], want):
+                moved = moved or nudged(before, provider)
+                if distance(got, want) <= NUDGES * distance(moved[at], want):
                     continue
             yield "differs from the reference", said
 
@@ -229,88 +222,6 @@ def _at_most(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _steps(x: Tensor) -> Tensor:
-    """float8_e4m3fn as numbers whose neighbours are one apart."""
-    bits = x.contiguous().view(torch.int8).int()
-    return torch.where(bits < 0, -(bits & 127), bits)
-
-
-def _magnitude(value: object) -> object:
-    """A tensor of the values' magnitudes, in the same type."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.dtype == torch.float8_e4m3fn:
-        return (value.contiguous().view(torch.int8) & 127).view(value.dtype)
-    return value.clamp(min=-127).abs() if value.dtype == torch.int8 else value.abs()
-
-
-def _cancelled(call: Call, provider: Any) -> float:
-    """The largest sum of the magnitudes that a product adds up; 0 of other ops."""
-    if call.op not in _PRODUCTS:
-        return 0.0
-    sizes = Call(call.op, tuple(map(_magnitude, call.arguments)))
-    result = sizes.run(provider)
-    found = result if isinstance(result, Tensor) else sizes.arguments[written(call.op)[0]]
-    return float(found.double().abs().amax()) if found.numel() else 0.0
-
-
-def _near(got: Tensor, want: Tensor, apart: float) -> bool:
-    """Whether two results lie no more than that apart."""
-    if not apart or got.shape != want.shape or got.dtype != want.dtype:
-        return False
-    return torch.allclose(got, want, rtol=2e-3, atol=apart, equal_nan=True)
-
-
-def _nudged(call: Call, provider: Any) -> list[Any]:
-    """What the call writes and returns where each float32 has been moved by one rounding."""
-    step = torch.finfo(torch.float32).eps
-    for place, x in list(call.tensors()):
-        if x.dtype == torch.float32 and plain(x):
-            signs = torch.arange(x.numel()).remainder(2).mul(2).sub(1).view(x.shape)
-            call = call.replaced(place, x * (1 + step * signs))
-    result = call.run(provider)
-    return [*(call.arguments[at] for at in written(call.op)), result]
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    """The most that two results of one shape differ; infinitely where one alone is no number."""
-    first, second = one.cpu().double(), other.cpu().double()
-    same = (first == second) | (first.isnan() & second.isnan())
-    gap = (first - second).abs().nan_to_num(nan=math.inf, posinf=math.inf)
-    return float(gap.masked_fill(same, 0.0).amax())
-
-
-def _grows(want: Tensor) -> bool:
-    """Whether a recursion has grown far past its inputs, and every rounding with it."""
-    return want.numel() > 0 and float(want.double().nan_to_num(0.0).abs().amax()) > _GROWN
-
-
-def _rounding(got: Tensor, want: Tensor, most: float = 0.0) -> bool:
-    """Whether the difference is small beside the largest result: sums that cancel lose bits.
-
-    ``most``: beside this, where it is larger.
-
-    Or, of quantised results, one step of a few that lie between two: their scales, or the values
-    before, are computed in another order.
-    """
-    if got.shape != want.shape or got.dtype != want.dtype:
-        return False
-    if got.dtype == torch.float8_e4m3fn:
-        if not torch.equal(got.float().isnan(), want.float().isnan()):
-            return False
-        apart = (_steps(got) - _steps(want)).abs()
-        return int(apart.max()) <= 1 and int((apart > 0).sum()) <= max(1, got.numel() // 1000)
-    if got.dtype not in _FLOATS:
-        return False
-    wide, exact = got.double(), want.double()
-    finite = exact.isfinite()
-    if not torch.equal(finite, wide.isfinite()):
-        return False
-    gap = (wide - exact)[finite].abs().amax()
-    largest = max(most, float(exact[finite].abs().amax()))
-    return bool(gap <= 8 * torch.finfo(got.dtype).eps * largest)
 
 
 def _bad_sentence(op: str, text: str) -> Iterator[tuple[str, str]]:

@@ -230,24 +230,26 @@ def test_jobs_are_spread_over_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sums_that_cancel_differ_by_their_terms() -> None:
     from fuzz.calls import Call
-    from fuzz.oracle import _cancelled, _rounding, references
+    from fuzz.oracle import references
+    from fuzz.tolerance import cancelled, rounding
 
     mat1, codes = torch.tensor([[3e3, -3e3, 1.0]]), torch.tensor([[100, 100, -1]], dtype=torch.int8)
     arguments = (mat1, codes, torch.ones(1), None, torch.float32, False)
     call = Call("int8_scaled_mm_with_quant", arguments)
     exact = torch.tensor([[-1.0]])
-    most = _cancelled(call, references())
+    most = cancelled(call, references())
     assert most == 6e5 + 1
-    assert _rounding(exact + 0.05, exact, most)
-    assert not _rounding(exact + 0.05, exact)
-    assert not _rounding(exact + 2.0, exact, most)
-    assert _cancelled(Call("rms_norm", (exact, exact, None, 1e-6)), references()) == 0.0
+    assert rounding(exact + 0.05, exact, most)
+    assert not rounding(exact + 0.05, exact)
+    assert not rounding(exact + 2.0, exact, most)
+    assert cancelled(Call("rms_norm", (exact, exact, None, 1e-6)), references()) == 0.0
 
 
 def test_a_recursion_that_grows_on_its_way_differs_by_what_its_inputs_move() -> None:
     """One key for all tokens and beta beyond [0, 1]: 25 steps of the type off the largest."""
     from fuzz.calls import full, ops
-    from fuzz.oracle import _NUDGES, _apart, _nudged, _rounding, references
+    from fuzz.oracle import references
+    from fuzz.tolerance import NUDGES, distance, nudged, rounding
 
     torch.manual_seed(2)
     key = torch.randn(300).as_strided((1, 256, 2, 256), (0, 1, 3, 0))
@@ -268,10 +270,10 @@ def test_a_recursion_that_grows_on_its_way_differs_by_what_its_inputs_move() -> 
     theirs.run(references())
     at = next(place for place, x in call.tensors() if x is state)
     got, want = ours.arguments[at], theirs.arguments[at]
-    moved = next(x for x in _nudged(call.copied(), references()) if x.shape == state.shape)
-    assert not _rounding(got, want)
-    assert _apart(got, want) <= _NUDGES * _apart(moved, want)
-    assert _apart(got + 1.0, want) > _NUDGES * _apart(moved, want)
+    moved = next(x for x in nudged(call.copied(), references()) if x.shape == state.shape)
+    assert not rounding(got, want)
+    assert distance(got, want) <= NUDGES * distance(moved, want)
+    assert distance(got + 1.0, want) > NUDGES * distance(moved, want)
 
 
 @pytest.mark.parametrize(
@@ -286,9 +288,9 @@ def test_a_recursion_that_grows_on_its_way_differs_by_what_its_inputs_move() -> 
     ],
 )
 def test_how_far_results_are_apart(one: float, other: float, apart: float) -> None:
-    from fuzz.oracle import _apart
+    from fuzz.tolerance import distance
 
-    assert _apart(torch.tensor([2.0, one]), torch.tensor([2.0, other])) == apart
+    assert distance(torch.tensor([2.0, one]), torch.tensor([2.0, other])) == apart
 
 
 def test_what_an_op_trusts_is_kept() -> None:
