@@ -113,6 +113,12 @@ def _awq_dequantize(
     return _scaling_factors.new_empty((_kernel.shape[0], _kernel.shape[1] * 8))
 
 
+def _routes(
+    gating_output: torch.Tensor, topk: int, **_: object
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _grouped_topk(gating_output, topk)
+
+
 def _grouped_topk(
     scores: torch.Tensor, topk: int, **_: object
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -251,6 +257,8 @@ _SPECIAL: dict[str, Fake] = {
     "awq_gemm": _awq_gemm,
     "awq_dequantize": _awq_dequantize,
     "grouped_topk": _grouped_topk,
+    "biased_topk_cpu": _routes,
+    "hash_topk_cpu": _routes,
     "greedy_argmax": _tokens,
     "fused_gumbel_argmax": _tokens,
     "fused_deepseek_v4_qnorm_rope_kv_rope_quant_insert": _padded_heads,

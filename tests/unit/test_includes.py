@@ -25,9 +25,10 @@ COMMON = {
     "cuda/sm90": {"core", "cuda/ptx", "cuda/common", "cuda/sm90"},
     "cuda/common": {"core", "cuda/ptx", "cuda/common"},
 }
-# Families that use another's packed weights, tiles or epilogue.
+# Families that use another's packed weights, tiles, epilogue or search.
 FRIENDS = {
     "cpu/moe_gemm": {"cpu/gemm", "cpu/packed"},
+    "cpu/moe_routing": {"cpu/sampling"},
     "cpu/packed": {"cpu/gemm", "cpu/quant"},
     "cpu/wna16": {"cpu/gemm"},
     "cuda/gemm": {"cuda/moe_gemm"},

@@ -15,6 +15,10 @@ def _best(choices: torch.Tensor, topk: int) -> torch.Tensor:
     return ordered.sort(dim=-1, descending=True, stable=True).indices[:, :topk]
 
 
+def _softplus_sqrt(wide: torch.Tensor) -> torch.Tensor:
+    return (wide.clamp_min(0) + torch.log1p(torch.exp(-wide.abs()))).sqrt()
+
+
 def _scaled(weights: torch.Tensor, renormalize: bool, factor: float) -> torch.Tensor:
     if not renormalize:
         return weights * factor
@@ -110,8 +114,7 @@ def topk_softplus_sqrt(
         raise ValueError(
             "topk_softplus_sqrt: only one of input_ids and tid2eid is given, want both or neither"
         )
-    wide = gating_output.float()
-    scores = (wide.clamp_min(0) + torch.log1p(torch.exp(-wide.abs()))).sqrt()
+    scores = _softplus_sqrt(gating_output.float())
     experts = None
     if tid2eid is not None and input_ids is not None:
         ids = input_ids.long()
@@ -167,3 +170,95 @@ def grouped_topk(
     experts = _best(torch.where(allowed, choices, float("-inf")), topk)
     weights = _scaled(known.gather(1, experts), renormalize, routed_scaling_factor)
     return weights, experts.int()
+
+
+def _scores(
+    gating_output: torch.Tensor, scoring_func: str, allowed: tuple[str, ...]
+) -> torch.Tensor:
+    """[tokens, experts] float32; 0 where they are not finite."""
+    if scoring_func not in allowed:
+        raise NotImplementedError(
+            f'scoring_func is "{scoring_func}", want {", ".join(allowed[:-1])} or {allowed[-1]}'
+        )
+    wide = gating_output.float()
+    if scoring_func == "sigmoid":
+        return _finite_or_0(wide.sigmoid())
+    if scoring_func == "softmax":
+        return _finite_or_0(wide.softmax(-1))
+    return _finite_or_0(_softplus_sqrt(wide))
+
+
+def _routed(
+    scores: torch.Tensor, experts: torch.Tensor, renormalize: bool, factor: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = scores.gather(1, experts.long())
+    if renormalize:
+        weights = _scaled(weights, True, factor)
+    return weights, experts.int().contiguous()
+
+
+def biased_topk_cpu(
+    hidden_states: torch.Tensor,
+    gating_output: torch.Tensor,
+    correction_bias: torch.Tensor,
+    topk: int,
+    renormalize: bool,
+    scoring_func: str,
+    num_fused_shared_experts: int,
+    routed_scaling_factor: float | None,
+    apply_routed_scaling_factor_on_output: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The topk experts of each token by score + bias, best first, weighted without the bias.
+
+    Args:
+        hidden_states: [tokens, ...]; its values have no part.
+        gating_output: [tokens, experts], float32, bfloat16 or float16; scores that are not finite
+            count as 0.
+        correction_bias: [experts], any of these dtypes; changes the choice only.
+        topk: Experts of a token.
+        renormalize: Whether a token's weights are divided by their sum, if that is above 0.
+        scoring_func: "sigmoid", or "sqrtsoftplus": sqrt(log(1 + e^x)).
+        num_fused_shared_experts: 0.
+        routed_scaling_factor: Factor of renormalised weights; None: 1.
+        apply_routed_scaling_factor_on_output: Whether it is applied.
+
+    Returns:
+        Weights, float32, and experts, int32, both [tokens, topk].
+    """
+    if num_fused_shared_experts:
+        raise NotImplementedError(
+            f"biased_topk_cpu: num_fused_shared_experts is {num_fused_shared_experts}, want 0"
+        )
+    if not 0 <= topk <= gating_output.shape[1]:
+        raise ValueError(f"biased_topk_cpu: topk is {topk}, want 0 to {gating_output.shape[1]}")
+    scores = _scores(gating_output, scoring_func, ("sigmoid", "sqrtsoftplus"))
+    factor = routed_scaling_factor if apply_routed_scaling_factor_on_output else None
+    experts = _best(scores + correction_bias.float(), topk)
+    return _routed(scores, experts, renormalize, 1.0 if factor is None else factor)
+
+
+def hash_topk_cpu(
+    gating_output: torch.Tensor,
+    tid2eid: torch.Tensor,
+    topk: int,
+    scoring_func: str,
+    num_fused_shared_experts: int,
+    num_experts: int,
+    routed_scaling_factor: float,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights of the experts that ``tid2eid`` ([tokens, topk], int32) names.
+
+    As ``biased_topk_cpu``; always renormalised, but with the ``scoring_func`` "softmax", whose
+    weights stay as they are.
+    """
+    if num_fused_shared_experts:
+        raise NotImplementedError(
+            f"hash_topk_cpu: num_fused_shared_experts is {num_fused_shared_experts}, want 0"
+        )
+    if gating_output.shape[1] != num_experts or tid2eid.shape[1] != topk:
+        raise ValueError(
+            f"hash_topk_cpu: tid2eid has shape {list(tid2eid.shape)} and gating_output "
+            f"{list(gating_output.shape)}, want {topk} and {num_experts} columns"
+        )
+    scores = _scores(gating_output, scoring_func, ("sigmoid", "sqrtsoftplus", "softmax"))
+    return _routed(scores, tid2eid, scoring_func != "softmax", routed_scaling_factor)
