@@ -65,41 +65,6 @@ struct Arguments {
   Arg query, key, value, output, starts, lengths, table;
 };
 
-float ToFloat(uint16_t bits, int32_t dtype) {
-  float value;
-  uint32_t wide = uint32_t{bits} << 16;
-  if (dtype == VK_F16) {
-    // Not every compiler has a float16 type. The multiplication corrects the exponent, of
-    // subnormals too; infinities and NaNs are fixed afterwards.
-    const uint32_t sign = wide & 0x80000000u;
-    const bool finite = (bits & 0x7c00) != 0x7c00;
-    wide = uint32_t{bits & 0x7fffu} << 13;
-    std::memcpy(&value, &wide, sizeof(value));
-    value *= 0x1p112f;
-    std::memcpy(&wide, &value, sizeof(wide));
-    wide |= sign | (finite ? 0 : 0x7f800000u);
-  }
-  std::memcpy(&value, &wide, sizeof(value));
-  return value;
-}
-
-// Values per head as float32; `storage` holds them where they have to be converted.
-const float* PerHead(const char* name, const vk_tensor* tensor, const Arguments& args,
-                     bool halves_allowed, std::vector<float>& storage) {
-  if (tensor == nullptr) return nullptr;
-  const Arg arg(kOp, name, tensor);
-  if (halves_allowed) {
-    arg.Dtype({VK_F32, VK_BF16, VK_F16});
-  } else {
-    arg.Dtype({VK_F32});
-  }
-  arg.Dims(1).Size(0, args.heads()).Contiguous();
-  if (tensor->dtype == VK_F32) return static_cast<const float*>(tensor->data);
-  const uint16_t* halves = static_cast<const uint16_t*>(tensor->data);
-  for (int64_t i = 0; i < args.heads(); ++i) storage.push_back(ToFloat(halves[i], tensor->dtype));
-  return storage.data();
-}
-
 AttentionProblem MakeProblem(const vk_attention_args& call, const Arguments& args) {
   AttentionProblem problem{};
   problem.query = call.query->data;
@@ -181,8 +146,9 @@ extern "C" vk_status vk_cpu_attention(const vk_attention_args* call) {
     const Arguments args(*call);
     AttentionProblem problem = MakeProblem(*call, args);
     std::vector<float> slopes, sinks;
-    problem.alibi_slopes = PerHead("alibi_slopes", call->alibi_slopes, args, false, slopes);
-    problem.sinks = PerHead("s_aux", call->sinks, args, true, sinks);
+    if (call->alibi_slopes != nullptr) Arg(kOp, "alibi_slopes", call->alibi_slopes).Dtype({VK_F32});
+    problem.alibi_slopes = PerHead(kOp, "alibi_slopes", call->alibi_slopes, args.query, slopes);
+    problem.sinks = PerHead(kOp, "s_aux", call->sinks, args.query, sinks);
     const std::vector<AttentionRequest> requests = CheckRequests(*call, args, problem);
     if (requests.empty() || args.heads() == 0) return;
     vk::RunAttention(problem, *vk::Kernels().attention, requests,

@@ -52,6 +52,37 @@ VK_EXPORT vk_status vk_cpu_mla_decode(const vk_tensor* out, const vk_tensor* que
                                       const vk_tensor* kv_cache, double scale,
                                       const vk_tensor* block_tables, const vk_tensor* seq_lens);
 
+// The arguments of attention whose keys lie in any rows of a buffer, a number for each; T as above,
+// one for all tensors without another dtype. I is int32 or int64, one for all.
+typedef struct vk_row_attention_args {
+  const vk_tensor* query;         // T [tokens, heads, head_size], last dimension contiguous
+  const vk_tensor* output;        // T [tokens, heads, value_size], likewise; written
+  const vk_tensor* k_buffer;      // T [rows, kv_heads, head_size], likewise
+  const vk_tensor* v_buffer;      // T [rows, kv_heads, value_size <= head_size], likewise; best
+                                  // the first elements of k_buffer's rows, or head_size ones
+  const vk_tensor* req_to_token;  // I [table rows, >= keys], rows of the buffers; last dimension
+                                  // contiguous
+  const vk_tensor* req_pool_indices;  // int64 [requests], row of req_to_token; contiguous
+  const vk_tensor* seq_lens;          // int64 [requests], keys of each request; contiguous
+  const vk_tensor* sinks;             // float32 or T [heads] or null: a logit without a value
+  // The tokens of vk_cpu_extend_attention; null for vk_cpu_decode_attention.
+  const vk_tensor* k_extend;          // T [tokens, kv_heads, head_size]: the last keys of a request
+  const vk_tensor* v_extend;          // T [tokens, kv_heads, value_size]; both as the buffers
+  const vk_tensor* extend_seq_lens;   // I [requests], query tokens of each request; contiguous
+  const vk_tensor* extend_start_loc;  // I [requests], the first of them in `query`; contiguous
+  double scale;                       // as above
+  double softcap;
+  int64_t sliding_window;  // keys in (q - window, q]; 0 or less: no window
+} vk_row_attention_args;
+
+// vk_cpu_attention of one token of each request; a request without keys gives zeros.
+VK_EXPORT vk_status vk_cpu_decode_attention(const vk_row_attention_args* args);
+
+// vk_cpu_attention, causal, of the last tokens of each request. Their keys and values are those of
+// k_extend and v_extend, whatever the buffers have in their rows; where these have the same, which
+// is looked at first, all are read from there.
+VK_EXPORT vk_status vk_cpu_extend_attention(const vk_row_attention_args* args);
+
 // Length in int32 of the scheduler metadata, which is opaque to the engine. The plan is made from
 // seq_lens in each call (a few microseconds), so it can never be stale; the metadata is a stamp.
 #define VK_ATTENTION_METADATA_LENGTH 4

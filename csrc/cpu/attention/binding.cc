@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <cstring>
+#include <string>
 
 #include "torch/bind.h"
 
@@ -48,6 +49,75 @@ void Attention(const vk_tensor* query, const vk_tensor* key_cache, const vk_tens
   Check(vk_cpu_attention(&args));
 }
 
+// What no caller asks for: refused by name.
+void Absent(const char* op, const char* name, bool given, const char* remedy) {
+  if (given) Refuse(op, name, std::string(" is given, want ") + remedy);
+}
+
+void DecodeAttention(const vk_tensor* query, const vk_tensor* k_buffer, const vk_tensor* v_buffer,
+                     const vk_tensor* output, const vk_tensor* key, const vk_tensor* value,
+                     const vk_tensor* loc, const vk_tensor* /*attn_logits*/,
+                     const vk_tensor* req_to_token, const vk_tensor* req_pool_indices,
+                     const vk_tensor* seq_lens, double sm_scale, double logit_cap,
+                     bool is_cross_attn, int64_t sliding_window_size, const vk_tensor* encoder_lens,
+                     const vk_tensor* sinks) {
+  constexpr const char* kOp = "decode_attention_cpu";
+  constexpr const char* kWritten = "none: the buffers hold the new tokens' keys and values";
+  Absent(kOp, "key", key != nullptr, kWritten);
+  Absent(kOp, "value", value != nullptr, kWritten);
+  Absent(kOp, "loc", loc != nullptr, kWritten);
+  Absent(kOp, "is_cross_attn", is_cross_attn, "false");
+  Absent(kOp, "encoder_lens", encoder_lens != nullptr, "none");
+  vk_row_attention_args args{};
+  args.query = query;
+  args.output = output;
+  args.k_buffer = k_buffer;
+  args.v_buffer = v_buffer;
+  args.req_to_token = req_to_token;
+  args.req_pool_indices = req_pool_indices;
+  args.seq_lens = seq_lens;
+  args.sinks = sinks;
+  args.scale = sm_scale;
+  args.softcap = logit_cap;
+  args.sliding_window = sliding_window_size;
+  Check(vk_cpu_decode_attention(&args));
+}
+
+void ExtendAttention(const vk_tensor* q_extend, const vk_tensor* k_extend,
+                     const vk_tensor* v_extend, const vk_tensor* o_extend,
+                     const vk_tensor* k_buffer, const vk_tensor* v_buffer,
+                     const vk_tensor* req_to_token, const vk_tensor* req_pool_indices,
+                     const vk_tensor* seq_lens, const vk_tensor* extend_seq_lens,
+                     const vk_tensor* extend_start_loc, int64_t /*max_len_extend*/, double sm_scale,
+                     double logit_cap, bool is_cross_attn, int64_t sliding_window_size,
+                     const vk_tensor* encoder_lens, const vk_tensor* sinks,
+                     const vk_tensor* tree_mask) {
+  constexpr const char* kOp = "extend_attention_cpu";
+  Absent(kOp, "is_cross_attn", is_cross_attn, "false");
+  Absent(kOp, "encoder_lens", encoder_lens != nullptr, "none");
+  Absent(kOp, "tree_mask", tree_mask != nullptr, "none");
+  if (k_extend == nullptr || v_extend == nullptr) {
+    Refuse(kOp, k_extend == nullptr ? "k_extend" : "v_extend", " is missing, want a tensor");
+  }
+  vk_row_attention_args args{};
+  args.query = q_extend;
+  args.output = o_extend;
+  args.k_buffer = k_buffer;
+  args.v_buffer = v_buffer;
+  args.req_to_token = req_to_token;
+  args.req_pool_indices = req_pool_indices;
+  args.seq_lens = seq_lens;
+  args.sinks = sinks;
+  args.k_extend = k_extend;
+  args.v_extend = v_extend;
+  args.extend_seq_lens = extend_seq_lens;
+  args.extend_start_loc = extend_start_loc;
+  args.scale = sm_scale;
+  args.softcap = logit_cap;
+  args.sliding_window = sliding_window_size;
+  Check(vk_cpu_extend_attention(&args));
+}
+
 bool HasIsa(std::string isa) {
   int32_t has = 0;
   Check(vk_cpu_attention_has_isa(isa.c_str(), &has));
@@ -60,6 +130,8 @@ bool HasIsa(std::string isa) {
 VK_IMPL(CPU, get_scheduler_metadata, vk::binding::GetSchedulerMetadata);
 VK_IMPL(CPU, cpu_attention_with_kv_cache, vk::binding::Attention);
 VK_BIND(CPU, mla_decode_kvcache, vk_cpu_mla_decode);
+VK_IMPL(CPU, decode_attention_cpu, vk::binding::DecodeAttention);
+VK_IMPL(CPU, extend_attention_cpu, vk::binding::ExtendAttention);
 
 // There is no tensor argument to choose a device.
 VK_IMPL(CompositeExplicitAutograd, cpu_attn_has_isa, vk::binding::HasIsa);

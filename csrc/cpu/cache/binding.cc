@@ -18,3 +18,4 @@ void ReshapeAndCache(const vk_tensor* key, const vk_tensor* value, const vk_tens
 
 VK_IMPL(CPU, cpu_attn_reshape_and_cache, vk::binding::ReshapeAndCache);
 VK_BIND(CPU, compute_slot_mapping_kernel_impl, vk_cpu_compute_slot_mapping);
+VK_BIND(CPU, concat_and_cache_mla_cpu, vk_cpu_concat_and_cache_mla);

@@ -29,6 +29,15 @@ VK_EXPORT vk_status vk_cpu_reshape_and_cache(const vk_tensor* key, const vk_tens
                                              double k_scale, double v_scale,
                                              const char* kv_cache_dtype);
 
+// Latent attention's cache (DeepSeek-V2, 2024): row slot_mapping[t] of it becomes kv_c[t] followed
+// by k_pe[t]. Slots as above.
+//   kv_c: [tokens, rank], float32 | bfloat16 | float16; k_pe: [tokens, rope] or [tokens, 1, rope];
+//     kv_cache: [blocks, block_size, rank + rope]; one dtype, last dimensions contiguous
+//   slot_mapping: int32 | int64 [n], contiguous
+VK_EXPORT vk_status vk_cpu_concat_and_cache_mla(const vk_tensor* kv_c, const vk_tensor* k_pe,
+                                                const vk_tensor* kv_cache,
+                                                const vk_tensor* slot_mapping);
+
 // For request r and each of its tokens t in [query_start_loc[r], query_start_loc[r + 1]):
 // slot_mapping[t] = block_table[r, p / block_size] * block_size + p % block_size, p = positions[t].
 // Nothing else of slot_mapping is written.

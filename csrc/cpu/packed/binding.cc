@@ -110,6 +110,7 @@ Tensor Int4ScaledMm(const Tensor& x, const Tensor& w, const Tensor& w_zeros, con
 VK_IMPL(CPU, convert_weight_packed, vk::binding::ConvertWeightPacked);
 VK_IMPL(CPU, convert_scale_packed, vk::binding::ConvertScalePacked);
 VK_BIND(CPU, weight_packed_linear, vk_cpu_weight_packed_linear);
+VK_BIND(CPU, bmm_cpu, vk_cpu_bmm);
 VK_IMPL(CPU, fp8_scaled_mm_cpu, vk::binding::Fp8ScaledMm);
 VK_IMPL(CPU, int8_scaled_mm_with_quant, vk::binding::Int8ScaledMm);
 VK_IMPL(CPU, convert_weight_packed_scale_zp, vk::binding::ConvertInt4);

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/check.h"
-#include "core/checked.h"
 #include "core/overlap.h"
 #include "cpu/packed/packed_run.h"
 #include "cpu/packed/packed_weights.h"
@@ -22,16 +21,6 @@ constexpr int64_t kScaleColumns = 32;
 constexpr const char* kLinear = "weight_packed_linear";
 constexpr const char* kFp8 = "fp8_scaled_mm_cpu";
 constexpr const char* kInt8 = "int8_scaled_mm_with_quant";
-
-// Memory that a packed copy takes; of an expanded matrix it is more than its own.
-size_t CheckBytes(const char* op, const char* name, const vk_tensor& weight) {
-  const int64_t bytes =
-      vk::SaturatingMultiply(vk::NumElements(weight), vk::DtypeSize(weight.dtype));
-  VK_CHECK(static_cast<size_t>(bytes) <= vk::MemorySize(),
-           "%s: %s of shape %s needs more memory than this machine has, want fewer elements", op,
-           name, vk::ShapeString(weight).c_str());
-  return bytes;
-}
 
 // Shapes of a product's operands, but for the coding of the weights.
 void CheckOperands(const char* op, const vk_tensor* out, const vk_tensor* mat1,
@@ -55,7 +44,7 @@ void Run(const char* op, const vk_tensor* out, const vk_tensor* mat1, const vk_t
   vk_tensor own = *mat2;
   vk::Bytes copy;
   if (!packed) {
-    copy = vk::AllocateBytes(CheckBytes(op, "mat2", *mat2));
+    copy = vk::AllocateBytes(vk::CheckPackedBytes(op, "mat2", *mat2));
     own.data = copy.get();
     own.stride[0] = own.shape[1];
     own.stride[1] = 1;
@@ -74,7 +63,7 @@ extern "C" vk_status vk_cpu_convert_weight_packed(const vk_tensor* weight,
     from.Dtype({VK_F32, VK_BF16, VK_F16, VK_I8, VK_F8E4M3, VK_U8});
     from.MinDims(2);
     if (weight->ndim != 2) from.Dims(3);
-    CheckBytes(kConvert, "weight", *weight);
+    vk::CheckPackedBytes(kConvert, "weight", *weight);
     if (packed == nullptr) return;
     Arg(kConvert, "packed", packed).SameDtype(from).SameShape(from).Contiguous();
     VK_CHECK(
@@ -94,7 +83,7 @@ extern "C" vk_status vk_cpu_convert_scale_packed(const vk_tensor* scale, const v
     const int64_t columns = from.size(-2), groups = from.size(-1);
     VK_CHECK(columns % kScaleColumns == 0, "%s: scale has shape %s, want a multiple of 32 columns",
              kConvertScale, vk::ShapeString(*scale).c_str());
-    CheckBytes(kConvertScale, "scale", *scale);
+    vk::CheckPackedBytes(kConvertScale, "scale", *scale);
     if (packed == nullptr) return;
     Arg(kConvertScale, "packed", packed).SameDtype(from).SameShape(from).Contiguous();
     VK_CHECK(!vk::Overlap(*scale, 1, *packed, 1),

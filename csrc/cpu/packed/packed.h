@@ -33,6 +33,14 @@ VK_EXPORT vk_status vk_cpu_weight_packed_linear(const vk_tensor* out, const vk_t
                                                 const vk_tensor* mat2, const vk_tensor* bias,
                                                 int32_t is_vnni);
 
+// out[b] = mat1[b] @ mat2[b]^T, summed in float32; of float8 times `scale`.
+//   out: [B, M, N], mat1: [B, M, K]: float32 | bfloat16 | float16, one dtype; the last dimension
+//   contiguous, any other strides
+//   mat2: [B, N, K], their dtype or float8_e4m3fn;  is_vnni: as above
+//   scale: float32, one value, with float8 alone; else null
+VK_EXPORT vk_status vk_cpu_bmm(const vk_tensor* out, const vk_tensor* mat1, const vk_tensor* mat2,
+                               int32_t is_vnni, const vk_tensor* scale);
+
 // out[m, n] = sum_k mat1[m, k] * mat2[n, k] * scales2[n / block_n, k / block_k] + bias[n]: products
 // of a block are summed and scaled in float32.
 //   out: [M, N], float32 | bfloat16 | float16;  mat1: [M, K], likewise; last dimension contiguous

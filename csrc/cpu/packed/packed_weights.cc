@@ -4,8 +4,10 @@
 #include <cstring>
 
 #include "core/check.h"
+#include "core/checked.h"
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace vk {
 namespace {
@@ -51,6 +53,14 @@ float PowerOfTwo(uint8_t bits) {
 }
 
 }  // namespace
+
+size_t CheckPackedBytes(const char* op, const char* name, const vk_tensor& weight) {
+  const int64_t bytes = SaturatingMultiply(NumElements(weight), DtypeSize(weight.dtype));
+  VK_CHECK(static_cast<size_t>(bytes) <= MemorySize(),
+           "%s: %s of shape %s needs more memory than this machine has, want fewer elements", op,
+           name, ShapeString(weight).c_str());
+  return bytes;
+}
 
 PackedWeights::PackedWeights(const vk_tensor& packed, PackedCoding coding,
                              const PackedScales& scales)

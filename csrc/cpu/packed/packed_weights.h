@@ -43,6 +43,10 @@ struct PackedInt4 {
 };
 constexpr size_t kWordValues = 8;  // of K
 
+// Memory that a packed copy takes; of an expanded matrix it is more than its own. Refuses what the
+// machine does not have.
+size_t CheckPackedBytes(const char* op, const char* name, const vk_tensor& weight);
+
 // All experts' matrices of one layer; a linear layer has one.
 class PackedWeights {
  public:

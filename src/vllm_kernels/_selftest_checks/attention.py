@@ -67,3 +67,30 @@ def _latent_attention(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     lengths = torch.tensor([21, 60, 0], dtype=torch.int32)
     ops.mla_decode_kvcache(out, query, cache, 576**-0.5, table, lengths)
     return [out]
+
+
+@check("decode_attention_cpu", "extend_attention_cpu")
+def _rows(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Latent rows of 96 elements in blocks of 16; of two requests' keys the last are new."""
+    buffer = torch.randn(96, 1, 96, dtype=dtype)
+    values = buffer[..., :64]
+    table = torch.stack([torch.arange(48) + 48, torch.arange(48)])
+    pool, lengths = torch.tensor([1, 0]), torch.tensor([21, 40])
+    common = (table, pool, lengths)
+    options = (96**-0.5, 0.0, False, 0, None, None)
+    one = torch.zeros(2, 4, 64, dtype=dtype)
+    logits = torch.zeros(2, 4, 1, 65)
+    ops.decode_attention_cpu(
+        torch.randn(2, 4, 96, dtype=dtype), buffer, values, one, None, None, None, logits,
+        *common, *options,
+    )  # fmt: skip
+    results = [one]
+    # The same keys as the buffer has, and others.
+    for new in (buffer[[19, 20, 87]], torch.randn(3, 1, 96, dtype=dtype)):
+        out = torch.zeros(3, 4, 64, dtype=dtype)
+        ops.extend_attention_cpu(
+            torch.randn(3, 4, 96, dtype=dtype), new, new[..., :64], out, buffer, values, *common,
+            torch.tensor([2, 1]), torch.tensor([0, 2]), 2, *options, None,
+        )  # fmt: skip
+        results.append(out)
+    return results

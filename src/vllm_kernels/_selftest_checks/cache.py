@@ -15,3 +15,12 @@ def _slot_mapping(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     table = torch.tensor([[4, 1], [7, 2]], dtype=torch.int32)
     ops.compute_slot_mapping_kernel_impl(starts, torch.tensor([15, 16, 17, 20]), table, slots, 16)
     return [slots]
+
+
+@check("concat_and_cache_mla_cpu")
+def _latent(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    cache = torch.zeros(2, 4, 24, dtype=dtype)
+    slots = torch.tensor([6, -1, 0])
+    latent, rope = torch.randn(3, 16, dtype=dtype), torch.randn(3, 1, 8, dtype=dtype)
+    ops.concat_and_cache_mla_cpu(latent, rope, cache, slots)
+    return [cache]

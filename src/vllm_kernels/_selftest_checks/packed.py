@@ -17,6 +17,17 @@ def _packed_linear(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     return [out]
 
 
+@check("convert_weight_packed", "bmm_cpu")
+def _batch(ops: Any, dtype: torch.dtype) -> list[Tensor]:
+    """Two matrices, of the dtype and of float8, packed and not."""
+    a, weight = torch.randn(3, 2, 70, dtype=dtype), torch.randn(2, 80, 70, dtype=dtype) / 8
+    coded = torch.randn(2, 80, 70).to(torch.float8_e4m3fn)
+    one, other = torch.empty(2, 3, 80, dtype=dtype), torch.empty(2, 3, 80, dtype=dtype)
+    ops.bmm_cpu(one, a.transpose(0, 1), ops.convert_weight_packed(weight), True, None)
+    ops.bmm_cpu(other, a.transpose(0, 1), coded, False, torch.tensor(0.125))
+    return [one, other]
+
+
 @check("convert_weight_packed", "fp8_scaled_mm_cpu", "int8_scaled_mm_with_quant")
 def _scaled_linear(ops: Any, dtype: torch.dtype) -> list[Tensor]:
     """Blocks of 32 x 64 weights, one scale a row, and a weight that is packed in the call."""

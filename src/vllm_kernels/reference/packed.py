@@ -42,6 +42,25 @@ def weight_packed_linear(
     out.copy_(_product(mat1, mat2, bias))
 
 
+def bmm_cpu(
+    out: torch.Tensor,
+    mat1: torch.Tensor,
+    mat2: torch.Tensor,
+    is_vnni: bool,
+    scale: torch.Tensor | None,
+) -> None:
+    """``out[b] = mat1[b] @ mat2[b].T`` in float32, rounded once.
+
+    out [B, M, N], mat1 [B, M, K]: float32, bfloat16 or float16, one dtype; mat2 [B, N, K], their
+    dtype, or float8_e4m3fn that is multiplied by ``scale``, one value in float32. ``is_vnni``: mat2
+    is from ``convert_weight_packed``.
+    """
+    if (mat2.dtype == torch.float8_e4m3fn) != (scale is not None):
+        raise RuntimeError("bmm_cpu: want a scale with mat2 of float8, and none otherwise")
+    result = torch.bmm(mat1.float(), mat2.float().transpose(1, 2))
+    out.copy_(result if scale is None else result * scale)
+
+
 def fp8_scaled_mm_cpu(
     mat1: torch.Tensor,
     mat2: torch.Tensor,

@@ -157,6 +157,20 @@ def concat_and_cache_mla(
     kv_cache[block, slot] = _stored(both, kv_cache, kv_cache_dtype, scale).squeeze(1)
 
 
+def concat_and_cache_mla_cpu(
+    kv_c_normed: torch.Tensor,
+    k_pe: torch.Tensor,
+    kv_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """``concat_and_cache_mla`` into a cache of the tokens' dtype.
+
+    ``k_pe`` may be [tokens, 1, rope]; ``slot_mapping`` is int32 or int64.
+    """
+    kept, block, slot = kept_slots(slot_mapping, len(kv_c_normed), *kv_cache.shape[:2])
+    kv_cache[block, slot] = torch.cat((kv_c_normed[kept], k_pe[kept].flatten(1)), dim=-1)
+
+
 def concat_and_cache_mla_grouped(
     kv_c: torch.Tensor,
     k_pe: torch.Tensor,
