@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.platforms.cpu import CpuPlatform
 
-from vllm_kernels_plugin import compiler, convolution, float8, int4, kv_cache, needs, serve
+from vllm_kernels_plugin import (
+    compiler,
+    convolution,
+    float8,
+    int4,
+    kv_cache,
+    latent_cpu,
+    needs,
+    serve,
+)
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -31,7 +40,8 @@ class KernelsCpuPlatform(CpuPlatform):
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         _choose_latent_backend(vllm_config)
-        super().check_and_update_config(vllm_config)
+        with latent_cpu.as_on_amx(vllm_config):
+            super().check_and_update_config(vllm_config)
         # Upstream uses Inductor for every model that is compiled.
         vllm_config.compilation_config.backend = cls.get_compile_backend()
         try:
@@ -39,6 +49,15 @@ class KernelsCpuPlatform(CpuPlatform):
         except PluginError as error:
             # The configuration's validation shows a ValueError's text without a traceback.
             raise ValueError(str(error)) from None
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls, selected_backend: Any, attn_selector_config: Any, *others: Any, **named: Any
+    ) -> str:
+        latent = latent_cpu.path(selected_backend, attn_selector_config)
+        return latent or str(
+            super().get_attn_backend_cls(selected_backend, attn_selector_config, *others, **named)
+        )
 
     @classmethod
     def import_ir_kernels(cls) -> None:
@@ -79,10 +98,12 @@ class KernelsCpuPlatform(CpuPlatform):
 
 
 def _choose_latent_backend(vllm_config: VllmConfig) -> None:
-    """Of the engine's backends of latent attention the one on our op, on CPUs with AMX too."""
+    """Of the engine's backends of latent attention one on our ops, with AMX and without."""
     model = vllm_config.model_config
-    backend = needs.latent_backend()
-    if backend is not None and model is not None and model.use_mla:
+    if model is None or not model.use_mla:
+        return
+    backend = needs.latent_backend(vllm_config)
+    if backend is not None:
         vllm_config.attention_config.backend = backend
 
 

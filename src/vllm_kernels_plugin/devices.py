@@ -64,9 +64,8 @@ def _activate_cpu() -> str:
     _hide_gpus()
     ops = serve.serve("cpu")
     serve.plant(CPU_MODULES)
-    # Before 0.32 the engine has no working backend of latent attention for the CPU, then one that
-    # neither chunks prompts nor caches prefixes; so told, it expands the keys and values of such
-    # models and runs them as ordinary attention.
+    # So told, the engine expands the keys and values of models with latent attention and runs them
+    # as ordinary attention; latent_cpu says why that is what nobody has to ask for.
     os.environ.setdefault("VLLM_MLA_DISABLE", "1")
     compiler.prepare(logger)
     logger.info(

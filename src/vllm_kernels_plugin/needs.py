@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import asked, deep_gemm
+from vllm_kernels_plugin import asked, deep_gemm, latent_cpu
 from vllm_kernels_plugin.errors import PluginError
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def check(config: VllmConfig, device: str) -> None:
     model = config.model_config
     if model is None:
         return
-    if device == "cpu" and model.use_mla and latent_backend() is None:
+    if device == "cpu" and model.use_mla and latent_backend(config) is None:
         raise PluginError(
             f"{_name(model)} would run with latent attention, for which this engine has no CPU "
             "backend (vLLM has from 0.32 on): unset VLLM_MLA_DISABLE or set it to 1"
@@ -277,19 +277,23 @@ def _check_indexer(config: Any) -> None:
     )
 
 
-def latent_backend() -> Any:
+def latent_backend(config: VllmConfig) -> Any:
     """The engine's backend of latent attention for any CPU; None where it has none.
 
-    Those of 0.28 to 0.31 import FlashAttention's prefill, which is not there on a CPU.
+    Those of 0.28 to 0.31 are of no use there: see latent_cpu.CHOICE.
     """
     try:
         from vllm.platforms.cpu import CpuPlatform
         from vllm.v1.attention.backends.registry import AttentionBackendEnum
     except ImportError:
         return None
-    if "get_mla_prefill_backend_cls" not in vars(CpuPlatform):
+    if latent_cpu.CHOICE not in vars(CpuPlatform):
         return None
-    return getattr(AttentionBackendEnum, "CPU_MLA", None)
+    if getattr(AttentionBackendEnum, "CPU_MLA", None) is None:
+        return None
+    if not all(map(is_served, latent_cpu.OPS)):
+        return AttentionBackendEnum.CPU_MLA
+    return latent_cpu.backend(config, AttentionBackendEnum)
 
 
 def is_served(op: str) -> bool:

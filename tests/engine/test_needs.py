@@ -125,7 +125,7 @@ def test_state_space_layers(architecture: str, sentence: str) -> None:
 
 @pytest.mark.usefixtures("no_ops")
 def test_latent_attention_of_an_engine_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(needs, "latent_backend", lambda: "CPU_MLA")
+    monkeypatch.setattr(needs, "latent_backend", lambda config: "CPU_MLA")
     with pytest.raises(PluginError, match="mla_decode_kvcache for latent attention"):
         needs.check(config(mla=True), "cpu")  # type: ignore[arg-type]
     monkeypatch.setattr(needs, "is_served", lambda op: True)
@@ -141,7 +141,7 @@ def test_latent_backend_of_the_engine(engine: Engine, platform: str, found: str 
     )
     members = platform.replace("hook", "get_mla_prefill_backend_cls")
     engine.write("vllm/platforms/cpu.py", f"CpuPlatform = type('CpuPlatform', (), {members})")
-    done = engine.run("from vllm_kernels_plugin import needs; print(needs.latent_backend())")
+    done = engine.run("from vllm_kernels_plugin import needs; print(needs.latent_backend(None))")
     assert done.stdout.strip() == str(found), done.stderr
 
 
