@@ -9,6 +9,12 @@ import torch
 from driver import DTYPES, Driver
 
 
+def refuse(op: str, wrong: bool, what: str) -> None:
+    """What the bindings find wrong before they call the C ABI."""
+    if wrong:
+        raise RuntimeError(f"{op}: {what}")
+
+
 def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
     """By op: a function that calls the driver instead of the library.
 
@@ -202,6 +208,72 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
 
         return call
 
+    def decode_rows(
+        query: object, k_buffer: object, v_buffer: object, out: object, key: object, value: object,
+        loc: object, _logits: object, table: object, pool: object, lengths: object, scale: float,
+        softcap: float, cross: bool, window: int, encoder: object, sinks: object,
+    ) -> None:  # fmt: skip
+        op, written = (
+            "decode_attention_cpu",
+            "none: the buffers hold the new tokens' keys and values",
+        )
+        for name, given in (("key", key), ("value", value), ("loc", loc)):
+            refuse(op, given is not None, f"{name} is given, want {written}")
+        refuse(op, cross, "is_cross_attn is given, want false")
+        refuse(op, encoder is not None, "encoder_lens is given, want none")
+        driver.call(
+            "decode_attention", query, out, k_buffer, v_buffer, table, pool, lengths, sinks,
+            None, None, None, None, float(scale), float(softcap), window,
+        )  # fmt: skip
+
+    def extend_rows(
+        query: object, k_extend: object, v_extend: object, out: object, k_buffer: object,
+        v_buffer: object, table: object, pool: object, lengths: object, new_lengths: object,
+        starts: object, _longest: int, scale: float, softcap: float, cross: bool, window: int,
+        encoder: object, sinks: object, tree: object = None,
+    ) -> None:  # fmt: skip
+        op = "extend_attention_cpu"
+        refuse(op, cross, "is_cross_attn is given, want false")
+        refuse(op, encoder is not None, "encoder_lens is given, want none")
+        refuse(op, tree is not None, "tree_mask is given, want none")
+        for name, missing in (("k_extend", k_extend is None), ("v_extend", v_extend is None)):
+            refuse(op, missing, f"{name} is missing, want a tensor")
+        driver.call(
+            "extend_attention", query, out, k_buffer, v_buffer, table, pool, lengths, sinks,
+            k_extend, v_extend, new_lengths, starts, float(scale), float(softcap), window,
+        )  # fmt: skip
+
+    def routes(op: str, logits: torch.Tensor, topk: int, shared: int) -> tuple[torch.Tensor, ...]:
+        dims = f"gating_output has {logits.dim()} dimensions, want 2: [tokens, experts]"
+        refuse(op, logits.dim() != 2, dims)
+        refuse(op, shared != 0, f"num_fused_shared_experts is {shared}, want 0")
+        size = (len(logits), topk)
+        refuse(op, topk < 0, f"topk_weights would be of shape {list(size)}")
+        return logits.new_empty(size, dtype=torch.float32), torch.empty(size, dtype=torch.int32)
+
+    def biased_topk(
+        hidden: torch.Tensor, logits: torch.Tensor, bias: object, topk: int, renormalize: bool,
+        scoring: str, shared: int, factor: float | None, scaled: bool,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        op = "biased_topk_cpu"
+        made = routes(op, logits, topk, shared)
+        others = hidden.dim() == 0 or len(hidden) != len(logits)
+        refuse(op, others, "hidden_states has other tokens than gating_output")
+        factor = 1.0 if factor is None or not scaled else float(factor)
+        driver.call("biased_topk", *made, logits, bias, scoring, renormalize, factor)
+        return made
+
+    def hash_topk(
+        logits: torch.Tensor, table: object, topk: int, scoring: str, shared: int, experts: int,
+        factor: float,
+    ) -> tuple[torch.Tensor, ...]:  # fmt: skip
+        op = "hash_topk_cpu"
+        made = routes(op, logits, topk, shared)
+        want = f"num_experts is {experts}, want the {logits.shape[1]} of gating_output"
+        refuse(op, logits.shape[1] != experts, want)
+        driver.call("hash_topk", *made, logits, table, scoring, float(factor))
+        return made
+
     same_name = [name for name in driver.functions() if hasattr(torch.ops.vllm_kernels, name)]
     return {
         **{name: plain(name) for name in same_name},
@@ -214,6 +286,12 @@ def implementations(driver: Driver) -> dict[str, Callable[..., Any]]:
         "cpu_fused_moe": plain("fused_moe", "cpu_fused_moe"),
         "cpu_fused_moe_int8": plain("fused_moe_int8", "cpu_fused_moe_int8"),
         "mla_decode_kvcache": plain("mla_decode", "mla_decode_kvcache"),
+        "decode_attention_cpu": decode_rows,
+        "extend_attention_cpu": extend_rows,
+        "concat_and_cache_mla_cpu": plain("concat_and_cache_mla", "concat_and_cache_mla_cpu"),
+        "bmm_cpu": plain("bmm", "bmm_cpu"),
+        "biased_topk_cpu": biased_topk,
+        "hash_topk_cpu": hash_topk,
         "cpu_gemm_wna16": plain("gemm_wna16", "cpu_gemm_wna16"),
         "convert_weight_packed": convert,
         "convert_scale_packed": convert_scale,

@@ -171,7 +171,7 @@ T Convert(const Arguments& arguments, size_t& at, Answer& answer) {
 }
 
 template <class... Parameters>
-Function Bind(vk_status (*function)(Parameters...)) {
+Function Bind(std::function<vk_status(Parameters...)> function) {
   return [function](const Arguments& arguments, Answer& answer) {
     size_t at = 0;
     // Braces: the arguments are converted from left to right.
@@ -179,6 +179,11 @@ Function Bind(vk_status (*function)(Parameters...)) {
     answer.status = std::apply(function, values);
     if (at != arguments.size()) Die("too many arguments");
   };
+}
+
+template <class... Parameters>
+Function Bind(vk_status (*function)(Parameters...)) {
+  return Bind(std::function<vk_status(Parameters...)>(function));
 }
 
 vk_status Attention(const vk_tensor* query, const vk_tensor* key, const vk_tensor* value,
@@ -192,8 +197,22 @@ vk_status Attention(const vk_tensor* query, const vk_tensor* key, const vk_tenso
   return vk_cpu_attention(&args);
 }
 
-// Alone it takes its arguments as a struct.
+// Attention takes its arguments as structs.
 Function Bind(vk_status (*)(const vk_attention_args*)) { return Bind(Attention); }
+
+Function Bind(vk_status (*function)(const vk_row_attention_args*)) {
+  return Bind(std::function(
+      [function](const vk_tensor* query, const vk_tensor* output, const vk_tensor* k_buffer,
+                 const vk_tensor* v_buffer, const vk_tensor* table, const vk_tensor* pool,
+                 const vk_tensor* lengths, const vk_tensor* sinks, const vk_tensor* k_extend,
+                 const vk_tensor* v_extend, const vk_tensor* new_lengths, const vk_tensor* starts,
+                 double scale, double softcap, int64_t window) {
+        const vk_row_attention_args args{query,       output,  k_buffer, v_buffer, table,
+                                         pool,        lengths, sinks,    k_extend, v_extend,
+                                         new_lengths, starts,  scale,    softcap,  window};
+        return function(&args);
+      }));
+}
 
 // "NAME 0|1" a line.
 void DescribeTiers(const Arguments&, Answer& answer) {
