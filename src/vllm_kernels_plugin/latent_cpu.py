@@ -10,16 +10,12 @@ lose what decode gains, or more (docs/performance/notes/attention.md). With AMX 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from vllm.config import VllmConfig
 
 logger = logging.getLogger("vllm.plugins.vllm_kernels")
@@ -32,25 +28,8 @@ OPS = (
     "decode_attention_cpu",
     "extend_attention_cpu",
 )
-BACKEND = "v1/attention/backends/mla/amx_mla.py"
 # Without this function of their platform, engines before 0.32 import FlashAttention for prompts.
-PLATFORM, CHOICE = "platforms/cpu.py", "get_mla_prefill_backend_cls"
-
-
-def is_whole(served: Collection[str]) -> bool:
-    """Whether the engine has the backend and ``served`` its ops; imports nothing of the engine."""
-    engine = importlib.util.find_spec("vllm")
-    roots = engine.submodule_search_locations if engine else None
-    return set(OPS) <= set(served) and any(_has_backend(Path(root)) for root in roots or ())
-
-
-def _has_backend(root: Path) -> bool:
-    platform = root / PLATFORM
-    return (
-        (root / BACKEND).is_file()
-        and platform.is_file()
-        and f"def {CHOICE}(" in platform.read_text(encoding="utf-8")
-    )
+CHOICE = "get_mla_prefill_backend_cls"
 
 
 def backend(config: VllmConfig, known: Any) -> Any:

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Engine
 
 from vllm_kernels_plugin import latent_cpu
 
@@ -53,17 +52,3 @@ def test_what_the_engine_forbids_without_amx(kept: bool) -> None:
         made.scheduler_config.enable_chunked_prefill = False
         made.scheduler_config.max_num_batched_tokens = 4096
     assert (repr(made) == before) is kept
-
-
-def test_the_engine_has_to_have_all_of_it(engine: Engine) -> None:
-    ask = f"""
-        from vllm_kernels_plugin import latent_cpu
-        print(latent_cpu.is_whole({latent_cpu.OPS!r}), latent_cpu.is_whole(()))
-        """
-    assert engine.run(ask).stdout.split() == ["False"] * 2
-    engine.write(f"vllm/{latent_cpu.BACKEND}", "")
-    # Engines from 0.29 to 0.31 have the backend alone.
-    engine.write(f"vllm/{latent_cpu.PLATFORM}", "class CpuPlatform: pass")
-    assert engine.run(ask).stdout.split() == ["False"] * 2
-    engine.write(f"vllm/{latent_cpu.PLATFORM}", f"def {latent_cpu.CHOICE}(): pass")
-    assert engine.run(ask).stdout.split() == ["True", "False"]

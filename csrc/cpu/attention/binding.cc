@@ -68,18 +68,11 @@ void DecodeAttention(const vk_tensor* query, const vk_tensor* k_buffer, const vk
   Absent(kOp, "loc", loc != nullptr, kWritten);
   Absent(kOp, "is_cross_attn", is_cross_attn, "false");
   Absent(kOp, "encoder_lens", encoder_lens != nullptr, "none");
-  vk_row_attention_args args{};
-  args.query = query;
-  args.output = output;
-  args.k_buffer = k_buffer;
-  args.v_buffer = v_buffer;
-  args.req_to_token = req_to_token;
-  args.req_pool_indices = req_pool_indices;
-  args.seq_lens = seq_lens;
-  args.sinks = sinks;
-  args.scale = sm_scale;
-  args.softcap = logit_cap;
-  args.sliding_window = sliding_window_size;
+  const vk_row_attention_args args{query,    output,       k_buffer,
+                                   v_buffer, req_to_token, req_pool_indices,
+                                   seq_lens, sinks,        nullptr,
+                                   nullptr,  nullptr,      nullptr,
+                                   sm_scale, logit_cap,    sliding_window_size};
   Check(vk_cpu_decode_attention(&args));
 }
 
@@ -99,22 +92,10 @@ void ExtendAttention(const vk_tensor* q_extend, const vk_tensor* k_extend,
   if (k_extend == nullptr || v_extend == nullptr) {
     Refuse(kOp, k_extend == nullptr ? "k_extend" : "v_extend", " is missing, want a tensor");
   }
-  vk_row_attention_args args{};
-  args.query = q_extend;
-  args.output = o_extend;
-  args.k_buffer = k_buffer;
-  args.v_buffer = v_buffer;
-  args.req_to_token = req_to_token;
-  args.req_pool_indices = req_pool_indices;
-  args.seq_lens = seq_lens;
-  args.sinks = sinks;
-  args.k_extend = k_extend;
-  args.v_extend = v_extend;
-  args.extend_seq_lens = extend_seq_lens;
-  args.extend_start_loc = extend_start_loc;
-  args.scale = sm_scale;
-  args.softcap = logit_cap;
-  args.sliding_window = sliding_window_size;
+  const vk_row_attention_args args{
+      q_extend,         o_extend,         k_buffer, v_buffer,  req_to_token,
+      req_pool_indices, seq_lens,         sinks,    k_extend,  v_extend,
+      extend_seq_lens,  extend_start_loc, sm_scale, logit_cap, sliding_window_size};
   Check(vk_cpu_extend_attention(&args));
 }
 

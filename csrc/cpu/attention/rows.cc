@@ -20,23 +20,11 @@ namespace {
 
 using vk::Arg;
 using vk::AttentionRequest;
+using vk::Integers;
 using vk::Print;
 
 // Most rows of a block: more gain nothing.
 constexpr int32_t kMostBlock = 256;
-
-// A tensor's integers of 32 or 64 bits.
-class Integers {
- public:
-  explicit Integers(const vk_tensor& tensor) : data_(tensor.data), wide_(tensor.dtype == VK_I64) {}
-  int64_t operator[](int64_t i) const {
-    return wide_ ? static_cast<const int64_t*>(data_)[i] : static_cast<const int32_t*>(data_)[i];
-  }
-
- private:
-  const void* data_;
-  bool wide_;
-};
 
 // One request: its row of req_to_token, keys, and place and number of its query tokens.
 struct Request {

@@ -26,27 +26,23 @@ extern "C" vk_status vk_cpu_concat_and_cache_mla(const vk_tensor* kv_c, const vk
     const int64_t rank = latent.size(1), width = rope.size(-1);
     cache.SameDtype(latent).Dims(3).LastDimContiguous().Size(2, rank + width);
     slots.Dtype({VK_I32, VK_I64}).Dims(1).Contiguous();
-    const bool wide = slot_mapping->dtype == VK_I64;
-    const auto slot = [&](int64_t token) -> int64_t {
-      return wide ? static_cast<const int64_t*>(slot_mapping->data)[token]
-                  : static_cast<const int32_t*>(slot_mapping->data)[token];
-    };
+    const vk::Integers slot(*slot_mapping);
     const int64_t block_size = cache.size(1), limit = cache.size(0) * block_size;
     const int64_t tokens = std::min(latent.size(0), slots.size(0));
     for (int64_t token = 0; token < tokens; ++token) {
-      VK_CHECK(slot(token) >= -1 && slot(token) < limit,
+      VK_CHECK(slot[token] >= -1 && slot[token] < limit,
                "%s: slot_mapping has %lld at index %lld, want -1 (skipped) or 0 to %lld", kOp,
-               vk::Print(slot(token)), vk::Print(token), vk::Print(limit - 1));
+               vk::Print(slot[token]), vk::Print(token), vk::Print(limit - 1));
     }
     const auto copy = vk::Kernels().cache->copy_rows;
     const int64_t bytes = latent.ItemSize();
     vk::ParallelFor(
         tokens, vk::GrainFor(2 * (rank + width) * bytes), [&](int64_t begin, int64_t end) {
           for (int64_t token = begin; token < end; ++token) {
-            if (slot(token) < 0) continue;
-            const int64_t block = slot(token) / block_size;
+            if (slot[token] < 0) continue;
+            const int64_t block = slot[token] / block_size;
             const int64_t at =
-                block * cache.stride(0) + (slot(token) - block * block_size) * cache.stride(1);
+                block * cache.stride(0) + (slot[token] - block * block_size) * cache.stride(1);
             char* to = vk::ElementAt(*kv_cache, at);
             copy(to, 0, vk::RowAt(*kv_c, token), 0, 1, rank * bytes);
             copy(to + rank * bytes, 0, vk::RowAt(*k_pe, token), 0, 1, width * bytes);

@@ -11,6 +11,7 @@
 #include "cpu/packed/packed_rows.h"
 #include "cpu/parallel.h"
 #include "cpu/round.h"
+#include "cpu/rows.h"
 #include "cpu/scratch.h"
 
 namespace vk {
@@ -290,9 +291,7 @@ class Pass {
 }  // namespace
 
 int64_t MoeExpert(const vk_tensor& topk_id, int64_t token, int64_t slot) {
-  const int64_t at = token * topk_id.stride[0] + slot * topk_id.stride[1];
-  return topk_id.dtype == VK_I64 ? static_cast<const int64_t*>(topk_id.data)[at]
-                                 : static_cast<const int32_t*>(topk_id.data)[at];
+  return Integers(topk_id)[token * topk_id.stride[0] + slot * topk_id.stride[1]];
 }
 
 void RunMoe(const MoeCall& call) {

@@ -34,7 +34,7 @@ def cpu_attn_has_isa(isa: str) -> bool:
     return isa in ("vec", "vec16")
 
 
-def _visible(
+def visible_keys(
     queries: int, keys: int, causal: bool, window: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mask [queries, keys] of the visible keys, and their distance from the query."""
@@ -46,6 +46,42 @@ def _visible(
     if window != -1:
         visible &= distance.abs() < window
     return visible, distance
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    softcap: float,
+    visible: torch.Tensor,
+    bias: torch.Tensor | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """[queries, heads, value_size] of one request, in float32 or float64.
+
+    ``query`` [queries, heads, head_size]; ``key`` and ``value`` [keys, kv_heads, ...] in float32 or
+    float64; ``visible`` [queries, keys]; ``bias`` of the logits [kv_heads, group, queries, keys].
+    """
+    wide = key.dtype
+    queries, kv_heads = len(query), key.shape[1]
+    grouped = query.to(wide).unflatten(1, (kv_heads, query.shape[1] // kv_heads))
+    logits = torch.einsum("qhgd,khd->hgqk", grouped, key) * scale
+    if softcap > 0:
+        logits = softcap * torch.tanh(logits / softcap)
+    if bias is not None:
+        logits += bias
+    logits.masked_fill_(~visible, float("-inf"))
+    if sinks is not None:
+        sink = sinks.to(wide).view(kv_heads, -1, 1, 1).expand(-1, -1, queries, 1)
+        weights = torch.cat((logits, sink), -1).softmax(-1)[..., :-1]
+    else:
+        weights = logits.softmax(-1)
+    # A row without a visible key is 0/0 above.
+    weights = weights.masked_fill(~visible, 0.0)
+    seen = visible.any(0)
+    value = value.masked_fill(~seen.view(-1, 1, 1), 0.0)
+    return torch.einsum("hgqk,khd->qhgd", weights, value).flatten(1, 2)
 
 
 def cpu_attention_with_kv_cache(
@@ -98,25 +134,14 @@ def cpu_attention_with_kv_cache(
             cache[blocks].transpose(1, 2).reshape(-1, kv_heads, head_size)[:length].to(wide)
             for cache in (key_cache, value_cache)
         )
-        grouped = query[begin:end].to(wide).reshape(queries, kv_heads, group, head_size)
-        logits = torch.einsum("qhgd,khd->hgqk", grouped, key) * scale
-        if softcap > 0:
-            logits = softcap * torch.tanh(logits / softcap)
         is_causal = causal if dynamic_causal is None else bool(dynamic_causal[index])
-        visible, distance = _visible(queries, length, is_causal, sliding_window_size, query.device)
+        visible, distance = visible_keys(
+            queries, length, is_causal, sliding_window_size, query.device
+        )
+        bias = None
         if alibi_slopes is not None:
-            logits += alibi_slopes.to(wide).view(kv_heads, group, 1, 1) * distance
-        logits.masked_fill_(~visible, float("-inf"))
-        if s_aux is not None:
-            sink = s_aux.to(wide).view(kv_heads, group, 1, 1).expand(-1, -1, queries, 1)
-            weights = torch.cat((logits, sink), -1).softmax(-1)[..., :-1]
-        else:
-            weights = logits.softmax(-1)
-        # A row without a visible key is 0/0 above.
-        weights = weights.masked_fill(~visible, 0.0)
-        seen = visible.any(0)
-        value = value.masked_fill(~seen.view(-1, 1, 1), 0.0)
-        found = torch.einsum("hgqk,khd->qhgd", weights, value).flatten(1, 2)
+            bias = alibi_slopes.to(wide).view(kv_heads, group, 1, 1) * distance
+        found = attend(query[begin:end], key, value, scale, softcap, visible, bias, s_aux)
         output[begin:end] = found * v_scale
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from vllm_kernels.reference.attention.cpu import attend, visible_keys
+
 
 def _absent(op: str, **given: object) -> None:
     for name, value in given.items():
@@ -22,29 +24,10 @@ def _attend(
 ) -> torch.Tensor:
     """The last of ``keys`` are those of ``query`` [tokens, heads, head_size]; causal."""
     wide = torch.promote_types(query.dtype, torch.float32)
-    tokens, heads, _ = query.shape
-    kv_heads = keys.shape[1]
-    groups = query.to(wide).unflatten(1, (kv_heads, heads // kv_heads))
-    logits = torch.einsum("qhgd,khd->hgqk", groups, keys.to(wide)) * scale
-    if cap > 0:
-        logits = cap * (logits / cap).tanh()
-    last = torch.arange(len(keys) - tokens, len(keys), device=query.device).unsqueeze(1)
-    before = last - torch.arange(len(keys), device=query.device)
-    hidden = before < 0
-    if window > 0:
-        hidden |= before >= window
-    logits = logits.masked_fill(hidden, float("-inf"))
-    if sinks is not None:
-        sink = sinks.to(wide).view(kv_heads, -1, 1, 1).expand(*logits.shape[:-1], 1)
-        weights = torch.cat((logits, sink), -1).softmax(-1)[..., :-1]
-    else:
-        weights = logits.softmax(-1)
-    if not len(keys):
-        weights = torch.zeros_like(logits)
-    weights = weights.masked_fill(hidden, 0.0)
-    seen = ~hidden.all(0)
-    values = values.to(wide).masked_fill(~seen.view(-1, 1, 1), 0.0)
-    return torch.einsum("hgqk,khd->qhgd", weights, values).flatten(1, 2)
+    visible, _ = visible_keys(
+        len(query), len(keys), True, window if window > 0 else -1, query.device
+    )
+    return attend(query, keys.to(wide), values.to(wide), scale, cap, visible, None, sinks)
 
 
 def decode_attention_cpu(
