@@ -23,14 +23,7 @@
 
 namespace vk::cuda::attention {
 
-// A tile of work of this block, the heaviest first; false: there is none at `index`.
-struct HopperTile {
-  Request request;
-  int32_t kv_head, first_row, first_token, last_token;
-  KeyRange range;
-  int32_t origin, count;  // first key of tile 0 of the keys, and how many tiles
-};
-
+// The tile of work with the number `index`, the heaviest first; false: there is none.
 __device__ __forceinline__ bool LoadHopperTile(const Problem& p, const HopperPlan& plan, int keys,
                                                int32_t index, HopperTile& tile) {
   // Sections of heads whose keys and values share the L2; within one, long tiles come first.
@@ -50,9 +43,10 @@ __device__ __forceinline__ bool LoadHopperTile(const Problem& p, const HopperPla
     return false;
   }
   tile.first_token = tile.first_row / p.group;
-  tile.last_token =
+  const int32_t last_token =
       min(tile.request.query_len - 1, (tile.first_row + plan.tile_rows - 1) / p.group);
-  tile.range = VisibleKeys(p, tile.request, tile.first_token, tile.last_token);
+  tile.range = VisibleKeys(p, tile.request, tile.first_token, last_token);
+  tile.all = KeysOfAll(p, tile.request, tile.first_token, last_token);
   tile.origin = tile.range.begin - tile.range.begin % keys;
   tile.count = (tile.range.end - tile.origin + keys - 1) / keys;
   return true;
@@ -75,14 +69,12 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
   const uint32_t query = ptx::cvta_to_shared(&storage);
   const uint32_t keys = query + offsetof(Storage, keys);
   const uint32_t values = query + offsetof(Storage, values);
-  const uint32_t query_full = query + offsetof(Storage, query_full);
-  const uint32_t query_empty = query + offsetof(Storage, query_empty);
+  const typename Traits::QueryPipeline query_pipeline(storage.query_pipeline);
   const typename Traits::Pipeline key_pipeline(storage.key_pipeline);
   const typename Traits::Pipeline value_pipeline(storage.value_pipeline);
-  sm90::DynamicTileScheduler scheduler(storage.scheduler);
+  typename Traits::Scheduler scheduler(storage.scheduler);
   if (threadIdx.x == 0) {
-    ptx::mbarrier_init(query_full, 1);
-    ptx::mbarrier_init(query_empty, Traits::kConsumerWarps);
+    query_pipeline.Init(Traits::kConsumerWarps);
     scheduler.Init(Traits::kConsumerWarps + 1);  // and the producer of values
     key_pipeline.Init(Traits::kConsumerWarps);
     value_pipeline.Init(Traits::kConsumerWarps);
@@ -103,22 +95,34 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
     // One box a page and panel; a lane has one page of a tile, and one panel in `panel_step`.
     const int pieces = kKeys / plan.box_keys, panel_step = 32 / pieces;
     const int piece = lane % pieces, first_panel = lane / pieces;
-    sm90::PipelineState at;
-    int32_t served = 0;  // tiles of queries
-    HopperTile tile;
+    sm90::PipelineState at, query_at;
     while (true) {
-      const int32_t index = is_values ? scheduler.Take(lane) : scheduler.Draw(plan.counter, lane);
-      if (index >= work) break;
-      if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
+      HopperTile tile;
+      if (is_values) {
+        const HopperTile& taken = scheduler.Take();
+        tile = taken;
+        scheduler.Release(taken, lane);
+      } else {
+        const int32_t index = scheduler.Draw(plan.counter, lane);
+        if (index >= work) {
+          tile.kv_head = -1;
+        } else if (!LoadHopperTile(p, plan, kKeys, index, tile)) {
+          continue;
+        }
+        scheduler.Publish(tile, lane);
+      }
+      if (tile.kv_head < 0) break;
       if (!is_values) {
-        ptx::mbarrier_wait_parity(query_empty, (served & 1) ^ 1);
-        if (lane == 0) ptx::mbarrier_arrive_expect_tx(query_full, kPanels * plan.tile_rows * 128);
+        query_pipeline.ProducerAcquire(query_at);
+        if (lane == 0) query_pipeline.ProducerCommit(query_at, kPanels * plan.tile_rows * 128);
         __syncwarp();
         if (lane < kPanels) {
-          ptx::tma_load_3d(query + lane * Traits::kQueryPanel, &query_map, query_full, lane * 64,
-                           tile.kv_head * p.group, tile.request.first_token + tile.first_token);
+          ptx::tma_load_3d(
+              query + query_at.stage * Traits::kQueryBytes + lane * Traits::kQueryPanel, &query_map,
+              query_pipeline.full(query_at.stage), lane * 64, tile.kv_head * p.group,
+              tile.request.first_token + tile.first_token);
         }
-        ++served;
+        query_at.Advance(Traits::kQueries);
       }
       const int32_t* table = TableRow(p, tile.request);
       const int32_t packed_slot = table == nullptr ? p.key_start[tile.request.index] : 0;
@@ -158,8 +162,11 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
     const int warp = threadIdx.x / 32 % 4, lane = threadIdx.x % 32;
     const uint32_t sink = ptx::cvta_to_shared(&storage.sink[threadIdx.x / 32 - 4]);
     using Consumer = HopperConsumer<T, kHead, kExtras>;
-    const uint64_t my_query = Consumer::Rows(query + group * 64 * 128);
+    const uint64_t first_queries = Consumer::Rows(query + group * 64 * 128);
     const uint64_t first_keys = Consumer::Rows(keys), first_values = Consumer::ValueRows(values);
+    const auto queries_of = [&](int stage) {
+      return sm90::AdvanceSmemDesc(first_queries, stage * Traits::kQueryBytes);
+    };
     const auto keys_of = [&](int stage) {
       return sm90::AdvanceSmemDesc(first_keys, stage * Traits::kTileBytes);
     };
@@ -167,67 +174,59 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
       return sm90::AdvanceSmemDesc(first_values, stage * Traits::kTileBytes);
     };
     Consumer consumer;
-    sm90::PipelineState at;
-    int32_t served = 0;
+    sm90::PipelineState at, query_at;
     // Turns at the tensor cores: group 0 begins.
     const int turn = BarrierOf(NamedBarrier::kTurn, group);
     const int next_turn = BarrierOf(NamedBarrier::kTurn, (group + 1) % Traits::kConsumers);
     const int own_barrier = BarrierOf(NamedBarrier::kWarpgroup, group);
     if (group + 1 == Traits::kConsumers) ptx::named_barrier_arrive(next_turn, kTurnThreads);
 
-    HopperTile tile;
     while (true) {
-      const int32_t index = scheduler.Take(lane);
-      if (index >= work) break;
-      if (!LoadHopperTile(p, plan, kKeys, index, tile)) continue;
-      const int32_t rows = tile.request.query_len * p.group;
-      consumer.logits = LoadLogits(p, tile.request.index, tile.kv_head);
+      const HopperTile& tile = scheduler.Take();
+      // Shuffles tell the compiler that a warp goes one way, so that places in the rings are in
+      // uniform registers, where descriptors of products have to be.
+      if (__shfl_sync(0xffffffffu, tile.kv_head, 0) < 0) break;
+      const int32_t count = __shfl_sync(0xffffffffu, tile.count, 0);
       const int row_in_tile = group * 64 + warp * 16 + lane / 4;
+      consumer.logits = LoadLogits(p, tile.request.index, tile.kv_head);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int32_t row = tile.first_row + row_in_tile + 8 * half;
-        const int32_t token = row / p.group;
+        const auto [token, head] = plan.group(static_cast<uint32_t>(row));
         const bool mine = row_in_tile + 8 * half < plan.tile_rows;
-        consumer.masks[half] = LoadRowMask(p, tile.request, mine ? token : INT32_MAX,
-                                           tile.kv_head * p.group + row - token * p.group);
+        consumer.masks[half] =
+            LoadRowMask(p, tile.request, mine ? static_cast<int32_t>(token) : INT32_MAX,
+                        tile.kv_head * p.group + static_cast<int32_t>(head));
         consumer.maximum[half] = -INFINITY;
         consumer.sum[half] = 0.0f;
       }
 #pragma unroll
       for (int i = 0; i < kHead / 2; ++i) consumer.out[i] = 0.0f;
-      // Keys that all rows see.
-      const int32_t all_begin =
-          VisibleKeys(p, tile.request, tile.last_token, tile.last_token).begin;
-      const int32_t all_end = VisibleKeys(p, tile.request, tile.first_token, tile.first_token).end;
-      auto masked = [&](int32_t first_key) {
-        return first_key < all_begin || first_key + kKeys > all_end;
-      };
+      const KeyRange range = tile.range, all = tile.all;
       auto zero_values = [&](int32_t first_key, int stage) {
-        if (first_key < tile.range.begin || first_key + kKeys > tile.range.end) {
-          ZeroValues<kHead>(storage.values[stage][0], first_key, tile.range, group);
+        if (first_key < range.begin || first_key + kKeys > range.end) {
+          ZeroValues<kHead>(storage.values[stage][0], first_key, range, group);
         }
       };
 
-      ptx::mbarrier_wait_parity(query_full, served & 1);
-      ++served;
-      if (tile.count > 0) {
+      query_pipeline.ConsumerWait(query_at);
+      if (count > 0) {
         float scores[kKeys / 2];
         float factors[2];
         uint32_t weights[kKeys / 16][4];
-        int32_t first_key = tile.origin + (tile.count - 1) * kKeys;
-        {
-          key_pipeline.ConsumerWait(at);
-          ptx::warpgroup_fence_operand(scores);
-          ptx::wgmma_fence();
-          consumer.Scores(scores, my_query, keys_of(at.stage));
-          ptx::wgmma_commit_group();
-          ptx::wgmma_wait_group<0>();
-          ptx::warpgroup_fence_operand(scores);
-          if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
-          consumer.Softmax(scores, factors, first_key, masked(first_key));
-          consumer.Round(scores, weights);
-        }
-        for (int32_t i = 1; i < tile.count; ++i) {
+        int32_t first_key = tile.origin + (count - 1) * kKeys;
+        const uint64_t my_query = queries_of(query_at.stage);
+        key_pipeline.ConsumerWait(at);
+        ptx::warpgroup_fence_operand(scores);
+        ptx::wgmma_fence();
+        consumer.Scores(scores, my_query, keys_of(at.stage));
+        ptx::wgmma_commit_group();
+        ptx::wgmma_wait_group<0>();
+        ptx::warpgroup_fence_operand(scores);
+        if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
+        consumer.Softmax(scores, factors, first_key, all);
+        consumer.Round(scores, weights);
+        for (int32_t i = 1; i < count; ++i) {
           const sm90::PipelineState before = at;
           at.Advance(kStages);
           key_pipeline.ConsumerWait(at);
@@ -246,7 +245,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
           ptx::wgmma_wait_group<1>();
           ptx::warpgroup_fence_operand(scores);
           if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
-          consumer.Softmax(scores, factors, first_key, masked(first_key));
+          consumer.Softmax(scores, factors, first_key, all);
           // A store that needs all exponentials keeps the assembler from moving them behind the
           // wait: they are to be computed while the product runs.
           ptx::st_volatile_shared(sink, consumer.sum[0] + consumer.sum[1]);
@@ -273,6 +272,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
 
       // Through the memory of the warpgroup's queries, which no product reads any more, so that
       // rows are written in whole.
+      const int32_t rows = tile.request.query_len * p.group;
       float row_factors[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -293,7 +293,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
         }
       }
       ptx::named_barrier_sync(own_barrier, 128);
-      char* stage_rows = storage.query[0] + group * 64 * 128;
+      char* stage_rows = storage.query[query_at.stage][0] + group * 64 * 128;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int row = warp * 16 + lane / 4 + 8 * half;
@@ -308,24 +308,26 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
       }
       __syncwarp();
       constexpr int kChunks = kHead / 8;
-      for (int i = lane; i < 16 * kChunks; i += 32) {
-        const int row = warp * 16 + i / kChunks, chunk = i % kChunks;
-        const int32_t global = tile.first_row + group * 64 + row;
-        if (group * 64 + row >= plan.tile_rows || global >= rows ||
-            chunk * 8 >= p.value_head_size) {
-          continue;
+      T* const out = static_cast<T*>(p.out) + tile.request.first_token * p.out_token_stride +
+                     tile.kv_head * p.group * p.out_head_stride;
+#pragma unroll
+      for (int step = 0; step < kChunks / 2; ++step) {
+        const int i = 32 * step + lane, chunk = i % kChunks;
+        const int row = warp * 16 + i / kChunks, row_of_tile = group * 64 + row;
+        const int32_t global = tile.first_row + row_of_tile;
+        if (row_of_tile < plan.tile_rows && global < rows && chunk * 8 < p.value_head_size) {
+          const auto [token, head] = plan.group(static_cast<uint32_t>(global));
+          *reinterpret_cast<uint4*>(out + token * p.out_token_stride + head * p.out_head_stride +
+                                    chunk * 8) =
+              *reinterpret_cast<const uint4*>(stage_rows + chunk / 8 * Traits::kQueryPanel +
+                                              row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
         }
-        const int32_t token = global / p.group;
-        const int32_t head = tile.kv_head * p.group + global - token * p.group;
-        T* to = static_cast<T*>(p.out) + (tile.request.first_token + token) * p.out_token_stride +
-                head * p.out_head_stride + chunk * 8;
-        *reinterpret_cast<uint4*>(to) =
-            *reinterpret_cast<const uint4*>(stage_rows + chunk / 8 * Traits::kQueryPanel +
-                                            row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
       }
       ptx::fence_proxy_async();
       __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(query_empty);
+      if (lane == 0) query_pipeline.ConsumerRelease(query_at.stage);
+      query_at.Advance(Traits::kQueries);
+      scheduler.Release(tile, lane);
     }
   }
 #endif

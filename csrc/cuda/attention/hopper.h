@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/attention/problem.h"
+#include "cuda/common/fast_div.h"
 
 namespace vk::cuda::attention {
 
@@ -23,6 +24,7 @@ struct HopperPlan {
   int32_t tile_rows;      // whole tokens: the largest multiple of the group up to HopperRows()
   int32_t section_heads;  // key/value heads whose work is done together
   int32_t box_keys;       // of one copy: a part of a page or of a tile
+  FastDiv group;          // the problem's
   int32_t* counter;       // tiles taken so far beyond the first one of each block
 };
 

@@ -55,24 +55,37 @@ struct HopperConsumer {
     }
   }
 
-  // Scores to probabilities; returns what the output so far has to be multiplied with.
+  // Scores to probabilities; returns what the output so far has to be multiplied with. `all`: keys
+  // that all rows see.
   __device__ __forceinline__ void Softmax(float (&scores)[kScores], float (&factors)[2],
-                                          int32_t first_key, bool masked) {
+                                          int32_t first_key, const KeyRange& all) {
     const int t = threadIdx.x & 3;
+    const bool begins = first_key<all.begin, ends = first_key + kKeys> all.end;
     if constexpr (kExtras) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         ToLogits<kScores / 2>(
-            logits, masks[half], masked,
+            logits, masks[half], begins || ends,
             [&](int i) -> float& { return scores[i / 2 * 4 + 2 * half + i % 2]; },
             [&](int i) { return first_key + i / 2 * 8 + 2 * t + i % 2; });
       }
-    } else if (masked) {
+    } else {
+      // Mostly one of the two. Keys are counted from the thread's first one, so that each is a
+      // constant of the comparison.
+      const auto hide = [&](const auto& hidden) {
 #pragma unroll
-      for (int i = 0; i < kScores; ++i) {
-        const int half = i / 2 % 2;
-        const int32_t key = first_key + i / 4 * 8 + 2 * t + i % 2;
-        if (key < masks[half].low || key > masks[half].high) scores[i] = -INFINITY;
+        for (int i = 0; i < kScores; ++i) {
+          if (hidden(i / 2 % 2, i / 4 * 8 + i % 2)) scores[i] = -INFINITY;
+        }
+      };
+      const int32_t first = first_key + 2 * t;
+      if (begins) {
+        const int32_t low[2] = {masks[0].low - first, masks[1].low - first};
+        hide([&](int half, int key) { return key < low[half]; });
+      }
+      if (ends) {
+        const int32_t high[2] = {masks[0].high - first, masks[1].high - first};
+        hide([&](int half, int key) { return key > high[half]; });
       }
     }
     const float scale = kExtras ? 1.0f : logits.scale;

@@ -61,6 +61,7 @@ void RunHopper(const char* op, const Problem& problem, const HopperCall& call) {
   HopperPlan plan{};
   const int32_t tile_tokens = HopperRows(head) / problem.group;
   plan.tile_rows = tile_tokens * problem.group;
+  plan.group = FastDiv(static_cast<uint32_t>(problem.group));
   plan.tiles = static_cast<int32_t>(
       TileCount(problem.tokens, problem.requests, problem.group, plan.tile_rows));
   plan.box_keys = call.keys > 0 ? keys : std::gcd(problem.block_size, keys);

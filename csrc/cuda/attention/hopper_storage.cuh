@@ -5,11 +5,20 @@
 #include <cstdint>
 
 #include "cuda/attention/hopper.h"
+#include "cuda/attention/request.cuh"
 #include "cuda/sm90/pipeline.cuh"
 #include "cuda/sm90/shared_storage.cuh"
 #include "cuda/sm90/tile_scheduler.cuh"
 
 namespace vk::cuda::attention {
+
+// A tile of work of a block. A negative kv_head: there is none any more.
+struct HopperTile {
+  Request request;
+  int32_t kv_head, first_row, first_token;
+  KeyRange range, all;    // keys that some and that all of its rows see
+  int32_t origin, count;  // first key of tile 0 of the keys, and how many tiles
+};
 
 template <int kHead>
 struct HopperTraits {
@@ -24,19 +33,25 @@ struct HopperTraits {
   static constexpr int kKeys = HopperKeys(kHead);
   static constexpr int kStages = 2;
   static constexpr int kPanels = kHead / 64;
+  // Tiles of queries: a second one where there is room, which is copied while results are written
+  // through the memory of the first.
+  static constexpr int kQueries = kHead <= 192 ? 2 : 1;
   using Pipeline = sm90::Pipeline<kStages>;
+  using QueryPipeline = sm90::Pipeline<kQueries>;
+  using Scheduler = sm90::DynamicTileScheduler<HopperTile, 2>;
 
   // Tiles are panels of 64 columns, 128 bytes a row, in the 128-byte swizzle.
   struct SharedStorage {
-    char query[kPanels][kRows * 128];
+    char query[kQueries][kPanels][kRows * 128];
     char keys[kStages][kPanels][kKeys * 128];
     char values[kStages][kPanels][kKeys * 128];
-    uint64_t query_full, query_empty;
+    typename QueryPipeline::SharedStorage query_pipeline;
     typename Pipeline::SharedStorage key_pipeline, value_pipeline;
-    sm90::DynamicTileScheduler::SharedStorage scheduler;
+    typename Scheduler::SharedStorage scheduler;
     float sink[kConsumerWarps];  // nobody reads it
   };
-  static constexpr int kQueryPanel = sizeof(SharedStorage::query[0]);  // bytes
+  static constexpr int kQueryBytes = sizeof(SharedStorage::query[0]);
+  static constexpr int kQueryPanel = sizeof(SharedStorage::query[0][0]);
   static constexpr int kKeyPanel = sizeof(SharedStorage::keys[0][0]);
   static constexpr int kTileBytes = sizeof(SharedStorage::keys[0]);
 };

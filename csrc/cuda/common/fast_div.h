@@ -27,11 +27,13 @@ class FastDiv {
     uint32_t quotient, remainder;
   };
 #if defined(__CUDACC__) || defined(__HIP__)
-  __device__ __forceinline__ Result operator()(uint32_t numerator) const {
-    const uint32_t quotient = (__umulhi(numerator, magic_) + numerator) >> shift_;
+  __host__ __device__
+#endif
+      Result operator()(uint32_t numerator) const {
+    const auto high = static_cast<uint32_t>(static_cast<uint64_t>(numerator) * magic_ >> 32);
+    const uint32_t quotient = (high + numerator) >> shift_;
     return {quotient, numerator - quotient * divisor_};
   }
-#endif
 
  private:
   uint32_t divisor_ = 1, magic_ = 1, shift_ = 0;

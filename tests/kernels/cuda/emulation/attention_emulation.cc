@@ -258,6 +258,7 @@ struct Batch {
     HopperPlan plan{};
     const int keys = HopperKeys(kHead), tile_tokens = HopperRows(kHead) / group;
     plan.tile_rows = tile_tokens * group;
+    plan.group = FastDiv(static_cast<uint32_t>(group));
     plan.tiles = static_cast<int32_t>(TileCount(p.tokens, p.requests, group, plan.tile_rows));
     plan.box_keys = paged ? std::gcd(block_size, keys) : keys;
     plan.section_heads = Number(1, kv_heads);
