@@ -66,6 +66,20 @@ def test_experts_round_what_enters_both_products(inside: Callable[[str], Any], m
         torch.testing.assert_close(found[token], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_experts_alone_leave_other_products_plain(inside: Callable[[str], Any], model: Any) -> None:
+    """As of 4-bit weights on a CPU, whose experts alone are multiplied by 8-bit activations."""
+    inside("products").make_exact(model, "int8", torch.bfloat16, experts_alone=True)
+    layer = model["model"]["layers"][0]
+    kept = {layer["experts"].gate_up_proj, layer["experts"].down_proj}
+    assert {p for p in model.parameters() if p.dtype == torch.float32} == kept
+    x = torch.randn(5, 128).to(torch.bfloat16)
+    assert torch.equal(layer["proj"](x), linear(x, layer["proj"].weight))
+    quantise = inside("quantise")
+    found = {device: quantise.rounded_in_experts("awq", device) for device in ("cpu", "cuda")}
+    assert found == {"cpu": "int8", "cuda": ""}
+    assert not quantise.rounded_in_experts("", "cpu")
+
+
 def test_routers_keep_their_weights_and_are_listed(inside: Callable[[str], Any]) -> None:
     quantise = inside("quantise")
     weights = {

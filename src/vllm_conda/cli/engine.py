@@ -82,7 +82,8 @@ def build(
     "at_once",
     type=click.IntRange(0),
     default=0,
-    help="Processes at a time, spread over the GPUs; default: 1 on a CPU, up to 4 a GPU.",
+    help="Processes at a time, spread over the GPUs; default: 1 on a CPU, else what cores and the "
+    "GPUs' memory have room for.",
 )
 @click.option(
     "--timeout",
@@ -96,7 +97,7 @@ def build(
     "--only",
     multiple=True,
     metavar="TEXT",
-    help="Runs whose names have it, such as 'lora' or 'llama_gptq bfloat16'; may be repeated.",
+    help="Runs whose names have its words, such as lora or 'llama_gptq bfloat16'; may be repeated.",
 )
 @click.option(
     "--resume",

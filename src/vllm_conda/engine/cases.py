@@ -80,7 +80,8 @@ FAULTS = ("terminated", "drained", "worker_killed", "benchmark")
 # Cases of a process: its imports take longer than a small model's run. On a CPU all types and modes
 # of one model, or so many models.
 TOGETHER = {"cpu": 6, "cuda": 4}
-# Compiling one takes as long as the imports, and what lasts longest decides when all are over.
+# Compiling one takes as long as the imports, and what lasts longest decides when all are over: more
+# than so many share a process only where there are fewer places than processes.
 TOGETHER_COMPILED = 2
 PROGRAMS = Path(__file__).parent / "inside"
 
@@ -213,7 +214,7 @@ class Options:
         gpus: How many GPUs there are.
         at_once: Processes at a time, spread over the GPUs; 0: as many as the machine has room for.
         seconds: After which a process is ended.
-        only: Cases whose names have one of these words; all where empty.
+        only: Cases whose names have one of these, words one after another; all where empty.
         resume: Keep what an earlier run of the same engine has found right, and run the rest.
         recorded: The keys of the cases that are recorded of an engine on a machine, by their names.
         engine: Its version; empty where it is not known yet.
@@ -257,7 +258,12 @@ def _asked(options: Options) -> list[Case]:
     found = _cuda_cases(options) if options.device == "cuda" else _cpu_cases(options)
     named = [replace(case, device=options.device) for case in found]
     only = options.only
-    return [case for case in named if not only or any(word in case.name for word in only)]
+    return [case for case in named if not only or any(_has(case.name, words) for words in only)]
+
+
+def _has(name: str, words: str) -> bool:
+    """Whether the words, whole ones, stand in the name one after another."""
+    return f" {' '.join(words.split())} " in f" {name} "
 
 
 def _left_out(names: tuple[str, ...], dtype: str, options: Options) -> str:
@@ -270,14 +276,15 @@ def _dtypes(model: str, options: Options) -> list[str]:
     return [dtype for dtype in every if not _left_out((model,), dtype, options)]
 
 
-def jobs(found: Sequence[Case]) -> Iterator[Job]:
-    """The processes in which ``found`` run, in its order."""
+def jobs(found: Sequence[Case], at_once: int = 1) -> Iterator[Job]:
+    """The processes in which ``found`` run, in its order, ``at_once`` of them at a time."""
+    each = -(-len(found) // max(at_once, 1))
     for _, group in itertools.groupby(found, lambda case: case.process):
         process = list(group)
         one_start = process[0].program == "trial" or process[0].device != "cpu"
         most = TOGETHER[process[0].device] if one_start else len(process)
         if process[0].device != "cpu" and process[0].mode == "inductor":
-            most = TOGETHER_COMPILED
+            most = min(max(TOGETHER_COMPILED, each), most)
         for first in range(0, len(process), most):
             yield Job(tuple(process[first : first + most]))
 

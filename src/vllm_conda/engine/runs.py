@@ -26,11 +26,13 @@ from vllm_conda.progress import Reporter
 # Runs a command with variables of its own; its exit status. TimeoutExpired after so many seconds.
 Start = Callable[[Sequence[str], Path, IO[str], Mapping[str, str], float], int]
 FACTS_SECONDS = 300.0
-PROCESSES_A_GPU = 4
-CORES_EACH = 4
+# Each keeps 1 GiB of keys and values, and its context on the GPU takes as much.
+GIB_EACH = 3
+# Starting and compiling, which nearly all of a run is, take little more than one core.
+CORES_EACH = 2
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 # What a run that goes on has to have in common with the one before it.
-SAME_FACTS = ("engine", "name", "versions", "device")
+SAME_FACTS = ("engine", "name", "versions", "build", "device")
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     options = replace(options, gpus=facts["gpus"], engine=facts["engine"], lacks=lacks)
     if why := why_none(options):
         raise UsageError(why)
-    options = replace(options, at_once=processes_at_once(options))
+    options = replace(options, at_once=processes_at_once(options, facts["gib"]))
     document: dict[str, Any] = {
         **facts,
         "device": options.device,
@@ -116,7 +118,8 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     recorded = options.recorded(facts["engine"], facts["name"])
     rest = [case for case in asked if case.name not in kept]
     # What nobody has seen right comes first: a run that is cut short has it.
-    chosen = list(jobs(sorted(rest, key=lambda case: case.key in recorded)))
+    rest.sort(key=lambda case: case.key in recorded)
+    chosen = list(jobs(rest, options.at_once))
     by_job: list[list[dict[str, Any]]] = [[] for _ in chosen]
     writing = threading.Lock()
 
@@ -135,7 +138,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     rows = document["rows"]
     wrong = [row for row in rows if not row["right"]]
     if wrong:
-        lines = "\n  ".join(f"{row['case']}: {row.get('failure', row)}" for row in wrong)
+        lines = "\n  ".join(f"{row['case']}: {_why_wrong(row)}" for row in wrong)
         raise TestFailure(
             f"{len(wrong)} of {len(rows)} runs of the engine are not right:\n  {lines}",
             f"Logs: {place.logs}",
@@ -143,20 +146,20 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     return document
 
 
-def processes_at_once(options: Options) -> int:
-    """How many were asked for, or how many the machine has room for."""
+def processes_at_once(options: Options, gib: float) -> int:
+    """How many were asked for, or how many the machine has room for, whose GPUs have ``gib`` GiB
+    each."""
     if options.at_once or options.device == "cpu":
         return options.at_once or 1
-    # A start takes cores; shares of the GPU's memory are small.
     cores = len(os.sched_getaffinity(0))
-    return max(1, min(PROCESSES_A_GPU * options.gpus, cores // CORES_EACH))
+    return max(1, min(int(gib / GIB_EACH) * options.gpus, cores // CORES_EACH))
 
 
 def _found_before(place: Place, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What the document of an earlier run has found right, case by case.
 
     Raises:
-        UsageError: That run was another engine's, or in another environment.
+        UsageError: That run was another engine's, of other kernels or in another environment.
     """
     try:
         before = json.loads(place.result.read_text(encoding="utf-8"))
@@ -169,7 +172,7 @@ def _found_before(place: Place, document: Mapping[str, Any]) -> dict[str, dict[s
         raise UsageError(f"{place.result} is no result to go on from.") from None
     if not same:
         raise UsageError(
-            f"{place.result} was found with another engine or in another environment.",
+            f"{place.result} was found with another engine, build of the kernels or environment.",
             "Leave --resume out to begin anew.",
         )
     return kept
@@ -243,14 +246,15 @@ def _facts(place: Place, options: Options) -> dict[str, Any]:
 
 def settings(place: Place, job: Job, gpus: Sequence[str], at_once: int) -> dict[str, str]:
     """Variables of a process beside those of the environment."""
-    found = {"VLLM_CACHE_ROOT": str(place.folder / "cache")}
+    cache = place.folder / "cache"
+    # What one process's Triton has compiled, the others take; some engines would keep it by model.
+    found = {"VLLM_CACHE_ROOT": str(cache), "TRITON_CACHE_DIR": str(cache / "triton")}
     if wanted := max(case.gpus for case in job.cases):
         # One order for all ranks: engines that take two GPUs in opposite orders may wait in a ring.
         found[VISIBLE_VARIABLE] = ",".join(sorted(gpus[:wanted]))
     if at_once > 1:
-        # Each would take all cores.
-        share = str(max(1, len(os.sched_getaffinity(0)) // at_once))
-        found |= {"OMP_NUM_THREADS": share, "TORCHINDUCTOR_COMPILE_THREADS": share}
+        # Each would take all cores. To Inductor the engine itself gives one.
+        found["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // at_once))
     return found
 
 
@@ -321,6 +325,14 @@ def last_line(path: Path) -> str:
 def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     """One line a run: what ran, how the tokens compare, how long it took."""
     return [[row["case"], row["mode"], words(row), f"{row['seconds']} s"] for row in rows]
+
+
+def _why_wrong(row: Mapping[str, Any]) -> str:
+    found = words(row)
+    if "failure" in row or "far_logprobs" not in row:
+        return found
+    far, bound = row["far_logprobs"], row["allowed"]["logprob"]
+    return f"{found}; {far} log-probabilities are off by more than {bound}"
 
 
 def words(row: Mapping[str, Any]) -> str:

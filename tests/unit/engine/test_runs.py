@@ -19,7 +19,10 @@ from vllm_conda.engine import cases, runs
 from vllm_conda.errors import ConfigError, TestFailure, UsageError
 from vllm_conda.progress import Mode, Reporter
 
-FACTS = {"engine": "0.26.0", "name": "a GPU", "gpus": 2, "versions": {"torch": "2.11.0"}}
+FACTS = {
+    "engine": "0.26.0", "name": "a GPU", "gpus": 2, "gib": 24.0, "build": "one",
+    "versions": {"torch": "2.11.0"},
+}  # fmt: skip
 RIGHT = {
     "mode": "eager", "right": True, "tokens": 4, "chosen": 4, "near_ties": 0, "misses": 0,
     "exact": 1, "prompts": 1,
@@ -120,6 +123,19 @@ def test_graphs_without_compiling_are_right_where_the_engine_does_so(
         runs.run(programs.place(tmp_path), asked, Reporter(Mode.JSON))
 
 
+def test_wrong_tokens_are_told_in_a_line(tmp_path: Path) -> None:
+    row = {**RIGHT, "mode": "traced", "right": False, "far_logprobs": 3, "answers": [5] * 1000,
+           "allowed": {"logprob": 0.25}}  # fmt: skip
+    with pytest.raises(TestFailure) as caught:
+        runs.run(
+            Programs(trial=[row], server=SERVED).place(tmp_path), options(tmp_path),
+            Reporter(Mode.JSON),
+        )  # fmt: skip
+    told = str(caught.value).splitlines()[1]
+    assert "prompts exact; 3 log-probabilities are off by more than 0.25" in told
+    assert "5, 5" not in told
+
+
 def test_a_refusal_in_a_sentence_is_a_result(tmp_path: Path) -> None:
     row = {"mode": "refused", "right": True, "said": "needs vllm-flashmla"}
     programs = Programs(trial=[row], server=SERVED)
@@ -182,7 +198,7 @@ def test_ranks_run_one_after_another(tmp_path: Path) -> None:
 
     place = runs.Place(start, tmp_path / "work", tmp_path / "logs", tmp_path / "r.json")
     asked = options(tmp_path, device="cuda", full=True, models=("llama",), at_once=4,
-                    only=("tensor_parallel", "trial llama bfloat16"))  # fmt: skip
+                    only=(*cases.RANKS, "trial llama bfloat16"))  # fmt: skip
     with pytest.raises(TestFailure):  # the second program answers as the first
         runs.run(place, asked, Reporter(Mode.JSON))
     assert most == 1
@@ -243,10 +259,13 @@ def test_no_run_goes_on_after_another_file(tmp_path: Path, text: str) -> None:
         runs.run(Programs().place(tmp_path), options(tmp_path, resume=True), Reporter(Mode.JSON))
 
 
-def test_no_run_goes_on_after_another_engine(tmp_path: Path) -> None:
-    other = {**FACTS, "engine": "0.33.0", "device": "cpu", "date": "2026-01-02", "rows": []}
+@pytest.mark.parametrize("differs", [{"engine": "0.33.0"}, {"build": "another"}])
+def test_no_run_goes_on_after_another_engine_or_build(
+    tmp_path: Path, differs: dict[str, str]
+) -> None:
+    other = {**FACTS, "device": "cpu", "date": "2026-01-02", "rows": [], **differs}
     (tmp_path / "r.json").write_text(json.dumps(other))
-    with pytest.raises(UsageError, match="another engine"):
+    with pytest.raises(UsageError, match="another engine, build of the kernels"):
         runs.run(Programs().place(tmp_path), options(tmp_path, resume=True), Reporter(Mode.JSON))
 
 
@@ -254,10 +273,12 @@ def test_as_many_processes_as_the_machine_has_room_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)))
-    room = [runs.processes_at_once(options(tmp_path, device="cuda", gpus=n)) for n in (1, 2)]
-    assert room == [4, 6]
-    assert runs.processes_at_once(options(tmp_path)) == 1
-    assert runs.processes_at_once(options(tmp_path, at_once=3)) == 3
+    one, two = (options(tmp_path, device="cuda", gpus=gpus) for gpus in (1, 2))
+    assert [runs.processes_at_once(asked, 24.0) for asked in (one, two)] == [8, 12]
+    assert runs.processes_at_once(two, 15.7) == 10
+    assert runs.processes_at_once(one, 2.0) == 1
+    assert runs.processes_at_once(options(tmp_path), 0) == 1
+    assert runs.processes_at_once(options(tmp_path, at_once=3), 0) == 3
 
 
 def test_an_environment_without_engine_is_one_sentence(tmp_path: Path) -> None:
@@ -280,7 +301,10 @@ def test_ranks_see_all_gpus_and_processes_share_the_cores(
     assert found["CUDA_VISIBLE_DEVICES"] == "1"
     assert found["OMP_NUM_THREADS"] == "2"
     cpu = cases.Job((cases.Case("trial", "llama", "float32", "eager"),))
-    assert set(runs.settings(place, cpu, [], 1)) == {"VLLM_CACHE_ROOT"}
+    assert set(runs.settings(place, cpu, [], 1)) == {"VLLM_CACHE_ROOT", "TRITON_CACHE_DIR"}
+    # Inside the run's own folder, the same for all.
+    kept = {runs.settings(place, job, ["0"], 8)["TRITON_CACHE_DIR"] for job in (ranks, alone)}
+    assert [Path(one).is_relative_to(place.folder) for one in kept] == [True]
 
 
 def test_the_named_interpreter_runs_the_programs(

@@ -155,6 +155,35 @@ def test_trials_share_processes_on_the_cpu() -> None:
     assert [job.cases[0].hides_compiler for job in trials] == [True] * (len(trials) - 1) + [False]
 
 
+def test_compiled_models_share_a_process_where_places_are_few() -> None:
+    asked = options(full=True, device="cuda", only=("float16 inductor",))
+    found = cases.cases(asked)
+    sizes = {
+        places: {len(job.cases) for job in cases.jobs(found, places)}
+        for places in (1, 6, len(found))
+    }
+    assert max(sizes[1]) == cases.TOGETHER["cuda"]
+    assert cases.TOGETHER_COMPILED < max(sizes[6]) < cases.TOGETHER["cuda"]
+    assert max(sizes[len(found)]) == cases.TOGETHER_COMPILED
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("llama float16 eager", {"float16"}),
+        ("llama  eager", set()),
+        ("eager", {"bfloat16", "float16"}),
+        ("float", set()),
+    ],
+)
+def test_words_of_a_name_are_whole_ones_in_its_order(words: str, wanted: set[str]) -> None:
+    asked = options(full=True, device="cuda", models=("llama", "llama_awq"), only=(words,))
+    found = [case for case in cases.cases(asked) if case.program == "trial"]
+    assert {case.dtype for case in found} == wanted
+    if " " in words and wanted:
+        assert {case.model for case in found} == {"llama"}
+
+
 def test_small_models_share_a_process_on_a_gpu() -> None:
     found = cases.cases(options(full=True, device="cuda", gpus=2))
     made = list(cases.jobs(found))

@@ -16,11 +16,14 @@ from quantise import rounding
 _Round = Callable[[torch.Tensor], torch.Tensor]
 
 
-def make_exact(model: torch.nn.Module, kind: str, dtype: torch.dtype) -> None:
+def make_exact(
+    model: torch.nn.Module, kind: str, dtype: torch.dtype, *, experts_alone: bool = False
+) -> None:
     """Have a model that is in float32 compute in ``dtype``, its layers' products as above.
 
     Args:
         kind: To what activations are rounded: as `quantise.rounding` takes it.
+        experts_alone: Other layers' products are plain ones in ``dtype``.
     """
     rounded = rounding(kind)
     kept: set[int] = set()
@@ -28,6 +31,8 @@ def make_exact(model: torch.nn.Module, kind: str, dtype: torch.dtype) -> None:
         if ".layers." not in name:
             continue
         if isinstance(module, torch.nn.Linear):
+            if experts_alone:
+                continue
             module.forward = _linear(module, rounded)  # type: ignore[method-assign]
         elif hasattr(module, "gate_up_proj") and hasattr(module, "down_proj"):
             if isinstance(module.gate_up_proj, torch.nn.Linear):

@@ -49,12 +49,14 @@ class Scheme:
             its largest, and so ``float8_token``; ``float8``, each token's ``BLOCK`` columns by
             theirs, on a GPU alone.
         takes: Which tensors, by name, are quantised.
+        in_experts: As ``activations``, of experts alone and on a CPU.
     """
 
     config: Mapping[str, Any]
     quantise: Quantise
     activations: str = ""
     takes: Callable[[str, torch.Tensor], bool] = _matrices
+    in_experts: str = ""
 
 
 def _words(values: torch.Tensor, dim: int) -> torch.Tensor:
@@ -192,6 +194,7 @@ SCHEMES: Mapping[str, Scheme] = {
             "version": "gemm",
         },
         _awq,
+        in_experts="int8",
     ),
     "fp8": Scheme(
         {
@@ -294,3 +297,8 @@ def rounded_activations(scheme: str, device: str) -> str:
     """
     kind = SCHEMES[scheme].activations if scheme else ""
     return "" if (kind, device) == ("float8", "cpu") else kind
+
+
+def rounded_in_experts(scheme: str, device: str) -> str:
+    """The same of experts alone: the CPU's multiply integers of 4 bits by such of 8."""
+    return SCHEMES[scheme].in_experts if scheme and device == "cpu" else ""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 from products import make_exact
-from quantise import DEQUANTISED, rounded_activations
+from quantise import DEQUANTISED, rounded_activations, rounded_in_experts
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,15 @@ class Reference:
     ) -> None:
         self.device = device
         self._rounded_cache = rounded_cache
-        rounded = rounded_activations(scheme, device)
+        everywhere = rounded_activations(scheme, device)
+        rounded = everywhere or rounded_in_experts(scheme, device)
         model = getattr(transformers, self.kind).from_pretrained(
             path / DEQUANTISED if scheme else path,
             dtype=torch.float32 if rounded else getattr(torch, dtype),
             attn_implementation=attention,
         )
         if rounded:
-            make_exact(model, rounded, getattr(torch, dtype))
+            make_exact(model, rounded, getattr(torch, dtype), experts_alone=not everywhere)
         self.model = model.to(device).eval()
         # The engine is told to ignore the end of the text.
         self.model.generation_config.eos_token_id = None

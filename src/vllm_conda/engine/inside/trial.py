@@ -168,10 +168,12 @@ def compare(
     reference: Reference, dtype: str, options: argparse.Namespace, model: Model, found: Any
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
-    from quantise import rounded_activations
+    from quantise import rounded_activations, rounded_in_experts
     from reference import Verdict, tolerance
 
     rounded = rounded_activations(model.scheme, options.device)
+    if model.experts:
+        rounded = rounded or rounded_in_experts(model.scheme, options.device)
     rounded = rounded or ("cache" if model.rounds_cache else "")
     allowed = tolerance(dtype, model.experts, options.device, rounded)
     verdict = Verdict()
