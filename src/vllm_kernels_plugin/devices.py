@@ -10,7 +10,7 @@ import torch
 
 import vllm_kernels
 from vllm_kernels import engine_api
-from vllm_kernels_plugin import compiler, flashinfer, serve
+from vllm_kernels_plugin import compiler, flashinfer, folders, serve
 from vllm_kernels_plugin.engine import CPU_MODULES, CUDA_MODULES
 from vllm_kernels_plugin.errors import PluginError
 
@@ -68,6 +68,7 @@ def _activate_cpu() -> str:
     # as ordinary attention; latent_cpu says why that is what nobody has to ask for.
     os.environ.setdefault("VLLM_MLA_DISABLE", "1")
     compiler.prepare(logger)
+    folders.give(logger)
     logger.info(
         "vllm_kernels %s serves %d ops to the engine on the CPU (%s)",
         vllm_kernels.__version__,
@@ -108,7 +109,7 @@ def _activate_cuda(status: engine_api.CudaStatus) -> str:
         logger.info("deep_gemm is vllm_kernels' own module, with %s", words)
     cutedsl.plant()
     compiler.prepare_triton(logger)
-    flashinfer.give_workspace(logger)
+    folders.give(logger)
     flashinfer.keep_from_compiling(logger)
     flashinfer.leave_out_sampler(logger)
     families = [family.name for family in status.families]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import importlib.util
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from vllm_kernels_plugin.errors import PluginError
 
 SAMPLER_VARIABLE = "VLLM_USE_FLASHINFER_SAMPLER"
 NO_JIT_VARIABLE = "FLASHINFER_DISABLE_JIT"
-WORKSPACE_VARIABLE = "FLASHINFER_WORKSPACE_BASE"
 CUBINS_VARIABLE = "FLASHINFER_CUBINS_REPOSITORY"
 DELTA_NET_KEY = "gdn_prefill_backend"
 _MISSING = "FlashInfer is not installed"
@@ -145,26 +142,6 @@ def keep_from_compiling(logger: logging.Logger) -> None:
             os.environ.update(missing)
             words = ", ".join(f"{name}={value}" for name, value in missing.items())
             logger.info("FlashInfer is kept from compiling and downloading, with %s", words)
-
-
-def give_workspace(logger: logging.Logger) -> None:
-    """Name a folder for FlashInfer where it cannot write to the home: its import fails without.
-
-    What the user has set stays.
-    """
-    if _folder("flashinfer") is None or WORKSPACE_VARIABLE in os.environ or _home_is_writable():
-        return
-    # Child processes use the same.
-    folder = os.environ[WORKSPACE_VARIABLE] = tempfile.mkdtemp(prefix="flashinfer-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    logger.info("FlashInfer cannot write to the home: %s=%s", WORKSPACE_VARIABLE, folder)
-
-
-def _home_is_writable() -> bool:
-    try:
-        return os.access(Path.home(), os.W_OK)
-    except RuntimeError:  # a user without a home
-        return False
 
 
 def leave_out_sampler(logger: logging.Logger) -> None:

@@ -160,12 +160,11 @@ KEPT = ("FLASHINFER_DISABLE_JIT", "FLASHINFER_CUBINS_REPOSITORY", "TRTLLM_DG_ENA
 
 
 @pytest.fixture
-def variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
-    for name in (*KEPT, flashinfer.WORKSPACE_VARIABLE):
+def variables(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in KEPT:
         # Set first, so that what the plugin sets is undone.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
     return monkeypatch
 
 
@@ -184,7 +183,6 @@ def test_nothing_is_compiled_beside_our_modules(
     with caplog.at_level(logging.INFO):
         flashinfer.keep_from_compiling(logging.getLogger("test"))
     assert [os.environ.get(name) for name in KEPT] == ["1", str(aot), "1"]
-    assert flashinfer.WORKSPACE_VARIABLE not in os.environ
     assert caplog.messages == [
         "FlashInfer is kept from compiling and downloading, with FLASHINFER_DISABLE_JIT=1, "
         f"FLASHINFER_CUBINS_REPOSITORY={aot}"
@@ -198,36 +196,6 @@ def test_others_packages_may_compile(packages: Path, variables: pytest.MonkeyPat
     module(package(packages, "flashinfer") / "data" / "aot")
     flashinfer.keep_from_compiling(logging.getLogger("test"))
     assert not set(KEPT) & set(os.environ)
-
-
-@pytest.mark.parametrize("error", [None, RuntimeError])
-def test_a_home_that_is_read_only(
-    packages: Path,
-    variables: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    error: type[Exception] | None,
-) -> None:
-    """Or none at all."""
-
-    def home() -> Path:
-        if error is not None:
-            raise error("Could not determine home directory.")
-        return packages / "none"
-
-    package(packages, "flashinfer")
-    logger = logging.getLogger("test")
-    flashinfer.give_workspace(logger)
-    assert flashinfer.WORKSPACE_VARIABLE not in os.environ
-    variables.setattr(flashinfer.Path, "home", home)
-    with caplog.at_level(logging.INFO):
-        flashinfer.give_workspace(logger)
-    folder = os.environ[flashinfer.WORKSPACE_VARIABLE]
-    assert os.access(folder, os.W_OK)
-    assert caplog.messages == [
-        f"FlashInfer cannot write to the home: FLASHINFER_WORKSPACE_BASE={folder}"
-    ]
-    flashinfer.give_workspace(logger)
-    assert os.environ[flashinfer.WORKSPACE_VARIABLE] == folder
 
 
 def test_a_module_that_ours_lacks(packages: Path, variables: pytest.MonkeyPatch) -> None:

@@ -147,10 +147,12 @@ ENGINE = (
         "where `vllm-flashinfer` is installed, unless it is set.",
     ),
     Variable(
-        "FLASHINFER_WORKSPACE_BASE",
-        "a folder",
-        "FlashInfer cannot be imported unless it can write here; by default the home. Where the "
-        "home is read-only, set to a temporary folder, unless it is set.",
+        "FLASHINFER_WORKSPACE_BASE, TRITON_CACHE_DIR, VLLM_CACHE_ROOT",
+        "folders",
+        "Where FlashInfer (whose import fails otherwise), Triton and the engine keep what they "
+        "have compiled; by default below the home. Each that can be written neither there nor "
+        "where `TRITON_HOME` or `XDG_CACHE_HOME` says is set to a temporary folder, which goes "
+        "with the process, unless it is set.",
     ),
     Variable(
         "VLLM_CPU_KVCACHE_SPACE",
