@@ -5,12 +5,16 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from vllm_conda import toolchain
+from vllm_conda.structure import tomllib
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "src/vllm_kernels"
@@ -74,3 +78,21 @@ def test_no_product_needs_the_toolkit(package: str) -> None:
     for path in (ROOT / "src" / package).rglob("*.py"):
         found = [name for name in imports(path) if name.split(".")[0] == "vllm_conda"]
         assert not found, path
+
+
+def test_what_the_toolkit_imports_is_among_its_dependencies() -> None:
+    """But not programs that run in an engine's environment."""
+    project = tomllib.loads((ROOT / "packages/toolkit/pyproject.toml").read_text())["project"]
+    keyless = project["optional-dependencies"]["keyless"]
+    declared = {Requirement(line).name for line in (*project["dependencies"], *keyless)}
+    providers = packages_distributions() | {"sigstore": ["sigstore"], "tomli": ["tomli"]}
+    own = {"vllm_conda", "vllm_cuda_plan"}
+    missing = {
+        f"{path.relative_to(ROOT)}: {top}"
+        for name in own
+        for path in (ROOT / "src" / name).rglob("*.py")
+        if path.parent != ROOT / "src/vllm_conda/engine/inside"
+        for top in {one.split(".")[0] for one in imports(path)} - own - sys.stdlib_module_names
+        if not declared & {provider.lower() for provider in providers.get(top, ())}
+    }
+    assert not missing
