@@ -1,6 +1,6 @@
 // Weights of 8 and 4 bits to floats, each of which fits into a bfloat16 and a float16 without
 // rounding, and what else makes numbers of products with them.
-#include "cpu/gemm/gemm_table.h"
+#include "cpu/gemm/gemm_tier.h"
 #include "cpu/packed/packed.h"
 #include "cpu/vec.h"
 
@@ -9,6 +9,8 @@ namespace {
 
 using DU = hn::RebindToUnsigned<DF>;
 using DI = hn::RebindToSigned<DF>;
+using D8 = hn::Repartition<uint8_t, DF>;
+using VU8 = hn::Vec<D8>;
 constexpr size_t kLanes = kFloatLanes;
 
 HWY_INLINE VU32 Word(uint32_t value) { return hn::Set(DU(), value); }
@@ -38,6 +40,19 @@ struct CodeI8 {
   }
 };
 
+// The bits of a bfloat16 that is `mantissa` * 2^`exponent`.
+constexpr uint32_t BfloatBits(uint32_t mantissa, int exponent) {
+  if (mantissa == 0) return 0;
+  uint32_t biased = static_cast<uint32_t>(exponent + 127 + 7);
+  for (; mantissa < 128; mantissa *= 2) --biased;
+  return biased << 7 | (mantissa & 127);
+}
+
+// The two bytes of a bfloat16, by 4 bits.
+struct ByteTables {
+  alignas(16) uint8_t low[16] = {}, high[16] = {};
+};
+
 struct CodeE4m3 {
   static constexpr size_t kBits = 8;
   static HWY_INLINE VF Value(VU32 code) {
@@ -47,6 +62,48 @@ struct CodeE4m3 {
         hn::IfThenElse(nan, hn::BitCast(DF(), Word(0x7FC00000u)), SmallFloat<3, 7>(magnitude));
     return WithSign(value, hn::ShiftLeft<24>(hn::And(code, Word(0x80))));
   }
+
+  // Values 0 and 1 of K of four columns, then 2 and 3.
+  alignas(16) static constexpr uint8_t kOrder[16] = {0, 1, 4, 5, 8,  9,  12, 13,
+                                                     2, 3, 6, 7, 10, 11, 14, 15};
+
+  // Codes from 16 on: the lower half is the lower byte, but for its place. The upper one has the
+  // sign and the rest of the exponent.
+  static constexpr uint32_t kFirst = BfloatBits(8, -10) >> 8;  // of exponents 0 and 1
+  static constexpr ByteTables MakeUpper() {
+    ByteTables table;
+    for (uint32_t i = 0; i < 16; ++i) {
+      table.high[i] = static_cast<uint8_t>((i & 8) << 4 | (kFirst + (i & 7)));
+    }
+    return table;
+  }
+  // Where the codes below, half of which are subnormal, differ from that.
+  static constexpr ByteTables MakeDifference() {
+    ByteTables table;
+    for (uint32_t i = 0; i < 16; ++i) {
+      const uint32_t bits = BfloatBits(i, -9) ^ (kFirst << 8 | i << 4);
+      table.low[i] = static_cast<uint8_t>(bits & 0xFF);
+      table.high[i] = static_cast<uint8_t>(bits >> 8);
+    }
+    return table;
+  }
+
+  static HWY_INLINE void Bytes(VU8 codes, VU8& low, VU8& high) {
+    static constexpr ByteTables kUpper = MakeUpper(), kDifference = MakeDifference();
+    const D8 d8;
+    const VU8 magnitude = hn::And(codes, hn::Set(d8, uint8_t{0x7F}));
+    // 0x80 and more, for which nothing is looked up, from code 16 on.
+    const VU8 few =
+        hn::And(hn::Add(magnitude, hn::Set(d8, uint8_t{0x70})), hn::Set(d8, uint8_t{0x8F}));
+    const VU8 nan = hn::VecFromMask(d8, hn::Eq(magnitude, hn::Set(d8, uint8_t{0x7F})));
+    const VU8 upper =
+        hn::TableLookupBytes(hn::LoadDup128(d8, kUpper.high), hn::ShiftRight<4>(codes));
+    low = hn::Xor(hn::ShiftLeft<4>(codes),
+                  hn::TableLookupBytesOr0(hn::LoadDup128(d8, kDifference.low), few));
+    high = hn::Xor(upper, hn::TableLookupBytesOr0(hn::LoadDup128(d8, kDifference.high), few));
+    low = hn::Or(low, nan);
+    high = hn::Or(high, nan);
+  }
 };
 
 struct CodeE2m1 {
@@ -54,6 +111,28 @@ struct CodeE2m1 {
   static HWY_INLINE VF Value(VU32 code) {
     const VF value = SmallFloat<1, 1>(hn::And(code, Word(7)));
     return WithSign(value, hn::ShiftLeft<28>(hn::And(code, Word(8))));
+  }
+
+  // The pairs 0, 1, 2 and 3 of K, of four columns each.
+  alignas(16) static constexpr uint8_t kOrder[16] = {0, 4, 8,  12, 1, 5, 9,  13,
+                                                     2, 6, 10, 14, 3, 7, 11, 15};
+
+  static constexpr ByteTables MakeValues() {
+    ByteTables table;
+    for (uint32_t i = 0; i < 16; ++i) {
+      const uint32_t exponent = i >> 1 & 3;
+      const uint32_t bits = exponent == 0 ? BfloatBits(i & 1, -1)
+                                          : BfloatBits(2 + (i & 1), static_cast<int>(exponent) - 2);
+      table.low[i] = static_cast<uint8_t>(bits & 0xFF);
+      table.high[i] = static_cast<uint8_t>((i & 8) << 4 | bits >> 8);
+    }
+    return table;
+  }
+
+  static HWY_INLINE void Bytes(VU8 codes, VU8& low, VU8& high) {
+    static constexpr ByteTables kValues = MakeValues();
+    low = hn::TableLookupBytes(hn::LoadDup128(D8(), kValues.low), codes);
+    high = hn::TableLookupBytes(hn::LoadDup128(D8(), kValues.high), codes);
   }
 };
 
@@ -74,7 +153,7 @@ template <class Code, class T>
 void Decode(const uint8_t* words, size_t rows, void* out) {
   constexpr size_t kValues = 32 / Code::kBits;
   const DU du;
-  const hn::Repartition<uint8_t, DF> d8;
+  const D8 d8;
   const VU32 mask = Word((1u << Code::kBits) - 1);
   for (size_t column = 0; column < kPanel; column += kLanes) {
     const uint8_t* from = words + column * sizeof(uint32_t);
@@ -87,6 +166,39 @@ void Decode(const uint8_t* words, size_t rows, void* out) {
         const VF second = Code::Value(hn::And(word, mask));
         word = hn::ShiftRight<Code::kBits>(word);
         StorePair(first, second, to, column);
+      }
+    }
+  }
+}
+
+// The same to bfloat16 for floats, whose two bytes are looked up: codes of pairs of K lie together
+// before that, those of four columns in a block of 16 bytes, so that interleaving both bytes gives
+// rows as gemm's kernels read them.
+template <class Code>
+void DecodePairs(const uint8_t* words, size_t rows, void* out) {
+  constexpr size_t kRowBytes = kPanel * sizeof(uint32_t);
+  const D8 d8;
+  const VU8 order = hn::LoadDup128(d8, Code::kOrder);
+  for (size_t column = 0; column < kRowBytes; column += kVectorBytes) {
+    const uint8_t* from = words + column;
+    uint8_t* to = static_cast<uint8_t*>(out) + column;
+    const auto store = [&](VU8 codes) VK_INLINE_LAMBDA {
+      VU8 low, high;
+      Code::Bytes(codes, low, high);
+      hn::StoreU(hn::InterleaveLower(d8, low, high), d8, to);
+      hn::StoreU(hn::InterleaveUpper(d8, low, high), d8, to + kRowBytes);
+      to += 2 * kRowBytes;
+    };
+    for (size_t row = 0; row < rows; ++row, from += kRowBytes) {
+      __builtin_prefetch(from + kFetchAhead, 0, 2);
+      const VU8 codes = hn::TableLookupBytes(hn::LoadU(d8, from), order);
+      if constexpr (Code::kBits == 8) {
+        store(codes);
+      } else {
+        const VU8 half = hn::Set(d8, uint8_t{15});
+        const VU8 even = hn::And(codes, half), odd = hn::ShiftRight<4>(codes);
+        store(hn::InterleaveLower(d8, even, odd));
+        store(hn::InterleaveUpper(d8, even, odd));
       }
     }
   }
@@ -149,12 +261,13 @@ void AddBias(float* sums, size_t stride, size_t rows, const void* bias, size_t c
 
 }  // namespace
 
-#define VK_CODED(Code) \
-  {Decode<Code, float>, Decode<Code, hwy::bfloat16_t>, Decode<Code, hwy::float16_t>}
-
 extern const PackedTable packed_table;
 const PackedTable packed_table = {
-    {{}, VK_CODED(CodeI8), VK_CODED(CodeE4m3), {}, VK_CODED(CodeE2m1)},
+    {{},
+     {Decode<CodeI8, float>, Decode<CodeI8, hwy::bfloat16_t>, Decode<CodeI8, hwy::float16_t>},
+     {Decode<CodeE4m3, float>, DecodePairs<CodeE4m3>, Decode<CodeE4m3, hwy::float16_t>},
+     {},
+     {Decode<CodeE2m1, float>, DecodePairs<CodeE2m1>, Decode<CodeE2m1, hwy::float16_t>}},
     AddGroup,
     Sum,
     {WidenRow<float>, WidenRow<hwy::bfloat16_t>, WidenRow<hwy::float16_t>},

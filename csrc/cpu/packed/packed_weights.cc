@@ -225,12 +225,14 @@ size_t PackedWeights::ReadScales(size_t expert, size_t panel, size_t k, float* s
     const size_t column = panel * kPanel + i;
     const size_t count = std::min(width - i, BlockRest(column));
     const int64_t at = ScaleAt(expert, column, group);
-    for (size_t j = 0; j < count; ++j) {
+    const size_t different = scales_.column_stride == 0 ? 1 : count;
+    for (size_t j = 0; j < different; ++j) {
       const int64_t place = at + static_cast<int64_t>(j) * scales_.column_stride;
       scales[i + j] = scales_.dtype == VK_U8
                           ? PowerOfTwo(static_cast<const uint8_t*>(scales_.data)[place])
                           : static_cast<const float*>(scales_.data)[place];
     }
+    if (different < count) std::fill_n(scales + i + 1, count - 1, scales[i]);
     i += count;
   }
   // Blocks with the same scales are one, such as those of a matrix that has a single scale.
