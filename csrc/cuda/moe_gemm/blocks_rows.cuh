@@ -143,15 +143,20 @@ class RowsBlock {
     const int token = group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane_ / 4;
     const uint64_t first_tokens = sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + group * 64 * kDepth);
     const uint64_t first_weights = sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + kTokenBytes);
-    for (int32_t i = 0; i < depth_; ++i, at.Advance(kStages)) {
-      pipeline_.ConsumerWait(at);
-      const auto& scales = storage_.scales[at.stage];
-      const float low = scales.tokens[token], high = scales.tokens[token + 8];
-      float each[kUnits];
-#pragma unroll
-      for (int unit = 0; unit < kUnits; ++unit) each[unit] = scales.weights[unit];
-      const uint64_t tokens = sm90::AdvanceSmemDesc(first_tokens, at.stage * kStageBytes);
-      const uint64_t weights = sm90::AdvanceSmemDesc(first_weights, at.stage * kStageBytes);
+    uint64_t tokens, weights;
+    const auto set_stage = [&] {
+      tokens = sm90::AdvanceSmemDesc(first_tokens, at.stage * kStageBytes);
+      weights = sm90::AdvanceSmemDesc(first_weights, at.stage * kStageBytes);
+    };
+    set_stage();
+    // Between the sums of a chunk and the products of the next one there is little more than those:
+    // scales are read while tensor cores work, and the next stage is asked for before the sums.
+    bool ready = false;
+    for (int32_t i = 0; i < depth_; ++i) {
+      if (!ready) pipeline_.ConsumerWait(at);
+      const int stage = at.stage;
+      const auto& scales = storage_.scales[stage];
+      float low, high, each[kUnits];
 #pragma unroll
       for (int unit = 0; unit < kUnits; ++unit) {
         float part[kUnit / 2];
@@ -168,10 +173,21 @@ class RowsBlock {
                               kClearSums || k > 0);
         }
         ptx::wgmma_commit_group();
+        if (unit == 0) {
+          low = scales.tokens[token];
+          high = scales.tokens[token + 8];
+#pragma unroll
+          for (int j = 0; j < kUnits; ++j) each[j] = scales.weights[j];
+        }
+        const float two[2] = {low * each[unit], high * each[unit]};
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(part);
-        if (unit + 1 == kUnits) Release(at.stage);
-        const float two[2] = {low * each[unit], high * each[unit]};
+        if (unit + 1 == kUnits) {
+          Release(stage);
+          at.Advance(kStages);
+          ready = pipeline_.ConsumerTest(at);
+          set_stage();
+        }
 #pragma unroll
         for (int e = 0; e < kUnit / 2; ++e) sums[unit][e] += two[e / 2 % 2] * part[e];
       }

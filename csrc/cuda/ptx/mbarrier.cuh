@@ -40,5 +40,18 @@ __device__ __forceinline__ void mbarrier_wait_parity(uint32_t barrier, int parit
       : "memory");
 }
 
+// "mbarrier.test_wait", .parity: whether that phase is complete; does not wait.
+__device__ __forceinline__ bool mbarrier_test_parity(uint32_t barrier, int parity) {
+  uint32_t complete;
+  asm volatile(
+      "{.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;}"
+      : "=r"(complete)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return complete != 0;
+}
+
 }  // namespace vk::cuda::ptx
 #endif  // VLLM_KERNELS_CUDA_PTX_MBARRIER_CUH_

@@ -67,6 +67,10 @@ class Pipeline {
   __device__ __forceinline__ void ConsumerWait(const PipelineState& at) const {
     ptx::mbarrier_wait_parity(full(at.stage), at.phase);
   }
+  // Whether ConsumerWait() would return at once.
+  __device__ __forceinline__ bool ConsumerTest(const PipelineState& at) const {
+    return ptx::mbarrier_test_parity(full(at.stage), at.phase);
+  }
   // As often a stage as Init() was told.
   __device__ __forceinline__ void ConsumerRelease(int stage) const {
     ptx::mbarrier_arrive(empty(stage));

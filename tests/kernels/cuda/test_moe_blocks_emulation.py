@@ -30,6 +30,7 @@ def test_random_problems(tmp_path: Path) -> None:
         ("blocks_rows", "wgmma_wait_group<0>();", "wgmma_fence();"),
         ("blocks_rows", "kClearSums || k > 0", "true"),
         ("blocks_rows", "high = scales.tokens[token + 8]", "high = scales.tokens[token]"),
+        ("blocks_rows", "pipeline_.ConsumerTest(at)", "true"),
         ("blocks_rows", "rank_ * each : 0", "0 : 0"),  # k of the first block twice
         ("blocks", "kWaves == 1 ? 0 : group", "0"),  # scales of the first weights alone
         # Rows of nobody, but within the tensors: results differ, and nothing crashes.
@@ -46,6 +47,7 @@ def test_random_problems(tmp_path: Path) -> None:
         "rows-wait",
         "rows-sums",
         "rows-scales",
+        "rows-ready",
         "split",
         "turned",
         "labels",

@@ -31,5 +31,9 @@ inline void mbarrier_wait_parity(uint32_t barrier, int parity) {
   }
 }
 
+inline bool mbarrier_test_parity(uint32_t barrier, int parity) {
+  return (emulation::MyBlock().mbarriers.at(barrier).phase & 1) != parity;
+}
+
 }  // namespace vk::cuda::ptx
 #endif  // VLLM_KERNELS_TESTS_PTX_MBARRIER_CUH_
