@@ -31,7 +31,7 @@ struct RowsSharedStorage {
   char out[kConsumerWarps][16 * 128];  // of a warp each: 16 tokens, 64 columns
   struct Scales {
     alignas(16) float tokens[kRowTokens];
-    alignas(16) float weights[kColumns < kScaleBlock ? 1 : kColumns / kScaleBlock];
+    alignas(16) float weights[(kColumns + kScaleBlock - 1) / kScaleBlock];
 
     __device__ __forceinline__ float* Of(int token) { return &tokens[token]; }
   };
@@ -100,8 +100,12 @@ class RowsBlock {
  private:
   static constexpr uint32_t kStageBytes = sizeof(typename Storage::Stage);
   static constexpr uint32_t kTokenBytes = sizeof(Storage::Stage::tokens);
-  static constexpr int kUnit = kColumns < kScaleBlock ? kColumns : kScaleBlock;
-  static constexpr int kUnits = kColumns / kUnit;  // as many as scales of weights
+  // Weights that are multiplied at a time, and how many of them have one scale: tiles of 192 begin
+  // in the middle of a block of scales every other time.
+  static constexpr bool kThirds = kColumns == 192;
+  static constexpr int kUnit = kThirds || kColumns < kScaleBlock ? kColumns : kScaleBlock;
+  static constexpr int kUnits = kColumns / kUnit;
+  static constexpr int kParts = kThirds ? 3 : 1;  // of a unit
 
   __device__ __forceinline__ void Multiply(int group) const {
     Tiles works(b_, storage_.table);
@@ -121,7 +125,7 @@ class RowsBlock {
 #pragma unroll
         for (float& sum : unit) sum = 0.0f;
       }
-      AddChunks(sums, at, group);
+      AddChunks(sums, at, group, tile.weight_row % kScaleBlock != 0);
       if constexpr (kSplit == 1) {
         StoreAs(&sums[0][0], tile, group, 0);
       } else {
@@ -138,7 +142,8 @@ class RowsBlock {
   }
 
   __device__ __forceinline__ void AddChunks(float (&sums)[kUnits][kUnit / 2],
-                                            sm90::PipelineState& at, int group) const {
+                                            sm90::PipelineState& at, int group,
+                                            bool shifted) const {
     // The thread's first token; the other one is eight behind it.
     const int token = group * 64 + static_cast<int>(threadIdx.x) / 32 % 4 * 16 + lane_ / 4;
     const uint64_t first_tokens = sm90::MakeSmemDesc<ptx::Major::kK>(stages_ + group * 64 * kDepth);
@@ -156,7 +161,7 @@ class RowsBlock {
       if (!ready) pipeline_.ConsumerWait(at);
       const int stage = at.stage;
       const auto& scales = storage_.scales[stage];
-      float low, high, each[kUnits];
+      float low, high, each[kUnits * kParts];
 #pragma unroll
       for (int unit = 0; unit < kUnits; ++unit) {
         float part[kUnit / 2];
@@ -176,10 +181,21 @@ class RowsBlock {
         if (unit == 0) {
           low = scales.tokens[token];
           high = scales.tokens[token + 8];
+          if constexpr (kThirds) {
+            each[0] = scales.weights[0];
+            each[2] = scales.weights[1];
+            each[1] = shifted ? each[2] : each[0];
+          } else {
 #pragma unroll
-          for (int j = 0; j < kUnits; ++j) each[j] = scales.weights[j];
+            for (int j = 0; j < kUnits; ++j) each[j] = scales.weights[j];
+          }
         }
-        const float two[2] = {low * each[unit], high * each[unit]};
+        float two[kParts][2];
+#pragma unroll
+        for (int j = 0; j < kParts; ++j) {
+          two[j][0] = low * each[unit * kParts + j];
+          two[j][1] = high * each[unit * kParts + j];
+        }
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(part);
         if (unit + 1 == kUnits) {
@@ -189,7 +205,9 @@ class RowsBlock {
           set_stage();
         }
 #pragma unroll
-        for (int e = 0; e < kUnit / 2; ++e) sums[unit][e] += two[e / 2 % 2] * part[e];
+        for (int e = 0; e < kUnit / 2; ++e) {
+          sums[unit][e] += two[e * 2 * kParts / kUnit][e / 2 % 2] * part[e];
+        }
       }
     }
   }

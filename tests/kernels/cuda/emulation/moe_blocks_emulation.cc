@@ -176,6 +176,7 @@ int main(int count, char** arguments) {
     right = CheckRows<64>("128 x 64") && right;
     right = CheckRows<64, 2>("128 x 64, k in two") && right;
     right = CheckRows<128>("128 x 128") && right;
+    right = CheckRows<192>("128 x 192") && right;
     return CheckRows<256>("128 x 256") && right;
   });
 }
