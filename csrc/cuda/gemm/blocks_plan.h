@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/common/divide.h"
+#include "cuda/moe_gemm/blocks_plan.h"
 
 namespace vk::cuda::gemm {
 
@@ -15,28 +16,27 @@ struct BlocksTile {
   int64_t time;
 };
 
-// Nanoseconds on an H200: a chunk of 128 of k of a round of tiles (of one round, of several), what
-// a round takes besides, and the rest of a product.
+// Nanoseconds on an H200: tiles of 64 columns, alone or two for one, a chunk of 128 of k of a round
+// (of one round, of several), what a round takes besides, and the rest of a product; the larger
+// tiles are the experts'.
 inline BlocksTile PlanBlocks(int64_t m, int64_t n, int64_t k, int64_t multiprocessors) {
-  struct Shape {
-    int columns, split, chunk_of_one, chunk, round;
-  };
-  constexpr Shape kShapes[] = {{64, 2, 265, 310, 1200},
-                               {64, 1, 265, 310, 600},
-                               {128, 1, 430, 430, 1000},
-                               {256, 1, 810, 810, 1500}};
-  constexpr int64_t kRest = 2500, kFewestRows = 65;  // measured from there on
-  constexpr int64_t kMost = INT32_MAX - 256;         // the kernel rounds up to tiles in 32 bits
+  constexpr int64_t kChunkOfOne = 265, kChunk = 335, kRound = 600, kRest = 2500;
+  constexpr int64_t kFewestRows = 65;         // measured from there on
+  constexpr int64_t kMost = INT32_MAX - 256;  // the kernel rounds up to tiles in 32 bits
   const int64_t chunks = CeilDiv(k, 128);
   BlocksTile best = {0, 1, INT64_MAX};
   if (m < kFewestRows || m > kMost || n > kMost || k > kMost) return best;
-  for (const Shape& shape : kShapes) {
-    const int64_t blocks = CeilDiv(m, 128) * CeilDiv(n, shape.columns) * shape.split;
-    if (shape.split > 1 && (blocks > multiprocessors || chunks < shape.split)) continue;
-    const int64_t rounds = CeilDiv(blocks, multiprocessors);
-    const int64_t chunk = rounds == 1 ? shape.chunk_of_one : shape.chunk;
-    const int64_t time = kRest + rounds * (CeilDiv(chunks, shape.split) * chunk + shape.round);
-    if (time < best.time) best = {shape.columns, shape.split, time};
+  const int64_t rows = CeilDiv(m, moe_gemm::kRowTokens), narrow = rows * CeilDiv(n, 64);
+  if (2 * narrow <= multiprocessors && chunks >= 2) {
+    best = {64, 2, kRest + CeilDiv(chunks, 2) * kChunkOfOne + 2 * kRound};
+  }
+  const auto take = [&](int columns, int64_t time) {
+    if (time < best.time) best = {columns, 1, time};
+  };
+  const int64_t rounds = CeilDiv(narrow, multiprocessors);
+  take(64, kRest + rounds * (chunks * (rounds == 1 ? kChunkOfOne : kChunk) + kRound));
+  for (const moe_gemm::RowsTile& tile : moe_gemm::kRowsTiles) {
+    take(tile.weights, kRest + moe_gemm::RowsTime(tile, rows, n, k, multiprocessors));
   }
   // Of the tiles of gemm_sm90.cuh: those of 64 x 128, of which a block stores one while it
   // multiplies another, so that rounds are no whole ones, and of 128 x 128 in pairs.

@@ -84,6 +84,7 @@ void RunSm90(Kind kind, const Problem& p) {
   if (blocks.columns == 64 && blocks.split == 2) return LaunchBlocksSm90<64, 2>(p);
   if (blocks.columns == 64) return LaunchBlocksSm90<64, 1>(p);
   if (blocks.columns == 128) return LaunchBlocksSm90<128, 1>(p);
+  if (blocks.columns == 192) return LaunchBlocksSm90<192, 1>(p);
   if (blocks.columns == 256) return LaunchBlocksSm90<256, 1>(p);
   if (FewRowsAreFaster(p.m, p.n, p.multiprocessors)) {
     return LaunchSm90<Kind::kFp8Blocks, Tile::kFew>(p);

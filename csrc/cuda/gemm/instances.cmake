@@ -22,7 +22,7 @@ foreach(instance IN ITEMS Int8_Large Fp8Blocks_Few Fp8Blocks_Many)
   vllm_cuda_instance(instance_sm90.cu.in ${name} VK_KIND ${kind} VK_TILE ${tile})
 endforeach()
 # FP8 by blocks on 9.0: columns of a tile, blocks that share k.
-foreach(tile IN ITEMS 64x1 64x2 128x1 256x1)
+foreach(tile IN ITEMS 64x1 64x2 128x1 192x1 256x1)
   string(REPLACE "x" ";" words ${tile})
   list(GET words 0 columns)
   list(GET words 1 split)

@@ -1,11 +1,14 @@
 // Checks of the products with scales of blocks.
 #include "cuda/moe_gemm/blocks.h"
 
+#include <algorithm>
+
 #include "core/check.h"
 #include "core/status.h"
 #include "cuda/common/launch.h"
 #include "cuda/common/rows.h"
 #include "cuda/moe_gemm/moe_gemm.h"
+#include "cuda/sm90/device.h"
 
 namespace {
 
@@ -17,6 +20,9 @@ using vk::cuda::moe_gemm::BlocksCall;
 using vk::cuda::moe_gemm::kFewTokens;
 using vk::cuda::moe_gemm::kMaxExperts;
 using vk::cuda::moe_gemm::kScaleBlock;
+using vk::cuda::moe_gemm::PlanCounted;
+using vk::cuda::moe_gemm::PlanLabelled;
+using vk::cuda::sm90::CurrentHopper;
 
 int32_t Size(const char* op, const char* name, int64_t size, int64_t least) {
   VK_CHECK(size >= least && size <= INT32_MAX - kScaleBlock,
@@ -92,7 +98,9 @@ vk_status vk_cuda_grouped_mm_labelled(const vk_tensor* out, const vk_tensor* a,
              "%s: alignment is %lld, want a multiple of %d", kOp, Print(alignment), kFewTokens);
     if (Empty(call)) return;
     call.blocks.labels = static_cast<const int32_t*>(labels->data);
-    RunBlocks(kOp, call, vk::cuda::moe_gemm::PlanLabelled(call.blocks.n, alignment),
+    const vk::cuda::moe_gemm::Blocks& b = call.blocks;
+    const int sms = CurrentHopper(kOp).multiprocessors;
+    RunBlocks(kOp, call, PlanLabelled(b.rows, b.n, b.k, alignment, sms),
               vk::cuda::AsStream(stream));
   });
 }
@@ -107,8 +115,11 @@ vk_status vk_cuda_grouped_mm_counted(const vk_tensor* out, const vk_tensor* a,
     Arg(kOp, "counts", counts).Dtype({VK_I32}).Dims(1).Size(0, call.blocks.experts).Contiguous();
     if (Empty(call)) return;
     call.blocks.counts = static_cast<const int32_t*>(counts->data);
-    RunBlocks(kOp, call, vk::cuda::moe_gemm::PlanCounted(call.blocks.n, expected),
-              vk::cuda::AsStream(stream));
+    // No more than there are, whatever the caller expects.
+    const vk::cuda::moe_gemm::Blocks& b = call.blocks;
+    const int64_t rows = std::min<int64_t>(expected, b.rows);
+    const int sms = CurrentHopper(kOp).multiprocessors;
+    RunBlocks(kOp, call, PlanCounted(b.experts, b.n, b.k, rows, sms), vk::cuda::AsStream(stream));
   });
 }
 

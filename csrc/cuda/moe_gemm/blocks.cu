@@ -9,6 +9,7 @@ void RunBlocks(const char* op, const BlocksCall& call, const BlocksPlan& plan,
   if (plan.tokens == 64 && plan.weights == 128) return LaunchTurned64x128(op, call, stream);
   if (plan.tokens == 64) return LaunchTurned64x256(op, call, stream);
   if (plan.weights == 128) return LaunchRows128x128(op, call, stream);
+  if (plan.weights == 192) return LaunchRows128x192(op, call, stream);
   LaunchRows128x256(op, call, stream);
 }
 

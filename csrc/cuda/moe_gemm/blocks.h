@@ -37,7 +37,7 @@ struct BlocksCall {
 // Launches the kernel of one plan: of the tile's tokens and weights.
 using BlocksLaunch = void(const char* op, const BlocksCall& call, cudaStream_t stream);
 BlocksLaunch LaunchTurned16x128, LaunchTurned64x128, LaunchTurned64x256, LaunchRows128x128,
-    LaunchRows128x256;
+    LaunchRows128x192, LaunchRows128x256;
 void RunBlocks(const char* op, const BlocksCall& call, const BlocksPlan& plan, cudaStream_t stream);
 
 }  // namespace vk::cuda::moe_gemm

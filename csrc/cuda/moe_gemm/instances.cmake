@@ -14,7 +14,7 @@ foreach(tile IN ITEMS 16x128 64x128 64x256)
     VK_LAUNCH "LaunchTurned<${tokens}, ${waves}>"
   )
 endforeach()
-foreach(weights IN ITEMS 128 256)
+foreach(weights IN ITEMS 128 192 256)
   vllm_cuda_instance(
     blocks_instance.cu.in blocks_rows_${weights} VK_NAME Rows128x${weights}
     VK_LAUNCH "LaunchRows<${weights}, 1>"

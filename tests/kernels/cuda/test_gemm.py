@@ -231,6 +231,32 @@ def test_blocks(m: int, k_n: tuple[int, int]) -> None:
             close(out, expected, FLOAT8)
 
 
+# Such as an H200 has rounds of each tile of the experts for (PlanBlocks() says which).
+@needs_blocks
+@pytest.mark.parametrize(
+    "m_n_k",
+    [
+        (125, 4096, 7168),
+        (250, 4096, 7168),
+        (381, 5632, 3600),
+        (2045, 4096, 1040),
+        (4091, 2112, 1040),
+    ],
+    ids=str,
+)
+def test_blocks_of_many_rows(m_n_k: tuple[int, int, int]) -> None:
+    m, n, k = m_n_k
+    a, b = matrix(m, k, FLOAT8), weights(k, n, FLOAT8)
+    a_scales = torch.rand(m, -(-k // 128), device="cuda") + 0.1
+    b_scales = torch.rand(-(-n // 128), -(-k // 128), device="cuda").t() + 0.1
+    expected = torch.empty(m, n, dtype=torch.float32, device="cuda")
+    reference.cutlass_scaled_mm(expected, a, b, a_scales, b_scales, None)
+    for out_dtype in OUTPUTS:
+        out = poisoned(m, n, out_dtype)
+        ops.cutlass_scaled_mm(out, a, b, a_scales, b_scales, None)
+        close(out, expected, FLOAT8)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_nothing_to_do(dtype: torch.dtype) -> None:
     out = torch.empty(0, 64, dtype=torch.bfloat16, device="cuda")

@@ -133,6 +133,15 @@ def test_counted(counts: list[int], n: int, k: int, expected: int) -> None:
     Counted(counts, max(counts) + 3, n, k, expected).check()
 
 
+# Rows that an H200 has rounds of tiles of 256 weights for, and of 192 (PlanRows() says which).
+@pytest.mark.parametrize("counts", [[128] * 33, [128] * 20 + [1965]], ids=["256", "192"])
+@pytest.mark.parametrize("n", [4096, 4104])
+def test_tiles_of_many_weights(counts: list[int], n: int) -> None:
+    Labelled(counts, n, 272).check()
+    most = max(counts)
+    Counted([most - 5] * (-(-len(counts) * 128 // most)), most, n, 272, most).check()
+
+
 @pytest.mark.parametrize("form", ["rows", "columns", "apart"])
 def test_scales_of_any_strides(form: str) -> None:
     change = {

@@ -178,7 +178,7 @@ void CheckBlocksOfManyRows() {
   seen(2048, 7168, 4096, 256, 1);
   seen(4096, 2048, 7168, 256, 1);
   seen(256, 2048, 7168, 0, 1);
-  seen(4096, 7168, 2112, 0, 1);
+  seen(4096, 7168, 2112, 192, 1);
   seen(INT32_MAX - 256, 16, 16, 64, 1);  // the most rows that the kernel counts
   seen(INT32_MAX - 255, 16, 16, 0, 1);
 }
@@ -187,18 +187,32 @@ void CheckBlocksOfManyRows() {
 // label, and one of twice as many weights has them all.
 void CheckBlocks() {
   using namespace vk::cuda::moe_gemm;  // NOLINT: everything here is about it
+  const auto compiled = [](const BlocksPlan& plan, int64_t n, int64_t about) {
+    const int32_t w = plan.weights;
+    const bool whole = w == 128 || (w == 256 && n % 256 == 0);
+    Check(plan.tokens == kRowTokens ? w == 192 || w == 128 || w == 256 : whole, "tile", n, about,
+          plan.tokens);
+  };
   for (const int64_t n : {128, 384, 2112, 4096}) {
     for (const int64_t alignment : {16, 48, 64, 128, 192, 256}) {
-      const BlocksPlan plan = PlanLabelled(n, alignment);
+      const BlocksPlan plan = PlanLabelled(4096, n, 7168, alignment, 132);
       Check(alignment % plan.tokens == 0, "tokens of two labels", alignment, n, 0);
-      Check(plan.weights == 128 || n % 256 == 0, "weights that are not there", alignment, n, 0);
+      compiled(plan, n, alignment);
     }
     for (const int64_t expected : {-1, 0, 1, 16, 17, 100, 5000}) {
-      const BlocksPlan plan = PlanCounted(n, expected);
+      const BlocksPlan plan = PlanCounted(8, n, 7168, expected, 132);
       Check(plan.tokens >= 16 && plan.tokens <= 128, "tokens", expected, n, 0);
-      Check(plan.weights == 128 || n % 256 == 0, "weights that are not there", expected, n, 0);
+      compiled(plan, n, expected);
     }
   }
+  // Rounds of an H200: 16 columns of 256 or 22 of 192 in full ones, and what is left of a round.
+  const auto weights = [](int64_t tiles, int64_t n, int64_t k) {
+    return PlanRows(tiles, n, k, 132).weights;
+  };
+  Check(weights(33, 4096, 7168) == 256, "4 rounds for 6", 33, 4096, 7168);
+  Check(weights(36, 4096, 7168) == 192, "6 rounds for 5", 36, 4096, 7168);
+  Check(weights(32, 2112, 7168) == 192, "3 rounds for 3", 32, 2112, 7168);
+  Check(weights(1, 128, 128) == 128, "one tile", 1, 128, 128);
 }
 
 }  // namespace
