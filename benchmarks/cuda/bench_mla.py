@@ -2,7 +2,8 @@
 
     FLASHMLA=/path/to/_flashmla_C.abi3.so python -m benchmarks.cuda.bench_mla
 
-takes FlashMLA out of an unpacked wheel of upstream's (``vllm/_flashmla_C.abi3.so``).
+takes FlashMLA out of an unpacked wheel of upstream's (``vllm/_flashmla_C.abi3.so``, and
+``_flashmla_extension_C.abi3.so`` beside it).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from vllm_kernels.reference.mla import latent_keys
 ops = torch.ops.vllm_kernels
 if FLASHMLA := os.environ.get("FLASHMLA"):
     torch.ops.load_library(FLASHMLA)
+    torch.ops.load_library(FLASHMLA.replace("_flashmla_C", "_flashmla_extension_C"))
 
 HEAD, LATENT, SLOTS = 576, 512, 64
 SCALE = 192**-0.5
@@ -114,14 +116,35 @@ def dense(batch: int, keys: int, heads: int) -> dict[str, Call]:
     return {"ours": lambda: ops.mla_attention(*ours), **offered(peers)}
 
 
-def dense_case(batch: int, keys: int, heads: int) -> Case:
+def dense_float8(batch: int, keys: int, heads: int) -> dict[str, Call]:
+    query, out, lse, _ = tensors(batch, 1, heads, 1)
+    query = query.to(torch.float8_e4m3fn)
+    blocks = batch * keys // SLOTS
+    cache = torch.randn(blocks, SLOTS, HEAD, device="cuda", dtype=torch.bfloat16)
+    cache = cache.to(torch.float8_e4m3fn)
+    table = torch.randperm(blocks, device="cuda").int().view(batch, -1)
+    lengths = torch.full((batch,), keys, dtype=torch.int32, device="cuda")
+    schedule = ops.mla_schedule(lengths, 1, heads, keys)
+    one = torch.ones(1, device="cuda")
+    peers: dict[str, Call] = {}
+    if FLASHMLA:
+        space = torch.ops._flashmla_extension_C
+        plan = space.get_mla_decoding_metadata_dense_fp8(lengths, heads, 1)
+        call = (query, cache.unsqueeze(2), LATENT, lengths, table, SCALE, True, *plan, one, one)
+        peers["flashmla"] = lambda: space.fwd_kvcache_mla_fp8(*call)
+    ours = (out, lse, query, cache, table, lengths, schedule, SCALE, True, one, one)
+    return {"ours": lambda: ops.mla_attention(*ours), **offered(peers)}
+
+
+def dense_case(batch: int, keys: int, heads: int, float8: bool) -> Case:
+    size = 1 if float8 else 2
     return Case(
         "decode",
         {"requests": batch, "keys": keys, "heads": heads},
-        "bf16",
-        functools.partial(dense, batch, keys, heads),
+        "fp8" if float8 else "bf16",
+        functools.partial(dense_float8 if float8 else dense, batch, keys, heads),
         "decode",
-        bytes_moved=2 * batch * (keys * HEAD + heads * (HEAD + LATENT)),
+        bytes_moved=batch * (keys * HEAD * size + heads * (HEAD * size + 2 * LATENT)),
         flops=2 * batch * heads * keys * (HEAD + LATENT),
     )
 
@@ -144,8 +167,9 @@ def case(
 
 
 def cases() -> Iterator[Case]:
-    for batch, keys, heads in DENSE:
-        yield dense_case(batch, keys, heads)
+    for float8 in (False, True):
+        for batch, keys, heads in DENSE:
+            yield dense_case(batch, keys, heads, float8)
     for batch, queries, heads, topk in DECODE:
         yield case("sparse_decode", batch, queries, heads, topk, 656, "fp8")
     for tokens, heads, topk in PREFILL:

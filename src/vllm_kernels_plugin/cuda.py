@@ -143,11 +143,7 @@ def _problem(backend: AttentionBackendEnum, config: AttentionSelectorConfig | As
     if backend is AttentionBackendEnum.FLASH_ATTN:
         return flash_attention.problem()
     if backend in (AttentionBackendEnum.FLASHMLA, AttentionBackendEnum.FLASHMLA_SPARSE):
-        if problem := flash_mla.problem():
-            return problem
-        dense = backend is AttentionBackendEnum.FLASHMLA
-        if dense and (config.kv_cache_dtype or "auto").startswith("fp8"):
-            return flash_mla.FP8_PROBLEM
+        return flash_mla.problem()
     if backend is AttentionBackendEnum.FLASHINFER and not config.use_mla:
         hopper = bool(KernelsCudaPlatform.is_device_capability_family(90))
         return flashinfer.attention_problem(

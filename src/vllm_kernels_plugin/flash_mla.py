@@ -22,11 +22,8 @@ INTERFACE = "vllm.third_party.flashmla.flash_mla_interface"
 PACKAGE = "vllm-flashmla"
 OP = "mla_attention"
 HEAD, LATENT, KEY_BYTES = 576, 512, 656
-
-FP8_PROBLEM = (
-    "a dense FP8 cache has no kernel in vllm_kernels; leave --kv-cache-dtype at auto, or choose "
-    "TRITON_MLA"
-)
+PLAN_WIDTH = 8  # of upstream's int32 tile_scheduler_metadata
+_MOST_KEYS = 1 << 30  # of a request; what its block table holds is not known to the plan
 
 Tensor: TypeAlias = torch.Tensor
 Decoded: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -162,14 +159,61 @@ def dense_prefill_fwd(*_: object) -> NoReturn:
     no_kernel("dense_prefill_fwd", "dense prefill")
 
 
-def fwd_kvcache_mla_fp8(*_: object) -> NoReturn:
-    """NotImplementedError: there is no kernel for a dense FP8 cache."""
-    raise NotImplementedError(f"FLASHMLA: {FP8_PROBLEM}")
+def fwd_kvcache_mla_fp8(
+    q: Tensor,
+    kcache: Tensor,
+    head_size_v: int,
+    seqlens_k: Tensor,
+    block_table: Tensor,
+    softmax_scale: float,
+    is_causal: bool,
+    tile_scheduler_metadata: Tensor,
+    num_splits: Tensor,
+    descale_q: Tensor | None,
+    descale_k: Tensor | None,
+) -> list[Tensor]:
+    """:func:`dense_decode_fwd` with queries and keys in float8 e4m3.
+
+    Args:
+        tile_scheduler_metadata: Of :func:`get_mla_decoding_metadata_dense_fp8`.
+        descale_q: float32 ``[1]``, what numbers of ``q`` are multiplied with.
+        descale_k: As ``descale_q``, of ``kcache``.
+
+    Returns:
+        Output ``[batch, queries, heads, 512]`` in bfloat16, and log-sum-exp as the other's.
+    """
+    _one_key("fwd_kvcache_mla_fp8", q, kcache.shape[2], head_size_v)
+    if kcache.dtype == torch.uint8:
+        kcache = kcache.view(torch.float8_e4m3fn)
+    batch, queries, heads, _ = q.shape
+    out = q.new_empty((batch, queries, heads, LATENT), dtype=torch.bfloat16)
+    lse = q.new_empty((batch, heads, queries), dtype=torch.float32)
+    torch.ops.vllm_kernels.mla_attention(
+        out, lse, q, kcache.squeeze(2), block_table, seqlens_k,
+        tile_scheduler_metadata.view(-1, 2), softmax_scale, is_causal, descale_q, descale_k,
+    )  # fmt: skip
+    return [out, lse]
 
 
-def get_mla_decoding_metadata_dense_fp8(*_: object) -> NoReturn:
-    """NotImplementedError: there is no kernel for a dense FP8 cache."""
-    raise NotImplementedError(f"FLASHMLA: {FP8_PROBLEM}")
+def get_mla_decoding_metadata_dense_fp8(
+    seqlens_k: Tensor, num_heads_per_head_k: int, num_heads_k: int
+) -> list[Tensor]:
+    """How a batch is divided, for :func:`fwd_kvcache_mla_fp8`.
+
+    The engine copies both tensors into its own, of as many rows as the GPU has multiprocessors.
+
+    Args:
+        seqlens_k: int32 ``[batch]``, keys of each request.
+        num_heads_per_head_k: Heads times queries of a request.
+
+    Returns:
+        int32 ``[any, 8]``, a plan in rows of upstream's width, and ``[batch + 1]``, not read.
+    """
+    if num_heads_k != 1:
+        no_kernel("get_mla_decoding_metadata_dense_fp8", f"{num_heads_k} heads of keys (only 1)")
+    plan = torch.ops.vllm_kernels.mla_schedule(seqlens_k, 1, num_heads_per_head_k, _MOST_KEYS)
+    rows = torch.nn.functional.pad(plan.flatten(), (0, -plan.numel() % PLAN_WIDTH))
+    return [rows.view(-1, PLAN_WIDTH), seqlens_k.new_zeros(len(seqlens_k) + 1)]
 
 
 def _one_key(name: str, q: Tensor, kv_heads: int, d_v: int) -> None:
@@ -295,7 +339,9 @@ def flash_mla_with_kvcache(
                 "cache_seqlens, and no attn_sink"
             )
         if is_fp8_kvcache:
-            raise NotImplementedError(f"FLASHMLA: {FP8_PROBLEM}")
+            raise ValueError(
+                "flash_mla_with_kvcache: a dense FP8 cache is attended by fwd_kvcache_mla_fp8"
+            )
         result, lse, *held = dense_decode_fwd(  # type: ignore[assignment]
             q, k_cache, head_dim_v, cache_seqlens, block_table, scale, causal, *held, out
         )

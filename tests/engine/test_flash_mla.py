@@ -84,9 +84,9 @@ def select(engine: Engine, installed: str) -> list[str]:
 def test_chosen_where_installed(cuda: Engine) -> None:
     assert select(cuda, WITH) == [
         "FLASHMLA",
-        "TRITON_MLA",
         "FLASHMLA",
-        f"the attention backend FLASHMLA cannot be used: {flash_mla.FP8_PROBLEM}",
+        "FLASHMLA",
+        "FLASHMLA",
         "FLASHMLA_SPARSE",
         "FLASHMLA_SPARSE",
         "True",
@@ -141,6 +141,35 @@ def test_dense_decode(dtype: torch.dtype, heads: int) -> None:
                 )
     with pytest.raises(ValueError, match="the plan was made for"):
         flash_mla.flash_mla_with_kvcache(query[:1], cache, table[:1], lengths[:1], 512, plan)
+
+
+@pytest.mark.parametrize("heads", [16, 128])
+def test_dense_decode_of_float8(ops: object, heads: int) -> None:
+    """As the engine calls it: a plan that it has copied, scales of a tensor each."""
+    torch.manual_seed(0)
+    extension = torch.ops._flashmla_extension_C
+    cache = (torch.randn(5, 64, 1, 576) / 4).to(torch.float8_e4m3fn)
+    table = torch.tensor([[4, 1], [0, 3]], dtype=torch.int32)
+    lengths = torch.tensor([70, 3], dtype=torch.int32)
+    query = torch.randn(2, 2, heads, 576).to(torch.float8_e4m3fn)
+    plan, splits = extension.get_mla_decoding_metadata_dense_fp8(lengths, 2 * heads, 1)
+    assert plan.dtype == splits.dtype == torch.int32
+    assert splits.shape == (3,)
+    buffer = torch.full((132, 8), -1, dtype=torch.int32)
+    buffer[: plan.shape[0]].copy_(plan)
+    scales = torch.tensor([0.5]), torch.tensor([2.0])
+    out, lse = extension.fwd_kvcache_mla_fp8(
+        query, cache, 512, lengths, table, 0.1, True, buffer[: plan.shape[0]], splits, *scales
+    )
+    assert out.dtype == torch.bfloat16
+    keys_of = cache.float() * scales[1]
+    for entry in range(2):
+        keys = keys_of[table[entry].long()].flatten(0, 2)
+        for token in range(2):
+            seen = int(lengths[entry]) - (1 - token)
+            want = attend(query[entry, token].float() * scales[0], keys[:seen], 0.1)
+            torch.testing.assert_close(out[entry, token].double(), want[0], atol=2e-2, rtol=2e-2)
+            torch.testing.assert_close(lse[entry, :, token].double(), want[1], atol=1e-3, rtol=1e-3)
 
 
 def test_sparse_decode() -> None:
@@ -199,12 +228,13 @@ def test_what_has_no_kernel_is_one_sentence(ops: object) -> None:
         flash_mla.flash_mla_with_kvcache(*args, **kwargs)  # type: ignore[arg-type]
 
     calls = {
-        "FLASHMLA: a dense FP8 cache has no kernel": [
-            lambda: extension.get_mla_decoding_metadata_dense_fp8(one, 16, 1),
+        "get_mla_decoding_metadata_dense_fp8: 2 heads of keys": [
+            lambda: extension.get_mla_decoding_metadata_dense_fp8(one, 16, 2)
+        ],
+        "fwd_kvcache_mla_fp8: a query of 512 columns": [
             lambda: extension.fwd_kvcache_mla_fp8(
-                fp8, fp8, 512, one, one[None], 0.1, True, one, one, None, None
-            ),
-            lambda: decode(fp8, fp8, one[None], one, 512, new(), is_fp8_kvcache=True),
+                fp8[..., :512], fp8, 512, one, one[None], 0.1, True, one, one, None, None
+            )
         ],
         "dense_prefill_fwd: dense prefill is not served": [flash_mla.flash_attn_varlen_func],
         r"sparse_decode_fwd: a second cache \(DeepSeek-V4\) is not served": [
@@ -242,3 +272,12 @@ def test_what_has_no_kernel_is_one_sentence(ops: object) -> None:
 def test_not_there_without_kernels() -> None:
     assert engine_api.cuda_problem(flash_mla.OP) is not None
     assert flash_mla.problem() == engine_api.cuda_problem(flash_mla.OP)
+
+
+def test_a_float8_cache_has_a_function_of_its_own() -> None:
+    one = torch.zeros(1, dtype=torch.int32)
+    fp8 = torch.zeros(1, 1, 16, 576).to(torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match="is attended by fwd_kvcache_mla_fp8"):
+        flash_mla.flash_mla_with_kvcache(
+            fp8, fp8, one[None], one, 512, FlashMLASchedMeta(), is_fp8_kvcache=True
+        )

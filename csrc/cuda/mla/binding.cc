@@ -47,13 +47,16 @@ void SparseMlaAttention(const Tensor& out, const Tensor& lse, OptionalTensor max
 
 void MlaAttention(const Tensor& out, const Tensor& lse, const Tensor& query, const Tensor& cache,
                   const Tensor& block_table, const Tensor& seq_lens, const Tensor& schedule,
-                  double scale, bool causal) {
+                  double scale, bool causal, OptionalTensor query_scale,
+                  OptionalTensor cache_scale) {
   const CudaScope scope("mla_attention", query);
   const CudaView o = scope.View("out", out), sums = scope.View("lse", lse),
                  q = scope.View("query", query), keys = scope.View("cache", cache),
                  table = scope.View("block_table", block_table),
                  lengths = scope.View("seq_lens", seq_lens),
-                 cuts = scope.View("schedule", schedule);
+                 cuts = scope.View("schedule", schedule),
+                 query_unit = scope.View("query_scale", query_scale),
+                 cache_unit = scope.View("cache_scale", cache_scale);
   vk_cuda_mla_args args{};
   args.out = o;
   args.lse = sums;
@@ -62,6 +65,8 @@ void MlaAttention(const Tensor& out, const Tensor& lse, const Tensor& query, con
   args.block_table = table;
   args.seq_lens = lengths;
   args.schedule = cuts;
+  args.query_scale = query_unit;
+  args.cache_scale = cache_unit;
   args.scale = scale;
   args.causal = causal;
   WithWorkspace(scope, query, args, vk_cuda_mla_workspace, vk_cuda_mla_attention);

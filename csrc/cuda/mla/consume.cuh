@@ -21,6 +21,7 @@ __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline
     consumer.Scores(scores, pipeline, 0, phase);
     float top[2] = {consumer.maximum[0], consumer.maximum[1]}, sums[2], factors[2];
     consumer.Maxima(scores, pair, top);
+    consumer.ReleaseScored(pipeline);
     consumer.SendRows(top);
     consumer.Arrive(NamedBarrier::kMaximum);
     consumer.Weigh(scores, top, sums);
@@ -31,7 +32,7 @@ __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline
     }
     consumer.Rescale(factors);
     consumer.Round(scores);
-    consumer.Values(consumer.weights, 0);
+    consumer.Values(consumer.weights, pipeline, 0, phase);
     consumer.WaitForOther(NamedBarrier::kMaximum);
     consumer.ReceiveRows(consumer.maximum);
 #pragma unroll
@@ -43,15 +44,15 @@ __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline
     consumer.Arrive(NamedBarrier::kWeights);
     ptx::wgmma_wait_group<0>();
     ptx::warpgroup_fence_operand(consumer.out);
-    consumer.Release(pipeline, 0, 0);
+    consumer.ReleaseValues(pipeline, 0);
     consumer.Rescale(factors);
     consumer.WaitForOther(NamedBarrier::kWeights);
     consumer.ReceiveWeights(consumer.weights);
-    consumer.Release(pipeline, 1, 1);
-    consumer.Values(consumer.weights, 1);
+    consumer.ReleaseReceived(pipeline);
+    consumer.Values(consumer.weights, pipeline, 1, phase);
     ptx::wgmma_wait_group<0>();
     ptx::warpgroup_fence_operand(consumer.out);
-    consumer.Release(pipeline, 1, 0);
+    consumer.ReleaseValues(pipeline, 1);
   }
 }
 
@@ -64,6 +65,7 @@ __device__ __forceinline__ void Consume(Consumer<T, 1>& consumer, const Pipeline
     consumer.Scores(scores, pipeline, 1, phase);
     float top[2] = {-INFINITY, -INFINITY}, before[2], sums[2], factors[2];
     consumer.Maxima(scores, pair, top);
+    consumer.ReleaseScored(pipeline);
     consumer.WaitForOther(NamedBarrier::kMaximum);
     consumer.ReceiveRows(before);
 #pragma unroll
@@ -82,16 +84,16 @@ __device__ __forceinline__ void Consume(Consumer<T, 1>& consumer, const Pipeline
     consumer.Rescale(factors);
     consumer.Round(scores);
     // The other's stage first: it is wanted again first.
-    uint32_t received[kSteps][4];
+    uint32_t received[kSteps<T>][4];
     consumer.WaitForOther(NamedBarrier::kWeights);
     consumer.ReceiveWeights(received);
-    consumer.Values(received, 0);
-    consumer.Values(consumer.weights, 1);
+    consumer.Values(received, pipeline, 0, phase);
+    consumer.Values(consumer.weights, pipeline, 1, phase);
     ptx::wgmma_wait_group<1>();
-    consumer.Release(pipeline, 0, 1);
+    consumer.ReleaseValues(pipeline, 0);
     ptx::wgmma_wait_group<0>();
     ptx::warpgroup_fence_operand(consumer.out);
-    consumer.Release(pipeline, 1, 1);
+    consumer.ReleaseValues(pipeline, 1);
   }
 }
 

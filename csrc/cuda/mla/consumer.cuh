@@ -19,7 +19,10 @@ namespace vk::cuda::mla {
 
 // Registers of a thread: scores of a stage, half of the output's columns.
 constexpr int kScores = kKeys / 2, kOut = kLatent / kHalves / 2;
-constexpr int kSteps = kKeys / 16;  // of a product with weights
+// Weights are so many powers of two larger than what they stand for: float8's least normal number
+// is 2^-6, its largest 448.
+template <class T>
+constexpr float kWeightBits = kFloat8<T> ? 8.0f : 0.0f;
 
 // A thread has two rows of the tile: its `half`s.
 __device__ __forceinline__ int RowOf(int half) {
@@ -30,13 +33,13 @@ template <class T, int kGroup>
 struct Consumer {
   float out[kOut];
   float maximum[2], sum[2];  // of both consumers' scores; of the own weights
-  uint32_t weights[kSteps][4];
+  uint32_t weights[kSteps<T>][4];
   float scale;                     // of scores, for powers of two
   int32_t limits[2], least_limit;  // keys that a row sees, that all rows of the tile see
-  SharedStorage* storage;
+  SharedStorage<T>* storage;
   uint32_t query, keys;  // addresses
 
-  __device__ __forceinline__ Consumer(SharedStorage& shared, float scale_log2)
+  __device__ __forceinline__ Consumer(SharedStorage<T>& shared, float scale_log2)
       : scale(scale_log2),
         storage(&shared),
         query(ptx::cvta_to_shared(shared.query)),
@@ -59,7 +62,7 @@ struct Consumer {
     for (int half = 0; half < 2; ++half) limits[half] = limit(RowOf(half));
   }
   __device__ __forceinline__ uint32_t Panel(int stage, int panel) const {
-    return keys + (stage * kPanels + panel) * kPanelBytes;
+    return keys + (stage * (kFloat8<T> ? kPanels8 : kPanels) + panel) * kPanelBytes;
   }
 
   // scores = queries . keys of a stage.
@@ -69,8 +72,8 @@ struct Consumer {
     pipeline.ConsumerWait({stage * kHalves, phase});
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < kHead / 16; ++step) {
-      if (step == kLatent / 32) {
+    for (int step = 0; step < kHead * static_cast<int>(sizeof(T)) / 32; ++step) {
+      if (!kFloat8<T> && step == kLatent / 32) {
         pipeline.ConsumerWait({stage * kHalves + 1, phase});
         ptx::wgmma_fence();
       }
@@ -120,7 +123,7 @@ struct Consumer {
                                         float (&sums)[2]) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float origin = Origin(top[half]);
+      const float origin = WeightOrigin(top[half]);
       sums[half] = 0.0f;
 #pragma unroll
       for (int i = 2 * half; i < kScores; i += 4) {
@@ -135,6 +138,9 @@ struct Consumer {
   __device__ __forceinline__ float Origin(float top) const {
     return top == -INFINITY ? 0.0f : top * scale;
   }
+  __device__ __forceinline__ float WeightOrigin(float top) const {
+    return Origin(top) - kWeightBits<T>;
+  }
   // What is relative to `before` times this is relative to `after`.
   __device__ __forceinline__ float Factor(float before, float after) const {
     return ptx::ex2_approx_ftz(before * scale - Origin(after));
@@ -146,16 +152,28 @@ struct Consumer {
     for (int i = 0; i < kOut; ++i) out[i] *= factors[i / 2 % 2];
   }
 
-  __device__ __forceinline__ static uint32_t Pair(const float (&scores)[kScores], int step, int i,
-                                                  const float (&factors)[2]) {
-    const int at = 8 * step + 2 * i;
-    return PackPair<T>(scores[at] * factors[i % 2], scores[at + 1] * factors[i % 2]);
+  // Register i of an operand. Of float8 it has four neighbouring keys, the scores of a thread are
+  // pairs eight keys apart: Transpose() puts values into the order that comes of it.
+  __device__ __forceinline__ static uint32_t Operand(const float (&scores)[kScores], int step,
+                                                     int i, const float (&factors)[2]) {
+    const float factor = factors[i % 2];
+    if constexpr (kFloat8<T>) {
+      const int at = 16 * step + 8 * (i / 2) + 2 * (i % 2);
+      return Float8Pair(scores[at] * factor, scores[at + 1] * factor) |
+             Float8Pair(scores[at + 4] * factor, scores[at + 5] * factor) << 16;
+    } else {
+      const int at = 8 * step + 2 * i;
+      return PackPair<T>(scores[at] * factor, scores[at + 1] * factor);
+    }
+  }
+  __device__ __forceinline__ static uint32_t Float8Pair(float low, float high) {
+    return __nv_cvt_float2_to_fp8x2(make_float2(low, high), __NV_SATFINITE, __NV_E4M3);
   }
   __device__ __forceinline__ void Round(const float (&scores)[kScores]) {
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < kSteps<T>; ++step) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) weights[step][i] = Pair(scores, step, i, {1.0f, 1.0f});
+      for (int i = 0; i < 4; ++i) weights[step][i] = Operand(scores, step, i, {1.0f, 1.0f});
     }
   }
 
@@ -172,23 +190,23 @@ struct Consumer {
   }
   __device__ __forceinline__ void SendWeights(const float (&scores)[kScores],
                                               const float (&factors)[2]) const {
-    Weights& to = *reinterpret_cast<Weights*>(storage->keys[kGroup][kPanels - 1]);
+    auto& to = *static_cast<Weights<T>*>(storage->weights_of(kGroup));
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      to[step][threadIdx.x % 128] = {Pair(scores, step, 0, factors), Pair(scores, step, 1, factors),
-                                     Pair(scores, step, 2, factors),
-                                     Pair(scores, step, 3, factors)};
+    for (int step = 0; step < kSteps<T>; ++step) {
+      to[step][threadIdx.x % 128] = {
+          Operand(scores, step, 0, factors), Operand(scores, step, 1, factors),
+          Operand(scores, step, 2, factors), Operand(scores, step, 3, factors)};
     }
   }
-  __device__ __forceinline__ void ReceiveWeights(uint32_t (&to)[kSteps][4]) const {
-    const Weights& from = *reinterpret_cast<const Weights*>(storage->keys[1 - kGroup][kPanels - 1]);
+  __device__ __forceinline__ void ReceiveWeights(uint32_t (&to)[kSteps<T>][4]) const {
+    const auto& from = *static_cast<const Weights<T>*>(storage->weights_of(1 - kGroup));
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < kSteps<T>; ++step) {
       const uint4 four = from[step][threadIdx.x % 128];
       to[step][0] = four.x, to[step][1] = four.y, to[step][2] = four.z, to[step][3] = four.w;
     }
     // Bulk copies of the next rope come after this.
-    ptx::fence_proxy_async();
+    if constexpr (!kFloat8<T>) ptx::fence_proxy_async();
   }
   __device__ __forceinline__ void Arrive(NamedBarrier barrier) const {
     ptx::named_barrier_arrive(BarrierOf(barrier, kGroup), kConsumerThreads);
@@ -198,20 +216,41 @@ struct Consumer {
   }
 
   // out += weights . values of a stage, in the consumer's columns; asynchronous.
-  __device__ __forceinline__ void Values(const uint32_t (&of)[kSteps][4], int stage) {
+  __device__ __forceinline__ void Values(const uint32_t (&of)[kSteps<T>][4],
+                                         const Pipeline& pipeline, int stage, int phase) {
+    if constexpr (kFloat8<T>) pipeline.ConsumerWait({stage * kHalves + 1, phase});
     ptx::warpgroup_fence_operand(out);
     ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      ptx::wgmma_rs<T, ptx::Major::kMn>(out, of[step],
-                                        sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(
-                                            Panel(stage, kGroup * kHalfPanels) + step * 16 * 128),
-                                        1);
+    for (int step = 0; step < kSteps<T>; ++step) {
+      if constexpr (kFloat8<T>) {
+        const uint32_t values = ptx::cvta_to_shared(storage->values[kGroup * kLatent / kHalves]);
+        ptx::wgmma_rs<T, ptx::Major::kK>(
+            out, of[step], sm90::MakeSmemDesc<ptx::Major::kK>(values + stage * kKeys + step * 32),
+            1);
+      } else {
+        ptx::wgmma_rs<T, ptx::Major::kMn>(out, of[step],
+                                          sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(
+                                              Panel(stage, kGroup * kHalfPanels) + step * 16 * 128),
+                                          1);
+      }
     }
     ptx::wgmma_commit_group();
   }
 
-  // The lane's warp reads that half of a stage no more.
+  // The lane's warp reads a half of a stage no more: once it has the maxima of its own stage, once
+  // it has the other's weights, once it has multiplied with the values of a stage.
+  __device__ __forceinline__ void ReleaseScored(const Pipeline& pipeline) const {
+    if constexpr (kFloat8<T>) Release(pipeline, kGroup, 0);
+  }
+  __device__ __forceinline__ void ReleaseReceived(const Pipeline& pipeline) const {
+    if constexpr (!kFloat8<T> && kGroup == 0) Release(pipeline, 1, 1);
+  }
+  __device__ __forceinline__ void ReleaseValues(const Pipeline& pipeline, int stage) const {
+    Release(pipeline, stage, kFloat8<T> ? 1 : kGroup);
+  }
+
+ private:
   __device__ __forceinline__ void Release(const Pipeline& pipeline, int stage, int half) const {
     if (threadIdx.x % 32 == 0) pipeline.ConsumerRelease(stage * kHalves + half);
   }

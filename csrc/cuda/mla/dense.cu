@@ -9,12 +9,15 @@
 namespace vk::cuda::mla {
 namespace {
 
-// Boxes of a stage's keys in 64 columns.
-CUtensorMap StageMap(const char* op, const Problem& p, CUtensorMapDataType type) {
+// Boxes of a stage's keys, 128 bytes each.
+template <class T>
+CUtensorMap StageMap(const char* op, const Problem& p) {
+  const CUtensorMapDataType type = kFloat8<T> ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                              : sm90::Float16MapType(std::is_same_v<T, BFloat16>);
   const uint64_t slots = uint64_t{1} << p.block_shift;
   return sm90::EncodeTensorMap<3>(
       op, p.cache, type, {kHead, slots, static_cast<uint64_t>(p.slots) / slots},
-      {int64_t{16} * p.slot_stride, int64_t{16} * p.block_stride}, {64, kKeys, 1});
+      {int64_t{16} * p.slot_stride, int64_t{16} * p.block_stride}, {128 / sizeof(T), kKeys, 1});
 }
 
 template <class T>
@@ -23,17 +26,16 @@ void RunType(const char* op, Problem p, int32_t parts, cudaStream_t stream) {
   const bool strided = p.slot_stride > 0 && (p.block_stride > 0 || p.slots == 1 << p.block_shift);
   p.whole_stages = p.block_shift >= kKeyShift && p.slots > 0 && strided;
   CUtensorMap map{};
-  if (p.whole_stages) {
-    map = StageMap(op, p, sm90::Float16MapType(std::is_same_v<T, BFloat16>));
-  }
+  if (p.whole_stages) map = StageMap<T>(op, p);
+  using Producer = std::conditional_t<kFloat8<T>, Float8Producer, CopyProducer>;
   const unsigned tiles = static_cast<unsigned>(DenseTiles(p.queries, p.heads));
-  LaunchKernel(op, &AttentionKernel<T, CopyProducer, DenseWorks>,
+  LaunchKernel(op, &AttentionKernel<T, Producer, DenseWorks>,
                {dim3(tiles, static_cast<unsigned>(parts)), dim3(kThreads),
-                sm90::kSharedBytes<SharedStorage>, stream},
+                sm90::kSharedBytes<SharedStorage<T>>, stream},
                p, map);
   if (parts == 1) return;
   const unsigned blocks = static_cast<unsigned>(CeilDiv(int64_t{p.queries} * p.heads, 4));
-  LaunchKernel(op, &MergeKernel<T, DenseWorks>,
+  LaunchKernel(op, &MergeKernel<Result<T>, DenseWorks>,
                {dim3(blocks, static_cast<unsigned>(parts)), dim3(128), 0, stream}, p);
 }
 
@@ -45,11 +47,13 @@ void RunSchedule(const char* op, const int32_t* lengths, int32_t batch, int32_t 
                PairsOf{lengths, most_keys}, batch, parts, schedule);
 }
 
-void RunDense(const char* op, const Problem& p, int32_t parts, bool bfloat16, cudaStream_t stream) {
-  if (bfloat16) {
+void RunDense(const char* op, const Problem& p, int32_t parts, int32_t dtype, cudaStream_t stream) {
+  if (dtype == VK_BF16) {
     RunType<BFloat16>(op, p, parts, stream);
-  } else {
+  } else if (dtype == VK_F16) {
     RunType<Half>(op, p, parts, stream);
+  } else {
+    RunType<E4M3>(op, p, parts, stream);
   }
 }
 

@@ -9,9 +9,11 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/mla/consume.cuh"
 #include "cuda/mla/consumer.cuh"
+#include "cuda/mla/float8.cuh"
 #include "cuda/mla/producer.cuh"
 #include "cuda/mla/storage.cuh"
 #include "cuda/mla/tile.cuh"
@@ -24,12 +26,14 @@ namespace vk::cuda::mla {
 // Consumer kGroup's part in all works of the block.
 template <class T, class Works, int kGroup>
 __device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipeline,
-                                       SharedStorage& storage) {
+                                       SharedStorage<T>& storage) {
   int phase = 0;
+  float scale = p.scale_log2;
+  if constexpr (kFloat8<T>) scale *= ScaleAt(p.query_scale) * ScaleAt(p.cache_scale);
   Works works(p);
   for (Work work; works.Next(p, work);) {
     LoadQueries<T>(p, work.tile, storage);
-    Consumer<T, kGroup> consumer(storage, p.scale_log2);
+    Consumer<T, kGroup> consumer(storage, scale);
     consumer.SetLimits(p, work.tile, work.keys);
     Consume(consumer, pipeline, work.first_pair, work.last_pair, phase);
     Finish(p, work.tile, consumer, storage);
@@ -41,14 +45,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     AttentionKernel(const __grid_constant__ Problem p, const __grid_constant__ CUtensorMap map) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ char unaligned[];
-  auto& storage = sm90::AlignedStorage<SharedStorage>(unaligned);
+  auto& storage = sm90::AlignedStorage<SharedStorage<T>>(unaligned);
   const Pipeline pipeline(storage.pipeline);
   if (threadIdx.x == 0) {
     constexpr int kProducers = kProducerThreads / kStages / 32, kWarps = kConsumerThreads / 2 / 32;
     for (int half = 0; half < kStages * kHalves; ++half) {
-      // In the last one consumer 0 reads weights, consumer 1 values.
-      const bool both = half == kStages * kHalves - 1;
-      pipeline.InitStage(half, both ? 2 * kWarps : kWarps, kProducers);
+      int readers = kWarps;
+      if constexpr (kFloat8<T>) {
+        // Keys have one consumer and those who transpose, values both consumers.
+        readers += half % kHalves == 0 ? kProducers : kWarps;
+      } else if (half == kStages * kHalves - 1) {
+        readers += kWarps;  // consumer 0 reads weights, consumer 1 values
+      }
+      pipeline.InitStage(half, readers, kProducers);
     }
     ptx::fence_mbarrier_init();
   }
@@ -60,7 +69,8 @@ __global__ void __launch_bounds__(kThreads, 1)
                 65536 / kThreads / 8 * 8 * kThreads);
   if (threadIdx.x < kProducerThreads) {
     ptx::setmaxnreg_dec<Producer::kRegisters>();
-    StageProducer<Producer> producer{p, storage, pipeline, map};
+    using Stages = std::conditional_t<kFloat8<T>, Float8Producer, StageProducer<Producer>>;
+    Stages producer{p, storage, pipeline, map};
     Works works(p);
     for (Work work; works.Next(p, work);) {
       const auto slot_of = works.Source(p, work);

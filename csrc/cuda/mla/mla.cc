@@ -35,7 +35,12 @@ class Checks {
             std::initializer_list<vk_dtype> dtypes) {
     const Arg query(op_, "query", query_tensor), out(op_, "out", out_tensor);
     query.Dtype(dtypes).Dims(4).Size(3, kHead).LastDimContiguous();
-    out.SameDtype(query).Dims(4).LastDimContiguous();
+    if (query_tensor->dtype == VK_F8E4M3) {
+      out.Dtype({VK_BF16});
+    } else {
+      out.SameDtype(query);
+    }
+    out.Dims(4).LastDimContiguous();
     for (int dim = 0; dim < 3; ++dim) out.Size(dim, query.size(dim));
     out.Size(3, kLatent);
     Aligned(query);
@@ -176,7 +181,7 @@ struct Dense : Checks {
   static constexpr char kOp[] = "mla_attention";
 
   explicit Dense(const vk_cuda_mla_args& args) : Checks(kOp) {
-    Rows(args.query, args.out, {VK_BF16, VK_F16});
+    Rows(args.query, args.out, {VK_BF16, VK_F16, VK_F8E4M3});
     const Arg query(kOp, "query", args.query), cache(kOp, "cache", args.cache),
         table(kOp, "block_table", args.block_table), schedule(kOp, "schedule", args.schedule);
     cache.SameDtype(query);
@@ -190,12 +195,24 @@ struct Dense : Checks {
     problem.index_batch_stride = table.stride(0);
     problem.lengths = PerEntry("seq_lens", args.seq_lens);
     problem.causal = args.causal && problem.queries > 1;
+    problem.query_scale = Float8Scale("query_scale", args.query_scale, args.query->dtype);
+    problem.cache_scale = Float8Scale("cache_scale", args.cache_scale, args.query->dtype);
     problem.lse = PerRow("lse", args.lse);
     Scale(args.scale);
     parts = DenseParts(problem.queries, problem.heads, Multiprocessors(kOp));
-    schedule.Dtype({VK_I32}).Dims(2).Size(0, parts + 1).Size(1, 2).Contiguous();
+    schedule.Dtype({VK_I32}).Dims(2).Size(1, 2).Contiguous();
+    VK_CHECK(schedule.size(0) > parts, "%s: schedule has %lld rows, want at least %d", kOp,
+             Print(schedule.size(0)), parts + 1);
     problem.schedule = static_cast<const Cut*>(args.schedule->data);
     if (parts > 1) partial_tiles = 2 * parts * DenseTiles(problem.queries, problem.heads);
+  }
+
+  static const float* Float8Scale(const char* name, const vk_tensor* tensor, int32_t dtype) {
+    if (tensor == nullptr) return nullptr;
+    VK_CHECK(dtype == VK_F8E4M3, "%s: %s is given, but query is %s, want float8_e4m3", kOp, name,
+             vk::DtypeName(dtype));
+    Arg(kOp, name, tensor).Dtype({VK_F32}).Dims(1).Size(0, 1);
+    return static_cast<const float*>(tensor->data);
   }
 
   int32_t parts;
@@ -227,7 +244,7 @@ vk_status vk_cuda_mla_attention(const vk_cuda_mla_args* args, void* stream) {
     Dense checked(*args);
     if (checked.empty()) return;
     checked.SetWorkspace(args->workspace);
-    RunDense(Dense::kOp, checked.problem, checked.parts, args->query->dtype == VK_BF16,
+    RunDense(Dense::kOp, checked.problem, checked.parts, args->query->dtype,
              vk::cuda::AsStream(stream));
   });
 }

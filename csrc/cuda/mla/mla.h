@@ -39,16 +39,20 @@ VK_EXPORT vk_status vk_cuda_sparse_mla_attention(const struct vk_cuda_sparse_mla
 
 // Attention of the last queries of each batch entry to its keys, for decoding. With `causal` query
 // s of an entry sees all keys but the last queries - 1 - s.
-//   out: [batch, queries, heads, 512], lse: [batch, heads, queries], as above, out as query
-//   query: [batch, queries, heads, 576], bfloat16 | float16, rows aligned to 16 bytes
+//   out: [batch, queries, heads, 512], lse: [batch, heads, queries], as above, out as query or
+//     bfloat16
+//   query: [batch, queries, heads, 576], bfloat16 | float16 | float8 e4m3, rows aligned to 16 bytes
 //   cache: [blocks, slots, 576], as query; slots and alignment as above
 //   block_table: [batch, any], int32: blocks of an entry's keys, in their order; a block that is
 //   not
 //     there has no keys
 //   seq_lens: [batch], int32; at most what block_table holds
-//   schedule: [parts + 1, 2], int32, contiguous, of vk_cuda_mla_schedule(): trusted
+//   schedule: [parts + 1 or more, 2], int32, contiguous, of vk_cuda_mla_schedule(): trusted
+//   query_scale, cache_scale: [1], float32, above 0 | null: 1. What float8 numbers are multiplied
+//     with; out is bfloat16 then, and weights of keys are rounded to float8 as well
 struct vk_cuda_mla_args {
   const vk_tensor *out, *lse, *query, *cache, *block_table, *seq_lens, *schedule;
+  const vk_tensor *query_scale, *cache_scale;
   double scale;
   bool causal;
   const vk_tensor* workspace;

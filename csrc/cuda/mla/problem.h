@@ -37,7 +37,8 @@ struct Problem {
   float* lse;         // [batch, heads, queries]
   float* max_logits;  // the same | null
   int32_t batch, queries, heads;
-  float scale_log2;  // of logits, for powers of two
+  float scale_log2;                        // of logits, for powers of two
+  const float *query_scale, *cache_scale;  // of float8 e4m3 | null: 1
   // Sparse: parts of a row's keys, of `pairs` pairs of stages each.
   int32_t splits, pairs;
   const Cut* schedule;  // dense; units are pairs of stages

@@ -173,7 +173,7 @@ struct DequantizeProducer {
 template <class Producer>
 struct StageProducer {
   const Problem& p;
-  SharedStorage& storage;
+  SharedStorage16& storage;
   const Pipeline& pipeline;
   const CUtensorMap& map;
   int stage = static_cast<int>(threadIdx.x) / 64, part = threadIdx.x / 32 % 2;

@@ -8,11 +8,12 @@ void RunSparse(const char* op, const Problem& p, bool quantized, cudaStream_t st
   const int64_t rows = int64_t{p.batch} * p.queries;
   const int64_t blocks = CeilDiv(p.heads, kRows) * rows * p.splits;
   using T = BFloat16;
-  LaunchKernel(op,
-               quantized ? &AttentionKernel<T, DequantizeProducer, SparseWorks>
-                         : &AttentionKernel<T, CopyProducer, SparseWorks>,
-               {dim3(GridX(op, blocks)), dim3(kThreads), sm90::kSharedBytes<SharedStorage>, stream},
-               p, CUtensorMap{});
+  LaunchKernel(
+      op,
+      quantized ? &AttentionKernel<T, DequantizeProducer, SparseWorks>
+                : &AttentionKernel<T, CopyProducer, SparseWorks>,
+      {dim3(GridX(op, blocks)), dim3(kThreads), sm90::kSharedBytes<SharedStorage<T>>, stream}, p,
+      CUtensorMap{});
   if (p.splits == 1) return;
   LaunchKernel(op, &MergeKernel<T, SparseWorks>,
                {dim3(GridX(op, CeilDiv(rows * p.heads, 4))), dim3(128), 0, stream}, p);

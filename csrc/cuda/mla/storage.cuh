@@ -3,7 +3,9 @@
 #define VLLM_KERNELS_CUDA_MLA_STORAGE_CUH_
 
 #include <cstdint>
+#include <type_traits>
 
+#include "cuda/common/dtype.cuh"
 #include "cuda/mla/problem.h"
 #include "cuda/sm90/pipeline.cuh"
 #include "cuda/sm90/shared_storage.cuh"
@@ -26,11 +28,15 @@ static_assert(kRows == kKeys, "panels of queries and keys are of one size");
 
 using Pipeline = sm90::Pipeline<kStages * kHalves>;
 
+// Products take 32 bytes of their depth at once: weights of a stage are so many operands.
+template <class T>
+constexpr int kSteps = kKeys * static_cast<int>(sizeof(T)) / 32;
 // From a consumer to the other, thread by thread: its weights as the operand of a product.
-using Weights = uint4[kKeys / 16][128];
-static_assert(sizeof(Weights) <= kPanelBytes);
+template <class T>
+using Weights = uint4[kSteps<T>][128];
+static_assert(sizeof(Weights<BFloat16>) <= kPanelBytes);
 
-struct SharedStorage {
+struct SharedStorage16 {
   // Panels of 64 columns, 128 bytes a row, in the 128-byte swizzle. The last panel of a stage, the
   // rope, becomes Weights once the scores of the stage are known.
   char query[kPanels][kPanelBytes];
@@ -38,7 +44,32 @@ struct SharedStorage {
   float rows[2][kRows];  // maxima, in the end sums
   typename Pipeline::SharedStorage pipeline;
   uint32_t valid[kStages][2];  // a bit for each key
+
+  __device__ __forceinline__ void* weights_of(int consumer) { return keys[consumer][kPanels - 1]; }
 };
+
+// Of float8: products want the summed dimension of both operands contiguous. So values are
+// transposed into memory of their own, and the halves that a stage is filled and given back in are
+// its keys, and its values.
+constexpr int kPanels8 = (kHead + 127) / 128;
+struct SharedStorage8 {
+  // Panels of 128 columns, in the end those of the result.
+  char query[kHalves * kHalfPanels][kPanelBytes];
+  char keys[kStages][kPanels8][kPanelBytes];
+  char values[kLatent][128];  // a row a column of the keys, 64 bytes a stage; the same swizzle
+  Weights<E4M3> weights[2];
+  float rows[2][kRows];
+  typename Pipeline::SharedStorage pipeline;
+  uint32_t valid[kStages][2];
+
+  __device__ __forceinline__ void* weights_of(int consumer) { return weights[consumer]; }
+};
+template <class T>
+constexpr bool kFloat8 = std::is_same_v<T, E4M3>;
+template <class T>
+using SharedStorage = std::conditional_t<kFloat8<T>, SharedStorage8, SharedStorage16>;
+template <class T>
+using Result = std::conditional_t<kFloat8<T>, BFloat16, T>;
 
 // Each is waited for by one consumer after the other has arrived.
 enum class NamedBarrier {

@@ -29,10 +29,10 @@ struct Tile {
 // The tile's queries, by the consumers. Rows that are not there are zeros.
 template <class T>
 __device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
-                                            SharedStorage& storage) {
+                                            SharedStorage<T>& storage) {
   // The tile before is stored.
   ptx::named_barrier_sync(static_cast<int>(NamedBarrier::kConsumers), kConsumerThreads);
-  constexpr int kChunks = kHead / 8;
+  constexpr int kChunkItems = 16 / sizeof(T), kChunks = kHead / kChunkItems;
   const int warp = static_cast<int>(threadIdx.x) / 32 - kProducerThreads / 32;
   const int lane = threadIdx.x % 32;
 #pragma unroll 2
@@ -45,7 +45,7 @@ __device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
 #pragma unroll
     for (int chunk = lane; chunk < kChunks; chunk += 32) {
       ptx::cp_async_cg(storage.query[chunk / 8] + Swizzled(row, chunk % 8),
-                       query + (valid ? chunk * 8 : 0), valid);
+                       query + (valid ? chunk * kChunkItems : 0), valid);
     }
   }
   ptx::cp_async_commit_group();
@@ -58,7 +58,7 @@ __device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
 template <class T, int kGroup>
 __device__ __forceinline__ void StoreOut(const Problem& p, const Tile& tile,
                                          const Consumer<T, kGroup>& consumer,
-                                         SharedStorage& storage, const float (&factors)[2]) {
+                                         SharedStorage<T>& storage, const float (&factors)[2]) {
   const int warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
   char* panels = storage.query[kGroup * kHalfPanels];
 #pragma unroll
@@ -68,8 +68,8 @@ __device__ __forceinline__ void StoreOut(const Problem& p, const Tile& tile,
     for (int block = 0; block < kOut / 4; ++block) {
       *reinterpret_cast<uint32_t*>(panels + block / 8 * kPanelBytes + Swizzled(row, block % 8) +
                                    lane % 4 * 4) =
-          PackPair<T>(consumer.out[4 * block + 2 * half] * factors[half],
-                      consumer.out[4 * block + 2 * half + 1] * factors[half]);
+          PackPair<Result<T>>(consumer.out[4 * block + 2 * half] * factors[half],
+                              consumer.out[4 * block + 2 * half + 1] * factors[half]);
     }
   }
   __syncwarp();
@@ -77,8 +77,8 @@ __device__ __forceinline__ void StoreOut(const Problem& p, const Tile& tile,
   for (int i = 0; i < 16; ++i) {
     const int row = warp * 16 + i;
     if (row >= tile.rows) break;
-    T* out = static_cast<T*>(p.out) +
-             tile.Offset(p, row, p.out_batch_stride, p.out_token_stride, p.out_head_stride);
+    Result<T>* out = static_cast<Result<T>*>(p.out) +
+                     tile.Offset(p, row, p.out_batch_stride, p.out_token_stride, p.out_head_stride);
     *reinterpret_cast<uint4*>(out + kGroup * (kLatent / kHalves) + lane * 8) =
         *reinterpret_cast<const uint4*>(panels + lane / 8 * kPanelBytes + Swizzled(row, lane % 8));
   }
@@ -122,9 +122,13 @@ __device__ __forceinline__ void StoreLse(const Problem& p, int32_t entry, int32_
   if (p.max_logits != nullptr) p.max_logits[at] = top * kLn2;
 }
 
+__device__ __forceinline__ float ScaleAt(const float* scale) {
+  return scale == nullptr ? 1.0f : __ldg(scale);
+}
+
 template <class T, int kGroup>
 __device__ __forceinline__ void Finish(const Problem& p, const Tile& tile,
-                                       Consumer<T, kGroup>& consumer, SharedStorage& storage) {
+                                       Consumer<T, kGroup>& consumer, SharedStorage<T>& storage) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     consumer.sum[half] += __shfl_xor_sync(0xffffffffu, consumer.sum[half], 1);
@@ -141,9 +145,10 @@ __device__ __forceinline__ void Finish(const Problem& p, const Tile& tile,
     factors[half] = 0.0f;
     if (row >= tile.rows) continue;
     const float total = consumer.sum[half] + others[half];
-    const float origin = consumer.Origin(consumer.maximum[half]);
+    const float origin = consumer.WeightOrigin(consumer.maximum[half]);
     const int32_t at = tile.first_row + row;
     factors[half] = Normalizer(total, origin, whole ? p.sink : nullptr, at % p.heads);
+    if constexpr (kFloat8<T>) factors[half] *= ScaleAt(p.cache_scale);
     if (kGroup != 0 || threadIdx.x % 4 != 0) continue;
     const float top = consumer.maximum[half] * consumer.scale;
     if (whole) {

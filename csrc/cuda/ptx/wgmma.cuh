@@ -65,7 +65,7 @@ enum class Major { kK, kMn };
 #define VK_WGMMA_RS(kind, major, n, count, x0, x1, x2, x3, x4, x5)                             \
   asm volatile("{.reg .pred p; setp.ne.b32 p, " x5 ", 0; "                                     \
                "wgmma.mma_async.sync.aligned.m64n" #n kind " {" VK_REGS##count "}, {"          \
-               x0 ", " x1 ", " x2 ", " x3 "}, " x4 ", p, 1, 1, " major ";}"                    \
+               x0 ", " x1 ", " x2 ", " x3 "}, " x4 ", p, 1, 1" major ";}"                      \
                : VK_OUT##count(d)                                                              \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(desc_b), "r"(scale_d))
 // clang-format on
@@ -85,19 +85,24 @@ __device__ __forceinline__ void wgmma_ss(float (&d)[kCount], uint64_t desc_a, ui
   }
 }
 
-// The same with A (64 x 16) in registers, for 16-bit types.
+// The same with A (64 x 32 bytes) in registers. Those of float8 are K-major.
 template <class T, Major kMajorB, int kCount>
 __device__ __forceinline__ void wgmma_rs(float (&d)[kCount], const uint32_t (&a)[4],
                                          uint64_t desc_b, int scale_d) {
-  static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>, "instances in use");
-  if constexpr (std::is_same_v<T, __half> && kMajorB == Major::kK) {
-    VK_WGMMA(VK_WGMMA_RS, "k16.f32.f16.f16", "0")
+  if constexpr (std::is_same_v<T, __nv_fp8_e4m3>) {
+    static_assert(kMajorB == Major::kK);
+    VK_WGMMA(VK_WGMMA_RS, "k32.f32.e4m3.e4m3", "")
+  } else if constexpr (std::is_same_v<T, __half> && kMajorB == Major::kK) {
+    VK_WGMMA(VK_WGMMA_RS, "k16.f32.f16.f16", ", 0")
   } else if constexpr (std::is_same_v<T, __half>) {
-    VK_WGMMA(VK_WGMMA_RS, "k16.f32.f16.f16", "1")
-  } else if constexpr (kMajorB == Major::kK) {
-    VK_WGMMA(VK_WGMMA_RS, "k16.f32.bf16.bf16", "0")
+    VK_WGMMA(VK_WGMMA_RS, "k16.f32.f16.f16", ", 1")
   } else {
-    VK_WGMMA(VK_WGMMA_RS, "k16.f32.bf16.bf16", "1")
+    static_assert(std::is_same_v<T, __nv_bfloat16>, "instances in use");
+    if constexpr (kMajorB == Major::kK) {
+      VK_WGMMA(VK_WGMMA_RS, "k16.f32.bf16.bf16", ", 0")
+    } else {
+      VK_WGMMA(VK_WGMMA_RS, "k16.f32.bf16.bf16", ", 1")
+    }
   }
 }
 

@@ -71,22 +71,29 @@ def mla_attention(
     schedule: torch.Tensor,
     scale: float,
     causal: bool,
+    query_scale: torch.Tensor | None = None,
+    cache_scale: torch.Tensor | None = None,
 ) -> None:
     """Write ``out`` [batch, queries, heads, 512]; see csrc/cuda/mla/mla.h."""
     batch, queries = query.shape[:2]
     slots = cache.shape[1]
+    query_unit, cache_unit = (
+        1.0 if unit is None else unit.item() for unit in (query_scale, cache_scale)
+    )
     for entry in range(batch):
         length = min(int(seq_lens[entry]), block_table.shape[1] * slots)
         position = torch.arange(max(0, length), device=query.device)
         blocks = block_table[entry, position // slots].long()
         there = (blocks >= 0) & (blocks < cache.shape[0])
-        keys = cache[blocks.clamp(0, cache.shape[0] - 1), position % slots].float()
+        rows = cache.view(torch.uint8) if cache.dtype.itemsize == 1 else cache
+        found = rows[blocks.clamp(0, cache.shape[0] - 1), position % slots]
+        keys = found.view(cache.dtype).float() * cache_unit
         for token in range(queries):
             seen = there.clone()
             if causal:
                 seen &= position < length - (queries - 1 - token)
             chosen = keys[seen]
-            logits = query[entry, token].float() @ chosen.T * scale
+            logits = query[entry, token].float() * query_unit @ chosen.T * scale
             if chosen.shape[0] == 0:
                 out[entry, token] = 0
                 lse[entry, :, token] = torch.inf

@@ -182,14 +182,17 @@ struct Case {
 };
 
 // Dense attention: batches of any lengths, in parts of equal cost.
+template <class T>
 struct DenseCase {
   int batch, queries, heads, blocks, table_width;
   int shift;
-  std::vector<BFloat16> query, out, cache;
+  std::vector<T> query, cache;
+  std::vector<Result<T>> out;
   std::vector<int> table, lengths;
   std::vector<float> lse, partial_out, partial_lse;
   std::vector<Cut> schedule;
   int parts;
+  float scales[2] = {0.75f, 1.25f};
   Problem p{};
 
   DenseCase() {
@@ -209,20 +212,20 @@ struct DenseCase {
       lengths.push_back(Chance(6) ? 0 : Number(1, table_width * slots()));
     }
     query.resize(static_cast<size_t>(batch) * queries * heads * kHead);
-    for (BFloat16& x : query) x = FromFloat<BFloat16>(Normal());
-    cache.assign(static_cast<size_t>(blocks) * slots() * kHead, FromFloat<BFloat16>(NAN));
+    for (T& x : query) x = Drawn();
+    cache.assign(static_cast<size_t>(blocks) * slots() * kHead, FromFloat<T>(NAN));
     for (int entry = 0; entry < batch; ++entry) {
       for (int key = 0; key < lengths[entry]; ++key) {
-        for (int i = 0; i < kHead; ++i)
-          cache[Slot(entry, key) * kHead + i] = FromFloat<BFloat16>(Normal());
+        for (int i = 0; i < kHead; ++i) cache[Slot(entry, key) * kHead + i] = Drawn();
       }
     }
-    out.assign(static_cast<size_t>(batch) * queries * heads * kLatent, FromFloat<BFloat16>(NAN));
+    out.assign(static_cast<size_t>(batch) * queries * heads * kLatent, FromFloat<Result<T>>(NAN));
     lse.assign(static_cast<size_t>(batch) * queries * heads, NAN);
     schedule.resize(static_cast<size_t>(parts) + 1);
     FillProblem();
   }
 
+  static T Drawn() { return FromFloat<T>(Normal()); }
   int slots() const { return 1 << shift; }
   int tiles() const { return (queries * heads + kRows - 1) / kRows; }
   size_t Slot(int entry, int key) const {
@@ -236,7 +239,7 @@ struct DenseCase {
     p.query_token_stride = int64_t{heads} * kHead;
     p.query_batch_stride = queries * p.query_token_stride;
     p.cache = reinterpret_cast<const char*>(cache.data());
-    p.slot_stride = 2 * kHead / 16;
+    p.slot_stride = sizeof(T) * kHead / 16;
     p.block_stride = slots() * p.slot_stride;
     p.slots = blocks * slots();
     p.block_shift = shift;
@@ -252,6 +255,7 @@ struct DenseCase {
     p.lse = lse.data();
     p.batch = batch, p.queries = queries, p.heads = heads;
     p.scale_log2 = 1.4426950408889634f / std::sqrt(static_cast<float>(kHead));
+    if (kFloat8<T> && !Chance(4)) p.query_scale = &scales[0], p.cache_scale = &scales[1];
     p.schedule = schedule.data();
     p.whole_stages = shift >= kKeyShift;
     const size_t rows = static_cast<size_t>(2 * parts * tiles()) * kRows;
@@ -265,20 +269,24 @@ struct DenseCase {
     emulation::Launch({1, 1, 1}, kCutThreads, [&] {
       CutKernel(PairsOf{lengths.data(), p.topk}, batch, parts, schedule.data());
     });
+    using Producer = std::conditional_t<kFloat8<T>, Float8Producer, CopyProducer>;
     const unsigned y = static_cast<unsigned>(parts);
     const int64_t slot_bytes = int64_t{16} * p.slot_stride;
     const CUtensorMap map = emulation::Encode({p.cache,
                                                3,
-                                               2,
+                                               sizeof(T),
                                                {kHead, slots(), blocks, 1},
                                                {slot_bytes, slots() * slot_bytes, 0},
-                                               {64, kKeys, 1, 1}});
+                                               {128 / sizeof(T), kKeys, 1, 1}});
     emulation::Launch({static_cast<unsigned>(tiles()), y, 1}, kThreads,
-                      [&] { AttentionKernel<BFloat16, CopyProducer, DenseWorks>(p, map); });
+                      [&] { AttentionKernel<T, Producer, DenseWorks>(p, map); });
     if (parts == 1) return;
     emulation::Launch({static_cast<unsigned>(queries * heads + 3) / 4, y, 1}, 128,
-                      [&] { MergeKernel<BFloat16, DenseWorks>(p); });
+                      [&] { MergeKernel<Result<T>, DenseWorks>(p); });
   }
+
+  double QueryScale() const { return p.query_scale == nullptr ? 1 : *p.query_scale; }
+  double CacheScale() const { return p.cache_scale == nullptr ? 1 : *p.cache_scale; }
 
   double Error() const {
     double worst = 0;
@@ -293,7 +301,7 @@ struct DenseCase {
           x += double{ToFloat(query[static_cast<size_t>(row) * kHead + i])} *
                ToFloat(cache[Slot(entry, key) * kHead + i]);
         }
-        weights.push_back(x / std::sqrt(double{kHead}));
+        weights.push_back(x * QueryScale() * CacheScale() / std::sqrt(double{kHead}));
         top = std::max(top, weights.back());
       }
       for (double& x : weights) total += x = std::exp(x - top);
@@ -306,8 +314,8 @@ struct DenseCase {
       for (int i = 0; i < kLatent; ++i) {
         double want = 0;
         for (size_t key = 0; key < weights.size(); ++key) {
-          want +=
-              weights[key] / total * ToFloat(cache[Slot(entry, static_cast<int>(key)) * kHead + i]);
+          want += weights[key] / total * CacheScale() *
+                  ToFloat(cache[Slot(entry, static_cast<int>(key)) * kHead + i]);
         }
         compare(ToFloat(out[static_cast<size_t>(row) * kLatent + i]), want);
       }
@@ -316,13 +324,17 @@ struct DenseCase {
   }
 };
 
+template <class T>
 bool CheckDense() {
-  DenseCase one;
+  DenseCase<T> one;
   one.Run();
   const double error = one.Error();
-  if (error < 0.03) return true;
-  std::printf("dense: error %g; batch %d, queries %d, heads %d, table %d, causal %d, parts %d\n",
-              error, one.batch, one.queries, one.heads, one.table_width, one.p.causal, one.parts);
+  // Weights of float8 have four bits.
+  if (error < (kFloat8<T> ? 0.2 : 0.03)) return true;
+  std::printf(
+      "dense, %d bytes: error %g; batch %d, queries %d, heads %d, table %d, causal %d, parts %d\n",
+      static_cast<int>(sizeof(T)), error, one.batch, one.queries, one.heads, one.table_width,
+      one.p.causal, one.parts);
   return false;
 }
 
@@ -345,6 +357,7 @@ int main(int count, char** arguments) {
   return Repeat(count, arguments, [] {
     bool good = Check(false);
     good = Check(true) && good;
-    return CheckDense() && good;
+    good = CheckDense<E4M3>() && good;
+    return CheckDense<BFloat16>() && good;
   });
 }

@@ -5,12 +5,12 @@
 
 namespace vk::cuda::ptx {
 
-// Element `index` of a pair of 16-bit floats.
+// Element `index` of two or four small floats.
 template <class T>
-float HalfOf(uint32_t pair, int index) {
-  const uint16_t bits = static_cast<uint16_t>(pair >> (16 * index));
+float PartOf(uint32_t all, int index) {
+  const uint32_t bits = all >> (8 * static_cast<int>(sizeof(T)) * index);
   T value;
-  std::memcpy(static_cast<void*>(&value), &bits, 2);
+  std::memcpy(static_cast<void*>(&value), &bits, sizeof(T));
   return static_cast<float>(value);
 }
 
@@ -28,8 +28,8 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
     const int half = i / 2, column = 2 * t + i % 2;
     double sum = c[i];
     for (int k = 0; k < 16; ++k) {
-      const float x = HalfOf<T>(all[4 * group + k % 8 / 2].a[half + 2 * (k / 8)], k & 1);
-      sum += double{x} * HalfOf<T>(all[4 * column + k % 8 / 2].b[k / 8], k & 1);
+      const float x = PartOf<T>(all[4 * group + k % 8 / 2].a[half + 2 * (k / 8)], k & 1);
+      sum += double{x} * PartOf<T>(all[4 * column + k % 8 / 2].b[k / 8], k & 1);
     }
     d[i] = static_cast<float>(sum);
   }

@@ -65,10 +65,14 @@ void wgmma_rs(float (&d)[kCount], const uint32_t (&a)[4], uint64_t desc_b, int s
   emulation::Exchange(Fragment{{a[0], a[1], a[2], a[3]}, {}}, all);
   const std::vector<Fragment> fragments(all, all + 32);
   const int first = emulation::Lane() / 4 * 4;
-  MultiplyLater<16>(
+  // A register has kItems elements of a row, and eight of them are in two threads or four.
+  constexpr int kItems = 4 / sizeof(T);
+  MultiplyLater<32 / sizeof(T)>(
       d, scale_d,
       [=](int half, int k) {
-        return HalfOf<T>(fragments[first + k % 8 / 2].a[half + 2 * (k / 8)], k & 1);
+        const uint32_t bits =
+            fragments[first + k % (4 * kItems) / kItems].a[half + 2 * (k / (4 * kItems))];
+        return PartOf<T>(bits, k % kItems);
       },
       [=](int column, int k) { return ElementAt<T, kMajorB>(desc_b, column, k); });
 }
