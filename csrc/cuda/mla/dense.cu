@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "cuda/common/launch.h"
 #include "cuda/mla/cuts.cuh"
 #include "cuda/mla/kernel.cuh"
 #include "cuda/mla/launch.h"
+#include "cuda/mla/merge.cuh"
 #include "cuda/sm90/tensor_map.h"
 
 namespace vk::cuda::mla {
@@ -21,7 +23,7 @@ CUtensorMap StageMap(const char* op, const Problem& p) {
 }
 
 template <class T>
-void RunType(const char* op, Problem p, int32_t parts, cudaStream_t stream) {
+void RunType(const char* op, Problem p, cudaStream_t stream) {
   // Tensor maps know no expanded dimensions.
   const bool strided = p.slot_stride > 0 && (p.block_stride > 0 || p.slots == 1 << p.block_shift);
   p.whole_stages = p.block_shift >= kKeyShift && p.slots > 0 && strided;
@@ -30,30 +32,31 @@ void RunType(const char* op, Problem p, int32_t parts, cudaStream_t stream) {
   using Producer = std::conditional_t<kFloat8<T>, Float8Producer, CopyProducer>;
   const unsigned tiles = static_cast<unsigned>(DenseTiles(p.queries, p.heads));
   LaunchKernel(op, &AttentionKernel<T, Producer, DenseWorks>,
-               {dim3(tiles, static_cast<unsigned>(parts)), dim3(kThreads),
+               {dim3(tiles, static_cast<unsigned>(p.parts)), dim3(kThreads),
                 sm90::kSharedBytes<SharedStorage<T>>, stream},
                p, map);
-  if (parts == 1) return;
-  const unsigned blocks = static_cast<unsigned>(CeilDiv(int64_t{p.queries} * p.heads, 4));
-  LaunchKernel(op, &MergeKernel<Result<T>, DenseWorks>,
-               {dim3(blocks, static_cast<unsigned>(parts)), dim3(128), 0, stream}, p);
+  if (p.parts > 1) {
+    RunMerge<Result<T>, DenseWorks>(op, p, int64_t{p.queries} * p.heads, std::min(p.batch, p.parts),
+                                    stream);
+  }
 }
 
 }  // namespace
 
 void RunSchedule(const char* op, const int32_t* lengths, int32_t batch, int32_t most_keys,
                  int32_t parts, Cut* schedule, cudaStream_t stream) {
-  LaunchKernel(op, &CutKernel<PairsOf>, {dim3(1), dim3(kCutThreads), kCutSharedBytes, stream},
+  LaunchKernel(op, &ScheduleKernel,
+               {dim3(1), dim3(kScheduleThreads), kScheduleThreads / 32, stream},
                PairsOf{lengths, most_keys}, batch, parts, schedule);
 }
 
-void RunDense(const char* op, const Problem& p, int32_t parts, int32_t dtype, cudaStream_t stream) {
+void RunDense(const char* op, const Problem& p, int32_t dtype, cudaStream_t stream) {
   if (dtype == VK_BF16) {
-    RunType<BFloat16>(op, p, parts, stream);
+    RunType<BFloat16>(op, p, stream);
   } else if (dtype == VK_F16) {
-    RunType<Half>(op, p, parts, stream);
+    RunType<Half>(op, p, stream);
   } else {
-    RunType<E4M3>(op, p, parts, stream);
+    RunType<E4M3>(op, p, stream);
   }
 }
 

@@ -46,6 +46,10 @@ struct Float8Producer {
         Gather(Select(p, slot_of(first + part * kWarpKeys + lane)));
       }
       pipeline.ConsumerWait({at(0), phase});
+      if (part == 1 && lane == 0 && p.whole_stages && pair + 1 < last_pair &&
+          first_key(pair + 1) + kKeys <= keys) {
+        Ask(next);
+      }
       pipeline.ProducerAcquire({at(1), phase});
       Transpose();
       ptx::fence_proxy_async();
@@ -77,6 +81,16 @@ struct Float8Producer {
       }
     }
     __syncwarp();
+  }
+
+  // Asks for the keys of a stage from `slot` on ahead of their load, if they lie together; one
+  // thread, of one of the tiles that read them.
+  __device__ __forceinline__ void Ask(int32_t slot) const {
+    if (slot < 0 || blockIdx.x != 0 || p.slot_stride != kHead / 16) return;
+    const uint32_t block = static_cast<uint32_t>(slot) >> p.block_shift;
+    const uint32_t in_block = static_cast<uint32_t>(slot) - (block << p.block_shift);
+    const uint64_t place = uint64_t{block} * p.block_stride + in_block * p.slot_stride;
+    ptx::bulk_prefetch_l2(p.cache + place * 16, kKeys * kHead);
   }
 
   // Eight lanes have one key.

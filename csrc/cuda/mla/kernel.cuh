@@ -18,10 +18,13 @@
 #include "cuda/mla/storage.cuh"
 #include "cuda/mla/tile.cuh"
 #include "cuda/mla/works.cuh"
+#include "cuda/ptx/griddepcontrol.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
 
 namespace vk::cuda::mla {
+
+constexpr int kMergeWarps = 4, kMergeThreads = 32 * kMergeWarps;
 
 // Consumer kGroup's part in all works of the block.
 template <class T, class Works, int kGroup>
@@ -36,6 +39,9 @@ __device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipelin
     Consumer<T, kGroup> consumer(storage, scale);
     consumer.SetLimits(p, work.tile, work.keys);
     Consume(consumer, pipeline, work.first_pair, work.last_pair, phase);
+    // Not before: blocks that wait take the places of the multiprocessors that are done first, and
+    // merge there alone.
+    if (works.Last()) ptx::griddepcontrol_launch_dependents();
     Finish(p, work.tile, consumer, storage);
   }
 }
@@ -91,11 +97,14 @@ __global__ void __launch_bounds__(kThreads, 1)
 #endif
 }
 
-// Four rows a block.
-template <class T, class Works>
-__global__ void __launch_bounds__(128) MergeKernel(const __grid_constant__ Problem p) {
-  Works::Merge(p, [&](const Tile& tile, int row, int32_t count, const auto& at) {
-    MergeRow<T>(p, tile, row, count, at);
+// Four rows a block, or where there are few, a quarter of one.
+template <class T, class Works, int kTeam>
+__global__ void __launch_bounds__(kMergeThreads) MergeKernel(const __grid_constant__ Problem p) {
+  ptx::griddepcontrol_wait();
+  const int64_t first = int64_t{blockIdx.x} * (kMergeWarps / kTeam);
+  const int64_t row = kTeam == 1 ? first + threadIdx.x / 32 : first;
+  Works::Merge(p, row, [&](const Tile& tile, int tile_row, int32_t count, const auto& at) {
+    MergeRow<T, kTeam>(p, tile, tile_row, count, at);
   });
 }
 

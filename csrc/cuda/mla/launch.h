@@ -24,8 +24,7 @@ int32_t DenseParts(int64_t queries, int64_t heads, int32_t multiprocessors);
 // Writes parts + 1 cuts.
 void RunSchedule(const char* op, const int32_t* lengths, int32_t batch, int32_t most_keys,
                  int32_t parts, Cut* schedule, cudaStream_t stream);
-void RunDense(const char* op, const Problem& problem, int32_t parts, int32_t dtype,
-              cudaStream_t stream);
+void RunDense(const char* op, const Problem& problem, int32_t dtype, cudaStream_t stream);
 
 }  // namespace vk::cuda::mla
 #endif  // VLLM_KERNELS_CUDA_MLA_LAUNCH_H_

@@ -199,7 +199,8 @@ struct Dense : Checks {
     problem.cache_scale = Float8Scale("cache_scale", args.cache_scale, args.query->dtype);
     problem.lse = PerRow("lse", args.lse);
     Scale(args.scale);
-    parts = DenseParts(problem.queries, problem.heads, Multiprocessors(kOp));
+    const int32_t parts = problem.parts =
+        DenseParts(problem.queries, problem.heads, Multiprocessors(kOp));
     schedule.Dtype({VK_I32}).Dims(2).Size(1, 2).Contiguous();
     VK_CHECK(schedule.size(0) > parts, "%s: schedule has %lld rows, want at least %d", kOp,
              Print(schedule.size(0)), parts + 1);
@@ -214,8 +215,6 @@ struct Dense : Checks {
     Arg(kOp, name, tensor).Dtype({VK_F32}).Dims(1).Size(0, 1);
     return static_cast<const float*>(tensor->data);
   }
-
-  int32_t parts;
 };
 
 }  // namespace
@@ -244,8 +243,7 @@ vk_status vk_cuda_mla_attention(const vk_cuda_mla_args* args, void* stream) {
     Dense checked(*args);
     if (checked.empty()) return;
     checked.SetWorkspace(args->workspace);
-    RunDense(Dense::kOp, checked.problem, checked.parts, args->query->dtype,
-             vk::cuda::AsStream(stream));
+    RunDense(Dense::kOp, checked.problem, args->query->dtype, vk::cuda::AsStream(stream));
   });
 }
 

@@ -41,10 +41,11 @@ struct Problem {
   const float *query_scale, *cache_scale;  // of float8 e4m3 | null: 1
   // Sparse: parts of a row's keys, of `pairs` pairs of stages each.
   int32_t splits, pairs;
-  const Cut* schedule;  // dense; units are pairs of stages
-  bool whole_stages;    // dense: a stage of one block of the cache is one box of its tensor map
-  float* partial_out;   // [pieces, tiles of rows, kRows, kLatent]
-  float* partial_lse;   // [pieces, tiles of rows, kRows, 2]: base 2, -inf: no key; largest logit
+  const Cut* schedule;  // dense, `parts` cuts and the end; units are pairs of stages
+  int32_t parts;
+  bool whole_stages;   // dense: a stage of one block of the cache is one box of its tensor map
+  float* partial_out;  // [pieces, tiles of rows, kRows, kLatent]
+  float* partial_lse;  // [pieces, tiles of rows, kRows, 2]: base 2, -inf: no key; largest logit
 };
 
 }  // namespace vk::cuda::mla

@@ -1,6 +1,7 @@
 #include "cuda/common/launch.h"
 #include "cuda/mla/kernel.cuh"
 #include "cuda/mla/launch.h"
+#include "cuda/mla/merge.cuh"
 
 namespace vk::cuda::mla {
 
@@ -14,9 +15,7 @@ void RunSparse(const char* op, const Problem& p, bool quantized, cudaStream_t st
                 : &AttentionKernel<T, CopyProducer, SparseWorks>,
       {dim3(GridX(op, blocks)), dim3(kThreads), sm90::kSharedBytes<SharedStorage<T>>, stream}, p,
       CUtensorMap{});
-  if (p.splits == 1) return;
-  LaunchKernel(op, &MergeKernel<T, SparseWorks>,
-               {dim3(GridX(op, CeilDiv(rows * p.heads, 4))), dim3(128), 0, stream}, p);
+  if (p.splits > 1) RunMerge<T, SparseWorks>(op, p, rows * p.heads, 1, stream);
 }
 
 }  // namespace vk::cuda::mla

@@ -165,13 +165,29 @@ __device__ __forceinline__ void Finish(const Problem& p, const Tile& tile,
   }
 }
 
+__device__ __forceinline__ void AddWeighted(float4& sum, float weight, const float4& four) {
+  sum.x = fmaf(weight, four.x, sum.x);
+  sum.y = fmaf(weight, four.y, sum.y);
+  sum.z = fmaf(weight, four.z, sum.z);
+  sum.w = fmaf(weight, four.w, sum.w);
+}
+
+template <int kTeam>
+struct MergeStorage {
+  float4 sums[kTeam][32];
+  float totals[kTeam];
+};
+
 // `count` partial results of a row of a tile, at the tiles at(0), at(1) ..., become its whole
-// result, by a warp.
-template <class T, class At>
+// result: by a warp, or where kTeam is more, by blocks of kTeam warps that have columns each
+// (blockIdx.z), and in them warps that have partial results each.
+template <class T, int kTeam, class At>
 __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int row, int32_t count,
                                          const At& at) {
-  constexpr int kVectors = kLatent / 4 / 32;
-  const int lane = threadIdx.x % 32;
+  constexpr int kVectors = kLatent / 4 / 32 / kTeam;
+  constexpr int kAhead = 16 / kVectors;  // results that are read at once
+  const int lane = threadIdx.x % 32, member = kTeam == 1 ? 0 : threadIdx.x / 32;
+  const int first = (kTeam == 1 ? 0 : static_cast<int>(blockIdx.z)) * kVectors * 32 + lane;
   const float2* lse = reinterpret_cast<const float2*>(p.partial_lse);
   float origin = -INFINITY, top = -INFINITY;
   for (int32_t i = lane; i < count; i += 32) {
@@ -189,20 +205,51 @@ __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int
   float4 sums[kVectors];
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) sums[i] = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-  for (int32_t i = 0; i < count; ++i) {
-    const int64_t partial = at(i) * kRows + row;
-    const float weight = exp2f(lse[partial].x - origin);
+  // Lanes know a weight each.
+#pragma unroll 1
+  for (int32_t base = 0; base < count; base += 32 * kTeam) {
+    const auto index = [&](int i) { return base + i * kTeam + member; };
+    const bool there = index(lane) < count;
+    const float weight = there ? exp2f(lse[at(index(lane)) * kRows + row].x - origin) : 0.0f;
     total += weight;
-    // Without a key its partial output is 0.
-    const float4* part = reinterpret_cast<const float4*>(p.partial_out + partial * kLatent);
+#pragma unroll 1
+    for (int i = 0; i < 32 && index(i) < count; i += kAhead) {
+      float4 parts[kAhead][kVectors];
 #pragma unroll
-    for (int j = 0; j < kVectors; ++j) {
-      const float4 four = part[j * 32 + lane];
-      sums[j].x = fmaf(weight, four.x, sums[j].x);
-      sums[j].y = fmaf(weight, four.y, sums[j].y);
-      sums[j].z = fmaf(weight, four.z, sums[j].z);
-      sums[j].w = fmaf(weight, four.w, sums[j].w);
+      for (int ahead = 0; ahead < kAhead; ++ahead) {
+        // Without a key its partial output is 0.
+        const bool read = index(i + ahead) < count;
+        const int64_t partial = at(read ? index(i + ahead) : 0) * kRows + row;
+        const float4* part = reinterpret_cast<const float4*>(p.partial_out + partial * kLatent);
+#pragma unroll
+        for (int j = 0; j < kVectors; ++j) {
+          parts[ahead][j] = read ? part[j * 32 + first] : make_float4(0, 0, 0, 0);
+        }
+      }
+#pragma unroll
+      for (int ahead = 0; ahead < kAhead; ++ahead) {
+        const float of = __shfl_sync(0xffffffffu, weight, i + ahead);
+#pragma unroll
+        for (int j = 0; j < kVectors; ++j) AddWeighted(sums[j], of, parts[ahead][j]);
+      }
+    }
+  }
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) {
+    total += __shfl_xor_sync(0xffffffffu, total, distance);
+  }
+  if constexpr (kTeam > 1) {
+    static_assert(kVectors == 1);
+    extern __shared__ char unaligned[];
+    auto& members = *reinterpret_cast<MergeStorage<kTeam>*>(unaligned);
+    members.sums[member][lane] = sums[0];
+    if (lane == 0) members.totals[member] = total;
+    __syncthreads();
+    if (member != 0) return;
+#pragma unroll
+    for (int other = 1; other < kTeam; ++other) {
+      AddWeighted(sums[0], 1.0f, members.sums[other][lane]);
+      total += members.totals[other];
     }
   }
   const int32_t tile_row = tile.first_row + row;
@@ -211,11 +258,11 @@ __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int
            tile.Offset(p, row, p.out_batch_stride, p.out_token_stride, p.out_head_stride);
 #pragma unroll
   for (int j = 0; j < kVectors; ++j) {
-    reinterpret_cast<uint2*>(out)[j * 32 + lane] = {
+    reinterpret_cast<uint2*>(out)[j * 32 + first] = {
         PackPair<T>(sums[j].x * factor, sums[j].y * factor),
         PackPair<T>(sums[j].z * factor, sums[j].w * factor)};
   }
-  if (lane == 0) StoreLse(p, tile.entry, tile_row, total, origin, top);
+  if (first == 0) StoreLse(p, tile.entry, tile_row, total, origin, top);
 }
 
 }  // namespace vk::cuda::mla

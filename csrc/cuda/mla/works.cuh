@@ -46,6 +46,8 @@ class SparseWorks {
     return true;
   }
 
+  __device__ __forceinline__ bool Last() const { return done_; }
+
   // The index of the cache's slot with a key.
   __device__ __forceinline__ static auto Source(const Problem& p, const Work& work) {
     const int32_t* indices = p.indices + work.tile.entry * p.index_batch_stride +
@@ -55,8 +57,7 @@ class SparseWorks {
   }
 
   template <class Body>
-  __device__ __forceinline__ static void Merge(const Problem& p, const Body& body) {
-    const int64_t row = int64_t{blockIdx.x} * 4 + threadIdx.x / 32;
+  __device__ __forceinline__ static void Merge(const Problem& p, int64_t row, const Body& body) {
     if (row >= int64_t{p.batch} * p.queries * p.heads) return;
     const int32_t query = static_cast<int32_t>(row / p.heads);
     const int32_t head = static_cast<int32_t>(row - int64_t{query} * p.heads);
@@ -108,6 +109,8 @@ class DenseWorks {
     return true;
   }
 
+  __device__ __forceinline__ bool Last() const { return next_ > last_; }
+
   __device__ __forceinline__ static auto Source(const Problem& p, const Work& work) {
     const int32_t* table = p.indices + work.tile.entry * p.index_batch_stride;
     const int32_t keys = work.keys, shift = p.block_shift, slots = p.slots;
@@ -120,21 +123,20 @@ class DenseWorks {
     };
   }
 
-  // The entry that begins in a part and is not ended there, if there is one.
+  // The entry that begins in a part and is not ended there, if there is one; blocks have a part in
+  // y, or an entry where there are fewer.
   template <class Body>
-  __device__ __forceinline__ static void Merge(const Problem& p, const Body& body) {
-    const int32_t part = static_cast<int32_t>(blockIdx.y);
+  __device__ __forceinline__ static void Merge(const Problem& p, int64_t row, const Body& body) {
+    const int32_t index = static_cast<int32_t>(blockIdx.y);
+    const int32_t part = p.batch < p.parts ? PartsUntil(p, index, 0) - 1 : index;
     const Cut begin = p.schedule[part], end = p.schedule[part + 1];
     if (end.unit == 0 || (begin.entry == end.entry && begin.unit > 0)) return;
-    const int32_t row =
-        static_cast<int32_t>(blockIdx.x) * 4 + static_cast<int32_t>(threadIdx.x) / 32;
+    if (p.batch < p.parts && end.entry != index) return;
     if (row >= p.queries * p.heads) return;
-    int32_t count = 2;
-    const int32_t parts = static_cast<int32_t>(gridDim.y);
-    while (part + count < parts && p.schedule[part + count].entry == end.entry) ++count;
+    const int32_t count = PartsUntil(p, end.entry, INT32_MAX) - part;
     const int64_t tiles = Tiles(p);
-    const int32_t tile = row / kRows;
-    body(TileOf(p, end.entry, tile), row % kRows, count,
+    const int32_t tile = static_cast<int32_t>(row) / kRows;
+    body(TileOf(p, end.entry, tile), static_cast<int>(row) % kRows, count,
          [=](int32_t piece) { return Partial(part + piece, piece == 0) * tiles + tile; });
   }
 
@@ -148,6 +150,22 @@ class DenseWorks {
   }
   __device__ __forceinline__ static Tile TileOf(const Problem& p, int32_t entry, int32_t tile) {
     return {entry, tile * kRows, min(kRows, p.queries * p.heads - tile * kRows), -1};
+  }
+  // How many parts begin no later than that; a whole warp calls.
+  __device__ __forceinline__ static int32_t PartsUntil(const Problem& p, int32_t entry,
+                                                       int32_t unit) {
+    int32_t count = 0;
+#pragma unroll 4
+    for (int32_t base = 0; base < p.parts; base += 32) {
+      const int32_t part = base + static_cast<int32_t>(threadIdx.x) % 32;
+      bool until = false;
+      if (part < p.parts) {
+        const Cut cut = p.schedule[part];
+        until = cut.entry < entry || (cut.entry == entry && cut.unit <= unit);
+      }
+      count += __popc(__ballot_sync(0xffffffffu, until));
+    }
+    return count;
   }
   // A part has room for a piece of an entry that begins there, and for one of an entry that began
   // before it.

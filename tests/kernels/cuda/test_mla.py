@@ -325,6 +325,48 @@ def test_dense_bad_input(change: dict[str, object], message: str) -> None:
     assert problem.out.isnan().all()
 
 
+ENTRY_COST = 4  # in pairs of stages: kEntryCost
+
+
+def cuts_of(lengths: list[int], parts: int) -> list[list[int]]:
+    """Whole entries as they fit, then a piece of the next: csrc/cuda/mla/cuts.cuh."""
+    pairs = [-(-length // 128) for length in lengths]
+    average = -(-(sum(pairs) + ENTRY_COST * len(pairs)) // parts)
+    cuts: list[list[int]] = []
+    for more in range(ENTRY_COST + 1):
+        share = max(ENTRY_COST + 1, average + more)
+        cuts, left = [[0, 0]], share
+        for entry, rest in enumerate(pairs):
+            unit = 0
+            while rest - unit + ENTRY_COST > left:
+                unit += max(0, left - ENTRY_COST)
+                cuts.append([entry, unit])
+                left = share
+            left -= rest - unit + ENTRY_COST
+        if len(cuts) <= parts:
+            break
+    return cuts + [[len(pairs), 0]] * (parts + 1 - len(cuts))
+
+
+@pytest.mark.parametrize("heads", [1, 128, 640])
+@pytest.mark.parametrize("batch", [1, 31, 32, 33, 200, 1000])
+def test_schedules(batch: int, heads: int) -> None:
+    torch.manual_seed(batch)
+    lengths = torch.randint(0, 9000, (batch,), dtype=torch.int32) * (torch.rand(batch) < 0.9)
+    lengths = lengths.int()
+    schedule = ops.mla_schedule(lengths.cuda(), 1, heads, 8192)
+    want = cuts_of(lengths.clamp(max=8192).tolist(), schedule.shape[0] - 1)
+    assert schedule.tolist() == want
+
+
+def test_equal_entries_are_divided_in_equal_pieces() -> None:
+    parts = ops.mla_schedule(torch.ones(1, device="cuda").int(), 1, 1, 64).shape[0] - 1
+    for share in (1, 4):  # of the parts, an entry has so many
+        lengths = torch.full((parts // share,), 4096, device="cuda", dtype=torch.int32)
+        cuts = ops.mla_schedule(lengths, 1, 1, 4096)[: parts // share * share]
+        assert (cuts[:, 1].view(-1, share) == torch.arange(0, 32, 32 // share, device="cuda")).all()
+
+
 def test_a_schedule_of_another_shape_is_refused() -> None:
     problem = Dense([5, 6])
     with pytest.raises(RuntimeError, match="schedule has 3 rows, want at least"):

@@ -15,6 +15,19 @@ using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::mla;
 
+// A warp a row, or four blocks.
+template <class T, class Works>
+void Merge(const Problem& p, int rows, int entries) {
+  const unsigned y = static_cast<unsigned>(entries);
+  if (Chance(2)) {
+    emulation::Launch({static_cast<unsigned>(rows), y, kMergeWarps}, kMergeThreads,
+                      [&] { MergeKernel<T, Works, kMergeWarps>(p); });
+  } else {
+    emulation::Launch({static_cast<unsigned>(rows + 3) / 4, y, 1}, kMergeThreads,
+                      [&] { MergeKernel<T, Works, 1>(p); });
+  }
+}
+
 // What no query selects is NaN.
 struct Case {
   bool quantized;
@@ -131,8 +144,7 @@ struct Case {
       }
     });
     if (p.splits == 1) return;
-    emulation::Launch({static_cast<unsigned>(batch * queries * heads + 3) / 4, 1, 1}, 128,
-                      [&] { MergeKernel<BFloat16, SparseWorks>(p); });
+    Merge<BFloat16, SparseWorks>(p, batch * queries * heads, 1);
   }
 
   // Largest error; infinite where something is NaN.
@@ -257,6 +269,7 @@ struct DenseCase {
     p.scale_log2 = 1.4426950408889634f / std::sqrt(static_cast<float>(kHead));
     if (kFloat8<T> && !Chance(4)) p.query_scale = &scales[0], p.cache_scale = &scales[1];
     p.schedule = schedule.data();
+    p.parts = parts;
     p.whole_stages = shift >= kKeyShift;
     const size_t rows = static_cast<size_t>(2 * parts * tiles()) * kRows;
     partial_out.assign(rows * kLatent, NAN);
@@ -266,8 +279,8 @@ struct DenseCase {
   }
 
   void Run() {
-    emulation::Launch({1, 1, 1}, kCutThreads, [&] {
-      CutKernel(PairsOf{lengths.data(), p.topk}, batch, parts, schedule.data());
+    emulation::Launch({1, 1, 1}, kScheduleThreads, [&] {
+      ScheduleKernel(PairsOf{lengths.data(), p.topk}, batch, parts, schedule.data());
     });
     using Producer = std::conditional_t<kFloat8<T>, Float8Producer, CopyProducer>;
     const unsigned y = static_cast<unsigned>(parts);
@@ -281,8 +294,7 @@ struct DenseCase {
     emulation::Launch({static_cast<unsigned>(tiles()), y, 1}, kThreads,
                       [&] { AttentionKernel<T, Producer, DenseWorks>(p, map); });
     if (parts == 1) return;
-    emulation::Launch({static_cast<unsigned>(queries * heads + 3) / 4, y, 1}, 128,
-                      [&] { MergeKernel<Result<T>, DenseWorks>(p); });
+    Merge<Result<T>, DenseWorks>(p, queries * heads, std::min(batch, parts));
   }
 
   double QueryScale() const { return p.query_scale == nullptr ? 1 : *p.query_scale; }
