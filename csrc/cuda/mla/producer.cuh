@@ -209,6 +209,13 @@ struct StageProducer {
     Arrive(1);
   }
 
+  // Asks for the warp's keys, which lie anywhere, a pair before they are read.
+  __device__ __forceinline__ void Ask(const Selected& keys) const {
+    if (keys.Valid(lane)) {
+      ptx::bulk_prefetch_l2(p.cache + uint64_t{keys.place} * 16, kQuantizedKeyBytes);
+    }
+  }
+
   // Neighbouring slots from `slot` on, by bulk tensor copies of one thread.
   __device__ __forceinline__ void Load(int32_t slot) const {
     const int32_t block = slot >> p.block_shift, in_block = slot - (block << p.block_shift);
@@ -254,6 +261,7 @@ struct StageProducer {
     for (int32_t pair = first_pair; pair < last_pair; ++pair, phase ^= 1) {
       const Selected next = Select(p, slot);
       slot = read(pair + 2);
+      if constexpr (!Producer::kAsynchronous) Ask(next);
       Gather(producer, keys, next);
       keys = next;
     }
