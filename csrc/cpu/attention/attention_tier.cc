@@ -9,6 +9,9 @@ namespace vk::VK_TIER {
 namespace {
 
 constexpr int32_t kTaskRows = 64;
+// A multiple of the rows that stay in registers; query, output and logits leave the keys room in
+// the L2 cache.
+constexpr int32_t kLongTaskRows = 192;
 // Steps start at multiples of this, so that sixteen keys never straddle two cache blocks.
 constexpr int32_t kKeyMultiple = 16;
 
@@ -38,16 +41,19 @@ void AttendWith(const AttentionProblem& problem, const AttentionTask& task, void
 template <class T>
 struct PrefillOf {
   using Engine = Prefill<T, FloatPacking<T>>;
+  static constexpr int32_t kLongRows = kLongTaskRows;
 };
 #if defined(__AMX_BF16__)
 template <>
 struct PrefillOf<hwy::bfloat16_t> {
   using Engine = PrefillAmx;
+  static constexpr int32_t kLongRows = kTaskRows;  // more have not been measured
 };
 #elif defined(__AVX512BF16__)
 template <>
 struct PrefillOf<hwy::bfloat16_t> {
   using Engine = Prefill<hwy::bfloat16_t, PairPacking>;
+  static constexpr int32_t kLongRows = kLongTaskRows;
 };
 #endif
 
@@ -85,6 +91,8 @@ size_t FloatsOfPartial(int32_t head_size, int32_t rows) {
 extern const AttentionTable attention_table;
 const AttentionTable attention_table = {
     kTaskRows,
+    {PrefillOf<float>::kLongRows, PrefillOf<hwy::bfloat16_t>::kLongRows,
+     PrefillOf<hwy::float16_t>::kLongRows},
     kKeyMultiple,
     ScratchBytes,
     FloatsOfPartial,

@@ -16,6 +16,11 @@ constexpr int64_t kTasksPerThread = 3;
 constexpr int32_t kMinSplitKeys = 256;
 // A tile of few rows takes the time of reading its keys and values, however many rows it has.
 constexpr int32_t kFreeRows = 8;
+// Copying keys for a tile pays with more rows from so many keys on, where each thread still gets so
+// many tiles.
+constexpr int32_t kLongKeys = 1024, kLongTilesPerThread = 8;
+// The head size up to which such a tile stays in the L2 cache.
+constexpr int32_t kLongHead = 128;
 
 int64_t Cost(const AttentionProblem& problem, const AttentionTask& task) {
   const int64_t rows = std::max(task.tokens * problem.group, kFreeRows);
@@ -24,13 +29,15 @@ int64_t Cost(const AttentionProblem& problem, const AttentionTask& task) {
 
 class Planner {
  public:
-  Planner(const AttentionProblem& problem, const AttentionTable& table)
-      : problem_(problem), table_(table) {}
+  Planner(const AttentionProblem& problem, const AttentionTable& table, int32_t dtype)
+      : problem_(problem), table_(table), dtype_(dtype) {}
 
   AttentionPlan Make(const std::vector<AttentionRequest>& requests, int32_t kv_heads,
                      int max_threads) {
     int64_t total = 0;
-    for (const AttentionRequest& request : requests) total += AddTiles(request);
+    for (const AttentionRequest& request : requests) {
+      total += AddTiles(request, TileRows(request, kv_heads, max_threads));
+    }
     total *= kv_heads;
     plan_.threads = static_cast<int>(std::clamp<int64_t>(total / kCostPerThread, 1, max_threads));
     const int64_t limit = plan_.threads == 1 ? total : total / (plan_.threads * kTasksPerThread);
@@ -52,9 +59,18 @@ class Planner {
   }
 
  private:
+  int32_t TileRows(const AttentionRequest& request, int32_t kv_heads, int max_threads) const {
+    const int32_t head = std::max(problem_.head_size, kLongHead);
+    const int32_t rows = table_.long_tile_rows[dtype_] * kLongHead / head;
+    const int64_t all_rows = int64_t{request.tokens} * problem_.group * kv_heads;
+    const bool enough = all_rows >= int64_t{rows} * kLongTilesPerThread * max_threads;
+    const bool many_keys = std::min(request.seq_len, problem_.window) >= kLongKeys;
+    return many_keys && enough ? std::max(table_.tile_rows, rows) : table_.tile_rows;
+  }
+
   // The request's query tiles, last tokens first: under a causal mask they see most keys.
-  int64_t AddTiles(const AttentionRequest& request) {
-    const int32_t tile_tokens = std::max(1, table_.tile_rows / problem_.group);
+  int64_t AddTiles(const AttentionRequest& request, int32_t tile_rows) {
+    const int32_t tile_tokens = std::max(1, tile_rows / problem_.group);
     int64_t cost = 0;
     for (int32_t last = request.tokens; last > 0; last -= tile_tokens) {
       const int32_t first = std::max(0, last - tile_tokens);
@@ -103,6 +119,7 @@ class Planner {
 
   const AttentionProblem& problem_;
   const AttentionTable& table_;
+  const int32_t dtype_;
   std::vector<AttentionTask> tiles_;  // of one key/value head, unsplit
   AttentionPlan plan_;
 };
@@ -118,8 +135,8 @@ KeyRange VisibleKeys(const AttentionRequest& request, int32_t first, int32_t las
 
 AttentionPlan MakePlan(const AttentionProblem& problem, const AttentionTable& table,
                        const std::vector<AttentionRequest>& requests, int32_t kv_heads,
-                       int max_threads) {
-  return Planner(problem, table).Make(requests, kv_heads, max_threads);
+                       int32_t dtype, int max_threads) {
+  return Planner(problem, table, dtype).Make(requests, kv_heads, max_threads);
 }
 
 }  // namespace vk

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ..common.sampled import with_dtypes
 from .attention import DECODE, MIXED, PREFILL, TOLERANCE, Problem, make
 
 
@@ -100,6 +101,24 @@ def test_split_along_keys(
     try:
         for sinks in (None, torch.float32):
             make(Problem(lengths, heads=4, kv_heads=1, sinks=sinks, head_size=80), dtype).check()
+    finally:
+        torch.set_num_threads(before)
+
+
+LONG = {
+    "groups of 4": Problem(((1, 1040), (100, 1040)), heads=16, kv_heads=4, head_size=32),
+    "groups of 7": Problem(((240, 1024),), heads=7, kv_heads=1, head_size=32, alibi=True),
+    "wide heads": Problem(((160, 1030),), heads=8, kv_heads=1, head_size=160, window=1025),
+}
+
+
+@with_dtypes("name", LONG)
+def test_long_tiles(tier: str, dtype: torch.dtype, name: str) -> None:
+    """So many rows and keys that one thread takes larger tiles, not all of which are whole."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        make(LONG[name], dtype).check()
     finally:
         torch.set_num_threads(before)
 
