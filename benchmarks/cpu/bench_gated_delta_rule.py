@@ -1,14 +1,18 @@
-"""Gated delta nets against the recurrence in PyTorch, eager and compiled."""
+"""Gated delta nets against PyTorch, eager and compiled.
+
+One token against the recurrence; prompts against it and, as models' own PyTorch code computes them,
+against products of chunks of tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
-from benchmarks.harness import Call, Case, compiled, load, main
+from benchmarks.harness import Call, Case, Compilation, compiled, left_out, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -16,6 +20,8 @@ ops = torch.ops.vllm_kernels
 KEY_HEADS, HEADS, SIZE = 16, 32, 128
 SEQUENCES = (1, 8)
 PROMPTS = (128, 1024)
+CHUNK = 64
+CHUNKS_ONLY = 128  # tokens; beyond, token after token takes a second a call
 
 
 def step(
@@ -37,6 +43,42 @@ def step(
 def prompt(state: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
     """:func:`step` of [tokens, heads, ...], token after token."""
     return torch.cat([step(state, *(x[t : t + 1] for x in rows)) for t in range(len(rows[0]))])
+
+
+def _heads_first(x: torch.Tensor) -> torch.Tensor:
+    return x.float().repeat_interleave(HEADS // x.shape[1], 1).transpose(0, 1)
+
+
+def chunk(
+    state: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+) -> torch.Tensor:
+    """The same for some tokens at once, whose corrections of each other are a triangular system."""
+    q, k = (_heads_first(F.normalize(x.float(), dim=-1)) for x in (q, k))
+    lower = torch.ones(len(g), len(g), dtype=torch.bool).tril()
+    logs, rates = g.cumsum(0).t(), beta.t()[..., None]
+    decay = (logs[:, :, None] - logs[:, None]).masked_fill(~lower, -torch.inf).exp()
+    system = (rates * k @ k.transpose(1, 2) * decay).tril(-1)
+    faded = logs.exp()[..., None]
+    missing = rates * (_heads_first(v) - faded * (k @ state[0]))
+    new = torch.linalg.solve_triangular(system, missing, upper=False, unitriangular=True)
+    inside = (q @ k.transpose(1, 2) * decay) @ new
+    out = (faded * (q @ state[0]) + inside) * SIZE**-0.5
+    left = (logs[:, -1:] - logs).exp()[..., None]
+    state.copy_(state * faded[:, -1:] + (k * left).transpose(1, 2) @ new)
+    return out.transpose(0, 1)
+
+
+def chunked(
+    one: Callable[..., torch.Tensor], state: torch.Tensor, *rows: torch.Tensor
+) -> torch.Tensor:
+    """`one` for chunk after chunk."""
+    starts = range(0, len(rows[0]), CHUNK)
+    return torch.cat([one(state, *(x[t : t + CHUNK] for x in rows)) for t in starts])
 
 
 def _inputs(tokens: int) -> tuple[torch.Tensor, ...]:
@@ -75,12 +117,22 @@ def _prompt(tokens: int) -> Case:
         states = torch.zeros(1, HEADS, SIZE, SIZE)
         other = states.clone()
         starts, slots = torch.tensor([0, tokens]).int(), torch.zeros(1, dtype=torch.int32)
+        fast = torch.compile(chunk, dynamic=False)
+
+        def by_token() -> object:
+            return prompt(other, q, k, v, g, beta)
+
+        def by_fast_chunks() -> object:
+            return chunked(fast, other, q, k, v, g, beta)
+
         return {
             "ours": lambda: ops.chunk_gated_delta_rule_cpu(
                 q[None], k[None], v[None], g[None], beta[None], states, False, starts, False, True,
                 slots,
             ),
-            "eager": lambda: prompt(other, q, k, v, g, beta),
+            "eager": by_token if tokens <= CHUNKS_ONLY else left_out,
+            "chunked": lambda: chunked(chunk, other, q, k, v, g, beta),
+            "chunked, compile": by_fast_chunks if Compilation.wanted else left_out,
         }  # fmt: skip
 
     moved = 2 * tokens * (2 * KEY_HEADS + 2 * HEADS) * SIZE

@@ -1,14 +1,18 @@
-"""Selective state spaces against the recurrence in PyTorch, eager and compiled."""
+"""Selective state spaces against PyTorch, eager and compiled.
+
+One token against the recurrence; prompts against it and, as models' own PyTorch code computes them,
+against products of chunks of tokens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
-from benchmarks.harness import Call, Case, compiled, load, main
+from benchmarks.harness import Call, Case, Compilation, compiled, left_out, load, main
 
 ops = torch.ops.vllm_kernels
 
@@ -16,6 +20,8 @@ ops = torch.ops.vllm_kernels
 HEADS, ROWS, STATE = 80, 64, 128
 SEQUENCES = (1, 8)
 PROMPTS = (128, 1024)
+CHUNK = 64
+CHUNKS_ONLY = 128  # tokens; beyond, token after token takes a second a call
 
 
 def step(
@@ -36,6 +42,36 @@ def step(
 def prompt(state: torch.Tensor, a: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
     """:func:`step` of [tokens, ...], token after token."""
     return torch.cat([step(state, a, *(x[t : t + 1] for x in rows)) for t in range(len(rows[0]))])
+
+
+def chunk(
+    state: torch.Tensor,
+    a: torch.Tensor,
+    x: torch.Tensor,
+    dt: torch.Tensor,
+    b: torch.Tensor,
+    c: torch.Tensor,
+) -> torch.Tensor:
+    """The same for some tokens at once: a product of theirs, and one with the state before them."""
+    lower = torch.ones(len(x), len(x), dtype=torch.bool).tril()
+    keys, queries = b[:, 0].float(), c[:, 0].float()  # of the one group
+    values = (x.float() * dt[..., None]).transpose(0, 1)
+    logs = (a * dt).cumsum(0).t()  # [heads, tokens]
+    decay = (logs[:, :, None] - logs[:, None]).masked_fill(~lower, -torch.inf).exp()
+    inside = ((queries @ keys.t()) * decay) @ values
+    before = (queries @ state[0].transpose(1, 2)) * logs.exp()[..., None]
+    left = (logs[:, -1:] - logs).exp()[..., None]
+    added = (values * left).transpose(1, 2) @ keys
+    state.copy_(state * logs[:, -1].exp()[:, None, None] + added)
+    return (inside + before).transpose(0, 1)
+
+
+def chunked(
+    one: Callable[..., torch.Tensor], state: torch.Tensor, a: torch.Tensor, *rows: torch.Tensor
+) -> torch.Tensor:
+    """`one` for chunk after chunk."""
+    starts = range(0, len(rows[0]), CHUNK)
+    return torch.cat([one(state, a, *(x[t : t + CHUNK] for x in rows)) for t in starts])
 
 
 def _inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -72,11 +108,21 @@ def _prompt(tokens: int) -> Case:
         dt, a, out = torch.rand(tokens, HEADS), -torch.ones(HEADS), torch.empty_like(x)
         states = torch.zeros(1, HEADS, ROWS, STATE)
         other, starts = states.clone(), torch.tensor([0, tokens], dtype=torch.int32)
+        fast = torch.compile(chunk, dynamic=False)
+
+        def by_token() -> object:
+            return prompt(other, a, x, dt, b, c)
+
+        def by_fast_chunks() -> object:
+            return chunked(fast, other, a, x, dt, b, c)
+
         return {
             "ours": lambda: ops.mamba_chunk_scan_fwd_cpu(
                 out, states, x, dt, a, b, c, None, None, starts
             ),
-            "eager": lambda: prompt(other, a, x, dt, b, c),
+            "eager": by_token if tokens <= CHUNKS_ONLY else left_out,
+            "chunked": lambda: chunked(chunk, other, a, x, dt, b, c),
+            "chunked, compile": by_fast_chunks if Compilation.wanted else left_out,
         }
 
     flops = 5 * tokens * HEADS * ROWS * STATE

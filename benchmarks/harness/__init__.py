@@ -25,11 +25,23 @@ from __future__ import annotations
 from benchmarks.harness.case import (
     Call,
     Case,
+    Compilation,
     behind_another,
     compiled,
+    left_out,
     load,
     offered,
 )
 from benchmarks.harness.command import main
 
-__all__ = ["Call", "Case", "behind_another", "compiled", "load", "main", "offered"]
+__all__ = [
+    "Call",
+    "Case",
+    "Compilation",
+    "behind_another",
+    "compiled",
+    "left_out",
+    "load",
+    "main",
+    "offered",
+]

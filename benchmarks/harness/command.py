@@ -103,6 +103,8 @@ def _note(arguments: argparse.Namespace) -> str:
         words.append("A short run: 3 to 11 blocks a case.")
     if arguments.without_compile:
         words.append("torch.compile is not among the peers.")
+    if getattr(arguments, "clock", "wall") != "wall":
+        words.append("Processor time: other processes shared the core.")
     return " ".join(words)
 
 
