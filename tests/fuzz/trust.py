@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -87,8 +88,32 @@ def _labels_agree(given: dict[str, Any]) -> bool:
     return True
 
 
+def _slots_differ(given: Any, unused: Callable[[int], bool]) -> bool:
+    """Whether no slot of a state is one of two sequences, which run at once and both write it."""
+    if not isinstance(given, Tensor) or given.dim() == 0 or _integers(given) is None:
+        return True
+    rows = [{slot for slot in row if not unused(slot)} for row in given.flatten(1).tolist()]
+    return len(set().union(*rows)) == sum(map(len, rows))
+
+
+def _scan_slots(given: dict[str, Any]) -> bool:
+    indices, none = given["cache_indices"], given["null_block_id"]
+    if isinstance(indices, Tensor) and indices.dim() == 1:
+        indices = indices[:, None]
+    return _slots_differ(indices, lambda slot: slot == none)
+
+
+def _drafted_slots(given: dict[str, Any]) -> bool:
+    return _slots_differ(given["state_indices"], lambda slot: slot < 1)
+
+
 _OPS = {"varlen_attention": _attention, "moe_wna16_marlin_gemm": _experts}
-_SPECIFIED = {"varlen_attention": _within_maxima, "grouped_mm_labelled": _labels_agree}
+_SPECIFIED = {
+    "varlen_attention": _within_maxima,
+    "grouped_mm_labelled": _labels_agree,
+    "selective_scan_fwd": _scan_slots,
+    "fused_gdn_decode_post_conv_mtp": _drafted_slots,
+}
 
 
 def specified(call: Call) -> bool:

@@ -17,7 +17,8 @@ extern "C" {
 // in float32, rounded once. T is float32, bfloat16 or float16, one for all; strides are any.
 
 // A whole prompt, or a piece of one, of each sequence. The history is states[slot, :, : width - 1],
-// which then gets the last width - 1 inputs.
+// which then gets the last width - 1 inputs. Sequences run at once, here and below: a slot that one
+// writes may be no other's, which is trusted, not checked.
 //   out, x: T [dim, tokens]; weight: T [dim, width] or [dim, 1, width]; bias: T [dim] or null
 //   states: T [slots, dim, >= width - 1], written, or null: no history, and none is kept
 //   starts: int32 [sequences + 1], first token of each sequence

@@ -22,7 +22,8 @@ VK_EXPORT vk_status vk_cpu_fused_gdn_gating(const vk_tensor* g, const vk_tensor*
 // slot, and the head h / (value heads / key heads) of the queries and keys:
 //   S = exp(g[t]) S;  S += k[t] (beta[t] (v[t] - S^T k[t]))^T;  out[t] = S^T q[t] / sqrt(key_size)
 // in float32, q and k divided by sqrt(sum of squares + epsilon) before where `normalise`. A
-// sequence of a negative slot is skipped, and its output is left alone.
+// sequence of a negative slot is skipped, and its output is left alone. Sequences run at once, here
+// and below: a slot that one writes may be no other's, which is trusted, not checked.
 //   out, v: T [1, tokens, value heads, value_size]; q, k: T [1, tokens, key heads, key_size]
 //   g, beta: float32 or T [1, tokens, value heads], last dimension contiguous
 //   states: float32 or T [slots, value heads, key_size, value_size], contiguous but for the first

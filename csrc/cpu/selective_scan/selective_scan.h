@@ -35,7 +35,8 @@ VK_EXPORT vk_status vk_cpu_mamba_chunk_scan(const vk_tensor* out, const vk_tenso
 //   dt_bias: float32 or T [heads] or [heads, dim], or null for 0
 //   from, to: int32 [sequences] or [sequences, columns]; from null: s itself, to null: as from.
 //     A sequence whose slot is `null_slot` is skipped, and its output left alone; a state is not
-//     kept where `to` is null_slot
+//     kept where `to` is null_slot. Sequences run at once: a slot that one writes may be no
+//     other's, which is trusted, not checked
 //   accepted: int32 [sequences] or null. With it, drafted tokens: the sequence begins with slot
 //     from[s, max(accepted[s] - 1, 0)], and the state behind its token t goes to slot to[s, t]
 //   starts: as above, or null: a token each

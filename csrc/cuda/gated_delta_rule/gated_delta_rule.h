@@ -20,6 +20,7 @@ extern "C" {
 //   state_indices: int32 [requests, n], last dimension contiguous: the slot of the state behind
 //     each token; the first state is that of number num_accepted_tokens - 1. Numbers below 1, or
 //     that state has not, name none: without a first state, out is 0 and nothing else is written.
+//     Requests run at once: a slot that one writes may be no other's, which is trusted, not checked
 //   cu_seqlens: int32 [requests + 1];  num_accepted_tokens: int32 [requests]; both contiguous
 //   state: [slots, HV, 128, 128], float32 | bfloat16, slots of any stride, aligned to 16 bytes;
 //     read and written

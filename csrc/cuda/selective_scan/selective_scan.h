@@ -21,7 +21,8 @@ extern "C" {
 //   query_start_loc: int32 [sequences + 1], contiguous, or null
 //   ssm_states: T or float32 [slots, rows, dstate], last dimension contiguous, in place
 //   cache_indices: int32, the slot of each sequence; null: its own number. A sequence of slot
-//     null_block_id is skipped, and so is one of a slot that is not there
+//     null_block_id is skipped, and so is one of a slot that is not there. Sequences run at once: a
+//     slot that one writes may be no other's, which is trusted, not checked
 //   has_initial_state: bool [sequences]: whether it begins with its slot's state, else with zeros;
 //     null: zeros
 // Without block_idx_first, cache_indices is [sequences] and the last state goes to that slot.

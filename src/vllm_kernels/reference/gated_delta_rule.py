@@ -44,7 +44,8 @@ def fused_gdn_decode_post_conv_mtp(
         mixed_qkv: [tokens, 2 H 128 + HV 128], rows of queries, keys and values.
         a: [tokens, HV], as ``b``.
         A_log: [HV], as ``dt_bias``.
-        state_indices: int32 [requests, n]: slot of the state behind each token; below 1: none.
+        state_indices: int32 [requests, n]: slot of the state behind each token; below 1: none. No
+            two requests have one slot: they run at once, and what they would leave is not said.
         cu_seqlens: int32 [requests + 1].
         num_accepted_tokens: int32 [requests]: the first state is that behind this many tokens.
         state: [slots, HV, 128 values, 128 keys], float32 or bfloat16, read and written.

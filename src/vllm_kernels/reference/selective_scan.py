@@ -214,7 +214,8 @@ def selective_scan_fwd(
         A: [rows, dstate], float32, as ``D_`` and ``delta_bias_``, [rows].
         B: [groups, dstate, tokens], or [sequences, groups, dstate, tokens], as ``C``.
         query_start_loc: [sequences + 1], int32.
-        cache_indices: The slot of each sequence; of ``null_block_id``, none: it is skipped.
+        cache_indices: The slot of each sequence; of ``null_block_id``, none: it is skipped. No two
+            have one slot: they run at once, and what they would leave is not said.
         has_initial_state: [sequences], bool: whether its slot's state is its first one.
         ssm_states: [slots, rows, dstate], float32 or the dtype of ``u``, in place.
         block_idx_first_scheduled_token: [sequences], int32. With it states are kept by blocks of
