@@ -37,7 +37,7 @@ from pathlib import Path
 
 import torch
 
-from . import calls, corpus, draws, record, worker
+from . import calls, checks, corpus, draws, record, worker
 from .guard import processes
 
 ROOT = record.ROOT
@@ -257,6 +257,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.write_calls:
             count = min(options.calls, options.batch)
             numbers = range(options.seed, options.seed - (-options.calls // count))
+            if options.device == "cuda" and record.VARIABLE in os.environ:
+                checks.write(options.write_calls, families, numbers, count, options.jobs)
+                return 0
             ops = {family: corpus.ops_of(family, options.device) for family in families}
             draws.write(options.write_calls, ops, numbers, count, options.device)
             return 0

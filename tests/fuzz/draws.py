@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-Draw = tuple[str, str, int]
+# Op, how its calls come to be, the seed of the first of them, and how many there are.
+Draw = tuple[str, str, int, int]
 
 # Calls of one draw: hypothesis takes longer to draw than a call to be made and checked.
 BURST = 10
@@ -22,7 +23,7 @@ _HOWS = {
 
 
 def drawn(ops: Iterable[str], number: int, calls: int, device: str) -> list[Draw]:
-    """Ops, how calls of each come to be, and the seed of the first of ``BURST`` calls.
+    """``BURST`` calls a draw.
 
     ``number`` is hypothesis' seed.
     """
@@ -43,8 +44,8 @@ def drawn(ops: Iterable[str], number: int, calls: int, device: str) -> list[Draw
         suppress_health_check=list(HealthCheck),
     )
     @given(draw)
-    def keep(one: Draw) -> None:
-        found.append(one)
+    def keep(one: tuple[str, str, int]) -> None:
+        found.append((*one, BURST))
 
     keep()
     return found
@@ -71,4 +72,4 @@ def batches(path: Path) -> list[tuple[str, int]]:
 def read(path: Path, family: str, number: int) -> list[Draw]:
     """One batch of ``write``."""
     found = json.loads(path.read_text(encoding="utf-8"))["batches"][f"{family} {number}"]
-    return [(op, how, first) for op, how, first in found]
+    return [(op, how, first, count) for op, how, first, count in found]

@@ -6,6 +6,7 @@ what it is like: the smallest ones of every mix of types, flags and absent argum
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ from .guard import processes
 
 VARIABLE = "VLLM_FUZZ_CORPUS"
 ROOT = Path(__file__).resolve().parents[2]
-_LARGEST = 1 << 20
-_LIKE = 2
+_LARGEST = 1 << 24
+# Numbers of a tensor past which a corpus says how they are drawn instead of what they are.
+_WRITTEN_OUT = 1 << 12
+_LIKE = 3
 _OF_AN_OP = 48
 _OF_A_TEST = 24
 # Processor time of a test: references may be slow, and what follows its calls is not wanted.
@@ -154,16 +158,69 @@ def pytest_sessionfinish() -> None:
     write(Path(os.environ[VARIABLE]), (call for kept in _keep.calls.values() for call in kept))
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """A large tensor of floats, whose values are drawn anew: no op depends on them."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    deviation: float
+    positive: bool
+
+    @classmethod
+    def of(cls, x: Tensor) -> Numbers:
+        wide = x.double()
+        finite = wide[wide.isfinite()]
+        deviation = float(finite.square().mean().sqrt()) if finite.numel() else 1.0
+        positive = bool((finite >= 0).all())
+        return cls(tuple(x.shape), x.stride(), x.dtype, deviation, positive)
+
+    def drawn(self, seed: int) -> Tensor:
+        dice = torch.Generator().manual_seed(seed)
+        x = torch.empty_strided(self.shape, self.stride, dtype=self.dtype)
+        values = torch.randn(self.shape, generator=dice) * self.deviation
+        return x.copy_(values.abs() if self.positive else values)
+
+
+def _packed(value: object) -> object:
+    """What the file holds of an argument."""
+    if not isinstance(value, Tensor) or value.numel() < _WRITTEN_OUT:
+        return value
+    return Numbers.of(value) if value.dtype.is_floating_point and _dense(value) else value
+
+
+def _dense(x: Tensor) -> bool:
+    """Whether no two elements share memory."""
+    return all(stride > 0 or size == 1 for size, stride in zip(x.shape, x.stride(), strict=True))
+
+
 def write(path: Path, calls: Iterable[Call]) -> None:
     """A corpus, whole or not there; :func:`read` reads it."""
     part = path.with_name(f"{path.name}.part")
-    torch.save([(call.op, named(call)) for call in calls], part)
+    torch.save(
+        [
+            (call.op, {name: _packed(value) for name, value in named(call).items()})
+            for call in calls
+        ],
+        part,
+    )
     part.replace(path)
 
 
 def _written(path: Path) -> list[tuple[str, dict[str, Any]]]:
     found: list[tuple[str, dict[str, Any]]] = torch.load(path, weights_only=False)
-    return found
+    numbers = itertools.count()
+    return [
+        (
+            op,
+            {
+                name: value.drawn(next(numbers)) if isinstance(value, Numbers) else value
+                for name, value in values.items()
+            },
+        )
+        for op, values in found
+    ]
 
 
 def read(path: Path) -> list[Call]:

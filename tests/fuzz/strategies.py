@@ -66,13 +66,28 @@ def filled(shape: tuple[int, ...], like: Tensor, dice: random.Random) -> Tensor:
     return flat.repeat(-(-count // flat.numel()))[:count].view(shape).clone()
 
 
-def resized(call: Call, dice: random.Random) -> Call:
-    """A size of the call, wherever it or a multiple of it occurs, becomes another."""
+def _other_size(call: Call, dice: random.Random, device: str) -> tuple[int, int] | None:
+    """A size of the call, and another; None where it has none.
+
+    A GPU's kernels take any number of rows, but of a depth often whole parts alone.
+    """
     sizes = {size for _, x in call.tensors() for size in x.shape if size > 1}
+    rows = {x.shape[0] for _, x in call.tensors() if x.dim() > 0 and x.shape[0] > 1}
     if not sizes:
-        return call
+        return None
+    if device == "cpu" or (rows and dice.random() < 0.7):
+        return dice.choice(sorted(sizes if device == "cpu" else rows)), dice.choice(SIZES)
     old = dice.choice(sorted(sizes))
-    new = dice.choice(SIZES)
+    part = old & -old  # the largest power of two that divides it
+    return old, dice.choice((part, old + part, old + 2 * part, 2 * old, max(1, old - part)))
+
+
+def resized(call: Call, dice: random.Random, device: str = "cpu") -> Call:
+    """A size of the call, wherever it or a multiple of it occurs, becomes another."""
+    sizes = _other_size(call, dice, device)
+    if sizes is None:
+        return call
+    old, new = sizes
 
     def size(value: int) -> int:
         if value == old:
@@ -287,14 +302,14 @@ def generic(op: str, dice: random.Random) -> Call:
     return Call(op, tuple(values))
 
 
-def made(op: str, how: str, bases: list[Call], seed: int) -> Call:
+def made(op: str, how: str, bases: list[Call], seed: int, device: str = "cpu") -> Call:
     """The call that a seed makes of an op's valid ones."""
     dice = random.Random(seed)  # noqa: S311 - the seed brings a call back
     if how == "generic":
         return generic(op, dice)
     call = dice.choice(bases)
     for _ in range(dice.randrange(4)):
-        call = resized(call, dice)
+        call = resized(call, dice, device)
     for place, x in list(call.tensors()):
         if dice.random() < 0.15 and x.numel() > 0:
             call = relaid(call, place, dice)

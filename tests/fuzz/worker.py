@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from . import corpus
-from .draws import BURST, Draw, drawn, read
+from .draws import Draw, drawn, read
 from .gpu import BrokenError, Gpu
 from .oracle import Oracle
 from .strategies import made
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace, draws: list[Draw], box: BlackBox) -> dict[s
     oracle = Oracle(gpu)
     bases = corpus.bases(options.family, options.device, oracle)
     found: dict[str, Any] = {"counts": oracle.counts, "faults": oracle.faults}
-    calls = ((op, how, first + at) for op, how, first in draws for at in range(BURST))
+    calls = ((op, how, first + at) for op, how, first, count in draws for at in range(count))
     so_far = Path(f"{options.box}.json")
     ops = corpus.ops_of(options.family, options.device)
     for number, (op, how, dice) in enumerate(itertools.islice(calls, options.calls)):
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, draws: list[Draw], box: BlackBox) -> dict[s
             continue
         if op not in bases:
             how = "generic"
-        call = made(op, how, bases.get(op, []), dice)
+        call = made(op, how, bases.get(op, []), dice, options.device)
         if gpu is not None and not kept(call):
             oracle.counts.update(("calls", "left out for what the op trusts"))
             continue

@@ -6,25 +6,17 @@ A preloaded library says that tensors of the CPU are on a GPU; the ops refuse be
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from fuzz.checks import environment, preloaded
 
 from vllm_kernels import engine_api
 
 pytestmark = pytest.mark.no_gpu
 
-FAKE = """
-#include <stdint.h>
-int32_t aoti_torch_device_type_cuda(void) { return 0; }
-int32_t aoti_torch_create_device_guard(int32_t index, void** guard) { *guard = guard; return 0; }
-int32_t aoti_torch_delete_device_guard(void* guard) { return 0; }
-int32_t aoti_torch_get_current_cuda_stream(int32_t index, void** stream) { *stream = 0; return 0; }
-"""
 RUN = """
 import json, sys
 import torch
@@ -105,27 +97,24 @@ CASES = [
 
 
 @pytest.fixture(scope="module")
-def preloaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one to preload."""
+    found = preloaded(tmp_path_factory.mktemp("fake"))
+    if found is None:
         pytest.skip("needs a C compiler (set CC)")
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "fake.c").write_text(FAKE)
-    command = [compiler, "-shared", "-fPIC", "-o", str(folder / "fake.so"), str(folder / "fake.c")]
-    subprocess.run(command, check=True)
-    return folder / "fake.so"
+    return found
 
 
 @pytest.mark.parametrize("family", sorted({family for family, *_ in CASES}))
-def test_one_sentence(preloaded: Path, family: str) -> None:
-    library = engine_api.find_library(engine_api.cuda_library(family))
-    if library is None:
+def test_one_sentence(library: Path, family: str) -> None:
+    ours = engine_api.find_library(engine_api.cuda_library(family))
+    if ours is None:
         pytest.skip(f"the build lacks {family}")
     cases = [(op, arguments, said) for one, op, arguments, said in CASES if one == family]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", RUN],
-        input=json.dumps([(str(library), op, arguments) for op, arguments, _ in cases]),
-        env={**os.environ, "LD_PRELOAD": str(preloaded)},
+        input=json.dumps([(str(ours), op, arguments) for op, arguments, _ in cases]),
+        env=environment(library),
         capture_output=True,
         text=True,
         check=False,

@@ -1,0 +1,157 @@
+"""Which calls the fuzzer starts from, makes and compares on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def test_what_an_op_trusts_is_kept() -> None:
+    """Calls that break it are not made on a GPU, where they would read outside."""
+    from fuzz.calls import full
+    from fuzz.trust import kept
+
+    def call(starts: list[int], key_starts: list[int] | None = None) -> Any:
+        query, key = torch.zeros(6, 4, 16), torch.zeros(9, 2, 16)
+        packed = None if key_starts is None else torch.tensor(key_starts, dtype=torch.int32)
+        bounds = torch.tensor(starts, dtype=torch.int32)
+        arguments = (torch.zeros_like(query), query, key, key, bounds, None, packed, None)
+        return full("varlen_attention", (*arguments, 5, 70, 1.0), {})
+
+    assert kept(call([0, 5, 6], [0, 9]))
+    for starts, key_starts in (([0, 5, 7], None), ([-1, 6], None), ([3, 1], None), ([0], [0, 10])):
+        assert not kept(call(starts, key_starts))
+
+
+def test_what_no_docstring_specifies_is_not_compared() -> None:
+    """A tile's first label decides; one label in its middle made 2,483 elements differ."""
+    from fuzz.calls import full
+    from fuzz.trust import specified
+
+    def call(labels: list[int]) -> Any:
+        numbers = torch.tensor(labels, dtype=torch.int32).repeat_interleave(16)
+        none = torch.empty(0)
+        return full("grouped_mm_labelled", (none, none, none, none, none, numbers, 32), {})
+
+    for labels in ([0, 0, 1, -1], [-1, -1, 5, 5], []):
+        assert specified(call(labels))
+    for labels in ([0, 1], [-1, 0], [0, 0, 2, 1]):
+        assert not specified(call(labels))
+
+
+def test_slots_of_two_sequences_are_not_compared() -> None:
+    """Sequences run at once: with slot 3 for all five, 13 of 200 elements differed on an H200."""
+    from fuzz.calls import full
+    from fuzz.trust import specified
+
+    def numbers(values: object) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    def scan(slots: object) -> Any:
+        x, y = torch.zeros(1, 8), torch.zeros(1, 1, 8)
+        rest = (None, None, None, True, numbers([0, 4, 8]), numbers(slots), None)
+        behind = (torch.zeros(7, 1, 1), 0, 1024, None, None, None, None, None)
+        return full("selective_scan_fwd", (x, x, x[:, :1], y, y, *rest, *behind), {})
+
+    def drafts(slots: object) -> Any:
+        x = torch.zeros(1)
+        indices = (numbers(slots), numbers([0, 1]), numbers([1]))
+        return full(
+            "fused_gdn_decode_post_conv_mtp",
+            (x, x, x, x, x, *indices, x, x, x, x, 1.0, 1e-6, "silu"),
+            {},
+        )
+
+    for slots in ([3, 4], [0, 0], [[1, 1], [2, 0]], []):
+        assert specified(scan(slots))
+    for slots in ([3, 3], [[1, 2], [2, 3]]):
+        assert not specified(scan(slots))
+    for slots in ([[1, 1], [2, 0]], [[0, -1], [-1, 0]]):
+        assert specified(drafts(slots))
+    assert not specified(drafts([[1, 2], [2, 3]]))
+
+
+def test_large_floats_of_a_corpus_are_drawn_anew(tmp_path: Path) -> None:
+    """And all else is as it was: a corpus of experts' weights travels in a few kilobytes."""
+    from fuzz.calls import Call
+    from fuzz.record import read, write
+
+    path = tmp_path / "corpus.pt"
+    dice = torch.Generator().manual_seed(0)
+    wide = torch.randn(300, 520, generator=dice).mul_(3)[:, :512]
+    given = [
+        wide,
+        wide.abs().to(torch.bfloat16),
+        wide.to(torch.float8_e4m3fn),
+        torch.full((300, 512), torch.nan),
+        wide.to(torch.int8),
+        wide[:2, :16].clone(),
+        torch.zeros(1, 1).expand(300, 512),
+    ]
+    write(path, [Call("hadacore_transform", (x, False)) for x in given])
+    found = [call.arguments[0] for call in read(path)]
+    again = [call.arguments[0] for call in read(path)]
+    for x, y, z in zip(given, found, again, strict=True):
+        assert (x.dtype, x.shape, x.stride()) == (y.dtype, y.shape, y.stride())
+        assert torch.equal(y.float(), z.float())
+    assert 2.9 < float(found[0].std()) < 3.1
+    assert bool((found[1] >= 0).all())
+    assert bool(found[3].isfinite().all())
+    for at in (4, 5, 6):
+        assert torch.equal(given[at], found[at])
+    assert path.stat().st_size < 300_000
+
+
+def test_nan_of_tests_does_not_keep_calls_from_being_compared(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Of 1,897 calls of latent attention 8 were compared: their outputs began as NaN."""
+    from fuzz import corpus
+    from fuzz.calls import Call
+    from fuzz.record import write
+
+    x = torch.tensor([[1.0, torch.nan, torch.inf, -torch.inf]])
+    path = tmp_path / "corpus.pt"
+    calls = [x, x.to(torch.float8_e5m2), x.to(torch.bfloat16)]
+    write(path, [Call("hadacore_transform", (one, False)) for one in calls])
+    monkeypatch.setenv("VLLM_FUZZ_CORPUS", str(path))
+    monkeypatch.setattr(corpus, "_served", lambda call, device: True)
+    found = corpus.bases("hadamard", "cuda", None)["hadacore_transform"]
+    for call in found:
+        values = call.arguments[0]
+        assert values.float().tolist() == [[1.0, 0.25, torch.inf, -torch.inf]]
+    assert [call.arguments[0].dtype for call in found] == [one.dtype for one in calls]
+
+
+def test_one_tensor_of_a_few_calls_begins_elsewhere() -> None:
+    """Most kernels want all of theirs aligned, and then of half a dozen shifted at random."""
+    from fuzz.calls import Call
+    from fuzz.gpu import Gpu, shifted_place
+
+    x = torch.ones(4, 16)
+    call = Call("rms_norm", (x.clone(), x, x[0].clone(), 1e-6))
+    places = []
+    for seed in range(300):
+        placed, _ = Gpu("cpu", exact=True).place("valid", call, seed)
+        odd = [at for at, one in placed.tensors() if one.data_ptr() % 16]
+        assert odd == [at for at in [shifted_place(call, seed)] if at >= 0]
+        places += odd
+    assert 60 < len(places) < 140
+    assert set(places) == {0, 1, 2}
+
+
+def test_other_sizes_of_a_gpu_keep_whole_parts() -> None:
+    """Rows become any number, a depth of 128 mostly whole parts of it."""
+    import random
+
+    from fuzz.calls import Call
+    from fuzz.strategies import resized
+
+    dice = random.Random(0)  # noqa: S311
+    call = Call("rms_norm", (torch.ones(7, 384), torch.ones(7, 384), torch.ones(384), 1e-6))
+    shapes = [resized(call, dice, "cuda").arguments[0].shape for _ in range(200)]
+    assert len({rows for rows, _ in shapes}) > 10
+    depths = {depth for rows, depth in shapes if rows == 7}
+    assert {384, 128, 256, 512, 640, 768} & depths == {128, 256, 512, 640, 768} | ({384} & depths)
