@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 
-from vllm_kernels_plugin import engine
+from vllm_kernels_plugin import engine, logs
 from vllm_kernels_plugin.errors import PluginError
 from vllm_kernels_plugin.refusal import refuse
 
@@ -33,7 +33,8 @@ def platform() -> str | None:
     other platform to go on with, that sentence is also what its start fails with.
     """
     if not _answer:
-        _answer.append(_decide())
+        with logs.shown(logger):
+            _answer.append(_decide())
     return _answer[0]
 
 
