@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import importlib.util
 import logging
 import os
-import shutil
+import stat
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from vllm_kernels_plugin.errors import PluginError
 
 
 class Kept(NamedTuple):
@@ -41,9 +43,12 @@ KEPT = (
 
 
 def give(logger: logging.Logger) -> None:
-    """Name a temporary folder for each of ``KEPT`` that has none which can be written.
+    """Name a folder in :func:`_own` for each of ``KEPT`` that has none which can be written.
 
-    What the user has set stays. Child processes use the same folders.
+    What the user has set stays.
+
+    Raises:
+        PluginError: Such a folder is needed, and is not the user's alone.
     """
     wanted = [
         one
@@ -54,19 +59,32 @@ def give(logger: logging.Logger) -> None:
     ]
     if not wanted:
         return
-    folder = Path(tempfile.mkdtemp(prefix="vllm-kernels-"))
-    atexit.register(_remove, folder, os.getpid())
+    folder = _own()
     found = {one.variable: folder / one.package for one in wanted}
     for variable, path in found.items():
-        path.mkdir()
+        path.mkdir(exist_ok=True)
         os.environ[variable] = str(path)
     words = ", ".join(f"{variable}={path}" for variable, path in found.items())
-    logger.info("the home cannot be written; until this process ends: %s", words)
+    logger.info("the home cannot be written: %s", words)
 
 
-def _remove(folder: Path, process: int) -> None:
-    if os.getpid() == process:  # not in a process that was forked
-        shutil.rmtree(folder, ignore_errors=True)
+def _own() -> Path:
+    """The user's folder in the temporary one, where the next start finds what this one leaves.
+
+    What lies there is run as the user: nobody else may write it.
+    """
+    user = os.geteuid()
+    folder = Path(tempfile.gettempdir()) / f"vllm-kernels-{user}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if (found.st_uid, found.st_mode & 0o777) != (user, 0o700) or not stat.S_ISDIR(found.st_mode):
+        names = ", ".join(one.variable for one in KEPT)
+        raise PluginError(
+            f"the home cannot be written, and {folder} is not a folder that only user {user} can "
+            f"enter: remove it, or name folders by {names}"
+        )
+    return folder
 
 
 def _is_installed(package: str) -> bool:

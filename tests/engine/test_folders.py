@@ -5,23 +5,26 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from vllm_kernels_plugin import folders
+from vllm_kernels_plugin.errors import PluginError
 
 NAMES = [one.variable for one in folders.KEPT]
 logger = logging.getLogger("test")
-SOURCES = Path(folders.__file__).parents[1]
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home, in an environment with all that keeps something and no variable of theirs."""
+    """A home, in an environment with all that keeps something and no variable of theirs.
+
+    The temporary folder is beside it.
+    """
     for name in (*NAMES, *(one.base for one in folders.KEPT if one.base)):
         # Set first, so that what the plugin sets is undone.
         monkeypatch.setenv(name, "")
@@ -32,8 +35,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (packages / one.package / "__init__.py").touch()
         monkeypatch.delitem(sys.modules, one.package, raising=False)
     monkeypatch.syspath_prepend(str(packages))
-    made = tmp_path / "home"
+    made, temporary = tmp_path / "home", tmp_path / "tmp"
     made.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     monkeypatch.setenv("HOME", str(made))
     return made
 
@@ -72,7 +77,7 @@ def test_a_home_that_is_read_only(caplog: pytest.LogCaptureFixture) -> None:
     assert [*found] == NAMES
     assert all(Path(folder).is_dir() for folder in found.values())
     words = ", ".join(f"{name}={folder}" for name, folder in found.items())
-    assert caplog.messages == [f"the home cannot be written; until this process ends: {words}"]
+    assert caplog.messages == [f"the home cannot be written: {words}"]
     # A process that was started meanwhile has them already.
     assert given(caplog) == found
     assert not caplog.messages
@@ -129,22 +134,47 @@ def test_packages_that_are_not_there(
     assert [*given(caplog)] == ["VLLM_CACHE_ROOT"]
 
 
-def test_the_folder_goes_with_the_process(home: Path) -> None:
-    """With the process that made it, not with one that was forked from it."""
-    code = (
-        "import logging, os, sys\n"
-        "from vllm_kernels_plugin import folders\n"
-        "folders.give(logging.getLogger())\n"
-        "if os.fork() == 0: sys.exit()\n"
-        "os.wait()\n"
-        "print(os.environ['VLLM_CACHE_ROOT'], os.path.isdir(os.environ['VLLM_CACHE_ROOT']))\n"
-    )
-    kept = {name: value for name, value in os.environ.items() if name not in NAMES}
-    variables = {**kept, "HOME": "/dev/null", "PYTHONPATH": str(SOURCES)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
-    )
-    folder, was_there = done.stdout.split()
-    assert was_there == "True"
-    assert not Path(folder).exists()
-    assert not Path(folder).parent.exists()
+def own(home: Path) -> Path:
+    return home.parent / "tmp" / f"vllm-kernels-{os.geteuid()}"
+
+
+def test_one_folder_is_the_user_s_alone_and_is_found_again(
+    read_only: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.umask(0)
+    try:
+        found = given(caplog)
+    finally:
+        os.umask(before)
+    assert {Path(folder).parent for folder in found.values()} == {own(read_only)}
+    assert own(read_only).stat().st_mode & 0o777 == 0o700
+    kept = Path(found["TRITON_CACHE_DIR"]) / "kernel"
+    kept.touch()
+    for name in NAMES:
+        monkeypatch.delenv(name)
+    assert given(caplog) == found
+    assert kept.exists()
+    assert [*(read_only.parent / "tmp").iterdir()] == [own(read_only)]
+
+
+@pytest.mark.parametrize("text", ["others may write", "a link", "a file", "somebody else's"])
+def test_a_folder_in_which_others_could_put_code_is_refused(
+    read_only: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    folder = own(read_only)
+    if text == "a link":
+        (read_only.parent / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to(read_only.parent / "elsewhere")
+    elif text == "a file":
+        folder.touch(mode=0o700)
+    else:
+        folder.mkdir(mode=0o700)
+    if text == "others may write":
+        folder.chmod(0o770)
+    elif text == "somebody else's":
+        user = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: user)
+        folder.rename(own(read_only))
+    with pytest.raises(PluginError, match=r"the home cannot be written, and .* is not a folder"):
+        given(caplog)
+    assert not set(NAMES) & set(os.environ)

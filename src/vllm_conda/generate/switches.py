@@ -151,8 +151,9 @@ ENGINE = (
         "folders",
         "Where FlashInfer (whose import fails otherwise), Triton and the engine keep what they "
         "have compiled; by default below the home. Each that can be written neither there nor "
-        "where `TRITON_HOME` or `XDG_CACHE_HOME` says is set to a temporary folder, which goes "
-        "with the process, unless it is set.",
+        "where `TRITON_HOME` or `XDG_CACHE_HOME` says is set, unless you have set it, to a folder "
+        "in `vllm-kernels-UID`, which the user has in the temporary folder (`TMPDIR`) and the next "
+        "start finds again.",
     ),
     Variable(
         "VLLM_CPU_KVCACHE_SPACE",
