@@ -239,9 +239,13 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
           ptx::wgmma_fence();
           consumer.Scores(scores, my_query, keys_of(at.stage));
           ptx::wgmma_commit_group();
-          consumer.Values(weights, values_of(before.stage));
-          ptx::wgmma_commit_group();
+          // A warp waits where it asks for a product while others are under way, so the next
+          // warpgroup is let in before the last ones are asked for.
+          constexpr int kSteps = kKeys / 16, kEarly = kSteps - Traits::kLastSteps;
+          consumer.Values(weights, values_of(before.stage), 0, kEarly);
           ptx::named_barrier_arrive(next_turn, kTurnThreads);
+          consumer.Values(weights, values_of(before.stage), kEarly, kSteps);
+          ptx::wgmma_commit_group();
           ptx::wgmma_wait_group<1>();
           ptx::warpgroup_fence_operand(scores);
           if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
@@ -262,7 +266,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
         zero_values(first_key, at.stage);
         ptx::warpgroup_fence_operand(consumer.out);
         ptx::wgmma_fence();
-        consumer.Values(weights, values_of(at.stage));
+        consumer.Values(weights, values_of(at.stage), 0, kKeys / 16);
         ptx::wgmma_commit_group();
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(consumer.out);

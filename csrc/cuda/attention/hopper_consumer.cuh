@@ -20,9 +20,13 @@ struct HopperConsumer {
   using Traits = HopperTraits<kHead>;
   static constexpr int kKeys = Traits::kKeys;
   static constexpr int kScores = kKeys / 2, kOut = kHead / 2;
+  static constexpr float kLittle = 8.0f;  // of a maximum's growth; of base-2 logits
 
   float out[kOut];
-  float maximum[2], sum[2];
+  // Of a row's logits: the largest, or one that is less by up to kLittle; weights are relative to
+  // it.
+  float maximum[2];
+  float sum[2];  // of weights
   RowMask masks[2];
   Logits logits;
 
@@ -45,11 +49,11 @@ struct HopperConsumer {
     }
   }
 
-  // out += weights . values of a tile; asynchronous.
-  __device__ __forceinline__ void Values(const uint32_t (&weights)[kKeys / 16][4],
-                                         uint64_t values) {
+  // out += weights . values of a tile's keys [16 * begin, 16 * end); asynchronous.
+  __device__ __forceinline__ void Values(const uint32_t (&weights)[kKeys / 16][4], uint64_t values,
+                                         int begin, int end) {
 #pragma unroll
-    for (int step = 0; step < kKeys / 16; ++step) {
+    for (int step = begin; step < end; ++step) {
       ptx::wgmma_rs<T, ptx::Major::kMn>(out, weights[step],
                                         sm90::AdvanceSmemDesc(values, step * 16 * 128), 1);
     }
@@ -98,9 +102,12 @@ struct HopperConsumer {
       }
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-      const float origin = top == -INFINITY ? 0.0f : top * scale;
-      factors[half] = ptx::ex2_approx_ftz(maximum[half] * scale - origin);
-      maximum[half] = top;
+      // A maximum that grew little stays: weights are then larger than 1, and hardly any tile has
+      // its results so far multiplied. (NaN, of none before and none now, is no growth.)
+      const bool grows = (top - maximum[half]) * scale > kLittle;
+      factors[half] = grows ? ptx::ex2_approx_ftz((maximum[half] - top) * scale) : 1.0f;
+      if (grows) maximum[half] = top;
+      const float origin = maximum[half] == -INFINITY ? 0.0f : maximum[half] * scale;
       float total = 0.0f;
 #pragma unroll
       for (int i = 0; i < kScores; i += 4) {

@@ -33,6 +33,9 @@ struct HopperTraits {
   static constexpr int kKeys = HopperKeys(kHead);
   static constexpr int kStages = 2;
   static constexpr int kPanels = kHead / 64;
+  // Products with 16 keys' values that a warpgroup asks for when it has let the next one in; they
+  // take about 200 cycles, 64 rows each.
+  static constexpr int kLastSteps = (384 + kHead - 1) / kHead;
   // Tiles of queries: a second one where there is room, which is copied while results are written
   // through the memory of the first.
   static constexpr int kQueries = kHead <= 192 ? 2 : 1;

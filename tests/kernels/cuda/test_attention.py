@@ -88,6 +88,17 @@ def test_long_prefill(head_size: int, block_size: int, causal: bool) -> None:
     ).check()
 
 
+@pytest.mark.parametrize("head_size", [64, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("largest", [4, 40])
+def test_growing_maxima(largest: int, dtype: torch.dtype, head_size: int) -> None:
+    """Scores that grow from tile to tile, in whichever order the tiles are read."""
+    batch = make(Problem(((2048, 2048),), dtype, None, block_size=0, head_size=head_size))
+    ramp = torch.linspace(0.1, largest, 1024, device="cuda")
+    batch.args["key"].mul_(torch.cat((ramp.flip(0), ramp))[:, None, None].to(dtype))
+    batch.check()
+
+
 def test_random_batches() -> None:
     rng = random.Random(5)  # noqa: S311  test data
     for _ in range(40):
