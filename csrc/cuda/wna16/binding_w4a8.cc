@@ -52,6 +52,7 @@ void CheckLast(const char* op, const char* name, const Tensor& tensor, int64_t d
 // Before the product would say it in another op's name.
 void CheckFactors(const char* op, const char* name, const Tensor& tensor, int64_t count) {
   if (tensor.scalar_type() != ScalarType::Float) Refuse(op, name, " is not float32, want that");
+  if (!tensor.is_contiguous()) Refuse(op, name, " is not contiguous (call .contiguous())");
   if (tensor.numel() == count) return;
   Refuse(op, name,
          " has shape " + Sizes(tensor.sizes().data(), static_cast<size_t>(tensor.dim())) +
@@ -156,6 +157,8 @@ void W4A8MoeMm(const Tensor& out, const Tensor& a, const Tensor& b, const Tensor
   CheckLast(op, "b_group_scales", group_scales, 0, experts);
   CheckLast(op, "b_group_scales", group_scales, 2, SaturatingMultiply<int64_t>(n, 2));
   CheckGroups(op, "b_group_scales", group_scales, k, group_size);
+  // Before anything is written: they are used last.
+  CheckFactors(op, "b_scales", b_scales, SaturatingMultiply<int64_t>(experts, n));
   const int64_t block = TileOf(rows, experts);
   const int64_t tiles = std::min(rows, rows / block + experts);
   if (tiles == 0) return;

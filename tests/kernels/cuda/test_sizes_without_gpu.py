@@ -85,6 +85,19 @@ CASES = [
      f"({empty(3, 64, dtype='float32')}, {empty(8, 64)}, {empty(1, 8)}, "
      f"{empty(1, 64, dtype='bfloat16')}, {empty(0)}, True, False, 4)",
      "a is of another dtype than b_gptq_scales, want the same"),
+    *(
+        ("wna16", "cutlass_w4a8_moe_mm",
+         f"({empty(1, 384, dtype='bfloat16')}, {empty(1, 256, dtype='float8_e4m3fn')}, "
+         f"{empty(1, 384, 32)}, {SCALE}, {scales}, {empty(1, 2, 768, dtype='float8_e4m3fn')}, 128, "
+         f"*[{empty(1, dtype='torch.int64')}], {empty(1, 3)}, "
+         f"*[{empty(1, dtype='torch.int64')}] * 4, None)",
+         f"b_scales {said}")
+        for scales, said in (
+            ("torch.ones(1, 384, 4)[:, :, :1]", "is not contiguous"),
+            ("torch.ones(1, 383, 1)", "has shape [1, 383, 1], want 384 elements"),
+            ("torch.ones(1, 384, 1).half()", "is not float32"),
+        )
+    ),
     ("sparse_gemm", "sparse_compress", "(torch.ones(192, 1, dtype=int8).expand(192, 2**31),)",
      "weight is expanded to more than 2147483647 elements"),
     ("sparse_gemm", "sparse_compress", "(torch.ones(192, dtype=int8),)",
