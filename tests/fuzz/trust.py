@@ -90,8 +90,8 @@ def _labels_agree(given: dict[str, Any]) -> bool:
 
 def _slots_differ(given: Any, unused: Callable[[int], bool]) -> bool:
     """Whether no slot of a state is one of two sequences, which run at once and both write it."""
-    if not isinstance(given, Tensor) or given.dim() == 0 or _integers(given) is None:
-        return True
+    if not isinstance(given, Tensor) or given.dim() < 2 or _integers(given) is None:
+        return True  # refused, or none
     rows = [{slot for slot in row if not unused(slot)} for row in given.flatten(1).tolist()]
     return len(set().union(*rows)) == sum(map(len, rows))
 
@@ -103,16 +103,82 @@ def _scan_slots(given: dict[str, Any]) -> bool:
     return _slots_differ(indices, lambda slot: slot == none)
 
 
+def _drafted_tokens(given: dict[str, Any]) -> bool:
+    rows = given["mixed_qkv"]
+    if not isinstance(rows, Tensor) or rows.dim() == 0:
+        return True  # refused
+    return _within(given["cu_seqlens"], rows.shape[0])
+
+
 def _drafted_slots(given: dict[str, Any]) -> bool:
     return _slots_differ(given["state_indices"], lambda slot: slot < 1)
 
 
-_OPS = {"varlen_attention": _attention, "moe_wna16_marlin_gemm": _experts}
+def _pages(given: dict[str, Any]) -> bool:
+    """Whether the pages that a request's keys lie in are blocks that there are."""
+    table, lengths, key = _integers(given["block_table"]), given["seq_lens"], given["key"]
+    if table is None or _integers(lengths) is None or not isinstance(key, Tensor) or key.dim() < 2:
+        return True
+    rows, blocks, size = given["block_table"], key.shape[0], key.shape[1]
+    if rows.dim() != 2 or size == 0:
+        return True  # refused
+    return all(
+        _numbers(row[: -(-max(length, 0) // size)], 0, blocks - 1)
+        for row, length in zip(rows, lengths.flatten().tolist(), strict=False)
+    )
+
+
+def _attention_specified(given: dict[str, Any]) -> bool:
+    return _within_maxima(given) and _pages(given)
+
+
+def _is_order(given: object, size: int) -> bool:
+    """Whether integers are each of 0 to ``size`` - 1 once."""
+    values = _integers(given)
+    return values is None or values.sort().values.tolist() == list(range(size))
+
+
+def _gptq_order(given: dict[str, Any]) -> bool:
+    a, order = given["a"], given["b_g_idx"]
+    if not isinstance(a, Tensor) or a.dim() != 2 or not isinstance(order, Tensor):
+        return True  # refused
+    if given["use_exllama"]:
+        return _is_order(order, a.shape[1])
+    groups = given["b_gptq_scales"]
+    return (
+        not isinstance(groups, Tensor)
+        or groups.dim() == 0
+        or _numbers(order, 0, groups.shape[0] - 1)
+    )
+
+
+def _columns(given: dict[str, Any]) -> bool:
+    a = given["A"]
+    return not isinstance(a, Tensor) or a.dim() < 2 or _numbers(given["perm"], 0, a.shape[1] - 1)
+
+
+def _pairs_differ(given: dict[str, Any]) -> bool:
+    """Whether each metadata byte names two places of four in order, twice, as sparse_compress."""
+    metadata = _integers(given["metadata"])
+    if metadata is None:
+        return True  # refused
+    places = [metadata.bitwise_right_shift(2 * at).bitwise_and(3) for at in range(4)]
+    return bool(((places[0] < places[1]) & (places[2] < places[3])).all())
+
+
+_OPS = {
+    "varlen_attention": _attention,
+    "moe_wna16_marlin_gemm": _experts,
+    "fused_gdn_decode_post_conv_mtp": _drafted_tokens,
+}
 _SPECIFIED = {
-    "varlen_attention": _within_maxima,
+    "varlen_attention": _attention_specified,
     "grouped_mm_labelled": _labels_agree,
     "selective_scan_fwd": _scan_slots,
     "fused_gdn_decode_post_conv_mtp": _drafted_slots,
+    "sparse_scaled_mm": _pairs_differ,
+    "gptq_gemm": _gptq_order,
+    "permute_cols": _columns,
 }
 
 

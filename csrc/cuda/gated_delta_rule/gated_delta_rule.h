@@ -21,7 +21,8 @@ extern "C" {
 //     each token; the first state is that of number num_accepted_tokens - 1. Numbers below 1, or
 //     that state has not, name none: without a first state, out is 0 and nothing else is written.
 //     Requests run at once: a slot that one writes may be no other's, which is trusted, not checked
-//   cu_seqlens: int32 [requests + 1];  num_accepted_tokens: int32 [requests]; both contiguous
+//   cu_seqlens: int32 [requests + 1];  num_accepted_tokens: int32 [requests]; both contiguous. That
+//     the former ascends from 0 or more to at most tokens is trusted, not checked
 //   state: [slots, HV, 128, 128], float32 | bfloat16, slots of any stride, aligned to 16 bytes;
 //     read and written
 //   output_gate, out: [tokens, HV, 128], the dtype of mixed_qkv; out contiguous

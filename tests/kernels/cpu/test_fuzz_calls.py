@@ -155,3 +155,119 @@ def test_other_sizes_of_a_gpu_keep_whole_parts() -> None:
     assert len({rows for rows, _ in shapes}) > 10
     depths = {depth for rows, depth in shapes if rows == 7}
     assert {384, 128, 256, 512, 640, 768} & depths == {128, 256, 512, 640, 768} | ({384} & depths)
+
+
+def test_what_numbers_mean_is_not_compared_where_nothing_says_it() -> None:
+    """On an H200 each of these once differed, or a GPU read outside of a tensor."""
+    from fuzz.calls import full
+    from fuzz.trust import kept, specified
+
+    def numbers(*values: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype)
+
+    x, half = torch.zeros(3, 4), torch.zeros(3, 4, dtype=torch.float16)
+
+    def drafts(*starts: int) -> Any:
+        indices = (numbers(1, 2), numbers(*starts), numbers(1, 1))
+        return full(
+            "fused_gdn_decode_post_conv_mtp",
+            (x, x, x, x, x, *indices, x, x, x, x, 1.0, 1e-6, "silu"),
+            {},
+        )
+
+    assert kept(drafts(0, 1, 3))
+    assert not kept(drafts(0, 2, 4))
+    assert specified(drafts(0, 1, 3))  # slots of one dimension are refused
+
+    def columns(*order: int) -> Any:
+        return full("permute_cols", (half, numbers(*order)), {})
+
+    assert specified(columns(3, 3, 0, 1))
+    assert not specified(columns(3, -1, 0, 1))
+    assert not specified(columns(3, 4, 0, 1))
+
+    def gptq(order: tuple[int, ...], exllama: bool) -> Any:
+        groups = torch.zeros(2, 8, dtype=torch.float16)
+        return full(
+            "gptq_gemm",
+            (half, numbers(0), numbers(0), groups, numbers(*order), exllama, False, 4),
+            {},
+        )
+
+    assert specified(gptq((3, 1, 0, 2), True))
+    assert not specified(gptq((0, 1, 0, 1), True))
+    assert specified(gptq((0, 1, 0, 1), False))
+    assert not specified(gptq((0, 1, 0, 2), False))
+
+    def sparse(*metadata: int) -> Any:
+        pairs = numbers(*metadata, dtype=torch.uint8)
+        return full("sparse_scaled_mm", (x, x, x, pairs, x, x, None), {})
+
+    assert specified(sparse(0b11100100, 0b11011000))
+    assert not specified(sparse(0b11100100, 0))
+
+    def attention(lengths: tuple[int, ...]) -> Any:
+        query, key = torch.zeros(2, 4, 16), torch.zeros(3, 8, 2, 16)
+        table = torch.tensor([[2, -1], [0, 1]], dtype=torch.int32)
+        arguments = (torch.zeros_like(query), query, key, key, numbers(0, 1, 2))
+        return full(
+            "varlen_attention", (*arguments, numbers(*lengths), None, table, 1, 16, 1.0), {}
+        )
+
+    assert specified(attention((8, 16)))
+    assert not specified(attention((9, 16)))
+
+
+def test_slots_at_an_odd_address_count_too() -> None:
+    """Such a tensor of zeros made 125 of 2,048 bytes of a cache differ: of which token, varies."""
+    from fuzz.calls import full
+    from fuzz.oracle import _scatters_twice
+
+    memory = bytearray(8 * 3 + 1)
+    slots = torch.frombuffer(memory, dtype=torch.int64, offset=1, count=3)
+    x = torch.zeros(3, 8)
+    cache = torch.zeros(2, 4, 1, 8)
+    call = full("reshape_and_cache_flash", (x, x, cache, cache, slots, "auto", x[0], x[0]), {})
+    assert _scatters_twice(call)
+
+
+def test_bytes_of_a_cache_may_be_one_step_apart() -> None:
+    """They are float8: 1 of 8,448 was, where the reference rotated in another order."""
+    from fuzz.tolerance import codes
+
+    want = torch.randint(1, 250, (4, 2000), dtype=torch.uint8)
+    got = want.clone()
+    got[1, 5] += 1
+    assert codes(got, want)
+    got[1, 5] += 1
+    assert not codes(got, want)
+    got = want.clone()
+    got[0] += 1
+    assert not codes(got, want)
+    assert not codes(got.int(), want.int())
+
+
+def test_no_root_of_a_negative_number_is_compared() -> None:
+    from fuzz.calls import full
+    from fuzz.oracle import _tame
+
+    x = torch.ones(2, 8)
+    for epsilon, tame in ((1e-6, True), (-1.0, False)):
+        assert _tame(full("rms_norm", (x, x, x[0], epsilon), {})) == tame
+        call = full(
+            "fused_gdn_decode_post_conv_mtp",
+            (x, x, x, x, x, x, x, x, x, x, x, x, 1.0, epsilon, "silu"),
+            {},
+        )
+        assert _tame(call) == tame
+
+
+def test_any_dtype_that_pytorch_does_not_pass_on_ends_before_us() -> None:
+    """Number 31 is one of 2 bits: PyTorch names it, and 7777 UNKNOWN_SCALAR."""
+    import pytest
+    from fuzz.oracle import _bad_sentence
+
+    x, codes = torch.zeros(2, 8), torch.zeros(8, 8, dtype=torch.int8)
+    with pytest.raises(RuntimeError) as refused:
+        torch.ops.vllm_kernels.int8_scaled_mm_with_quant(x, codes, torch.ones(8), None, 31, False)
+    assert not list(_bad_sentence("int8_scaled_mm_with_quant", str(refused.value)))
