@@ -35,7 +35,7 @@ __device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipelin
   if constexpr (kFloat8<T>) scale *= ScaleAt(p.query_scale) * ScaleAt(p.cache_scale);
   Works works(p);
   for (Work work; works.Next(p, work);) {
-    LoadQueries<T>(p, work.tile, storage);
+    LoadQueries<T, Works>(p, work.tile, storage);
     Consumer<T, kGroup> consumer(storage, scale);
     consumer.SetLimits(p, work.tile, work.keys);
     Consume(consumer, pipeline, work.first_pair, work.last_pair, phase);
@@ -54,7 +54,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& storage = sm90::AlignedStorage<SharedStorage<T>>(unaligned);
   const Pipeline pipeline(storage.pipeline);
   if (threadIdx.x == 0) {
-    constexpr int kProducers = kProducerThreads / kStages / 32, kWarps = kConsumerThreads / 2 / 32;
+    constexpr int kProducers = kProducerThreads / Producer::kTeams / 32,
+                  kWarps = kConsumerThreads / 2 / 32;
     for (int half = 0; half < kStages * kHalves; ++half) {
       int readers = kWarps;
       if constexpr (kFloat8<T>) {
@@ -68,6 +69,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
+  // Sparse attention starts while the kernel before it ends.
+  if constexpr (!Works::kBlocks) ptx::griddepcontrol_wait();
   // A block starts with as many registers as kThreads threads can have in multiples of eight, and
   // setmaxnreg waits forever for more.
   static_assert(Producer::kRegisters * kProducerThreads +
@@ -100,6 +103,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 // Four rows a block, or where there are few, a quarter of one.
 template <class T, class Works, int kTeam>
 __global__ void __launch_bounds__(kMergeThreads) MergeKernel(const __grid_constant__ Problem p) {
+  if constexpr (!Works::kBlocks) ptx::griddepcontrol_launch_dependents();
   ptx::griddepcontrol_wait();
   const int64_t first = int64_t{blockIdx.x} * (kMergeWarps / kTeam);
   const int64_t row = kTeam == 1 ? first + threadIdx.x / 32 : first;

@@ -1,4 +1,4 @@
-// Gathers keys into shared memory. Each stage has two warps of its own.
+// Gathers keys into shared memory.
 #ifndef VLLM_KERNELS_CUDA_MLA_PRODUCER_CUH_
 #define VLLM_KERNELS_CUDA_MLA_PRODUCER_CUH_
 
@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/common/dtype.cuh"
 #include "cuda/mla/problem.h"
@@ -18,7 +19,10 @@
 
 namespace vk::cuda::mla {
 
-constexpr int kWarpKeys = 32;  // of a stage, a lane each
+// Producers' warps are kTeams, which take stages in turn. Keys of a stage that a warp of one
+// gathers, a lane each:
+template <class Producer>
+constexpr int kWarpKeys = kKeys * Producer::kTeams * 32 / kProducerThreads;
 
 // The keys that a warp gathers for one stage.
 struct Selected {
@@ -55,7 +59,7 @@ struct Target {
 // Copies 16-bit keys: a group of copies a half. Eight lanes have one key.
 struct CopyProducer {
   static constexpr bool kAsynchronous = true;
-  static constexpr int kRegisters = 56, kConsumerRegisters = 224;
+  static constexpr int kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
 
   __device__ __forceinline__ void Start(const Problem&, const Selected&) {}
 
@@ -64,17 +68,18 @@ struct CopyProducer {
   __device__ __forceinline__ void Fill(const Problem& p, const Selected& keys, const Selected&,
                                        const Target& target) const {
     constexpr int kFirst = kHalf * kHalfPanels;
-    Copy<kFirst, kHalf == 0 ? kHalfPanels : kPanels>(p, keys, target, kFirst * 128);
+    Copy<kWarpKeys<CopyProducer>, kFirst, kHalf == 0 ? kHalfPanels : kPanels>(p, keys, target,
+                                                                              kFirst * 128);
     ptx::cp_async_commit_group();
   }
 
   // Panels kFirst to kLast - 1, from byte `from` of each key on.
-  template <int kFirst, int kLast>
+  template <int kKeysOfWarp, int kFirst, int kLast>
   __device__ __forceinline__ static void Copy(const Problem& p, const Selected& keys,
                                               const Target& target, int from) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int first = 0; first < kWarpKeys; first += 4) {
+    for (int first = 0; first < kKeysOfWarp; first += 4) {
       const int key = first + lane / 8;
       const char* source = keys.Of(p, key) + from + lane % 8 * 16;
       const bool valid = keys.Valid(key);
@@ -91,9 +96,10 @@ struct CopyProducer {
 // key: eight store to four chunks of two neighbouring rows, no two to the same banks.
 struct DequantizeProducer {
   static constexpr bool kAsynchronous = false;
-  static constexpr int kRegisters = 88, kConsumerRegisters = 208;
-  static constexpr int kGroups = kWarpKeys / 8;  // of eight keys, in a half
-  static constexpr int kAhead = 2;               // groups that are read before they are wanted
+  // All warps convert one stage while the consumers are at the other.
+  static constexpr int kTeams = 1, kRegisters = 88, kConsumerRegisters = 208;
+  static constexpr int kGroups = kKeys * 32 / kProducerThreads / 8;  // of eight keys, in a half
+  static constexpr int kAhead = 2;  // groups that are read before they are wanted
 
   uint4 raw[kAhead][kHalfPanels];
   float4 scales;  // of the lane's key
@@ -108,7 +114,8 @@ struct DequantizeProducer {
   __device__ __forceinline__ void Fill(const Problem& p, const Selected& keys, const Selected& next,
                                        const Target& target) {
     if constexpr (kHalf == 1) {
-      CopyProducer::Copy<kPanels - 1, kPanels>(p, keys, target, kQuantizedKeyBytes - 2 * kRope);
+      CopyProducer::Copy<8 * kGroups, kPanels - 1, kPanels>(p, keys, target,
+                                                            kQuantizedKeyBytes - 2 * kRope);
       ptx::cp_async_commit_group();
     }
     const int lane = threadIdx.x % 32, chunk = lane % 4;
@@ -176,7 +183,9 @@ struct StageProducer {
   SharedStorage16& storage;
   const Pipeline& pipeline;
   const CUtensorMap& map;
-  int stage = static_cast<int>(threadIdx.x) / 64, part = threadIdx.x / 32 % 2;
+  static constexpr int kTeams = Producer::kTeams, kParts = kProducerThreads / 32 / kTeams;
+  static constexpr int kWarpKeys = mla::kWarpKeys<Producer>;
+  int stage = static_cast<int>(threadIdx.x) / 32 / kParts, part = threadIdx.x / 32 % kParts;
   int lane = threadIdx.x % 32;
   int phase = 0;
 
@@ -192,11 +201,16 @@ struct StageProducer {
     if (lane == 0) pipeline.ProducerArrive(stage * kHalves + half);
   }
 
-  // A stage of keys, `next` being those of the next pair.
+  __device__ __forceinline__ void SetValid(uint32_t bits) const {
+    using Bits = std::conditional_t<kWarpKeys == 32, uint32_t, uint16_t>;
+    reinterpret_cast<Bits*>(storage.valid[stage])[part] = static_cast<Bits>(bits);
+  }
+
+  // A stage of keys, `next` being those of the next turn.
   __device__ __forceinline__ void Gather(Producer& producer, const Selected& keys,
                                          const Selected& next) const {
     Acquire(0);
-    if (lane == 0) storage.valid[stage][part] = keys.valid;
+    if (lane == 0) SetValid(keys.valid);
     producer.template Fill<0>(p, keys, next, target());
     if constexpr (!Producer::kAsynchronous) Arrive(0);
     Acquire(1);
@@ -209,7 +223,7 @@ struct StageProducer {
     Arrive(1);
   }
 
-  // Asks for the warp's keys, which lie anywhere, a pair before they are read.
+  // Asks for the warp's keys, which lie anywhere, a turn before they are read.
   __device__ __forceinline__ void Ask(const Selected& keys) const {
     if (keys.Valid(lane)) {
       ptx::bulk_prefetch_l2(p.cache + uint64_t{keys.place} * 16, kQuantizedKeyBytes);
@@ -218,6 +232,7 @@ struct StageProducer {
 
   // Neighbouring slots from `slot` on, by bulk tensor copies of one thread.
   __device__ __forceinline__ void Load(int32_t slot) const {
+    static_assert(kParts == 2);
     const int32_t block = slot >> p.block_shift, in_block = slot - (block << p.block_shift);
     const uint32_t keys = ptx::cvta_to_shared(target().stage);
 #pragma unroll
@@ -225,7 +240,7 @@ struct StageProducer {
       const int first = half * kHalfPanels, last = half == 0 ? kHalfPanels : kPanels;
       Acquire(half);
       if (lane != 0) continue;
-      if (half == 0) storage.valid[stage][part] = 0xffffffffu;
+      if (half == 0) SetValid(0xffffffffu);
       const int at = stage * kHalves + half;
       if (part == 1) {
         pipeline.ProducerArrive(at);
@@ -246,24 +261,29 @@ struct StageProducer {
   template <class SlotOf>
   __device__ __forceinline__ void Produce(const SlotOf& slot_of, int32_t first_pair,
                                           int32_t last_pair) {
-    // Slots are read two pairs ahead of their keys, keys that are converted half a pair.
-    const auto first_key = [&](int32_t pair) { return pair * kPairKeys + stage * kKeys; };
-    const auto read = [&](int32_t pair) {
-      if (pair >= last_pair) return -1;
-      return slot_of(first_key(pair) + part * kWarpKeys + lane);
+    // Slots are read two turns ahead of their keys, keys that are converted half a turn.
+    const int32_t last = kStages * last_pair;
+    const auto read = [&](int32_t turn) {
+      if (turn >= last || lane >= kWarpKeys) return -1;
+      return slot_of(turn * kKeys + part * kWarpKeys + lane);
     };
     if (first_pair >= last_pair) return;
-    Selected keys = Select(p, read(first_pair));
-    int32_t slot = read(first_pair + 1);
+    int32_t turn = kStages * first_pair + stage;
+    Selected keys = Select(p, read(turn));
+    int32_t slot = read(turn + kTeams);
     Producer producer;
     producer.Start(p, keys);
 #pragma unroll 1
-    for (int32_t pair = first_pair; pair < last_pair; ++pair, phase ^= 1) {
+    for (; turn < last; turn += kTeams) {
       const Selected next = Select(p, slot);
-      slot = read(pair + 2);
+      slot = read(turn + 2 * kTeams);
       if constexpr (!Producer::kAsynchronous) Ask(next);
       Gather(producer, keys, next);
       keys = next;
+      stage += kTeams;
+      if (stage < kStages) continue;
+      stage -= kStages;
+      phase ^= 1;
     }
   }
   template <class SlotOf>
