@@ -328,11 +328,17 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def _why_wrong(row: Mapping[str, Any]) -> str:
-    found = words(row)
-    if "failure" in row or "far_logprobs" not in row:
-        return found
-    far, bound = row["far_logprobs"], row["allowed"]["logprob"]
-    return f"{found}; {far} log-probabilities are off by more than {bound}"
+    """What a run found, and what of it is not right."""
+    said = [words(row)]
+    if "far_logprobs" in row:
+        far, mean, allowed = row["far_logprobs"], row["mean_difference"], row["allowed"]
+        said.append(f"{far} log-probabilities are off by more than {allowed['logprob']}")
+        if mean > allowed["mean"]:
+            said.append(f"they are off by {mean} in the mean, more than {allowed['mean']}")
+    false = [name for name, value in row.items() if value is False and name != "right"]
+    if false:
+        said.append(f"not so: {', '.join(false)}")
+    return "; ".join(said)
 
 
 def words(row: Mapping[str, Any]) -> str:

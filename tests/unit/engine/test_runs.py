@@ -125,15 +125,20 @@ def test_graphs_without_compiling_are_right_where_the_engine_does_so(
 
 def test_wrong_tokens_are_told_in_a_line(tmp_path: Path) -> None:
     row = {**RIGHT, "mode": "traced", "right": False, "far_logprobs": 3, "answers": [5] * 1000,
-           "allowed": {"logprob": 0.25}}  # fmt: skip
+           "mean_difference": 0.25, "allowed": {"logprob": 0.5, "mean": 0.18}}  # fmt: skip
+    server = {**SERVED[0], "right": False, "chat": False, "completion": True}
     with pytest.raises(TestFailure) as caught:
         runs.run(
-            Programs(trial=[row], server=SERVED).place(tmp_path), options(tmp_path),
+            Programs(trial=[row], server=[server]).place(tmp_path), options(tmp_path),
             Reporter(Mode.JSON),
         )  # fmt: skip
-    told = str(caught.value).splitlines()[1]
-    assert "prompts exact; 3 log-probabilities are off by more than 0.25" in told
-    assert "5, 5" not in told
+    lines = str(caught.value).splitlines()
+    [trial] = [line for line in lines if "trial" in line]
+    assert "prompts exact; 3 log-probabilities are off by more than 0.5; they are off by" in trial
+    assert trial.endswith("0.25 in the mean, more than 0.18")
+    assert "5, 5" not in trial
+    [served] = [line for line in lines if line.strip().startswith("server")]
+    assert "concurrent requests in 1.0 s; not so: chat Logs:" in served
 
 
 def test_a_refusal_in_a_sentence_is_a_result(tmp_path: Path) -> None:
