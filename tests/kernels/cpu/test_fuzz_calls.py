@@ -154,7 +154,7 @@ def test_other_sizes_of_a_gpu_keep_whole_parts() -> None:
     shapes = [resized(call, dice, "cuda").arguments[0].shape for _ in range(200)]
     assert len({rows for rows, _ in shapes}) > 10
     depths = {depth for rows, depth in shapes if rows == 7}
-    assert {384, 128, 256, 512, 640, 768} & depths == {128, 256, 512, 640, 768} | ({384} & depths)
+    assert {128, 256, 512, 640, 768} <= depths
 
 
 def test_what_numbers_mean_is_not_compared_where_nothing_says_it() -> None:

@@ -40,7 +40,8 @@ def imported(file: Path) -> Iterator[Path]:
         elif isinstance(node, ast.Import):
             names = [(TESTS, one.name) for one in node.names]
         for folder, name in names:
-            path = folder.joinpath(*name.split("."))
+            # Of a checkout's root the same files are below `tests`.
+            path = folder.joinpath(*name.removeprefix("tests.").split("."))
             path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
             if folder != TESTS or path.is_file():
                 yield path
