@@ -6,12 +6,14 @@ against products of chunks of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.cpu.chunks import CHUNKS_ONLY, chunked
 from benchmarks.harness import Call, Case, Compilation, compiled, left_out, load, main
 
 ops = torch.ops.vllm_kernels
@@ -20,8 +22,6 @@ ops = torch.ops.vllm_kernels
 KEY_HEADS, HEADS, SIZE = 16, 32, 128
 SEQUENCES = (1, 8)
 PROMPTS = (128, 1024)
-CHUNK = 64
-CHUNKS_ONLY = 128  # tokens; beyond, token after token takes a second a call
 
 
 def step(
@@ -73,14 +73,6 @@ def chunk(
     return out.transpose(0, 1)
 
 
-def chunked(
-    one: Callable[..., torch.Tensor], state: torch.Tensor, *rows: torch.Tensor
-) -> torch.Tensor:
-    """`one` for chunk after chunk."""
-    starts = range(0, len(rows[0]), CHUNK)
-    return torch.cat([one(state, *(x[t : t + CHUNK] for x in rows)) for t in starts])
-
-
 def _inputs(tokens: int) -> tuple[torch.Tensor, ...]:
     q, k = torch.randn(2, tokens, KEY_HEADS, SIZE).bfloat16()
     return q, k, torch.randn(tokens, HEADS, SIZE).bfloat16()
@@ -123,7 +115,7 @@ def _prompt(tokens: int) -> Case:
             return prompt(other, q, k, v, g, beta)
 
         def by_fast_chunks() -> object:
-            return chunked(fast, other, q, k, v, g, beta)
+            return chunked(partial(fast, other), q, k, v, g, beta)
 
         return {
             "ours": lambda: ops.chunk_gated_delta_rule_cpu(
@@ -131,7 +123,7 @@ def _prompt(tokens: int) -> Case:
                 slots,
             ),
             "eager": by_token if tokens <= CHUNKS_ONLY else left_out,
-            "chunked": lambda: chunked(chunk, other, q, k, v, g, beta),
+            "chunked": lambda: chunked(partial(chunk, other), q, k, v, g, beta),
             "chunked, compile": by_fast_chunks if Compilation.wanted else left_out,
         }  # fmt: skip
 

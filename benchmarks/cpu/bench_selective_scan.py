@@ -6,12 +6,14 @@ against products of chunks of tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 import vllm_kernels  # noqa: F401  registers the ops
+from benchmarks.cpu.chunks import CHUNKS_ONLY, chunked
 from benchmarks.harness import Call, Case, Compilation, compiled, left_out, load, main
 
 ops = torch.ops.vllm_kernels
@@ -20,8 +22,6 @@ ops = torch.ops.vllm_kernels
 HEADS, ROWS, STATE = 80, 64, 128
 SEQUENCES = (1, 8)
 PROMPTS = (128, 1024)
-CHUNK = 64
-CHUNKS_ONLY = 128  # tokens; beyond, token after token takes a second a call
 
 
 def step(
@@ -66,14 +66,6 @@ def chunk(
     return (inside + before).transpose(0, 1)
 
 
-def chunked(
-    one: Callable[..., torch.Tensor], state: torch.Tensor, a: torch.Tensor, *rows: torch.Tensor
-) -> torch.Tensor:
-    """`one` for chunk after chunk."""
-    starts = range(0, len(rows[0]), CHUNK)
-    return torch.cat([one(state, a, *(x[t : t + CHUNK] for x in rows)) for t in starts])
-
-
 def _inputs(tokens: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     b, c = torch.randn(2, tokens, 1, STATE).bfloat16()
     return torch.randn(tokens, HEADS, ROWS).bfloat16(), b, c
@@ -114,14 +106,14 @@ def _prompt(tokens: int) -> Case:
             return prompt(other, a, x, dt, b, c)
 
         def by_fast_chunks() -> object:
-            return chunked(fast, other, a, x, dt, b, c)
+            return chunked(partial(fast, other, a), x, dt, b, c)
 
         return {
             "ours": lambda: ops.mamba_chunk_scan_fwd_cpu(
                 out, states, x, dt, a, b, c, None, None, starts
             ),
             "eager": by_token if tokens <= CHUNKS_ONLY else left_out,
-            "chunked": lambda: chunked(chunk, other, a, x, dt, b, c),
+            "chunked": lambda: chunked(partial(chunk, other, a), x, dt, b, c),
             "chunked, compile": by_fast_chunks if Compilation.wanted else left_out,
         }
 
