@@ -43,8 +43,7 @@ VK_EXPORT vk_status vk_cuda_sparse_mla_attention(const struct vk_cuda_sparse_mla
 //     bfloat16
 //   query: [batch, queries, heads, 576], bfloat16 | float16 | float8 e4m3, rows aligned to 16 bytes
 //   cache: [blocks, slots, 576], as query; slots and alignment as above
-//   block_table: [batch, any], int32: blocks of an entry's keys, in their order; a block that is
-//   not
+//   block_table: [batch, any], int32: blocks of an entry's keys, in their order; one that is not
 //     there has no keys
 //   seq_lens: [batch], int32; at most what block_table holds
 //   schedule: [parts + 1 or more, 2], int32, contiguous, of vk_cuda_mla_schedule(): trusted
