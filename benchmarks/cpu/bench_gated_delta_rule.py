@@ -49,16 +49,10 @@ def _heads_first(x: torch.Tensor) -> torch.Tensor:
     return x.float().repeat_interleave(HEADS // x.shape[1], 1).transpose(0, 1)
 
 
-def chunk(
-    state: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    beta: torch.Tensor,
-) -> torch.Tensor:
+def chunk(state: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
     """The same for some tokens at once, whose corrections of each other are a triangular system."""
-    q, k = (_heads_first(F.normalize(x.float(), dim=-1)) for x in (q, k))
+    *keyed, v, g, beta = rows
+    q, k = (_heads_first(F.normalize(x.float(), dim=-1)) for x in keyed)
     lower = torch.ones(len(g), len(g), dtype=torch.bool).tril()
     logs, rates = g.cumsum(0).t(), beta.t()[..., None]
     decay = (logs[:, :, None] - logs[:, None]).masked_fill(~lower, -torch.inf).exp()

@@ -44,15 +44,9 @@ def prompt(state: torch.Tensor, a: torch.Tensor, *rows: torch.Tensor) -> torch.T
     return torch.cat([step(state, a, *(x[t : t + 1] for x in rows)) for t in range(len(rows[0]))])
 
 
-def chunk(
-    state: torch.Tensor,
-    a: torch.Tensor,
-    x: torch.Tensor,
-    dt: torch.Tensor,
-    b: torch.Tensor,
-    c: torch.Tensor,
-) -> torch.Tensor:
+def chunk(state: torch.Tensor, a: torch.Tensor, *rows: torch.Tensor) -> torch.Tensor:
     """The same for some tokens at once: a product of theirs, and one with the state before them."""
+    x, dt, b, c = rows
     lower = torch.ones(len(x), len(x), dtype=torch.bool).tril()
     keys, queries = b[:, 0].float(), c[:, 0].float()  # of the one group
     values = (x.float() * dt[..., None]).transpose(0, 1)

@@ -136,6 +136,7 @@ class Reference:
 
     Attributes:
         kind: The class that loads it.
+        rounded: What is rounded to 8 bits, as :func:`tolerance` takes it.
 
     Args:
         path: The model's folder.
@@ -144,6 +145,7 @@ class Reference:
         scheme: How its weights are stored, as ``models.Model`` says; a quantised model is compared
             with the plain one that its weights stand for.
         rounded_cache: Whether keys and values are kept in 8 bits.
+        experts: Whether the model has any.
         attention: Its attention in transformers: the plainest, or one that needs less memory.
     """
 
@@ -156,12 +158,14 @@ class Reference:
         device: str = "cpu",
         scheme: str = "",
         rounded_cache: bool = False,
+        experts: bool = False,
         attention: str = "eager",
     ) -> None:
         self.device = device
         self._rounded_cache = rounded_cache
         everywhere = rounded_activations(scheme, device)
-        rounded = everywhere or rounded_in_experts(scheme, device)
+        rounded = everywhere or (rounded_in_experts(scheme, device) if experts else "")
+        self.rounded = rounded or ("cache" if rounded_cache else "")
         model = getattr(transformers, self.kind).from_pretrained(
             path / DEQUANTISED if scheme else path,
             dtype=torch.float32 if rounded else getattr(torch, dtype),

@@ -168,14 +168,9 @@ def compare(
     reference: Reference, dtype: str, options: argparse.Namespace, model: Model, found: Any
 ) -> dict[str, Any]:
     """The verdict on ``found``."""
-    from quantise import rounded_activations, rounded_in_experts
     from reference import Verdict, tolerance
 
-    rounded = rounded_activations(model.scheme, options.device)
-    if model.experts:
-        rounded = rounded or rounded_in_experts(model.scheme, options.device)
-    rounded = rounded or ("cache" if model.rounds_cache else "")
-    allowed = tolerance(dtype, model.experts, options.device, rounded)
+    allowed = tolerance(dtype, model.experts, options.device, reference.rounded)
     verdict = Verdict()
     for prompt, tokens, logprobs in zip(
         found["prompts"], found["tokens"], found["logprobs"], strict=True
@@ -248,7 +243,7 @@ class References:
             self._path, self._by_dtype = path, {}
         if dtype not in self._by_dtype:
             self._by_dtype[dtype] = Reference(
-                path, dtype, self._device, model.scheme, model.rounds_cache
+                path, dtype, self._device, model.scheme, model.rounds_cache, model.experts
             )
         return self._by_dtype[dtype]
 
