@@ -44,7 +44,8 @@ def ops_of(family: str, device: str) -> list[str]:
 def bases(family: str, device: str, oracle: Oracle | None) -> dict[str, list[Call]]:
     """Valid calls of each op of the family that has any; on the CPU the oracle's too."""
     if device == "cuda":
-        calls = [_comparable(call) for call in read(Path(os.environ[VARIABLE]))]
+        path = Path(os.environ[VARIABLE])
+        calls = [_comparable(call) for call in read(path, ops_of(family, device))]
         calls += _without_tensors()
         if family == "all_reduce":
             calls += ranks.valid(device)

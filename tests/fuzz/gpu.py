@@ -92,8 +92,13 @@ class Gpu:
         size, item = span(x), x.element_size()
         begin = self._around + (item if shifted else 0)
         whole = -(-(begin + size + self._around) // item) * item
-        memory = torch.full((whole,), SLACK, dtype=torch.uint8, device=self._device)
-        return Placed(copied(x, memory, begin), memory, memory.clone(), is_written)
+        # Filled on the host and kept there: each kernel and each allocation more costs a tool that
+        # watches them as much as those of the op.
+        host = torch.full((whole,), SLACK, dtype=torch.uint8)
+        copied(x, host, begin)
+        memory = torch.empty_like(host, device=self._device).copy_(host)
+        moved = memory.view(x.dtype).as_strided(x.shape, x.stride(), begin // item)
+        return Placed(moved, memory, host, is_written)
 
     def finish(self) -> None:
         """Wait for the call's kernels.

@@ -105,20 +105,26 @@ class Placed:
 
     def changed(self) -> bool:
         """Whether anything was written, in the tensor or around it."""
-        return self.before is not None and not torch.equal(self.bytes, self.before)
+        return self.before is not None and not torch.equal(self._now(self.before), self.before)
 
     def stray(self) -> int:
         """How many bytes outside of what the op may write have changed."""
-        if self.before is None or not self.changed():
+        if self.before is None:
             return 0
-        changed = self.bytes != self.before
-        inside = torch.zeros_like(self.bytes)
+        now = self._now(self.before)
+        if torch.equal(now, self.before):
+            return 0
+        inside = torch.zeros_like(now)
         offset = self.tensor.storage_offset() * self.tensor.element_size()
         item = self.tensor.element_size()
         if self.written and self.tensor.numel() > 0:
             strides = [stride * item for stride in self.tensor.stride()]
             inside.as_strided((*self.tensor.shape, item), (*strides, 1), offset).fill_(1)
-        return int((changed & (inside == 0)).sum())
+        return int(((now != self.before) & (inside == 0)).sum())
+
+    def _now(self, before: Tensor) -> Tensor:
+        """The bytes where ``before`` lies, which may be on the host."""
+        return self.bytes.to(before.device)
 
 
 class Arenas:

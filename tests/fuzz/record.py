@@ -6,7 +6,6 @@ what it is like: the smallest ones of every mix of types, flags and absent argum
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
@@ -209,24 +208,30 @@ def write(path: Path, calls: Iterable[Call]) -> None:
 
 
 def _written(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """What :func:`write` wrote, numbers that are drawn anew not drawn yet."""
     found: list[tuple[str, dict[str, Any]]] = torch.load(path, weights_only=False)
-    numbers = itertools.count()
-    return [
-        (
-            op,
-            {
-                name: value.drawn(next(numbers)) if isinstance(value, Numbers) else value
-                for name, value in values.items()
-            },
-        )
-        for op, values in found
-    ]
+    return found
 
 
-def read(path: Path) -> list[Call]:
-    """The calls of :func:`write` that fit the schemas of today."""
-    calls = _written(path)
-    return [Call(op, tuple(values.values())) for op, values in calls if fits(op, values)]
+def read(path: Path, ops: Iterable[str] | None = None) -> list[Call]:
+    """The calls of :func:`write`, or those of ``ops``, that fit the schemas of today.
+
+    Drawing takes longer than reading, and a process needs the calls of one family.
+    """
+    wanted = None if ops is None else set(ops)
+    found, seed = [], 0  # whichever are left out, the others are the same
+    for op, values in _written(path):
+        drawing = (wanted is None or op in wanted) and fits(op, values)
+        arguments = []
+        for value in values.values():
+            if isinstance(value, Numbers):
+                arguments.append(value.drawn(seed) if drawing else value)
+                seed += 1
+            else:
+                arguments.append(value)
+        if drawing:
+            found.append(Call(op, tuple(arguments)))
+    return found
 
 
 def misfits(path: Path) -> Counter[str]:

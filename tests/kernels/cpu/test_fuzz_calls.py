@@ -104,6 +104,43 @@ def test_large_floats_of_a_corpus_are_drawn_anew(tmp_path: Path) -> None:
     assert path.stat().st_size < 300_000
 
 
+def test_calls_of_one_family_are_those_of_the_whole_corpus(tmp_path: Path) -> None:
+    """A seed brings a call back, whichever others a process has read beside it."""
+    from fuzz.calls import Call
+    from fuzz.record import read, write
+
+    path, x = tmp_path / "corpus.pt", torch.randn(64, 128)
+    ops = ("hadacore_transform", "gelu_new", "hadacore_transform")
+    calls = [Call(op, (x, False) if "hada" in op else (x, x)) for op in ops]
+    write(path, calls)
+    whole = [call for call in read(path) if call.op == "hadacore_transform"]
+    alone = read(path, ["hadacore_transform"])
+    assert [call.op for call in alone] == ["hadacore_transform"] * 2
+    for one, other in zip(whole, alone, strict=True):
+        assert torch.equal(one.arguments[0], other.arguments[0])
+
+
+def test_what_is_written_on_a_gpu_is_seen_beside_what_was_there() -> None:
+    """The bytes of before lie on the host, and are no part of what the op is given."""
+    from fuzz.calls import Call
+    from fuzz.gpu import Gpu
+
+    x = torch.arange(12.0).view(3, 4)[:, :3]
+    call = Call("rms_norm", (x.clone(), x, x[0].clone(), 1e-6))
+    for exact in (True, False):
+        for seed in range(4):
+            placed, memories = Gpu("cpu", exact).place("valid", call, seed)
+            out, given = memories[0], memories[1]
+            assert [one.changed() for one in memories] == [False] * 3
+            assert torch.equal(placed.arguments[1], x)
+            out.tensor.fill_(7.0)
+            assert out.changed()
+            assert out.stray() == 0
+            given.tensor[1, 1] = -1.0
+            assert given.stray() > 0
+            assert torch.equal(x[1], torch.tensor([4.0, 5.0, 6.0]))
+
+
 def test_nan_of_tests_does_not_keep_calls_from_being_compared(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
