@@ -27,6 +27,7 @@ from benchmarks.record import RESULTS, EngineCase
 
 MODELS = (
     "llama_8b",
+    "llama_8b_fp8",
     "llama_8b_gptq",
     "mixtral_12_layers",
     "qwen3_moe_12_layers",
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--shape", action="append", help=f"batch x prompt; default: {SHAPES}")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="that each request gives")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1, help="of each shape in a start")
     parser.add_argument("--eager", action="store_true", help="without torch.compile and graphs")
     parser.add_argument("--arguments", default="{}", help="more of the engine's, as JSON")
     parser.add_argument("--scratch", type=Path, help="keeps models, wheel and compiled code")
@@ -81,7 +83,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shapes = arguments.shape or list(SHAPES)
     eager = ("--eager",) if arguments.eager else ()
-    more = ("--device", "cuda", "--arguments", arguments.arguments, *eager)
+    repeats = ("--rounds", str(arguments.repeats))
+    more = ("--device", "cuda", "--arguments", arguments.arguments, *repeats, *eager)
     timer = CudaTimer()
     rate = timer.copy_bytes_per_s(timer.quick) or 0.0
     timer.tidy()

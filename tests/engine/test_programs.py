@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -317,3 +318,27 @@ def test_what_sums_of_ranks_have_to_go_through(
     monkeypatch.setitem(sys.modules, "vllm_kernels_plugin", plugin)
     run = SimpleNamespace(options=SimpleNamespace(device="cuda"))
     assert inside("ranks")._wanted_through(run) == wanted
+
+
+def test_weights_that_the_engine_rounds_are_read_rounded(
+    inside: Inside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = torch.nn.ModuleDict(
+        {"layers": torch.nn.ModuleList([torch.nn.Linear(64, 32)]), "head": torch.nn.Linear(64, 8)}
+    )
+    stand_in = SimpleNamespace(
+        AutoConfig=SimpleNamespace(from_pretrained=lambda path: SimpleNamespace()),
+        AutoModelForCausalLM=SimpleNamespace(
+            from_config=lambda config: torch.nn.ModuleDict({"model": model})
+        ),
+    )
+    measure, arguments = (
+        inside("measure"),
+        inside("configurations").MODELS["llama_8b_fp8"].arguments,
+    )
+    monkeypatch.setitem(sys.modules, "transformers", stand_in)
+    config = {"num_hidden_layers": 1, "num_key_value_heads": 2, "head_dim": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    rest = 2 * (32 + 64 * 8 + 8) + 3 * 5 * 2 * 2 * 2 * 16
+    assert measure.step_bytes(tmp_path, 3, 5) == 2 * 64 * 32 + rest
+    assert measure.step_bytes(tmp_path, 3, 5, arguments) == 64 * 32 + rest

@@ -114,6 +114,7 @@ class Model:
         head: Class in transformers: what the model ends with.
         weights: Whether weights are drawn and stored. Without, for measurements alone, the engine
             makes some up (``load_format="dummy"``).
+        arguments: Of the engine, for measurements.
         needs: What a refusal names on a GPU where the optional packages with it are not there.
         environment: Variables of the engine.
         grouped: Whether its experts have to run on DeepGEMM's grouped products.
@@ -127,6 +128,7 @@ class Model:
     cache: str = "auto"
     head: str = "AutoModelForCausalLM"
     weights: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     grouped: bool = False
@@ -147,8 +149,8 @@ class Model:
         return self.cache != "auto"
 
 
-def _large(config: str, settings: Mapping[str, Any]) -> Model:
-    return Model(config, settings, base={}, weights=False)
+def _large(config: str, settings: Mapping[str, Any], **arguments: str) -> Model:
+    return Model(config, settings, base={}, weights=False, arguments=arguments)
 
 
 # Experts of more than 512 columns: smaller ones the engine's Triton kernels multiply, whatever it
@@ -343,6 +345,7 @@ MODELS: Mapping[str, Model] = {
     ),
     # Of real models' layers, some of them with fewer.
     "llama_8b": _large("LlamaConfig", _LLAMA_8B),
+    "llama_8b_fp8": _large("LlamaConfig", _LLAMA_8B, quantization="fp8"),
     "llama_8b_gptq": _large("LlamaConfig", {**_LLAMA_8B, **_GPTQ}),
     "mixtral_12_layers": _large(
         "MixtralConfig",

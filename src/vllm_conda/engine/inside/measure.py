@@ -15,7 +15,9 @@ import os
 import random
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import program
@@ -57,10 +59,12 @@ def one_round(engine: Any, prompts: list[list[int]], sampling: Any, tag: str) ->
     }
 
 
-def step_bytes(path: Path, batch: int, context: int) -> int:
+def step_bytes(
+    path: Path, batch: int, context: int, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> int:
     """The least that a decoding step reads: weights once, every request's keys and values.
 
-    Of experts those of one token.
+    Of experts those of one token. ``arguments``: of the engine, which may quantise.
     """
     config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     if "kv_lora_rank" in config:
@@ -68,30 +72,34 @@ def step_bytes(path: Path, batch: int, context: int) -> int:
     else:
         width = 2 * config["num_key_value_heads"] * config["head_dim"]
     token = 2 * config["num_hidden_layers"] * width
-    return int(_weight_bytes(path, config) + batch * context * token)
+    return int(_weight_bytes(path, config, arguments) + batch * context * token)
 
 
-def _weight_bytes(path: Path, config: dict[str, Any]) -> float:
+def _weight_bytes(path: Path, config: dict[str, Any], arguments: Mapping[str, Any]) -> float:
+    files = list(path.glob("*.safetensors"))
+    if not files:
+        return _made_up_bytes(path, config, arguments)
     from safetensors import safe_open
 
     stored = 0.0
-    files = list(path.glob("*.safetensors"))
     for file in files:
         with safe_open(file, "pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - not a mapping
                 if "embed_tokens" not in name:  # a row a token
                     stored += tensors.get_tensor(name).nbytes
-    return stored if files else _made_up_bytes(path, config)
+    return stored
 
 
-def _made_up_bytes(path: Path, config: dict[str, Any]) -> float:
+def _made_up_bytes(path: Path, config: dict[str, Any], arguments: Mapping[str, Any]) -> float:
     """Of a model without stored weights, by its shapes."""
     import torch
     import transformers
 
     quantised = config.get("quantization_config")
-    # A scale a group beside the values.
-    inside = quantised["bits"] / 8 + 2 / quantised["group_size"] if quantised else 2.0
+    if quantised:  # a scale a group beside the values
+        inside = quantised["bits"] / 8 + 2 / quantised["group_size"]
+    else:
+        inside = 1.0 if arguments.get("quantization") == "fp8" else 2.0
     plain = transformers.AutoConfig.from_pretrained(path)
     if quantised:
         del plain.quantization_config
@@ -114,8 +122,10 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
     from vllm import LLM, SamplingParams
 
     settings: dict[str, Any] = {} if options.device == "cpu" else {"gpu_memory_utilization": MEMORY}
-    if not MODELS[options.model].weights:
+    model = MODELS[options.model]
+    if not model.weights:
         settings |= {"load_format": "dummy"}
+    settings |= model.arguments
     settings |= json.loads(options.arguments)
     llm = LLM(
         model=str(path),
@@ -142,7 +152,7 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
         rounds(batch, WARM_UP_LENGTH, WARM_UP_TOKENS, "warm-up")
     return {
         f"{batch}x{length}": {
-            "step_bytes": step_bytes(path, batch, length + options.tokens // 2),
+            "step_bytes": step_bytes(path, batch, length + options.tokens // 2, model.arguments),
             "rounds": [
                 rounds(batch, length, options.tokens, str(number))
                 for number in range(options.rounds)
