@@ -18,7 +18,7 @@ import cattrs
 from vllm_conda.engine import gaps
 from vllm_conda.engine.cases import FEATURES, Case
 from vllm_conda.engine.left_out import LEFT_OUT
-from vllm_conda.engine.runs import words
+from vllm_conda.engine.runs import why_wrong, words
 from vllm_conda.errors import ConfigError
 from vllm_conda.paths import disk_errors, write_atomic
 from vllm_conda.structure import GROUPS, load_json
@@ -119,7 +119,8 @@ def from_results(path: Path) -> Runs:
         cells = tuple(
             Cell(
                 row["program"], row["model"], row["dtype"], row["mode"], bool(row["right"]),
-                _in_a_cell(words(row)), row.get("date", document["date"]),
+                _in_a_cell((words if row["right"] else why_wrong)(row)),
+                row.get("date", document["date"]),
                 document["versions"],
             )
             for row in document["rows"]

@@ -138,7 +138,7 @@ def run(place: Place, options: Options, reporter: Reporter) -> dict[str, Any]:
     rows = document["rows"]
     wrong = [row for row in rows if not row["right"]]
     if wrong:
-        lines = "\n  ".join(f"{row['case']}: {_why_wrong(row)}" for row in wrong)
+        lines = "\n  ".join(f"{row['case']}: {why_wrong(row)}" for row in wrong)
         raise TestFailure(
             f"{len(wrong)} of {len(rows)} runs of the engine are not right:\n  {lines}",
             f"Logs: {place.logs}",
@@ -327,7 +327,7 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return [[row["case"], row["mode"], words(row), f"{row['seconds']} s"] for row in rows]
 
 
-def _why_wrong(row: Mapping[str, Any]) -> str:
+def why_wrong(row: Mapping[str, Any]) -> str:
     """What a run found, and what of it is not right."""
     said = [words(row)]
     if "far_logprobs" in row:

@@ -43,6 +43,20 @@ def test_page_has_a_cell_a_model_and_mode_and_says_what_is_wrong(tmp_path: Path)
     assert "2026-01-02; torch 2.11.0." in text
 
 
+def test_a_wrong_cell_says_which_bound_it_is_beyond(tmp_path: Path) -> None:
+    path = results(tmp_path / "r.json")
+    document = json.loads(path.read_text())
+    wrong = {
+        **document["rows"][0], "right": False, "far_logprobs": 23, "mean_difference": 0.306,
+        "allowed": {"logprob": 0.5, "mean": 0.22},
+    }  # fmt: skip
+    (cell,) = matrix.from_results(results(path, rows=[wrong])).cells
+    assert cell.found.endswith(
+        "5/6 prompts exact; 23 log-probabilities are off by more than 0.5; "
+        "they are off by 0.306 in the mean, more than 0.22"
+    )
+
+
 def test_page_says_what_nobody_has_run(tmp_path: Path) -> None:
     matrix.record(tmp_path, results(tmp_path / "r.json"))
     text = matrix.page(tmp_path)
