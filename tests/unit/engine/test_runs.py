@@ -124,8 +124,9 @@ def test_graphs_without_compiling_are_right_where_the_engine_does_so(
 
 
 def test_wrong_tokens_are_told_in_a_line(tmp_path: Path) -> None:
+    allowed = {"logprob": 0.5, "outliers": 0.05, "mean": 0.18, "exact": False}
     row = {**RIGHT, "mode": "traced", "right": False, "far_logprobs": 3, "answers": [5] * 1000,
-           "mean_difference": 0.25, "allowed": {"logprob": 0.5, "mean": 0.18}}  # fmt: skip
+           "mean_difference": 0.25, "allowed": allowed, "same_alone": False}  # fmt: skip
     server = {**SERVED[0], "right": False, "chat": False, "completion": True}
     with pytest.raises(TestFailure) as caught:
         runs.run(

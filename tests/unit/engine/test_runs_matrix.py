@@ -48,11 +48,12 @@ def test_a_wrong_cell_says_which_bound_it_is_beyond(tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     wrong = {
         **document["rows"][0], "right": False, "far_logprobs": 23, "mean_difference": 0.306,
-        "allowed": {"logprob": 0.5, "mean": 0.22},
+        "misses": 19, "same_alone": False,
+        "allowed": {"logprob": 0.5, "outliers": 0.08, "mean": 0.22, "exact": False},
     }  # fmt: skip
     (cell,) = matrix.from_results(results(path, rows=[wrong])).cells
     assert cell.found.endswith(
-        "5/6 prompts exact; 23 log-probabilities are off by more than 0.5; "
+        "5/6 prompts exact; more than 8% miss; 23 log-probabilities are off by more than 0.5; "
         "they are off by 0.306 in the mean, more than 0.22"
     )
 
