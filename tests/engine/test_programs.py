@@ -270,6 +270,18 @@ def test_an_engine_that_did_not_start_is_forgotten(
     assert cleaned == [True]
 
 
+def test_an_engine_may_capture_after_another_in_its_process(
+    inside: Inside, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, said = inside("program"), []
+    monkeypatch.delitem(sys.modules, "vllm.compilation.monitor", raising=False)
+    program.let_capture()
+    monitor = SimpleNamespace(set_cudagraph_capturing_enabled=said.append)
+    monkeypatch.setitem(sys.modules, "vllm.compilation.monitor", monitor)
+    program.let_capture()
+    assert said == [True]
+
+
 @pytest.fixture
 def variables(inside: Inside, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`program.variables`, beside an engine that has two."""

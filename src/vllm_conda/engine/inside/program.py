@@ -120,6 +120,14 @@ def forget_engine() -> None:
         distributed.cleanup_dist_env_and_memory()
 
 
+def let_capture() -> None:
+    """Undo what an engine that has captured its CUDA graphs leaves in this process: of two model
+    runners of one engine one switches capturing off, and the other one, of other models, takes the
+    switch as it finds it. Users have an engine a process."""
+    if monitor := sys.modules.get("vllm.compilation.monitor"):
+        monitor.set_cudagraph_capturing_enabled(True)
+
+
 def write(path: Path, found: object) -> None:
     """Write what a program found, as JSON."""
     path.write_text(json.dumps(found) + "\n", encoding="utf-8")

@@ -126,6 +126,7 @@ def generate(
     from vllm import LLM, SamplingParams
     from vllm.platforms import current_platform
 
+    program.let_capture()
     llm = LLM(
         model=str(path),
         dtype=dtype,
