@@ -7,9 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/attention/decode.cuh"
 #include "cuda/attention/hopper.h"
 #include "cuda/attention/hopper_consumer.cuh"
+#include "cuda/attention/hopper_results.cuh"
 #include "cuda/attention/hopper_storage.cuh"
 #include "cuda/attention/tile_map.cuh"
 #include "cuda/ptx/cvta.cuh"
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
                  const __grid_constant__ CUtensorMap value_map) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   using Traits = HopperTraits<kHead>;
-  constexpr int kKeys = Traits::kKeys, kStages = Traits::kStages, kPanels = Traits::kPanels;
+  constexpr int kKeys = Traits::kKeys, kPanels = Traits::kPanels;
   constexpr int kTurnThreads = 256;  // of the warpgroup before and the one that waits
   extern __shared__ char unaligned[];
   using Storage = typename Traits::SharedStorage;
@@ -76,8 +76,8 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
   if (threadIdx.x == 0) {
     query_pipeline.Init(Traits::kConsumerWarps);
     scheduler.Init(Traits::kConsumerWarps + 1);  // and the producer of values
-    key_pipeline.Init(Traits::kConsumerWarps);
-    value_pipeline.Init(Traits::kConsumerWarps);
+    key_pipeline.Init(Traits::kConsumerWarps, Traits::kKeyStages);
+    value_pipeline.Init(Traits::kConsumerWarps, Traits::kValueStages);
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
@@ -91,6 +91,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
     const bool is_values = warp == 1;
     const CUtensorMap* map = is_values ? &value_map : &key_map;
     const uint32_t ring = is_values ? values : keys;
+    const int stages = is_values ? Traits::kValueStages : Traits::kKeyStages;
     const typename Traits::Pipeline pipeline = is_values ? value_pipeline : key_pipeline;
     // One box a page and panel; a lane has one page of a tile, and one panel in `panel_step`.
     const int pieces = kKeys / plan.box_keys, panel_step = 32 / pieces;
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
                                piece * plan.box_keys * 128,
                            map, pipeline.full(at.stage), panel * 64, tile.kv_head, slot, block);
         }
-        at.Advance(kStages);
+        at.Advance(stages);
       }
     }
   } else {
@@ -174,19 +175,40 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
       return sm90::AdvanceSmemDesc(first_values, stage * Traits::kTileBytes);
     };
     Consumer consumer;
-    sm90::PipelineState at, query_at;
+    sm90::PipelineState key_at, value_at, query_at;
     // Turns at the tensor cores: group 0 begins.
     const int turn = BarrierOf(NamedBarrier::kTurn, group);
     const int next_turn = BarrierOf(NamedBarrier::kTurn, (group + 1) % Traits::kConsumers);
     const int own_barrier = BarrierOf(NamedBarrier::kWarpgroup, group);
     if (group + 1 == Traits::kConsumers) ptx::named_barrier_arrive(next_turn, kTurnThreads);
 
+    // Shuffles tell the compiler that a warp goes one way, so that places in the rings are in
+    // uniform registers, where descriptors of products have to be.
+    const auto uniform = [](int32_t value) { return __shfl_sync(0xffffffffu, value, 0); };
+    // The first scores of a tile are asked for before the results of the one before are written.
+    constexpr bool kAhead = Traits::kQueries > 1;
+    float scores[kKeys / 2];
+    // Whether there is something to ask for. If not, what comes out means nothing; that products
+    // are asked for all the same keeps the compiler from waiting for them where it need not.
+    const auto ask = [&](const HopperTile& asked) {
+      const bool any = uniform(asked.kv_head) >= 0;
+      if (any) query_pipeline.ConsumerWait(query_at);
+      if (any && uniform(asked.count) > 0) key_pipeline.ConsumerWait(key_at);
+      ptx::warpgroup_fence_operand(scores);
+      ptx::wgmma_fence();
+      consumer.Scores(scores, queries_of(query_at.stage), keys_of(key_at.stage));
+      ptx::wgmma_commit_group();
+    };
+    const HopperTile* next = &scheduler.Take();
+    if constexpr (kAhead) {
+      ask(*next);
+      ptx::wgmma_wait_group<0>();
+      ptx::warpgroup_fence_operand(scores);
+    }
     while (true) {
-      const HopperTile& tile = scheduler.Take();
-      // Shuffles tell the compiler that a warp goes one way, so that places in the rings are in
-      // uniform registers, where descriptors of products have to be.
-      if (__shfl_sync(0xffffffffu, tile.kv_head, 0) < 0) break;
-      const int32_t count = __shfl_sync(0xffffffffu, tile.count, 0);
+      const HopperTile& tile = *next;
+      if (uniform(tile.kv_head) < 0) break;
+      const int32_t count = uniform(tile.count);
       const int row_in_tile = group * 64 + warp * 16 + lane / 4;
       consumer.logits = LoadLogits(p, tile.request.index, tile.kv_head);
 #pragma unroll
@@ -197,141 +219,137 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
         consumer.masks[half] =
             LoadRowMask(p, tile.request, mine ? static_cast<int32_t>(token) : INT32_MAX,
                         tile.kv_head * p.group + static_cast<int32_t>(head));
+        const bool real = mine && row < tile.request.query_len * p.group;
+        consumer.limits[half] = real ? __float_as_uint(Consumer::kLarge) : UINT32_MAX;
         consumer.maximum[half] = -INFINITY;
         consumer.sum[half] = 0.0f;
       }
 #pragma unroll
       for (int i = 0; i < kHead / 2; ++i) consumer.out[i] = 0.0f;
-      const KeyRange range = tile.range, all = tile.all;
+      const KeyRange range = tile.range;
+      const KeyRange all = {uniform(tile.all.begin), uniform(tile.all.end)};
       auto zero_values = [&](int32_t first_key, int stage) {
         if (first_key < range.begin || first_key + kKeys > range.end) {
           ZeroValues<kHead>(storage.values[stage][0], first_key, range, group);
         }
       };
 
-      query_pipeline.ConsumerWait(query_at);
-      if (count > 0) {
-        float scores[kKeys / 2];
-        float factors[2];
-        uint32_t weights[kKeys / 16][4];
-        int32_t first_key = tile.origin + (count - 1) * kKeys;
-        const uint64_t my_query = queries_of(query_at.stage);
-        key_pipeline.ConsumerWait(at);
-        ptx::warpgroup_fence_operand(scores);
-        ptx::wgmma_fence();
-        consumer.Scores(scores, my_query, keys_of(at.stage));
-        ptx::wgmma_commit_group();
+      if constexpr (!kAhead) {
+        ask(tile);
         ptx::wgmma_wait_group<0>();
         ptx::warpgroup_fence_operand(scores);
-        if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
+      }
+      const sm90::PipelineState my_query_at = query_at;
+      query_at.Advance(Traits::kQueries);
+      if (count > 0) {
+        float factors[2];
+        uint32_t weights[kKeys / 16][4];
+        int32_t first_key = uniform(tile.origin) + (count - 1) * kKeys;
+        const uint64_t my_query = queries_of(my_query_at.stage);
+        if (lane == 0) key_pipeline.ConsumerRelease(key_at.stage);
         consumer.Softmax(scores, factors, first_key, all);
         consumer.Round(scores, weights);
         for (int32_t i = 1; i < count; ++i) {
-          const sm90::PipelineState before = at;
-          at.Advance(kStages);
-          key_pipeline.ConsumerWait(at);
-          value_pipeline.ConsumerWait(before);
-          zero_values(first_key, before.stage);
-          first_key -= kKeys;
+          key_at.Advance(Traits::kKeyStages);
+          key_pipeline.ConsumerWait(key_at);
           ptx::named_barrier_sync(turn, kTurnThreads);
           ptx::warpgroup_fence_operand(scores);
           ptx::warpgroup_fence_operand(consumer.out);
           ptx::wgmma_fence();
-          consumer.Scores(scores, my_query, keys_of(at.stage));
+          consumer.Scores(scores, my_query, keys_of(key_at.stage));
           ptx::wgmma_commit_group();
+          value_pipeline.ConsumerWait(value_at);
+          zero_values(first_key, value_at.stage);
+          first_key -= kKeys;
+          ptx::wgmma_fence();
           // A warp waits where it asks for a product while others are under way, so the next
           // warpgroup is let in before the last ones are asked for.
-          constexpr int kSteps = kKeys / 16, kEarly = kSteps - Traits::kLastSteps;
-          consumer.Values(weights, values_of(before.stage), 0, kEarly);
+          constexpr int kSteps = kKeys / 16, kEarly = Traits::kStepsOfTurn;
+          consumer.Values(weights, values_of(value_at.stage), 0, kEarly);
           ptx::named_barrier_arrive(next_turn, kTurnThreads);
-          consumer.Values(weights, values_of(before.stage), kEarly, kSteps);
+          consumer.Values(weights, values_of(value_at.stage), kEarly, kSteps);
           ptx::wgmma_commit_group();
           ptx::wgmma_wait_group<1>();
           ptx::warpgroup_fence_operand(scores);
-          if (lane == 0) key_pipeline.ConsumerRelease(at.stage);
-          consumer.Softmax(scores, factors, first_key, all);
-          // A store that needs all exponentials keeps the assembler from moving them behind the
-          // wait: they are to be computed while the product runs.
-          ptx::st_volatile_shared(sink, consumer.sum[0] + consumer.sum[1]);
-          ptx::wgmma_wait_group<0>();
-          ptx::warpgroup_fence_operand(consumer.out);
-          if (lane == 0) value_pipeline.ConsumerRelease(before.stage);
-          // Most tiles leave the maxima of a warp's rows as they are.
-          if (__any_sync(0xffffffffu, factors[0] != 1.0f || factors[1] != 1.0f)) {
-            consumer.Rescale(factors);
+          if constexpr (kExtras) {
+            if (lane == 0) key_pipeline.ConsumerRelease(key_at.stage);
+            consumer.Softmax(scores, factors, first_key, all);
+            // A store that needs all exponentials keeps the assembler from moving them behind the
+            // wait: they are to be computed while the product runs.
+            ptx::st_volatile_shared(sink, consumer.sum[0] + consumer.sum[1]);
+            ptx::wgmma_wait_group<0>();
+            ptx::warpgroup_fence_operand(consumer.out);
+            if (lane == 0) value_pipeline.ConsumerRelease(value_at.stage);
+            // Most tiles leave the maxima of a warp's rows as they are.
+            if (__any_sync(0xffffffffu, factors[0] != 1.0f || factors[1] != 1.0f)) {
+              consumer.Rescale(factors);
+            }
+          } else {
+            // Most tiles have no mask and leave the maxima as they are, so that weights need not
+            // wait for those. If a tile does not, its scores are computed once more.
+            const bool masked = consumer.Masked(first_key, all);
+            bool again = false;
+            if (!masked) {
+              again = __any_sync(0xffffffffu,
+                                 ptx::named_barrier_or(own_barrier, 128, consumer.Weights(scores)));
+            }
+            ptx::wgmma_wait_group<0>();
+            ptx::warpgroup_fence_operand(consumer.out);
+            if (lane == 0) value_pipeline.ConsumerRelease(value_at.stage);
+            if (masked || again) {
+              if (again) {
+                ptx::warpgroup_fence_operand(scores);
+                ptx::wgmma_fence();
+                consumer.Scores(scores, my_query, keys_of(key_at.stage));
+                ptx::wgmma_commit_group();
+                ptx::wgmma_wait_group<0>();
+                ptx::warpgroup_fence_operand(scores);
+              }
+              consumer.Softmax(scores, factors, first_key, all);
+              consumer.Rescale(factors);
+            } else {
+              consumer.sum[0] += consumer.added[0];
+              consumer.sum[1] += consumer.added[1];
+            }
+            if (lane == 0) key_pipeline.ConsumerRelease(key_at.stage);
           }
+          value_at.Advance(Traits::kValueStages);
           consumer.Round(scores, weights);
         }
-        value_pipeline.ConsumerWait(at);
-        zero_values(first_key, at.stage);
+        value_pipeline.ConsumerWait(value_at);
+        zero_values(first_key, value_at.stage);
         ptx::warpgroup_fence_operand(consumer.out);
         ptx::wgmma_fence();
-        consumer.Values(weights, values_of(at.stage), 0, kKeys / 16);
+        consumer.Values(weights, values_of(value_at.stage), 0, kKeys / 16);
         ptx::wgmma_commit_group();
-        ptx::wgmma_wait_group<0>();
+        key_at.Advance(Traits::kKeyStages);
+        if constexpr (kAhead) {
+          next = &scheduler.Take();
+          ask(*next);
+          ptx::wgmma_wait_group<1>();
+        } else {
+          ptx::wgmma_wait_group<0>();
+        }
         ptx::warpgroup_fence_operand(consumer.out);
-        if (lane == 0) value_pipeline.ConsumerRelease(at.stage);
-        at.Advance(kStages);
+        if (lane == 0) value_pipeline.ConsumerRelease(value_at.stage);
+        value_at.Advance(Traits::kValueStages);
+      } else if (kAhead) {
+        next = &scheduler.Take();
+        ask(*next);
       }
 
-      // Through the memory of the warpgroup's queries, which no product reads any more, so that
-      // rows are written in whole.
-      const int32_t rows = tile.request.query_len * p.group;
-      float row_factors[2];
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int32_t row = tile.first_row + row_in_tile + 8 * half;
-        float total = consumer.sum[half];
-        total += __shfl_xor_sync(0xffffffffu, total, 1);
-        total += __shfl_xor_sync(0xffffffffu, total, 2);
-        float top = consumer.maximum[half];
-        if (!kExtras && top > -INFINITY) top *= consumer.logits.scale;
-        row_factors[half] = 0.0f;
-        if (row_in_tile + 8 * half < plan.tile_rows && row < rows) {
-          const float v_scale = Scale(p.v_scale, p.v_scale_request_stride, p.v_scale_head_stride,
-                                      tile.request.index, tile.kv_head);
-          row_factors[half] = FinishRow<T>(p, tile.kv_head, row, v_scale, top, total);
-          if (p.lse != nullptr && lane % 4 == 0) {
-            StoreLse(p, tile.request, tile.kv_head, row, top, total);
-          }
-        }
-      }
-      ptx::named_barrier_sync(own_barrier, 128);
-      char* stage_rows = storage.query[query_at.stage][0] + group * 64 * 128;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = warp * 16 + lane / 4 + 8 * half;
-#pragma unroll
-        for (int block = 0; block < kHead / 8; ++block) {
-          const uint32_t pair =
-              PackPair<T>(consumer.out[4 * block + 2 * half] * row_factors[half],
-                          consumer.out[4 * block + 2 * half + 1] * row_factors[half]);
-          *reinterpret_cast<uint32_t*>(stage_rows + block / 8 * Traits::kQueryPanel + row * 128 +
-                                       ((block % 8) ^ (row % 8)) * 16 + lane % 4 * 4) = pair;
-        }
-      }
-      __syncwarp();
-      constexpr int kChunks = kHead / 8;
-      T* const out = static_cast<T*>(p.out) + tile.request.first_token * p.out_token_stride +
-                     tile.kv_head * p.group * p.out_head_stride;
-#pragma unroll
-      for (int step = 0; step < kChunks / 2; ++step) {
-        const int i = 32 * step + lane, chunk = i % kChunks;
-        const int row = warp * 16 + i / kChunks, row_of_tile = group * 64 + row;
-        const int32_t global = tile.first_row + row_of_tile;
-        if (row_of_tile < plan.tile_rows && global < rows && chunk * 8 < p.value_head_size) {
-          const auto [token, head] = plan.group(static_cast<uint32_t>(global));
-          *reinterpret_cast<uint4*>(out + token * p.out_token_stride + head * p.out_head_stride +
-                                    chunk * 8) =
-              *reinterpret_cast<const uint4*>(stage_rows + chunk / 8 * Traits::kQueryPanel +
-                                              row * 128 + ((chunk % 8) ^ (row % 8)) * 16);
-        }
-      }
+      char* const stage_rows = storage.query[my_query_at.stage][0] + group * 64 * 128;
+      WriteResults<T, kHead, kExtras>(p, plan, tile, consumer, stage_rows, group);
       ptx::fence_proxy_async();
       __syncwarp();
-      if (lane == 0) query_pipeline.ConsumerRelease(query_at.stage);
-      query_at.Advance(Traits::kQueries);
+      if (lane == 0) query_pipeline.ConsumerRelease(my_query_at.stage);
       scheduler.Release(tile, lane);
+      if constexpr (kAhead) {
+        ptx::wgmma_wait_group<0>();
+        ptx::warpgroup_fence_operand(scores);
+      } else {
+        next = &scheduler.Take();
+      }
     }
   }
 #endif

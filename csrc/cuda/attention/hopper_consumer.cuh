@@ -21,14 +21,19 @@ struct HopperConsumer {
   static constexpr int kKeys = Traits::kKeys;
   static constexpr int kScores = kKeys / 2, kOut = kHead / 2;
   static constexpr float kLittle = 8.0f;  // of a maximum's growth; of base-2 logits
+  // What a thread's weights of a row and tile may add up to before the row's maximum is looked for.
+  // At most 32 are added, so that it has then grown by more than kLittle; and float16 holds them.
+  static constexpr float kLarge = 16384.0f;
 
   float out[kOut];
   // Of a row's logits: the largest, or one that is less by up to kLittle; weights are relative to
   // it.
   float maximum[2];
-  float sum[2];  // of weights
+  float sum[2];    // of weights
+  float added[2];  // of those of the last tile, by Weights()
   RowMask masks[2];
   Logits logits;
+  uint32_t limits[2];  // the bits of kLarge; more than any float's for rows that nobody reads
 
   // Descriptors of the first columns of queries and keys, and of the first values.
   __device__ __forceinline__ static uint64_t Rows(uint32_t address) {
@@ -114,11 +119,39 @@ struct HopperConsumer {
 #pragma unroll
         for (int j = 2 * half; j < 2 * half + 2; ++j) {
           scores[i + j] = ptx::ex2_approx_ftz(fmaf(scores[i + j], scale, -origin));
-          total += scores[i + j];
         }
+        total += scores[i + 2 * half] + scores[i + 2 * half + 1];
       }
       sum[half] = sum[half] * factors[half] + total;
     }
+  }
+
+  // Whether Softmax() has to hide keys of the tile from some rows.
+  __device__ __forceinline__ static bool Masked(int32_t first_key, const KeyRange& all) {
+    return first_key < all.begin || first_key + kKeys > all.end;
+  }
+
+  // Softmax() of a tile that all rows see whole, without its wait for the maxima: weights are
+  // relative to those so far. Returns whether a row's became too large for that, or are none
+  // because it has no maximum yet: Softmax() is then to be given the scores once more.
+  __device__ __forceinline__ bool Weights(float (&scores)[kScores]) {
+    static_assert(!kExtras, "scores are logits but for their scale");
+    bool large = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float origin = maximum[half] * logits.scale;
+      float total = 0.0f;
+#pragma unroll
+      for (int i = 2 * half; i < kScores; i += 4) {
+        scores[i] = ptx::ex2_approx_ftz(fmaf(scores[i], logits.scale, -origin));
+        scores[i + 1] = ptx::ex2_approx_ftz(fmaf(scores[i + 1], logits.scale, -origin));
+        total += scores[i] + scores[i + 1];
+      }
+      added[half] = total;
+      // As bits, infinity and NaN are large too.
+      large = large || __float_as_uint(total) > limits[half];
+    }
+    return large;
   }
 
   __device__ __forceinline__ static void Round(const float (&scores)[kScores],

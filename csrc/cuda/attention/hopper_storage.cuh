@@ -31,23 +31,23 @@ struct HopperTraits {
   static_assert(128 * (kProducerRegisters + kConsumers * kConsumerRegisters) <= 65536);
   static constexpr int kRows = HopperRows(kHead);
   static constexpr int kKeys = HopperKeys(kHead);
-  static constexpr int kStages = 2;
+  // Keys stay until it is known that their scores need not be computed again.
+  static constexpr int kKeyStages = 3, kValueStages = 2;
   static constexpr int kPanels = kHead / 64;
-  // Products with 16 keys' values that a warpgroup asks for when it has let the next one in; they
-  // take about 200 cycles, 64 rows each.
-  static constexpr int kLastSteps = (384 + kHead - 1) / kHead;
+  // Products with 16 keys' values that a warpgroup asks for before the next one's turn.
+  static constexpr int kStepsOfTurn = kHead <= 64 ? 0 : kKeys / 64;
   // Tiles of queries: a second one where there is room, which is copied while results are written
   // through the memory of the first.
   static constexpr int kQueries = kHead <= 192 ? 2 : 1;
-  using Pipeline = sm90::Pipeline<kStages>;
+  using Pipeline = sm90::Pipeline<kKeyStages>;
   using QueryPipeline = sm90::Pipeline<kQueries>;
   using Scheduler = sm90::DynamicTileScheduler<HopperTile, 2>;
 
   // Tiles are panels of 64 columns, 128 bytes a row, in the 128-byte swizzle.
   struct SharedStorage {
     char query[kQueries][kPanels][kRows * 128];
-    char keys[kStages][kPanels][kKeys * 128];
-    char values[kStages][kPanels][kKeys * 128];
+    char keys[kKeyStages][kPanels][kKeys * 128];
+    char values[kValueStages][kPanels][kKeys * 128];
     typename QueryPipeline::SharedStorage query_pipeline;
     typename Pipeline::SharedStorage key_pipeline, value_pipeline;
     typename Scheduler::SharedStorage scheduler;

@@ -99,6 +99,17 @@ def test_growing_maxima(largest: int, dtype: torch.dtype, head_size: int) -> Non
     batch.check()
 
 
+@pytest.mark.parametrize("head_size", [64, 128, 192, 256])
+@pytest.mark.parametrize("lengths", [((1000, 1000),), ((129, 700), (300, 517))], ids=str)
+def test_maxima_that_jump(lengths: tuple[tuple[int, int], ...], head_size: int) -> None:
+    """By more than the exponents of a float, with rows of no request in a tile of queries."""
+    problem = Problem(lengths, heads=6, kv_heads=2, block_size=0, head_size=head_size)
+    for large in (slice(None, 1), slice(None, 450), slice(450, None)):
+        batch = make(problem)
+        batch.args["key"][large].mul_(100)
+        batch.check()
+
+
 def test_random_batches() -> None:
     rng = random.Random(5)  # noqa: S311  test data
     for _ in range(40):
