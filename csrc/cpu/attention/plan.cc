@@ -16,8 +16,8 @@ constexpr int64_t kTasksPerThread = 3;
 constexpr int32_t kMinSplitKeys = 256;
 // A tile of few rows takes the time of reading its keys and values, however many rows it has.
 constexpr int32_t kFreeRows = 8;
-// Copying keys for a tile pays with more rows from so many keys on, where each thread still gets so
-// many tiles.
+// Copying keys for a tile pays with more rows from so many keys on, where a batch still has so many
+// tiles for each thread.
 constexpr int32_t kLongKeys = 1024, kLongTilesPerThread = 8;
 // The head size up to which such a tile stays in the L2 cache.
 constexpr int32_t kLongHead = 128;
@@ -34,9 +34,12 @@ class Planner {
 
   AttentionPlan Make(const std::vector<AttentionRequest>& requests, int32_t kv_heads,
                      int max_threads) {
+    const bool enough = LongTiles(requests) * kv_heads >= kLongTilesPerThread * max_threads;
     int64_t total = 0;
     for (const AttentionRequest& request : requests) {
-      total += AddTiles(request, TileRows(request, kv_heads, max_threads));
+      total += AddTiles(request, enough && HasManyKeys(request)
+                                     ? std::max(table_.tile_rows, LongRows())
+                                     : table_.tile_rows);
     }
     total *= kv_heads;
     plan_.threads = static_cast<int>(std::clamp<int64_t>(total / kCostPerThread, 1, max_threads));
@@ -59,13 +62,19 @@ class Planner {
   }
 
  private:
-  int32_t TileRows(const AttentionRequest& request, int32_t kv_heads, int max_threads) const {
-    const int32_t head = std::max(problem_.head_size, kLongHead);
-    const int32_t rows = table_.long_tile_rows[dtype_] * kLongHead / head;
-    const int64_t all_rows = int64_t{request.tokens} * problem_.group * kv_heads;
-    const bool enough = all_rows >= int64_t{rows} * kLongTilesPerThread * max_threads;
-    const bool many_keys = std::min(request.seq_len, problem_.window) >= kLongKeys;
-    return many_keys && enough ? std::max(table_.tile_rows, rows) : table_.tile_rows;
+  int32_t LongRows() const {
+    return table_.long_tile_rows[dtype_] * kLongHead / std::max(problem_.head_size, kLongHead);
+  }
+  bool HasManyKeys(const AttentionRequest& request) const {
+    return std::min(request.seq_len, problem_.window) >= kLongKeys;
+  }
+  // Whole ones of one key/value head that the requests with many keys would make.
+  int64_t LongTiles(const std::vector<AttentionRequest>& requests) const {
+    int64_t tiles = 0;
+    for (const AttentionRequest& request : requests) {
+      if (HasManyKeys(request)) tiles += int64_t{request.tokens} * problem_.group / LongRows();
+    }
+    return tiles;
   }
 
   // The request's query tiles, last tokens first: under a causal mask they see most keys.

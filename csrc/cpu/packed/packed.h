@@ -111,6 +111,11 @@ struct PackedTable {
   // Exact.
   using Decode = void(const uint8_t* words, size_t rows, void* to);
   Decode* decode[kPackedCodings][3];  // of kPlain and kCodedI4: null
+  // sums[i] = scales[i] * (one row of A times the same words), plus sums[i] unless `first`; the
+  // bits of decoding first. Null where gemm's kernel packs A otherwise than value after value.
+  using MultiplyRow = void(const uint8_t* words, size_t rows, const char* a, const float* scales,
+                           float* sums, bool first);
+  MultiplyRow* multiply_row[kPackedCodings][3];
   // sums[row][i] += scales[i] * (products[row][i] - row_sums[row] * zeros[i]), times row_scales.
   void (*add_group)(float* sums, const PackedGroup& group);
   int32_t (*sum)(const int8_t* values, size_t count);

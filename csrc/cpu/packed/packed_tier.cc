@@ -1,5 +1,6 @@
 // Weights of 8 and 4 bits to floats, each of which fits into a bfloat16 and a float16 without
 // rounding, and what else makes numbers of products with them.
+#include "cpu/gemm/gemm_dot.h"
 #include "cpu/gemm/gemm_tier.h"
 #include "cpu/packed/packed.h"
 #include "cpu/vec.h"
@@ -7,11 +8,8 @@
 namespace vk::VK_TIER {
 namespace {
 
-using DU = hn::RebindToUnsigned<DF>;
-using DI = hn::RebindToSigned<DF>;
 using D8 = hn::Repartition<uint8_t, DF>;
 using VU8 = hn::Vec<D8>;
-constexpr size_t kLanes = kFloatLanes;
 
 HWY_INLINE VU32 Word(uint32_t value) { return hn::Set(DU(), value); }
 
@@ -34,10 +32,12 @@ HWY_INLINE VF WithSign(VF value, VU32 sign) {
 
 struct CodeI8 {
   static constexpr size_t kBits = 8;
-  static HWY_INLINE VF Value(VU32 code) {
-    const auto wide = hn::ShiftRight<24>(hn::BitCast(DI(), hn::ShiftLeft<24>(code)));
+  template <int kPlace>
+  static HWY_INLINE VF At(VU32 word) {
+    const auto wide = hn::ShiftRight<24>(hn::BitCast(DI(), hn::ShiftLeft<24 - 8 * kPlace>(word)));
     return hn::ConvertTo(DF(), wide);
   }
+  static HWY_INLINE VF Value(VU32 code) { return At<0>(code); }
 };
 
 // The bits of a bfloat16 that is `mantissa` * 2^`exponent`.
@@ -93,16 +93,17 @@ struct CodeE4m3 {
     const D8 d8;
     const VU8 magnitude = hn::And(codes, hn::Set(d8, uint8_t{0x7F}));
     // 0x80 and more, for which nothing is looked up, from code 16 on.
-    const VU8 few =
-        hn::And(hn::Add(magnitude, hn::Set(d8, uint8_t{0x70})), hn::Set(d8, uint8_t{0x8F}));
+    VU8 few = hn::Add(magnitude, hn::Set(d8, uint8_t{0x70}));
+#if !HWY_ARCH_X86  // whose instruction does not look at bits 4 to 6
+    few = hn::And(few, hn::Set(d8, uint8_t{0x8F}));
+#endif
     const VU8 nan = hn::VecFromMask(d8, hn::Eq(magnitude, hn::Set(d8, uint8_t{0x7F})));
     const VU8 upper =
         hn::TableLookupBytes(hn::LoadDup128(d8, kUpper.high), hn::ShiftRight<4>(codes));
     low = hn::Xor(hn::ShiftLeft<4>(codes),
                   hn::TableLookupBytesOr0(hn::LoadDup128(d8, kDifference.low), few));
     high = hn::Xor(upper, hn::TableLookupBytesOr0(hn::LoadDup128(d8, kDifference.high), few));
-    low = hn::Or(low, nan);
-    high = hn::Or(high, nan);
+    high = hn::Or(high, nan);  // the exponent's last bit and the mantissa are low's: 0xF0
   }
 };
 
@@ -136,17 +137,21 @@ struct CodeE2m1 {
   }
 };
 
-// Two values of K of some columns, at `to` + `column` where row k begins.
+// Two values of K of some columns, as packed bfloat16.
+HWY_INLINE VU32 Pair(VF first, VF second) {
+  const DU du;
+  const VU32 low = hn::ShiftRight<16>(hn::BitCast(du, first));
+  return hn::Or(low, hn::And(hn::BitCast(du, second), Word(0xFFFF0000u)));
+}
+
+// The same at `to` + `column` where row k begins.
 template <class T>
 HWY_INLINE void StorePair(VF first, VF second, T* to, size_t column) {
   StoreF32(first, to + column);
   StoreF32(second, to + kPanel + column);
 }
 HWY_INLINE void StorePair(VF first, VF second, hwy::bfloat16_t* to, size_t column) {
-  const DU du;
-  const VU32 low = hn::ShiftRight<16>(hn::BitCast(du, first));
-  const VU32 high = hn::And(hn::BitCast(du, second), Word(0xFFFF0000u));
-  hn::StoreU(hn::Or(low, high), du, reinterpret_cast<uint32_t*>(to) + column);
+  hn::StoreU(Pair(first, second), DU(), reinterpret_cast<uint32_t*>(to) + column);
 }
 
 template <class Code, class T>
@@ -171,38 +176,136 @@ void Decode(const uint8_t* words, size_t rows, void* out) {
   }
 }
 
-// The same to bfloat16 for floats, whose two bytes are looked up: codes of pairs of K lie together
-// before that, those of four columns in a block of 16 bytes, so that interleaving both bytes gives
-// rows as gemm's kernels read them.
+// Calls body(i, pair) for the pairs i of K in one vector of words. A float's two bytes are looked
+// up: codes of pairs of K lie together before that, those of four columns in a block of 16 bytes,
+// so that interleaving both bytes gives packed bfloat16.
+template <class Code, class Body>
+HWY_INLINE void ForPairs(VU8 words, const Body& body) {
+  const D8 d8;
+  const auto both = [&](size_t i, VU8 codes) VK_INLINE_LAMBDA {
+    VU8 low, high;
+    Code::Bytes(codes, low, high);
+    body(i, hn::BitCast(DU(), hn::InterleaveLower(d8, low, high)));
+    body(i + 1, hn::BitCast(DU(), hn::InterleaveUpper(d8, low, high)));
+  };
+  const VU8 codes = hn::TableLookupBytes(words, hn::LoadDup128(d8, Code::kOrder));
+  if constexpr (Code::kBits == 8) {
+    both(0, codes);
+  } else {
+    const VU8 even = hn::And(codes, hn::Set(d8, uint8_t{15})), odd = hn::ShiftRight<4>(codes);
+    both(0, hn::InterleaveLower(d8, even, odd));
+    both(2, hn::InterleaveUpper(d8, even, odd));
+  }
+}
+
+constexpr size_t kWordRowBytes = kPanel * sizeof(uint32_t);
+
+// The same to bfloat16 for floats.
 template <class Code>
 void DecodePairs(const uint8_t* words, size_t rows, void* out) {
-  constexpr size_t kRowBytes = kPanel * sizeof(uint32_t);
   const D8 d8;
-  const VU8 order = hn::LoadDup128(d8, Code::kOrder);
-  for (size_t column = 0; column < kRowBytes; column += kVectorBytes) {
+  for (size_t column = 0; column < kWordRowBytes; column += kVectorBytes) {
     const uint8_t* from = words + column;
     uint8_t* to = static_cast<uint8_t*>(out) + column;
-    const auto store = [&](VU8 codes) VK_INLINE_LAMBDA {
-      VU8 low, high;
-      Code::Bytes(codes, low, high);
-      hn::StoreU(hn::InterleaveLower(d8, low, high), d8, to);
-      hn::StoreU(hn::InterleaveUpper(d8, low, high), d8, to + kRowBytes);
-      to += 2 * kRowBytes;
-    };
-    for (size_t row = 0; row < rows; ++row, from += kRowBytes) {
+    for (size_t row = 0; row < rows; ++row, from += kWordRowBytes) {
       __builtin_prefetch(from + kFetchAhead, 0, 2);
-      const VU8 codes = hn::TableLookupBytes(hn::LoadU(d8, from), order);
-      if constexpr (Code::kBits == 8) {
-        store(codes);
-      } else {
-        const VU8 half = hn::Set(d8, uint8_t{15});
-        const VU8 even = hn::And(codes, half), odd = hn::ShiftRight<4>(codes);
-        store(hn::InterleaveLower(d8, even, odd));
-        store(hn::InterleaveUpper(d8, even, odd));
-      }
+      ForPairs<Code>(hn::LoadU(d8, from), [&](size_t, VU32 pair) VK_INLINE_LAMBDA {
+        hn::StoreU(pair, DU(), reinterpret_cast<uint32_t*>(to));
+        to += kWordRowBytes;
+      });
     }
   }
 }
+
+#if !VK_GEMM_MMA
+template <class T>
+struct DotOf;
+template <>
+struct DotOf<float> : DotF32 {};
+template <>
+struct DotOf<hwy::bfloat16_t> : DotBf16 {};
+template <>
+struct DotOf<hwy::float16_t> : DotF16 {};
+
+// One row of A times the values in a vector of words, in the order in which gemm's kernels add
+// them.
+template <class Code, class T>
+HWY_INLINE void AddWords(VF& sum, VU8 words, const char* a) {
+  using Dot = DotOf<T>;
+  constexpr bool kPairs = kABytes<Dot> < Dot::kDepth * sizeof(float);
+  const auto add = [&](size_t i, VF value) VK_INLINE_LAMBDA {
+    sum = hn::MulAdd(BroadcastFloat(a + i * sizeof(float)), value, sum);
+#if HWY_ARCH_X86
+    asm("" : "+v"(sum.raw));  // GCC would spill sums, not constants
+#endif
+  };
+  const auto add_pair = [&](size_t i, VU32 pair) VK_INLINE_LAMBDA {
+    if constexpr (kPairs) {
+#if defined(__AVX512BF16__)
+      sum = Dot::Add(sum, Dot::Broadcast(a + i * kPartABytes), (__m512bh)pair.raw);
+#endif
+    } else {
+      add(2 * i, hn::BitCast(DF(), hn::ShiftLeft<16>(pair)));
+      add(2 * i + 1, hn::BitCast(DF(), hn::And(pair, Word(0xFFFF0000u))));
+    }
+  };
+  if constexpr (hwy::IsSame<Code, CodeI8>()) {
+    const VU32 word = hn::BitCast(DU(), words);
+    if constexpr (kPairs) {
+      add_pair(0, Pair(Code::template At<0>(word), Code::template At<1>(word)));
+      add_pair(1, Pair(Code::template At<2>(word), Code::template At<3>(word)));
+    } else {
+      add(0, Code::template At<0>(word));
+      add(1, Code::template At<1>(word));
+      add(2, Code::template At<2>(word));
+      add(3, Code::template At<3>(word));
+    }
+  } else {
+    ForPairs<Code>(words, add_pair);
+  }
+}
+
+template <class Code, class T>
+void MultiplyRow(const uint8_t* words, size_t rows, const char* a, const float* scales, float* sums,
+                 bool first) {
+  using Dot = DotOf<T>;
+  // Vectors of a panel that are summed at once: enough to hide the latency of their additions.
+  constexpr size_t kVectors = 4, kStripBytes = kVectors * kVectorBytes;
+  constexpr size_t kRowABytes = 32 / Code::kBits * kABytes<Dot> / Dot::kDepth;
+  static_assert(kWordRowBytes % kStripBytes == 0);
+  const DF df;
+  for (size_t strip = 0; strip < kWordRowBytes; strip += kStripBytes) {
+    VF sum[kVectors];
+    for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(df);
+    const uint8_t* from = words + strip;
+    const char* row_a = a;
+    for (size_t row = 0; row < rows; ++row, from += kWordRowBytes, row_a += kRowABytes) {
+      for (size_t i = 0; i < kStripBytes; i += 64) {
+        __builtin_prefetch(from + kFetchAhead + i, 0, 2);
+      }
+      for (size_t v = 0; v < kVectors; ++v) {
+        AddWords<Code, T>(sum[v], hn::LoadU(D8(), from + v * kVectorBytes), row_a);
+      }
+    }
+    for (size_t v = 0; v < kVectors; ++v) {
+      const size_t column = strip / sizeof(uint32_t) + v * kLanes;
+      const VF scale = hn::LoadU(df, scales + column);
+      float* to = sums + column;
+      hn::StoreU(first ? hn::Mul(sum[v], scale) : hn::MulAdd(sum[v], scale, hn::LoadU(df, to)), df,
+                 to);
+    }
+  }
+}
+
+// Of kernels whose rows lie otherwise: none.
+template <class Code, class T>
+constexpr PackedTable::MultiplyRow* kMultiplyRow =
+    hwy::IsSame<T, hwy::bfloat16_t>() && (VK_GEMM_AMX || VK_GEMM_MMLA) ? nullptr
+                                                                       : MultiplyRow<Code, T>;
+#else
+template <class Code, class T>
+constexpr PackedTable::MultiplyRow* kMultiplyRow = nullptr;
+#endif
 
 void Scale(float* to, const float* sums, const float* scales, size_t rows, bool first) {
   const DF df;
@@ -268,6 +371,13 @@ const PackedTable packed_table = {
      {Decode<CodeE4m3, float>, DecodePairs<CodeE4m3>, Decode<CodeE4m3, hwy::float16_t>},
      {},
      {Decode<CodeE2m1, float>, DecodePairs<CodeE2m1>, Decode<CodeE2m1, hwy::float16_t>}},
+    {{}, {kMultiplyRow<CodeI8, float>, kMultiplyRow<CodeI8, hwy::bfloat16_t>,
+      kMultiplyRow<CodeI8, hwy::float16_t>},
+     {kMultiplyRow<CodeE4m3, float>, kMultiplyRow<CodeE4m3, hwy::bfloat16_t>,
+      kMultiplyRow<CodeE4m3, hwy::float16_t>},
+     {},
+     {kMultiplyRow<CodeE2m1, float>, kMultiplyRow<CodeE2m1, hwy::bfloat16_t>,
+      kMultiplyRow<CodeE2m1, hwy::float16_t>}},
     AddGroup,
     Sum,
     {WidenRow<float>, WidenRow<hwy::bfloat16_t>, WidenRow<hwy::float16_t>},

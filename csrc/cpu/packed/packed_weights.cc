@@ -172,12 +172,25 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
   const auto decode = Kernels().packed->decode[coding_][dtype];
   const char* data = Panel(expert, panel);
   const size_t width = Width(panel), word_values = kWordBytes * values_;
+  // Whole panels only: nothing is decoded into memory.
+  const auto row = part.rows == 1 && width == kPanel
+                       ? Kernels().packed->multiply_row[coding_][dtype]
+                       : nullptr;
   alignas(64) char words[kDecodeDepth * kPanel], decoded[kExpandBytes];
   alignas(64) float scales[kPanel];
   const size_t end = part.k + part.depth;
   for (size_t k = part.k; k < end;) {
     const bool first_group = k == 0;
     const size_t group_end = std::min(end, ReadScales(expert, panel, k, scales));
+    const auto a_at = [&](size_t at) {
+      return part.a + (at - part.k) / kernel.step * kernel.group_step_bytes;
+    };
+    if (row && (group_end - k) % word_values == 0) {
+      row(reinterpret_cast<const uint8_t*>(data + k / values_ * kPanel),
+          (group_end - k) / word_values, a_at(k), scales, part.sums, first_group);
+      k = group_end;
+      continue;
+    }
     for (bool first = true; k < group_end; first = false) {
       const size_t depth = std::min(kDecodeDepth, group_end - k);
       const size_t padded = RoundUp(depth, kPackedGroupMultiple);
@@ -188,7 +201,7 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
         from = words;
       }
       decode(reinterpret_cast<const uint8_t*>(from), padded / word_values, decoded);
-      GemmBlock block{part.a + (k - part.k) / kernel.step * kernel.group_step_bytes,
+      GemmBlock block{a_at(k),
                       part.a_group_stride,
                       decoded,
                       nullptr,
