@@ -107,6 +107,9 @@ def test_split_along_keys(
 
 LONG = {
     "groups of 4": Problem(((1, 1040), (200, 1040)), heads=16, kv_heads=4, head_size=32),
+    "prompts together": Problem(
+        ((100, 1030), (1, 40), (100, 1040), (40, 1024)), heads=16, kv_heads=4, head_size=32
+    ),
     "groups of 7": Problem(((240, 1024),), heads=14, kv_heads=2, head_size=32, alibi=True),
     "wide heads": Problem(((160, 1030),), heads=16, kv_heads=2, head_size=160, window=1025),
 }

@@ -88,6 +88,38 @@ def test_fp8_every_value(tier: str, dtype: torch.dtype) -> None:
     assert got[:, ~finite].isnan().all()
 
 
+def test_fp8_every_value_in_one_row(tier: str, dtype: torch.dtype) -> None:
+    """The same where one row is multiplied, whose weights never lie decoded in memory."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    weight = torch.stack([codes.roll(shift) for shift in range(8)], 1).contiguous().view(E4M3)
+    finite = ~weight.float().isnan().any(1)
+    for place, row in enumerate(torch.eye(8).to(dtype)):
+        got = ops.fp8_scaled_mm_cpu(
+            row[None], weight, torch.ones(1, 1), [256, 32], None, torch.float32, False
+        )
+        assert torch.equal(got[0, finite], weight.float()[finite, place])
+        assert got[0, ~finite].isnan().all()
+
+
+@with_dtypes("depth", [4, 96, 128, 130, 2048])
+def test_one_row_has_the_bits_of_many(tier: str, dtype: torch.dtype, depth: int) -> None:
+    a, weight, scales = fp8_case(7, depth, 160, (32, 64), dtype)
+    ints = torch.randint(-128, 128, (160, depth), dtype=torch.int8)
+    packed, packed_ints = ops.convert_weight_packed(weight), ops.convert_weight_packed(ints)
+
+    def fp8(rows: torch.Tensor) -> torch.Tensor:
+        return ops.fp8_scaled_mm_cpu(rows, packed, scales, [32, 64], None, torch.float32, True)
+
+    def int8(rows: torch.Tensor) -> torch.Tensor:
+        factors = torch.full((160, 1), 0.01)
+        return ops.int8_scaled_mm_with_quant(rows, packed_ints, factors, None, torch.float32, True)
+
+    assert torch.equal(fp8(a[2:3]), fp8(a)[2:3])
+    # Many rows take longer K in parts, each scaled for itself.
+    if depth <= 128:
+        assert torch.equal(int8(a[2:3]), int8(a)[2:3])
+
+
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_fp8_result(tier: str, dtype: torch.dtype, out_dtype: torch.dtype) -> None:
     """A result of another dtype, and a bias of the activations'."""
