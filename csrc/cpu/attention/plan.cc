@@ -37,9 +37,9 @@ class Planner {
     const bool enough = LongTiles(requests) * kv_heads >= kLongTilesPerThread * max_threads;
     int64_t total = 0;
     for (const AttentionRequest& request : requests) {
-      total += AddTiles(request, enough && HasManyKeys(request)
-                                     ? std::max(table_.tile_rows, LongRows())
-                                     : table_.tile_rows);
+      total +=
+          AddTiles(request, enough && HasManyKeys(request) ? std::max(table_.tile_rows, LongRows())
+                                                           : table_.tile_rows);
     }
     total *= kv_heads;
     plan_.threads = static_cast<int>(std::clamp<int64_t>(total / kCostPerThread, 1, max_threads));

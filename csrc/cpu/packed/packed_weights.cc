@@ -17,6 +17,8 @@ constexpr size_t kExpandBytes = 32768;
 // Values of K that are decoded at once, into float32 at the most.
 constexpr size_t kDecodeDepth = kExpandBytes / kPanel / sizeof(float);
 constexpr size_t kWordBytes = 4;  // of coded values of one column
+// Whole strips of vector kernels.
+constexpr size_t kScaledRows = 24;
 static_assert(kDecodeDepth % kPackedGroupMultiple == 0);
 
 template <class Value>
@@ -40,6 +42,21 @@ void PackValues(const char* from, int64_t n_stride, int64_t k_stride, size_t wid
 
 size_t UnitOf(int32_t dtype) {
   return DtypeSize(dtype) == 1 ? kWordBytes : dtype == VK_BF16 ? 2 : 1;
+}
+
+// A panel times a group of K. The sums of few rows at a time: they are scaled while they are in the
+// L1 cache.
+void MultiplyScaled(const GemmKernel& kernel, const GemmBlock& group, const float* scales,
+                    float* sums, bool first) {
+  const size_t most = RoundUp(kScaledRows, kernel.group);
+  for (size_t row = 0; row < group.rows; row += most) {
+    GemmBlock few = group;
+    few.a += row / kernel.group * group.a_group_stride;
+    few.rows = std::min(most, group.rows - row);
+    kernel.multiply(few);
+    Kernels().packed->scale(sums + row * kPanel, static_cast<const float*>(few.sums), scales,
+                            few.rows, first);
+  }
 }
 
 bool IsHalfByte(PackedCoding coding) { return coding == kCodedE2m1; }
@@ -169,13 +186,12 @@ void PackedWeights::MultiplyPlain(const GemmKernel& kernel, size_t expert, size_
 
 void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_t expert,
                                   size_t panel, const Part& part) const {
-  const auto decode = Kernels().packed->decode[coding_][dtype];
+  const PackedTable& packed = *Kernels().packed;
   const char* data = Panel(expert, panel);
   const size_t width = Width(panel), word_values = kWordBytes * values_;
   // Whole panels only: nothing is decoded into memory.
-  const auto row = part.rows == 1 && width == kPanel
-                       ? Kernels().packed->multiply_row[coding_][dtype]
-                       : nullptr;
+  const auto row =
+      part.rows == 1 && width == kPanel ? packed.multiply_row[coding_][dtype] : nullptr;
   alignas(64) char words[kDecodeDepth * kPanel], decoded[kExpandBytes];
   alignas(64) float scales[kPanel];
   const size_t end = part.k + part.depth;
@@ -200,20 +216,21 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
         Expand(data, width, stored, count, words);
         from = words;
       }
-      decode(reinterpret_cast<const uint8_t*>(from), padded / word_values, decoded);
-      GemmBlock block{a_at(k),
-                      part.a_group_stride,
-                      decoded,
-                      nullptr,
-                      part.more_sums,
-                      part.rows,
-                      CeilDiv(depth, kernel.step),
-                      first};
+      packed.decode[coding_][dtype](reinterpret_cast<const uint8_t*>(from), padded / word_values,
+                                    decoded);
+      GemmBlock block{a_at(k),   part.a_group_stride,         decoded, nullptr, part.more_sums,
+                      part.rows, CeilDiv(depth, kernel.step), first};
       block.near = true;
-      kernel.multiply(block);
       k += depth;
+      if (first && k == group_end) {
+        MultiplyScaled(kernel, block, scales, part.sums, first_group);
+        break;
+      }
+      kernel.multiply(block);
+      if (k == group_end) {
+        packed.scale(part.sums, part.more_sums, scales, part.rows, first_group);
+      }
     }
-    Kernels().packed->scale(part.sums, part.more_sums, scales, part.rows, first_group);
   }
 }
 
