@@ -112,7 +112,8 @@ struct PackedTable {
   using Decode = void(const uint8_t* words, size_t rows, void* to);
   Decode* decode[kPackedCodings][3];  // of kPlain and kCodedI4: null
   // sums[i] = scales[i] * (one row of A times the same words), plus sums[i] unless `first`; the
-  // bits of decoding first. Null where gemm's kernel packs A otherwise than value after value.
+  // bits of decoding first. For gemm's kernels that pack rows one by one; null where no tier has
+  // such.
   using MultiplyRow = void(const uint8_t* words, size_t rows, const char* a, const float* scales,
                            float* sums, bool first);
   MultiplyRow* multiply_row[kPackedCodings][3];

@@ -297,11 +297,8 @@ void MultiplyRow(const uint8_t* words, size_t rows, const char* a, const float* 
   }
 }
 
-// Of kernels whose rows lie otherwise: none.
 template <class Code, class T>
-constexpr PackedTable::MultiplyRow* kMultiplyRow =
-    hwy::IsSame<T, hwy::bfloat16_t>() && (VK_GEMM_AMX || VK_GEMM_MMLA) ? nullptr
-                                                                       : MultiplyRow<Code, T>;
+constexpr PackedTable::MultiplyRow* kMultiplyRow = MultiplyRow<Code, T>;
 #else
 template <class Code, class T>
 constexpr PackedTable::MultiplyRow* kMultiplyRow = nullptr;

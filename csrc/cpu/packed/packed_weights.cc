@@ -190,8 +190,8 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
   const char* data = Panel(expert, panel);
   const size_t width = Width(panel), word_values = kWordBytes * values_;
   // Whole panels only: nothing is decoded into memory.
-  const auto row =
-      part.rows == 1 && width == kPanel ? packed.multiply_row[coding_][dtype] : nullptr;
+  const bool one = part.rows == 1 && kernel.group == 1 && width == kPanel;
+  const auto row = one ? packed.multiply_row[coding_][dtype] : nullptr;
   alignas(64) char words[kDecodeDepth * kPanel], decoded[kExpandBytes];
   alignas(64) float scales[kPanel];
   const size_t end = part.k + part.depth;
