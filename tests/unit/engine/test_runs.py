@@ -280,7 +280,7 @@ def test_as_many_processes_as_the_machine_has_room_for(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)))
     one, two = (options(tmp_path, device="cuda", gpus=gpus) for gpus in (1, 2))
-    assert [runs.processes_at_once(asked, 24.0) for asked in (one, two)] == [8, 12]
+    assert [runs.processes_at_once(asked, 24.0) for asked in (one, two)] == [8, 16]
     assert runs.processes_at_once(two, 15.7) == 10
     assert runs.processes_at_once(one, 2.0) == 1
     assert runs.processes_at_once(options(tmp_path), 0) == 1
