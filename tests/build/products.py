@@ -57,6 +57,11 @@ class Product:
         (self.root / "packages/toolkit").mkdir(parents=True)
         (self.root / "packages/toolkit/pyproject.toml").write_text("[project]\ndependencies = []\n")
 
+    def make_wheels(self) -> None:
+        """Those of the small catalog: no command may be killed at it, nor find half of them."""
+        words = [sys.executable, SMALL_TOOLCHAIN, self.folder / "wheels"]
+        subprocess.run(words, env=self.environment(), check=True)
+
     def command(self, step: int) -> list[str]:
         """The command of a step, whose input is prepared here."""
         raise NotImplementedError
@@ -171,6 +176,10 @@ class Publish(Product):
 class Toolchain(Product):
     """`vllm-conda toolchain` of the small catalog."""
 
+    def __init__(self, folder: Path, dummies: str) -> None:
+        super().__init__(folder, dummies)
+        self.make_wheels()
+
     def command(self, step: int) -> list[str]:
         return [
             sys.executable,
@@ -225,8 +234,7 @@ class Engine(Product):
         real = table.load(support.ROOT).sdist_sha256(release)
         pins = self.root / table.FILE
         pins.write_text((support.ROOT / table.FILE).read_text().replace(real, digest))
-        words = [sys.executable, SMALL_TOOLCHAIN, folder / "wheels"]
-        subprocess.run(words, env=self.environment(), check=True)
+        self.make_wheels()
         store = Store(self.cache)
         store.prepare()
         fetch.record(store, "pip", f"vllm-{release}-sdist", "vllm", release, archive)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 import support
 from rattler_build import Package
+from waiting import until
 
 from vllm_conda import errors
 from vllm_conda.builder.workspace import workspace_for
@@ -69,12 +69,8 @@ def slow(root: Path, flag: Path) -> None:
 
 
 def wait_for(log: Path, text: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if log.is_file() and text in log.read_text():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{text!r} never appeared in {log}")
+    appeared = until(lambda: log.is_file() and text in log.read_text(), seconds)
+    assert appeared, f"{text!r} never appeared in {log}"
 
 
 def working_in(folder: Path) -> list[int]:
@@ -152,10 +148,7 @@ def started(words: list[str], **more: Any) -> subprocess.Popen[bytes]:
 
 def gone(folder: Path, seconds: float = 5.0) -> bool:
     """Whether soon nothing works in ``folder`` any more."""
-    deadline = time.monotonic() + seconds
-    while working_in(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not working_in(folder)
+    return until(lambda: not working_in(folder), seconds)
 
 
 @pytest.mark.parametrize("sign", SIGNALS)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import support
 from products import Product
+from waiting import until
 
 from vllm_conda.processes import adopt_orphans, descendants
 
@@ -148,13 +149,12 @@ class Trials:
 
     def _orphans(self, what: str) -> None:
         started = time.monotonic()
-        while left := descendants(self.own):
-            if time.monotonic() - started > ORPHAN_SECONDS:
-                self._fault(f"{what}: orphans {[_words(pid) for pid in left]}")
-                for pid in left:
+        if not until(lambda: not descendants(self.own), ORPHAN_SECONDS):
+            left = descendants(self.own)
+            self._fault(f"{what}: orphans {[_words(pid) for pid in left]}")
+            for pid in left:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                break
-            time.sleep(0.02)
         self.tally.slowest_end = max(self.tally.slowest_end, time.monotonic() - started)
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:

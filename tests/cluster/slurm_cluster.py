@@ -12,6 +12,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from waiting import until
+
 from vllm_conda.processes import guarded
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
@@ -141,8 +143,5 @@ class Cluster:
 
 
 def _until(ready: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} did not come up in {_SECONDS:.0f} s")
-        time.sleep(0.2)
+    if not until(ready, _SECONDS):
+        raise TimeoutError(f"{what} did not come up in {_SECONDS:.0f} s")

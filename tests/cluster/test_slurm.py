@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import slurm_cluster
 import support
+from waiting import until
 
 from vllm_conda.errors import BuildFailure, ClusterError, IntegrityError, MissingToolError
 
@@ -73,10 +73,8 @@ def task_folder(root: Path, job: str) -> Path:
 
 
 def wait_for(file: Path, text: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not (file.is_file() and text in file.read_text()):
-        assert time.monotonic() < deadline, f"{text!r} never appeared in {file}"
-        time.sleep(0.1)
+    appeared = until(lambda: file.is_file() and text in file.read_text(), seconds)
+    assert appeared, f"{text!r} never appeared in {file}"
 
 
 def hold(root: Path, flag: Path) -> None:
@@ -225,10 +223,7 @@ def test_requeued_task_goes_on(
         )  # fmt: skip
         assert taker.returncode == 0, taker.stderr
         ask = ["squeue", "-h", "-j", taker.stdout.strip(), "-o", "%T"]
-        deadline = time.monotonic() + 60
-        while slurm.ask(*ask).stdout != "RUNNING\n":
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        assert until(lambda: slurm.ask(*ask).stdout == "RUNNING\n")
         flag.unlink()
         number = (task_folder(checkout, V3) / "number").read_text().strip()
         # Slurm lets a requeued task wait for two minutes.
@@ -249,10 +244,7 @@ def test_interrupted_submitter_cancels_and_killed_one_is_continued(
     wait_for(log, WAITING)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    deadline = time.monotonic() + 60
-    while slurm.ask("squeue", "-h").stdout:
-        assert time.monotonic() < deadline, slurm.ask("squeue").stdout
-        time.sleep(0.5)
+    assert until(lambda: not slurm.ask("squeue", "-h").stdout), slurm.ask("squeue").stdout
 
     log.unlink()
     process = subprocess.Popen(words, stderr=subprocess.DEVNULL, preexec_fn=support.default_signals)

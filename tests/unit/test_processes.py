@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 from support import ROOT, default_signals
+from waiting import until
 
 from vllm_conda import processes
 
@@ -36,19 +36,13 @@ def _alive(pid: int) -> bool:
 
 
 def _read(file: Path) -> list[int]:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        if file.is_file() and file.read_text().endswith("\n"):
-            return [int(word) for word in file.read_text().split()]
-        time.sleep(0.02)
-    raise AssertionError(f"nothing was written to {file}")
+    written = until(lambda: file.is_file() and file.read_text().endswith("\n"), 120)
+    assert written, f"nothing was written to {file}"
+    return [int(word) for word in file.read_text().split()]
 
 
 def _all_gone(pids: list[int], seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(map(_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(_alive, pids))
+    return until(lambda: not any(map(_alive, pids)), seconds)
 
 
 def _script(pids: Path) -> str:
@@ -239,10 +233,7 @@ def test_a_killed_program_leaves_nothing_in_the_temporary_folder(
     tmp_path: Path, sign: signal.Signals
 ) -> None:
     temporary = _own_temporary(GUARDED, tmp_path, sign)
-    deadline = time.monotonic() + 5
-    while list(temporary.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not list(temporary.iterdir())
+    assert until(lambda: not list(temporary.iterdir()), 5)
 
 
 def test_what_a_killed_program_left_goes_with_the_next(

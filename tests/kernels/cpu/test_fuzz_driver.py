@@ -9,13 +9,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from waiting import until
 
 ROOT = Path(__file__).parents[3]
 CALLS = 60
@@ -100,19 +100,16 @@ def processes_with(mark: str) -> set[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_the_driver(drawn: Path, tmp_path: Path, number: int) -> None:
-    environment = faulty(tmp_path, "time.sleep(600)")
-    mark = str(tmp_path)
-    with subprocess.Popen(command(drawn), cwd=ROOT, env=environment) as driver:
-        deadline = time.monotonic() + 60
-        while len(processes_with(mark)) < 3 and time.monotonic() < deadline:
-            time.sleep(0.1)  # the driver, a guard and a worker
-        assert len(processes_with(mark)) == 3
+    mark, hanging = str(tmp_path), tmp_path / "hanging"
+    environment = faulty(tmp_path, f"open({str(hanging)!r}, 'w').close(); time.sleep(3600)")
+    words = command(drawn, "--hang-seconds", "3600")
+    with subprocess.Popen(words, cwd=ROOT, env=environment) as driver:
+        assert until(lambda: hanging.exists() or driver.poll() is not None, 600)
+        assert driver.poll() is None
+        assert len(processes_with(mark)) == 3  # the driver, a guard and a worker
         driver.send_signal(number)
         driver.wait()
-        deadline = time.monotonic() + 10
-        while processes_with(mark) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert processes_with(mark) == set()
+        assert until(lambda: not processes_with(mark), 10), processes_with(mark)
 
 
 def test_batches_of_a_file_may_differ_in_size_and_come_in_its_order(drawn: Path) -> None:
