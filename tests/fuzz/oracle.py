@@ -72,6 +72,8 @@ _NOT_TAKEN = (
 _EXACT = {"rejection_random_sample_kernel_impl", "sample_recovered_tokens_kernel_impl"}
 
 
+# Where sequences start.
+_STARTS = ("cu_seq_lens", "cu_seqlens", "query_start_loc", "workspace_starts")
 # What is added to a mean of squares before its root.
 _EPSILONS = ("epsilon", "eps", "norm_eps")
 
@@ -326,7 +328,7 @@ def _tame(call: Call) -> bool:
         return False  # a sum of squares less that much may be anything near 0
     if not _fits_int32(named.get("azp"), named.get("azp_adj")):
         return False
-    if not all(_ascends(named.get(name)) for name in ("cu_seq_lens", "workspace_starts")):
+    if not all(_ascends(named.get(name)) for name in _STARTS):
         return False
     for value in call.arguments:
         if isinstance(value, float) and not (exact or value == 0 or 1e-8 < abs(value) < 1e3):

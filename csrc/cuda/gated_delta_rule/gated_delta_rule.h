@@ -22,7 +22,8 @@ extern "C" {
 //     that state has not, name none: without a first state, out is 0 and nothing else is written.
 //     Requests run at once: a slot that one writes may be no other's, which is trusted, not checked
 //   cu_seqlens: int32 [requests + 1];  num_accepted_tokens: int32 [requests]; both contiguous. That
-//     the former ascends from 0 or more to at most tokens is trusted, not checked
+//     the former ascends from 0 or more to at most tokens is trusted, not checked. Tokens before
+//     and behind, such as those that pad a graph's, are not read, and out keeps what is there
 //   state: [slots, HV, 128, 128], float32 | bfloat16, slots of any stride, aligned to 16 bytes;
 //     read and written
 //   output_gate, out: [tokens, HV, 128], the dtype of mixed_qkv; out contiguous

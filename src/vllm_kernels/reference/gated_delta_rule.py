@@ -51,7 +51,8 @@ def fused_gdn_decode_post_conv_mtp(
         state: [slots, HV, 128 values, 128 keys], float32 or bfloat16, read and written.
         output_gate: [tokens, HV, 128].
         norm_weight: [128].
-        out: [tokens, HV, 128], written; 0 where a request has no first state.
+        out: [tokens, HV, 128], written; 0 where a request has no first state. Tokens of no
+            request, such as those that pad a graph's, keep what is there.
         scale: Of the queries, which have length 1 before, as the keys.
         norm_eps: Of the norm of each head's result.
         output_gate_activation: "silu" or "sigmoid".
@@ -68,7 +69,9 @@ def fused_gdn_decode_post_conv_mtp(
     v = v.unflatten(1, (heads, values))
     results = torch.zeros(out.shape, dtype=torch.float32, device=out.device)
     bounds = cu_seqlens.tolist()
+    used = torch.zeros(len(out), dtype=torch.bool)
     for request, slots in enumerate(state_indices.tolist()):
+        used[bounds[request] : bounds[request + 1]] = True
         accepted = int(num_accepted_tokens[request])
         source = slots[accepted - 1] if 0 < accepted <= len(slots) else 0
         if not 0 < source < len(state):
@@ -86,7 +89,8 @@ def fused_gdn_decode_post_conv_mtp(
     norm = (results.square().mean(-1, keepdim=True) + norm_eps).rsqrt()
     z = output_gate.float()
     gate = z.sigmoid() if output_gate_activation == "sigmoid" else F.silu(z)
-    out.copy_(results * norm * norm_weight.float() * gate)
+    found = (results * norm * norm_weight.float() * gate).to(out.dtype)
+    out.copy_(torch.where(used.to(out.device)[:, None, None], found, out))
 
 
 def fused_gdn_gating_cpu(

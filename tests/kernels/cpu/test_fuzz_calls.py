@@ -73,6 +73,23 @@ def test_slots_of_two_sequences_are_not_compared() -> None:
     assert not specified(drafts([[1, 2], [2, 3]]))
 
 
+def test_sequences_that_start_before_the_last_one_are_not_compared() -> None:
+    """Of five whose starts were 0, 1, 1, 0, 1, 1 two wrote one row of an H200's output."""
+    from fuzz.calls import full
+    from fuzz.oracle import _tame
+
+    def scan(starts: list[int]) -> Any:
+        x, y = torch.zeros(2, 8), torch.zeros(1, 1, 8)
+        bounds = torch.tensor(starts, dtype=torch.int32)
+        rest = (None, None, None, True, bounds, None, None)
+        behind = (torch.zeros(7, 2, 1), 0, 1024, None, None, None, None, None)
+        return full("selective_scan_fwd", (x, x, x[:, :1], y, y, *rest, *behind), {})
+
+    for starts in ([0, 4, 8], [0, 0, 8], [0]):
+        assert _tame(scan(starts))
+    assert not _tame(scan([0, 1, 1, 0, 1, 1]))
+
+
 def test_large_floats_of_a_corpus_are_drawn_anew(tmp_path: Path) -> None:
     """And all else is as it was: a corpus of experts' weights travels in a few kilobytes."""
     from fuzz.calls import Call

@@ -139,6 +139,19 @@ def test_the_reference() -> None:
     check(Drafts(2, 4, [2, 3], [[1, 2, 3], [4, 5, 6]], [2, 3]), reference)
 
 
+@pytest.mark.parametrize("module", [ops, reference], ids=["kernel", "reference"])
+def test_tokens_of_no_request_keep_what_is_there(module: Any) -> None:
+    """Such as those that pad a graph's."""
+    drafts = Drafts(1, 2, [2, 3, 4], [[1, 2, 3], [4, 5, 6], [7, 8, 9]], [1, 2, 1])
+    for listed in (drafts.lengths, drafts.slots, drafts.accepted, drafts.starts):
+        listed.pop()
+    out, state = drafts.run(module)
+    want, want_state = drafts.exact()
+    torch.testing.assert_close(out[:5].double(), want[:5], rtol=3 * 2.0**-8, atol=2e-4)
+    torch.testing.assert_close(state.double(), want_state, rtol=1e-5, atol=1e-5)
+    assert bool(out[5:].isnan().all())
+
+
 def test_bad_input(subtests: pytest.Subtests) -> None:
     drafts = Drafts(1, 2, [2], [[1, 2]], [1])
     out = torch.empty_like(drafts.gate.contiguous())
