@@ -47,7 +47,7 @@ struct PrefillOf {
 template <>
 struct PrefillOf<hwy::bfloat16_t> {
   using Engine = PrefillAmx;
-  static constexpr int32_t kLongRows = kTaskRows;  // more have not been measured
+  static constexpr int32_t kLongRows = kLongTaskRows;
 };
 #elif defined(__AVX512BF16__)
 template <>

@@ -313,6 +313,7 @@ template <class Tiles>
 constexpr GemmKernel MakeKernel() {
   GemmKernel kernel{Tiles::kDepth, kTileRows, kTileBytes,     kBlockSteps,
                     kFewRows,      0,         PackRow<Tiles>, Multiply<Tiles>};
+  kernel.row_step_bytes = kTileBytes / kTileRows;
   if constexpr (Tiles::kValueBytes == 2) {
     kernel.compact_rows = kFewRows;
     kernel.multiply_compact = MultiplyCompact;

@@ -238,8 +238,10 @@ void MultiplyCompact(const GemmBlock& block, const GemmCompact& weights) {
 template <class Dot, void (*kMultiply)(const GemmBlock&), size_t kStepBytes>
 constexpr GemmKernel MakeKernel() {
   constexpr size_t steps = kPartBytes / kStepBytes;
-  return {Dot::kDepth, 1, kABytes<Dot>, steps, kFewRows, Dot::kShift, PackRow<Dot>,
-          kMultiply,   0, steps / 2};
+  GemmKernel kernel{Dot::kDepth, 1, kABytes<Dot>, steps, kFewRows, Dot::kShift, PackRow<Dot>,
+                    kMultiply,   0, steps / 2};
+  kernel.row_step_bytes = kABytes<Dot>;
+  return kernel;
 }
 
 template <class Dot>

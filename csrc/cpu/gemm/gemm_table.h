@@ -78,6 +78,8 @@ struct GemmKernel {
   size_t compact_rows = 0, compact_steps = 0;
   void (*multiply_compact)(const GemmBlock& block, const GemmCompact& b) = nullptr;
   bool expands_next = false, prefers_compact = false;
+  // Packed bytes of one row's values of a step, where they lie value after value; else 0.
+  size_t row_step_bytes = 0;
 };
 
 // From sums to rows of c: (sums - a_shift * b_sums) * b_scales - azp * azp_adj, times a_scale, plus

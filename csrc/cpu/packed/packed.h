@@ -105,18 +105,25 @@ struct PackedGroup {
   bool first;  // sums start at zero
 };
 
+// A row as gemm packed it: value after value for `step_bytes`, then again from `step_stride` on.
+struct OneRow {
+  const char* values;
+  size_t step_bytes, step_stride;
+};
+
 // Arrays of three are by vk_dtype: float32, bfloat16, float16.
 struct PackedTable {
   // `rows` rows of 64 columns' 32-bit words, of 4 or 8 values of K, to what gemm's kernels read.
   // Exact.
   using Decode = void(const uint8_t* words, size_t rows, void* to);
   Decode* decode[kPackedCodings][3];  // of kPlain and kCodedI4: null
-  // sums[i] = scales[i] * (one row of A times the same words), plus sums[i] unless `first`; the
-  // bits of decoding first. For gemm's kernels that pack rows one by one; null where no tier has
-  // such.
-  using MultiplyRow = void(const uint8_t* words, size_t rows, const char* a, const float* scales,
+  // sums[i] = scales[i] * (one row of A times the same words), plus sums[i] unless `first`; but for
+  // tiles the bits of decoding first. For kernels that pack a value into row_value_bytes; null
+  // where no tier has such.
+  using MultiplyRow = void(const uint8_t* words, size_t rows, const OneRow& a, const float* scales,
                            float* sums, bool first);
   MultiplyRow* multiply_row[kPackedCodings][3];
+  size_t row_value_bytes[3];
   // sums[row][i] += scales[i] * (products[row][i] - row_sums[row] * zeros[i]), times row_scales.
   void (*add_group)(float* sums, const PackedGroup& group);
   int32_t (*sum)(const int8_t* values, size_t count);

@@ -227,12 +227,14 @@ struct DotOf<hwy::bfloat16_t> : DotBf16 {};
 template <>
 struct DotOf<hwy::float16_t> : DotF16 {};
 
+template <class T>
+constexpr size_t kValueBytes = kABytes<DotOf<T>> / DotOf<T>::kDepth;
+
 // One row of A times the values in a vector of words, in the order in which gemm's kernels add
 // them.
 template <class Code, class T>
 HWY_INLINE void AddWords(VF& sum, VU8 words, const char* a) {
-  using Dot = DotOf<T>;
-  constexpr bool kPairs = kABytes<Dot> < Dot::kDepth * sizeof(float);
+  constexpr bool kPairs = kValueBytes<T> < sizeof(float);
   const auto add = [&](size_t i, VF value) VK_INLINE_LAMBDA {
     sum = hn::MulAdd(BroadcastFloat(a + i * sizeof(float)), value, sum);
 #if HWY_ARCH_X86
@@ -242,6 +244,7 @@ HWY_INLINE void AddWords(VF& sum, VU8 words, const char* a) {
   const auto add_pair = [&](size_t i, VU32 pair) VK_INLINE_LAMBDA {
     if constexpr (kPairs) {
 #if defined(__AVX512BF16__)
+      using Dot = DotOf<T>;
       sum = Dot::Add(sum, Dot::Broadcast(a + i * kPartABytes), (__m512bh)pair.raw);
 #endif
     } else {
@@ -266,25 +269,31 @@ HWY_INLINE void AddWords(VF& sum, VU8 words, const char* a) {
 }
 
 template <class Code, class T>
-void MultiplyRow(const uint8_t* words, size_t rows, const char* a, const float* scales, float* sums,
-                 bool first) {
-  using Dot = DotOf<T>;
+void MultiplyRow(const uint8_t* words, size_t rows, const OneRow& a, const float* scales,
+                 float* sums, bool first) {
   // Vectors of a panel that are summed at once: enough to hide the latency of their additions.
   constexpr size_t kVectors = 4, kStripBytes = kVectors * kVectorBytes;
-  constexpr size_t kRowABytes = 32 / Code::kBits * kABytes<Dot> / Dot::kDepth;
+  constexpr size_t kRowABytes = 32 / Code::kBits * kValueBytes<T>;
   static_assert(kWordRowBytes % kStripBytes == 0);
   const DF df;
+  const size_t gap = a.step_stride - a.step_bytes;
   for (size_t strip = 0; strip < kWordRowBytes; strip += kStripBytes) {
     VF sum[kVectors];
     for (size_t v = 0; v < kVectors; ++v) sum[v] = hn::Zero(df);
     const uint8_t* from = words + strip;
-    const char* row_a = a;
-    for (size_t row = 0; row < rows; ++row, from += kWordRowBytes, row_a += kRowABytes) {
+    const char* row_a = a.values;
+    const char* step_end = gap == 0 ? nullptr : row_a + a.step_bytes;
+    for (size_t row = 0; row < rows; ++row, from += kWordRowBytes) {
       for (size_t i = 0; i < kStripBytes; i += 64) {
         __builtin_prefetch(from + kFetchAhead + i, 0, 2);
       }
       for (size_t v = 0; v < kVectors; ++v) {
         AddWords<Code, T>(sum[v], hn::LoadU(D8(), from + v * kVectorBytes), row_a);
+      }
+      row_a += kRowABytes;
+      if (HWY_UNLIKELY(row_a == step_end)) {
+        row_a += gap;
+        step_end += a.step_stride;
       }
     }
     for (size_t v = 0; v < kVectors; ++v) {
@@ -302,6 +311,8 @@ constexpr PackedTable::MultiplyRow* kMultiplyRow = MultiplyRow<Code, T>;
 #else
 template <class Code, class T>
 constexpr PackedTable::MultiplyRow* kMultiplyRow = nullptr;
+template <class T>
+constexpr size_t kValueBytes = 0;
 #endif
 
 void Scale(float* to, const float* sums, const float* scales, size_t rows, bool first) {
@@ -376,6 +387,7 @@ const PackedTable packed_table = {
      {},
      {kMultiplyRow<CodeE2m1, float>, kMultiplyRow<CodeE2m1, hwy::bfloat16_t>,
       kMultiplyRow<CodeE2m1, hwy::float16_t>}},
+    {kValueBytes<float>, kValueBytes<hwy::bfloat16_t>, kValueBytes<hwy::float16_t>},
     AddGroup,
     Sum,
     {WidenRow<float>, WidenRow<hwy::bfloat16_t>, WidenRow<hwy::float16_t>},

@@ -190,8 +190,9 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
   const char* data = Panel(expert, panel);
   const size_t width = Width(panel), word_values = kWordBytes * values_;
   // Whole panels only: nothing is decoded into memory.
-  const bool one = part.rows == 1 && kernel.group == 1 && width == kPanel;
-  const auto row = one ? packed.multiply_row[coding_][dtype] : nullptr;
+  const size_t row_bytes = kernel.step * packed.row_value_bytes[dtype];
+  const bool one = part.rows == 1 && width == kPanel && kernel.row_step_bytes == row_bytes;
+  const auto multiply_row = one ? packed.multiply_row[coding_][dtype] : nullptr;
   alignas(64) char words[kDecodeDepth * kPanel], decoded[kExpandBytes];
   alignas(64) float scales[kPanel];
   const size_t end = part.k + part.depth;
@@ -201,9 +202,10 @@ void PackedWeights::MultiplyCoded(const GemmKernel& kernel, int32_t dtype, size_
     const auto a_at = [&](size_t at) {
       return part.a + (at - part.k) / kernel.step * kernel.group_step_bytes;
     };
-    if (row && (group_end - k) % word_values == 0) {
-      row(reinterpret_cast<const uint8_t*>(data + k / values_ * kPanel),
-          (group_end - k) / word_values, a_at(k), scales, part.sums, first_group);
+    if (multiply_row && (group_end - k) % word_values == 0) {
+      multiply_row(reinterpret_cast<const uint8_t*>(data + k / values_ * kPanel),
+                   (group_end - k) / word_values, {a_at(k), row_bytes, kernel.group_step_bytes},
+                   scales, part.sums, first_group);
       k = group_end;
       continue;
     }
