@@ -142,9 +142,9 @@ struct AttentionPartials {
 
 // The index of each array is vk_dtype (float32, bfloat16, float16).
 struct AttentionTable {
-  int32_t tile_rows;          // rows that keep the kernels busy
-  int32_t long_tile_rows[3];  // and where many keys are copied for each tile; heads up to 128
-  int32_t key_multiple;       // splits along the keys start at multiples of this
+  int32_t tile_rows;       // rows that keep the kernels busy
+  int32_t long_tile_rows;  // and where many keys are copied for each tile; heads up to 128
+  int32_t key_multiple;    // splits along the keys start at multiples of this
   size_t (*scratch_bytes)(int32_t head_size, int32_t rows);
   size_t (*partial_floats)(int32_t head_size, int32_t rows);
   // Writes the output, or `partial` where that is not null. `scratch` is aligned to 64 bytes.

@@ -41,19 +41,16 @@ void AttendWith(const AttentionProblem& problem, const AttentionTask& task, void
 template <class T>
 struct PrefillOf {
   using Engine = Prefill<T, FloatPacking<T>>;
-  static constexpr int32_t kLongRows = kLongTaskRows;
 };
 #if defined(__AMX_BF16__)
 template <>
 struct PrefillOf<hwy::bfloat16_t> {
   using Engine = PrefillAmx;
-  static constexpr int32_t kLongRows = kLongTaskRows;
 };
 #elif defined(__AVX512BF16__)
 template <>
 struct PrefillOf<hwy::bfloat16_t> {
   using Engine = Prefill<hwy::bfloat16_t, PairPacking>;
-  static constexpr int32_t kLongRows = kLongTaskRows;
 };
 #endif
 
@@ -91,8 +88,7 @@ size_t FloatsOfPartial(int32_t head_size, int32_t rows) {
 extern const AttentionTable attention_table;
 const AttentionTable attention_table = {
     kTaskRows,
-    {PrefillOf<float>::kLongRows, PrefillOf<hwy::bfloat16_t>::kLongRows,
-     PrefillOf<hwy::float16_t>::kLongRows},
+    kLongTaskRows,
     kKeyMultiple,
     ScratchBytes,
     FloatsOfPartial,

@@ -29,8 +29,8 @@ int64_t Cost(const AttentionProblem& problem, const AttentionTask& task) {
 
 class Planner {
  public:
-  Planner(const AttentionProblem& problem, const AttentionTable& table, int32_t dtype)
-      : problem_(problem), table_(table), dtype_(dtype) {}
+  Planner(const AttentionProblem& problem, const AttentionTable& table)
+      : problem_(problem), table_(table) {}
 
   AttentionPlan Make(const std::vector<AttentionRequest>& requests, int32_t kv_heads,
                      int max_threads) {
@@ -63,7 +63,7 @@ class Planner {
 
  private:
   int32_t LongRows() const {
-    return table_.long_tile_rows[dtype_] * kLongHead / std::max(problem_.head_size, kLongHead);
+    return table_.long_tile_rows * kLongHead / std::max(problem_.head_size, kLongHead);
   }
   bool HasManyKeys(const AttentionRequest& request) const {
     return std::min(request.seq_len, problem_.window) >= kLongKeys;
@@ -128,7 +128,6 @@ class Planner {
 
   const AttentionProblem& problem_;
   const AttentionTable& table_;
-  const int32_t dtype_;
   std::vector<AttentionTask> tiles_;  // of one key/value head, unsplit
   AttentionPlan plan_;
 };
@@ -144,8 +143,8 @@ KeyRange VisibleKeys(const AttentionRequest& request, int32_t first, int32_t las
 
 AttentionPlan MakePlan(const AttentionProblem& problem, const AttentionTable& table,
                        const std::vector<AttentionRequest>& requests, int32_t kv_heads,
-                       int32_t dtype, int max_threads) {
-  return Planner(problem, table, dtype).Make(requests, kv_heads, max_threads);
+                       int max_threads) {
+  return Planner(problem, table).Make(requests, kv_heads, max_threads);
 }
 
 }  // namespace vk

@@ -35,7 +35,7 @@ KeyRange VisibleKeys(const AttentionRequest& request, int32_t first, int32_t las
 
 AttentionPlan MakePlan(const AttentionProblem& problem, const AttentionTable& table,
                        const std::vector<AttentionRequest>& requests, int32_t kv_heads,
-                       int32_t dtype, int max_threads);
+                       int max_threads);
 
 }  // namespace vk
 #endif  // VLLM_KERNELS_CPU_ATTENTION_PLAN_H_

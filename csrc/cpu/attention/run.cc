@@ -92,7 +92,7 @@ class Runner {
 void RunAttention(const AttentionProblem& problem, const AttentionTable& table,
                   const std::vector<AttentionRequest>& requests, int32_t kv_heads, int32_t dtype) {
   const int max_threads = omp_in_parallel() ? 1 : omp_get_max_threads();
-  const AttentionPlan plan = MakePlan(problem, table, requests, kv_heads, dtype, max_threads);
+  const AttentionPlan plan = MakePlan(problem, table, requests, kv_heads, max_threads);
   Runner runner(problem, table, plan, dtype);
   if (plan.threads == 1) {
     runner.Work(0);
