@@ -385,6 +385,21 @@ def test_bad_input_is_refused() -> None:
 
 
 @pytest.mark.no_gpu
+def test_the_references_permuted_idx_may_have_any_shape() -> None:
+    """As the kernel's, which counts its elements: what lies behind the local rows stays."""
+    x, ids = torch.randn(1, 8), torch.tensor([[2, 1]], dtype=torch.int32)
+    entries = torch.tensor([[0, 1]], dtype=torch.int32)
+    mapping = torch.tensor([3, -1, 1, -1], dtype=torch.int32)
+    for shape in ((2,), (1, 2), (2, 1)):
+        index = torch.full(shape, POISON, dtype=torch.int32)
+        first = torch.zeros(5, dtype=torch.int64)
+        rows = (torch.zeros(2, 8), first, torch.zeros(1, 2, dtype=torch.int32), index)
+        reference.moe_permute(x, ids, entries, mapping, 4, 4, 2, *rows)
+        assert index.flatten().tolist() == [0, POISON]
+        assert first.tolist() == [0, 0, 1, 1, 1]
+
+
+@pytest.mark.no_gpu
 def test_workspace_sizes_without_gpu(c_library: Callable[[str], ctypes.CDLL]) -> None:
     size = c_library("moe_routing").vk_cuda_moe_sort_workspace
     size.restype = ctypes.c_int64

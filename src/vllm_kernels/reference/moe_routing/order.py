@@ -223,7 +223,7 @@ def moe_permute(
     inverse[entries] = rows
     inv_permuted_idx.copy_(inverse.view_as(inv_permuted_idx))
     end = int(expert_first_token_offset[-1])
-    permuted_idx[:end] = entries[:end].int()
+    permuted_idx.view(-1)[:end] = entries[:end].int()  # of any shape
     permuted_input[:end] = input[entries[:end] // max(topk, 1)]
 
 
