@@ -12,7 +12,7 @@
 namespace vk::cuda::mla {
 
 // Consumer 0 has the first stage of each pair and the left half of the values.
-template <class T>
+template <int kProducts, class T>
 __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline& pipeline,
                                         int32_t first_pair, int32_t last_pair, int& phase) {
 #pragma unroll 1
@@ -32,7 +32,7 @@ __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline
     }
     consumer.Rescale(factors);
     consumer.Round(scores);
-    consumer.Values(consumer.weights, pipeline, 0, phase);
+    consumer.template Values<kProducts>(consumer.weights, pipeline, 0, phase);
     consumer.WaitForOther(NamedBarrier::kMaximum);
     consumer.ReceiveRows(consumer.maximum);
 #pragma unroll
@@ -49,14 +49,14 @@ __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline
     consumer.WaitForOther(NamedBarrier::kWeights);
     consumer.ReceiveWeights(consumer.weights);
     consumer.ReleaseReceived(pipeline);
-    consumer.Values(consumer.weights, pipeline, 1, phase);
+    consumer.template Values<kProducts>(consumer.weights, pipeline, 1, phase);
     ptx::wgmma_wait_group<0>();
     ptx::warpgroup_fence_operand(consumer.out);
     consumer.ReleaseValues(pipeline, 1);
   }
 }
 
-template <class T>
+template <int kProducts, class T>
 __device__ __forceinline__ void Consume(Consumer<T, 1>& consumer, const Pipeline& pipeline,
                                         int32_t first_pair, int32_t last_pair, int& phase) {
 #pragma unroll 1
@@ -87,8 +87,8 @@ __device__ __forceinline__ void Consume(Consumer<T, 1>& consumer, const Pipeline
     uint32_t received[kSteps<T>][4];
     consumer.WaitForOther(NamedBarrier::kWeights);
     consumer.ReceiveWeights(received);
-    consumer.Values(received, pipeline, 0, phase);
-    consumer.Values(consumer.weights, pipeline, 1, phase);
+    consumer.template Values<kProducts>(received, pipeline, 0, phase);
+    consumer.template Values<kProducts>(consumer.weights, pipeline, 1, phase);
     ptx::wgmma_wait_group<1>();
     consumer.ReleaseValues(pipeline, 0);
     ptx::wgmma_wait_group<0>();

@@ -215,7 +215,9 @@ struct Consumer {
     ptx::named_barrier_sync(BarrierOf(barrier, 1 - kGroup), kConsumerThreads);
   }
 
-  // out += weights . values of a stage, in the consumer's columns; asynchronous.
+  // out += weights . values of a stage, in the consumer's columns; asynchronous. As kProducts
+  // products beside each other.
+  template <int kProducts>
   __device__ __forceinline__ void Values(const uint32_t (&of)[kSteps<T>][4],
                                          const Pipeline& pipeline, int stage, int phase) {
     if constexpr (kFloat8<T>) pipeline.ConsumerWait({stage * kHalves + 1, phase});
@@ -229,10 +231,16 @@ struct Consumer {
             out, of[step], sm90::MakeSmemDesc<ptx::Major::kK>(values + stage * kKeys + step * 32),
             1);
       } else {
-        ptx::wgmma_rs<T, ptx::Major::kMn>(out, of[step],
-                                          sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(
-                                              Panel(stage, kGroup * kHalfPanels) + step * 16 * 128),
-                                          1);
+        constexpr int kPart = kOut / kProducts;
+#pragma unroll
+        for (int part = 0; part < kProducts; ++part) {
+          const int panel = kGroup * kHalfPanels + part * kHalfPanels / kProducts;
+          ptx::wgmma_rs<T, ptx::Major::kMn>(reinterpret_cast<float (&)[kPart]>(out[part * kPart]),
+                                            of[step],
+                                            sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(
+                                                Panel(stage, panel) + step * 16 * 128),
+                                            1);
+        }
       }
     }
     ptx::wgmma_commit_group();

@@ -32,7 +32,7 @@ void RunType(const char* op, Problem p, cudaStream_t stream) {
   using Producer = std::conditional_t<kFloat8<T>, Float8Producer, CopyProducer>;
   const unsigned tiles = static_cast<unsigned>(DenseTiles(p.queries, p.heads));
   LaunchKernel(op, &AttentionKernel<T, Producer, DenseWorks>,
-               {dim3(tiles, static_cast<unsigned>(p.parts)), dim3(kThreads),
+               {dim3(tiles, static_cast<unsigned>(p.parts)), dim3(kThreads<Producer>),
                 sm90::kSharedBytes<SharedStorage<T>>, stream},
                p, map);
   if (p.parts > 1) {

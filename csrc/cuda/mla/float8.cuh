@@ -18,8 +18,8 @@
 namespace vk::cuda::mla {
 
 struct Float8Producer {
-  static constexpr int kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
-  static constexpr int kWarpKeys = kKeys * kTeams * 32 / kProducerThreads;
+  static constexpr int kWarps = 4, kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
+  static constexpr int kWarpKeys = kKeys * kTeams / kWarps;
 
   const Problem& p;
   SharedStorage8& storage;

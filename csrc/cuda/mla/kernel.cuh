@@ -27,18 +27,20 @@ namespace vk::cuda::mla {
 constexpr int kMergeWarps = 4, kMergeThreads = 32 * kMergeWarps;
 
 // Consumer kGroup's part in all works of the block.
-template <class T, class Works, int kGroup>
+template <class T, class Producer, class Works, int kGroup>
 __device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipeline,
                                        SharedStorage<T>& storage) {
+  // The assembler takes no instruction with more registers than a thread starts with.
+  constexpr int kProducts = 65536 / kThreads<Producer> > kOut + 30 ? 1 : 2;
   int phase = 0;
   float scale = p.scale_log2;
   if constexpr (kFloat8<T>) scale *= ScaleAt(p.query_scale) * ScaleAt(p.cache_scale);
   Works works(p);
   for (Work work; works.Next(p, work);) {
-    LoadQueries<T, Works>(p, work.tile, storage);
+    LoadQueries<T, Producer>(p, work.tile, storage);
     Consumer<T, kGroup> consumer(storage, scale);
     consumer.SetLimits(p, work.tile, work.keys);
-    Consume(consumer, pipeline, work.first_pair, work.last_pair, phase);
+    Consume<kProducts>(consumer, pipeline, work.first_pair, work.last_pair, phase);
     // Not before: blocks that wait take the places of the multiprocessors that are done first, and
     // merge there alone.
     if (works.Last()) ptx::griddepcontrol_launch_dependents();
@@ -47,14 +49,14 @@ __device__ __forceinline__ void Attend(const Problem& p, const Pipeline& pipelin
 }
 
 template <class T, class Producer, class Works>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(kThreads<Producer>, 1)
     AttentionKernel(const __grid_constant__ Problem p, const __grid_constant__ CUtensorMap map) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   extern __shared__ char unaligned[];
   auto& storage = sm90::AlignedStorage<SharedStorage<T>>(unaligned);
   const Pipeline pipeline(storage.pipeline);
   if (threadIdx.x == 0) {
-    constexpr int kProducers = kProducerThreads / Producer::kTeams / 32,
+    constexpr int kProducers = Producer::kWarps / Producer::kTeams,
                   kWarps = kConsumerThreads / 2 / 32;
     for (int half = 0; half < kStages * kHalves; ++half) {
       int readers = kWarps;
@@ -71,12 +73,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   // Sparse attention starts while the kernel before it ends.
   if constexpr (!Works::kBlocks) ptx::griddepcontrol_wait();
-  // A block starts with as many registers as kThreads threads can have in multiples of eight, and
+  // A block starts with as many registers as its threads can have in multiples of eight, and
   // setmaxnreg waits forever for more.
-  static_assert(Producer::kRegisters * kProducerThreads +
+  constexpr int kOfProducers = kProducerThreads<Producer>, kOfBlock = kThreads<Producer>;
+  static_assert(Producer::kRegisters * kOfProducers +
                     Producer::kConsumerRegisters * kConsumerThreads <=
-                65536 / kThreads / 8 * 8 * kThreads);
-  if (threadIdx.x < kProducerThreads) {
+                65536 / kOfBlock / 8 * 8 * kOfBlock);
+  if (threadIdx.x < kOfProducers) {
     ptx::setmaxnreg_dec<Producer::kRegisters>();
     using Stages = std::conditional_t<kFloat8<T>, Float8Producer, StageProducer<Producer>>;
     Stages producer{p, storage, pipeline, map};
@@ -91,10 +94,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     ptx::setmaxnreg_inc<Producer::kConsumerRegisters>();
-    if (threadIdx.x < kProducerThreads + kConsumerThreads / 2) {
-      Attend<T, Works, 0>(p, pipeline, storage);
+    if (threadIdx.x < kOfProducers + kConsumerThreads / 2) {
+      Attend<T, Producer, Works, 0>(p, pipeline, storage);
     } else {
-      Attend<T, Works, 1>(p, pipeline, storage);
+      Attend<T, Producer, Works, 1>(p, pipeline, storage);
     }
   }
 #endif

@@ -22,7 +22,7 @@ namespace vk::cuda::mla {
 // Producers' warps are kTeams, which take stages in turn. Keys of a stage that a warp of one
 // gathers, a lane each:
 template <class Producer>
-constexpr int kWarpKeys = kKeys * Producer::kTeams * 32 / kProducerThreads;
+constexpr int kWarpKeys = kKeys * Producer::kTeams / Producer::kWarps;
 
 // The keys that a warp gathers for one stage.
 struct Selected {
@@ -59,7 +59,7 @@ struct Target {
 // Copies 16-bit keys: a group of copies a half. Eight lanes have one key.
 struct CopyProducer {
   static constexpr bool kAsynchronous = true;
-  static constexpr int kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
+  static constexpr int kWarps = 4, kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
 
   __device__ __forceinline__ void Start(const Problem&, const Selected&) {}
 
@@ -97,9 +97,9 @@ struct CopyProducer {
 struct DequantizeProducer {
   static constexpr bool kAsynchronous = false;
   // All warps convert one stage while the consumers are at the other.
-  static constexpr int kTeams = 1, kRegisters = 88, kConsumerRegisters = 208;
-  static constexpr int kGroups = kKeys * 32 / kProducerThreads / 8;  // of eight keys, in a half
-  static constexpr int kAhead = 2;  // groups that are read before they are wanted
+  static constexpr int kWarps = 8, kTeams = 1, kRegisters = 48, kConsumerRegisters = 208;
+  static constexpr int kGroups = kKeys / kWarps / 8;  // of eight keys, in a half
+  static constexpr int kAhead = 1;                    // groups that are read before they are wanted
 
   uint4 raw[kAhead][kHalfPanels];
   float4 scales;  // of the lane's key
@@ -183,7 +183,7 @@ struct StageProducer {
   SharedStorage16& storage;
   const Pipeline& pipeline;
   const CUtensorMap& map;
-  static constexpr int kTeams = Producer::kTeams, kParts = kProducerThreads / 32 / kTeams;
+  static constexpr int kTeams = Producer::kTeams, kParts = Producer::kWarps / kTeams;
   static constexpr int kWarpKeys = mla::kWarpKeys<Producer>;
   int stage = static_cast<int>(threadIdx.x) / 32 / kParts, part = threadIdx.x / 32 % kParts;
   int lane = threadIdx.x % 32;
@@ -202,7 +202,7 @@ struct StageProducer {
   }
 
   __device__ __forceinline__ void SetValid(uint32_t bits) const {
-    using Bits = std::conditional_t<kWarpKeys == 32, uint32_t, uint16_t>;
+    using Bits = std::conditional_t<kWarpKeys == 32, uint32_t, uint8_t>;
     reinterpret_cast<Bits*>(storage.valid[stage])[part] = static_cast<Bits>(bits);
   }
 

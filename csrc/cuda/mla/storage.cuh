@@ -12,9 +12,11 @@
 
 namespace vk::cuda::mla {
 
-constexpr int kThreads = 384;
-constexpr int kProducerThreads = 128;
 constexpr int kConsumerThreads = 256;
+template <class Producer>
+constexpr int kProducerThreads = 32 * Producer::kWarps;
+template <class Producer>
+constexpr int kThreads = kProducerThreads<Producer> + kConsumerThreads;
 constexpr int kStages = 2;
 constexpr int kKeyShift = 6;  // log2 of the keys of a stage
 static_assert(kKeys == 1 << kKeyShift);

@@ -27,18 +27,13 @@ struct Tile {
 };
 
 // The tile's queries, by the consumers. Rows that are not there are zeros.
-template <class T, class Works>
+template <class T, class Producer>
 __device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
                                             SharedStorage<T>& storage) {
   // The tile before is stored.
   ptx::named_barrier_sync(static_cast<int>(NamedBarrier::kConsumers), kConsumerThreads);
   constexpr int kChunkItems = 16 / sizeof(T), kChunks = kHead / kChunkItems;
-  // In any order. A number that is known to be below eight gives loads of other code, which was run
-  // with selected keys.
-  const int thread = threadIdx.x;
-  const int warp =
-      Works::kBlocks ? thread / 32 - kProducerThreads / 32 : thread % kConsumerThreads / 32;
-  const int lane = threadIdx.x % 32;
+  const int thread = threadIdx.x, warp = thread / 32 - Producer::kWarps, lane = thread % 32;
 #pragma unroll 2
   for (int row = warp; row < kRows; row += kConsumerThreads / 32) {
     const bool valid = row < tile.rows;

@@ -136,7 +136,8 @@ struct Case {
   void Run() {
     const unsigned blocks_of_work =
         static_cast<unsigned>((heads + kRows - 1) / kRows * p.splits * batch * queries);
-    emulation::Launch({blocks_of_work, 1, 1}, kThreads, [&] {
+    const int threads = quantized ? kThreads<DequantizeProducer> : kThreads<CopyProducer>;
+    emulation::Launch({blocks_of_work, 1, 1}, threads, [&] {
       if (quantized) {
         AttentionKernel<BFloat16, DequantizeProducer, SparseWorks>(p, {});
       } else {
@@ -291,7 +292,7 @@ struct DenseCase {
                                                {kHead, slots(), blocks, 1},
                                                {slot_bytes, slots() * slot_bytes, 0},
                                                {128 / sizeof(T), kKeys, 1, 1}});
-    emulation::Launch({static_cast<unsigned>(tiles()), y, 1}, kThreads,
+    emulation::Launch({static_cast<unsigned>(tiles()), y, 1}, kThreads<Producer>,
                       [&] { AttentionKernel<T, Producer, DenseWorks>(p, map); });
     if (parts == 1) return;
     Merge<Result<T>, DenseWorks>(p, queries * heads, std::min(batch, parts));
