@@ -48,6 +48,7 @@ __device__ __forceinline__ void Consume(Consumer<T, 0>& consumer, const Pipeline
     consumer.Rescale(factors);
     consumer.WaitForOther(NamedBarrier::kWeights);
     consumer.ReceiveWeights(consumer.weights);
+    consumer.FenceReceived();
     consumer.ReleaseReceived(pipeline);
     consumer.template Values<kProducts>(consumer.weights, pipeline, 1, phase);
     ptx::wgmma_wait_group<0>();
@@ -89,6 +90,7 @@ __device__ __forceinline__ void Consume(Consumer<T, 1>& consumer, const Pipeline
     consumer.ReceiveWeights(received);
     consumer.template Values<kProducts>(received, pipeline, 0, phase);
     consumer.template Values<kProducts>(consumer.weights, pipeline, 1, phase);
+    consumer.FenceReceived();  // products need not wait for it
     ptx::wgmma_wait_group<1>();
     consumer.ReleaseValues(pipeline, 0);
     ptx::wgmma_wait_group<0>();

@@ -71,16 +71,17 @@ struct Consumer {
     ptx::warpgroup_fence_operand(scores);
     pipeline.ConsumerWait({stage * kHalves, phase});
     ptx::wgmma_fence();
+    const uint64_t queries = sm90::MakeSmemDesc<ptx::Major::kK>(query);
+    const uint64_t stage_keys = sm90::MakeSmemDesc<ptx::Major::kK>(Panel(stage, 0));
 #pragma unroll
     for (int step = 0; step < kHead * static_cast<int>(sizeof(T)) / 32; ++step) {
       if (!kFloat8<T> && step == kLatent / 32) {
         pipeline.ConsumerWait({stage * kHalves + 1, phase});
         ptx::wgmma_fence();
       }
-      const int panel = step / 4, column = step % 4 * 32;
-      ptx::wgmma_ss<T>(scores,
-                       sm90::MakeSmemDesc<ptx::Major::kK>(query + panel * kPanelBytes + column),
-                       sm90::MakeSmemDesc<ptx::Major::kK>(Panel(stage, panel) + column), step != 0);
+      const uint32_t at = static_cast<uint32_t>(step / 4 * kPanelBytes + step % 4 * 32);
+      ptx::wgmma_ss<T>(scores, sm90::AdvanceSmemDesc(queries, at),
+                       sm90::AdvanceSmemDesc(stage_keys, at), step != 0);
     }
     ptx::wgmma_commit_group();
     ptx::wgmma_wait_group<0>();
@@ -205,7 +206,9 @@ struct Consumer {
       const uint4 four = from[step][threadIdx.x % 128];
       to[step][0] = four.x, to[step][1] = four.y, to[step][2] = four.z, to[step][3] = four.w;
     }
-    // Bulk copies of the next rope come after this.
+  }
+  // Bulk copies of the next rope come after the weights that were received.
+  __device__ __forceinline__ void FenceReceived() const {
     if constexpr (!kFloat8<T>) ptx::fence_proxy_async();
   }
   __device__ __forceinline__ void Arrive(NamedBarrier barrier) const {
@@ -223,24 +226,14 @@ struct Consumer {
     if constexpr (kFloat8<T>) pipeline.ConsumerWait({stage * kHalves + 1, phase});
     ptx::warpgroup_fence_operand(out);
     ptx::wgmma_fence();
+    constexpr int kPart = kOut / kProducts;
 #pragma unroll
     for (int step = 0; step < kSteps<T>; ++step) {
-      if constexpr (kFloat8<T>) {
-        const uint32_t values = ptx::cvta_to_shared(storage->values[kGroup * kLatent / kHalves]);
-        ptx::wgmma_rs<T, ptx::Major::kK>(
-            out, of[step], sm90::MakeSmemDesc<ptx::Major::kK>(values + stage * kKeys + step * 32),
-            1);
-      } else {
-        constexpr int kPart = kOut / kProducts;
 #pragma unroll
-        for (int part = 0; part < kProducts; ++part) {
-          const int panel = kGroup * kHalfPanels + part * kHalfPanels / kProducts;
-          ptx::wgmma_rs<T, ptx::Major::kMn>(reinterpret_cast<float (&)[kPart]>(out[part * kPart]),
-                                            of[step],
-                                            sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(
-                                                Panel(stage, panel) + step * 16 * 128),
-                                            1);
-        }
+      for (int part = 0; part < kProducts; ++part) {
+        auto& of_part = reinterpret_cast<float (&)[kPart]>(out[part * kPart]);
+        const uint64_t desc = ValuesDesc<kProducts>(stage, step, part);
+        ptx::wgmma_rs<T, kFloat8<T> ? ptx::Major::kK : ptx::Major::kMn>(of_part, of[step], desc, 1);
       }
     }
     ptx::wgmma_commit_group();
@@ -259,6 +252,20 @@ struct Consumer {
   }
 
  private:
+  // Of a part of the consumer's columns, and the keys of a step.
+  template <int kProducts>
+  __device__ __forceinline__ uint64_t ValuesDesc(int stage, int step, int part) const {
+    constexpr int kColumns = kLatent / kHalves / kProducts;
+    if constexpr (kFloat8<T>) {
+      const uint32_t values = ptx::cvta_to_shared(storage->values[kGroup * (kLatent / kHalves)]);
+      return sm90::AdvanceSmemDesc(sm90::MakeSmemDesc<ptx::Major::kK>(values),
+                                   part * kColumns * 128 + stage * kKeys + step * 32);
+    } else {
+      const uint32_t values = Panel(stage, kGroup * kHalfPanels);
+      return sm90::AdvanceSmemDesc(sm90::MakeSmemDesc<ptx::Major::kMn, kPanelBytes>(values),
+                                   part * (kColumns / 64) * kPanelBytes + step * 16 * 128);
+    }
+  }
   __device__ __forceinline__ void Release(const Pipeline& pipeline, int stage, int half) const {
     if (threadIdx.x % 32 == 0) pipeline.ConsumerRelease(stage * kHalves + half);
   }

@@ -5,6 +5,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/mla/problem.h"
 #include "cuda/mla/producer.cuh"
@@ -19,13 +20,13 @@ namespace vk::cuda::mla {
 
 struct Float8Producer {
   static constexpr int kWarps = 4, kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
-  static constexpr int kWarpKeys = kKeys * kTeams / kWarps;
+  static constexpr int kParts = kWarps / kTeams, kWarpKeys = kKeys / kParts;
 
   const Problem& p;
   SharedStorage8& storage;
   const Pipeline& pipeline;
   const CUtensorMap& map;
-  int stage = static_cast<int>(threadIdx.x) / 64, part = threadIdx.x / 32 % 2;
+  int stage = static_cast<int>(threadIdx.x) / 32 / kParts, part = threadIdx.x / 32 % kParts;
   int lane = threadIdx.x % 32;
   int phase = 0;
 
@@ -44,7 +45,8 @@ struct Float8Producer {
       if (slot >= 0 && first + kKeys <= keys && p.whole_stages) {
         Load(slot);
       } else {
-        Gather(Select(p, slot_of(first + part * kWarpKeys + lane)));
+        const bool mine = lane < kWarpKeys;
+        Gather(Select(p, mine ? slot_of(first + part * kWarpKeys + lane) : -1));
       }
       pipeline.ConsumerWait({at(0), phase});
       if (part == 1 && lane == 0 && p.whole_stages && pair + 1 < last_pair &&
@@ -67,8 +69,8 @@ struct Float8Producer {
   // Neighbouring slots from `slot` on, by bulk tensor copies of one thread.
   __device__ __forceinline__ void Load(int32_t slot) const {
     if (lane == 0) {
-      storage.valid[stage][part] = 0xffffffffu;
-      if (part == 1) {
+      SetValid(0xffffffffu);
+      if (part != 0) {
         pipeline.ProducerArrive(at(0));
       } else {
         const int32_t block = slot >> p.block_shift, in_block = slot - (block << p.block_shift);
@@ -94,9 +96,14 @@ struct Float8Producer {
     ptx::bulk_prefetch_l2(p.cache + place * 16, kKeys * kHead);
   }
 
+  __device__ __forceinline__ void SetValid(uint32_t bits) const {
+    using Bits = std::conditional_t<kWarpKeys == 32, uint32_t, uint16_t>;
+    reinterpret_cast<Bits*>(storage.valid[stage])[part] = static_cast<Bits>(bits);
+  }
+
   // Eight lanes have one key.
   __device__ __forceinline__ void Gather(const Selected& keys) const {
-    if (lane == 0) storage.valid[stage][part] = keys.valid;
+    if (lane == 0) SetValid(keys.valid);
 #pragma unroll 2
     for (int first = 0; first < kWarpKeys; first += 4) {
       const int key = first + lane / 8;
@@ -116,7 +123,7 @@ struct Float8Producer {
     if (lane == 0) pipeline.ProducerArrive(at(0));
   }
 
-  // The warp's 32 keys, 16 at once, become neighbours: the first of four has the keys 2 i and
+  // The warp's keys, 16 at once, become neighbours: the first of four has the keys 2 i and
   // 2 i + 1, the others 2 i + 8 and 2 i + 9, as Operand() has them. Matrices of 16-bit elements
   // are transposed; their two columns come apart between registers. Of the eight rows that are
   // stored at once four are even and four odd columns, no two in the same banks.
@@ -125,21 +132,30 @@ struct Float8Producer {
     const uint32_t values = ptx::cvta_to_shared(storage.values);
     const int matrix = lane / 8, row = lane % 8;
     const uint32_t first = lane < 16 ? 0x6420 : 0x7531, second = lane < 16 ? 0x7531 : 0x6420;
-#pragma unroll 1
+    const int column = 16 * (matrix / 2) + 2 * row + ((row >= 4) ^ (matrix % 2));
+#pragma unroll
     for (int group = 0; group < kWarpKeys / 16; ++group) {
       const int key = part * kWarpKeys + group * 16 + matrix % 2 * 8 + row;
       const int to = (stage * kKeys + part * kWarpKeys) / 16 + group;
-#pragma unroll 4
-      for (int pair = 0; pair < kLatent / 32; ++pair) {
-        const int chunk = 2 * pair + matrix / 2;
-        uint32_t pairs[4];
-        ptx::ldmatrix_x4_trans(pairs, keys + static_cast<uint32_t>(chunk / 8 * kPanelBytes +
-                                                                   Swizzled(key, chunk % 8)));
-        const uint32_t columns[4] = {
-            __byte_perm(pairs[0], pairs[1], first), __byte_perm(pairs[0], pairs[1], second),
-            __byte_perm(pairs[2], pairs[3], first), __byte_perm(pairs[2], pairs[3], second)};
-        const int column = 16 * chunk + 2 * row + ((row >= 4) ^ (matrix % 2));
-        ptx::stmatrix_x4(values + static_cast<uint32_t>(Swizzled(column, to)), columns);
+      const uint32_t out = values + static_cast<uint32_t>(Swizzled(column, to));
+#pragma unroll 1
+      for (int panel = 0; panel < kLatent / 128; ++panel) {
+        // All are read before the first is stored: one after the other they would wait for it.
+        uint32_t pairs[4][4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          ptx::ldmatrix_x4_trans(pairs[i],
+                                 keys + static_cast<uint32_t>(panel * kPanelBytes +
+                                                              Swizzled(key, 2 * i + matrix / 2)));
+        }
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const uint32_t (&of)[4] = pairs[i];
+          const uint32_t columns[4] = {
+              __byte_perm(of[0], of[1], first), __byte_perm(of[0], of[1], second),
+              __byte_perm(of[2], of[3], first), __byte_perm(of[2], of[3], second)};
+          ptx::stmatrix_x4(out + static_cast<uint32_t>((panel * 4 + i) * 32 * 128), columns);
+        }
       }
     }
   }
