@@ -98,15 +98,15 @@ struct DequantizeProducer {
   static constexpr bool kAsynchronous = false;
   // All warps convert one stage while the consumers are at the other.
   static constexpr int kWarps = 8, kTeams = 1, kRegisters = 48, kConsumerRegisters = 208;
-  static constexpr int kGroups = kKeys / kWarps / 8;  // of eight keys, in a half
-  static constexpr int kAhead = 1;                    // groups that are read before they are wanted
+  static_assert(kKeys / kWarps == 8, "four lanes of a warp have a key");
 
-  uint4 raw[kAhead][kHalfPanels];
-  float4 scales;  // of the lane's key
+  uint4 raw[kHalfPanels];  // of the half that is converted next
+  float4 scales;           // of the lane's key
 
   __device__ __forceinline__ void Start(const Problem& p, const Selected& keys) {
+    const Half half(p, keys, 0);
 #pragma unroll
-    for (int group = 0; group < kAhead; ++group) Read(p, keys, 0, group);
+    for (int panel = 0; panel < kHalfPanels; ++panel) raw[panel] = half.Read(panel);
     ReadScales(p, keys);
   }
 
@@ -114,49 +114,48 @@ struct DequantizeProducer {
   __device__ __forceinline__ void Fill(const Problem& p, const Selected& keys, const Selected& next,
                                        const Target& target) {
     if constexpr (kHalf == 1) {
-      CopyProducer::Copy<8 * kGroups, kPanels - 1, kPanels>(p, keys, target,
-                                                            kQuantizedKeyBytes - 2 * kRope);
+      CopyProducer::Copy<8, kPanels - 1, kPanels>(p, keys, target, kQuantizedKeyBytes - 2 * kRope);
       ptx::cp_async_commit_group();
     }
-    const int lane = threadIdx.x % 32, chunk = lane % 4;
+    const int lane = threadIdx.x % 32, key = lane / 4, chunk = lane % 4;
     const float2 mine =
         kHalf == 0 ? make_float2(scales.x, scales.y) : make_float2(scales.z, scales.w);
     if constexpr (kHalf == 1) ReadScales(p, next);
+    const float low = __shfl_sync(0xffffffffu, mine.x, key);
+    const float high = __shfl_sync(0xffffffffu, mine.y, key);
+    const Half after(p, kHalf == 0 ? keys : next, 1 - kHalf);
+    char* to = target.Panel(kHalf * kHalfPanels);
+    const int left = Swizzled(target.first_row + key, 2 * chunk);
+    const int right = Swizzled(target.first_row + key, 2 * chunk + 1);
 #pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      const int key = group * 8 + lane / 4, row = target.first_row + key;
-      const float low = __shfl_sync(0xffffffffu, mine.x, key);
-      const float high = __shfl_sync(0xffffffffu, mine.y, key);
-#pragma unroll
-      for (int panel = 0; panel < kHalfPanels; ++panel) {
-        const uint4& values = raw[group % kAhead][panel];
-        const float scale = panel < kHalfPanels / 2 ? low : high;
-        char* to = target.Panel(kHalf * kHalfPanels + panel);
-        *reinterpret_cast<uint4*>(to + Swizzled(row, 2 * chunk)) =
-            Dequantize(values.x, values.y, scale);
-        *reinterpret_cast<uint4*>(to + Swizzled(row, 2 * chunk + 1)) =
-            Dequantize(values.z, values.w, scale);
-      }
-      const int ahead = group + kAhead;
-      if (ahead < kGroups) {
-        Read(p, keys, kHalf, ahead);
-      } else {
-        Read(p, kHalf == 0 ? keys : next, 1 - kHalf, ahead - kGroups);
-      }
+    for (int panel = 0; panel < kHalfPanels; ++panel) {
+      const float scale = panel < kHalfPanels / 2 ? low : high;
+      const uint4& values = raw[panel];
+      *reinterpret_cast<uint4*>(to + panel * kPanelBytes + left) =
+          Dequantize(values.x, values.y, scale);
+      *reinterpret_cast<uint4*>(to + panel * kPanelBytes + right) =
+          Dequantize(values.z, values.w, scale);
     }
+    // Not before: the fence that follows waits for what is read.
+#pragma unroll
+    for (int panel = 0; panel < kHalfPanels; ++panel) raw[panel] = after.Read(panel);
   }
 
  private:
-  __device__ __forceinline__ void Read(const Problem& p, const Selected& keys, int half,
-                                       int group) {
-    const int lane = threadIdx.x % 32, key = group * 8 + lane / 4;
-    const uint4* source = reinterpret_cast<const uint4*>(keys.Of(p, key) + half * 256) + lane % 4;
-#pragma unroll
-    for (int panel = 0; panel < kHalfPanels; ++panel) {
-      raw[group % kAhead][panel] =
-          keys.Valid(key) ? __ldg(source + panel * 4) : make_uint4(0, 0, 0, 0);
+  // What a lane reads of a half of its key.
+  struct Half {
+    const uint4* source;
+    bool valid;
+
+    __device__ __forceinline__ Half(const Problem& p, const Selected& keys, int half) {
+      const int lane = threadIdx.x % 32;
+      source = reinterpret_cast<const uint4*>(keys.Of(p, lane / 4) + half * 256) + lane % 4;
+      valid = keys.Valid(lane / 4);
     }
-  }
+    __device__ __forceinline__ uint4 Read(int panel) const {
+      return valid ? __ldg(source + panel * 4) : make_uint4(0, 0, 0, 0);
+    }
+  };
   __device__ __forceinline__ void ReadScales(const Problem& p, const Selected& keys) {
     const char* key = p.cache + uint64_t{keys.place} * 16;
     scales = keys.Valid(threadIdx.x % 32) ? __ldg(reinterpret_cast<const float4*>(key + kLatent))
@@ -269,8 +268,10 @@ struct StageProducer {
     };
     if (first_pair >= last_pair) return;
     int32_t turn = kStages * first_pair + stage;
-    Selected keys = Select(p, read(turn));
+    const int32_t first = read(turn);
     int32_t slot = read(turn + kTeams);
+    Selected keys = Select(p, first);
+    if constexpr (!Producer::kAsynchronous) Ask(keys);
     Producer producer;
     producer.Start(p, keys);
 #pragma unroll 1
