@@ -38,6 +38,9 @@ struct LaunchConfig {
   cudaStream_t stream;
   bool pdl = false;    // the start may overlap the end of the kernel before, which is waited for
   dim3 cluster = {0};  // blocks of a cluster; 0: no clusters
+  // Multiprocessors shall have the most shared memory, as for a kernel before or after this one
+  // that needs it: dividing their memory anew takes microseconds.
+  bool most_shared = false;
 };
 
 // A launch as the runtime wants it.
@@ -84,6 +87,11 @@ inline void ReserveShared(const char* op, const void* kernel, int64_t bytes) {
 inline void LaunchKernel(const char* op, const void* kernel, const LaunchConfig& launch,
                          void** arguments) {
   ReserveShared(op, kernel, launch.shared_bytes);
+  if (launch.most_shared &&
+      cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                           cudaSharedmemCarveoutMaxShared) != cudaSuccess) {
+    CheckLaunch(op, "asking for shared memory");
+  }
   const RuntimeConfig config(launch);
   if (cudaLaunchKernelExC(config.get(), kernel, arguments) != cudaSuccess) CheckLaunch(op);
 }

@@ -33,10 +33,11 @@ void RunType(const char* op, Problem p, cudaStream_t stream) {
   const unsigned tiles = static_cast<unsigned>(DenseTiles(p.queries, p.heads));
   LaunchKernel(op, &AttentionKernel<T, Producer, DenseWorks>,
                {dim3(tiles, static_cast<unsigned>(p.parts)), dim3(kThreads<Producer>),
-                sm90::kSharedBytes<SharedStorage<T>>, stream},
+                sm90::kSharedBytes<SharedStorage<T>>, stream, /*pdl=*/true},
                p, map);
   if (p.parts > 1) {
-    RunMerge<Result<T>, DenseWorks>(op, p, int64_t{p.queries} * p.heads, std::min(p.batch, p.parts),
+    const int32_t entries = std::min(p.batch, p.parts);
+    RunMerge<Result<T>, DenseWorks>(op, p, int64_t{p.queries} * p.heads, entries, p.parts / entries,
                                     stream);
   }
 }

@@ -1,4 +1,4 @@
-// Latent attention of tiles of 64 rows on Hopper. Four warps fetch keys; two warpgroups of
+// Latent attention of tiles of 64 rows on Hopper. Four or eight warps fetch keys; two warpgroups of
 // consumers take a stage of keys each, hand their weights to each other, and multiply them with
 // half of the values' columns each: so the output fits into registers, and one computes its softmax
 // while the other multiplies (the schedule of FlashMLA,
@@ -21,10 +21,9 @@
 #include "cuda/ptx/griddepcontrol.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/setmaxnreg.cuh"
+#include "cuda/ptx/tma.cuh"
 
 namespace vk::cuda::mla {
-
-constexpr int kMergeWarps = 4, kMergeThreads = 32 * kMergeWarps;
 
 // Consumer kGroup's part in all works of the block.
 template <class T, class Producer, class Works, int kGroup>
@@ -56,6 +55,7 @@ __global__ void __launch_bounds__(kThreads<Producer>, 1)
   auto& storage = sm90::AlignedStorage<SharedStorage<T>>(unaligned);
   const Pipeline pipeline(storage.pipeline);
   if (threadIdx.x == 0) {
+    if (p.whole_stages) ptx::prefetch_tensormap(&map);
     constexpr int kProducers = Producer::kWarps / Producer::kTeams,
                   kWarps = kConsumerThreads / 2 / 32;
     for (int half = 0; half < kStages * kHalves; ++half) {
@@ -71,8 +71,8 @@ __global__ void __launch_bounds__(kThreads<Producer>, 1)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
-  // Sparse attention starts while the kernel before it ends.
-  if constexpr (!Works::kBlocks) ptx::griddepcontrol_wait();
+  // Attention starts while the kernel before it ends.
+  ptx::griddepcontrol_wait();
   // A block starts with as many registers as its threads can have in multiples of eight, and
   // setmaxnreg waits forever for more.
   constexpr int kOfProducers = kProducerThreads<Producer>, kOfBlock = kThreads<Producer>;
@@ -85,6 +85,7 @@ __global__ void __launch_bounds__(kThreads<Producer>, 1)
     Stages producer{p, storage, pipeline, map};
     Works works(p);
     for (Work work; works.Next(p, work);) {
+      if (threadIdx.x / 32 == Producer::kWarps - 1) AskForQueries<T>(p, work.tile);
       const auto slot_of = works.Source(p, work);
       if constexpr (Works::kBlocks) {
         producer.ProduceBlocks(slot_of, work.keys, work.first_pair, work.last_pair);
@@ -103,16 +104,17 @@ __global__ void __launch_bounds__(kThreads<Producer>, 1)
 #endif
 }
 
-// Four rows a block, or where there are few, a quarter of one.
-template <class T, class Works, int kTeam>
+// A block has four rows, a row, or a quarter of one.
+template <class T, class Works, MergeBy kBy>
 __global__ void __launch_bounds__(kMergeThreads) MergeKernel(const __grid_constant__ Problem p) {
-  if constexpr (!Works::kBlocks) ptx::griddepcontrol_launch_dependents();
+  ptx::griddepcontrol_launch_dependents();
+  const typename Works::Merges merges(p);
   ptx::griddepcontrol_wait();
-  const int64_t first = int64_t{blockIdx.x} * (kMergeWarps / kTeam);
-  const int64_t row = kTeam == 1 ? first + threadIdx.x / 32 : first;
-  Works::Merge(p, row, [&](const Tile& tile, int tile_row, int32_t count, const auto& at) {
-    MergeRow<T, kTeam>(p, tile, tile_row, count, at);
-  });
+  const int64_t block = blockIdx.x;
+  merges.Row(p, kBy == MergeBy::kWarp ? block * kMergeWarps + threadIdx.x / 32 : block,
+             [&](const Tile& tile, int tile_row, int32_t count, const auto& at) {
+               MergeRow<T, kBy>(p, tile, tile_row, count, at);
+             });
 }
 
 }  // namespace vk::cuda::mla

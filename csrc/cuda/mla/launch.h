@@ -15,7 +15,8 @@ struct Plan {
 // `rows`: blocks of work without splits; topk: keys of each.
 Plan ChoosePlan(int64_t rows, int64_t topk, int32_t multiprocessors);
 
-void RunSparse(const char* op, const Problem& problem, bool quantized, cudaStream_t stream);
+void RunSparse(const char* op, const Problem& problem, bool quantized, int32_t multiprocessors,
+               cudaStream_t stream);
 
 // Blocks that work on the same part of the keys, and parts, of a GPU's multiprocessors.
 int32_t DenseTiles(int64_t queries, int64_t heads);

@@ -168,13 +168,16 @@ struct Sparse : Checks {
     Scale(args.scale);
     const int64_t rows =
         int64_t{problem.batch} * problem.queries * vk::cuda::CeilDiv(problem.heads, kRows);
-    const Plan plan = ChoosePlan(rows, problem.topk, Multiprocessors(kOp));
+    multiprocessors = Multiprocessors(kOp);
+    const Plan plan = ChoosePlan(rows, problem.topk, multiprocessors);
     problem.splits = plan.splits;
     problem.pairs = plan.pairs;
+    problem.works = Count(kOp, "tiles of 64 heads", rows * plan.splits);
     if (plan.splits > 1) partial_tiles = rows * plan.splits;
   }
 
   bool quantized;
+  int32_t multiprocessors;
 };
 
 struct Dense : Checks {
@@ -230,7 +233,8 @@ vk_status vk_cuda_sparse_mla_attention(const vk_cuda_sparse_mla_args* args, void
     Sparse checked(*args);
     if (checked.empty()) return;
     checked.SetWorkspace(args->workspace);
-    RunSparse(Sparse::kOp, checked.problem, checked.quantized, vk::cuda::AsStream(stream));
+    RunSparse(Sparse::kOp, checked.problem, checked.quantized, checked.multiprocessors,
+              vk::cuda::AsStream(stream));
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/mla/consumer.cuh"
 #include "cuda/mla/producer.cuh"
@@ -11,6 +12,7 @@
 #include "cuda/ptx/cp_async.cuh"
 #include "cuda/ptx/fence.cuh"
 #include "cuda/ptx/named_barrier.cuh"
+#include "cuda/ptx/tma.cuh"
 
 namespace vk::cuda::mla {
 
@@ -26,6 +28,23 @@ struct Tile {
   }
 };
 
+// Where a row of the tile's queries is.
+template <class T>
+__device__ __forceinline__ const T* QueryOf(const Problem& p, const Tile& tile, int row) {
+  return static_cast<const T*>(p.query) +
+         tile.Offset(p, row, p.query_batch_stride, p.query_token_stride, p.query_head_stride);
+}
+
+// A producer's warp asks for the tile's queries, which its consumers will want once they have
+// finished the tile before.
+template <class T>
+__device__ __forceinline__ void AskForQueries(const Problem& p, const Tile& tile) {
+#pragma unroll 1
+  for (int row = static_cast<int>(threadIdx.x) % 32; row < tile.rows; row += 32) {
+    ptx::bulk_prefetch_l2(QueryOf<T>(p, tile, row), kHead * static_cast<int>(sizeof(T)));
+  }
+}
+
 // The tile's queries, by the consumers. Rows that are not there are zeros.
 template <class T, class Producer>
 __device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
@@ -37,10 +56,7 @@ __device__ __forceinline__ void LoadQueries(const Problem& p, const Tile& tile,
 #pragma unroll 2
   for (int row = warp; row < kRows; row += kConsumerThreads / 32) {
     const bool valid = row < tile.rows;
-    const T* query = static_cast<const T*>(p.query);
-    if (valid) {
-      query += tile.Offset(p, row, p.query_batch_stride, p.query_token_stride, p.query_head_stride);
-    }
+    const T* query = valid ? QueryOf<T>(p, tile, row) : static_cast<const T*>(p.query);
 #pragma unroll
     for (int chunk = lane; chunk < kChunks; chunk += 32) {
       ptx::cp_async_cg(storage.query[chunk / 8] + Swizzled(row, chunk % 8),
@@ -171,22 +187,37 @@ __device__ __forceinline__ void AddWeighted(float4& sum, float weight, const flo
   sum.w = fmaf(weight, four.w, sum.w);
 }
 
-template <int kTeam>
+// Who puts partial results of a row together: a warp; the four warps of a block, which have a
+// quarter of its columns each; or four blocks (blockIdx.z) with a quarter each, in which warps have
+// partial results each.
+enum class MergeBy { kWarp, kColumns, kResults };
+constexpr int kMergeWarps = 4, kMergeThreads = 32 * kMergeWarps;
+template <MergeBy kBy>
+constexpr int kVectors = kBy == MergeBy::kWarp ? kLatent / 4 / 32 : 1;  // four columns a lane, each
+
+template <MergeBy kBy>
 struct MergeStorage {
-  float4 sums[kTeam][32];
-  float totals[kTeam];
+  // Of the partial results that are read at once.
+  static constexpr int kAhead = 16 / kVectors<kBy>;
+  float4 parts[kMergeWarps][kAhead][kVectors<kBy>][32];
+  float4 sums[kMergeWarps][32];
+  float totals[kMergeWarps];
 };
 
 // `count` partial results of a row of a tile, at the tiles at(0), at(1) ..., become its whole
-// result: by a warp, or where kTeam is more, by blocks of kTeam warps that have columns each
-// (blockIdx.z), and in them warps that have partial results each.
-template <class T, int kTeam, class At>
+// result.
+template <class T, MergeBy kBy, class At>
 __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int row, int32_t count,
                                          const At& at) {
-  constexpr int kVectors = kLatent / 4 / 32 / kTeam;
-  constexpr int kAhead = 16 / kVectors;  // results that are read at once
-  const int lane = threadIdx.x % 32, member = kTeam == 1 ? 0 : threadIdx.x / 32;
-  const int first = (kTeam == 1 ? 0 : static_cast<int>(blockIdx.z)) * kVectors * 32 + lane;
+  extern __shared__ char unaligned[];
+  using Storage = MergeStorage<kBy>;
+  auto& storage = *reinterpret_cast<Storage*>(unaligned);
+  constexpr int kAhead = Storage::kAhead, kTeam = kBy == MergeBy::kResults ? kMergeWarps : 1;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, member = kTeam == 1 ? 0 : warp;
+  auto& parts = storage.parts[warp];
+  int first = lane;  // of the lane's columns, in fours
+  if (kBy == MergeBy::kColumns) first += warp * 32;
+  if (kBy == MergeBy::kResults) first += static_cast<int>(blockIdx.z) * 32;
   const float2* lse = reinterpret_cast<const float2*>(p.partial_lse);
   float origin = -INFINITY, top = -INFINITY;
   for (int32_t i = lane; i < count; i += 32) {
@@ -201,35 +232,36 @@ __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int
   }
   if (origin == -INFINITY) origin = 0.0f;
   float total = 0.0f;
-  float4 sums[kVectors];
+  float4 sums[kVectors<kBy>];
 #pragma unroll
-  for (int i = 0; i < kVectors; ++i) sums[i] = make_float4(0, 0, 0, 0);
+  for (float4& sum : sums) sum = make_float4(0, 0, 0, 0);
   // Lanes know a weight each.
 #pragma unroll 1
   for (int32_t base = 0; base < count; base += 32 * kTeam) {
     const auto index = [&](int i) { return base + i * kTeam + member; };
-    const bool there = index(lane) < count;
-    const float weight = there ? exp2f(lse[at(index(lane)) * kRows + row].x - origin) : 0.0f;
+    const bool known = index(lane) < count;
+    const float weight = known ? exp2f(lse[at(index(lane)) * kRows + row].x - origin) : 0.0f;
     total += weight;
 #pragma unroll 1
     for (int i = 0; i < 32 && index(i) < count; i += kAhead) {
-      float4 parts[kAhead][kVectors];
 #pragma unroll
       for (int ahead = 0; ahead < kAhead; ++ahead) {
         // Without a key its partial output is 0.
-        const bool read = index(i + ahead) < count;
-        const int64_t partial = at(read ? index(i + ahead) : 0) * kRows + row;
+        const bool there = index(i + ahead) < count;
+        const int64_t partial = at(there ? index(i + ahead) : 0) * kRows + row;
         const float4* part = reinterpret_cast<const float4*>(p.partial_out + partial * kLatent);
 #pragma unroll
-        for (int j = 0; j < kVectors; ++j) {
-          parts[ahead][j] = read ? part[j * 32 + first] : make_float4(0, 0, 0, 0);
+        for (int j = 0; j < kVectors<kBy>; ++j) {
+          ptx::cp_async_cg(&parts[ahead][j][lane], part + first + 32 * j, there);
         }
       }
+      ptx::cp_async_commit_group();
+      ptx::cp_async_wait_group<0>();
 #pragma unroll
       for (int ahead = 0; ahead < kAhead; ++ahead) {
         const float of = __shfl_sync(0xffffffffu, weight, i + ahead);
 #pragma unroll
-        for (int j = 0; j < kVectors; ++j) AddWeighted(sums[j], of, parts[ahead][j]);
+        for (int j = 0; j < kVectors<kBy>; ++j) AddWeighted(sums[j], of, parts[ahead][j][lane]);
       }
     }
   }
@@ -238,17 +270,14 @@ __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int
     total += __shfl_xor_sync(0xffffffffu, total, distance);
   }
   if constexpr (kTeam > 1) {
-    static_assert(kVectors == 1);
-    extern __shared__ char unaligned[];
-    auto& members = *reinterpret_cast<MergeStorage<kTeam>*>(unaligned);
-    members.sums[member][lane] = sums[0];
-    if (lane == 0) members.totals[member] = total;
+    storage.sums[member][lane] = sums[0];
+    if (lane == 0) storage.totals[member] = total;
     __syncthreads();
     if (member != 0) return;
 #pragma unroll
     for (int other = 1; other < kTeam; ++other) {
-      AddWeighted(sums[0], 1.0f, members.sums[other][lane]);
-      total += members.totals[other];
+      AddWeighted(sums[0], 1.0f, storage.sums[other][lane]);
+      total += storage.totals[other];
     }
   }
   const int32_t tile_row = tile.first_row + row;
@@ -256,8 +285,8 @@ __device__ __forceinline__ void MergeRow(const Problem& p, const Tile& tile, int
   T* out = static_cast<T*>(p.out) +
            tile.Offset(p, row, p.out_batch_stride, p.out_token_stride, p.out_head_stride);
 #pragma unroll
-  for (int j = 0; j < kVectors; ++j) {
-    reinterpret_cast<uint2*>(out)[j * 32 + first] = {
+  for (int j = 0; j < kVectors<kBy>; ++j) {
+    reinterpret_cast<uint2*>(out)[first + 32 * j] = {
         PackPair<T>(sums[j].x * factor, sums[j].y * factor),
         PackPair<T>(sums[j].z * factor, sums[j].w * factor)};
   }

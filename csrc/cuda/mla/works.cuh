@@ -19,19 +19,21 @@ __device__ __forceinline__ int32_t Pairs(int32_t keys) {
   return (keys + kPairKeys - 1) / kPairKeys;
 }
 
-// Sparse attention: a block has 64 heads of one query and one of `splits` equal parts of its keys.
-// Blocks of one query follow each other, and share its keys in the L2.
+// Sparse attention: works are 64 heads of one query and one of `splits` equal parts of its keys.
+// Those of one query follow each other, and share its keys in the L2. A block fetches keys of its
+// next work while it ends one.
 class SparseWorks {
  public:
   static constexpr bool kBlocks = false;  // keys are neighbours by blocks of the cache
 
-  __device__ __forceinline__ explicit SparseWorks(const Problem&) {}
+  __device__ __forceinline__ explicit SparseWorks(const Problem& p)
+      : next_(blockIdx.x), works_(static_cast<uint32_t>(p.works)) {}
 
   __device__ __forceinline__ bool Next(const Problem& p, Work& work) {
-    if (done_) return false;
-    done_ = true;
+    if (Last()) return false;
     const int32_t head_tiles = (p.heads + kRows - 1) / kRows;
-    int32_t index = static_cast<int32_t>(blockIdx.x);
+    int32_t index = static_cast<int32_t>(next_);
+    next_ += gridDim.x;
     const int32_t head_tile = index % head_tiles;
     index /= head_tiles;
     const int32_t split = index % p.splits;
@@ -46,7 +48,7 @@ class SparseWorks {
     return true;
   }
 
-  __device__ __forceinline__ bool Last() const { return done_; }
+  __device__ __forceinline__ bool Last() const { return next_ >= works_; }
 
   // The index of the cache's slot with a key.
   __device__ __forceinline__ static auto Source(const Problem& p, const Work& work) {
@@ -56,16 +58,21 @@ class SparseWorks {
     return [=](int32_t key) { return key < keys ? __ldg(indices + key) : -1; };
   }
 
-  template <class Body>
-  __device__ __forceinline__ static void Merge(const Problem& p, int64_t row, const Body& body) {
-    if (row >= int64_t{p.batch} * p.queries * p.heads) return;
-    const int32_t query = static_cast<int32_t>(row / p.heads);
-    const int32_t head = static_cast<int32_t>(row - int64_t{query} * p.heads);
-    const int32_t head_tiles = (p.heads + kRows - 1) / kRows, head_tile = head / kRows;
-    const int64_t first = (int64_t{query} * head_tiles + head_tile) * p.splits;
-    body(TileOf(p, query, head_tile), head % kRows, p.splits,
-         [=](int32_t split) { return first + split; });
-  }
+  // What is merged: every row.
+  struct Merges {
+    __device__ __forceinline__ explicit Merges(const Problem&) {}
+
+    template <class Body>
+    __device__ __forceinline__ void Row(const Problem& p, int64_t row, const Body& body) const {
+      if (row >= int64_t{p.batch} * p.queries * p.heads) return;
+      const int32_t query = static_cast<int32_t>(row / p.heads);
+      const int32_t head = static_cast<int32_t>(row - int64_t{query} * p.heads);
+      const int32_t head_tiles = (p.heads + kRows - 1) / kRows, head_tile = head / kRows;
+      const int64_t first = (int64_t{query} * head_tiles + head_tile) * p.splits;
+      body(TileOf(p, query, head_tile), head % kRows, p.splits,
+           [=](int32_t split) { return first + split; });
+    }
+  };
 
  private:
   // Of a query of all, and a tile of its heads.
@@ -76,7 +83,7 @@ class SparseWorks {
     return {entry, (query - entry * p.queries) * p.heads + first_head,
             min(kRows, p.heads - first_head), -1};
   }
-  bool done_ = false;
+  uint32_t next_, works_;
 };
 
 // Dense attention: the pairs of keys of all batch entries, one after the other, are divided among
@@ -123,22 +130,32 @@ class DenseWorks {
     };
   }
 
-  // The entry that begins in a part and is not ended there, if there is one; blocks have a part in
-  // y, or an entry where there are fewer.
-  template <class Body>
-  __device__ __forceinline__ static void Merge(const Problem& p, int64_t row, const Body& body) {
-    const int32_t index = static_cast<int32_t>(blockIdx.y);
-    const int32_t part = p.batch < p.parts ? PartsUntil(p, index, 0) - 1 : index;
-    const Cut begin = p.schedule[part], end = p.schedule[part + 1];
-    if (end.unit == 0 || (begin.entry == end.entry && begin.unit > 0)) return;
-    if (p.batch < p.parts && end.entry != index) return;
-    if (row >= p.queries * p.heads) return;
-    const int32_t count = PartsUntil(p, end.entry, INT32_MAX) - part;
-    const int64_t tiles = Tiles(p);
-    const int32_t tile = static_cast<int32_t>(row) / kRows;
-    body(TileOf(p, end.entry, tile), static_cast<int>(row) % kRows, count,
-         [=](int32_t piece) { return Partial(part + piece, piece == 0) * tiles + tile; });
-  }
+  // What is merged: the entry that begins in a part and is not ended there, if there is one; blocks
+  // have a part in y, or an entry where there are fewer. Known before attention has ended.
+  class Merges {
+   public:
+    __device__ __forceinline__ explicit Merges(const Problem& p) {
+      const int32_t index = static_cast<int32_t>(blockIdx.y);
+      part_ = p.batch < p.parts ? PartsUntil(p, index, 0) - 1 : index;
+      const Cut begin = p.schedule[part_], end = p.schedule[part_ + 1];
+      if (end.unit == 0 || (begin.entry == end.entry && begin.unit > 0)) return;
+      if (p.batch < p.parts && end.entry != index) return;
+      entry_ = end.entry;
+      count_ = PartsUntil(p, end.entry, INT32_MAX) - part_;
+    }
+
+    template <class Body>
+    __device__ __forceinline__ void Row(const Problem& p, int64_t row, const Body& body) const {
+      if (count_ == 0 || row >= p.queries * p.heads) return;
+      const int64_t tiles = Tiles(p);
+      const int32_t tile = static_cast<int32_t>(row) / kRows, part = part_;
+      body(TileOf(p, entry_, tile), static_cast<int>(row) % kRows, count_,
+           [=](int32_t piece) { return Partial(part + piece, piece == 0) * tiles + tile; });
+    }
+
+   private:
+    int32_t part_, entry_ = 0, count_ = 0;
+  };
 
   __device__ __forceinline__ static int32_t KeysOf(const Problem& p, int32_t entry) {
     return max(0, min(p.topk, p.lengths[entry]));

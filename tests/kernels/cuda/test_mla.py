@@ -252,10 +252,11 @@ def test_dense_shapes(dtype: torch.dtype, heads: int, queries: int) -> None:
     ids=["one", "many", "empty", "ragged", "equal"],
 )
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "all"])
+@pytest.mark.parametrize("heads", [32, 40], ids=["one_tile", "two_tiles"])
 @DTYPES
-def test_dense_batches(lengths: list[int], causal: bool, dtype: torch.dtype) -> None:
+def test_dense_batches(lengths: list[int], causal: bool, heads: int, dtype: torch.dtype) -> None:
     """From one entry over all multiprocessors to many entries in a part."""
-    Dense(lengths, queries=2, heads=40, causal=causal, dtype=dtype).check()
+    Dense(lengths, queries=2, heads=heads, causal=causal, dtype=dtype).check()
 
 
 @pytest.mark.parametrize("slots", [1, 16, 128])

@@ -18,13 +18,16 @@ using namespace vk::cuda::mla;
 // A warp a row, or four blocks.
 template <class T, class Works>
 void Merge(const Problem& p, int rows, int entries) {
-  const unsigned y = static_cast<unsigned>(entries);
-  if (Chance(2)) {
-    emulation::Launch({static_cast<unsigned>(rows), y, kMergeWarps}, kMergeThreads,
-                      [&] { MergeKernel<T, Works, kMergeWarps>(p); });
+  const unsigned y = static_cast<unsigned>(entries), all = static_cast<unsigned>(rows);
+  if (Chance(3)) {
+    emulation::Launch({all, y, kMergeWarps}, kMergeThreads,
+                      [&] { MergeKernel<T, Works, MergeBy::kResults>(p); });
+  } else if (Chance(2)) {
+    emulation::Launch({all, y, 1}, kMergeThreads,
+                      [&] { MergeKernel<T, Works, MergeBy::kColumns>(p); });
   } else {
-    emulation::Launch({static_cast<unsigned>(rows + 3) / 4, y, 1}, kMergeThreads,
-                      [&] { MergeKernel<T, Works, 1>(p); });
+    emulation::Launch({(all + kMergeWarps - 1) / kMergeWarps, y, 1}, kMergeThreads,
+                      [&] { MergeKernel<T, Works, MergeBy::kWarp>(p); });
   }
 }
 
@@ -126,7 +129,8 @@ struct Case {
     p.pairs = Number(1, pairs);
     p.splits = (pairs + p.pairs - 1) / p.pairs;
     const size_t tiles = static_cast<size_t>(heads + kRows - 1) / kRows;
-    const size_t rows = p.splits * tiles * batch * queries * kRows;
+    p.works = static_cast<int>(p.splits * tiles * batch * queries);
+    const size_t rows = static_cast<size_t>(p.works) * kRows;
     partial_out.assign(rows * kLatent, NAN);
     partial_lse.assign(2 * rows, NAN);
     p.partial_out = partial_out.data();
@@ -134,10 +138,9 @@ struct Case {
   }
 
   void Run() {
-    const unsigned blocks_of_work =
-        static_cast<unsigned>((heads + kRows - 1) / kRows * p.splits * batch * queries);
+    const unsigned grid = static_cast<unsigned>(Number(1, p.works));
     const int threads = quantized ? kThreads<DequantizeProducer> : kThreads<CopyProducer>;
-    emulation::Launch({blocks_of_work, 1, 1}, threads, [&] {
+    emulation::Launch({grid, 1, 1}, threads, [&] {
       if (quantized) {
         AttentionKernel<BFloat16, DequantizeProducer, SparseWorks>(p, {});
       } else {
