@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 _BETWEEN = 0.05
 
@@ -18,3 +19,9 @@ def until(state: Callable[[], bool], seconds: float = 60.0) -> bool:
             return True
         time.sleep(_BETWEEN)
     return state()
+
+
+def wait_for(file: Path, text: str, seconds: float = 60.0) -> None:
+    """Return once ``file`` holds ``text``."""
+    appeared = until(lambda: file.is_file() and text in file.read_text(), seconds)
+    assert appeared, f"{text!r} never appeared in {file}"

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import support
 from rattler_build import Package
-from waiting import until
+from waiting import until, wait_for
 
 from vllm_conda import errors
 from vllm_conda.builder.workspace import workspace_for
@@ -66,11 +66,6 @@ def slow(root: Path, flag: Path) -> None:
     wait = f'while [[ -f "{flag}" ]]; do echo "[1/2] waiting"; sleep 0.1; done\n'
     script.write_text(script.read_text().replace("mkdir -p", wait + "mkdir -p", 1))
     flag.touch()
-
-
-def wait_for(log: Path, text: str, seconds: float = 60.0) -> None:
-    appeared = until(lambda: log.is_file() and text in log.read_text(), seconds)
-    assert appeared, f"{text!r} never appeared in {log}"
 
 
 def working_in(folder: Path) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 import support
-from waiting import until
+from waiting import until, wait_for
 
 from vllm_conda.errors import BuildFailure, ClusterError, IntegrityError, MissingToolError
 
@@ -70,11 +70,6 @@ def packages(output: Path) -> dict[str, bytes]:
 
 def task_folder(root: Path, job: str) -> Path:
     return root / "output.build" / "slurm" / job
-
-
-def wait_for(file: Path, text: str, seconds: float = 60.0) -> None:
-    appeared = until(lambda: file.is_file() and text in file.read_text(), seconds)
-    assert appeared, f"{text!r} never appeared in {file}"
 
 
 def hold(root: Path, flag: Path) -> None:
