@@ -110,16 +110,18 @@ def test_one_row_has_the_bits_of_many(tier: str, dtype: torch.dtype, depth: int)
     def fp8(rows: torch.Tensor) -> torch.Tensor:
         return ops.fp8_scaled_mm_cpu(rows, packed, scales, [32, 64], None, torch.float32, True)
 
+    factors = torch.full((160, 1), 0.01)
+
     def int8(rows: torch.Tensor) -> torch.Tensor:
-        factors = torch.full((160, 1), 0.01)
         return ops.int8_scaled_mm_with_quant(rows, packed_ints, factors, None, torch.float32, True)
 
-    if tier == "amx" and dtype == torch.bfloat16:  # tiles add in another order
-        return
-    assert torch.equal(fp8(a[2:3]), fp8(a)[2:3])
+    row = a[2:3]
+    check(fp8(row), row, weight.double() * expanded(scales, (32, 64), weight.shape))
+    check(int8(row), row, ints.double() * factors.double())
+    tiles = tier == "amx" and dtype == torch.bfloat16  # which add in another order
+    assert tiles or torch.equal(fp8(row), fp8(a)[2:3])
     # Many rows take longer K in parts, each scaled for itself.
-    if depth <= 128:
-        assert torch.equal(int8(a[2:3]), int8(a)[2:3])
+    assert tiles or depth > 128 or torch.equal(int8(row), int8(a)[2:3])
 
 
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16, torch.float16])
