@@ -333,9 +333,11 @@ def why_wrong(row: Mapping[str, Any]) -> str:
     said = [words(row)]
     if "far_logprobs" in row:
         far, mean, allowed = row["far_logprobs"], row["mean_difference"], row["allowed"]
-        if row["misses"] > allowed["outliers"] * row["tokens"]:
+        few = allowed["outliers"] * row["tokens"]
+        if row["misses"] > few:
             said.append(f"more than {allowed['outliers']:.0%} miss")
-        said.append(f"{far} log-probabilities are off by more than {allowed['logprob']}")
+        if far > few:
+            said.append(f"{far} log-probabilities are off by more than {allowed['logprob']}")
         if mean > allowed["mean"]:
             said.append(f"they are off by {mean} in the mean, more than {allowed['mean']}")
     # A batch's sums may round otherwise than a single prompt's, where nothing has to be exact.
