@@ -152,7 +152,7 @@ def measure(path: Path, shapes: list[tuple[int, int]], options: argparse.Namespa
         rounds(batch, WARM_UP_LENGTH, WARM_UP_TOKENS, "warm-up")
     return {
         f"{batch}x{length}": {
-            "step_bytes": step_bytes(path, batch, length + options.tokens // 2, model.arguments),
+            "step_bytes": step_bytes(path, batch, length + options.tokens // 2, settings),
             "rounds": [
                 rounds(batch, length, options.tokens, str(number))
                 for number in range(options.rounds)
