@@ -118,8 +118,9 @@ struct PackedTable {
   using Decode = void(const uint8_t* words, size_t rows, void* to);
   Decode* decode[kPackedCodings][3];  // of kPlain and kCodedI4: null
   // sums[i] = scales[i] * (one row of A times the same words), plus sums[i] unless `first`; but for
-  // tiles the bits of decoding first. For kernels that pack a value into row_value_bytes; null
-  // where no tier has such.
+  // tiles the bits of decoding first. For gemm's kernels that pack a value of a row into
+  // row_value_bytes: GemmKernel::row_step_bytes says so. Null of kPlain and kCodedI4, and all of
+  // them on a tier whose kernels pack otherwise.
   using MultiplyRow = void(const uint8_t* words, size_t rows, const OneRow& a, const float* scales,
                            float* sums, bool first);
   MultiplyRow* multiply_row[kPackedCodings][3];

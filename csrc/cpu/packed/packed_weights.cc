@@ -17,7 +17,7 @@ constexpr size_t kExpandBytes = 32768;
 // Values of K that are decoded at once, into float32 at the most.
 constexpr size_t kDecodeDepth = kExpandBytes / kPanel / sizeof(float);
 constexpr size_t kWordBytes = 4;  // of coded values of one column
-// Whole strips of vector kernels.
+// That are scaled at once: whole strips of gemm's kernels in vectors, which take six rows.
 constexpr size_t kScaledRows = 24;
 static_assert(kDecodeDepth % kPackedGroupMultiple == 0);
 
