@@ -58,6 +58,7 @@ inline Index thread_index, block_index, block_size, grid_size;
 struct Meeting {
   int arrived = 0;
   int64_t generation = 0;
+  bool any = false, any_of_last = false;  // of what threads bring to it
 };
 
 // Asynchronous work that a thread commits in groups and waits for.
@@ -84,6 +85,8 @@ struct Fiber {
   Groups copies, products;
 };
 
+inline int64_t waits = 0;  // since a thread last went on
+
 struct Mbarrier {
   int count, pending, bytes, phase;
   std::vector<Work> copies;  // on their way
@@ -93,6 +96,7 @@ struct Mbarrier {
     if (pending > 0 || bytes != 0) return;
     pending = count;
     ++phase;
+    waits = 0;
   }
 };
 
@@ -111,15 +115,16 @@ inline Meeting cluster_meeting;
 inline ucontext_t scheduler;
 inline int running = 0;  // block of the cluster
 inline int current = 0;  // thread of the block
-inline int64_t switches = 0;
 inline Work body;
 
 inline Block& MyBlock() { return cluster[running]; }
 inline Fiber& MyFiber() { return MyBlock().fibers[current]; }
 inline int Lane() { return current % 32; }
 
+// Every wait ends here. Meetings, barriers and threads that end set `waits` to 0; what waits for
+// memory alone goes on within a few turns, or never.
 inline void Yield() {
-  if (++switches > 200'000'000) Fail("the threads wait for each other");
+  if (++waits > 4'000'000) Fail("the threads wait for each other");
   swapcontext(&MyFiber().context, &scheduler);
 }
 
@@ -127,6 +132,9 @@ inline void Arrive(Meeting& meeting, int size) {
   if (++meeting.arrived < size) return;
   meeting.arrived = 0;
   ++meeting.generation;
+  meeting.any_of_last = meeting.any;
+  meeting.any = false;
+  waits = 0;
 }
 inline void Meet(Meeting& meeting, int size) {
   const int64_t generation = meeting.generation;
@@ -188,6 +196,7 @@ inline CUtensorMap Encode(const Map& map) {
 inline void Entry() {
   body();
   MyFiber().done = true;
+  waits = 0;
   Yield();
 }
 
@@ -229,7 +238,7 @@ inline bool RunBlock(int index) {
 }
 
 inline void RunCluster() {
-  switches = 0;
+  waits = 0;
   cluster_meeting = Meeting{};
   const auto swap = [](Block& block) {
     std::swap_ranges(block.shared.begin(), block.shared.end(), emulated_shared_memory);
@@ -340,6 +349,11 @@ inline float __uint_as_float(uint32_t bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));
   return value;
+}
+inline uint32_t __float_as_uint(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
 }
 inline float __fdividef(float x, float y) { return x / y; }
 template <class T>

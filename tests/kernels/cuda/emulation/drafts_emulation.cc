@@ -159,8 +159,5 @@ bool Check() {
 }  // namespace
 
 int main(int count, char** arguments) {
-  return Repeat(count, arguments, [] {
-    const bool right = Check<float>();
-    return Check<BFloat16>() && right;
-  });
+  return Repeat(count, arguments, [] { return Check<float>() && Check<BFloat16>(); });
 }

@@ -85,10 +85,8 @@ bool Check(int cluster) {
 
 int main(int count, char** arguments) {
   const int status = Repeat(count, arguments, [] {
-    bool right = Check<BFloat16, 16>(Number(1, 8));
-    right = Check<Half, 32>(Number(1, 8)) && right;
-    right = Check<BFloat16, 64>(Number(1, 8)) && right;
-    return Check<Half, 64>(1) && right;
+    return Check<BFloat16, 16>(Number(1, 8)) && Check<Half, 32>(Number(1, 8)) &&
+           Check<BFloat16, 64>(Number(1, 8)) && Check<Half, 64>(1);
   });
   std::printf("%d by clusters, %d around the ring\n", clusters, wraps);
   return status == 0 && (clusters == 0 || wraps == 0) ? 1 : status;

@@ -170,13 +170,9 @@ bool CheckRows(const char* tile) {
 
 int main(int count, char** arguments) {
   return Repeat(count, arguments, [] {
-    bool right = Check<16, 1>("16 x 128, turned");
-    right = Check<64, 1>("64 x 128, turned") && right;
-    right = Check<64, 2>("64 x 256, turned") && right;
-    right = CheckRows<64>("128 x 64") && right;
-    right = CheckRows<64, 2>("128 x 64, k in two") && right;
-    right = CheckRows<128>("128 x 128") && right;
-    right = CheckRows<192>("128 x 192") && right;
-    return CheckRows<256>("128 x 256") && right;
+    return Check<16, 1>("16 x 128, turned") && Check<64, 1>("64 x 128, turned") &&
+           Check<64, 2>("64 x 256, turned") && CheckRows<64>("128 x 64") &&
+           CheckRows<64, 2>("128 x 64, k in two") && CheckRows<128>("128 x 128") &&
+           CheckRows<192>("128 x 192") && CheckRows<256>("128 x 256");
   });
 }

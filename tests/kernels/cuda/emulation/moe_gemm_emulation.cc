@@ -89,10 +89,7 @@ bool Check() {
 
 int main(int count, char** arguments) {
   return Repeat(count, arguments, [] {
-    bool right = Check<BFloat16, 16>();
-    right = Check<Half, 32>() && right;
-    right = Check<BFloat16, 64>() && right;
-    right = Check<Half, 128>() && right;
-    return Check<BFloat16, 256>() && right;
+    return Check<BFloat16, 16>() && Check<Half, 32>() && Check<BFloat16, 64>() &&
+           Check<Half, 128>() && Check<BFloat16, 256>();
   });
 }

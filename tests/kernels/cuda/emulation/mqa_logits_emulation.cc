@@ -197,13 +197,8 @@ bool CheckPaged() {
 
 int main(int count, char** arguments) {
   return Repeat(count, arguments, [] {
-    bool right = CheckContiguous<64>();
-    right = CheckContiguous<32>() && right;
-    right = CheckPaged<1, 64>() && right;
-    right = CheckPaged<2, 64>() && right;
-    right = CheckPaged<4, 64>() && right;
-    right = CheckPaged<1, 32>() && right;
-    right = CheckPaged<2, 32>() && right;
-    return CheckPaged<4, 32>() && right;
+    return CheckContiguous<64>() && CheckContiguous<32>() && CheckPaged<1, 64>() &&
+           CheckPaged<2, 64>() && CheckPaged<4, 64>() && CheckPaged<1, 32>() &&
+           CheckPaged<2, 32>() && CheckPaged<4, 32>();
   });
 }

@@ -6,11 +6,6 @@
 
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __fdiv_rn(float x, float y) { return x / y; }
-inline uint32_t __float_as_uint(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof(bits));
-  return bits;
-}
 
 #include "cuda/all_reduce/rms_qk.cuh"
 

@@ -21,13 +21,14 @@ inline int Begin(char** arguments) {
   return std::atoi(arguments[2]);
 }
 
-// main(): `check`, called COUNT times, says whether all was right.
+// main(): `check`, called COUNT times or until it says that something was wrong.
 template <class Check>
 int Repeat(int argument_count, char** arguments, const Check& check) {
   if (argument_count != 3) return 2;
-  bool right = true;
-  for (int i = Begin(arguments); i > 0; --i) right = check() && right;
-  return right ? 0 : 1;
+  for (int i = Begin(arguments); i > 0; --i) {
+    if (!check()) return 1;
+  }
+  return 0;
 }
 
 }  // namespace emulation::seeded

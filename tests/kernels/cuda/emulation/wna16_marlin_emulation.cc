@@ -78,15 +78,25 @@ bool CheckExperts(int block, int sms) {
 
 template <class T, WeightType kType>
 bool CheckShapes(const std::vector<Case>& cases) {
-  bool right = true;
   for (const Case& c : cases) {
     int shape = 0;
 #define VK_CHECK_SHAPE(tokens, n, k) \
-  right &= Check<T, kType, MarlinShape<tokens, n, k>>(c, shape++);
+  if (!Check<T, kType, MarlinShape<tokens, n, k>>(c, shape++)) return false;
     VK_WNA16_MARLIN_SHAPES(VK_CHECK_SHAPE)
 #undef VK_CHECK_SHAPE
   }
-  return right;
+  return true;
+}
+
+template <WeightType kType>
+bool CheckSizes() {
+  for (const int sms : {1, 5}) {
+    const bool right = CheckExperts<MarlinShape<1, 2, 4>, kType>(8, sms) &&
+                       CheckExperts<MarlinShape<2, 2, 4>, kType>(16, sms) &&
+                       CheckExperts<MarlinShape<8, 8, 1>, kType>(48, sms);
+    if (!right) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -95,27 +105,19 @@ int main() {
   const std::vector<Case> cases = {
       {3, 192, 576, 64, 3, true}, {17, 320, 256, 32, 5, false}, {1, 64, 192, 192, 2, true}};
 #ifdef VK_ONE_TYPE
-  bool right = CheckShapes<Bf16Arithmetic, WeightType::VK_ONE_TYPE>(cases);
+  const bool right = CheckShapes<Bf16Arithmetic, WeightType::VK_ONE_TYPE>(cases);
 #else
-  bool right = CheckShapes<Bf16Arithmetic, WeightType::kU4B8>(cases);
   const std::vector<Case> few = {
       {5, 128, 384, 128, 2, true}, {9, 64, 320, 32, 3, false}, {2, 128, 128, 128, 2, true}};
-  right &= CheckShapes<Fp16Arithmetic, WeightType::kU4>(few);
-  right &= CheckShapes<Bf16Arithmetic, WeightType::kU8B128>(few);
-  right &= CheckShapes<Fp16Arithmetic, WeightType::kFp8>(few);
-  right &= CheckShapes<Bf16Arithmetic, WeightType::kMxFp4>(few);
-  right &= CheckShapes<Fp16Arithmetic, WeightType::kNvFp4>(few);
+  const bool right = CheckShapes<Bf16Arithmetic, WeightType::kU4B8>(cases) &&
+                     CheckShapes<Fp16Arithmetic, WeightType::kU4>(few) &&
+                     CheckShapes<Bf16Arithmetic, WeightType::kU8B128>(few) &&
+                     CheckShapes<Fp16Arithmetic, WeightType::kFp8>(few) &&
+                     CheckShapes<Bf16Arithmetic, WeightType::kMxFp4>(few) &&
+                     CheckShapes<Fp16Arithmetic, WeightType::kNvFp4>(few);
 #endif
-  const auto check_experts = [&]<WeightType kType>() {
-    for (int sms : {1, 5}) {
-      right &= CheckExperts<MarlinShape<1, 2, 4>, kType>(8, sms);
-      right &= CheckExperts<MarlinShape<2, 2, 4>, kType>(16, sms);
-      right &= CheckExperts<MarlinShape<8, 8, 1>, kType>(48, sms);
-    }
-  };
-  check_experts.template operator()<WeightType::kU4B8>();
-  check_experts.template operator()<WeightType::kNvFp4>();
+  if (!right || !CheckSizes<WeightType::kU4B8>() || !CheckSizes<WeightType::kNvFp4>()) return 1;
   std::printf("%d products, %d with tiles of several blocks\n", checked, shared_tiles);
   if (shared_tiles == 0) Fail("the cases miss what they are for");
-  return right ? 0 : 1;
+  return 0;
 }

@@ -264,25 +264,22 @@ class Product {
   std::normal_distribution<float> normal_;
 };
 
-// Calls run.template operator()<T, kType>() for every dtype and weight type; whether all are right.
-// VK_ONE_TYPE: for that one, which compiles in a small part of the time.
+// Calls run.template operator()<T, kType>() for every dtype and weight type until one is not right;
+// whether all are. VK_ONE_TYPE: for that one, which compiles in a small part of the time.
 template <class Run>
 bool ForAllTypes(const Run& run) {
 #ifdef VK_ONE_TYPE
   return run.template operator()<Bf16Arithmetic, WeightType::VK_ONE_TYPE>();
 #else
-  bool right = true;
   const auto types = [&]<class T>() {
-    right &= run.template operator()<T, WeightType::kU4B8>();
-    right &= run.template operator()<T, WeightType::kU4>();
-    right &= run.template operator()<T, WeightType::kU8B128>();
-    right &= run.template operator()<T, WeightType::kFp8>();
-    right &= run.template operator()<T, WeightType::kMxFp4>();
-    right &= run.template operator()<T, WeightType::kNvFp4>();
+    return run.template operator()<T, WeightType::kU4B8>() &&
+           run.template operator()<T, WeightType::kU4>() &&
+           run.template operator()<T, WeightType::kU8B128>() &&
+           run.template operator()<T, WeightType::kFp8>() &&
+           run.template operator()<T, WeightType::kMxFp4>() &&
+           run.template operator()<T, WeightType::kNvFp4>();
   };
-  types.template operator()<Bf16Arithmetic>();
-  types.template operator()<Fp16Arithmetic>();
-  return right;
+  return types.template operator()<Bf16Arithmetic>() && types.template operator()<Fp16Arithmetic>();
 #endif
 }
 

@@ -15,6 +15,12 @@ inline void named_barrier_sync(int barrier, int threads) {
 inline void named_barrier_arrive(int barrier, int threads) {
   emulation::Arrive(NamedBarrier(barrier), threads);
 }
+inline bool named_barrier_or(int barrier, int threads, bool value) {
+  emulation::Meeting& meeting = NamedBarrier(barrier);
+  meeting.any = meeting.any || value;
+  emulation::Meet(meeting, threads);
+  return meeting.any_of_last;
+}
 
 }  // namespace vk::cuda::ptx
 #endif  // VLLM_KERNELS_TESTS_PTX_NAMED_BARRIER_CUH_
