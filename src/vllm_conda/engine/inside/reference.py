@@ -50,8 +50,7 @@ def tolerance(dtype: str, experts: bool, device: str, rounded: str = "") -> Tole
     and activation, it was 0.12 nats, with 2 to 4 tokens beyond 0.4. With scales that are powers of
     two it was 0.20, with rounding towards zero, E5M2, or scales that are 6 % off 0.33 to 0.41. With
     experts: 0.13, 0.29 to 0.42, and 0.47. With experts of 4 bits in the last layer alone 0.14 to
-    0.16 (five orders), 0.21 with 9 % of the tokens beyond 0.4, and 0.30 to 0.33; with such experts
-    in both layers, where a router's near tie changes later tokens, 0.16 to 0.29, 0.30, and 0.50.
+    0.16, 0.21, and 0.30 to 0.33 (docs/users/engine.md says why not in both layers).
 
     Args:
         rounded: What is rounded to 8 bits: activations, as their scheme says, or the ``cache``."""
