@@ -120,7 +120,7 @@ struct PackedTable {
   // sums[i] = scales[i] * (one row of A times the same words), plus sums[i] unless `first`; but for
   // tiles the bits of decoding first. For gemm's kernels that pack a value of a row into
   // row_value_bytes: GemmKernel::row_step_bytes says so. Null of kPlain and kCodedI4, and all of
-  // them on a tier whose kernels pack otherwise.
+  // them on a tier that has no such kernels.
   using MultiplyRow = void(const uint8_t* words, size_t rows, const OneRow& a, const float* scales,
                            float* sums, bool first);
   MultiplyRow* multiply_row[kPackedCodings][3];
