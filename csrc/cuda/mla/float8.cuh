@@ -5,7 +5,6 @@
 #include <cuda.h>
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/mla/problem.h"
 #include "cuda/mla/producer.cuh"
@@ -21,6 +20,7 @@ namespace vk::cuda::mla {
 struct Float8Producer {
   static constexpr int kWarps = 4, kTeams = 2, kRegisters = 56, kConsumerRegisters = 224;
   static constexpr int kParts = kWarps / kTeams, kWarpKeys = kKeys / kParts;
+  static_assert(kWarpKeys == 32, "a lane has a key, and a part a word of bits");
 
   const Problem& p;
   SharedStorage8& storage;
@@ -45,8 +45,7 @@ struct Float8Producer {
       if (slot >= 0 && first + kKeys <= keys && p.whole_stages) {
         Load(slot);
       } else {
-        const bool mine = lane < kWarpKeys;
-        Gather(Select(p, mine ? slot_of(first + part * kWarpKeys + lane) : -1));
+        Gather(Select(p, slot_of(first + part * kWarpKeys + lane)));
       }
       pipeline.ConsumerWait({at(0), phase});
       if (part == 1 && lane == 0 && p.whole_stages && pair + 1 < last_pair &&
@@ -69,8 +68,8 @@ struct Float8Producer {
   // Neighbouring slots from `slot` on, by bulk tensor copies of one thread.
   __device__ __forceinline__ void Load(int32_t slot) const {
     if (lane == 0) {
-      SetValid(0xffffffffu);
-      if (part != 0) {
+      storage.valid[stage][part] = 0xffffffffu;
+      if (part == 1) {
         pipeline.ProducerArrive(at(0));
       } else {
         const int32_t block = slot >> p.block_shift, in_block = slot - (block << p.block_shift);
@@ -96,14 +95,9 @@ struct Float8Producer {
     ptx::bulk_prefetch_l2(p.cache + place * 16, kKeys * kHead);
   }
 
-  __device__ __forceinline__ void SetValid(uint32_t bits) const {
-    using Bits = std::conditional_t<kWarpKeys == 32, uint32_t, uint16_t>;
-    reinterpret_cast<Bits*>(storage.valid[stage])[part] = static_cast<Bits>(bits);
-  }
-
   // Eight lanes have one key.
   __device__ __forceinline__ void Gather(const Selected& keys) const {
-    if (lane == 0) SetValid(keys.valid);
+    if (lane == 0) storage.valid[stage][part] = keys.valid;
 #pragma unroll 2
     for (int first = 0; first < kWarpKeys; first += 4) {
       const int key = first + lane / 8;

@@ -1,4 +1,4 @@
-// Launches of sparse multi-head latent attention, and how its keys are divided.
+// Launches of multi-head latent attention, and how its keys are divided.
 #ifndef VLLM_KERNELS_CUDA_MLA_LAUNCH_H_
 #define VLLM_KERNELS_CUDA_MLA_LAUNCH_H_
 
@@ -12,7 +12,7 @@ struct Plan {
   int32_t splits, pairs;  // parts of a row's keys, and pairs of stages in each
 };
 
-// `rows`: blocks of work without splits; topk: keys of each.
+// Of sparse attention. `rows`: works without splits; topk: keys of each.
 Plan ChoosePlan(int64_t rows, int64_t topk, int32_t multiprocessors);
 
 void RunSparse(const char* op, const Problem& problem, bool quantized, int32_t multiprocessors,

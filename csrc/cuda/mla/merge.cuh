@@ -7,9 +7,10 @@
 
 namespace vk::cuda::mla {
 
-// Blocks of parts of so many rows do not wait for places on the GPU, and so many results are read
-// at once by a warp for a whole row.
-constexpr int64_t kFewRows = 256, kFewResults = 4;
+// Blocks of parts of so many rows do not wait for places on the GPU.
+constexpr int64_t kFewRows = 256;
+// As many of a whole row's results as a warp reads at once.
+constexpr int64_t kFewResults = MergeStorage<MergeBy::kWarp>::kAhead;
 
 // `results`: about how many partial results a row has.
 template <class T, class Works>

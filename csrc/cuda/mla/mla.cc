@@ -172,7 +172,7 @@ struct Sparse : Checks {
     const Plan plan = ChoosePlan(rows, problem.topk, multiprocessors);
     problem.splits = plan.splits;
     problem.pairs = plan.pairs;
-    problem.works = Count(kOp, "tiles of 64 heads", rows * plan.splits);
+    problem.works = Count(kOp, "parts of tiles of 64 heads", rows * plan.splits);
     if (plan.splits > 1) partial_tiles = rows * plan.splits;
   }
 

@@ -39,7 +39,7 @@ struct Problem {
   int32_t batch, queries, heads;
   float scale_log2;                        // of logits, for powers of two
   const float *query_scale, *cache_scale;  // of float8 e4m3 | null: 1
-  // Sparse: parts of a row's keys, of `pairs` pairs of stages each; these of all tiles.
+  // Sparse: parts of a row's keys, of `pairs` pairs of stages each; the parts of all tiles of rows.
   int32_t splits, pairs, works;
   const Cut* schedule;  // dense, `parts` cuts and the end; units are pairs of stages
   int32_t parts;

@@ -114,7 +114,8 @@ struct DequantizeProducer {
   __device__ __forceinline__ void Fill(const Problem& p, const Selected& keys, const Selected& next,
                                        const Target& target) {
     if constexpr (kHalf == 1) {
-      CopyProducer::Copy<8, kPanels - 1, kPanels>(p, keys, target, kQuantizedKeyBytes - 2 * kRope);
+      CopyProducer::Copy<kWarpKeys<DequantizeProducer>, kPanels - 1, kPanels>(
+          p, keys, target, kQuantizedKeyBytes - 2 * kRope);
       ptx::cp_async_commit_group();
     }
     const int lane = threadIdx.x % 32, key = lane / 4, chunk = lane % 4;
@@ -201,6 +202,7 @@ struct StageProducer {
   }
 
   __device__ __forceinline__ void SetValid(uint32_t bits) const {
+    static_assert(kWarpKeys == 32 || kWarpKeys == 8, "of which there is a type");
     using Bits = std::conditional_t<kWarpKeys == 32, uint32_t, uint8_t>;
     reinterpret_cast<Bits*>(storage.valid[stage])[part] = static_cast<Bits>(bits);
   }

@@ -1,4 +1,4 @@
-// What the threads of a block of sparse multi-head latent attention share.
+// What the threads of a block of multi-head latent attention share.
 #ifndef VLLM_KERNELS_CUDA_MLA_STORAGE_CUH_
 #define VLLM_KERNELS_CUDA_MLA_STORAGE_CUH_
 

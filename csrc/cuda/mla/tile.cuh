@@ -197,10 +197,10 @@ constexpr int kVectors = kBy == MergeBy::kWarp ? kLatent / 4 / 32 : 1;  // four 
 
 template <MergeBy kBy>
 struct MergeStorage {
-  // Of the partial results that are read at once.
+  // Partial results that a warp reads at once.
   static constexpr int kAhead = 16 / kVectors<kBy>;
   float4 parts[kMergeWarps][kAhead][kVectors<kBy>][32];
-  float4 sums[kMergeWarps][32];
+  float4 sums[kMergeWarps][32];  // kResults: from warp to warp
   float totals[kMergeWarps];
 };
 
