@@ -333,7 +333,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
         ptx::warpgroup_fence_operand(consumer.out);
         if (lane == 0) value_pipeline.ConsumerRelease(value_at.stage);
         value_at.Advance(Traits::kValueStages);
-      } else if (kAhead) {
+      } else if constexpr (kAhead) {
         next = &scheduler.Take();
         ask(*next);
       }

@@ -16,7 +16,7 @@ namespace vk::cuda::attention {
 // others compute their softmax where the products of a head are short.
 constexpr int HopperConsumers(int head) { return head <= 64 ? 3 : 2; }
 constexpr int HopperRows(int head) { return 64 * HopperConsumers(head); }  // of a tile of queries
-// Keys of a tile: as many as registers and two stages of shared memory hold.
+// Keys of a tile: as many as registers and the stages of shared memory hold.
 constexpr int HopperKeys(int head) { return head <= 128 ? 128 : 64; }
 
 struct HopperPlan {

@@ -22,12 +22,13 @@ struct HopperConsumer {
   static constexpr int kScores = kKeys / 2, kOut = kHead / 2;
   static constexpr float kLittle = 8.0f;  // of a maximum's growth; of base-2 logits
   // What a thread's weights of a row and tile may add up to before the row's maximum is looked for.
-  // At most 32 are added, so that it has then grown by more than kLittle; and float16 holds them.
+  // So few are added that it has then grown by more than kLittle; and float16 holds them.
   static constexpr float kLarge = 16384.0f;
+  static_assert(kKeys / 4 * (1 << static_cast<int>(kLittle)) < static_cast<int>(kLarge));
 
   float out[kOut];
-  // Of a row's logits: the largest, or one that is less by up to kLittle; weights are relative to
-  // it.
+  // Of a row's logits: the largest, or one that is less by so little that weights, which are
+  // relative to it, are at most 2^kLittle, or kLarge by Weights().
   float maximum[2];
   float sum[2];    // of weights
   float added[2];  // of those of the last tile, by Weights()
