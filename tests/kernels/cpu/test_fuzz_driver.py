@@ -104,11 +104,14 @@ def test_no_worker_outlives_the_driver(drawn: Path, tmp_path: Path, number: int)
     environment = faulty(tmp_path, f"open({str(hanging)!r}, 'w').close(); time.sleep(3600)")
     words = command(drawn, "--hang-seconds", "3600")
     with subprocess.Popen(words, cwd=ROOT, env=environment) as driver:
-        assert until(lambda: hanging.exists() or driver.poll() is not None, 600)
-        assert driver.poll() is None
-        assert len(processes_with(mark)) == 3  # the driver, a guard and a worker
-        driver.send_signal(number)
-        driver.wait()
+        try:
+            assert until(lambda: hanging.exists() or driver.poll() is not None, 600)
+            assert driver.poll() is None
+            assert len(processes_with(mark)) == 3  # the driver, a guard and a worker
+            driver.send_signal(number)
+            driver.wait(60)
+        finally:
+            driver.kill()  # or a failure would wait for an hour
         assert until(lambda: not processes_with(mark), 10), processes_with(mark)
 
 
