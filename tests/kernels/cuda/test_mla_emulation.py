@@ -1,4 +1,4 @@
-"""Sparse multi-head latent attention on an emulated GPU: indices and waits without a device."""
+"""Multi-head latent attention on an emulated GPU: indices and waits without a device."""
 
 from __future__ import annotations
 

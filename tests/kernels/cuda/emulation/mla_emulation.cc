@@ -15,7 +15,7 @@ using namespace emulation::seeded;
 using namespace vk::cuda;
 using namespace vk::cuda::mla;
 
-// A warp a row, or four blocks.
+// A warp a row, a block a row, or a few blocks for a row.
 template <class T, class Works>
 void Merge(const Problem& p, int rows, int entries) {
   const unsigned y = static_cast<unsigned>(entries), all = static_cast<unsigned>(rows);
