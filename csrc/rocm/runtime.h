@@ -22,6 +22,9 @@ constexpr auto cudaMemcpyDefault = hipMemcpyDefault;
 constexpr auto cudaHostAllocMapped = hipHostMallocMapped;
 constexpr auto cudaFuncAttributeMaxDynamicSharedMemorySize =
     hipFuncAttributeMaxDynamicSharedMemorySize;
+constexpr auto cudaFuncAttributePreferredSharedMemoryCarveout =
+    hipFuncAttributePreferredSharedMemoryCarveout;
+constexpr int cudaSharedmemCarveoutMaxShared = 100;  // per cent; HIP has no name for it
 
 inline const char* cudaGetErrorString(hipError_t error) { return hipGetErrorString(error); }
 inline hipError_t cudaGetLastError() { return hipGetLastError(); }

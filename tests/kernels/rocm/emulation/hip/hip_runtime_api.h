@@ -23,7 +23,10 @@ enum hipDeviceAttribute_t {
   hipDeviceAttributeL2CacheSize,
 };
 enum hipMemcpyKind { hipMemcpyDefault };
-enum hipFuncAttribute { hipFuncAttributeMaxDynamicSharedMemorySize };
+enum hipFuncAttribute {
+  hipFuncAttributeMaxDynamicSharedMemorySize,
+  hipFuncAttributePreferredSharedMemoryCarveout
+};
 constexpr unsigned hipHostMallocMapped = 2;
 using hipStream_t = void*;
 
