@@ -195,9 +195,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
       if (any) query_pipeline.ConsumerWait(query_at);
       if (any && uniform(asked.count) > 0) key_pipeline.ConsumerWait(key_at);
       ptx::warpgroup_fence_operand(scores);
-      ptx::wgmma_fence();
       consumer.Scores(scores, queries_of(query_at.stage), keys_of(key_at.stage));
-      ptx::wgmma_commit_group();
     };
     const HopperTile* next = &scheduler.Take();
     if constexpr (kAhead) {
@@ -255,9 +253,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
           ptx::named_barrier_sync(turn, kTurnThreads);
           ptx::warpgroup_fence_operand(scores);
           ptx::warpgroup_fence_operand(consumer.out);
-          ptx::wgmma_fence();
           consumer.Scores(scores, my_query, keys_of(key_at.stage));
-          ptx::wgmma_commit_group();
           value_pipeline.ConsumerWait(value_at);
           zero_values(first_key, value_at.stage);
           first_key -= kKeys;
@@ -299,9 +295,7 @@ __global__ void __launch_bounds__(HopperTraits<kHead>::kThreads, 1)
             if (masked || again) {
               if (again) {
                 ptx::warpgroup_fence_operand(scores);
-                ptx::wgmma_fence();
                 consumer.Scores(scores, my_query, keys_of(key_at.stage));
-                ptx::wgmma_commit_group();
                 ptx::wgmma_wait_group<0>();
                 ptx::warpgroup_fence_operand(scores);
               }

@@ -44,15 +44,17 @@ struct HopperConsumer {
     return sm90::MakeSmemDesc<ptx::Major::kMn, Traits::kKeyPanel>(address);
   }
 
-  // scores = queries . keys of a tile; asynchronous.
+  // scores = queries . keys of a tile; asynchronous, a group of its own.
   __device__ __forceinline__ static void Scores(float (&scores)[kScores], uint64_t query,
                                                 uint64_t keys) {
+    ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < kHead / 16; ++step) {
       const int panel = step / 4, column = step % 4 * 32;
       ptx::wgmma_ss<T>(scores, sm90::AdvanceSmemDesc(query, panel * Traits::kQueryPanel + column),
                        sm90::AdvanceSmemDesc(keys, panel * Traits::kKeyPanel + column), step != 0);
     }
+    ptx::wgmma_commit_group();
   }
 
   // out += weights . values of a tile's keys [16 * begin, 16 * end); asynchronous.
@@ -114,16 +116,7 @@ struct HopperConsumer {
       factors[half] = grows ? ptx::ex2_approx_ftz((maximum[half] - top) * scale) : 1.0f;
       if (grows) maximum[half] = top;
       const float origin = maximum[half] == -INFINITY ? 0.0f : maximum[half] * scale;
-      float total = 0.0f;
-#pragma unroll
-      for (int i = 0; i < kScores; i += 4) {
-#pragma unroll
-        for (int j = 2 * half; j < 2 * half + 2; ++j) {
-          scores[i + j] = ptx::ex2_approx_ftz(fmaf(scores[i + j], scale, -origin));
-        }
-        total += scores[i + 2 * half] + scores[i + 2 * half + 1];
-      }
-      sum[half] = sum[half] * factors[half] + total;
+      sum[half] = sum[half] * factors[half] + ToWeights(scores, half, scale, origin);
     }
   }
 
@@ -141,16 +134,9 @@ struct HopperConsumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float origin = maximum[half] * logits.scale;
-      float total = 0.0f;
-#pragma unroll
-      for (int i = 2 * half; i < kScores; i += 4) {
-        scores[i] = ptx::ex2_approx_ftz(fmaf(scores[i], logits.scale, -origin));
-        scores[i + 1] = ptx::ex2_approx_ftz(fmaf(scores[i + 1], logits.scale, -origin));
-        total += scores[i] + scores[i + 1];
-      }
-      added[half] = total;
+      added[half] = ToWeights(scores, half, logits.scale, origin);
       // As bits, infinity and NaN are large too.
-      large = large || __float_as_uint(total) > limits[half];
+      large = large || __float_as_uint(added[half]) > limits[half];
     }
     return large;
   }
@@ -169,6 +155,20 @@ struct HopperConsumer {
   __device__ __forceinline__ void Rescale(const float (&factors)[2]) {
 #pragma unroll
     for (int i = 0; i < kOut; ++i) out[i] *= factors[i / 2 % 2];
+  }
+
+ private:
+  // Of a row, relative to a maximum; returns the sum of its weights.
+  __device__ __forceinline__ static float ToWeights(float (&scores)[kScores], int half, float scale,
+                                                    float origin) {
+    float total = 0.0f;
+#pragma unroll
+    for (int i = 2 * half; i < kScores; i += 4) {
+      scores[i] = ptx::ex2_approx_ftz(fmaf(scores[i], scale, -origin));
+      scores[i + 1] = ptx::ex2_approx_ftz(fmaf(scores[i + 1], scale, -origin));
+      total += scores[i] + scores[i + 1];
+    }
+    return total;
   }
 };
 
