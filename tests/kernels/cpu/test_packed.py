@@ -75,29 +75,28 @@ def test_fp8_rows(tier: str, dtype: torch.dtype, m: int) -> None:
     check(got, a, weight.double() * expanded(scales, (32, 64), weight.shape))
 
 
+def times_every_code(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`a` times every code at every place of a word; the weights; which rows of them are finite."""
+    codes = torch.arange(256, dtype=torch.uint8)
+    weight = torch.stack([codes.roll(shift) for shift in range(a.shape[1])], 1)
+    weight = weight.contiguous().view(E4M3)
+    got = ops.fp8_scaled_mm_cpu(a, weight, torch.ones(1, 1), [256, 32], None, torch.float32, False)
+    return got, weight.float(), ~weight.float().isnan().any(1)
+
+
 def test_fp8_every_value(tier: str, dtype: torch.dtype) -> None:
     """All 256 codes, at every place of a word, times one: exact; NaN stays NaN."""
-    codes = torch.arange(256, dtype=torch.uint8)
-    weight = torch.stack([codes.roll(shift) for shift in range(5)], 1).contiguous().view(E4M3)
-    got = ops.fp8_scaled_mm_cpu(
-        torch.eye(5).to(dtype), weight, torch.ones(1, 1), [256, 32], None, torch.float32, False
-    )
-    finite = ~weight.float().isnan().any(1)
-    assert torch.equal(got[:, finite], weight.float().t()[:, finite])
+    got, weight, finite = times_every_code(torch.eye(5).to(dtype))
+    assert torch.equal(got[:, finite], weight.t()[:, finite])
     # A product with NaN anywhere in its sum is NaN.
     assert got[:, ~finite].isnan().all()
 
 
 def test_fp8_every_value_in_one_row(tier: str, dtype: torch.dtype) -> None:
     """The same where one row is multiplied, whose weights never lie decoded in memory."""
-    codes = torch.arange(256, dtype=torch.uint8)
-    weight = torch.stack([codes.roll(shift) for shift in range(8)], 1).contiguous().view(E4M3)
-    finite = ~weight.float().isnan().any(1)
     for place, row in enumerate(torch.eye(8).to(dtype)):
-        got = ops.fp8_scaled_mm_cpu(
-            row[None], weight, torch.ones(1, 1), [256, 32], None, torch.float32, False
-        )
-        assert torch.equal(got[0, finite], weight.float()[finite, place])
+        got, weight, finite = times_every_code(row[None])
+        assert torch.equal(got[0, finite], weight[finite, place])
         assert got[0, ~finite].isnan().all()
 
 
