@@ -258,28 +258,29 @@ def test_models_with_variables_of_the_engine_have_a_process_of_their_own(inside:
             assert len(models) == 1 or models.isdisjoint(own)
 
 
-def test_an_engine_that_did_not_start_is_forgotten(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("function", "module", "name", "told"),
+    [
+        ("forget_engine", "vllm.distributed", "cleanup_dist_env_and_memory", ()),
+        ("let_capture", "vllm.compilation.monitor", "set_cudagraph_capturing_enabled", (True,)),
+    ],
+)
+def test_what_an_engine_leaves_is_undone_where_one_has_run(
+    inside: Inside,
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    module: str,
+    name: str,
+    told: tuple[bool, ...],
 ) -> None:
-    program, cleaned = inside("program"), []
-    monkeypatch.delitem(sys.modules, "vllm.distributed", raising=False)
-    program.forget_engine()
-    stand_in = SimpleNamespace(cleanup_dist_env_and_memory=lambda: cleaned.append(True))
-    monkeypatch.setitem(sys.modules, "vllm.distributed", stand_in)
-    program.forget_engine()
-    assert cleaned == [True]
-
-
-def test_an_engine_may_capture_after_another_in_its_process(
-    inside: Inside, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program, said = inside("program"), []
-    monkeypatch.delitem(sys.modules, "vllm.compilation.monitor", raising=False)
-    program.let_capture()
-    monitor = SimpleNamespace(set_cudagraph_capturing_enabled=said.append)
-    monkeypatch.setitem(sys.modules, "vllm.compilation.monitor", monitor)
-    program.let_capture()
-    assert said == [True]
+    undo = getattr(inside("program"), function)
+    calls: list[tuple[bool, ...]] = []
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    undo()
+    stand_in = SimpleNamespace(**{name: lambda *words: calls.append(words)})
+    monkeypatch.setitem(sys.modules, module, stand_in)
+    undo()
+    assert calls == [told]
 
 
 @pytest.fixture
@@ -344,10 +345,8 @@ def test_weights_that_the_engine_rounds_are_read_rounded(
             from_config=lambda config: torch.nn.ModuleDict({"model": model})
         ),
     )
-    measure, arguments = (
-        inside("measure"),
-        inside("configurations").MODELS["llama_8b_fp8"].arguments,
-    )
+    measure = inside("measure")
+    arguments = inside("configurations").MODELS["llama_8b_fp8"].arguments
     monkeypatch.setitem(sys.modules, "transformers", stand_in)
     config = {"num_hidden_layers": 1, "num_key_value_heads": 2, "head_dim": 16}
     (tmp_path / "config.json").write_text(json.dumps(config))
